@@ -1,0 +1,72 @@
+"""What goes wrong, in words a user can act on.
+
+Every error that reaches the user is one paragraph of four statements: what was *got*, what was
+*expected*, the *consequence*, and the *remedy*. Each class carries the exit code of the command.
+"""
+
+from __future__ import annotations
+
+EXIT_DONE = 0  # every frame done
+EXIT_QUARANTINED = 1  # finished, some frames quarantined
+EXIT_USAGE = 2  # the request cannot be understood or makes no sense
+EXIT_FAILED = 3  # could not finish: disk, cluster, archive
+EXIT_INTERRUPTED = 130  # Ctrl-C
+
+
+class AqdaskError(Exception):
+    """An error with its remedy.
+
+    Parameters
+    ----------
+    got, expected, consequence, remedy : str
+        Clauses without a final full stop; empty ones are left out of the paragraph.
+    """
+
+    exit_code = EXIT_FAILED
+
+    def __init__(self, got: str, *, expected: str = "", consequence: str = "", remedy: str = "") -> None:
+        self.got, self.expected, self.consequence, self.remedy = got, expected, consequence, remedy
+        super().__init__(self.paragraph())
+
+    def paragraph(self) -> str:
+        """The four statements as one paragraph."""
+        parts = [
+            self.got,
+            self.expected and f"Expected: {self.expected}",
+            self.consequence,
+            self.remedy and f"What to do: {self.remedy}",
+        ]
+        return " ".join(part.rstrip(".") + "." for part in parts if part)
+
+    def __reduce__(self) -> tuple:
+        """Errors travel from workers to the client: pickle by the four statements."""
+        return _rebuild, (type(self), self.got, self.expected, self.consequence, self.remedy)
+
+
+def _rebuild(cls: type[AqdaskError], got: str, expected: str, consequence: str, remedy: str) -> AqdaskError:
+    return cls(got, expected=expected, consequence=consequence, remedy=remedy)
+
+
+class UsageError(AqdaskError):
+    """The request itself is wrong (a value out of range, a path that does not exist)."""
+
+    exit_code = EXIT_USAGE
+
+
+class ArchiveError(AqdaskError):
+    """The archive cannot be read, written, or is not what it says."""
+
+
+class ModelError(AqdaskError):
+    """A model bundle is corrupt, foreign, or does not fit the request."""
+
+
+class ClusterError(AqdaskError):
+    """The cluster does not answer or cannot be started."""
+
+
+class FrameError(Exception):
+    """One frame cannot be used: the message is the reason under which it is quarantined.
+
+    It never stops a run; tasks turn it into a record with the state ``quarantined``.
+    """

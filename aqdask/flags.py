@@ -1,0 +1,48 @@
+"""Reason codes of patches and DQ bits of pixels: the one table that every product reads.
+
+``REASONS`` are stored per patch in ``quality/<model>/reason`` (CF ``flag_values``): which evidence was
+worst. ``DQ`` bits are written to exported masks (CF ``flag_masks``): why a pixel is bad, 0 = good.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Flag:
+    """One code: its stored ``value``, its ``name`` (a CF flag meaning), and what it says."""
+
+    value: int
+    name: str
+    meaning: str
+
+
+REASONS: tuple[Flag, ...] = (
+    Flag(0, "no_data", "the patch has no valid pixel (or too few), so there is no score"),
+    Flag(1, "residual", "the reconstruction differs from the patch more than on reference patches"),
+)
+
+DQ: tuple[Flag, ...] = (
+    Flag(1, "low_quality", "p-value of the patch at or below alpha"),
+    Flag(2, "no_data", "the patch has no score: no valid pixels, or the frame was not scored"),
+    Flag(4, "invalid", "the pixel itself is not data: NaN, BLANK, input mask or bad-pixel map"),
+)
+
+
+def code(table: tuple[Flag, ...], name: str) -> int:
+    """The value stored for ``name``; ``KeyError`` for a name that the table does not have."""
+    for flag in table:
+        if flag.name == name:
+            return flag.value
+    raise KeyError(name)
+
+
+def cf_values(table: tuple[Flag, ...]) -> dict[str, object]:
+    """CF attributes of an enumerated variable (``flag_values``, ``flag_meanings``)."""
+    return {"flag_values": [f.value for f in table], "flag_meanings": " ".join(f.name for f in table)}
+
+
+def cf_masks(table: tuple[Flag, ...]) -> dict[str, object]:
+    """CF attributes of a bit field (``flag_masks``, ``flag_meanings``)."""
+    return {"flag_masks": [f.value for f in table], "flag_meanings": " ".join(f.name for f in table)}

@@ -1,0 +1,213 @@
+"""The values that the layers hand to each other: frozen, hashable, free of behaviour that touches files.
+
+Shapes are ``(y, x)`` = ``(NAXIS2, NAXIS1)`` in pixels throughout.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+
+from aqdask.errors import UsageError
+
+PATCH = 64  # px; the model's input window unless a bundle says otherwise
+
+
+@dataclass(frozen=True)
+class PatchGrid:
+    """How one frame is covered by square patches: every pixel, none lost, none beyond the frame.
+
+    Patches stand edge to edge from the origin. Where the frame is no multiple of the patch, the last row
+    and column are moved inwards and *overlap* their neighbours; the overlap belongs to the earlier patch
+    (see `owner_bounds`). A frame smaller than a patch has one patch there, cut short by the frame.
+
+    Parameters
+    ----------
+    height, width : int
+        Frame shape in pixels, at least 1.
+    size : int
+        Side of a patch in pixels, at least 1.
+
+    Raises
+    ------
+    UsageError
+        For a non-positive number.
+    """
+
+    height: int
+    width: int
+    size: int = PATCH
+
+    def __post_init__(self) -> None:
+        if min(self.height, self.width, self.size) < 1:
+            raise UsageError(
+                f"a frame of {self.height} x {self.width} px in patches of {self.size} px",
+                expected="positive numbers",
+            )
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Number of patches ``(patch_y, patch_x)``."""
+        return math.ceil(self.height / self.size), math.ceil(self.width / self.size)
+
+    def starts(self, axis: int) -> np.ndarray:
+        """First pixel of each patch along ``axis`` (0 = y, 1 = x), int64, ``(n,)``."""
+        length = (self.height, self.width)[axis]
+        regular = np.arange(self.shape[axis], dtype=np.int64) * self.size
+        return np.minimum(regular, max(length - self.size, 0))
+
+    def stops(self, axis: int) -> np.ndarray:
+        """One past the last pixel of each patch along ``axis``, int64, ``(n,)``."""
+        return np.minimum(self.starts(axis) + self.size, (self.height, self.width)[axis])
+
+    def owner_bounds(self, axis: int) -> np.ndarray:
+        """Edges of what each patch owns in a mask, int64, ``(n + 1,)``: overlap goes to the earlier patch."""
+        length = (self.height, self.width)[axis]
+        return np.minimum(np.arange(self.shape[axis] + 1, dtype=np.int64) * self.size, length)
+
+
+@dataclass(frozen=True)
+class Card:
+    """What the headers of a frame say, mapped to the archive's coordinates; unknown is empty or NaN.
+
+    Parameters
+    ----------
+    time : int or None
+        Start of the exposure, UTC, microseconds since 1970-01-01.
+    exptime : float
+        Seconds; NaN where unknown.
+    filter, camera : str
+        Camera = instrument, with binning where it is not 1 x 1.
+    """
+
+    time: int | None = None
+    exptime: float = math.nan
+    filter: str = ""
+    camera: str = ""
+
+
+@dataclass(frozen=True)
+class Source:
+    """One file on disk, as found by a scan.
+
+    ``relative`` is its path below its source ``root`` (posix separators), from which frame ids are made.
+    """
+
+    path: str
+    root: str
+    relative: str
+    size: int
+    mtime_ns: int
+
+
+@dataclass(frozen=True)
+class FrameInfo:
+    """One 2-D image HDU of a file, known from headers alone (no pixel read).
+
+    Parameters
+    ----------
+    hdu : int
+        Index in the file.
+    suffix : str
+        ``""`` where the file gives one frame, else ``[EXTNAME]`` or ``[n]``; part of the frame id.
+    shape : tuple of int
+        ``(y, x)``.
+    dtype : str
+        Type of the pixels as they will be read ('uint16', 'float32', ...), native byte order.
+    header, primary_header : str
+        Cards verbatim, 80 characters each without END; ``primary_header`` is empty where the image is
+        the primary HDU.
+    card : Card
+        What the headers say, mapped.
+    """
+
+    hdu: int
+    suffix: str
+    shape: tuple[int, int]
+    dtype: str
+    header: str
+    primary_header: str
+    card: Card
+
+
+@dataclass(frozen=True)
+class ReadSpec:
+    """How frames are taken out of files; part of what makes a stored frame what it is.
+
+    Parameters
+    ----------
+    hdu : str
+        'first' (the first 2-D image), 'all', an index, or an EXTNAME.
+    mask_hdu : str
+        EXTNAME or index of an extension whose non-zero pixels are bad; empty for none. For a file with
+        several images, the mask with the same EXTVER.
+    bad_pixel_map : str
+        Path of a FITS image of the frame's shape, non-zero = bad, for every frame; empty for none.
+    keywords : tuple of (str, str)
+        Overrides of the header table: ``(coordinate, keyword)`` with coordinate one of 'time',
+        'exptime', 'filter', 'camera'.
+    """
+
+    hdu: str = "first"
+    mask_hdu: str = ""
+    bad_pixel_map: str = ""
+    keywords: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class Variable:
+    """One variable that a scorer gives: per patch ``(patch_y, patch_x)`` or, with ``per_frame``, one number.
+
+    ``fill`` marks no data and is the zarr fill value; ``attributes`` are CF attributes.
+    """
+
+    name: str
+    dtype: str
+    fill: float
+    attributes: dict[str, object] = field(default_factory=dict, hash=False)
+    per_frame: bool = False
+
+
+@dataclass(frozen=True)
+class ArchiveSpec:
+    """Shape, type and layout of an archive; fixed when it is created.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        ``(y, x)`` of every frame.
+    dtype : str
+        Type of every frame.
+    chunk : int
+        Side of the inner chunk in pixels.
+    codec : str
+        'lz4', 'zstd' or 'pcodec'.
+    frames_per_shard : int
+        K: how many frames share one stored object of a quality variable.
+    pixels : bool
+        False: keep quality only (``--no-pixels``).
+    read : ReadSpec
+        How frames are taken out of their files.
+    """
+
+    shape: tuple[int, int]
+    dtype: str
+    chunk: int = 512
+    codec: str = "lz4"
+    frames_per_shard: int = 16
+    pixels: bool = True
+    read: ReadSpec = field(default_factory=ReadSpec)
+
+    @cached_property
+    def chunk_shape(self) -> tuple[int, int, int]:
+        """Inner chunk ``(1, y, x)``; never larger than the frame."""
+        return (1, min(self.chunk, self.shape[0]), min(self.chunk, self.shape[1]))
+
+    @cached_property
+    def shard_shape(self) -> tuple[int, int, int]:
+        """One frame rounded up to whole inner chunks: one frame = one shard = one writer."""
+        _, cy, cx = self.chunk_shape
+        return (1, math.ceil(self.shape[0] / cy) * cy, math.ceil(self.shape[1] / cx) * cx)
