@@ -1,0 +1,165 @@
+"""``frames/``: the pixels of every frame, what is not data in them, and the coordinates.
+
+One frame is one shard and has one writer. ``invalid`` marks pixels that are not data (NaN, BLANK, input
+mask, bad-pixel map); a frame without any stores nothing there.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import google_crc32c
+import numpy as np
+import zarr
+from zarr.codecs import ZstdCodec
+
+from aqdask.archive import layout
+from aqdask.errors import FrameError
+from aqdask.specs import ArchiveSpec, FrameInfo
+
+NO_TIME = int(np.iinfo("int64").min)  # xarray decodes it as NaT
+
+COORDINATES: dict[str, tuple[Any, Any, dict[str, object]]] = {
+    # name: type, fill value, CF attributes
+    "frame_id": (str, "", {"long_name": "path of the frame below its source root, with the HDU where needed"}),
+    "path": (str, "", {"long_name": "source file"}),
+    "hdu": ("int32", -1, {"long_name": "index of the HDU in the source file"}),
+    "time": (
+        "int64",
+        NO_TIME,
+        {
+            "standard_name": "time",
+            "long_name": "start of the exposure (UTC)",
+            "units": "microseconds since 1970-01-01",
+            "calendar": "proleptic_gregorian",
+            "_FillValue": NO_TIME,
+        },
+    ),
+    "exptime": ("float64", float("nan"), {"long_name": "exposure time", "units": "s"}),
+    "filter": (str, "", {"long_name": "filter"}),
+    "camera": (str, "", {"long_name": "instrument, with binning where it is not 1 x 1"}),
+    "header": (str, "", {"long_name": "header cards of the HDU, verbatim, 80 characters each"}),
+    "primary_header": (str, "", {"long_name": "header cards of the primary HDU where it is another one"}),
+}
+
+
+@dataclass(frozen=True)
+class FrameStore:
+    """The arrays under ``frames/`` of an open archive."""
+
+    group: zarr.Group
+    spec: ArchiveSpec
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str], *, writable: bool = False) -> FrameStore:
+        """Open the frames of the archive at ``path`` (errors as `aqdask.archive.layout.open_root`)."""
+        root = layout.open_root(path, writable=writable)
+        return cls(root["frames"], layout.read_spec(root))  # type: ignore[arg-type]
+
+    @classmethod
+    def create(cls, root: zarr.Group) -> FrameStore:
+        """Make the arrays, with no frame in them; the client's work, once."""
+        store = cls(root["frames"], layout.read_spec(root))  # type: ignore[arg-type]
+        spec, plane = store.spec, {"dimension_names": ("frame", "y", "x"), "overwrite": True}
+        shape, chunks, shards = (0, *spec.shape), spec.chunk_shape, spec.shard_shape
+        names = " ".join(name for name in COORDINATES if "header" not in name)
+        if spec.pixels:
+            store.group.create_array(
+                "image", shape=shape, dtype=spec.dtype, chunks=chunks, shards=shards, fill_value=0,
+                compressors=layout.compressors(spec.codec, spec.dtype), **plane,
+                attributes={"long_name": "pixels in the frame's own type", "coordinates": names},
+            )  # fmt: skip
+        store.group.create_array(
+            "invalid", shape=shape, dtype="bool", chunks=chunks, shards=shards, fill_value=False,
+            compressors=layout.compressors(spec.codec, "bool"), **plane,
+            attributes={"long_name": "pixel is not data (NaN, BLANK, input mask, bad-pixel map)",
+                        "coordinates": names},
+        )  # fmt: skip
+        for name, (dtype, fill, attributes) in COORDINATES.items():
+            store.group.create_array(
+                name, shape=(0,), dtype=dtype, chunks=(layout.ROWS_PER_CHUNK,), fill_value=fill,
+                compressors=[ZstdCodec(level=1, checksum=True)], attributes=dict(attributes),
+                dimension_names=("frame",), overwrite=True,
+            )  # fmt: skip
+        return store
+
+    def __len__(self) -> int:
+        return int(self._array("frame_id").shape[0])
+
+    def grow(self, rows: int) -> None:
+        """Make room for ``rows`` frames in all; never shrinks."""
+        for name in ("image", "invalid", *COORDINATES):
+            if name in self.group:
+                array = self._array(name)
+                if array.shape[0] < rows:
+                    array.resize((rows, *array.shape[1:]))
+
+    def write_coordinates(self, start: int, rows: Sequence[tuple[str, str, FrameInfo]]) -> None:
+        """Write ``(frame_id, path, info)`` of consecutive frames from row ``start``."""
+        columns: dict[str, list[Any]] = {name: [] for name in COORDINATES}
+        for frame_id, path, info in rows:
+            card = info.card
+            values = (
+                frame_id, path, info.hdu, NO_TIME if card.time is None else card.time, card.exptime,
+                card.filter, card.camera, info.header, info.primary_header,
+            )  # fmt: skip
+            for name, value in zip(COORDINATES, values, strict=True):
+                columns[name].append(value)
+        for name, values in columns.items():
+            dtype = COORDINATES[name][0]
+            column = np.array(values, dtype=np.dtypes.StringDType() if dtype is str else dtype)
+            self._array(name)[start : start + len(values)] = column
+
+    def coordinate(self, name: str, rows: slice = slice(None)) -> np.ndarray:
+        """One coordinate of many frames, as stored."""
+        return np.asarray(self._array(name)[rows])
+
+    def write(self, row: int, image: np.ndarray, invalid: np.ndarray | None) -> None:
+        """Store one frame as its whole shard.
+
+        Raises
+        ------
+        FrameError
+            If the frame is of another shape or type than the archive's: never cast.
+        """
+        check_fits(self.spec, image.shape, image.dtype)
+        for name, pixels in (("image", image), ("invalid", invalid)):
+            if name not in self.group:
+                continue
+            array = self._array(name)
+            layout.delete_shard(array, (row, 0, 0))
+            if pixels is not None:
+                array[row] = pixels
+
+    def read(self, row: int) -> tuple[np.ndarray, np.ndarray | None]:
+        """One frame ``(y, x)`` and its invalid pixels, None where every pixel is data."""
+        image = np.asarray(self._array("image")[row])
+        invalid = np.asarray(self._array("invalid")[row])
+        return image, invalid if invalid.any() else None
+
+    def _array(self, name: str) -> zarr.Array:
+        return self.group[name]  # type: ignore[return-value]
+
+
+def check_fits(spec: ArchiveSpec, shape: tuple[int, ...], dtype: object) -> None:
+    """Raise `FrameError` unless a frame has the archive's shape and type."""
+    if tuple(shape) != spec.shape:
+        raise FrameError(
+            f"shape {shape[0]} x {shape[1]}, the archive holds {spec.shape[0]} x {spec.shape[1]}"
+            " (--by-shape makes one archive a shape)"
+        )
+    if str(dtype) != spec.dtype:
+        raise FrameError(f"type {dtype}, the archive holds {spec.dtype} (--by-shape makes one archive a type)")
+
+
+def checksum(*arrays: np.ndarray | None) -> str:
+    """crc32c of the arrays' bytes in order, 8 hex digits; None counts as nothing."""
+    value = 0
+    for array in arrays:
+        if array is not None:
+            # google_crc32c takes read-only or plain contiguous buffers of any item size
+            value = google_crc32c.extend(value, np.ascontiguousarray(array).tobytes() if array.ndim == 0 else np.ascontiguousarray(array))
+    return f"{value:08x}"

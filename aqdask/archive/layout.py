@@ -1,0 +1,208 @@
+"""The archive as one zarr v3 hierarchy: create it, open it, refuse what is not ours.
+
+The layout itself is specified in ``LAYOUT.md`` beside this module. Only the client creates and resizes
+arrays; workers assign whole shards (`aqdask.archive.frames`, `aqdask.archive.maps`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import fcntl
+import os
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from zarr.codecs import BloscCodec, Crc32cCodec
+from zarr.core.sync import sync
+
+from aqdask.errors import ArchiveError, UsageError
+from aqdask.specs import ArchiveSpec, ReadSpec
+
+FORMAT = "aqdask"
+LAYOUT_VERSION = 1
+ROWS_PER_CHUNK = 4096  # rows of the 1-D arrays that go with the frames
+CODECS = {"lz4": ("lz4", 5), "zstd": ("zstd", 1)}  # Blosc compressor and level; always with bitshuffle
+
+
+def compressors(codec: str, dtype: Any) -> list[Any]:
+    """Blosc with bitshuffle, then a crc32c of every inner chunk: without it a flipped bit reads as data."""
+    if codec not in CODECS:
+        raise UsageError(f"codec {codec!r}", expected=f"one of {', '.join(sorted(CODECS))}")
+    name, level = CODECS[codec]
+    size = np.dtype(dtype).itemsize
+    return [BloscCodec(cname=name, clevel=level, shuffle="bitshuffle", typesize=size), Crc32cCodec()]
+
+
+def create(path: str | os.PathLike[str], spec: ArchiveSpec, *, created_by: str) -> zarr.Group:
+    """Make an empty archive at ``path`` and return its root group.
+
+    Raises
+    ------
+    ArchiveError
+        If something else is there, or the place cannot be written.
+    """
+    compressors(spec.codec, spec.dtype)
+    place = Path(path)
+    if place.exists() and (not place.is_dir() or any(place.iterdir())):
+        raise ArchiveError(
+            f"{path} exists and is not an aqdask archive",
+            expected="a new path, or an archive made by `aqdask ingest`",
+            consequence="Nothing was written",
+            remedy="choose another output path, or remove that one yourself",
+        )
+    attributes = {
+        "format": FORMAT,
+        "layout_version": LAYOUT_VERSION,
+        "created_by": created_by,
+        "archive": dataclasses.asdict(spec),
+        "Conventions": "CF-1.11",
+    }
+    with _writing(path):
+        root = zarr.create_group(str(path), attributes=attributes)
+        for name in ("frames", "quality", "ledger"):
+            root.create_group(name)
+    return root
+
+
+def open_root(path: str | os.PathLike[str], *, writable: bool = False) -> zarr.Group:
+    """Open an archive's root group, never through consolidated metadata (it may be older than the arrays).
+
+    Raises
+    ------
+    UsageError
+        If nothing is at ``path``.
+    ArchiveError
+        If it is no aqdask archive, or of a newer layout.
+    """
+    place = str(path)
+    if "://" not in place and not Path(place).exists():
+        raise UsageError(
+            f"no archive at {place}", expected="a folder made by `aqdask ingest`", remedy="check the path"
+        )
+    try:
+        root = zarr.open_group(place, mode="r+" if writable else "r", use_consolidated=False, zarr_format=3)
+    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError) as error:
+        raise _foreign(place, "it holds no zarr v3 group") from error
+    found = root.attrs.get("format")
+    if found != FORMAT:
+        raise _foreign(place, f"its attribute format is {found!r}")
+    version = root.attrs.get("layout_version")
+    if not isinstance(version, int) or version > LAYOUT_VERSION:
+        raise ArchiveError(
+            f"{place} has layout version {version}",
+            expected=f"at most {LAYOUT_VERSION}, which this version of aqdask reads and writes",
+            consequence="It was not touched, since a newer layout may mean other things by the same names",
+            remedy=f"install a newer aqdask (the archive was made by {root.attrs.get('created_by')})",
+        )
+    return root
+
+
+def is_archive(path: str | os.PathLike[str]) -> bool:
+    """Whether something that looks like an archive of any layout version is at ``path``."""
+    try:
+        return open_root(path) is not None
+    except UsageError:
+        return False
+    except ArchiveError as error:
+        return "layout version" in error.got
+
+
+def read_spec(root: zarr.Group) -> ArchiveSpec:
+    """The `ArchiveSpec` that the archive was made with."""
+    stored: dict[str, Any] = dict(root.attrs["archive"])  # type: ignore[arg-type]
+    read = stored.pop("read")
+    keywords = tuple((name, keyword) for name, keyword in read.pop("keywords"))
+    stored["shape"] = tuple(stored["shape"])
+    return ArchiveSpec(**stored, read=ReadSpec(**read, keywords=keywords))
+
+
+def consolidate(path: str | os.PathLike[str], root: zarr.Group) -> None:
+    """Write consolidated metadata for the root and for every group that is opened on its own; last of all."""
+    groups = ["frames", *(f"quality/{name}" for name in sorted(root["quality"].group_keys()))]  # type: ignore[union-attr]
+    with warnings.catch_warnings():
+        # zarr announces on every call that consolidated metadata is xarray's custom and not in the v3 text
+        warnings.filterwarnings("ignore", message="Consolidated metadata", category=UserWarning)
+        for group in groups:
+            zarr.consolidate_metadata(str(path), path=group, zarr_format=3)
+        zarr.consolidate_metadata(str(path), zarr_format=3)
+
+
+def delete_shard(array: zarr.Array, index: tuple[int, ...]) -> None:
+    """Remove one stored shard; a missing one is fine.
+
+    zarr reads a shard before it overwrites it, even as a whole, so a truncated one can only be replaced
+    after it is deleted (zarr-python 3.1).
+    """
+    key = array.metadata.encode_chunk_key(index)
+    sync((array.store_path / key).delete())
+
+
+def sweep_partials(path: str | os.PathLike[str]) -> int:
+    """Remove ``*.partial`` files that a killed writer left behind (local stores); how many there were."""
+    found = list(Path(path).rglob("*.partial")) if "://" not in str(path) else []
+    for orphan in found:
+        orphan.unlink(missing_ok=True)
+    return len(found)
+
+
+@contextlib.contextmanager
+def sole_writer(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Hold the archive for one writing client: a lock on its folder that vanishes with the process.
+
+    Raises
+    ------
+    ArchiveError
+        If another process holds it.
+    """
+    if "://" in str(path):
+        yield
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                raise ArchiveError(
+                    f"another aqdask process is writing to {path}",
+                    expected="one writing client an archive",
+                    consequence="Nothing was changed, since two ledgers would contradict each other",
+                    remedy="wait for it to finish, or stop it, and run the same command again",
+                ) from error
+            # a file system without locks: go on without
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _writing(path: str | os.PathLike[str]) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise write_failed(path, error) from error
+
+
+def write_failed(path: object, error: OSError) -> ArchiveError:
+    """The error for a place that does not take our bytes (full, read-only, forbidden)."""
+    return ArchiveError(
+        f"{path} could not be written: {error.strerror or error}",
+        expected="a place with room where this user may write",
+        consequence="What was finished before is kept",
+        remedy="free space or choose another place, then run the same command again: it resumes",
+    )
+
+
+def _foreign(place: str, why: str) -> ArchiveError:
+    return ArchiveError(
+        f"{place} is not an aqdask archive: {why}",
+        expected="a zarr v3 group made by `aqdask ingest` or `aqdask run`",
+        consequence="It was not touched",
+        remedy="check the path, or give a new one to `aqdask ingest`",
+    )

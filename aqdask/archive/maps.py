@@ -1,0 +1,156 @@
+"""``quality/<name>-<digest8>/``: what one model says of every frame.
+
+Maps are ``(frame, patch_y, patch_x)``; a stored shard holds K frames and one task owns it whole.
+Frame-level variables are ``(frame,)`` and written by the client.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import zarr
+from zarr.codecs import ZstdCodec
+
+from aqdask.archive import layout
+from aqdask.archive.frames import checksum
+from aqdask.errors import UsageError
+from aqdask.specs import PatchGrid, Variable
+
+SKY = (
+    Variable("ra", "float64", float("nan"), {"standard_name": "right_ascension", "units": "degree",
+             "long_name": "right ascension of the patch centre (ICRS)"}),
+    Variable("dec", "float64", float("nan"), {"standard_name": "declination", "units": "degree",
+             "long_name": "declination of the patch centre (ICRS)"}),
+)  # fmt: skip
+"""Position of patch centres, where the frame has a WCS; stored beside what the scorer gives."""
+
+
+@dataclass(frozen=True)
+class QualityStore:
+    """The arrays of one quality group."""
+
+    group: zarr.Group
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str], name: str, *, writable: bool = False) -> QualityStore:
+        """Open group ``name`` of the archive at ``path``; `UsageError` if the archive has no such group."""
+        root = layout.open_root(path, writable=writable)
+        if name not in names(root):
+            raise UsageError(
+                f"no quality group {name!r} in {path}",
+                expected=f"one of {', '.join(names(root)) or '(none yet)'}",
+                remedy="run `aqdask score` with that model first",
+            )
+        return cls(root[f"quality/{name}"])  # type: ignore[arg-type]
+
+    @classmethod
+    def create(
+        cls, root: zarr.Group, name: str, variables: Sequence[Variable], grid: PatchGrid, attributes: dict[str, Any]
+    ) -> QualityStore:
+        """Make the group with no frame in it, or return it as it is if it is there."""
+        if name in names(root):
+            return cls(root[f"quality/{name}"])  # type: ignore[arg-type]
+        per_shard = layout.read_spec(root).frames_per_shard
+        group = root.create_group(f"quality/{name}", overwrite=True)
+        for variable in (*variables, *SKY):
+            _create(group, variable, grid, per_shard)
+        for axis, letter in enumerate("yx"):
+            for edge, values in (("0", grid.starts(axis)), ("1", grid.stops(axis))):
+                side = "first pixel" if edge == "0" else "one past the last pixel"
+                bounds = group.create_array(
+                    letter + edge, shape=values.shape, dtype="int32", dimension_names=(f"patch_{letter}",),
+                    attributes={"long_name": f"{side} of the patch along {letter}", "units": "pixel"},
+                )  # fmt: skip
+                bounds[:] = values
+        # written last: a group without it was cut off while being made and is made anew
+        group.attrs.update({**attributes, "complete": True})
+        return cls(group)
+
+    @property
+    def variables(self) -> tuple[str, ...]:
+        """Names of the per-patch variables, sorted."""
+        return tuple(sorted(name for name, array in self.group.arrays() if array.ndim == 3))
+
+    @property
+    def frame_variables(self) -> tuple[str, ...]:
+        """Names of the per-frame variables, sorted."""
+        return tuple(
+            sorted(n for n, a in self.group.arrays() if a.ndim == 1 and a.metadata.dimension_names == ("frame",))
+        )
+
+    @property
+    def frames_per_shard(self) -> int:
+        """K: frames in one stored object."""
+        return int(self._array(self.variables[0]).shards[0])  # type: ignore[index]
+
+    def grow(self, rows: int) -> None:
+        """Make room for ``rows`` frames in all; never shrinks."""
+        for name in (*self.variables, *self.frame_variables):
+            array = self._array(name)
+            if array.shape[0] < rows:
+                array.resize((rows, *array.shape[1:]))
+
+    def read(self, start: int, stop: int) -> dict[str, np.ndarray]:
+        """Per-patch variables of rows ``start:stop``, by name."""
+        return {name: np.asarray(self._array(name)[start:stop]) for name in self.variables}
+
+    def empty(self, rows: int) -> dict[str, np.ndarray]:
+        """No data for ``rows`` frames, by per-patch variable."""
+        arrays = ((name, self._array(name)) for name in self.variables)
+        return {name: np.full((rows, *a.shape[1:]), a.fill_value, dtype=a.dtype) for name, a in arrays}
+
+    def write_shard(self, start: int, block: Mapping[str, np.ndarray]) -> None:
+        """Replace the shard that begins at row ``start`` in every variable by ``block`` (all its rows)."""
+        per_shard = self.frames_per_shard
+        for name in self.variables:
+            array = self._array(name)
+            rows = min(start + per_shard, array.shape[0]) - start
+            if start % per_shard or len(block[name]) != rows:
+                raise ValueError(f"rows {start}+{len(block[name])} are not one whole shard of {per_shard}")
+            layout.delete_shard(array, (start // per_shard, 0, 0))
+            array[start : start + rows] = block[name]
+
+    def write_frame_values(self, values: Mapping[int, Mapping[str, float]]) -> None:
+        """Write per-frame numbers by row; the client's work."""
+        rows = np.array(sorted(values))
+        for name in self.frame_variables:
+            column = np.array([values[row].get(name, np.nan) for row in rows])
+            array = self._array(name)
+            array.oindex[rows] = column.astype(array.dtype)
+
+    def _array(self, name: str) -> zarr.Array:
+        return self.group[name]  # type: ignore[return-value]
+
+
+def names(root: zarr.Group) -> list[str]:
+    """Names of the finished quality groups of an archive, sorted."""
+    groups = root["quality"].groups()  # type: ignore[union-attr]
+    return sorted(name for name, group in groups if group.attrs.get("complete"))
+
+
+def row_checksum(block: Mapping[str, np.ndarray], row: int) -> str:
+    """crc32c over one frame's maps, in the order of their names."""
+    return checksum(*(block[name][row] for name in sorted(block)))
+
+
+def _create(group: zarr.Group, variable: Variable, grid: PatchGrid, per_shard: int) -> None:
+    if variable.per_frame:
+        group.create_array(
+            variable.name, shape=(0,), dtype=variable.dtype, chunks=(layout.ROWS_PER_CHUNK,),
+            fill_value=variable.fill, compressors=[ZstdCodec(level=1, checksum=True)],
+            dimension_names=("frame",), attributes=dict(variable.attributes),
+        )  # fmt: skip
+        return
+    attributes = dict(variable.attributes)
+    attributes["coordinates"] = "ra dec" if variable not in SKY else ""
+    group.create_array(
+        variable.name, shape=(0, *grid.shape), dtype=variable.dtype, chunks=(1, *grid.shape),
+        shards=(per_shard, *grid.shape), fill_value=variable.fill,
+        compressors=layout.compressors("zstd", variable.dtype),
+        dimension_names=("frame", "patch_y", "patch_x"),
+        attributes={k: v for k, v in attributes.items() if v != ""},
+    )  # fmt: skip
