@@ -216,7 +216,7 @@ class ArchiveSpec:
 
 @dataclass(frozen=True)
 class TrainSpec:
-    """How a model is trained and calibrated; with the frames and the versions it fixes every byte of the bundle.
+    """How a model is trained and calibrated; with frames and versions it fixes every byte of the bundle.
 
     Parameters
     ----------
