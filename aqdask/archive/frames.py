@@ -134,6 +134,20 @@ class FrameStore:
             if pixels is not None:
                 array[row] = pixels
 
+    def erase(self, row: int) -> None:
+        """Remove one frame's pixels: it reads as no data."""
+        for name in ("image", "invalid"):
+            if name in self.group:
+                layout.delete_shard(self._array(name), (row, 0, 0))
+
+    def truncate(self, rows: int) -> None:
+        """Cut rows that a killed client made but never registered."""
+        if len(self) > rows:
+            for name in ("image", "invalid", *COORDINATES):
+                if name in self.group:
+                    array = self._array(name)
+                    array.resize((rows, *array.shape[1:]))
+
     def read(self, row: int) -> tuple[np.ndarray, np.ndarray | None]:
         """One frame ``(y, x)`` and its invalid pixels, None where every pixel is data."""
         image = np.asarray(self._array("image")[row])
@@ -160,6 +174,5 @@ def checksum(*arrays: np.ndarray | None) -> str:
     value = 0
     for array in arrays:
         if array is not None:
-            # google_crc32c takes read-only or plain contiguous buffers of any item size
-            value = google_crc32c.extend(value, np.ascontiguousarray(array).tobytes() if array.ndim == 0 else np.ascontiguousarray(array))
+            value = google_crc32c.extend(value, np.ascontiguousarray(array).view("uint8"))
     return f"{value:08x}"

@@ -49,7 +49,7 @@ def create(path: str | os.PathLike[str], spec: ArchiveSpec, *, created_by: str) 
     """
     compressors(spec.codec, spec.dtype)
     place = Path(path)
-    if place.exists() and (not place.is_dir() or any(place.iterdir())):
+    if place.exists() and (not place.is_dir() or any(p.suffix != ".partial" for p in place.iterdir())):
         raise ArchiveError(
             f"{path} exists and is not an aqdask archive",
             expected="a new path, or an archive made by `aqdask ingest`",
@@ -63,11 +63,18 @@ def create(path: str | os.PathLike[str], spec: ArchiveSpec, *, created_by: str) 
         "archive": dataclasses.asdict(spec),
         "Conventions": "CF-1.11",
     }
-    with _writing(path):
+    try:
         root = zarr.create_group(str(path), attributes=attributes)
-        for name in ("frames", "quality", "ledger"):
-            root.create_group(name)
+        complete(root)
+    except OSError as error:
+        raise write_failed(path, error) from error
     return root
+
+
+def complete(root: zarr.Group) -> None:
+    """Make the groups that are not there yet (a client may have been killed while creating)."""
+    for name in ("frames", "quality", "ledger"):
+        root.require_group(name)
 
 
 def open_root(path: str | os.PathLike[str], *, writable: bool = False) -> zarr.Group:
@@ -179,14 +186,6 @@ def sole_writer(path: str | os.PathLike[str]) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
-
-
-@contextlib.contextmanager
-def _writing(path: str | os.PathLike[str]) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise write_failed(path, error) from error
 
 
 def write_failed(path: object, error: OSError) -> ArchiveError:

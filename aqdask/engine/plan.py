@@ -1,0 +1,134 @@
+"""From the state of the frames to tasks: pure integer arithmetic, no dask, no zarr.
+
+Constraints, first of all: a quality shard has one writer, so a task that scores owns whole shards; a task
+is a bounded number of frames; frames that are finished are not touched.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+from aqdask.archive.ledger import DONE, PENDING, Entry
+
+T = TypeVar("T")
+
+FRAMES_PER_SHARD = 16  # K at most
+SHARDS_WANTED = 16  # in a small archive: enough tasks to keep a few workers busy
+INGEST_FRAMES = 4  # frames a task when nothing is scored
+
+
+@dataclass(frozen=True)
+class FrameTask:
+    """What is to be done with one frame: take it in from its source, score it, or clear stale scores.
+
+    ``stored`` is the checksum of maps that are finished and to be kept; where the shard does not hold them
+    any more, the frame is scored again.
+    """
+
+    row: int
+    frame_id: str
+    path: str
+    hdu: int
+    ingest: bool = False
+    score: bool = False
+    stored: str = ""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The unit that travels: consecutive frames of one quality shard (or of none).
+
+    ``start`` and ``stop`` bound the shard's rows. With ``keep``, rows of the shard that are not named in
+    ``frames`` survive. ``rest`` are batches of the same shard that may only run after this one.
+    """
+
+    number: int
+    start: int
+    stop: int
+    frames: tuple[FrameTask, ...]
+    keep: bool = False
+    rest: tuple[Batch, ...] = ()
+
+    def split(self) -> tuple[Batch, ...]:
+        """Two halves to be run one after the other; itself where it is a single frame."""
+        if len(self.frames) < 2:
+            return (self,)
+        middle = len(self.frames) // 2
+        halves = (self.frames[:middle], self.frames[middle:])
+        return tuple(replace(self, frames=half, keep=True, rest=()) for half in halves)
+
+    def following(self) -> Batch | None:
+        """The batch that waits for this one, with what waits behind it."""
+        return replace(self.rest[0], rest=self.rest[1:]) if self.rest else None
+
+
+def frames_per_shard(frames: int) -> int:
+    """K for a new archive of ``frames`` frames: at most 16, fewer in a small one so that workers share it."""
+    return max(1, min(FRAMES_PER_SHARD, frames // SHARDS_WANTED))
+
+
+def ingest_batches(rows: Sequence[Entry]) -> Iterator[Batch]:
+    """Batches of the frames that are pending, a few a task, in row order."""
+    pending = [entry for entry in rows if entry.state == PENDING]
+    for number, start in enumerate(range(0, len(pending), INGEST_FRAMES)):
+        part = pending[start : start + INGEST_FRAMES]
+        tasks = tuple(_task(entry, ingest=True) for entry in part)
+        yield Batch(number, part[0].row, part[-1].row + 1, tasks)
+
+
+def score_batches(
+    rows: Sequence[Entry], quality: str, per_shard: int, *, ingest: bool, redo: frozenset[int] = frozenset()
+) -> Iterator[Batch]:
+    """One batch for each quality shard with something to do, in row order.
+
+    Parameters
+    ----------
+    rows : sequence of Entry
+        Every entry that owns a row, in row order (row i at position i).
+    quality : str
+        Name of the quality group.
+    per_shard : int
+        K: frames in one stored object.
+    ingest : bool
+        Take pending frames in from their sources too (the fused run), else leave them.
+    redo : set of int
+        Rows whose shard is to be made anew although their frames are known as scored (repair).
+    """
+    number = 0
+    for start in range(0, len(rows), per_shard):
+        shard = rows[start : start + per_shard]
+        tasks = tuple(task for e in shard if (task := _score_task(e, quality, ingest, e.row in redo)))
+        if any(not task.stored for task in tasks):
+            yield Batch(number, start, start + len(shard), tasks)
+            number += 1
+
+
+def _score_task(entry: Entry, quality: str, ingest: bool, redo: bool) -> FrameTask | None:
+    if entry.state == PENDING:
+        return _task(entry, ingest=True, score=True) if ingest else None
+    score = entry.scores.get(quality)
+    if entry.state == DONE:
+        finished = score is not None and not redo and not entry.score_pending(quality)
+        return _task(entry, score=True, stored=score.crc32c if finished and score else "")
+    stale = score is not None and bool(score.crc32c)  # scored once, its source has since gone bad
+    return _task(entry) if stale else None
+
+
+def _task(entry: Entry, *, ingest: bool = False, score: bool = False, stored: str = "") -> FrameTask:
+    return FrameTask(entry.row, entry.frame_id, entry.path, entry.hdu, ingest, score, stored)
+
+
+def objects(frames: int, per_shard: int, *, pixels: bool, variables: int) -> int:
+    """How many stored objects a finished archive holds under ``frames/`` and one quality group, about.
+
+    ``variables`` counts the per-patch ones; ``invalid`` shards are not counted, most frames have none.
+    """
+    return frames * pixels + math.ceil(frames / per_shard) * variables
+
+
+def slices(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    """Consecutive slices of ``size``, the last one shorter."""
+    return (items[start : start + size] for start in range(0, len(items), size))
