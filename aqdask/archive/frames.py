@@ -22,9 +22,13 @@ from aqdask.specs import ArchiveSpec, FrameInfo
 
 NO_TIME = int(np.iinfo("int64").min)  # xarray decodes it as NaT
 
-COORDINATES: dict[str, tuple[Any, Any, dict[str, object]]] = {
+COORDINATES: dict[str, tuple[Any, Any, dict[str, Any]]] = {
     # name: type, fill value, CF attributes
-    "frame_id": (str, "", {"long_name": "path of the frame below its source root, with the HDU where needed"}),
+    "frame_id": (
+        str,
+        "",
+        {"long_name": "path below the source root, with the HDU where needed"},
+    ),
     "path": (str, "", {"long_name": "source file"}),
     "hdu": ("int32", -1, {"long_name": "index of the HDU in the source file"}),
     "time": (
@@ -63,21 +67,9 @@ class FrameStore:
     def create(cls, root: zarr.Group) -> FrameStore:
         """Make the arrays, with no frame in them; the client's work, once."""
         store = cls(root["frames"], layout.read_spec(root))  # type: ignore[arg-type]
-        spec, plane = store.spec, {"dimension_names": ("frame", "y", "x"), "overwrite": True}
-        shape, chunks, shards = (0, *spec.shape), spec.chunk_shape, spec.shard_shape
-        names = " ".join(name for name in COORDINATES if "header" not in name)
-        if spec.pixels:
-            store.group.create_array(
-                "image", shape=shape, dtype=spec.dtype, chunks=chunks, shards=shards, fill_value=0,
-                compressors=layout.compressors(spec.codec, spec.dtype), **plane,
-                attributes={"long_name": "pixels in the frame's own type", "coordinates": names},
-            )  # fmt: skip
-        store.group.create_array(
-            "invalid", shape=shape, dtype="bool", chunks=chunks, shards=shards, fill_value=False,
-            compressors=layout.compressors(spec.codec, "bool"), **plane,
-            attributes={"long_name": "pixel is not data (NaN, BLANK, input mask, bad-pixel map)",
-                        "coordinates": names},
-        )  # fmt: skip
+        if store.spec.pixels:
+            store._create_plane("image", store.spec.dtype, "pixels in the frame's own type")
+        store._create_plane("invalid", "bool", "pixel is not data (NaN, BLANK, input mask, bad-pixel map)")
         for name, (dtype, fill, attributes) in COORDINATES.items():
             store.group.create_array(
                 name, shape=(0,), dtype=dtype, chunks=(layout.ROWS_PER_CHUNK,), fill_value=fill,
@@ -108,10 +100,10 @@ class FrameStore:
             )  # fmt: skip
             for name, value in zip(COORDINATES, values, strict=True):
                 columns[name].append(value)
-        for name, values in columns.items():
+        for name, column_values in columns.items():
             dtype = COORDINATES[name][0]
-            column = np.array(values, dtype=np.dtypes.StringDType() if dtype is str else dtype)
-            self._array(name)[start : start + len(values)] = column
+            column = np.array(column_values, dtype=np.dtypes.StringDType() if dtype is str else dtype)
+            self._array(name)[start : start + len(rows)] = column
 
     def coordinate(self, name: str, rows: slice = slice(None)) -> np.ndarray:
         """One coordinate of many frames, as stored."""
@@ -154,6 +146,16 @@ class FrameStore:
         invalid = np.asarray(self._array("invalid")[row])
         return image, invalid if invalid.any() else None
 
+    def _create_plane(self, name: str, dtype: str, meaning: str) -> None:
+        spec = self.spec
+        coordinates = " ".join(name for name in COORDINATES if "header" not in name)
+        self.group.create_array(
+            name, shape=(0, *spec.shape), dtype=dtype, chunks=spec.chunk_shape, shards=spec.shard_shape,
+            fill_value=0, compressors=layout.compressors(spec.codec, dtype),
+            dimension_names=("frame", "y", "x"), overwrite=True,
+            attributes={"long_name": meaning, "coordinates": coordinates},
+        )  # fmt: skip
+
     def _array(self, name: str) -> zarr.Array:
         return self.group[name]  # type: ignore[return-value]
 
@@ -166,7 +168,9 @@ def check_fits(spec: ArchiveSpec, shape: tuple[int, ...], dtype: object) -> None
             " (--by-shape makes one archive a shape)"
         )
     if str(dtype) != spec.dtype:
-        raise FrameError(f"type {dtype}, the archive holds {spec.dtype} (--by-shape makes one archive a type)")
+        raise FrameError(
+            f"type {dtype}, the archive holds {spec.dtype} (--by-shape makes one archive a type)"
+        )
 
 
 def checksum(*arrays: np.ndarray | None) -> str:

@@ -27,7 +27,10 @@ from aqdask.specs import ArchiveSpec, ReadSpec
 FORMAT = "aqdask"
 LAYOUT_VERSION = 1
 ROWS_PER_CHUNK = 4096  # rows of the 1-D arrays that go with the frames
-CODECS = {"lz4": ("lz4", 5), "zstd": ("zstd", 1)}  # Blosc compressor and level; always with bitshuffle
+CODECS: dict[str, tuple[Any, int]] = {
+    "lz4": ("lz4", 5),
+    "zstd": ("zstd", 1),
+}  # Blosc compressor and level; always with bitshuffle
 
 
 def compressors(codec: str, dtype: Any) -> list[Any]:

@@ -24,6 +24,7 @@ FLUSH_RECORDS = 2000
 COMPACT_SEGMENTS = 64
 
 Record = dict[str, Any]
+REGISTERED = ("path", "hdu", "row", "size", "mtime_ns", "suffix", "state", "reason")
 
 
 @dataclass(slots=True)
@@ -40,7 +41,8 @@ class Score:
 class Entry:
     """One frame (or a source that gave none): where it comes from and how far it is.
 
-    ``row`` is -1 where the archive holds no row for it. ``crc32c`` is over the stored pixels and their
+    ``row`` is -1 where the archive holds no row for it; ``suffix`` is the part of the id that names the HDU.
+    ``crc32c`` is over the stored pixels and their
     invalid mask; ``sha256`` over the source file.
     """
 
@@ -50,6 +52,7 @@ class Entry:
     row: int
     size: int
     mtime_ns: int
+    suffix: str = ""
     state: str = PENDING
     reason: str = ""
     sha256: str = ""
@@ -61,7 +64,9 @@ class Entry:
     def score_pending(self, quality: str) -> bool:
         """Whether quality group ``quality`` lacks this frame, or holds it for other pixels."""
         score = self.scores.get(quality)
-        return score is None or score.state == PENDING or score.source != self.crc32c
+        if score is None or score.state == PENDING:
+            return True
+        return score.state == DONE and score.source != self.crc32c
 
 
 class Ledger:
@@ -140,12 +145,9 @@ class Ledger:
     def _apply(self, record: Record) -> None:
         event, frame_id = record["event"], record["frame_id"]
         if event == "register":
-            known = {name: record[name] for name in ("path", "hdu", "row", "size", "mtime_ns")}
             former = self.entries.get(frame_id)
             scores = former.scores if former else {}
-            self.entries[frame_id] = Entry(
-                frame_id, **known, state=record["state"], reason=record.get("reason", ""), scores=scores
-            )
+            self.entries[frame_id] = Entry(frame_id, **{n: record[n] for n in REGISTERED}, scores=scores)
             return
         entry = self.entries[frame_id]
         if event == "ingest":
@@ -155,19 +157,20 @@ class Ledger:
             entry.crc32c = record.get("crc32c", "")
             entry.invalid_pixels = record.get("invalid_pixels", 0)
             entry.attempts = record.get("attempts", entry.attempts + 1)
+            # other pixels may be scored after all
+            entry.scores = {name: score for name, score in entry.scores.items() if score.state == DONE}
         elif event == "score":
             names = ("state", "source", "crc32c", "reason")
             entry.scores[record["quality"]] = Score(**{n: record[n] for n in names if n in record})
-        elif event == "touch":  # the same content under another time stamp
-            entry.mtime_ns = record["mtime_ns"]
+        elif event == "touch":  # the same content under another time stamp, or (-1) other content
+            entry.size, entry.mtime_ns = record["size"], record["mtime_ns"]
         else:
             raise ValueError(f"unknown ledger event {event!r}")
 
 
 def _records_of(entry: Entry) -> Iterator[Record]:
     """The records that rebuild one entry."""
-    names = ("frame_id", "path", "hdu", "row", "size", "mtime_ns", "state", "reason")
-    yield {"event": "register", **{name: getattr(entry, name) for name in names}}
+    yield {"event": "register", "frame_id": entry.frame_id, **{n: getattr(entry, n) for n in REGISTERED}}
     if entry.attempts:
         names = ("frame_id", "state", "reason", "sha256", "crc32c", "invalid_pixels", "attempts")
         yield {"event": "ingest", **{name: getattr(entry, name) for name in names}}

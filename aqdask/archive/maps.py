@@ -49,7 +49,12 @@ class QualityStore:
 
     @classmethod
     def create(
-        cls, root: zarr.Group, name: str, variables: Sequence[Variable], grid: PatchGrid, attributes: dict[str, Any]
+        cls,
+        root: zarr.Group,
+        name: str,
+        variables: Sequence[Variable],
+        grid: PatchGrid,
+        attributes: dict[str, Any],
     ) -> QualityStore:
         """Make the group with no frame in it, or return it as it is if it is there."""
         if name in names(root):
@@ -79,7 +84,11 @@ class QualityStore:
     def frame_variables(self) -> tuple[str, ...]:
         """Names of the per-frame variables, sorted."""
         return tuple(
-            sorted(n for n, a in self.group.arrays() if a.ndim == 1 and a.metadata.dimension_names == ("frame",))
+            sorted(
+                n
+                for n, a in self.group.arrays()
+                if a.ndim == 1 and a.metadata.to_dict()["dimension_names"] == ("frame",)
+            )
         )
 
     @property
@@ -137,15 +146,19 @@ def row_checksum(block: Mapping[str, np.ndarray], row: int) -> str:
     return checksum(*(block[name][row] for name in sorted(block)))
 
 
+def _rows_only(array: zarr.Array) -> bool:
+    return array.metadata.to_dict()["dimension_names"] == ("frame",)
+
+
 def _create(group: zarr.Group, variable: Variable, grid: PatchGrid, per_shard: int) -> None:
     if variable.per_frame:
         group.create_array(
             variable.name, shape=(0,), dtype=variable.dtype, chunks=(layout.ROWS_PER_CHUNK,),
             fill_value=variable.fill, compressors=[ZstdCodec(level=1, checksum=True)],
-            dimension_names=("frame",), attributes=dict(variable.attributes),
+            dimension_names=("frame",), attributes=dict[str, Any](variable.attributes),
         )  # fmt: skip
         return
-    attributes = dict(variable.attributes)
+    attributes: dict[str, Any] = dict(variable.attributes)
     attributes["coordinates"] = "ra dec" if variable not in SKY else ""
     group.create_array(
         variable.name, shape=(0, *grid.shape), dtype=variable.dtype, chunks=(1, *grid.shape),

@@ -51,7 +51,12 @@ def connect(cluster: str | None = None) -> Iterator[Executor]:
         yield SerialExecutor()
     elif kind in ("local", "cuda", "slurm"):
         starter = {"local": _local, "cuda": _cuda, "slurm": _slurm}[kind]
-        with dask.config.set(config.get("dask")), _quiet(), starter(argument) as started, Client(started) as client:
+        with (
+            dask.config.set(config.get("dask")),
+            _quiet(),
+            starter(argument) as started,
+            Client(started) as client,
+        ):
             yield _with_workers(client, cluster)
     elif "://" in cluster:
         with _quiet(), _client(cluster) as client:
@@ -109,7 +114,9 @@ def _slurm(argument: str) -> Any:
         from dask_jobqueue import SLURMCluster
     except ImportError as error:
         raise ClusterError(
-            "dask-jobqueue is not installed", expected="it, for --cluster slurm", remedy="pip install 'aqdask[slurm]'"
+            "dask-jobqueue is not installed",
+            expected="it, for --cluster slurm",
+            remedy="pip install 'aqdask[slurm]'",
         ) from error
     if argument:
         place = Path(argument)
@@ -152,7 +159,7 @@ def _with_workers(client: Client, cluster: str) -> DaskExecutor:
             f"--cluster {cluster} sent no worker within {config.get('worker-timeout')}",
             expected="at least one worker",
             consequence="Nothing was done",
-            remedy="look at the queue (squeue) or the workers' logs; raise aqdask.worker-timeout to wait longer",
+            remedy="look at the queue (squeue) or the workers' logs; aqdask.worker-timeout is how long to wait",
         ) from error
     return DaskExecutor(client)
 

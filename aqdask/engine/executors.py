@@ -46,8 +46,11 @@ class Executor(Protocol):
 
     #: address of the Dask dashboard, empty where there is none
     dashboard: str
-    #: tasks that run at the same time
-    slots: int
+
+    @property
+    def slots(self) -> int:
+        """Tasks that run at the same time."""
+        ...
 
     def run(
         self, function: Callable[[T], R], queue: WorkQueue[T], *, stage: str

@@ -65,6 +65,11 @@ class Batch:
         return replace(self.rest[0], rest=self.rest[1:]) if self.rest else None
 
 
+def chain(first: Batch, others: tuple[Batch, ...]) -> Batch:
+    """``first``, with ``others`` waiting for it: they write the same shard."""
+    return replace(first, rest=others)
+
+
 def frames_per_shard(frames: int) -> int:
     """K for a new archive of ``frames`` frames: at most 16, fewer in a small one so that workers share it."""
     return max(1, min(FRAMES_PER_SHARD, frames // SHARDS_WANTED))

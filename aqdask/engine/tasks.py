@@ -6,10 +6,11 @@ raises is about the place (disk, archive, model), not about one frame.
 
 from __future__ import annotations
 
+import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 
 import numpy as np
 
@@ -46,7 +47,14 @@ class ProbeJob:
 
 def hash_sources(paths: Sequence[str]) -> list[tuple[str, str]]:
     """sha256 of each file's content; empty where it cannot be read."""
-    return [(path, fits.source_digest(path)) for path in paths]
+    return [(path, _digest(path)) for path in paths]
+
+
+def _digest(path: str) -> str:
+    try:
+        return hashlib.sha256(fits.load_bytes(path)).hexdigest()
+    except FrameError:
+        return ""
 
 
 @dataclass(frozen=True)
@@ -105,7 +113,7 @@ class FrameJob:
         return (frame.image, frame.invalid), record
 
     def _stored(self, frames: FrameStore, task: FrameTask) -> Pixels | str:
-        """A frame's pixels from the archive, or from its source where the archive keeps none; else why not."""
+        """A frame's pixels from the archive (or its source, where that keeps none), or why there are none."""
         if not task.score:
             return "the frame itself is quarantined"
         if frames.spec.pixels:
@@ -165,10 +173,10 @@ class _Scoring:
             if name in maps:
                 self.block[name][position] = maps[name]
         self._locate(frames, at, position)
-        values = {name: float(maps[name]) for name in self.store.frame_variables if name in maps}
+        numbers = {name: float(maps[name]) for name in self.store.frame_variables if name in maps}
         seconds = round(time.perf_counter() - started, 4)
-        done = {"state": DONE, "source": checksum(image, invalid), "seconds": seconds}
-        return {**record, **done, "row": task.row, "values": values}
+        done: Record = {"state": DONE, "source": checksum(image, invalid), "seconds": seconds}
+        return {**record, **done, "row": task.row, "values": numbers}
 
     def _locate(self, frames: FrameStore, at: slice, position: int) -> None:
         """Sky position of the patch centres, where the header has a celestial WCS."""
@@ -210,24 +218,26 @@ class VerifyJob:
         stores = {name: QualityStore.open(self.archive, name) for name in self.qualities}
         for row, expected, maps in batch:
             if expected and frames.spec.pixels:
-                if what := _damage(lambda row=row: checksum(*frames.read(row)), expected):  # type: ignore[misc]
-                    damage.append((row, "frames", what))
+                what = _damage(partial(_pixel_checksum, frames, row), expected)
+                damage += [(row, "frames", what)] if what else []
             for name, wanted in maps.items():
-                found = lambda n=name, r=row: row_checksum(stores[n].read(r, r + 1), 0)  # type: ignore[misc]  # noqa: E731
-                if what := _damage(found, wanted):
-                    damage.append((row, name, what))
+                what = _damage(partial(_map_checksum, stores[name], row), wanted)
+                damage += [(row, name, what)] if what else []
         return damage
 
 
-def _damage(read: object, expected: str) -> str:
+def _pixel_checksum(frames: FrameStore, row: int) -> str:
+    return checksum(*frames.read(row))
+
+
+def _map_checksum(store: QualityStore, row: int) -> str:
+    return row_checksum(store.read(row, row + 1), 0)
+
+
+def _damage(read: Callable[[], str], expected: str) -> str:
     """What is wrong with a stored piece; empty for nothing."""
     try:
-        found = read()  # type: ignore[operator]
+        found = read()
     except (ValueError, RuntimeError, OSError) as error:
         return f"cannot be decoded ({type(error).__name__}: {' '.join(str(error).split())[:120]})"
     return "" if found == expected else f"checksum {found}, the ledger says {expected}"
-
-
-def file_exists(path: str) -> bool:
-    """Whether this worker sees ``path``: archives must be on storage that all workers share."""
-    return Path(path).exists()

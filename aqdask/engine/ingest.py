@@ -1,0 +1,185 @@
+"""From sources to an archive: choose or make it, fix the manifest, let the workers take frames in."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from aqdask.archive import layout
+from aqdask.archive.frames import FrameStore
+from aqdask.archive.ledger import Ledger
+from aqdask.archive.manifest import scan
+from aqdask.engine import plan
+from aqdask.engine.executors import Executor
+from aqdask.engine.register import PAGE, Found, probe, register
+from aqdask.engine.reporter import Reporter
+from aqdask.engine.runner import Summary, process, writing
+from aqdask.errors import UsageError
+from aqdask.models.bundle import Bundle
+from aqdask.specs import ArchiveSpec, FrameInfo, ReadSpec, Source
+from aqdask.version import __version__
+
+
+@dataclass(frozen=True)
+class IngestOptions:
+    """What the user asked of an ingest; None = as the archive has it, or the default for a new one."""
+
+    chunk: int | None = None
+    codec: str | None = None
+    frames_per_shard: int | None = None
+    pixels: bool | None = None
+    hdu: str | None = None
+    mask_hdu: str | None = None
+    bad_pixel_map: str | None = None
+    keywords: tuple[tuple[str, str], ...] | None = None
+    by_shape: bool = False
+    rehash: bool = False
+    retry: bool = False
+
+    def read(self) -> ReadSpec:
+        """How a new archive takes frames out of files."""
+        return replace(ReadSpec(), **self._given(("hdu", "mask_hdu", "bad_pixel_map", "keywords")))
+
+    def spec(self, shape: tuple[int, int], dtype: str, frames: int) -> ArchiveSpec:
+        """A new archive for about ``frames`` frames."""
+        default = ArchiveSpec(shape, dtype, frames_per_shard=plan.frames_per_shard(frames), read=self.read())
+        return replace(default, **self._given(("chunk", "codec", "frames_per_shard", "pixels")))
+
+    def check(self, spec: ArchiveSpec, path: str) -> None:
+        """Raise `UsageError` if an option contradicts what the archive was made with."""
+        for name, value in self._given(("chunk", "codec", "frames_per_shard", "pixels")).items():
+            _agree(name, value, getattr(spec, name), path)
+        for name, value in self._given(("hdu", "mask_hdu", "bad_pixel_map", "keywords")).items():
+            _agree(name, value, getattr(spec.read, name), path)
+
+    def _given(self, names: Sequence[str]) -> dict:
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
+
+
+def ingest(
+    sources: Sequence[str | os.PathLike[str]],
+    path: str | os.PathLike[str],
+    executor: Executor,
+    reporter: Reporter,
+    options: IngestOptions = IngestOptions(),
+    bundle: Bundle | None = None,
+) -> list[Summary]:
+    """Take every frame of ``sources`` into the archive at ``path``; with ``bundle``, score in the same pass.
+
+    Returns one summary, or with ``by_shape`` one for each archive. Errors: see `aqdask.ingest`.
+    """
+    scanned = scan([str(source) for source in sources])
+    reporter.say(f"{len(scanned)} sources")
+    if options.by_shape:
+        archives = _by_shape(scanned, Path(path), executor, reporter, options)
+    elif layout.is_archive(path):
+        options.check(layout.read_spec(layout.open_root(path)), str(path))
+        archives = {str(path): None}
+    else:
+        archives = _create(scanned, path, executor, reporter, options)
+    summaries = []
+    for place, probed in archives.items():
+        with writing(place) as archive:
+            mine = [s for s in scanned if s.path in probed] if options.by_shape and probed else scanned
+            register(
+                archive, mine, executor, reporter, retry=options.retry, rehash=options.rehash, probed=probed
+            )
+            summaries.append(process(archive, executor, reporter, ingest=True, bundle=bundle))
+    return summaries
+
+
+def _create(
+    scanned: Sequence[Source],
+    path: str | os.PathLike[str],
+    executor: Executor,
+    reporter: Reporter,
+    options: IngestOptions,
+) -> dict[str, Mapping[str, Found] | None]:
+    """Make the archive for the commonest kind of frame in the first page that has any."""
+    if Path(path).is_file():
+        layout.open_root(path)  # raises: not an archive
+    reporter.start("look", len(scanned), "sources")
+    for page in plan.slices(scanned, PAGE):
+        found = probe([source.path for source in page], options.read(), executor, reporter)
+        kinds = Counter((info.shape, info.dtype) for infos in _frames(found) for info in infos)
+        if kinds:
+            shape, dtype = commonest(kinds)
+            _make(path, options.spec(shape, dtype, len(scanned)))
+            reporter.finish()
+            return {str(path): found}
+    reporter.finish()
+    reasons = Counter(reason for reason in found.values() if isinstance(reason, str))
+    raise UsageError(
+        f"none of the {len(scanned)} sources holds a 2-D image (most often: {reasons.most_common(1)[0][0]})",
+        expected="FITS files with an image of two axes",
+        consequence="No archive was made",
+        remedy="check the sources, or name the HDU with --hdu",
+    )
+
+
+def _by_shape(
+    scanned: Sequence[Source], path: Path, executor: Executor, reporter: Reporter, options: IngestOptions
+) -> dict[str, Mapping[str, Found] | None]:
+    """One archive for each shape and type, ``NAME-1023x1536-uint16.zarr``, and which sources go to which.
+
+    Sources without any frame go to the archive with the most frames.
+    """
+    archives: dict[str, Mapping[str, Found] | None] = {}
+    known: set[tuple[str, int, int]] = set()
+    for place in sorted(path.parent.glob(f"{path.stem}-*x*-*{path.suffix}")):
+        if layout.is_archive(place):
+            archives[str(place)] = {}
+            entries = Ledger(layout.open_root(place)["ledger"]).entries.values()  # type: ignore[arg-type]
+            known |= {(entry.path, entry.size, entry.mtime_ns) for entry in entries}
+    new = [s.path for s in scanned if (s.path, s.size, s.mtime_ns) not in known or options.retry]
+    reporter.start("look", len(new), "sources")
+    found = probe(new, options.read(), executor, reporter)
+    reporter.finish()
+    kinds = Counter((info.shape, info.dtype) for infos in _frames(found) for info in infos)
+    if not kinds:
+        return archives or _create(scanned, path, executor, reporter, options)
+    most = commonest(kinds)
+    for kind in sorted(kinds, key=lambda k: (k != most, k)):
+        share: dict[str, Found] = {}
+        for source_path, frames in found.items():
+            if isinstance(frames, str):
+                if kind == most:
+                    share[source_path] = frames
+            elif fitting := tuple(info for info in frames if (info.shape, info.dtype) == kind):
+                share[source_path] = fitting
+        (height, width), dtype = kind
+        place = path.with_name(f"{path.stem}-{height}x{width}-{dtype}{path.suffix or '.zarr'}")
+        spec = options.spec(kind[0], dtype, kinds[kind])
+        if layout.is_archive(place):
+            options.check(layout.read_spec(layout.open_root(place)), str(place))
+        else:
+            _make(place, spec)
+        archives[str(place)] = share
+    return archives
+
+
+def _make(path: str | os.PathLike[str], spec: ArchiveSpec) -> None:
+    FrameStore.create(layout.create(path, spec, created_by=f"aqdask {__version__}"))
+
+
+def commonest(kinds: Counter[tuple[tuple[int, int], str]]) -> tuple[tuple[int, int], str]:
+    """The shape and type that most frames have; of equals the one with more pixels."""
+    return max(kinds, key=lambda kind: (kinds[kind], kind[0][0] * kind[0][1], kind))
+
+
+def _frames(found: Mapping[str, Found]) -> Iterator[tuple[FrameInfo, ...]]:
+    return (frames for frames in found.values() if isinstance(frames, tuple))
+
+
+def _agree(name: str, asked: object, stored: object, path: str) -> None:
+    if asked != stored:
+        option = "--no-pixels" if name == "pixels" else "--" + name.replace("_", "-")
+        raise UsageError(
+            f"{option} asks for {asked!r}, but {path} was made with {stored!r}",
+            expected="the same setting for every frame of an archive",
+            consequence="Nothing was changed",
+            remedy="leave the option out, or make another archive",
+        )

@@ -1,0 +1,217 @@
+"""A run over one archive: batches out, records in, the ledger kept by the one writing client."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+import zarr
+
+from aqdask.archive import layout
+from aqdask.archive.frames import FrameStore
+from aqdask.archive.ledger import DONE, PENDING, QUARANTINED, Ledger, Record
+from aqdask.archive.maps import QualityStore
+from aqdask.engine import plan
+from aqdask.engine.executors import Executor, WorkQueue
+from aqdask.engine.plan import Batch
+from aqdask.engine.reporter import Reporter
+from aqdask.engine.tasks import FrameJob
+from aqdask.errors import AqdaskError, ClusterError
+from aqdask.models.bundle import Bundle
+from aqdask.models.scorer import load_scorer
+from aqdask.specs import ArchiveSpec, PatchGrid
+
+T = TypeVar("T")
+R = TypeVar("R")
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class OpenArchive:
+    """An archive held by this process for writing."""
+
+    path: str
+    root: zarr.Group
+    spec: ArchiveSpec
+    ledger: Ledger
+    frames: FrameStore
+
+
+@dataclass
+class Summary:
+    """How an archive stands after a run.
+
+    ``problems`` are ``(frame_id, reason)`` of everything quarantined, in pixels or in a score.
+    """
+
+    archive: str
+    done: int = 0
+    quarantined: int = 0
+    pending: int = 0
+    worked: int = 0
+    problems: list[tuple[str, str]] = field(default_factory=list)
+
+
+@contextlib.contextmanager
+def writing(path: str | os.PathLike[str]) -> Iterator[OpenArchive]:
+    """Hold an archive for writing: its lock, its ledger; consolidated metadata last, when all went well.
+
+    Raises
+    ------
+    ArchiveError
+        If another process holds it, or the place cannot be written.
+    """
+    root = layout.open_root(path, writable=True)
+    with layout.sole_writer(path):
+        try:
+            layout.complete(root)
+            if "primary_header" not in root["frames"]:  # type: ignore[operator]
+                FrameStore.create(root)
+            layout.sweep_partials(path)
+            ledger = Ledger(root["ledger"])  # type: ignore[arg-type]
+            frames = FrameStore.open(path, writable=True)
+            try:
+                yield OpenArchive(str(Path(path).absolute()), root, frames.spec, ledger, frames)
+            finally:
+                ledger.flush()
+            ledger.close()
+            layout.consolidate(path, root)
+        except OSError as error:
+            raise layout.write_failed(path, error) from error
+
+
+def process(
+    archive: OpenArchive,
+    executor: Executor,
+    reporter: Reporter,
+    *,
+    ingest: bool,
+    bundle: Bundle | None = None,
+    redo: frozenset[int] = frozenset(),
+) -> Summary:
+    """Bring every frame of ``archive`` as far as asked: taken in, scored with ``bundle``, or both.
+
+    Each source is read once. Frames that are finished are not touched.
+    """
+    rows = archive.ledger.rows()
+    name = group_name(bundle) if bundle else ""
+    quality = quality_store(archive, bundle) if bundle else None
+    if bundle and quality:
+        todo = list(plan.score_batches(rows, name, quality.frames_per_shard, ingest=ingest, redo=redo))
+        executor.provide(bundle.contents, bundle.digest)
+    else:
+        todo = list(plan.ingest_batches(rows))
+    tasks = [task for batch in todo for task in batch.frames if not task.stored]
+    job = FrameJob(archive.path, archive.spec.read, name, bundle.digest if bundle else "")
+    stage = "run" if ingest and bundle else "score" if bundle else "ingest"
+    reporter.start(stage, len(tasks))
+    for records in run_batches(executor, job, todo, stage=stage):
+        values = {record.pop("row"): record.pop("values", {}) for record in records if "row" in record}
+        if quality and values:
+            quality.write_frame_values(values)
+        archive.ledger.append(records)
+        frames = {record["frame_id"]: record["state"] for record in records}
+        reporter.advance(len(frames), sum(state == QUARANTINED for state in frames.values()))
+    reporter.finish()
+    return summarise(archive.path, archive.ledger, name, worked=len(tasks))
+
+
+def run_batches(
+    executor: Executor, job: FrameJob, batches: Iterable[Batch], *, stage: str
+) -> Iterator[list[Record]]:
+    """Run ``batches`` and yield their records; a batch that fails is halved until one frame is to blame.
+
+    Raises
+    ------
+    AqdaskError
+        What is about the place and not about a frame: disk, model, cluster.
+    """
+    queue = WorkQueue(batches)
+    for batch, result in executor.run(job, queue, stage=stage):
+        following = batch.following()
+        if isinstance(result, (AqdaskError, ImportError)):
+            raise result if isinstance(result, AqdaskError) else _cannot_import(result)
+        if isinstance(result, Exception):
+            log.debug("batch %d failed", batch.number, exc_info=result)
+            first, *others = batch.split()
+            if others:
+                queue.put(plan.chain(first, (*others, *batch.rest)))
+                continue
+            yield [_blame(batch, job, result)]
+        else:
+            yield result
+        if following:
+            queue.put(following)
+
+
+def _blame(batch: Batch, job: FrameJob, error: Exception) -> Record:
+    """The record of a single frame whose task failed in a way that no file should cause."""
+    task = batch.frames[0]
+    what = " ".join(str(error).split())[:200]
+    record: Record = {"frame_id": task.frame_id, "state": QUARANTINED}
+    record["reason"] = f"the task failed on this frame ({type(error).__name__}: {what})"
+    if task.ingest:
+        return {**record, "event": "ingest"}
+    return {**record, "event": "score", "quality": job.quality, "row": task.row}
+
+
+def _cannot_import(error: ImportError) -> ClusterError:
+    return ClusterError(
+        f"a worker cannot run the task: {error}",
+        expected="the same aqdask, with what it needs, on every worker",
+        consequence="No frame was blamed for it",
+        remedy="install aqdask in the workers' environment",
+    )
+
+
+def collect(
+    executor: Executor, function: Callable[[T], list[R]], items: Iterable[T], *, stage: str
+) -> Iterator[list[R]]:
+    """Run a function that only reads; an exception of any kind ends the run."""
+    for _, result in executor.run(function, WorkQueue(items), stage=stage):
+        if isinstance(result, ImportError):
+            raise _cannot_import(result)
+        if isinstance(result, Exception):
+            raise result
+        yield result
+
+
+def group_name(bundle: Bundle) -> str:
+    """Name of the quality group of a model: ``<name>-<digest8>``."""
+    return f"{bundle.name}-{bundle.digest[:8]}"
+
+
+def quality_store(archive: OpenArchive, bundle: Bundle) -> QualityStore:
+    """The quality group of ``bundle``, made where it is new, with room for every row."""
+    variables = load_scorer(bundle, "cpu").variables
+    attributes = {
+        "model": bundle.name, "method": bundle.method, "model_sha256": bundle.digest,
+        "patch": bundle.patch, "frame_shape": list(archive.spec.shape),
+    }  # fmt: skip
+    grid = PatchGrid(*archive.spec.shape, bundle.patch)
+    store = QualityStore.create(archive.root, group_name(bundle), variables, grid, attributes)
+    store.grow(len(archive.ledger.rows()))
+    return store
+
+
+def summarise(path: str, ledger: Ledger, quality: str = "", *, worked: int = 0) -> Summary:
+    """How an archive stands, for the pixels and for one quality group where one is named."""
+    summary = Summary(path, worked=worked)
+    for entry in ledger.entries.values():
+        state, reason = entry.state, entry.reason
+        if state == DONE and quality:
+            score = entry.scores.get(quality)
+            state = PENDING if score is None or entry.score_pending(quality) else score.state
+            reason = score.reason if score else ""
+        summary.done += state == DONE
+        summary.pending += state == PENDING
+        if state == QUARANTINED:
+            summary.quarantined += 1
+            summary.problems.append((entry.frame_id, reason))
+    summary.problems.sort()
+    return summary
