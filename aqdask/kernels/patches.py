@@ -1,0 +1,107 @@
+"""Cutting a frame into patches, and spreading per-patch values back over its pixels.
+
+The geometry is `aqdask.specs.PatchGrid`'s; here are the arrays. Patches are numbered in C order,
+``index = patch_y * n_x + patch_x``, so that any run of them can be cut without a copy of the frame.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from aqdask.errors import UsageError
+from aqdask.specs import PatchGrid
+
+
+def gather(image: np.ndarray, tops: np.ndarray, lefts: np.ndarray, size: int) -> np.ndarray:
+    """Copy the squares whose first pixels are ``(tops[i], lefts[i])``.
+
+    Parameters
+    ----------
+    image : ndarray (H, W)
+        Any type; only the squares are read.
+    tops, lefts : ndarray (n,)
+        First row and column, inside the image.
+    size : int
+        Side of a square in pixels.
+
+    Returns
+    -------
+    ndarray (n, size, size)
+        Type of the image. What reaches beyond the image is zero (False).
+    """
+    squares = np.zeros((len(tops), size, size), dtype=image.dtype)
+    for square, top, left in zip(squares, tops, lefts, strict=True):
+        piece = image[top : top + size, left : left + size]
+        square[: piece.shape[0], : piece.shape[1]] = piece
+    return squares
+
+
+def cut_range(image: np.ndarray, grid: PatchGrid, first: int, stop: int) -> np.ndarray:
+    """Patches number ``first`` to ``stop - 1`` of a frame, ``(stop - first, P, P)``, type of the image.
+
+    Pixels beyond a frame that is smaller than a patch are zero (see `valid_range`).
+
+    Raises
+    ------
+    UsageError
+        If the image does not have the shape of the grid.
+    """
+    if image.shape != (grid.height, grid.width):
+        raise UsageError(
+            f"an array of shape {image.shape}",
+            expected=f"the frame's shape {(grid.height, grid.width)}",
+            consequence="Patches would not stand where the grid says",
+            remedy="give a 2-D array, with a mask of the same shape",
+        )
+    rows, columns = np.divmod(np.arange(first, stop), grid.shape[1])
+    return gather(image, grid.starts(0)[rows], grid.starts(1)[columns], grid.size)
+
+
+def valid_range(invalid: np.ndarray | None, grid: PatchGrid, first: int, stop: int) -> np.ndarray | None:
+    """Which pixels of patches ``first`` to ``stop - 1`` are data: bool ``(n, P, P)``; None where all are.
+
+    Parameters
+    ----------
+    invalid : ndarray (H, W) of bool, or None
+        True where a pixel is not data; None: every pixel of the frame is data.
+    """
+    if invalid is not None:
+        return cut_range(~np.asarray(invalid, dtype=bool), grid, first, stop)
+    if min(grid.height, grid.width) >= grid.size:
+        return None
+    rows, columns = np.divmod(np.arange(first, stop), grid.shape[1])
+    heights = (grid.stops(0) - grid.starts(0))[rows]
+    widths = (grid.stops(1) - grid.starts(1))[columns]
+    pixel = np.arange(grid.size)
+    return (pixel < heights[:, None])[:, :, None] & (pixel < widths[:, None])[:, None, :]
+
+
+def cut(image: np.ndarray, grid: PatchGrid) -> np.ndarray:
+    """All patches of a frame, a copy ``(n_y, n_x, P, P)``, type of the image; see `cut_range`."""
+    n_y, n_x = grid.shape
+    return cut_range(image, grid, 0, n_y * n_x).reshape(n_y, n_x, grid.size, grid.size)
+
+
+def cut_valid(invalid: np.ndarray | None, grid: PatchGrid) -> np.ndarray:
+    """Which pixels of `cut`'s patches are data, bool ``(n_y, n_x, P, P)``; False beyond the frame."""
+    n_y, n_x = grid.shape
+    valid = valid_range(invalid, grid, 0, n_y * n_x)
+    if valid is None:
+        return np.ones((n_y, n_x, grid.size, grid.size), dtype=bool)
+    return valid.reshape(n_y, n_x, grid.size, grid.size)
+
+
+def stitch(maps: np.ndarray, grid: PatchGrid) -> np.ndarray:
+    """Spread per-patch values over the pixels that each patch owns (`PatchGrid.owner_bounds`).
+
+    Parameters
+    ----------
+    maps : ndarray (..., n_y, n_x)
+
+    Returns
+    -------
+    ndarray (..., H, W)
+        Same type; every pixel holds the value of the one patch that owns it.
+    """
+    rows = np.repeat(maps, np.diff(grid.owner_bounds(0)), axis=-2)
+    return np.repeat(rows, np.diff(grid.owner_bounds(1)), axis=-1)

@@ -1,0 +1,116 @@
+"""One safetensors file with one JSON document: the envelope of bundles and checkpoints.
+
+safetensors holds plain arrays and text, so that reading a file from elsewhere runs no code. Its metadata
+is a hash map without a fixed order; the document is therefore one key, and equal content gives equal bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from aqdask.errors import ModelError
+
+_KEY = "aqdask"
+
+
+def _checksum(tensors: Mapping[str, np.ndarray], document: Mapping[str, Any]) -> str:
+    """sha256 of names, types, shapes and values, and of the document without its own checksum."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name} {tensor.dtype.str} {tensor.shape}".encode())
+        digest.update(np.ascontiguousarray(tensor).data)
+    rest = {key: value for key, value in document.items() if key != "checksum"}
+    digest.update(json.dumps(rest, sort_keys=True).encode())
+    return digest.hexdigest()
+
+
+def pack(tensors: Mapping[str, np.ndarray], document: Mapping[str, Any]) -> bytes:
+    """The bytes of a file; ``document`` is plain JSON with finite numbers and has 'format' and a version."""
+    plain = json.loads(json.dumps(document, allow_nan=False))
+    plain["checksum"] = _checksum(tensors, plain)
+    return save(dict(tensors), metadata={_KEY: json.dumps(plain, sort_keys=True)})
+
+
+def unpack(data: bytes, kind: str, version: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Arrays and document of a packed file.
+
+    Parameters
+    ----------
+    kind : str
+        The document's 'format', such as 'aqdask-bundle'.
+    version : int
+        Its 'bundle_version', the only one that this release reads.
+
+    Raises
+    ------
+    ModelError
+        For a file that is truncated, corrupt, foreign or of another version.
+    """
+    try:
+        tensors = load(data)
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(
+            f"the file cannot be read as safetensors ({error})",
+            expected=f"a complete {kind} file",
+            consequence="It is truncated, corrupt or something else, and nothing was loaded",
+            remedy="copy it again from where it was made and compare the sizes",
+        ) from error
+    document = _document(header, kind, version)
+    if document.get("checksum") != _checksum(tensors, document):
+        raise ModelError(
+            "the checksum of the file's content differs from the one stored in it",
+            expected=f"{document.get('checksum')}",
+            consequence="Some bytes changed since it was written; scores made with it would be wrong",
+            remedy="copy it again from where it was made",
+        )
+    return tensors, document
+
+
+def _document(header: dict[str, Any], kind: str, version: int) -> dict[str, Any]:
+    """The JSON document of a safetensors header, if it is of this kind and version."""
+    try:
+        document = json.loads(header["__metadata__"][_KEY])
+        found, found_version = document["format"], document["bundle_version"]
+    except (ValueError, KeyError, TypeError):
+        document, found, found_version = {}, "no aqdask metadata", version
+    if found != kind:
+        raise ModelError(
+            f"a safetensors file with {found}",
+            expected=f"the format {kind}",
+            consequence="It was made by another program or for another purpose",
+            remedy="give a file that `aqdask train` wrote",
+        )
+    if found_version != version:
+        raise ModelError(
+            f"a file of the format {kind}, version {found_version}",
+            expected=f"version {version}",
+            consequence="This release of aqdask would misread it",
+            remedy="install the release of aqdask that wrote it, or train again",
+        )
+    return document
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all: a neighbour is written, synced and renamed over it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
+    try:
+        with open(partial, "xb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)

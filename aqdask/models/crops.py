@@ -1,0 +1,134 @@
+"""Normalised random crops of reference frames, in bounded memory at any number of frames.
+
+Nothing here keeps a state: what is drawn follows from the seed and the number of the pass alone, so that
+an interrupted training finds its place again without saving a generator.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from aqdask.errors import UsageError
+from aqdask.kernels.normalise import as_float, minmax
+from aqdask.kernels.patches import gather
+from aqdask.models.paper import MIN_VALID
+from aqdask.specs import Card, TrainSpec
+
+RESERVOIR_BYTES = 128 * 2**20  # of crops held at a time; 128 batches of 64 at 64 px
+FRAMES_PER_PASS = 16  # frames read to fill the reservoir once
+_GROUP = 256  # crops drawn and normalised at a time
+_ATTEMPTS = 4  # times as many are drawn before a frame with few valid pixels gives fewer
+
+# First word of every generator's seed, so that no two uses share a stream.
+_ORDER, _CROPS, _HELD_OUT = 0, 1, 2
+
+
+class FrameSource(Protocol):
+    """Where reference frames come from.
+
+    Attributes
+    ----------
+    ids : sequence of str
+        Frame ids, unique; recorded in the bundle.
+    cards : sequence of Card
+        What each frame's headers say; camera and filter choose its calibration.
+    """
+
+    ids: Sequence[str]
+    cards: Sequence[Card]
+
+    def read(self, index: int, /) -> tuple[np.ndarray, np.ndarray | None]:
+        """One frame: ``(H, W)`` pixels of any type, and True where a pixel is not data, or None."""
+
+
+def steps_per_pass(spec: TrainSpec) -> int:
+    """How many batches one filling of the reservoir lasts."""
+    return max(1, RESERVOIR_BYTES // (4 * spec.patch**2 * spec.batch))
+
+
+def training_crops(frames: FrameSource, members: Sequence[int], spec: TrainSpec, number: int) -> np.ndarray:
+    """Crops of pass ``number``, shuffled, each in one of the eight orientations of a square.
+
+    Returns
+    -------
+    ndarray (n, P, P), float32
+        n = batch x the steps of the pass; each frame of the pass gives an equal share. With more frames
+        than `FRAMES_PER_PASS`, passes walk through all of them in an order shuffled anew each round.
+
+    Raises
+    ------
+    UsageError
+        If no crop has enough valid pixels.
+    """
+    steps = min(steps_per_pass(spec), spec.steps - number * steps_per_pass(spec))
+    share = min(len(members), FRAMES_PER_PASS)
+    chosen = [members[_walk(len(members), spec.seed, number * share + k)] for k in range(share)]
+    generator = np.random.default_rng([_CROPS, spec.seed, number])
+    crops = _draw(frames, chosen, steps * spec.batch, spec.patch, generator)
+    for crop, turn in zip(crops, generator.integers(0, 8, len(crops)), strict=True):
+        turned = np.rot90(crop, turn % 4)
+        crop[:] = (turned[::-1] if turn >= 4 else turned).copy()
+    generator.shuffle(crops)  # in place: a permuted copy would double the reservoir
+    return crops
+
+
+def held_out_crops(frames: FrameSource, members: Sequence[int], spec: TrainSpec, count: int) -> np.ndarray:
+    """The ``count`` crops on which the loss is watched, ``(count, P, P)``, float32; the same throughout."""
+    generator = np.random.default_rng([_HELD_OUT, spec.seed])
+    chosen = generator.permutation(np.asarray(members))[:FRAMES_PER_PASS]
+    return _draw(frames, [int(index) for index in chosen], count, spec.patch, generator)
+
+
+def _walk(count: int, seed: int, position: int) -> int:
+    """The frame at ``position`` of an endless walk in which each round is a fresh permutation."""
+    turn, place = divmod(position, count)
+    return int(np.random.default_rng([_ORDER, seed, turn]).permutation(count)[place])
+
+
+def _draw(
+    frames: FrameSource, chosen: Sequence[int], count: int, patch: int, generator: np.random.Generator
+) -> np.ndarray:
+    """``count`` normalised crops, equal shares of the chosen frames; repeated where too few are found."""
+    crops = np.empty((count, patch, patch), dtype=np.float32)
+    filled = 0
+    for position, index in enumerate(chosen):
+        share = (count - filled) // (len(chosen) - position)
+        filled += _fill(crops[filled : filled + share], *frames.read(index), generator)
+    if filled == 0:
+        raise UsageError(
+            f"no {patch} x {patch} px crop of {len(chosen)} reference frames has enough valid pixels",
+            expected=f"at least {MIN_VALID:.0%} of a crop's pixels valid",
+            consequence="There is nothing to learn from",
+            remedy="choose other reference frames, or a smaller patch",
+        )
+    for start in range(filled, count, filled):
+        crops[start : start + filled] = crops[: min(filled, count - start)]
+    return crops
+
+
+def _fill(
+    crops: np.ndarray, image: np.ndarray, invalid: np.ndarray | None, generator: np.random.Generator
+) -> int:
+    """Fill ``crops`` from one frame with squares that have enough valid pixels; how many were found."""
+    usable = np.ones(image.shape, dtype=bool) if invalid is None else ~np.asarray(invalid, dtype=bool)
+    patch = crops.shape[1]
+    filled = 0
+    for _ in range(_ATTEMPTS * math.ceil(len(crops) / _GROUP)):
+        some = min(_GROUP, len(crops) - filled)
+        tops = generator.integers(0, max(image.shape[0] - patch, 0) + 1, some)
+        lefts = generator.integers(0, max(image.shape[1] - patch, 0) + 1, some)
+        pixels, valid = gather(image, tops, lefts, patch), gather(usable, tops, lefts, patch)
+        if pixels.dtype.kind == "f":
+            valid &= np.isfinite(pixels)
+        enough = valid.mean(axis=(1, 2)) >= MIN_VALID
+        scaled = minmax(as_float(pixels[enough], "cpu"), torch.from_numpy(valid[enough]))
+        crops[filled : filled + len(scaled)] = scaled.numpy()
+        filled += len(scaled)
+        if filled == len(crops):
+            break
+    return filled

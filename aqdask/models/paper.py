@@ -1,0 +1,192 @@
+"""``method="paper"``: the published algorithm, kept faithful because it is what users compare with.
+
+From the paper (Jia et al. 2024, arXiv 2405.03408): frames cut into small patches, each normalised by
+itself, a convolutional autoencoder trained on good frames with the mean squared error, and the mean
+absolute error (MAE) of the reconstruction as the score, larger = worse. Ours, because the paper leaves them
+open: min-max as the normalisation's formula, the layers (`autoencoder`), the p-value (split conformal
+against patches of held-out reference frames, in place of a threshold by hand), and pixels without data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import nn
+
+from aqdask import flags
+from aqdask.errors import ModelError
+from aqdask.kernels.calibration import conformal_pvalue
+from aqdask.kernels.normalise import as_float, minmax
+from aqdask.kernels.patches import cut_range, valid_range
+from aqdask.kernels.residual import mean_absolute_error
+from aqdask.models.autoencoder import ConvAutoencoder, exact_arithmetic
+from aqdask.models.bundle import Bundle
+from aqdask.specs import PatchGrid, Variable
+
+BATCH = 32  # patches in every forward pass, the last padded: one shape, hence one arithmetic
+MIN_VALID = 0.25  # fraction of a patch's P x P pixels that must be data for it to have a score
+
+VARIABLES: tuple[Variable, ...] = (
+    Variable("score", "float32", np.nan, {"long_name": "patch score, larger is worse", "units": "1"}),
+    Variable(
+        "pvalue", "float32", np.nan, {"long_name": "split conformal p-value of the score", "units": "1"}
+    ),
+    Variable(
+        "reason",
+        "uint8",
+        flags.code(flags.REASONS, "no_data"),
+        {"long_name": "evidence that was worst", **flags.cf_values(flags.REASONS)},
+    ),
+    Variable(
+        "mae",
+        "float32",
+        np.nan,
+        {"long_name": "mean absolute error of the reconstruction of the normalised patch", "units": "1"},
+    ),
+    Variable(
+        "frame_score",
+        "float32",
+        np.nan,
+        {"long_name": "mean MAE of the patches that have one", "units": "1"},
+        per_frame=True,
+    ),
+)
+
+
+class PatchErrors:
+    """MAE of patches under one network, the same bits however the patches are grouped.
+
+    Training calibrates with this very class, so that reference and input scores are comparable.
+
+    Parameters
+    ----------
+    network : ConvAutoencoder
+        Put on the device, in evaluation mode, by this class.
+    device : str or torch.device
+        'cpu', 'cuda', ...
+    """
+
+    def __init__(self, network: ConvAutoencoder, device: str | torch.device = "cpu") -> None:
+        self.device = torch.device(device)
+        network = network.to(self.device).eval()
+        self.network = nn.utils.convert_conv2d_weight_memory_format(network, torch.channels_last)
+
+    def of_frame(self, image: np.ndarray, invalid: np.ndarray | None, grid: PatchGrid) -> np.ndarray:
+        """MAE ``(n_y, n_x)``, float32, of a frame's patches; one batch of patches in memory at a time."""
+        total = grid.shape[0] * grid.shape[1]
+        scores = np.empty(total, dtype=np.float32)
+        for first, stop in _batches(total):
+            valid = valid_range(invalid, grid, first, stop)
+            scores[first:stop] = self._of_batch(cut_range(image, grid, first, stop), valid)
+        return scores.reshape(grid.shape)
+
+    def of_patches(self, patches: np.ndarray, valid: np.ndarray | None) -> np.ndarray:
+        """MAE ``(n,)``, float32, of patches ``(n, P, P)``; NaN where fewer than `MIN_VALID` are data."""
+        scores = np.empty(len(patches), dtype=np.float32)
+        for first, stop in _batches(len(patches)):
+            some = None if valid is None else valid[first:stop]
+            scores[first:stop] = self._of_batch(patches[first:stop], some)
+        return scores
+
+    def _of_batch(self, patches: np.ndarray, valid: np.ndarray | None) -> np.ndarray:
+        """MAE of at most `BATCH` patches."""
+        count = len(patches)
+        with torch.inference_mode(), exact_arithmetic():
+            values = as_float(_padded(patches), self.device)
+            mask = None if valid is None else torch.from_numpy(_padded(valid)).to(self.device)
+            if patches.dtype.kind == "f":  # NaN and infinity are no data, whatever the mask says
+                finite = values.isfinite()
+                mask = finite if mask is None else mask & finite
+            scaled = minmax(values, mask)
+            layout = scaled[:, None].contiguous(memory_format=torch.channels_last)
+            scores = mean_absolute_error(scaled, self.network(layout)[:, 0], mask)
+            if mask is not None:
+                enough = mask.flatten(1).sum(dim=1) >= MIN_VALID * mask[0].numel()
+                scores = scores.masked_fill(~enough, torch.nan)
+            return scores[:count].cpu().numpy()
+
+
+def _batches(total: int) -> Iterator[tuple[int, int]]:
+    """Bounds of consecutive groups of at most `BATCH`."""
+    for first in range(0, total, BATCH):
+        yield first, min(first + BATCH, total)
+
+
+def _padded(patches: np.ndarray) -> np.ndarray:
+    """At most `BATCH` patches as exactly `BATCH`, contiguous; zero (False) in the added ones."""
+    if len(patches) == BATCH:
+        return np.ascontiguousarray(patches)
+    full = np.zeros((BATCH, *patches.shape[1:]), dtype=patches.dtype)
+    full[: len(patches)] = patches
+    return full
+
+
+class PaperScorer:
+    """Scores frames and patches with a bundle of the published method (see `aqdask.models.scorer`).
+
+    Parameters
+    ----------
+    bundle : Bundle
+        With ``method="paper"``.
+    device : str
+        'cpu', 'cuda', ...
+
+    Raises
+    ------
+    ModelError
+        If the weights do not fit the architecture that the bundle states.
+    """
+
+    variables = VARIABLES
+
+    def __init__(self, bundle: Bundle, device: str = "cpu") -> None:
+        self.name, self.digest, self.patch = bundle.name, bundle.digest, bundle.patch
+        self._bundle = bundle
+        self._errors = PatchErrors(_network(bundle), device)
+
+    def score_frame(
+        self, image: np.ndarray, invalid: np.ndarray | None = None, camera: str = "", filter: str = ""
+    ) -> dict[str, np.ndarray]:
+        """Every variable of a frame ``(H, W)``: maps ``(n_y, n_x)`` and 0-d numbers, typed as `variables`.
+
+        ``invalid`` is True where a pixel is not data; NaN and infinity never are. A patch with fewer than
+        `MIN_VALID` of its pixels has NaN and the reason no_data; so has, in ``frame_score``, a frame
+        without any score. ``camera`` and ``filter`` choose the calibration, else the pooled one serves.
+        """
+        grid = PatchGrid(image.shape[0], image.shape[1], self.patch)
+        result = self._maps(self._errors.of_frame(image, invalid, grid), camera, filter)
+        scored = result["mae"][~np.isnan(result["mae"])]
+        mean = scored.mean(dtype=np.float64) if scored.size else np.nan
+        return result | {"frame_score": np.array(mean, dtype=np.float32)}
+
+    def score_patches(
+        self, patches: np.ndarray, valid: np.ndarray | None = None, camera: str = "", filter: str = ""
+    ) -> dict[str, np.ndarray]:
+        """The per-patch variables ``(n,)`` of patches ``(n, P, P)``, bit for bit those of `score_frame`."""
+        return self._maps(self._errors.of_patches(patches, valid), camera, filter)
+
+    def _maps(self, mae: np.ndarray, camera: str, filter: str) -> dict[str, np.ndarray]:
+        """Per-patch variables of MAE, any shape: the score is the MAE itself."""
+        code = np.where(
+            np.isnan(mae), flags.code(flags.REASONS, "no_data"), flags.code(flags.REASONS, "residual")
+        )
+        pvalue = conformal_pvalue(mae, self._bundle.calibration(camera, filter))
+        return {"score": mae.copy(), "pvalue": pvalue, "reason": code.astype(np.uint8), "mae": mae}
+
+
+def _network(bundle: Bundle) -> ConvAutoencoder:
+    """The bundle's network with its weights, on the CPU."""
+    try:
+        network = ConvAutoencoder(bundle.architecture["widths"])
+        # A copy: arrays that come from bytes are read-only, which torch cannot express.
+        network.load_state_dict({key: torch.tensor(array) for key, array in bundle.weights.items()})
+    except (KeyError, TypeError, RuntimeError) as error:
+        raise ModelError(
+            f"the weights of the model {bundle.name} do not fit its architecture {dict(bundle.architecture)}",
+            expected="one array for every layer",
+            consequence="It cannot reconstruct a patch",
+            remedy="train again with this release of aqdask",
+        ) from error
+    return network
