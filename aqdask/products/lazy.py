@@ -1,0 +1,157 @@
+"""Quality of arrays that are in no archive: a dask graph of tiles of patches, nothing stored."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator
+from typing import Any
+
+import dask
+import dask.array as da
+import numpy as np
+import xarray as xr
+from dask.base import tokenize
+
+from aqdask.engine.executors import one_thread
+from aqdask.engine.replicas import warm
+from aqdask.errors import UsageError
+from aqdask.kernels.patches import gather
+from aqdask.models.bundle import Bundle
+from aqdask.models.scorer import load_scorer
+from aqdask.specs import PatchGrid, Variable
+
+TILE = 8  # patches a side: 512 px with patches of 64, two batches of the network
+
+
+def quality_of(
+    image: Any, bundle: Bundle, *, invalid: Any = None, camera: str = "", filter: str = ""
+) -> xr.Dataset:
+    """Quality maps of an array, lazily; see `aqdask.quality_of`."""
+    pixels, dims, coords = _unwrap(image)
+    if isinstance(image, xr.Dataset) and invalid is None and "invalid" in image:
+        invalid = image["invalid"]
+    bad = None if invalid is None else da.asarray(getattr(invalid, "data", invalid))
+    if bad is not None and bad.shape != pixels.shape:
+        raise UsageError(f"invalid of shape {bad.shape}", expected=f"the image's shape {pixels.shape}")
+    height, width = pixels.shape[-2:]
+    grid = PatchGrid(height, width, bundle.patch)
+    variables = load_scorer(bundle, "cpu").variables
+    frames = [
+        _frame_maps(
+            pixels[index], None if bad is None else bad[index], grid, bundle, variables, (camera, filter)
+        )
+        for index in np.ndindex(pixels.shape[:-2])
+    ]
+    result = xr.Dataset(coords=coords, attrs=_attributes(bundle, grid))
+    for variable in variables:
+        parts = [frame[variable.name] for frame in frames]
+        shape = () if variable.per_frame else grid.shape
+        stacked = da.stack(parts).reshape((*pixels.shape[:-2], *shape)) if dims else parts[0]
+        names = dims if variable.per_frame else (*dims, "patch_y", "patch_x")
+        result[variable.name] = xr.Variable(names, stacked, dict(variable.attributes))
+    bounds = {
+        letter + edge: (f"patch_{letter}", values.astype("int32"))
+        for axis, letter in enumerate("yx")
+        for edge, values in (("0", grid.starts(axis)), ("1", grid.stops(axis)))
+    }
+    return result.assign_coords(bounds)
+
+
+def _unwrap(image: Any) -> tuple[da.Array, tuple[Hashable, ...], dict[Hashable, Any]]:
+    """The pixels as a dask array, the names of the leading dimensions, and their coordinates."""
+    array = image["image"] if isinstance(image, xr.Dataset) else image
+    pixels = da.asarray(getattr(array, "data", array) if isinstance(array, xr.DataArray) else array)
+    if pixels.ndim not in (2, 3) or pixels.dtype.kind not in "iuf":
+        raise UsageError(
+            f"an array of shape {pixels.shape} and type {pixels.dtype}",
+            expected="numbers of shape (y, x) or (frame, y, x)",
+            consequence="There are no frames in it",
+            remedy="select one image, or stack images along a first axis",
+        )
+    if not isinstance(array, xr.DataArray):
+        return pixels, ("frame",) if pixels.ndim == 3 else (), {}
+    lead = array.dims[:-2]
+    return pixels, lead, {n: c for n, c in array.coords.items() if set(c.dims) <= set(lead)}
+
+
+def _frame_maps(
+    pixels: da.Array,
+    invalid: da.Array | None,
+    grid: PatchGrid,
+    bundle: Bundle,
+    variables: tuple[Variable, ...],
+    calibration: tuple[str, str],
+) -> dict[str, da.Array]:
+    """Lazy maps of one frame: tiles may be computed on different workers, whatever the chunks are."""
+    token = tokenize(pixels, invalid, grid, bundle.digest, calibration)
+    model = dask.delayed(bundle.contents, name=f"model-{bundle.digest[:16]}", pure=True, traverse=False)
+    n_y, n_x = grid.shape
+    rows: list[list[Any]] = []
+    for top, bottom in _spans(n_y):
+        row = []
+        for left, right in _spans(n_x):
+            window, tile = _window(grid, top, bottom, left, right)
+            block = pixels[window].rechunk(-1).to_delayed().item()
+            bad = None if invalid is None else invalid[window].rechunk(-1).to_delayed().item()
+            name = f"quality-tile-{token}-{top}-{left}"
+            row.append(_score_tile(block, bad, tile, model, calibration, dask_key_name=name))
+        rows.append(row)
+    maps: dict[str, da.Array] = {}
+    for variable in (v for v in variables if not v.per_frame):
+        blocks = [
+            [
+                da.from_delayed(tile[variable.name], (b - t, r - s), variable.dtype)
+                for tile, (s, r) in zip(row, _spans(n_x), strict=True)
+            ]
+            for row, (t, b) in zip(rows, _spans(n_y), strict=True)
+        ]
+        maps[variable.name] = da.block(blocks)
+    summary = _summarise({n: m.rechunk(-1).to_delayed().item() for n, m in maps.items()}, model)
+    for variable in (v for v in variables if v.per_frame):
+        maps[variable.name] = da.from_delayed(summary[variable.name], (), variable.dtype)
+    return maps
+
+
+def _spans(count: int) -> Iterator[tuple[int, int]]:
+    """Bounds of consecutive tiles along one axis."""
+    return ((start, min(start + TILE, count)) for start in range(0, count, TILE))
+
+
+def _window(
+    grid: PatchGrid, top: int, bottom: int, left: int, right: int
+) -> tuple[tuple[slice, slice], tuple[np.ndarray, np.ndarray, int]]:
+    """The pixels that a tile of patches needs, and where its patches start within them."""
+    tops, lefts = grid.starts(0)[top:bottom], grid.starts(1)[left:right]
+    y = slice(int(tops[0]), int(grid.stops(0)[bottom - 1]))
+    x = slice(int(lefts[0]), int(grid.stops(1)[right - 1]))
+    return (y, x), (tops - y.start, lefts - x.start, grid.size)
+
+
+@dask.delayed(pure=True)
+def _score_tile(
+    pixels: np.ndarray,
+    invalid: np.ndarray | None,
+    tile: tuple[np.ndarray, np.ndarray, int],
+    model: bytes,
+    calibration: tuple[str, str],
+) -> dict[str, np.ndarray]:
+    """Per-patch variables of one tile, ``(tile_y, tile_x)`` each."""
+    tops, lefts, size = tile
+    y, x = (axis.ravel() for axis in np.meshgrid(tops, lefts, indexing="ij"))
+    patches = gather(pixels, y, x, size)
+    inside = np.ones(pixels.shape, dtype=bool) if invalid is None else ~invalid
+    valid = gather(inside, y, x, size)
+    with one_thread():
+        found = warm(model).score_patches(patches, valid, *calibration)
+    return {name: values.reshape(len(tops), len(lefts)) for name, values in found.items()}
+
+
+@dask.delayed(pure=True)
+def _summarise(maps: dict[str, np.ndarray], model: bytes) -> dict[str, np.ndarray]:
+    return warm(model).summarise(maps)
+
+
+def _attributes(bundle: Bundle, grid: PatchGrid) -> dict[str, Any]:
+    return {
+        "model": bundle.name, "method": bundle.method, "model_sha256": bundle.digest,
+        "patch": bundle.patch, "frame_shape": [grid.height, grid.width],
+    }  # fmt: skip

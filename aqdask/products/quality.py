@@ -1,0 +1,136 @@
+"""An archive in xarray: its frames, its quality maps, and the mask for any alpha, all lazy."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import dask.array as da
+import numpy as np
+import xarray as xr
+
+from aqdask.archive import layout, maps
+from aqdask.archive.frames import COORDINATES
+from aqdask.archive.ledger import Ledger
+from aqdask.errors import UsageError
+from aqdask.kernels.masking import bad_pixels, check_alpha
+from aqdask.specs import PatchGrid
+
+FRAME_CHUNKS = {"frame": 1, "y": -1, "x": -1}  # one frame is one shard and one block
+
+
+def open_frames(archive: str | os.PathLike[str]) -> xr.Dataset:
+    """The frames of an archive, lazily.
+
+    Returns
+    -------
+    xarray.Dataset
+        ``image`` (frame, y, x) in the frames' own type (absent after ``--no-pixels``), ``invalid`` (bool),
+        with one block a frame; coordinates ``frame_id``, ``time``, ``exptime``, ``filter``, ``camera``,
+        ``path``, ``hdu``, header cards, and ``state`` from the ledger.
+
+    Raises
+    ------
+    UsageError, ArchiveError
+        If there is no archive, or one that cannot be read.
+    """
+    root = layout.open_root(archive)
+    frames = xr.open_zarr(str(archive), group="frames", consolidated=False, chunks=FRAME_CHUNKS)
+    frames = frames.set_coords([name for name in COORDINATES if name in frames])
+    states = [entry.state for entry in Ledger(root["ledger"]).rows()]  # type: ignore[arg-type]
+    states += ["pending"] * (frames.sizes["frame"] - len(states))
+    state = xr.Variable(
+        "frame", np.array(states, dtype=np.dtypes.StringDType()), {"long_name": "ledger state"}
+    )
+    return frames.assign_coords(state=state)
+
+
+def quality_name(archive: str | os.PathLike[str], model: str | None = None) -> str:
+    """Name of the one quality group that ``model`` (a name, a digest, or the start of either) means.
+
+    Raises
+    ------
+    UsageError
+        If there is none, or several and ``model`` does not decide.
+    """
+    names = maps.names(layout.open_root(archive))
+    found = [n for n in names if model is None or n.startswith(model) or n.rpartition("-")[2] == model[:8]]
+    if len(found) == 1:
+        return found[0]
+    raise UsageError(
+        f"{archive} holds {'no' if not found else 'several'} quality groups"
+        + (f" for {model!r}" if model else ""),
+        expected=f"one of: {', '.join(names) or '(none yet)'}",
+        remedy="name one (model=, --model)" if names else "run `aqdask score` first",
+    )
+
+
+def open_quality(archive: str | os.PathLike[str], model: str | None = None) -> xr.Dataset:
+    """The quality maps of one model, lazily.
+
+    Parameters
+    ----------
+    archive : path
+        The archive.
+    model : str, optional
+        Name or digest of the model; needed where the archive holds several.
+
+    Returns
+    -------
+    xarray.Dataset
+        Per patch (frame, patch_y, patch_x): ``score`` (larger = worse), ``pvalue``, ``reason``, ``mae``;
+        per frame ``frame_score``; coordinates of the frames, patch bounds ``y0``, ``y1``, ``x0``, ``x1`` in
+        pixels, ``ra`` and ``dec`` of patch centres in degrees (NaN without WCS); and ``invalid``
+        (frame, y, x) where some pixels of the archive are not data.
+    """
+    name = quality_name(archive, model)
+    quality = xr.open_zarr(str(archive), group=f"quality/{name}", consolidated=False, chunks={})
+    quality = quality.set_coords([name for name in ("y0", "y1", "x0", "x1", "ra", "dec")])
+    frames = open_frames(archive)
+    quality = quality.assign_coords({n: c for n, c in frames.coords.items() if "header" not in str(n)})
+    entries = Ledger(layout.open_root(archive)["ledger"]).rows()  # type: ignore[arg-type]
+    if any(entry.invalid_pixels for entry in entries):
+        quality["invalid"] = frames["invalid"]
+    return quality
+
+
+def mask(quality: xr.Dataset, alpha: float) -> xr.DataArray:
+    """Bad pixels at a false-mask rate, lazily and without running the network.
+
+    Parameters
+    ----------
+    quality : Dataset
+        From `open_quality` or `aqdask.quality_of`.
+    alpha : float
+        Fraction of good patches that may be masked, in (0, 1).
+
+    Returns
+    -------
+    DataArray of bool, (..., y, x)
+        True = bad: p-value at or below alpha, no data, or a pixel that is not data itself. A patch that
+        overlaps its neighbour decides only over the pixels that it owns.
+
+    Raises
+    ------
+    UsageError
+        For an alpha outside (0, 1), or a dataset without ``pvalue``.
+    """
+    check_alpha(alpha)
+    if "pvalue" not in quality:
+        raise UsageError(
+            f"a dataset of {', '.join(map(str, quality)) or 'nothing'}",
+            expected="one with `pvalue`, from open_quality or quality_of",
+        )
+    pvalue = quality["pvalue"]
+    grid = PatchGrid(*(int(n) for n in quality.attrs["frame_shape"]), int(quality.attrs["patch"]))
+    lead = pvalue.dims[:-2]
+    data = da.asarray(pvalue.data)
+    data = data.rechunk({**dict.fromkeys(range(len(lead)), 1), data.ndim - 2: -1, data.ndim - 1: -1})
+    pixels = data.map_blocks(
+        bad_pixels, alpha, grid, dtype=bool, chunks=(*data.chunks[:-2], (grid.height,), (grid.width,))
+    )
+    if "invalid" in quality:
+        pixels = pixels | da.asarray(quality["invalid"].data)
+    coords: dict[Any, Any] = {n: c for n, c in quality.coords.items() if set(c.dims) <= set(lead)}
+    attributes = {"long_name": "pixel is bad", "alpha": alpha}
+    return xr.DataArray(pixels, dims=(*lead, "y", "x"), coords=coords, name="mask", attrs=attributes)

@@ -1,0 +1,123 @@
+"""The table of frames, one row a frame or source, as Parquet and ECSV."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from astropy.table import Table
+from astropy.time import Time
+
+from aqdask.archive import layout
+from aqdask.archive.frames import NO_TIME, FrameStore
+from aqdask.archive.ledger import DONE, Entry, Ledger
+from aqdask.archive.maps import QualityStore
+
+COLUMNS: dict[str, tuple[pa.DataType, str]] = {
+    "frame_id": (pa.string(), "path below the source root, with the HDU where needed"),
+    "path": (pa.string(), "source file"),
+    "row": (pa.int64(), "position along `frame` in the archive, -1 for none"),
+    "time": (pa.timestamp("us", tz="UTC"), "start of the exposure"),
+    "exptime": (pa.float64(), "exposure time in seconds"),
+    "filter": (pa.string(), "filter"),
+    "camera": (pa.string(), "instrument, with binning where it is not 1 x 1"),
+    "masked_fraction": (pa.float64(), "fraction of the frame's pixels that are masked"),
+    "frame_score": (pa.float64(), "score of the frame, larger = worse"),
+    "state": (pa.string(), "done, quarantined or pending"),
+    "reason": (pa.string(), "why it is quarantined"),
+    "sha256": (pa.string(), "of the source file"),
+    "dq_file": (pa.string(), "exported mask"),
+}
+
+
+def frame_table(
+    archive: str | os.PathLike[str],
+    quality: str = "",
+    masked: Mapping[int, tuple[float, str]] | None = None,
+) -> pa.Table:
+    """Everything that is known of every frame and source of an archive.
+
+    Parameters
+    ----------
+    archive : path
+        The archive.
+    quality : str
+        Name of a quality group, for the frame score and the state; empty: the state of the pixels.
+    masked : mapping, optional
+        Row to (masked fraction, exported file).
+
+    Returns
+    -------
+    pyarrow.Table
+        `COLUMNS`, in the archive's frame order, then the sources that gave no frame.
+    """
+    frames = FrameStore.open(archive)
+    ledger = Ledger(layout.open_root(archive)["ledger"])  # type: ignore[arg-type]
+    known = {n: frames.coordinate(n) for n in ("time", "exptime", "filter", "camera")}
+    scores = None
+    if quality and "frame_score" in (store := QualityStore.open(archive, quality)).frame_variables:
+        scores = np.asarray(store.group["frame_score"][:])  # type: ignore[index]
+    columns: dict[str, list[Any]] = {name: [] for name in COLUMNS}
+    for entry in [*ledger.rows(), *ledger.rejected()]:
+        state, reason = _standing(entry, quality)
+        fraction, name = (masked or {}).get(entry.row, (None, ""))
+        about = {
+            name: _plain(column[entry.row]) if entry.row >= 0 else None for name, column in known.items()
+        }
+        about["time"] = None if about["time"] == NO_TIME else about["time"]
+        score = None if scores is None or entry.row < 0 or np.isnan(scores[entry.row]) else scores[entry.row]
+        values = about | {
+            "frame_id": entry.frame_id, "path": entry.path, "row": entry.row, "state": state, "reason": reason,
+            "sha256": entry.sha256, "masked_fraction": fraction, "frame_score": score, "dq_file": name,
+        }  # fmt: skip
+        for column, value in values.items():
+            columns[column].append(value)
+    fields = [pa.field(n, kind, metadata={"description": text}) for n, (kind, text) in COLUMNS.items()]
+    return pa.table({n: pa.array(columns[n], COLUMNS[n][0]) for n in COLUMNS}, schema=pa.schema(fields))
+
+
+def write_table(table: pa.Table, folder: Path, stem: str = "frames") -> tuple[Path, Path]:
+    """Write ``<stem>.parquet`` and ``<stem>.ecsv`` and return their paths."""
+    parquet, ecsv = folder / f"{stem}.parquet", folder / f"{stem}.ecsv"
+    try:
+        pq.write_table(table, parquet)
+        _astropy(table).write(ecsv, format="ascii.ecsv", overwrite=True)
+    except OSError as error:
+        raise layout.write_failed(folder, error) from error
+    return parquet, ecsv
+
+
+def _astropy(table: pa.Table) -> Table:
+    """The same as an astropy table: ISO times, NaN and empty strings for what is unknown."""
+    result = Table()
+    for field in table.schema:
+        values = table[field.name].to_pylist()
+        if pa.types.is_timestamp(field.type):
+            values = [Time(v.replace(tzinfo=None), scale="utc").isot if v else "" for v in values]
+        elif pa.types.is_floating(field.type):
+            values = [float("nan") if v is None else v for v in values]
+        elif pa.types.is_string(field.type):
+            values = [v or "" for v in values]
+        result[field.name] = values if values else np.array([], dtype="U1")
+        result[field.name].description = field.metadata[b"description"].decode()
+    return result
+
+
+def _standing(entry: Entry, quality: str) -> tuple[str, str]:
+    if entry.state != DONE or not quality:
+        return entry.state, entry.reason
+    score = entry.scores.get(quality)
+    if score is None or entry.score_pending(quality):
+        return "pending", ""
+    return score.state, score.reason
+
+
+def _plain(value: Any) -> Any:
+    """A numpy scalar as Python's own type; NaN as unknown."""
+    found = value.item() if isinstance(value, np.generic) else str(value)
+    return None if isinstance(found, float) and np.isnan(found) else found
