@@ -250,7 +250,7 @@ class TrainSpec:
     method: str = "paper"
     name: str = "model"
     patch: int = PATCH
-    steps: int = 1500
+    steps: int = 1000
     batch: int = 64
     seed: int = 0
     learning_rate: float = 1e-3

@@ -180,7 +180,7 @@ def _notes(table: ScoreTable, frames: int) -> tuple[str, ...]:
     if frames < FEW_FRAMES:
         notes.append(
             f"Calibrated on {frames} frames: the patches of one frame are alike, so the share of good "
-            "patches masked may differ from alpha by a factor of two or more; with 20 calibration frames it is close."
+            "patches masked may differ from alpha by a factor of two or more; 20 frames bring it close."
         )
     return tuple(notes)
 
