@@ -16,9 +16,9 @@ import numpy as np
 import zarr
 from zarr.codecs import ZstdCodec
 
-from aqdask.archive import layout
+from aqdask.archive import fits, layout
 from aqdask.errors import FrameError
-from aqdask.specs import ArchiveSpec, FrameInfo
+from aqdask.specs import ArchiveSpec, Card, FrameInfo
 
 NO_TIME = int(np.iinfo("int64").min)  # xarray decodes it as NaT
 
@@ -158,6 +158,42 @@ class FrameStore:
 
     def _array(self, name: str) -> zarr.Array:
         return self.group[name]  # type: ignore[return-value]
+
+
+@dataclass(frozen=True)
+class ChosenFrames:
+    """Some frames of an archive, by row: what training reads from."""
+
+    store: FrameStore
+    rows: tuple[int, ...]
+
+    @property
+    def ids(self) -> list[str]:
+        """Frame ids, in the order of the rows."""
+        column = self.store.coordinate("frame_id")
+        return [str(column[row]) for row in self.rows]
+
+    @property
+    def cards(self) -> list[Card]:
+        """Time, exposure, filter and camera of each frame."""
+        names = ("time", "exptime", "filter", "camera")
+        columns = [self.store.coordinate(name) for name in names]
+        cards = []
+        for row in self.rows:
+            time, exptime, band, camera = (column[row] for column in columns)
+            known = None if time == NO_TIME else int(time)
+            cards.append(Card(known, float(exptime), str(band), str(camera)))
+        return cards
+
+    def read(self, position: int) -> tuple[np.ndarray, np.ndarray | None]:
+        """Pixels and invalid mask of one frame; from its source where the archive keeps no pixels."""
+        row = self.rows[position]
+        if self.store.spec.pixels:
+            return self.store.read(row)
+        at = slice(row, row + 1)
+        path, hdu = str(self.store.coordinate("path", at)[0]), int(self.store.coordinate("hdu", at)[0])
+        frame = fits.read_frame(path, hdu, self.store.spec.read)
+        return frame.image, frame.invalid
 
 
 def check_fits(spec: ArchiveSpec, shape: tuple[int, ...], dtype: object) -> None:

@@ -68,6 +68,15 @@ class Entry:
             return True
         return score.state == DONE and score.source != self.crc32c
 
+    def standing(self, quality: str = "") -> tuple[str, str]:
+        """State and reason of the frame: of its pixels, or with ``quality`` of the frame as scored."""
+        if self.state != DONE or not quality:
+            return self.state, self.reason
+        if self.score_pending(quality):
+            return PENDING, ""
+        score = self.scores[quality]
+        return score.state, score.reason
+
 
 class Ledger:
     """The state of every frame of an archive, and the only way to change it.

@@ -55,6 +55,7 @@ class QualityStore:
         variables: Sequence[Variable],
         grid: PatchGrid,
         attributes: dict[str, Any],
+        bundle: bytes,
     ) -> QualityStore:
         """Make the group with no frame in it, or return it as it is if it is there."""
         if name in names(root):
@@ -71,9 +72,20 @@ class QualityStore:
                     attributes={"long_name": f"{side} of the patch along {letter}", "units": "pixel"},
                 )  # fmt: skip
                 bounds[:] = values
+        data = np.frombuffer(bundle, dtype="uint8")
+        stored = group.create_array(
+            "bundle", shape=data.shape, dtype="uint8", chunks=data.shape, dimension_names=("byte",),
+            compressors=[ZstdCodec(level=1, checksum=True)],
+            attributes={"long_name": "the model bundle itself, a safetensors file"},
+        )  # fmt: skip
+        stored[:] = data
         # written last: a group without it was cut off while being made and is made anew
         group.attrs.update({**attributes, "complete": True})
         return cls(group)
+
+    def bundle(self) -> bytes:
+        """The model bundle that made these maps: an archive can always be scored and repaired again."""
+        return np.asarray(self._array("bundle")[:]).tobytes()
 
     @property
     def variables(self) -> tuple[str, ...]:

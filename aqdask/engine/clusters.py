@@ -159,7 +159,7 @@ def _with_workers(client: Client, cluster: str) -> DaskExecutor:
             f"--cluster {cluster} sent no worker within {config.get('worker-timeout')}",
             expected="at least one worker",
             consequence="Nothing was done",
-            remedy="look at the queue (squeue) or the workers' logs; aqdask.worker-timeout is how long to wait",
+            remedy="look at squeue or the workers' logs; aqdask.worker-timeout is how long to wait",
         ) from error
     return DaskExecutor(client)
 

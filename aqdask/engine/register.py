@@ -115,7 +115,7 @@ def _register_page(
 def probe(paths: Sequence[str], read: ReadSpec, executor: Executor, reporter: Reporter) -> dict[str, Found]:
     """Look into the headers of files: their frames, or why there are none, by path."""
     found: dict[str, Found] = {}
-    for answers in collect(executor, ProbeJob(read), plan.slices(paths, PROBES), stage="look"):
+    for _, answers in collect(executor, ProbeJob(read), plan.slices(paths, PROBES), stage="look"):
         found.update(answers)
         reporter.advance(len(answers), sum(isinstance(answer, str) for _, answer in answers))
     return found
@@ -132,7 +132,7 @@ def _rehash(
     paths = [source.path for source in scanned if any(e.state == DONE for e in known.get(source.path, ()))]
     by_path = {source.path: source for source in scanned}
     reporter.start("hash", len(paths), "sources")
-    for answers in collect(executor, hash_sources, plan.slices(paths, PROBES), stage="hash"):
+    for _, answers in collect(executor, hash_sources, plan.slices(paths, PROBES), stage="hash"):
         for path, digest in answers:
             for entry in known[path]:
                 same = digest == entry.sha256

@@ -171,14 +171,14 @@ def _cannot_import(error: ImportError) -> ClusterError:
 
 def collect(
     executor: Executor, function: Callable[[T], list[R]], items: Iterable[T], *, stage: str
-) -> Iterator[list[R]]:
-    """Run a function that only reads; an exception of any kind ends the run."""
-    for _, result in executor.run(function, WorkQueue(items), stage=stage):
+) -> Iterator[tuple[T, list[R]]]:
+    """Run a function that only reads, yield ``(item, result)``; an exception of any kind ends the run."""
+    for item, result in executor.run(function, WorkQueue(items), stage=stage):
         if isinstance(result, ImportError):
             raise _cannot_import(result)
         if isinstance(result, Exception):
             raise result
-        yield result
+        yield item, result
 
 
 def group_name(bundle: Bundle) -> str:
@@ -194,7 +194,9 @@ def quality_store(archive: OpenArchive, bundle: Bundle) -> QualityStore:
         "patch": bundle.patch, "frame_shape": list(archive.spec.shape),
     }  # fmt: skip
     grid = PatchGrid(*archive.spec.shape, bundle.patch)
-    store = QualityStore.create(archive.root, group_name(bundle), variables, grid, attributes)
+    store = QualityStore.create(
+        archive.root, group_name(bundle), variables, grid, attributes, bundle.contents
+    )
     store.grow(len(archive.ledger.rows()))
     return store
 
@@ -203,11 +205,7 @@ def summarise(path: str, ledger: Ledger, quality: str = "", *, worked: int = 0) 
     """How an archive stands, for the pixels and for one quality group where one is named."""
     summary = Summary(path, worked=worked)
     for entry in ledger.entries.values():
-        state, reason = entry.state, entry.reason
-        if state == DONE and quality:
-            score = entry.scores.get(quality)
-            state = PENDING if score is None or entry.score_pending(quality) else score.state
-            reason = score.reason if score else ""
+        state, reason = entry.standing(quality)
         summary.done += state == DONE
         summary.pending += state == PENDING
         if state == QUARANTINED:

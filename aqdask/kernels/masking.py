@@ -23,7 +23,7 @@ def check_alpha(alpha: float) -> float:
 
 
 def bad_patches(pvalue: np.ndarray, alpha: float) -> np.ndarray:
-    """Which patches are masked, bool of the same shape: p-value at or below ``alpha``, or no p-value (NaN)."""
+    """Which patches are masked, bool, same shape: p-value at or below ``alpha``, or no p-value (NaN)."""
     return ~(pvalue > alpha)
 
 

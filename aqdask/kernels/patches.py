@@ -65,8 +65,15 @@ def valid_range(invalid: np.ndarray | None, grid: PatchGrid, first: int, stop: i
     invalid : ndarray (H, W) of bool, or None
         True where a pixel is not data; None: every pixel of the frame is data.
     """
-    if invalid is not None:
-        return cut_range(~np.asarray(invalid, dtype=bool), grid, first, stop)
+    inside = _inside(grid, first, stop)
+    if invalid is None:
+        return inside
+    valid = ~cut_range(np.asarray(invalid, dtype=bool), grid, first, stop)
+    return valid if inside is None else valid & inside
+
+
+def _inside(grid: PatchGrid, first: int, stop: int) -> np.ndarray | None:
+    """Which pixels of a run of patches lie in the frame, bool ``(n, P, P)``; None where all do."""
     if min(grid.height, grid.width) >= grid.size:
         return None
     rows, columns = np.divmod(np.arange(first, stop), grid.shape[1])

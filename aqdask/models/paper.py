@@ -9,7 +9,7 @@ against patches of held-out reference frames, in place of a threshold by hand), 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import torch
@@ -158,9 +158,13 @@ class PaperScorer:
         """
         grid = PatchGrid(image.shape[0], image.shape[1], self.patch)
         result = self._maps(self._errors.of_frame(image, invalid, grid), camera, filter)
-        scored = result["mae"][~np.isnan(result["mae"])]
+        return result | self.summarise(result)
+
+    def summarise(self, maps: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The per-frame variables, 0-d, from the per-patch maps of a whole frame."""
+        scored = maps["mae"][~np.isnan(maps["mae"])]
         mean = scored.mean(dtype=np.float64) if scored.size else np.nan
-        return result | {"frame_score": np.array(mean, dtype=np.float32)}
+        return {"frame_score": np.array(mean, dtype=np.float32)}
 
     def score_patches(
         self, patches: np.ndarray, valid: np.ndarray | None = None, camera: str = "", filter: str = ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 import numpy as np
@@ -43,6 +43,9 @@ class Scorer(Protocol):
         self, patches: np.ndarray, valid: np.ndarray | None = None, camera: str = "", filter: str = ""
     ) -> dict[str, np.ndarray]:
         """Per-patch variables ``(n,)`` of patches ``(n, P, P)``; the same bits as in `score_frame`."""
+
+    def summarise(self, maps: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Per-frame variables, 0-d, from the per-patch maps ``(n_y, n_x)`` of a whole frame."""
 
 
 _METHODS: dict[str, Callable[[Bundle, str], Scorer]] = {"paper": PaperScorer}

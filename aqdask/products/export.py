@@ -14,7 +14,7 @@ from astropy.wcs import WCS
 from aqdask import flags
 from aqdask.archive import layout
 from aqdask.archive.frames import FrameStore
-from aqdask.archive.headers import parse, quiet
+from aqdask.archive.cards import parse, quiet
 from aqdask.archive.manifest import safe_name
 from aqdask.archive.maps import QualityStore
 from aqdask.kernels.masking import bad_pixels, dq_image

@@ -85,7 +85,7 @@ def open_quality(archive: str | os.PathLike[str], model: str | None = None) -> x
     """
     name = quality_name(archive, model)
     quality = xr.open_zarr(str(archive), group=f"quality/{name}", consolidated=False, chunks={})
-    quality = quality.set_coords([name for name in ("y0", "y1", "x0", "x1", "ra", "dec")])
+    quality = quality.drop_vars("bundle").set_coords(["y0", "y1", "x0", "x1", "ra", "dec"])
     frames = open_frames(archive)
     quality = quality.assign_coords({n: c for n, c in frames.coords.items() if "header" not in str(n)})
     entries = Ledger(layout.open_root(archive)["ledger"]).rows()  # type: ignore[arg-type]
@@ -122,7 +122,8 @@ def mask(quality: xr.Dataset, alpha: float) -> xr.DataArray:
             expected="one with `pvalue`, from open_quality or quality_of",
         )
     pvalue = quality["pvalue"]
-    grid = PatchGrid(*(int(n) for n in quality.attrs["frame_shape"]), int(quality.attrs["patch"]))
+    height, width = (int(n) for n in quality.attrs["frame_shape"])
+    grid = PatchGrid(height, width, int(quality.attrs["patch"]))
     lead = pvalue.dims[:-2]
     data = da.asarray(pvalue.data)
     data = data.rechunk({**dict.fromkeys(range(len(lead)), 1), data.ndim - 2: -1, data.ndim - 1: -1})

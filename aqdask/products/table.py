@@ -15,7 +15,7 @@ from astropy.time import Time
 
 from aqdask.archive import layout
 from aqdask.archive.frames import NO_TIME, FrameStore
-from aqdask.archive.ledger import DONE, Entry, Ledger
+from aqdask.archive.ledger import Ledger
 from aqdask.archive.maps import QualityStore
 
 COLUMNS: dict[str, tuple[pa.DataType, str]] = {
@@ -64,7 +64,7 @@ def frame_table(
         scores = np.asarray(store.group["frame_score"][:])  # type: ignore[index]
     columns: dict[str, list[Any]] = {name: [] for name in COLUMNS}
     for entry in [*ledger.rows(), *ledger.rejected()]:
-        state, reason = _standing(entry, quality)
+        state, reason = entry.standing(quality)
         fraction, name = (masked or {}).get(entry.row, (None, ""))
         about = {
             name: _plain(column[entry.row]) if entry.row >= 0 else None for name, column in known.items()
@@ -72,8 +72,9 @@ def frame_table(
         about["time"] = None if about["time"] == NO_TIME else about["time"]
         score = None if scores is None or entry.row < 0 or np.isnan(scores[entry.row]) else scores[entry.row]
         values = about | {
-            "frame_id": entry.frame_id, "path": entry.path, "row": entry.row, "state": state, "reason": reason,
-            "sha256": entry.sha256, "masked_fraction": fraction, "frame_score": score, "dq_file": name,
+            "frame_id": entry.frame_id, "path": entry.path, "row": entry.row, "sha256": entry.sha256,
+            "state": state, "reason": reason, "masked_fraction": fraction, "frame_score": score,
+            "dq_file": name,
         }  # fmt: skip
         for column, value in values.items():
             columns[column].append(value)
@@ -106,15 +107,6 @@ def _astropy(table: pa.Table) -> Table:
         result[field.name] = values if values else np.array([], dtype="U1")
         result[field.name].description = field.metadata[b"description"].decode()
     return result
-
-
-def _standing(entry: Entry, quality: str) -> tuple[str, str]:
-    if entry.state != DONE or not quality:
-        return entry.state, entry.reason
-    score = entry.scores.get(quality)
-    if score is None or entry.score_pending(quality):
-        return "pending", ""
-    return score.state, score.reason
 
 
 def _plain(value: Any) -> Any:

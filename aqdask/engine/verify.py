@@ -1,0 +1,169 @@
+"""Prove that an archive is complete and that its bytes are what was written; redo what is not."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from aqdask.archive import layout, maps
+from aqdask.archive.frames import COORDINATES, FrameStore
+from aqdask.archive.ledger import DONE, PENDING, Entry, Ledger
+from aqdask.archive.maps import QualityStore
+from aqdask.engine import plan
+from aqdask.engine.executors import Executor
+from aqdask.engine.reporter import Reporter
+from aqdask.engine.runner import OpenArchive, collect, process, writing
+from aqdask.engine.tasks import VerifyJob
+from aqdask.models.bundle import Bundle
+
+FRAMES_PER_TASK = 8
+
+
+@dataclass
+class Verification:
+    """What `verify` found.
+
+    Parameters
+    ----------
+    checked : int
+        Frames whose stored bytes were read again.
+    damage : list of (str, str, str)
+        ``(frame_id, where, what)``; ``where`` is 'frames' or the name of a quality group.
+    incomplete : list of (str, str)
+        ``(frame_id, what)``: pending, or not scored by a model that scored others.
+    repaired : list of str
+        Frame ids that ``repair`` made good again.
+    counts : dict
+        Entries by state.
+    """
+
+    checked: int = 0
+    damage: list[tuple[str, str, str]] = field(default_factory=list)
+    incomplete: list[tuple[str, str]] = field(default_factory=list)
+    repaired: list[str] = field(default_factory=list)
+    counts: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def sound(self) -> bool:
+        """Nothing is damaged and nothing is missing."""
+        return not self.damage and not self.incomplete
+
+
+def verify(
+    path: str | os.PathLike[str],
+    executor: Executor,
+    reporter: Reporter,
+    *,
+    sample: float = 1.0,
+    seed: int = 0,
+    repair: bool = False,
+) -> Verification:
+    """Check completeness, and stored checksums of all frames or of a random ``sample`` of them.
+
+    With ``repair``, what is damaged is made again, pixels from their sources and maps with the model that is
+    kept beside them, and checked once more.
+    """
+    root = layout.open_root(path)
+    ledger, names = Ledger(root["ledger"]), maps.names(root)  # type: ignore[arg-type]
+    entries = _chosen(ledger.rows(), sample, seed)
+    found = Verification(len(entries), counts=ledger.counts())
+    found.damage = _columns(path, names) + _damage(path, entries, names, executor, reporter)
+    found.incomplete = _incomplete(path, ledger, names)
+    if repair and not found.sound:
+        broken = {frame_id for frame_id, _, _ in found.damage}
+        with writing(path) as archive:
+            _repair(archive, found, names, executor, reporter)
+        again = verify(path, executor, reporter, sample=1.0)
+        again.repaired = sorted(broken - {frame_id for frame_id, _, _ in again.damage})
+        return again
+    return found
+
+
+def _chosen(rows: list[Entry], sample: float, seed: int) -> list[Entry]:
+    if sample >= 1:
+        return rows
+    count = min(len(rows), max(1, round(sample * len(rows))))
+    picked = np.random.default_rng(seed).choice(len(rows), size=count, replace=False)
+    return [rows[position] for position in sorted(picked)]
+
+
+def _damage(
+    path: str | os.PathLike[str],
+    entries: list[Entry],
+    names: list[str],
+    executor: Executor,
+    reporter: Reporter,
+) -> list[tuple[str, str, str]]:
+    """Compare every stored checksum of ``entries``."""
+    items = []
+    for entry in entries:
+        pixels = entry.crc32c if entry.state == DONE else ""
+        scores = {n: s.crc32c for n in names if (s := entry.scores.get(n)) and s.state == DONE}
+        items.append((entry.row, pixels, scores))
+    ids = {entry.row: entry.frame_id for entry in entries}
+    reporter.start("verify", len(items))
+    job = VerifyJob(str(Path(path).absolute()), tuple(names))
+    damage = []
+    batches = plan.slices(items, FRAMES_PER_TASK)
+    for batch, answers in collect(executor, job, batches, stage="verify"):
+        damage += [(ids[row], where, what) for row, where, what in answers]
+        reporter.advance(len(batch), len({row for row, _, _ in answers}))
+    reporter.finish()
+    return sorted(damage)
+
+
+def _columns(path: str | os.PathLike[str], names: list[str]) -> list[tuple[str, str, str]]:
+    """The small arrays that go with all frames: coordinates and frame-level values must decode."""
+    frames = FrameStore.open(path)
+    arrays = [("frames", name, frames.group) for name in COORDINATES]
+    for name in names:
+        store = QualityStore.open(path, name)
+        arrays += [(name, variable, store.group) for variable in (*store.frame_variables, "bundle")]
+    damage = []
+    for where, name, group in arrays:
+        try:
+            np.asarray(group[name][:])  # type: ignore[index]
+        except (ValueError, RuntimeError, OSError) as error:
+            what = f"cannot be decoded ({type(error).__name__}: {' '.join(str(error).split())[:120]})"
+            damage.append((f"(all frames: {name})", where, what))
+    return damage
+
+
+def _incomplete(path: str | os.PathLike[str], ledger: Ledger, names: list[str]) -> list[tuple[str, str]]:
+    """Frames that are not finished, and a ledger and arrays that disagree on how many there are."""
+    rows = ledger.rows()
+    found = [(e.frame_id, "not taken in yet (resume the ingest)") for e in rows if e.state == PENDING]
+    for name in names:
+        found += [
+            (e.frame_id, f"not scored by {name} yet (resume the score)")
+            for e in rows
+            if e.state == DONE and e.standing(name)[0] == PENDING
+        ]
+    stored = len(FrameStore.open(path))
+    if stored != len(rows) or [e.row for e in rows] != list(range(len(rows))):
+        found.append(("(archive)", f"{stored} rows are stored, the ledger knows {len(rows)}"))
+    return found
+
+
+def _repair(
+    archive: OpenArchive, found: Verification, names: list[str], executor: Executor, reporter: Reporter
+) -> None:
+    """Make damaged frames pending and run what is pending again."""
+    entries = archive.ledger.entries
+    for frame_id, where, _ in found.damage:
+        if where != "frames" or frame_id not in entries:
+            continue
+        if Path(entries[frame_id].path).exists():
+            archive.ledger.append([{"event": "ingest", "frame_id": frame_id, "state": PENDING}])
+        else:  # what is left of it may be worth more than nothing
+            reporter.say(f"{frame_id} cannot be repaired: its source {entries[frame_id].path} is gone")
+    archive.ledger.flush()
+    process(archive, executor, reporter, ingest=True)
+    for name in names:
+        broken = {frame_id for frame_id, where, _ in found.damage if where == name}
+        rows = frozenset(entries[frame_id].row for frame_id in broken if frame_id in entries)
+        bundle = Bundle.from_bytes(QualityStore.open(archive.path, name).bundle())
+        process(archive, executor, reporter, ingest=False, bundle=bundle, redo=rows)
