@@ -59,7 +59,7 @@ class PatchErrors:
     """MAE of patches under one network, the same bits however the patches are grouped.
 
     Training calibrates with this very class, so that reference and input scores are comparable. A frame of
-    4096 x 4096 takes 1.1 to 1.5 s on one core in fp32 (four fifths in the network) and 40 MB beside it.
+    4096 x 4096 takes 1.1 to 1.5 s on one core in fp32 (four fifths in the network) and under 40 MB beside it.
 
     Parameters
     ----------
