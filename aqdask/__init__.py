@@ -1,0 +1,72 @@
+"""aqdask: patch quality scores and masks for archives of large astronomical frames, on Dask.
+
+    import aqdask as aq
+
+    aq.ingest("night/*.fits.fz", "night.zarr")
+    model = aq.train("night.zarr", out="camera.safetensors")
+    aq.score("night.zarr", model)
+    quality = aq.open_quality("night.zarr")
+    mask = aq.mask(quality, alpha=0.01)
+
+Functions run on the Dask client of this process if there is one, else in this process; ``cluster=`` names
+another place (``local``, ``slurm:FILE``, ``tcp://...``).
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from aqdask.api import (
+        Bundle,
+        Summary,
+        Verification,
+        export,
+        ingest,
+        load_model,
+        mask,
+        open_frames,
+        open_quality,
+        quality_of,
+        run,
+        score,
+        select,
+        train,
+        verify,
+    )
+    from aqdask.errors import AqdaskError
+    from aqdask.version import __version__
+
+__all__ = [
+    "AqdaskError",
+    "Bundle",
+    "Summary",
+    "Verification",
+    "__version__",
+    "export",
+    "ingest",
+    "load_model",
+    "mask",
+    "open_frames",
+    "open_quality",
+    "quality_of",
+    "run",
+    "score",
+    "select",
+    "train",
+    "verify",
+]
+
+_ELSEWHERE = {"AqdaskError": "aqdask.errors", "__version__": "aqdask.version"}
+
+
+def __getattr__(name: str) -> Any:
+    """Load the API when it is first used: ``aqdask --help`` needs no torch."""
+    if name not in __all__:
+        raise AttributeError(f"module 'aqdask' has no attribute {name!r}")
+    return getattr(importlib.import_module(_ELSEWHERE.get(name, "aqdask.api")), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -160,30 +160,29 @@ class FrameStore:
         return self.group[name]  # type: ignore[return-value]
 
 
-@dataclass(frozen=True)
+@dataclass
 class ChosenFrames:
-    """Some frames of an archive, by row: what training reads from."""
+    """Some frames of an archive, by row: what training reads from.
+
+    ``cards`` are time, exposure, filter and camera of each frame.
+    """
 
     store: FrameStore
     rows: tuple[int, ...]
+    ids: Sequence[str]
+    cards: Sequence[Card]
 
-    @property
-    def ids(self) -> list[str]:
-        """Frame ids, in the order of the rows."""
-        column = self.store.coordinate("frame_id")
-        return [str(column[row]) for row in self.rows]
-
-    @property
-    def cards(self) -> list[Card]:
-        """Time, exposure, filter and camera of each frame."""
-        names = ("time", "exptime", "filter", "camera")
-        columns = [self.store.coordinate(name) for name in names]
-        cards = []
-        for row in self.rows:
-            time, exptime, band, camera = (column[row] for column in columns)
+    @classmethod
+    def of(cls, store: FrameStore, rows: Sequence[int]) -> ChosenFrames:
+        """The frames of these rows, in this order."""
+        names = ("frame_id", "time", "exptime", "filter", "camera")
+        columns = [store.coordinate(name)[list(rows)] for name in names]
+        ids, cards = [], []
+        for frame_id, time, exptime, band, camera in zip(*columns, strict=True):
+            ids.append(str(frame_id))
             known = None if time == NO_TIME else int(time)
             cards.append(Card(known, float(exptime), str(band), str(camera)))
-        return cards
+        return cls(store, tuple(rows), ids, cards)
 
     def read(self, position: int) -> tuple[np.ndarray, np.ndarray | None]:
         """Pixels and invalid mask of one frame; from its source where the archive keeps no pixels."""

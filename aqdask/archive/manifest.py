@@ -13,6 +13,7 @@ import re
 import stat
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
 from itertools import count
 from pathlib import Path
 
@@ -22,7 +23,8 @@ from aqdask.specs import Source
 # What counts as FITS inside a folder; files named, listed or globbed are taken whatever they are called.
 SUFFIXES = (".fits", ".fit", ".fts", ".fits.fz", ".fz", ".mt")
 COMPRESSIONS = ("", ".gz", ".bz2", ".z")
-ENDINGS = tuple(suffix + compression for suffix in SUFFIXES for compression in COMPRESSIONS)
+# A compressed file may be anything: it is looked into, and quarantined where it is no FITS.
+ENDINGS = (*(s + c for s in SUFFIXES for c in COMPRESSIONS), *filter(None, COMPRESSIONS))
 EXTENSION = re.compile(r"(\.(fits|fit|fts|mt))?(\.fz)?(\.(gz|bz2|z))?$", re.IGNORECASE)
 LONGEST_NAME = 180  # file systems take 255 bytes; products add endings of their own
 
@@ -96,6 +98,28 @@ def assign_ids(sources: Iterable[Source], known: Mapping[str, str]) -> dict[str,
             taken.add(name)
         result[source.path] = name
     return result
+
+
+def match_frames(ids: Sequence[str], patterns: Sequence[str]) -> list[str]:
+    """The ids that equal or match (``L/*``) one of ``patterns``, in the order of ``ids``.
+
+    Raises
+    ------
+    UsageError
+        For a pattern without any frame.
+    """
+    chosen: set[str] = set()
+    for pattern in patterns:
+        found = [frame_id for frame_id in ids if frame_id == pattern or fnmatchcase(frame_id, pattern)]
+        if not found:
+            raise UsageError(
+                f"no frame {pattern!r}",
+                expected=f"a frame id or pattern of one of the {len(ids)} frames"
+                + (f", for example {ids[0]!r}" if ids else ""),
+                remedy="`aqdask info ARCHIVE --frames` lists them",
+            )
+        chosen.update(found)
+    return [frame_id for frame_id in ids if frame_id in chosen]
 
 
 def safe_name(frame_id: str) -> str:

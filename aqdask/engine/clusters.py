@@ -22,6 +22,7 @@ from aqdask.engine import config
 from aqdask.engine.executors import DaskExecutor, Executor, SerialExecutor
 from aqdask.errors import ClusterError, UsageError
 
+Cluster = str | Executor | None
 KINDS = "serial, local[:WORKERS], cuda, slurm[:FILE], or the address of a scheduler (tcp://host:port)"
 
 
@@ -63,6 +64,16 @@ def connect(cluster: str | None = None) -> Iterator[Executor]:
             yield _with_workers(client, cluster)
     else:
         raise UsageError(f"--cluster {cluster}", expected=KINDS, consequence="Nothing was started")
+
+
+@contextlib.contextmanager
+def executor_of(cluster: Cluster) -> Iterator[Executor]:
+    """The executor itself, or one for a cluster by name (`aqdask.engine.clusters.connect`)."""
+    if cluster is None or isinstance(cluster, str):
+        with connect(cluster) as executor:
+            yield executor
+    else:
+        yield cluster
 
 
 def _local(argument: str) -> Any:

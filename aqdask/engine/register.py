@@ -58,7 +58,8 @@ def register(
         _rehash(archive.ledger, scanned, known, executor, reporter)
     wanted = [source for source in scanned if _is_new(source, known.get(source.path, ()), retry)]
     wanted.sort(key=lambda source: ids[source.path])
-    reporter.start("look", len(wanted), "sources")
+    unseen = [source.path for source in wanted if source.path not in (probed or {})]
+    reporter.start("look", len(unseen), "sources")
     for page in plan.slices(wanted, PAGE):
         found = dict(probed or {})
         found |= probe([s.path for s in page if s.path not in found], archive.spec.read, executor, reporter)

@@ -1,119 +1,66 @@
-"""What leaves the archive: FITS DQ images named after their frames."""
+"""Masks and the table of frames of a whole archive, cut on the workers."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from astropy.io import fits
-from astropy.wcs import WCS
+import pyarrow as pa
 
-from aqdask import flags
 from aqdask.archive import layout
-from aqdask.archive.frames import FrameStore
-from aqdask.archive.cards import parse, quiet
-from aqdask.archive.manifest import safe_name
-from aqdask.archive.maps import QualityStore
-from aqdask.kernels.masking import bad_pixels, dq_image
-from aqdask.specs import PatchGrid
-from aqdask.version import __version__
+from aqdask.archive.ledger import Ledger
+from aqdask.engine import plan
+from aqdask.engine.executors import Executor
+from aqdask.engine.reporter import Reporter
+from aqdask.engine.runner import collect
+from aqdask.products.dq import ExportJob
+from aqdask.products.table import frame_table, write_table
+
+PathLike = str | os.PathLike[str]
+FRAMES_PER_TASK = 4
 
 
-@dataclass(frozen=True)
-class ExportJob:
-    """Cut masks from stored p-values and write them as FITS; no network, and no pixel but the invalid ones.
-
-    Parameters
-    ----------
-    archive, quality : str
-        The archive and its quality group.
-    folder : str
-        Where the DQ images go; empty only counts what would be masked.
-    alpha : float
-        False-mask rate, in (0, 1).
-    """
-
-    archive: str
-    quality: str
-    folder: str
-    alpha: float
-
-    def __call__(self, rows: Sequence[int]) -> list[tuple[int, float, str]]:
-        """For each row ``(row, masked fraction of its pixels, name of the file)``."""
-        frames = FrameStore.open(self.archive)
-        store = QualityStore.open(self.archive, self.quality)
-        return [self._one(frames, store, row) for row in rows]
-
-    def _one(self, frames: FrameStore, store: QualityStore, row: int) -> tuple[int, float, str]:
-        pvalue = np.asarray(store.group["pvalue"][row])  # type: ignore[index]
-        invalid = np.asarray(frames.group["invalid"][row])  # type: ignore[index]
-        grid = PatchGrid(*frames.spec.shape, int(store.group.attrs["patch"]))  # type: ignore[arg-type]
-        masked = float((bad_pixels(pvalue, self.alpha, grid) | invalid).mean())
-        if not self.folder:
-            return row, masked, ""
-        frame_id, path, header, primary = (
-            str(frames.coordinate(name, slice(row, row + 1))[0])
-            for name in ("frame_id", "path", "header", "primary_header")
-        )
-        hdus = dq_hdus(dq_image(pvalue, invalid, self.alpha, grid), header or primary)
-        cards = hdus[0].header
-        cards["FRAMEID"] = (_ascii(frame_id), "frame in the archive")
-        cards["SRCFILE"] = (_ascii(Path(path).name), "source file")
-        cards["ALPHA"] = (self.alpha, "false-mask rate on good patches")
-        cards["MODEL"] = (self.quality, "quality group: model name and digest")
-        cards["MODELSHA"] = (str(store.group.attrs["model_sha256"]), "sha256 of the model bundle")
-        cards["ORIGIN"] = (f"aqdask {__version__}", "program that cut the mask")
-        name = safe_name(frame_id) + ".dq.fits"
-        try:
-            write_whole(Path(self.folder) / name, hdus)
-        except OSError as error:
-            raise layout.write_failed(self.folder, error) from error
-        return row, masked, name
-
-
-def dq_hdus(dq: np.ndarray, header: str) -> fits.HDUList:
-    """A DQ image as FITS: an empty primary HDU and the compressed extension ``DQ``.
-
-    Parameters
-    ----------
-    dq : ndarray of uint8, (y, x)
-        Bits of `aqdask.flags.DQ`; their meanings stand in the header (``DQBITn``, ``DQNAMEn``).
-    header : str
-        Cards of the frame; its celestial WCS is kept, if it has one.
-    """
-    cards = _wcs_cards(header)
-    for flag in flags.DQ:
-        bit = flag.value.bit_length() - 1
-        cards[f"DQBIT{bit}"] = (flag.value, flag.name)
-        cards.add_comment(f"DQ {flag.value} = {flag.name}: {flag.meaning}")
-    extension = fits.CompImageHDU(dq, cards, name="DQ", compression_type="GZIP_1")
-    return fits.HDUList([fits.PrimaryHDU(), extension])
-
-
-def write_whole(path: Path, hdus: fits.HDUList) -> None:
-    """Write a FITS file with CHECKSUM and DATASUM, whole or not at all; an existing one is replaced."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+def export_all(
+    archive: PathLike,
+    quality: str,
+    folder: Path,
+    alpha: float,
+    executor: Executor,
+    reporter: Reporter,
+    *,
+    dq: bool = True,
+) -> pa.Table:
+    """Write ``frames.parquet``, ``frames.ecsv`` and, with ``dq``, ``dq/<frame>.dq.fits``: `aqdask.export`."""
+    images = folder / "dq"
     try:
-        with quiet():
-            hdus.writeto(partial, checksum=True, overwrite=True)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+        (images if dq else folder).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise layout.write_failed(folder, error) from error
+    masked = masked_fractions(archive, quality, alpha, executor, reporter, folder=images if dq else None)
+    table = frame_table(archive, quality, masked)
+    write_table(table, folder)
+    return table
 
 
-def _wcs_cards(header: str) -> fits.Header:
-    """The celestial WCS of a header, with distortions as astropy can write them; empty without one."""
-    try:
-        with quiet():
-            wcs = WCS(parse(header), naxis=2)
-            return wcs.to_header(relax=True) if wcs.has_celestial else fits.Header()
-    except Exception:  # any damaged card may end here; a mask without WCS is still the mask
-        return fits.Header()
-
-
-def _ascii(text: str) -> str:
-    """FITS takes printable ASCII only."""
-    return text.encode("ascii", "replace").decode()
+def masked_fractions(
+    archive: PathLike,
+    quality: str,
+    alpha: float,
+    executor: Executor,
+    reporter: Reporter,
+    *,
+    folder: Path | None = None,
+) -> dict[int, tuple[float, str]]:
+    """Row to (masked fraction of the pixels, exported file); with ``folder``, DQ images are written there."""
+    ledger = Ledger(layout.open_root(archive)["ledger"])  # type: ignore[arg-type]
+    rows = [entry.row for entry in ledger.rows()]
+    reporter.start("export" if folder else "mask", len(rows))
+    place = str(folder.absolute()) if folder else ""
+    job = ExportJob(str(Path(archive).absolute()), quality, place, alpha)
+    found: dict[int, tuple[float, str]] = {}
+    batches = plan.slices(rows, FRAMES_PER_TASK)
+    for part, answers in collect(executor, job, batches, stage="export" if folder else "mask"):
+        found |= {row: (fraction, name) for row, fraction, name in answers}
+        reporter.advance(len(part))
+    reporter.finish()
+    return found

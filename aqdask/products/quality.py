@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 import dask.array as da
@@ -12,7 +13,7 @@ import xarray as xr
 from aqdask.archive import layout, maps
 from aqdask.archive.frames import COORDINATES
 from aqdask.archive.ledger import Ledger
-from aqdask.errors import UsageError
+from aqdask.errors import ArchiveError, UsageError
 from aqdask.kernels.masking import bad_pixels, check_alpha
 from aqdask.specs import PatchGrid
 
@@ -35,7 +36,9 @@ def open_frames(archive: str | os.PathLike[str]) -> xr.Dataset:
         If there is no archive, or one that cannot be read.
     """
     root = layout.open_root(archive)
-    frames = xr.open_zarr(str(archive), group="frames", consolidated=False, chunks=FRAME_CHUNKS)
+    frames = xr.open_zarr(str(archive), group="frames", consolidated=False, chunks=None)
+    planes = [name for name in ("image", "invalid") if name in frames]
+    frames = frames.assign({name: frames[name].chunk(FRAME_CHUNKS) for name in planes})
     frames = frames.set_coords([name for name in COORDINATES if name in frames])
     states = [entry.state for entry in Ledger(root["ledger"]).rows()]  # type: ignore[arg-type]
     states += ["pending"] * (frames.sizes["frame"] - len(states))
@@ -135,3 +138,26 @@ def mask(quality: xr.Dataset, alpha: float) -> xr.DataArray:
     coords: dict[Any, Any] = {n: c for n, c in quality.coords.items() if set(c.dims) <= set(lead)}
     attributes = {"long_name": "pixel is bad", "alpha": alpha}
     return xr.DataArray(pixels, dims=(*lead, "y", "x"), coords=coords, name="mask", attrs=attributes)
+
+
+def write_mask(bad: xr.DataArray, path: str | os.PathLike[str]) -> None:
+    """Write a mask as a zarr array, one frame a chunk; an existing one is replaced.
+
+    Raises
+    ------
+    ArchiveError
+        If ``path`` cannot be written or is something other than a zarr group.
+    """
+    place = Path(path)
+    if place.exists() and not (place / "zarr.json").is_file():
+        raise ArchiveError(f"{path} exists and is no zarr group", remedy="choose another path")
+    names = [name for name in ("frame_id", "time", "filter", "camera") if name in bad.coords]
+    dataset = bad.reset_coords(drop=True).to_dataset(name="mask")
+    dataset = dataset.assign_coords({name: bad.coords[name].compute() for name in names})
+    for name in names:
+        dataset[name].encoding.clear()
+    codec = {"mask": {"compressors": layout.compressors("lz4", "bool")}}
+    try:
+        dataset.to_zarr(str(path), mode="w", zarr_format=3, consolidated=False, encoding=codec)
+    except OSError as error:
+        raise layout.write_failed(path, error) from error

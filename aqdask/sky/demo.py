@@ -38,7 +38,7 @@ from aqdask.sky.simulate import simulate_frame
 
 FIRST_EXPOSURE = datetime(2024, 5, 7, 20, 0, 0)
 CADENCE = timedelta(seconds=75)
-GOOD_FRACTION = 2 / 3
+GOOD_FRACTION = 8 / 15  # of 15: six references, two held-out good frames, one frame a recipe
 TRUTH_FOLDER, TRUTH_TABLE = "truth", "truth.json"
 
 # The defects of the bad frames, in turn. Kinds whose patches should be judged alone share no frame with
@@ -82,8 +82,8 @@ class DemoFrame:
         return not self.defects
 
 
-def demo_plan(frames: int = 12, size: int = 4096, seed: int = 20240507) -> tuple[DemoFrame, ...]:
-    """What the demonstration consists of: the first two thirds are good, the rest go through `RECIPES`.
+def demo_plan(frames: int = 15, size: int = 4096, seed: int = 20240507) -> tuple[DemoFrame, ...]:
+    """What the demonstration consists of: the first half (8 of 15) is good, the rest goes through `RECIPES`.
 
     All frames show one field through one night; seeing (2.2 to 2.6 px), sky (800 to 1200 e-) and pointing
     (2 px) vary a little.
@@ -168,11 +168,12 @@ def read_truth(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     return {kind: mask for kind, mask in masks.items() if mask.any()}
 
 
-def write_truth_table(folder: str | os.PathLike[str], plan: tuple[DemoFrame, ...]) -> Path:
-    """Write ``truth.json``: a list with file, seed, good, and the kind, amplitude and unit of each defect."""
+def truth_table(plan: tuple[DemoFrame, ...]) -> str:
+    """The text of ``truth.json``: file, size, seed, good, and kind, amplitude and unit of each defect."""
     rows = [
         {
             "file": frame.name,
+            "size": [frame.spec.height, frame.spec.width],
             "seed": frame.seed,
             "good": frame.good,
             "defects": [
@@ -182,17 +183,29 @@ def write_truth_table(folder: str | os.PathLike[str], plan: tuple[DemoFrame, ...
         }
         for frame in plan
     ]
+    return json.dumps(rows, indent=1) + "\n"
+
+
+def write_truth_table(folder: str | os.PathLike[str], plan: tuple[DemoFrame, ...]) -> Path:
+    """Write ``truth.json``, last of all: where it is, every frame of the plan is."""
     path = Path(folder) / TRUTH_TABLE
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(rows, indent=1) + "\n")
+    temporary.write_text(truth_table(plan))
     os.replace(temporary, path)
     return path
 
 
+def is_written(folder: str | os.PathLike[str], plan: tuple[DemoFrame, ...]) -> bool:
+    """Whether ``folder`` holds this plan, complete."""
+    table = Path(folder) / TRUTH_TABLE
+    files = (Path(folder) / frame.name for frame in plan)
+    return table.is_file() and table.read_text() == truth_table(plan) and all(f.is_file() for f in files)
+
+
 def demo_archive(
     folder: str | os.PathLike[str],
-    frames: int = 12,
+    frames: int = 15,
     size: int = 4096,
     seed: int = 20240507,
     progress: Callable[[DemoFrame], None] | None = None,

@@ -1,0 +1,248 @@
+"""The public API in one place; `aqdask` hands these names out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import xarray as xr
+
+from aqdask.archive import layout
+from aqdask.engine.clusters import Cluster, executor_of
+from aqdask.engine.ingest import IngestOptions
+from aqdask.engine.ingest import ingest as _ingest
+from aqdask.engine.reporter import Reporter, Silent
+from aqdask.engine.runner import Summary, process, writing
+from aqdask.engine.verify import Verification
+from aqdask.engine.verify import verify as _verify
+from aqdask.errors import UsageError
+from aqdask.kernels.masking import check_alpha
+from aqdask.models.bundle import Bundle
+from aqdask.products import lazy
+from aqdask.products.export import export_all
+from aqdask.products.quality import mask, open_frames, open_quality, quality_name
+from aqdask.training import select, train
+
+__all__ = [
+    "Bundle", "IngestOptions", "Summary", "Verification", "export", "ingest", "load_model", "mask",
+    "open_frames", "open_quality", "quality_of", "run", "score", "select", "train", "verify",
+]  # fmt: skip
+
+PathLike = str | os.PathLike[str]
+
+
+def ingest(
+    sources: PathLike | Sequence[PathLike],
+    archive: PathLike,
+    *,
+    cluster: Cluster = None,
+    reporter: Reporter | None = None,
+    **options: Any,
+) -> list[Summary]:
+    """Take FITS frames into a zarr archive, in parallel and resumable.
+
+    Parameters
+    ----------
+    sources : path or sequence of path
+        Files, folders (recursive), globs, and ``@list.txt``.
+    archive : path
+        Made where it is not there; frames are added where it is.
+    cluster : str, optional
+        Where it runs; None: the current Dask client, else this process.
+    reporter : Reporter, optional
+        Listens to the progress.
+    **options
+        Fields of `aqdask.engine.ingest.IngestOptions`: ``hdu``, ``mask_hdu``, ``bad_pixel_map``,
+        ``keywords``, ``chunk``, ``codec``, ``frames_per_shard``, ``pixels``, ``by_shape``, ``rehash``,
+        ``retry``.
+
+    Returns
+    -------
+    list of Summary
+        One an archive: a single one unless ``by_shape``.
+
+    Raises
+    ------
+    UsageError
+        If sources do not exist or hold no image, or an option contradicts the archive.
+    ArchiveError
+        If the archive is not ours, of a newer layout, held by another process, or cannot be written.
+    ClusterError
+        If the cluster does not answer.
+    """
+    with executor_of(cluster) as executor:
+        return _ingest(_listed(sources), archive, executor, reporter or Silent(), IngestOptions(**options))
+
+
+def run(
+    sources: PathLike | Sequence[PathLike],
+    archive: PathLike,
+    model: Bundle | PathLike,
+    *,
+    products: PathLike | None = None,
+    alpha: float = 0.01,
+    cluster: Cluster = None,
+    reporter: Reporter | None = None,
+    **options: Any,
+) -> list[Summary]:
+    """Ingest, score and export in one go, reading each source once.
+
+    Parameters are those of `ingest`, `score` and `export`; ``products`` is the folder of masks and table,
+    ``<archive>-products`` where it is not given. Errors are theirs, too.
+    """
+    check_alpha(alpha)
+    bundle = load_model(model)
+    report = reporter or Silent()
+    with executor_of(cluster) as executor:
+        paths, settings = _listed(sources), IngestOptions(**options)
+        summaries = _ingest(paths, archive, executor, report, settings, bundle)
+        for summary in summaries:
+            folder = products_folder(summary.archive) if products is None else Path(products)
+            if products is not None and len(summaries) > 1:
+                folder = folder / Path(summary.archive).stem
+            export(
+                summary.archive, folder, alpha=alpha, model=bundle.digest, cluster=executor, reporter=report
+            )
+    return summaries
+
+
+def products_folder(archive: PathLike) -> Path:
+    """Where `run` puts masks and table unless it is told: ``<archive>-products`` beside the archive."""
+    place = Path(archive)
+    return place.with_name(f"{place.stem}-products")
+
+
+def score(
+    archive: PathLike,
+    model: Bundle | PathLike,
+    *,
+    cluster: Cluster = None,
+    reporter: Reporter | None = None,
+) -> Summary:
+    """Score every frame of an archive; frames that ``model`` has scored already are left alone.
+
+    Raises
+    ------
+    ModelError
+        If the model cannot be read.
+    UsageError, ArchiveError, ClusterError
+        As `ingest`.
+    """
+    bundle = load_model(model)
+    layout.open_root(archive)
+    with executor_of(cluster) as executor, writing(archive) as held:
+        return process(held, executor, reporter or Silent(), ingest=False, bundle=bundle)
+
+
+def load_model(model: Bundle | PathLike) -> Bundle:
+    """Read a model bundle; `ModelError` if the file is missing, corrupt, foreign or of another version."""
+    return model if isinstance(model, Bundle) else Bundle.load(Path(model))
+
+
+def quality_of(
+    image: Any, model: Bundle | PathLike, *, invalid: Any = None, camera: str = "", filter: str = ""
+) -> xr.Dataset:
+    """Quality maps of an array, lazily: the numbers that `score` stores, and nothing is stored.
+
+    Parameters
+    ----------
+    image : ndarray, DataArray, dask array of any chunks, or Dataset from `open_frames`
+        Numbers of shape (y, x) or (frame, y, x).
+    model : Bundle or path
+        The model.
+    invalid : array of bool, same shape, optional
+        Pixels that are not data; NaN never are.
+    camera, filter : str
+        Choose the calibration.
+
+    Returns
+    -------
+    Dataset
+        As `open_quality`, for these frames; `mask` takes it. Nothing is computed before it is asked for, and
+        tiles of one frame may be computed on different workers.
+
+    Raises
+    ------
+    UsageError
+        For an array that is no frame. ModelError for a model that cannot be read.
+    """
+    return lazy.quality_of(image, load_model(model), invalid=invalid, camera=camera, filter=filter)
+
+
+def export(
+    archive: PathLike,
+    folder: PathLike,
+    *,
+    alpha: float = 0.01,
+    model: str | None = None,
+    dq: bool = True,
+    cluster: Cluster = None,
+    reporter: Reporter | None = None,
+) -> pa.Table:
+    """Write masks as FITS DQ images and the table of frames; no network is run.
+
+    Parameters
+    ----------
+    archive : path
+        A scored archive.
+    folder : path
+        Gets ``dq/<frame>.dq.fits``, ``frames.parquet`` and ``frames.ecsv``.
+    alpha : float
+        False-mask rate on good patches, in (0, 1).
+    model : str, optional
+        Name or digest, where the archive holds maps of several models.
+    dq : bool
+        False: the table only.
+
+    Returns
+    -------
+    pyarrow.Table
+        The table of frames.
+
+    Raises
+    ------
+    UsageError
+        For alpha outside (0, 1), or no or several models. ArchiveError if ``folder`` cannot be written.
+    """
+    check_alpha(alpha)
+    quality = quality_name(archive, model)
+    with executor_of(cluster) as executor:
+        return export_all(archive, quality, Path(folder), alpha, executor, reporter or Silent(), dq=dq)
+
+
+def verify(
+    archive: PathLike,
+    *,
+    sample: float = 1.0,
+    seed: int = 0,
+    repair: bool = False,
+    cluster: Cluster = None,
+    reporter: Reporter | None = None,
+) -> Verification:
+    """Prove that an archive is complete and its stored bytes are what was written.
+
+    Parameters
+    ----------
+    sample : float
+        Fraction of the frames whose bytes are read again, in (0, 1], drawn with ``seed``.
+    repair : bool
+        Make what is damaged again, pixels from their sources and maps with the model kept in the archive.
+
+    Raises
+    ------
+    UsageError, ArchiveError, ClusterError
+        As `ingest`.
+    """
+    if not 0 < sample <= 1:
+        raise UsageError(f"sample = {sample}", expected="a fraction above 0 and at most 1")
+    with executor_of(cluster) as executor:
+        return _verify(archive, executor, reporter or Silent(), sample=sample, seed=seed, repair=repair)
+
+
+def _listed(sources: PathLike | Sequence[PathLike]) -> list[str]:
+    if isinstance(sources, (str, os.PathLike)):
+        return [os.fspath(sources)]
+    return [os.fspath(source) for source in sources]

@@ -1,0 +1,145 @@
+"""What every command shares: its options, its output, and how errors end it."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from aqdask.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_QUARANTINED, AqdaskError
+
+if TYPE_CHECKING:
+    from aqdask.engine.executors import Executor
+    from aqdask.engine.reporter import Reporter
+    from aqdask.engine.runner import Summary
+
+SHOWN = 20  # quarantined frames that are listed one by one
+
+
+@dataclass
+class Session:
+    """One call of a command: where it runs and how it talks."""
+
+    cluster: str | None
+    quiet: bool
+    json: bool
+
+    @functools.cached_property
+    def reporter(self) -> Reporter:
+        """Shows progress."""
+        from aqdask.monitor.progress import reporter_for
+
+        return reporter_for(quiet=self.quiet, as_json=self.json)
+
+    @contextmanager
+    def executor(self) -> Iterator[Executor]:
+        """The cluster of ``--cluster``, or of the configuration."""
+        from aqdask.engine import config
+        from aqdask.engine.clusters import connect
+
+        with connect(self.cluster or config.get("cluster")) as executor:
+            if executor.dashboard:
+                self.reporter.say(f"dashboard: {executor.dashboard}")
+            yield executor
+
+    def emit(self, text: str, **fields: Any) -> None:
+        """A result: ``text`` for people, or ``fields`` as one JSON object a line."""
+        if self.json:
+            click.echo(json.dumps(fields, ensure_ascii=False, default=str))
+        else:
+            click.echo(text)
+
+    def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        """A table for people; with ``--json`` one object a row."""
+        if self.json:
+            for row in rows:
+                self.emit("", **dict(zip(columns, row, strict=True)))
+            return
+        from rich.console import Console
+        from rich.table import Table
+
+        shown = Table(
+            title=title or None, title_justify="left", header_style="bold", pad_edge=False, box=None
+        )
+        for position, column in enumerate(columns):
+            numeric = all(isinstance(row[position], (int, float)) for row in rows)
+            shown.add_column(column, justify="right" if numeric else "left", overflow="fold")
+        for row in rows:
+            shown.add_row(*(_cell(value) for value in row))
+        width = None if sys.stdout.isatty() else 160
+        Console(width=width, highlight=False).print(shown)
+
+    def summary(self, summary: Summary, what: str) -> int:
+        """Tell how an archive stands; the exit code that goes with it."""
+        counts = {"done": summary.done, "quarantined": summary.quarantined, "pending": summary.pending}
+        parts = ", ".join(f"{number} {state}" for state, number in counts.items())
+        if summary.problems and not self.json:
+            shown = summary.problems[:SHOWN]
+            self.table("quarantined:", ("frame", "reason"), shown)
+            if len(summary.problems) > SHOWN:
+                more = len(summary.problems) - SHOWN
+                click.echo(f"... and {more} more: aqdask info {summary.archive} --quarantined")
+        fields = {"archive": summary.archive, "worked": summary.worked, **counts}
+        problems = [{"frame_id": name, "reason": reason} for name, reason in summary.problems]
+        text = f"{summary.archive}: {parts} ({summary.worked} {what} now)"
+        self.emit(text, event="summary", **fields, problems=problems)
+        return EXIT_FAILED if summary.pending else EXIT_QUARANTINED if summary.quarantined else EXIT_DONE
+
+
+def _cell(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def command(function: Callable[..., int | None]) -> Callable[..., None]:
+    """Give a command ``--cluster --quiet --json --debug``, a `Session` first, and its exit code."""
+
+    @click.option(
+        "--cluster",
+        metavar="WHERE",
+        help="serial, local[:WORKERS], cuda, slurm[:FILE], or tcp://HOST:PORT  [default: local]",
+    )
+    @click.option("--quiet", is_flag=True, help="No progress; results and errors only.")
+    @click.option("--json", "as_json", is_flag=True, help="One JSON object a line on stdout.")
+    @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+    @functools.wraps(function)
+    def wrapped(cluster: str | None, quiet: bool, as_json: bool, debug: bool, **arguments: Any) -> None:
+        session = Session(cluster, quiet, as_json)
+        sys.exit(_guarded(function, session, debug, arguments))
+
+    return wrapped
+
+
+def _guarded(
+    function: Callable[..., int | None], session: Session, debug: bool, arguments: dict[str, Any]
+) -> int:
+    try:
+        return function(session, **arguments) or EXIT_DONE
+    except AqdaskError as error:
+        session.reporter.finish()
+        if debug:
+            traceback.print_exc()
+        if session.json:
+            click.echo(json.dumps({"event": "error", "message": str(error), "exit_code": error.exit_code}))
+        click.echo(f"aqdask: {error}", err=True)
+        return error.exit_code
+    except KeyboardInterrupt:
+        session.reporter.finish()
+        if debug:
+            traceback.print_exc()
+        again = " ".join(["aqdask", *sys.argv[1:]])
+        click.echo(
+            f"aqdask: interrupted. What was finished is kept; to resume, run the same command again: {again}",
+            err=True,
+        )
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:  # the reader of our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_DONE

@@ -1,0 +1,130 @@
+"""``aqdask ingest``, ``run`` and ``verify``: frames in, and proof that they are in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from aqdask.cli.common import Session, command
+from aqdask.errors import EXIT_DONE, EXIT_FAILED, EXIT_QUARANTINED, UsageError
+
+
+def ingest_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The options of an ingest, for `ingest` and `run`."""
+    for option in reversed((
+        click.option("--hdu", metavar="N|NAME|all", help="Which image HDU; default the first 2-D image."),
+        click.option("--mask-hdu", metavar="NAME", help="Extension whose non-zero pixels are bad (DQ)."),
+        click.option("--bad-pixel-map", metavar="FITS", help="Image whose non-zero pixels are bad."),
+        click.option("--keyword", "keywords", multiple=True, metavar="WHAT=CARD",
+                     help="Take time, exptime, filter or camera from this header card."),
+        click.option("--no-pixels", is_flag=True, help="Keep quality only; score the files in place."),
+        click.option("--by-shape", is_flag=True, help="One archive for each frame shape and type."),
+        click.option("--chunk", type=click.IntRange(16), help="Side of a chunk in px.  [default: 512]"),
+        click.option("--codec", type=click.Choice(["lz4", "zstd"]), help="Compression.  [default: lz4]"),
+        click.option("--frames-per-shard", type=click.IntRange(1),
+                     help="Frames in one stored object of a quality map.  [default: 1 to 16, by archive]"),
+        click.option("--rehash", is_flag=True, help="Compare contents, not sizes and times, of known files."),
+        click.option("--retry", is_flag=True, help="Try again what is quarantined."),
+    )):  # fmt: skip
+        function = option(function)
+    return function
+
+
+def ingest_settings(no_pixels: bool, keywords: tuple[str, ...], **options: Any) -> dict[str, Any]:
+    """Fields of `IngestOptions` from the command line."""
+    pairs = tuple(tuple(keyword.split("=", 1)) for keyword in keywords)
+    allowed = ("time", "exptime", "filter", "camera")
+    for pair in pairs:
+        if len(pair) != 2 or pair[0] not in allowed:
+            raise UsageError(f"--keyword {'='.join(pair)}", expected=f"WHAT=CARD with WHAT of {allowed}")
+    return {**options, "pixels": False if no_pixels else None, "keywords": pairs or None}
+
+
+@click.command()
+@click.argument("sources", nargs=-1, required=True)
+@click.argument("archive")
+@ingest_options
+@command
+def ingest(session: Session, sources: tuple[str, ...], archive: str, **options: Any) -> int:
+    """Take FITS frames into a zarr ARCHIVE, in parallel and resumable.
+
+    SOURCES are files, folders (recursive), globs, or @list.txt. Run again with the same or more sources, it
+    adds what is new and redoes nothing. A file that cannot be used is quarantined with its reason.
+    """
+    from aqdask import api
+
+    settings = ingest_settings(**options)
+    with session.executor() as executor:
+        summaries = api.ingest(sources, archive, cluster=executor, reporter=session.reporter, **settings)
+    return max(session.summary(summary, "taken in") for summary in summaries)
+
+
+@click.command()
+@click.argument("sources", nargs=-1, required=True)
+@click.argument("archive")
+@click.option("--model", required=True, metavar="FILE", help="Model bundle made by `aqdask train`.")
+@click.option("--products", metavar="DIR", help="Masks and table go here.  [default: <ARCHIVE>-products]")
+@click.option("--alpha", default=0.01, show_default=True, help="False-mask rate on good patches.")
+@ingest_options
+@command
+def run(
+    session: Session,
+    sources: tuple[str, ...],
+    archive: str,
+    model: str,
+    products: str | None,
+    alpha: float,
+    **options: Any,
+) -> int:
+    """Ingest, score and export in one go, reading each frame once.
+
+    SOURCES are files, folders (recursive), globs, or @list.txt.
+    """
+    from aqdask import api
+
+    settings = ingest_settings(**options)
+    bundle = api.load_model(model)
+    with session.executor() as executor:
+        summaries = api.run(
+            sources, archive, bundle, products=products, alpha=alpha, cluster=executor,
+            reporter=session.reporter, **settings,
+        )  # fmt: skip
+    code = max(session.summary(summary, "done") for summary in summaries)
+    for summary in summaries:
+        folder = products or str(api.products_folder(summary.archive))
+        session.emit(f"masks and table: {folder}", event="products", folder=folder)
+    return code
+
+
+@click.command()
+@click.argument("archive")
+@click.option("--sample", default=1.0, show_default=True, help="Fraction of the frames to read again.")
+@click.option("--seed", default=0, show_default=True, help="Draws the sample.")
+@click.option("--repair", is_flag=True, help="Make damaged frames again from their sources.")
+@command
+def verify(session: Session, archive: str, sample: float, seed: int, repair: bool) -> int:
+    """Prove that ARCHIVE is complete and that its stored bytes are what was written."""
+    from aqdask import api
+
+    with session.executor() as executor:
+        found = api.verify(
+            archive, sample=sample, seed=seed, repair=repair, cluster=executor, reporter=session.reporter
+        )
+    if found.damage:
+        session.table("damaged:", ("frame", "where", "what"), found.damage)
+    if found.incomplete:
+        session.table("incomplete:", ("frame", "what"), found.incomplete)
+    if found.repaired:
+        session.table("repaired:", ("frame",), [(name,) for name in found.repaired])
+    counts = ", ".join(f"{number} {state}" for state, number in found.counts.items())
+    verdict = "sound" if found.sound else "NOT sound"
+    fields = {"checked": found.checked, "sound": found.sound, "counts": found.counts}
+    text = f"{archive}: {verdict}; {found.checked} frames read again; {counts}"
+    session.emit(text, event="verify", archive=archive, **fields)
+    if not found.sound:
+        remedy = "resume what is incomplete" if not found.damage else "run again with --repair"
+        session.reporter.say(f"What to do: {remedy}.")
+        return EXIT_FAILED
+    return EXIT_QUARANTINED if found.counts["quarantined"] else EXIT_DONE

@@ -1,0 +1,154 @@
+"""``aqdask select``, ``train`` and ``score``: reference frames, a model, and what it says of every frame."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from aqdask.cli.common import Session, command
+from aqdask.errors import EXIT_DONE, UsageError
+
+if TYPE_CHECKING:
+    from aqdask.models.fit import TrainProgress
+
+
+@click.command()
+@click.argument("archive")
+@click.option("--keep", multiple=True, metavar="FRAME", help="Propose this frame (id or pattern).")
+@click.option("--drop", multiple=True, metavar="FRAME", help="Never propose this frame (id or pattern).")
+@click.option("--out", metavar="FILE", help="Write the proposed ids, for `aqdask train --frames @FILE`.")
+@command
+def select(session: Session, archive: str, keep: Sequence[str], drop: Sequence[str], out: str | None) -> int:
+    """Propose reference frames of ARCHIVE from classical measures, for each camera and filter apart.
+
+    Best first. FWHM in px, background and rms in the frames' own counts; the score is the distance to the
+    group's median on the bad side, in robust sigma.
+    """
+    from aqdask import api
+
+    with session.executor() as executor:
+        found = api.select(archive, keep=keep, drop=drop, cluster=executor, reporter=session.reporter)
+    found.sort(key=lambda proposal: (not proposal.proposed, proposal.score))
+    columns = ("proposed", "frame", "score", "fwhm", "ellipticity", "background", "rms", "sources", "reason")
+    rows = [
+        ("yes" if p.proposed else "no", p.id, p.score, p.measures.fwhm, p.measures.ellipticity,
+         p.measures.background, p.measures.rms, p.measures.sources, p.reason)
+        for p in found
+    ]  # fmt: skip
+    session.table("", columns, rows)
+    chosen = [proposal.id for proposal in found if proposal.proposed]
+    if out:
+        _write_lines(out, sorted(chosen))
+    session.emit(
+        f"{len(chosen)} of {len(found)} frames proposed" + (f", listed in {out}" if out else ""),
+        event="select",
+        proposed=chosen,
+    )
+    return EXIT_DONE
+
+
+@click.command()
+@click.argument("archive")
+@click.option(
+    "--method",
+    type=click.Choice(["paper"]),
+    default="paper",
+    show_default=True,
+    help="paper: the published algorithm (Jia et al. 2024).",
+)
+@click.option("--out", required=True, metavar="FILE", help="The model bundle, one safetensors file.")
+@click.option(
+    "--frames",
+    multiple=True,
+    metavar="FRAME",
+    help="Reference frames: ids, patterns (L/*), or @FILE.  [default: as `select` proposes]",
+)
+@click.option("--name", help="Name of the model; part of the quality group's name.  [default: from FILE]")
+@click.option("--steps", default=1000, show_default=True, type=click.IntRange(1), help="Optimiser steps.")
+@click.option("--seed", default=0, show_default=True, help="Draws split, crops, flips and first weights.")
+@click.option(
+    "--patch", default=64, show_default=True, type=click.IntRange(16), help="Side of a patch in px."
+)
+@command
+def train(session: Session, archive: str, out: str, frames: Sequence[str], **settings: Any) -> int:
+    """Train a model on reference frames of ARCHIVE and calibrate it on frames held out for that.
+
+    Cut short, it goes on from FILE.checkpoint when it is run again.
+    """  # fmt: skip
+    from aqdask import api
+
+    settings["name"] = settings["name"] or Path(out).stem
+    chosen = None
+    if frames:
+        named = (_read_lines(entry[1:]) if entry.startswith("@") else [entry] for entry in frames)
+        chosen = [line for lines in named for line in lines]
+    teller = TrainTeller(session)
+    bundle = api.train(
+        archive, frames=chosen, out=out, progress=teller, cluster=session.cluster, reporter=session.reporter,
+        **settings,
+    )  # fmt: skip
+    session.reporter.finish()
+    facts = bundle.info()
+    session.emit(
+        f"{out}: model {bundle.name}, {facts['parameters']} parameters, sha256 {bundle.digest[:16]}..., "
+        f"calibrated on {facts['calibrations']['']['patches']} patches",
+        event="model",
+        path=out,
+        **{name: facts[name] for name in ("name", "digest", "method", "patch", "parameters")},
+    )
+    return EXIT_DONE
+
+
+@click.command()
+@click.argument("archive")
+@click.option("--model", required=True, metavar="FILE", help="Model bundle made by `aqdask train`.")
+@command
+def score(session: Session, archive: str, model: str) -> int:
+    """Score every patch of every frame of ARCHIVE; frames scored before are left alone."""
+    from aqdask import api
+
+    bundle = api.load_model(model)
+    with session.executor() as executor:
+        summary = api.score(archive, bundle, cluster=executor, reporter=session.reporter)
+    return session.summary(summary, "scored")
+
+
+class TrainTeller:
+    """Passes the progress of a training to the session's reporter."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self._stage, self._done = "", 0
+
+    def __call__(self, progress: TrainProgress) -> None:
+        if progress.stage == "note":
+            self.session.reporter.say(f"note: {progress.note}")
+            return
+        if progress.stage != self._stage:
+            unit = "steps" if progress.stage == "train" else "frames"
+            self.session.reporter.start(progress.stage, progress.total, unit)
+            self._stage, self._done = progress.stage, 0
+        self.session.reporter.advance(progress.done - self._done)
+        self._done = progress.done
+
+
+def _read_lines(path: str) -> list[str]:
+    try:
+        lines = Path(path).read_text().splitlines()
+    except OSError as error:
+        raise UsageError(
+            f"the list {path} cannot be read ({error.strerror})", expected="one frame id a line"
+        ) from error
+    return [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+
+
+def _write_lines(path: str, lines: Sequence[str]) -> None:
+    from aqdask.archive.layout import write_failed
+
+    try:
+        Path(path).write_text("".join(f"{line}\n" for line in lines))
+    except OSError as error:
+        raise write_failed(path, error) from error

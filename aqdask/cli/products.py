@@ -1,0 +1,61 @@
+"""``aqdask mask`` and ``export``: from stored p-values to masks, without running a network."""
+
+from __future__ import annotations
+
+import click
+
+from aqdask.cli.common import Session, command
+from aqdask.errors import EXIT_DONE
+
+
+@click.command()
+@click.argument("archive")
+@click.option("--alpha", default=0.01, show_default=True, help="False-mask rate on good patches, in (0, 1).")
+@click.option("--model", metavar="NAME", help="Which model's maps, where there are several.")
+@click.option("--out", metavar="ZARR", help="Write the mask as a bool array (frame, y, x).")
+@command
+def mask(session: Session, archive: str, alpha: float, model: str | None, out: str | None) -> int:
+    """Cut the mask of ARCHIVE at ALPHA and say how much of each frame it takes."""
+    from aqdask import api
+    from aqdask.archive.frames import FrameStore
+    from aqdask.kernels.masking import check_alpha
+    from aqdask.products.export import masked_fractions
+    from aqdask.products.quality import quality_name, write_mask
+
+    check_alpha(alpha)
+    quality = quality_name(archive, model)
+    with session.executor() as executor:
+        found = masked_fractions(archive, quality, alpha, executor, session.reporter)
+        if out:
+            write_mask(api.mask(api.open_quality(archive, quality), alpha), out)
+    ids = FrameStore.open(archive).coordinate("frame_id")
+    rows = [(str(ids[row]), fraction) for row, (fraction, _) in sorted(found.items())]
+    session.table(f"masked at alpha = {alpha}:", ("frame", "masked_fraction"), rows)
+    if out:
+        session.emit(f"mask: {out}", event="mask", path=out, alpha=alpha, quality=quality)
+    return EXIT_DONE
+
+
+@click.command()
+@click.argument("archive")
+@click.argument("out")
+@click.option("--alpha", default=0.01, show_default=True, help="False-mask rate on good patches, in (0, 1).")
+@click.option("--model", metavar="NAME", help="Which model's maps, where there are several.")
+@click.option("--no-dq", is_flag=True, help="The table of frames only, no DQ images.")
+@command
+def export(session: Session, archive: str, out: str, alpha: float, model: str | None, no_dq: bool) -> int:
+    """Write masks of ARCHIVE as FITS DQ images, and the table of frames, into the folder OUT.
+
+    OUT/dq/<frame>.dq.fits: unsigned, compressed, bit meanings and WCS in the header, with checksums.
+    OUT/frames.parquet and OUT/frames.ecsv: one row a frame or source.
+    """
+    from aqdask import api
+
+    with session.executor() as executor:
+        table = api.export(
+            archive, out, alpha=alpha, model=model, dq=not no_dq, cluster=executor, reporter=session.reporter
+        )
+    written = sum(bool(name) for name in table["dq_file"].to_pylist())
+    text = f"{out}: {written} DQ images, frames.parquet and frames.ecsv with {table.num_rows} rows"
+    session.emit(text, event="export", folder=out, dq_images=written, rows=table.num_rows)
+    return EXIT_DONE

@@ -1,0 +1,147 @@
+"""What the user sees of a run: a bar on a terminal, plain lines elsewhere, or JSON."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from typing import Any, TextIO
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from aqdask.engine.reporter import Reporter, Silent
+
+LINE_SECONDS = 5.0  # between two plain lines of one stage
+
+
+def reporter_for(*, quiet: bool, as_json: bool) -> Reporter:
+    """The reporter that suits the terminal and the options."""
+    if quiet:
+        return Silent()
+    if as_json:
+        return JsonReporter(sys.stdout)
+    return BarReporter() if sys.stderr.isatty() else LineReporter(sys.stderr)
+
+
+class BarReporter:
+    """A progress bar a stage, on stderr."""
+
+    def __init__(self) -> None:
+        self.console = Console(stderr=True)
+        self._bar: Progress | None = None
+        self._task: TaskID | None = None
+        self._quarantined = 0
+
+    def start(self, stage: str, total: int, unit: str = "frames") -> None:
+        """See `Reporter`."""
+        self.finish()
+        self._quarantined = 0
+        if total == 0:
+            return
+        columns = (
+            TextColumn("{task.description:8}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit),
+            TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
+        )  # fmt: skip
+        self._bar = Progress(*columns, console=self.console)
+        self._task = self._bar.add_task(stage, total=total, note="")
+        self._bar.start()
+
+    def advance(self, done: int, quarantined: int = 0) -> None:
+        """See `Reporter`."""
+        self._quarantined += quarantined
+        if self._bar is not None and self._task is not None:
+            note = f"{self._quarantined} quarantined" if self._quarantined else ""
+            self._bar.update(self._task, advance=done, note=note)
+
+    def finish(self) -> None:
+        """See `Reporter`."""
+        if self._bar is not None:
+            self._bar.stop()
+        self._bar = None
+
+    def say(self, text: str) -> None:
+        """See `Reporter`."""
+        self.console.print(text, highlight=False, soft_wrap=True)
+
+
+class LineReporter:
+    """Plain lines: the beginning and the end of a stage, and one every few seconds between."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+        self._stage, self._unit = "", ""
+        self._total = self._done = self._quarantined = 0
+        self._began = self._told = 0.0
+
+    def start(self, stage: str, total: int, unit: str = "frames") -> None:
+        """See `Reporter`."""
+        self.finish()
+        self._stage, self._total, self._unit = stage, total, unit
+        self._done = self._quarantined = 0
+        self._began = self._told = time.monotonic()
+
+    def advance(self, done: int, quarantined: int = 0) -> None:
+        """See `Reporter`."""
+        self._done += done
+        self._quarantined += quarantined
+        if time.monotonic() - self._told >= LINE_SECONDS:
+            self._tell()
+
+    def finish(self) -> None:
+        """See `Reporter`."""
+        if self._total:
+            self._tell()
+        self._total = 0
+
+    def say(self, text: str) -> None:
+        """See `Reporter`."""
+        print(text, file=self.stream, flush=True)
+
+    def _tell(self) -> None:
+        self._told = time.monotonic()
+        seconds = self._told - self._began
+        left = seconds * (self._total - self._done) / self._done if self._done else float("nan")
+        rest = f", about {left:.0f} s left" if self._done < self._total else ""
+        bad = f", {self._quarantined} quarantined" if self._quarantined else ""
+        self.say(f"{self._stage}: {self._done} of {self._total} {self._unit} in {seconds:.1f} s{bad}{rest}")
+
+
+class JsonReporter:
+    """One JSON object a line."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+        self._stage = ""
+        self._total = self._done = self._quarantined = 0
+
+    def start(self, stage: str, total: int, unit: str = "frames") -> None:
+        """See `Reporter`."""
+        self._stage, self._total, self._done, self._quarantined = stage, total, 0, 0
+        self.emit(event="start", stage=stage, total=total, unit=unit)
+
+    def advance(self, done: int, quarantined: int = 0) -> None:
+        """See `Reporter`."""
+        self._done += done
+        self._quarantined += quarantined
+        counts = {"done": self._done, "total": self._total, "quarantined": self._quarantined}
+        self.emit(event="progress", stage=self._stage, **counts)
+
+    def finish(self) -> None:
+        """See `Reporter`."""
+
+    def say(self, text: str) -> None:
+        """See `Reporter`."""
+        self.emit(event="note", text=text)
+
+    def emit(self, **fields: Any) -> None:
+        """Write one object."""
+        print(json.dumps(fields, ensure_ascii=False), file=self.stream, flush=True)

@@ -1,0 +1,109 @@
+"""Choosing reference frames and training on them: `aqdask.select` and `aqdask.train`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from aqdask.archive import layout
+from aqdask.archive.frames import ChosenFrames, FrameStore
+from aqdask.archive.ledger import DONE, Ledger
+from aqdask.archive.manifest import match_frames
+from aqdask.engine import plan
+from aqdask.engine.clusters import Cluster, executor_of
+from aqdask.engine.replicas import default_device
+from aqdask.engine.reporter import Reporter, Silent
+from aqdask.engine.runner import collect
+from aqdask.models.bundle import Bundle
+from aqdask.models.fit import TrainProgress
+from aqdask.models.train import train as _train
+from aqdask.sky.measures import FrameMeasures
+from aqdask.sky.reference import Proposal, propose
+from aqdask.sky.tasks import MeasureJob
+from aqdask.specs import TrainSpec
+
+PathLike = str | os.PathLike[str]
+
+
+def select(
+    archive: PathLike,
+    *,
+    keep: Sequence[str] = (),
+    drop: Sequence[str] = (),
+    cluster: Cluster = None,
+    reporter: Reporter | None = None,
+) -> list[Proposal]:
+    """Propose reference frames from classical measures, for each camera and filter apart.
+
+    ``keep`` and ``drop`` are frame ids or patterns (``L/*``) that always win. Errors: `UsageError` for a
+    pattern without a frame, and as `ingest`.
+    """
+    frames = FrameStore.open(archive)
+    ledger = Ledger(layout.open_root(archive)["ledger"])  # type: ignore[arg-type]
+    rows = [entry.row for entry in ledger.rows() if entry.state == DONE]
+    report = reporter or Silent()
+    measures: dict[int, FrameMeasures] = {}
+    report.start("select", len(rows))
+    with executor_of(cluster) as executor:
+        job = MeasureJob(str(Path(archive).absolute()))
+        for part, found in collect(executor, job, plan.slices(rows, 1), stage="select"):
+            measures |= dict(zip(part, found, strict=True))
+            report.advance(len(part))
+    report.finish()
+    chosen = ChosenFrames.of(frames, rows)
+    groups = [(card.camera, card.filter) for card in chosen.cards]
+    kept, dropped = (match_frames(chosen.ids, patterns) for patterns in (keep, drop))
+    return propose(chosen.ids, [measures[row] for row in rows], groups, kept, dropped)
+
+
+def train(
+    archive: PathLike,
+    *,
+    frames: Sequence[str] | None = None,
+    out: PathLike | None = None,
+    cluster: Cluster = None,
+    reporter: Reporter | None = None,
+    progress: Callable[[TrainProgress], None] | None = None,
+    device: str | None = None,
+    **settings: Any,
+) -> Bundle:
+    """Train and calibrate a model on reference frames of an archive.
+
+    Parameters
+    ----------
+    archive : path
+        The archive.
+    frames : sequence of str, optional
+        Ids or patterns (``L/*``) of the reference frames; None: what `select` proposes.
+    out : path, optional
+        Where the bundle is written; training that was cut short continues from ``<out>.checkpoint``.
+    progress : callable, optional
+        Called with `aqdask.models.fit.TrainProgress`.
+    device : str, optional
+        'cpu' or 'cuda'; None: CUDA where there is one.
+    **settings
+        Fields of `aqdask.specs.TrainSpec`: ``method``, ``name``, ``steps``, ``seed``, ...
+
+    Raises
+    ------
+    UsageError
+        For too few frames, a pattern without a frame, or a setting out of range.
+    """
+    store = FrameStore.open(archive)
+    ledger = Ledger(layout.open_root(archive)["ledger"])  # type: ignore[arg-type]
+    done = {entry.frame_id: entry.row for entry in ledger.rows() if entry.state == DONE}
+    if frames is None:
+        proposals = select(archive, cluster=cluster, reporter=reporter)
+        ids = [proposal.id for proposal in proposals if proposal.proposed]
+    else:
+        ids = match_frames(list(done), frames)
+    spec = TrainSpec(archive=Path(archive).name, **settings)
+    checkpoint = Path(f"{out}.checkpoint") if out else None
+    chosen = ChosenFrames.of(store, sorted(done[frame_id] for frame_id in ids))
+    place = device or default_device()
+    bundle = _train(chosen, spec, progress=progress, checkpoint=checkpoint, device=place)
+    if out:
+        bundle.save(Path(out))
+    return bundle
