@@ -147,6 +147,7 @@ class Ledger:
             f"{number:06d}", shape=data.shape, dtype="uint8", chunks=data.shape,
             compressors=[ZstdCodec(level=1), Crc32cCodec()], dimension_names=(f"byte_{number:06d}",),
             attributes={"long_name": "records of the ledger, one JSON object a line, UTF-8"},
+            overwrite=True,  # of what this process could not finish, on a disk that was full
         )  # fmt: skip
         array[:] = data
         self._segments.append(number)
