@@ -125,15 +125,17 @@ def match_frames(ids: Sequence[str], patterns: Sequence[str]) -> list[str]:
 def safe_name(frame_id: str) -> str:
     """A file name (without extension) for the exports of a frame: readable, safe, one for each id.
 
-    ``night/a.fits`` gives ``night__a``. Where two ids could meet in one name (another extension, other
-    characters, an HDU suffix, great length), eight digits of the id's sha256 are put behind.
+    ``night/a.fits`` gives ``night__a``, ``night/a.fit`` and ``night/a.fits.fz`` keep their extension. Where
+    two ids could meet in one name (other characters, an HDU suffix, great length), eight digits of the id's
+    sha256 are put behind.
     """
     path, bracket, suffix = frame_id.partition("[")
-    stem = EXTENSION.sub("", path) + bracket + suffix
-    name = re.sub(r"[^A-Za-z0-9._+-]+", "_", stem.replace("/", "__"))
+    stem = path.removesuffix(".fits")
+    name = re.sub(r"[^A-Za-z0-9._+-]+", "_", (stem + bracket + suffix).replace("/", "__"))
     name = re.sub(r"^[.-]", "_", name)[:LONGEST_NAME].rstrip("_") or "frame"
-    undone = name.replace("__", "/") + ".fits"
-    if undone == frame_id and not re.search(r"-[0-9a-f]{8}$", name):
+    # exactly one of the stem and what was taken off it says that this is FITS, or another id could have it
+    single = (stem != path) != bool(EXTENSION.search(stem).group())  # type: ignore[union-attr]
+    if single and name.replace("__", "/") == stem and not bracket and not re.search(r"-[0-9a-f]{8}$", name):
         return name
     return f"{name}-{hashlib.sha256(frame_id.encode('utf-8', 'surrogateescape')).hexdigest()[:8]}"
 

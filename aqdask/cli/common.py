@@ -41,14 +41,16 @@ class Session:
 
     @contextmanager
     def executor(self) -> Iterator[Executor]:
-        """The cluster of ``--cluster``, or of the configuration."""
+        """The cluster of ``--cluster``, or of the configuration, once there is something to run."""
         from aqdask.engine import config
-        from aqdask.engine.clusters import connect
+        from aqdask.engine.clusters import Deferred
 
-        with connect(self.cluster or config.get("cluster")) as executor:
-            if executor.dashboard:
-                self.reporter.say(f"dashboard: {executor.dashboard}")
+        with Deferred(self.cluster or config.get("cluster"), self._tell_dashboard) as executor:
             yield executor
+
+    def _tell_dashboard(self, executor: Executor) -> None:
+        if executor.dashboard:
+            self.reporter.say(f"dashboard: {executor.dashboard}")
 
     def emit(self, text: str, **fields: Any) -> None:
         """A result: ``text`` for people, or ``fields`` as one JSON object a line."""

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 import click
 
 from aqdask.cli.common import Session, command
 from aqdask.errors import EXIT_DONE
+
+if TYPE_CHECKING:
+    from aqdask.engine.executors import Executor
 
 
 @click.command()
@@ -13,8 +20,11 @@ from aqdask.errors import EXIT_DONE
 @click.option("--alpha", default=0.01, show_default=True, help="False-mask rate on good patches, in (0, 1).")
 @click.option("--model", metavar="NAME", help="Which model's maps, where there are several.")
 @click.option("--out", metavar="ZARR", help="Write the mask as a bool array (frame, y, x).")
+@click.option("--pictures", metavar="DIR", help="Write a PNG a frame: the mask in red over the frame.")
 @command
-def mask(session: Session, archive: str, alpha: float, model: str | None, out: str | None) -> int:
+def mask(
+    session: Session, archive: str, alpha: float, model: str | None, out: str | None, pictures: str | None
+) -> int:
     """Cut the mask of ARCHIVE at ALPHA and say how much of each frame it takes."""
     from aqdask import api
     from aqdask.archive.frames import FrameStore
@@ -28,12 +38,41 @@ def mask(session: Session, archive: str, alpha: float, model: str | None, out: s
         found = masked_fractions(archive, quality, alpha, executor, session.reporter)
         if out:
             write_mask(api.mask(api.open_quality(archive, quality), alpha), out)
+        if pictures:
+            _pictures(session, executor, archive, quality, pictures, alpha, sorted(found))
     ids = FrameStore.open(archive).coordinate("frame_id")
     rows = [(str(ids[row]), fraction) for row, (fraction, _) in sorted(found.items())]
     session.table(f"masked at alpha = {alpha}:", ("frame", "masked_fraction"), rows)
     if out:
         session.emit(f"mask: {out}", event="mask", path=out, alpha=alpha, quality=quality)
+    if pictures:
+        session.emit(f"pictures: {pictures}", event="pictures", path=pictures)
     return EXIT_DONE
+
+
+def _pictures(
+    session: Session,
+    executor: Executor,
+    archive: str,
+    quality: str,
+    folder: str,
+    alpha: float,
+    rows: Sequence[int],
+) -> None:
+    from aqdask.archive.layout import write_failed
+    from aqdask.engine.runner import collect
+    from aqdask.products.plots import PictureJob, require_matplotlib
+
+    require_matplotlib()
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise write_failed(folder, error) from error
+    job = PictureJob(str(Path(archive).absolute()), quality, str(Path(folder).absolute()), alpha)
+    session.reporter.start("pictures", len(rows))
+    for part, _ in collect(executor, job, [(row,) for row in rows], stage="pictures"):
+        session.reporter.advance(len(part))
+    session.reporter.finish()
 
 
 @click.command()

@@ -6,24 +6,27 @@ import contextlib
 import logging
 import os
 import socket
+import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import dask
 import dask.config
 import distributed
-import yaml
 from dask.system import CPU_COUNT
 from distributed import Client, LocalCluster
 
-from aqdask.engine import config
-from aqdask.engine.executors import DaskExecutor, Executor, SerialExecutor
+from aqdask.engine import config, slurm
+from aqdask.engine.executors import DaskExecutor, Executor, SerialExecutor, WorkQueue
 from aqdask.errors import ClusterError, UsageError
 
+T = TypeVar("T")
+R = TypeVar("R")
 Cluster = str | Executor | None
 KINDS = "serial, local[:WORKERS], cuda, slurm[:FILE], or the address of a scheduler (tcp://host:port)"
+LOOK_EVERY = 10.0  # seconds between looks whether the jobs that were asked for still exist
 
 
 @contextlib.contextmanager
@@ -42,16 +45,14 @@ def connect(cluster: str | None = None) -> Iterator[Executor]:
     ClusterError
         If the cluster cannot be started, does not answer, or sends no worker.
     """
+    check(cluster)
     kind, _, argument = (cluster or "").partition(":")
     if cluster is None:
-        with contextlib.suppress(ValueError):
-            yield DaskExecutor(distributed.get_client())
-            return
-        yield SerialExecutor()
+        yield _current()
     elif cluster == "serial":
         yield SerialExecutor()
-    elif kind in ("local", "cuda", "slurm"):
-        starter = {"local": _local, "cuda": _cuda, "slurm": _slurm}[kind]
+    elif kind in ("local", "cuda"):
+        starter = {"local": _local, "cuda": _cuda}[kind]
         with (
             dask.config.set(config.get("dask")),
             _quiet(),
@@ -59,11 +60,87 @@ def connect(cluster: str | None = None) -> Iterator[Executor]:
             Client(started) as client,
         ):
             yield _with_workers(client, cluster)
-    elif "://" in cluster:
+    elif kind == "slurm":
+        with (
+            slurm.settings(argument),
+            dask.config.set(config.get("dask")),
+            _quiet(),
+            slurm.start(_dashboard()) as started,
+            Client(started) as client,
+        ):
+            yield _with_workers(client, cluster, lambda: slurm.all_jobs_ended(started))
+    else:
         with _quiet(), _client(cluster) as client:
             yield _with_workers(client, cluster)
-    else:
+
+
+def _current() -> Executor:
+    try:
+        return DaskExecutor(distributed.get_client())
+    except ValueError:  # there is no client
+        return SerialExecutor()
+
+
+class Deferred:
+    """An executor that connects to its cluster when there is something to run: nothing to do costs nothing.
+
+    Parameters
+    ----------
+    cluster : str or None
+        See `connect`; a word that names no cluster is refused at once.
+    on_start : callable
+        Called with the executor once it is there.
+    """
+
+    def __init__(self, cluster: str | None, on_start: Callable[[Executor], None]) -> None:
+        check(cluster)
+        self._cluster, self._on_start = cluster, on_start
+        self._stack = contextlib.ExitStack()
+        self._bundles: dict[str, bytes] = {}
+        self._started: Executor | None = None
+
+    @property
+    def dashboard(self) -> str:
+        """See `Executor`; empty before anything ran."""
+        return self._started.dashboard if self._started else ""
+
+    @property
+    def slots(self) -> int:
+        """See `Executor`; 1 before anything ran."""
+        return self._started.slots if self._started else 1
+
+    def run(
+        self, function: Callable[[T], R], queue: WorkQueue[T], *, stage: str
+    ) -> Iterator[tuple[T, R | Exception]]:
+        """See `Executor`."""
+        if queue:
+            if self._started is None:
+                self._started = self._stack.enter_context(connect(self._cluster))
+                self._on_start(self._started)
+            for digest, bundle in self._bundles.items():
+                self._started.provide(bundle, digest)
+            self._bundles.clear()
+            yield from self._started.run(function, queue, stage=stage)
+
+    def provide(self, bundle: bytes, digest: str) -> None:
+        """See `Executor`."""
+        self._bundles[digest] = bundle
+
+    def __enter__(self) -> Deferred:
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._stack.__exit__(*error)
+
+
+def check(cluster: str | None) -> None:
+    """Raise `UsageError` unless ``cluster`` is one of `KINDS`."""
+    kind, _, argument = (cluster or "serial").partition(":")
+    known = cluster in (None, "serial") or kind in ("local", "cuda", "slurm") or "://" in str(cluster)
+    if not known:
         raise UsageError(f"--cluster {cluster}", expected=KINDS, consequence="Nothing was started")
+    if kind == "local" and argument and not (argument.isdecimal() and int(argument)):
+        raise UsageError(f"--cluster {cluster}", expected="local:WORKERS with a whole number above 0")
 
 
 @contextlib.contextmanager
@@ -78,8 +155,6 @@ def executor_of(cluster: Cluster) -> Iterator[Executor]:
 
 def _local(argument: str) -> Any:
     """One process a core with one thread each; on a machine with GPUs use `cuda` for scoring."""
-    if argument and not argument.isdigit():
-        raise UsageError(f"--cluster local:{argument}", expected="local:WORKERS with a whole number")
     workers = int(argument or config.get("workers") or CPU_COUNT)
     return LocalCluster(
         n_workers=workers, threads_per_worker=1, dashboard_address=_dashboard(), silence_logs=logging.ERROR
@@ -119,36 +194,6 @@ def _gpus() -> list[str]:
     return [str(number) for number, _ in enumerate(place.iterdir())] if place.is_dir() else []
 
 
-def _slurm(argument: str) -> Any:
-    """Batch jobs through dask-jobqueue, as Dask's ``jobqueue.slurm`` or the YAML file says."""
-    try:
-        from dask_jobqueue import SLURMCluster
-    except ImportError as error:
-        raise ClusterError(
-            "dask-jobqueue is not installed",
-            expected="it, for --cluster slurm",
-            remedy="pip install 'aqdask[slurm]'",
-        ) from error
-    if argument:
-        place = Path(argument)
-        if not place.is_file():
-            raise UsageError(
-                f"no file {argument}", expected="a YAML file as cluster/slurm.yaml", remedy="check the path"
-            )
-        dask.config.update(dask.config.config, yaml.safe_load(place.read_text()) or {}, priority="new")
-    try:
-        cluster = SLURMCluster(silence_logs=logging.ERROR)
-        cluster.scale(jobs=int(config.get("slurm.jobs")))
-    except (ValueError, RuntimeError, OSError, TypeError) as error:
-        raise ClusterError(
-            f"the Slurm cluster could not be started: {' '.join(str(error).split())}",
-            expected="jobqueue.slurm settings that sbatch takes (queue, cores, memory, walltime)",
-            consequence="Nothing was done",
-            remedy="start from cluster/slurm.yaml and name it: --cluster slurm:FILE",
-        ) from error
-    return cluster
-
-
 def _client(address: str) -> Client:
     try:
         return Client(address, timeout=config.seconds("connect-timeout"))
@@ -161,18 +206,26 @@ def _client(address: str) -> Client:
         ) from error
 
 
-def _with_workers(client: Client, cluster: str) -> DaskExecutor:
-    """The executor once the first worker is there."""
-    try:
-        client.wait_for_workers(1, timeout=config.seconds("worker-timeout"))
-    except TimeoutError as error:
-        raise ClusterError(
-            f"--cluster {cluster} sent no worker within {config.get('worker-timeout')}",
-            expected="at least one worker",
-            consequence="Nothing was done",
-            remedy="look at squeue or the workers' logs; aqdask.worker-timeout is how long to wait",
-        ) from error
-    return DaskExecutor(client)
+def _with_workers(client: Client, cluster: str, hopeless: Callable[[], bool] = lambda: False) -> DaskExecutor:
+    """The executor once the first worker is there; ``hopeless`` tells when none can come any more."""
+    deadline = time.monotonic() + config.seconds("worker-timeout")
+    while True:
+        left = deadline - time.monotonic()
+        try:
+            client.wait_for_workers(1, timeout=max(0.1, min(left, LOOK_EVERY)))
+            return DaskExecutor(client)
+        except TimeoutError as error:
+            ended = hopeless()
+            if not ended and left > LOOK_EVERY:
+                continue
+            within = "before its jobs ended" if ended else f"within {config.get('worker-timeout')}"
+            raise ClusterError(
+                f"--cluster {cluster} sent no worker {within}",
+                expected="at least one worker",
+                consequence="Nothing was done",
+                remedy="look at the workers' logs (of Slurm jobs: slurm-*.out, or the log-directory of "
+                "jobqueue.slurm) and at squeue; aqdask.worker-timeout is how long to wait",
+            ) from error
 
 
 def _dashboard() -> str:

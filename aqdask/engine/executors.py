@@ -35,6 +35,12 @@ class WorkQueue(Generic[T]):
         """Run ``item`` before what the supply still holds."""
         self._front.append(item)
 
+    def __bool__(self) -> bool:
+        """Whether there is an item at hand now."""
+        if not self._front:
+            self._front.extend(itertools.islice(self._supply, 1))
+        return bool(self._front)
+
     def take(self, most: int) -> list[T]:
         """Up to ``most`` items; fewer only where no more are at hand now."""
         front = [self._front.popleft() for _ in range(min(most, len(self._front)))]
@@ -44,8 +50,10 @@ class WorkQueue(Generic[T]):
 class Executor(Protocol):
     """What the drivers of a run need of a machine."""
 
-    #: address of the Dask dashboard, empty where there is none
-    dashboard: str
+    @property
+    def dashboard(self) -> str:
+        """Address of the Dask dashboard, empty where there is none."""
+        ...
 
     @property
     def slots(self) -> int:
@@ -97,8 +105,12 @@ class DaskExecutor:
 
     def __init__(self, client: Client) -> None:
         self.client = client
-        self.dashboard = client.dashboard_link or ""
         client.register_plugin(WorkerSettings())
+
+    @property
+    def dashboard(self) -> str:
+        """See `Executor`."""
+        return self.client.dashboard_link or ""
 
     @property
     def slots(self) -> int:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from aqdask.archive import layout
+from aqdask.archive import fits, layout
 from aqdask.archive.frames import FrameStore
 from aqdask.archive.ledger import Ledger
 from aqdask.archive.manifest import scan
@@ -17,7 +17,7 @@ from aqdask.engine.executors import Executor
 from aqdask.engine.register import PAGE, Found, probe, register
 from aqdask.engine.reporter import Reporter
 from aqdask.engine.runner import Summary, process, writing
-from aqdask.errors import UsageError
+from aqdask.errors import FrameError, UsageError
 from aqdask.models.bundle import Bundle
 from aqdask.specs import ArchiveSpec, FrameInfo, ReadSpec, Source
 from aqdask.version import __version__
@@ -71,6 +71,7 @@ def ingest(
 
     Returns one summary, or with ``by_shape`` one for each archive. Errors: see `aqdask.ingest`.
     """
+    _check_map(options.bad_pixel_map)
     scanned = scan([str(source) for source in sources])
     reporter.say(f"{len(scanned)} sources")
     if options.by_shape:
@@ -159,6 +160,20 @@ def _by_shape(
             _make(place, spec)
         archives[str(place)] = share
     return archives
+
+
+def _check_map(path: str | None) -> None:
+    """A bad-pixel map that cannot be read would put every frame into quarantine: refuse it first."""
+    if path:
+        try:
+            fits.probe(path, ReadSpec())
+        except FrameError as error:
+            raise UsageError(
+                f"the bad-pixel map {path} cannot be used: {error}",
+                expected="a FITS image of the frames' shape, non-zero = bad",
+                consequence="Nothing was done",
+                remedy="check --bad-pixel-map",
+            ) from error
 
 
 def _make(path: str | os.PathLike[str], spec: ArchiveSpec) -> None:

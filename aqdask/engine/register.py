@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
+from aqdask.archive import maps
 from aqdask.archive.frames import check_fits
 from aqdask.archive.ledger import DONE, PENDING, QUARANTINED, Entry, Ledger, Record
 from aqdask.archive.manifest import assign_ids
+from aqdask.archive.maps import QualityStore
 from aqdask.engine import plan
 from aqdask.engine.executors import Executor
 from aqdask.engine.reporter import Reporter
@@ -64,7 +66,10 @@ def register(
         found = dict(probed or {})
         found |= probe([s.path for s in page if s.path not in found], archive.spec.read, executor, reporter)
         _register_page(archive, page, ids, found, known)
-    archive.frames.truncate(len(archive.ledger.rows()))
+    rows = len(archive.ledger.rows())
+    archive.frames.truncate(rows)
+    for name in maps.names(archive.root):
+        QualityStore.open(archive.path, name, writable=True).grow(rows)
     reporter.finish()
 
 

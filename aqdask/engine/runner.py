@@ -21,8 +21,9 @@ from aqdask.engine.executors import Executor, WorkQueue
 from aqdask.engine.plan import Batch
 from aqdask.engine.reporter import Reporter
 from aqdask.engine.tasks import FrameJob
-from aqdask.errors import AqdaskError, ClusterError
+from aqdask.errors import AqdaskError, ClusterError, ModelError
 from aqdask.models.bundle import Bundle
+from aqdask.models.paper import MIN_VALID
 from aqdask.models.scorer import load_scorer
 from aqdask.specs import ArchiveSpec, PatchGrid
 
@@ -109,6 +110,11 @@ def process(
     tasks = [task for batch in todo for task in batch.frames if not task.stored]
     job = FrameJob(archive.path, archive.spec.read, name, bundle.digest if bundle else "")
     stage = "run" if ingest and bundle else "score" if bundle else "ingest"
+    if tasks:
+        variables = len(quality.variables) if quality else 0
+        per_shard = quality.frames_per_shard if quality else 1
+        number = plan.objects(len(rows), per_shard, pixels=archive.spec.pixels, variables=variables)
+        reporter.say(f"{archive.path}: {len(rows)} frames, about {number} stored objects")
     reporter.start(stage, len(tasks))
     for records in run_batches(executor, job, todo, stage=stage):
         values = {record.pop("row"): record.pop("values", {}) for record in records if "row" in record}
@@ -188,17 +194,31 @@ def group_name(bundle: Bundle) -> str:
 
 def quality_store(archive: OpenArchive, bundle: Bundle) -> QualityStore:
     """The quality group of ``bundle``, made where it is new, with room for every row."""
+    grid = PatchGrid(*archive.spec.shape, bundle.patch)
+    check_patch(bundle, archive.spec.shape)
     variables = load_scorer(bundle, "cpu").variables
     attributes = {
         "model": bundle.name, "method": bundle.method, "model_sha256": bundle.digest,
         "patch": bundle.patch, "frame_shape": list(archive.spec.shape),
     }  # fmt: skip
-    grid = PatchGrid(*archive.spec.shape, bundle.patch)
     store = QualityStore.create(
         archive.root, group_name(bundle), variables, grid, attributes, bundle.contents
     )
     store.grow(len(archive.ledger.rows()))
     return store
+
+
+def check_patch(bundle: Bundle, shape: tuple[int, int]) -> None:
+    """Raise `ModelError` where the model's patches are so much larger than a frame that none has a score."""
+    inside = min(shape[0], bundle.patch) * min(shape[1], bundle.patch)
+    if inside < MIN_VALID * bundle.patch**2:
+        raise ModelError(
+            f"the model {bundle.name} looks at patches of {bundle.patch} x {bundle.patch} px, "
+            f"the frames have {shape[0]} x {shape[1]} px",
+            expected="frames that hold a patch",
+            consequence="No patch of any frame could be scored",
+            remedy=f"train a model with a smaller --patch for these frames (at most {min(shape)} px)",
+        )
 
 
 def summarise(path: str, ledger: Ledger, quality: str = "", *, worked: int = 0) -> Summary:

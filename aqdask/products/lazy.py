@@ -13,6 +13,7 @@ from dask.base import tokenize
 
 from aqdask.engine.executors import one_thread
 from aqdask.engine.replicas import warm
+from aqdask.engine.runner import check_patch
 from aqdask.errors import UsageError
 from aqdask.kernels.patches import gather
 from aqdask.models.bundle import Bundle
@@ -34,6 +35,7 @@ def quality_of(
         raise UsageError(f"invalid of shape {bad.shape}", expected=f"the image's shape {pixels.shape}")
     height, width = pixels.shape[-2:]
     grid = PatchGrid(height, width, bundle.patch)
+    check_patch(bundle, (height, width))
     variables = load_scorer(bundle, "cpu").variables
     frames = [
         _frame_maps(

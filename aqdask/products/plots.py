@@ -3,13 +3,50 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from astropy.visualization import ZScaleInterval
 
+from aqdask.archive.frames import ChosenFrames, FrameStore
+from aqdask.archive.manifest import safe_name
+from aqdask.archive.maps import QualityStore
 from aqdask.errors import UsageError
+from aqdask.kernels.masking import bad_pixels
+from aqdask.specs import PatchGrid
 
 SIDE = 1024  # px of the picture's longer side, at most
+
+
+@dataclass(frozen=True)
+class PictureJob:
+    """Pictures of masks over their frames, ``<folder>/<frame>.png``."""
+
+    archive: str
+    quality: str
+    folder: str
+    alpha: float
+
+    def __call__(self, rows: Sequence[int]) -> list[str]:
+        """Paths of the pictures of these rows."""
+        store = QualityStore.open(self.archive, self.quality)
+        chosen = ChosenFrames.of(FrameStore.open(self.archive), rows)
+        paths = []
+        for position, (row, frame_id) in enumerate(zip(rows, chosen.ids, strict=True)):
+            image, invalid = chosen.read(position)
+            grid = PatchGrid(image.shape[0], image.shape[1], int(store.group.attrs["patch"]))  # type: ignore[arg-type]
+            pvalue = np.asarray(store.group["pvalue"][row])  # type: ignore[index]
+            mask = bad_pixels(pvalue, self.alpha, grid)
+            if invalid is not None:
+                mask |= invalid
+            path = Path(self.folder) / f"{safe_name(frame_id)}.png"
+            title = f"{frame_id}: {100 * mask.mean():.1f} % masked (red) at alpha = {self.alpha}"
+            mask_over_frame(image, mask, path, title)
+            paths.append(str(path))
+        return paths
 
 
 def mask_over_frame(
@@ -31,12 +68,7 @@ def mask_over_frame(
     UsageError
         If matplotlib is not installed.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise UsageError(
-            "matplotlib is not installed", expected="it, for pictures", remedy="pip install 'aqdask[plots]'"
-        ) from error
+    Figure = require_matplotlib()
     step = max(1, -(-max(image.shape) // SIDE))
     small = _block_mean(image, step)
     red = _block_mean(mask, step)
@@ -51,6 +83,17 @@ def mask_over_frame(
     axes.imshow(overlay, origin="lower", extent=extent)
     axes.set(title=title, xlabel="x [px]", ylabel="y [px]")
     figure.savefig(path, dpi=110)
+
+
+def require_matplotlib() -> Any:
+    """matplotlib's ``Figure``; `UsageError` if it is not installed."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise UsageError(
+            "matplotlib is not installed", expected="it, for pictures", remedy="pip install 'aqdask[plots]'"
+        ) from error
+    return Figure
 
 
 def _block_mean(values: np.ndarray, step: int) -> np.ndarray:

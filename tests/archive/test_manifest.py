@@ -178,8 +178,10 @@ class TestSafeName:
         [
             ("a.fits", "a"),
             ("night/sub/img_001.fits", "night__sub__img_001"),
-            ("night/a.fit", "night__a-"),
-            ("a.fits.fz[SCI,1]", "a_SCI_1-"),
+            ("night/a.fit", "night__a.fit"),
+            ("night/a.fits.fz", "night__a.fits.fz"),
+            ("a.fit.fits", "a.fit-"),
+            ("a.fits.fz[SCI,1]", "a.fits.fz_SCI_1-"),
             ("a b.fits", "a_b-"),
             ("../../etc/passwd", "_.__..__etc__passwd-"),
         ],

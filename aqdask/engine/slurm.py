@@ -1,0 +1,132 @@
+"""Workers as batch jobs of Slurm, through dask-jobqueue."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shlex
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import dask
+import dask.config
+import yaml
+
+from aqdask.engine import config
+from aqdask.errors import ClusterError, UsageError
+
+# Of a job that Slurm requeues: with the default of 15 s it is cancelled at the moment when it comes back.
+PATIENCE = {"distributed.deploy.lost-worker-timeout": "1s"}
+
+
+@contextlib.contextmanager
+def settings(path: str) -> Iterator[None]:
+    """Dask's configuration with the YAML file ``path`` over it, for as long as the context lasts.
+
+    Raises
+    ------
+    UsageError
+        If there is no such file, or it is no mapping in YAML.
+    ClusterError
+        If dask-jobqueue is not installed.
+    """
+    try:
+        import dask_jobqueue  # noqa: F401  (brings the defaults that the file goes over)
+    except ImportError as error:
+        raise ClusterError(
+            "dask-jobqueue is not installed",
+            expected="it, for --cluster slurm",
+            remedy="pip install 'aqdask[slurm]'",
+        ) from error
+    loaded = _load(path) if path else {}
+    merged = dask.config.merge(dask.config.config, loaded)
+    names = [dask.config.canonical_name(name, merged) for name in loaded]
+    with dask.config.set({name: merged[name] for name in names}), dask.config.set(PATIENCE):
+        yield
+
+
+def _load(path: str) -> dict[str, Any]:
+    remedy = "start from cluster/slurm.yaml"
+    try:
+        loaded = yaml.safe_load(Path(path).read_text())
+    except OSError as error:
+        raise UsageError(
+            f"--cluster slurm:{path} ({error.strerror})",
+            expected="a YAML file as cluster/slurm.yaml",
+            remedy="check the path",
+        ) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        what = " ".join(str(error).split())
+        raise UsageError(f"{path} is not YAML: {what}", expected="a mapping", remedy=remedy) from error
+    if not isinstance(loaded, dict):
+        raise UsageError(f"{path} holds no settings", expected="a mapping in YAML", remedy=remedy)
+    return loaded
+
+
+def start(dashboard: str) -> Any:
+    """A SLURMCluster with its jobs submitted; a job that is lost is replaced by another.
+
+    Parameters
+    ----------
+    dashboard : str
+        Address of the dashboard, unless ``jobqueue.slurm.scheduler-options`` names one.
+
+    Raises
+    ------
+    ClusterError
+        If the settings make no job, or sbatch takes none.
+    """
+    from dask_jobqueue import SLURMCluster
+
+    cluster = None
+    try:
+        jobs = int(config.get("slurm.jobs"))
+        given = dask.config.get("jobqueue.slurm")
+        processes = given.get("processes")
+        cluster = SLURMCluster(
+            silence_logs=logging.ERROR,
+            scheduler_options={"dashboard_address": dashboard, **(given.get("scheduler-options") or {})},
+            job_script_prologue=[*_exports(), *(given.get("job-script-prologue") or [])],
+            # named here, since dask-jobqueue counts the workers of a job only by this argument
+            **({"processes": processes} if processes else {}),
+        )
+        cluster.scale(jobs=jobs)
+        cluster.sync(_submitted, cluster)  # `scale` alone only logs what sbatch refused
+        cluster.adapt(minimum_jobs=jobs, maximum_jobs=jobs)  # `scale` alone never replaces a lost job
+    except (ValueError, RuntimeError, OSError, TypeError, AttributeError) as error:
+        if cluster is not None:
+            with contextlib.suppress(Exception):
+                cluster.close()
+        raise ClusterError(
+            f"the Slurm cluster could not be started: {' '.join(str(error).split())}",
+            expected="jobqueue.slurm settings that sbatch takes (queue, cores, memory, walltime)",
+            consequence="Nothing was done",
+            remedy="start from cluster/slurm.yaml and name it: --cluster slurm:FILE",
+        ) from error
+    return cluster
+
+
+async def _submitted(cluster: Any) -> None:
+    await cluster
+
+
+def _exports() -> list[str]:
+    """Lines of the job script: the settings that workers read when they start and inherit from nobody."""
+    return [
+        f"export DASK_{name.upper().replace('.', '__').replace('-', '_')}={shlex.quote(str(value))}"
+        for name, value in config.get("dask").items()
+    ]
+
+
+def all_jobs_ended(cluster: Any) -> bool:
+    """Whether Slurm knows none of the jobs of ``cluster`` as waiting or running any more."""
+    ours = {str(job.job_id) for job in cluster.workers.values() if getattr(job, "job_id", None)}
+    command = ["squeue", "--noheader", "--format=%i", f"--user={os.getuid()}"]
+    try:
+        listed = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return False  # it does not answer: nobody knows
+    return bool(ours) and not ours & set(listed.split())
