@@ -61,12 +61,12 @@ class FrameStore:
     def open(cls, path: str | os.PathLike[str], *, writable: bool = False) -> FrameStore:
         """Open the frames of the archive at ``path`` (errors as `aqdask.archive.layout.open_root`)."""
         root = layout.open_root(path, writable=writable)
-        return cls(root["frames"], layout.read_spec(root))  # type: ignore[arg-type]
+        return cls(layout.subgroup(root, "frames"), layout.read_spec(root))
 
     @classmethod
     def create(cls, root: zarr.Group) -> FrameStore:
         """Make the arrays, with no frame in them; the client's work, once."""
-        store = cls(root["frames"], layout.read_spec(root))  # type: ignore[arg-type]
+        store = cls(layout.subgroup(root, "frames"), layout.read_spec(root))
         if store.spec.pixels:
             store._create_plane("image", store.spec.dtype, "pixels in the frame's own type")
         store._create_plane("invalid", "bool", "pixel is not data (NaN, BLANK, input mask, bad-pixel map)")

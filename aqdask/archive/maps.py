@@ -45,7 +45,7 @@ class QualityStore:
                 expected=f"one of {', '.join(names(root)) or '(none yet)'}",
                 remedy="run `aqdask score` with that model first",
             )
-        return cls(root[f"quality/{name}"])  # type: ignore[arg-type]
+        return cls(layout.subgroup(root, f"quality/{name}"))
 
     @classmethod
     def create(
@@ -59,7 +59,7 @@ class QualityStore:
     ) -> QualityStore:
         """Make the group with no frame in it, or return it as it is if it is there."""
         if name in names(root):
-            return cls(root[f"quality/{name}"])  # type: ignore[arg-type]
+            return cls(layout.subgroup(root, f"quality/{name}"))
         per_shard = layout.read_spec(root).frames_per_shard
         group = root.create_group(f"quality/{name}", overwrite=True)
         for variable in (*variables, *SKY):
