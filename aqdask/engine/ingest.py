@@ -177,7 +177,10 @@ def _check_map(path: str | None) -> None:
 
 
 def _make(path: str | os.PathLike[str], spec: ArchiveSpec) -> None:
-    FrameStore.create(layout.create(path, spec, created_by=f"aqdask {__version__}"))
+    try:
+        FrameStore.create(layout.create(path, spec, created_by=f"aqdask {__version__}"))
+    except OSError as error:
+        raise layout.write_failed(path, error) from error
 
 
 def commonest(kinds: Counter[tuple[tuple[int, int], str]]) -> tuple[tuple[int, int], str]:
