@@ -31,11 +31,10 @@ if TYPE_CHECKING:
         quality_of,
         run,
         score,
-        select,
-        train,
         verify,
     )
     from aqdask.errors import AqdaskError
+    from aqdask.training import select, train
     from aqdask.version import __version__
 
 __all__ = [
@@ -58,7 +57,12 @@ __all__ = [
     "verify",
 ]
 
-_ELSEWHERE = {"AqdaskError": "aqdask.errors", "__version__": "aqdask.version"}
+_ELSEWHERE = {
+    "AqdaskError": "aqdask.errors",
+    "__version__": "aqdask.version",
+    "select": "aqdask.training",
+    "train": "aqdask.training",
+}
 
 
 def __getattr__(name: str) -> Any:

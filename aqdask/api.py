@@ -24,11 +24,10 @@ from aqdask.models.bundle import Bundle
 from aqdask.products import lazy
 from aqdask.products.export import export_all
 from aqdask.products.quality import mask, open_frames, open_quality, quality_name
-from aqdask.training import select, train
 
 __all__ = [
     "Bundle", "IngestOptions", "Summary", "Verification", "export", "ingest", "load_model", "mask",
-    "open_frames", "open_quality", "quality_of", "run", "score", "select", "train", "verify",
+    "open_frames", "open_quality", "quality_of", "run", "score", "verify",
 ]  # fmt: skip
 
 PathLike = str | os.PathLike[str]

@@ -15,6 +15,7 @@ import numpy as np
 from aqdask.errors import UsageError
 
 PATCH = 64  # px; the model's input window unless a bundle says otherwise
+MIN_VALID = 0.25  # fraction of a patch's pixels that must be data for it to have a score
 
 
 @dataclass(frozen=True)

@@ -119,7 +119,7 @@ def _model(
     where: dict[str, Any],
 ) -> Bundle:
     """The model of an earlier demonstration of the same frames, references and steps, else a new one."""
-    from aqdask import api
+    from aqdask import api, training
     from aqdask.cli.model import TrainTeller
     from aqdask.errors import ModelError
 
@@ -132,7 +132,9 @@ def _model(
     except (ModelError, KeyError):
         pass  # none yet, or of something else
     teller = TrainTeller(session)
-    return api.train(archive, frames=references, out=path, progress=teller, steps=steps, name=name, **where)
+    return training.train(
+        archive, frames=references, out=path, progress=teller, steps=steps, name=name, **where
+    )
 
 
 def _verdicts(

@@ -27,10 +27,10 @@ def select(session: Session, archive: str, keep: Sequence[str], drop: Sequence[s
     Best first. FWHM in px, background and rms in the frames' own counts; the score is the distance to the
     group's median on the bad side, in robust sigma.
     """
-    from aqdask import api
+    from aqdask import training
 
     with session.executor() as executor:
-        found = api.select(archive, keep=keep, drop=drop, cluster=executor, reporter=session.reporter)
+        found = training.select(archive, keep=keep, drop=drop, cluster=executor, reporter=session.reporter)
     found.sort(key=lambda proposal: (not proposal.proposed, proposal.score))
     columns = ("proposed", "frame", "score", "fwhm", "ellipticity", "background", "rms", "sources", "reason")
     rows = [
@@ -78,7 +78,7 @@ def train(session: Session, archive: str, out: str, frames: Sequence[str], **set
 
     Cut short, it goes on from FILE.checkpoint when it is run again.
     """  # fmt: skip
-    from aqdask import api
+    from aqdask import training
 
     settings["name"] = settings["name"] or Path(out).stem
     chosen = None
@@ -86,7 +86,7 @@ def train(session: Session, archive: str, out: str, frames: Sequence[str], **set
         named = (_read_lines(entry[1:]) if entry.startswith("@") else [entry] for entry in frames)
         chosen = [line for lines in named for line in lines]
     teller = TrainTeller(session)
-    bundle = api.train(
+    bundle = training.train(
         archive, frames=chosen, out=out, progress=teller, cluster=session.cluster, reporter=session.reporter,
         **settings,
     )  # fmt: skip

@@ -6,7 +6,6 @@ for what the task raised. The serial one is short enough to debug everything wit
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import uuid
 from collections import deque
@@ -81,13 +80,12 @@ class SerialExecutor:
         self, function: Callable[[T], R], queue: WorkQueue[T], *, stage: str
     ) -> Iterator[tuple[T, R | Exception]]:
         """See `Executor`."""
-        with one_thread():
-            while items := queue.take(1):
-                try:
-                    result: R | Exception = function(items[0])
-                except Exception as error:
-                    result = error
-                yield items[0], result
+        while items := queue.take(1):
+            try:
+                result: R | Exception = function(items[0])
+            except Exception as error:
+                result = error
+            yield items[0], result
 
     def provide(self, bundle: bytes, digest: str) -> None:
         """See `Executor`."""
@@ -173,16 +171,3 @@ class WorkerSettings(WorkerPlugin):
     def setup(self, worker: object) -> None:
         """One event loop a process: few threads, since workers are processes already."""
         zarr.config.set(self.zarr)
-
-
-@contextlib.contextmanager
-def one_thread() -> Iterator[None]:
-    """Torch on one thread, as on a worker: the same bytes, and never more threads than cores."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

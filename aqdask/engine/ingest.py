@@ -84,7 +84,10 @@ def ingest(
     summaries = []
     for place, probed in archives.items():
         with writing(place) as archive:
-            mine = [s for s in scanned if s.path in probed] if options.by_shape and probed else scanned
+            mine = scanned
+            if options.by_shape and probed is not None:
+                belong = {entry.path for entry in archive.ledger.entries.values()} | probed.keys()
+                mine = [source for source in scanned if source.path in belong]
             register(
                 archive, mine, executor, reporter, retry=options.retry, rehash=options.rehash, probed=probed
             )
@@ -126,30 +129,35 @@ def _by_shape(
 ) -> dict[str, Mapping[str, Found] | None]:
     """One archive for each shape and type, ``NAME-1023x1536-uint16.zarr``, and which sources go to which.
 
-    Sources without any frame go to the archive with the most frames.
+    New sources without any frame go to the archive with the most frames; known ones stay where they are.
     """
     archives: dict[str, Mapping[str, Found] | None] = {}
+    sizes: dict[str, int] = {}
     known: set[tuple[str, int, int]] = set()
     for place in sorted(path.parent.glob(f"{path.stem}-*x*-*{path.suffix}")):
         if layout.is_archive(place):
             archives[str(place)] = {}
             entries = Ledger(layout.open_root(place)["ledger"]).entries.values()  # type: ignore[arg-type]
             known |= {(entry.path, entry.size, entry.mtime_ns) for entry in entries}
+            sizes[str(place)] = sum(entry.row >= 0 for entry in entries)
     new = [s.path for s in scanned if (s.path, s.size, s.mtime_ns) not in known or options.retry]
     reporter.start("look", len(new), "sources")
     found = probe(new, options.read(), executor, reporter)
     reporter.finish()
+    paths = {path for path, _, _ in known}
+    bad = {name: why for name, why in found.items() if isinstance(why, str) and name not in paths}
     kinds = Counter((info.shape, info.dtype) for infos in _frames(found) for info in infos)
+    if not kinds and not archives:
+        return _create(scanned, path, executor, reporter, options)
     if not kinds:
-        return archives or _create(scanned, path, executor, reporter, options)
+        return archives | {max(sizes, key=lambda place: sizes[place]): bad}
     most = commonest(kinds)
     for kind in sorted(kinds, key=lambda k: (k != most, k)):
-        share: dict[str, Found] = {}
+        share: dict[str, Found] = dict(bad) if kind == most else {}
         for source_path, frames in found.items():
             if isinstance(frames, str):
-                if kind == most:
-                    share[source_path] = frames
-            elif fitting := tuple(info for info in frames if (info.shape, info.dtype) == kind):
+                continue
+            if fitting := tuple(info for info in frames if (info.shape, info.dtype) == kind):
                 share[source_path] = fitting
         (height, width), dtype = kind
         place = path.with_name(f"{path.stem}-{height}x{width}-{dtype}{path.suffix or '.zarr'}")

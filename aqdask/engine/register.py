@@ -140,8 +140,9 @@ def _rehash(
     reporter.start("hash", len(paths), "sources")
     for _, answers in collect(executor, hash_sources, plan.slices(paths, PROBES), stage="hash"):
         for path, digest in answers:
+            # an image of the file that was never taken in has no digest of its own
+            same = all(digest == entry.sha256 for entry in known[path] if entry.state == DONE)
             for entry in known[path]:
-                same = digest == entry.sha256
                 stamp = by_path[path].mtime_ns if same else -1
                 size = by_path[path].size if same else -1
                 if (entry.size, entry.mtime_ns) != (size, stamp):

@@ -7,7 +7,9 @@ worker whose plugin failed, the task loads the model itself or fails loudly.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
+from collections.abc import Iterator
 
 from distributed import Worker, WorkerPlugin, get_worker
 
@@ -77,3 +79,16 @@ class ReplicaPlugin(WorkerPlugin):
     async def setup(self, worker: Worker) -> None:
         """Load off the event loop: heartbeats must go on."""
         await asyncio.to_thread(warm, self.data)
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Torch on one thread wherever it scores: the same bytes, and never more threads than cores."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -23,9 +23,8 @@ from aqdask.engine.reporter import Reporter
 from aqdask.engine.tasks import FrameJob
 from aqdask.errors import AqdaskError, ClusterError, ModelError
 from aqdask.models.bundle import Bundle
-from aqdask.models.paper import MIN_VALID
 from aqdask.models.scorer import load_scorer
-from aqdask.specs import ArchiveSpec, PatchGrid
+from aqdask.specs import MIN_VALID, ArchiveSpec, PatchGrid
 
 T = TypeVar("T")
 R = TypeVar("R")

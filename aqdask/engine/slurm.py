@@ -87,6 +87,7 @@ def start(dashboard: str) -> Any:
         given = dask.config.get("jobqueue.slurm")
         processes = given.get("processes")
         cluster = SLURMCluster(
+            job_cls=_job_class(),
             silence_logs=logging.ERROR,
             scheduler_options={"dashboard_address": dashboard, **(given.get("scheduler-options") or {})},
             job_script_prologue=[*_exports(), *(given.get("job-script-prologue") or [])],
@@ -94,14 +95,13 @@ def start(dashboard: str) -> Any:
             **({"processes": processes} if processes else {}),
         )
         cluster.scale(jobs=jobs)
-        cluster.sync(_submitted, cluster)  # `scale` alone only logs what sbatch refused
+        cluster.sync(_submitted, cluster)
         cluster.adapt(minimum_jobs=jobs, maximum_jobs=jobs)  # `scale` alone never replaces a lost job
     except (ValueError, RuntimeError, OSError, TypeError, AttributeError) as error:
         if cluster is not None:
-            with contextlib.suppress(Exception):
-                cluster.close()
+            cluster.close()
         raise ClusterError(
-            f"the Slurm cluster could not be started: {' '.join(str(error).split())}",
+            f"the Slurm cluster could not be started: {_what(error)}",
             expected="jobqueue.slurm settings that sbatch takes (queue, cores, memory, walltime)",
             consequence="Nothing was done",
             remedy="start from cluster/slurm.yaml and name it: --cluster slurm:FILE",
@@ -109,8 +109,39 @@ def start(dashboard: str) -> Any:
     return cluster
 
 
+def _job_class() -> Any:
+    """dask-jobqueue's job, made to keep what sbatch refused (else it is only logged) and to end as closed."""
+    from dask_jobqueue.slurm import SLURMJob
+    from distributed.deploy.spec import ProcessInterface
+
+    class SlurmJob(SLURMJob):
+        refused: Exception | None = None
+
+        async def start(self) -> None:
+            try:
+                await super().start()
+            except (RuntimeError, ValueError, OSError) as error:
+                self.refused = error
+                await ProcessInterface.start(self)
+
+        async def close(self) -> None:
+            await super().close()
+            await ProcessInterface.close(self)  # SpecCluster asserts that status when it closes
+
+    return SlurmJob
+
+
+def _what(error: Exception) -> str:
+    """What is wrong: of a command that failed only its own words."""
+    return " ".join(str(error).rpartition("stderr:")[2].split())
+
+
 async def _submitted(cluster: Any) -> None:
+    """Wait for sbatch; raise what it refused."""
     await cluster
+    for job in cluster.workers.values():
+        if job.refused:
+            raise job.refused
 
 
 def _exports() -> list[str]:

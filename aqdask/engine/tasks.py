@@ -20,7 +20,7 @@ from aqdask.archive.headers import wcs_centres
 from aqdask.archive.ledger import DONE, QUARANTINED, Record
 from aqdask.archive.maps import QualityStore, row_checksum
 from aqdask.engine.plan import Batch, FrameTask
-from aqdask.engine.replicas import replica
+from aqdask.engine.replicas import one_thread, replica
 from aqdask.errors import FrameError
 from aqdask.models.scorer import Scorer
 from aqdask.specs import FrameInfo, ReadSpec
@@ -168,7 +168,8 @@ class _Scoring:
         started = time.perf_counter()
         at = slice(task.row, task.row + 1)
         about = {name: str(frames.coordinate(name, at)[0]) for name in ("camera", "filter")}
-        maps = self.scorer.score_frame(image, invalid, **about)
+        with one_thread():
+            maps = self.scorer.score_frame(image, invalid, **about)
         for name in self.block:
             if name in maps:
                 self.block[name][position] = maps[name]

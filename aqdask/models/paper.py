@@ -23,10 +23,9 @@ from aqdask.kernels.patches import cut_range, valid_range
 from aqdask.kernels.residual import mean_absolute_error
 from aqdask.models.autoencoder import ConvAutoencoder, exact_arithmetic
 from aqdask.models.bundle import Bundle
-from aqdask.specs import PatchGrid, Variable
+from aqdask.specs import MIN_VALID, PatchGrid, Variable
 
 BATCH = 32  # patches in every forward pass, the last padded: one shape, hence one arithmetic
-MIN_VALID = 0.25  # fraction of a patch's P x P pixels that must be data for it to have a score
 
 VARIABLES: tuple[Variable, ...] = (
     Variable("score", "float32", np.nan, {"long_name": "patch score, larger is worse", "units": "1"}),

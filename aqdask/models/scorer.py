@@ -9,7 +9,6 @@ import numpy as np
 
 from aqdask.errors import ModelError
 from aqdask.models.bundle import Bundle
-from aqdask.models.paper import PaperScorer
 from aqdask.specs import Variable
 
 
@@ -48,9 +47,6 @@ class Scorer(Protocol):
         """Per-frame variables, 0-d, from the per-patch maps ``(n_y, n_x)`` of a whole frame."""
 
 
-_METHODS: dict[str, Callable[[Bundle, str], Scorer]] = {"paper": PaperScorer}
-
-
 def load_scorer(bundle: Bundle, device: str = "cpu") -> Scorer:
     """The scorer of a bundle's method, with its weights on ``device``.
 
@@ -59,11 +55,14 @@ def load_scorer(bundle: Bundle, device: str = "cpu") -> Scorer:
     ModelError
         For a method that this release does not know, or weights that do not fit.
     """
-    if bundle.method not in _METHODS:
+    from aqdask.models.paper import PaperScorer  # torch is only loaded where something is scored
+
+    methods: dict[str, Callable[[Bundle, str], Scorer]] = {"paper": PaperScorer}
+    if bundle.method not in methods:
         raise ModelError(
             f"the model {bundle.name} was made by the method {bundle.method!r}",
-            expected=f"one of {', '.join(sorted(_METHODS))}",
+            expected=f"one of {', '.join(sorted(methods))}",
             consequence="This release of aqdask cannot score with it",
             remedy="install the release of aqdask that wrote it",
         )
-    return _METHODS[bundle.method](bundle, device)
+    return methods[bundle.method](bundle, device)

@@ -11,8 +11,7 @@ import numpy as np
 import xarray as xr
 from dask.base import tokenize
 
-from aqdask.engine.executors import one_thread
-from aqdask.engine.replicas import warm
+from aqdask.engine.replicas import one_thread, warm
 from aqdask.engine.runner import check_patch
 from aqdask.errors import UsageError
 from aqdask.kernels.patches import gather
