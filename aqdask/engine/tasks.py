@@ -26,6 +26,7 @@ from aqdask.models.scorer import Scorer
 from aqdask.specs import FrameInfo, ReadSpec
 
 Pixels = tuple[np.ndarray, "np.ndarray | None"]
+NO_FRAME = "the frame itself is quarantined"
 
 
 @dataclass(frozen=True)
@@ -88,8 +89,10 @@ class FrameJob:
             pixels, record = self._take_in(frames, task) if task.ingest else (None, None)
             if record:
                 records.append({**record, "seconds": round(time.perf_counter() - started, 4)})
-            if scoring and not (record and record["state"] == QUARANTINED):
-                records.append(scoring.score(frames, task, pixels or self._stored(frames, task)))
+            if scoring:
+                bad = record is not None and record["state"] == QUARANTINED
+                found = pixels or (NO_FRAME if bad else self._stored(frames, task))
+                records.append(scoring.score(frames, task, found))
         if scoring:
             scoring.finish(records)
         return records
@@ -115,7 +118,7 @@ class FrameJob:
     def _stored(self, frames: FrameStore, task: FrameTask) -> Pixels | str:
         """A frame's pixels from the archive (or its source, where that keeps none), or why there are none."""
         if not task.score:
-            return "the frame itself is quarantined"
+            return NO_FRAME
         if frames.spec.pixels:
             return frames.read(task.row)
         try:
@@ -163,7 +166,7 @@ class _Scoring:
             self.block[name][position] = values[0]
         record: Record = {"event": "score", "frame_id": task.frame_id, "quality": self.job.quality}
         if isinstance(pixels, str):
-            return {**record, "state": QUARANTINED, "reason": pixels}
+            return {**record, "state": QUARANTINED, "reason": pixels, "row": task.row}  # no values
         image, invalid = pixels
         started = time.perf_counter()
         at = slice(task.row, task.row + 1)
