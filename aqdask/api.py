@@ -142,7 +142,12 @@ def load_model(model: Bundle | PathLike) -> Bundle:
 
 
 def quality_of(
-    image: Any, model: Bundle | PathLike, *, invalid: Any = None, camera: str = "", filter: str = ""
+    image: Any,
+    model: Bundle | PathLike,
+    *,
+    invalid: Any = None,
+    camera: str | None = None,
+    filter: str | None = None,
 ) -> xr.Dataset:
     """Quality maps of an array, lazily: the numbers that `score` stores, and nothing is stored.
 
@@ -154,8 +159,8 @@ def quality_of(
         The model.
     invalid : array of bool, same shape, optional
         Pixels that are not data; NaN never are.
-    camera, filter : str
-        Choose the calibration.
+    camera, filter : str, optional
+        Choose the calibration; None: the image's coordinates of these names, if it has them.
 
     Returns
     -------

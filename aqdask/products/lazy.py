@@ -23,7 +23,7 @@ TILE = 8  # patches a side: 512 px with patches of 64, two batches of the networ
 
 
 def quality_of(
-    image: Any, bundle: Bundle, *, invalid: Any = None, camera: str = "", filter: str = ""
+    image: Any, bundle: Bundle, *, invalid: Any = None, camera: str | None = None, filter: str | None = None
 ) -> xr.Dataset:
     """Quality maps of an array, lazily; see `aqdask.quality_of`."""
     pixels, dims, coords = _unwrap(image)
@@ -36,12 +36,12 @@ def quality_of(
     grid = PatchGrid(height, width, bundle.patch)
     check_patch(bundle, (height, width))
     variables = load_scorer(bundle, "cpu").variables
-    frames = [
-        _frame_maps(
-            pixels[index], None if bad is None else bad[index], grid, bundle, variables, (camera, filter)
-        )
-        for index in np.ndindex(pixels.shape[:-2])
-    ]
+    given = {"camera": camera, "filter": filter}
+    frames = []
+    for index in np.ndindex(pixels.shape[:-2]):
+        calibration = tuple(_about(name, given[name], coords, index) for name in ("camera", "filter"))
+        part = None if bad is None else bad[index]
+        frames.append(_frame_maps(pixels[index], part, grid, bundle, variables, calibration))
     result = xr.Dataset(coords=coords, attrs=_attributes(bundle, grid))
     for variable in variables:
         parts = [frame[variable.name] for frame in frames]
@@ -74,13 +74,23 @@ def _unwrap(image: Any) -> tuple[da.Array, tuple[Hashable, ...], dict[Hashable, 
     return pixels, lead, {n: c for n, c in array.coords.items() if set(c.dims) <= set(lead)}
 
 
+def _about(name: str, given: str | None, coords: dict[Hashable, Any], index: tuple[int, ...]) -> str:
+    """Camera or filter of one frame: as given, else as the image's coordinates say, else unknown."""
+    if given is not None:
+        return given
+    if name not in coords:
+        return ""
+    values = np.asarray(coords[name].values)
+    return str(values[index] if values.ndim else values)
+
+
 def _frame_maps(
     pixels: da.Array,
     invalid: da.Array | None,
     grid: PatchGrid,
     bundle: Bundle,
     variables: tuple[Variable, ...],
-    calibration: tuple[str, str],
+    calibration: tuple[str, ...],
 ) -> dict[str, da.Array]:
     """Lazy maps of one frame: tiles may be computed on different workers, whatever the chunks are."""
     token = tokenize(pixels, invalid, grid, bundle.digest, calibration)
@@ -133,7 +143,7 @@ def _score_tile(
     invalid: np.ndarray | None,
     tile: tuple[np.ndarray, np.ndarray, int],
     model: bytes,
-    calibration: tuple[str, str],
+    calibration: tuple[str, ...],
 ) -> dict[str, np.ndarray]:
     """Per-patch variables of one tile, ``(tile_y, tile_x)`` each."""
     tops, lefts, size = tile

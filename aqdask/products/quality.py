@@ -12,7 +12,7 @@ import xarray as xr
 
 from aqdask.archive import layout, maps
 from aqdask.archive.frames import COORDINATES
-from aqdask.archive.ledger import Ledger
+from aqdask.archive.ledger import PENDING, Ledger
 from aqdask.errors import ArchiveError, UsageError
 from aqdask.kernels.masking import bad_pixels, check_alpha
 from aqdask.specs import PatchGrid
@@ -41,11 +41,7 @@ def open_frames(archive: str | os.PathLike[str]) -> xr.Dataset:
     frames = frames.assign({name: frames[name].chunk(FRAME_CHUNKS) for name in planes})
     frames = frames.set_coords([name for name in COORDINATES if name in frames])
     states = [entry.state for entry in Ledger(root["ledger"]).rows()]  # type: ignore[arg-type]
-    states += ["pending"] * (frames.sizes["frame"] - len(states))
-    state = xr.Variable(
-        "frame", np.array(states, dtype=np.dtypes.StringDType()), {"long_name": "ledger state"}
-    )
-    return frames.assign_coords(state=state)
+    return frames.assign_coords(state=_states(states, frames.sizes["frame"]))
 
 
 def quality_name(archive: str | os.PathLike[str], model: str | None = None) -> str:
@@ -89,12 +85,20 @@ def open_quality(archive: str | os.PathLike[str], model: str | None = None) -> x
     name = quality_name(archive, model)
     quality = xr.open_zarr(str(archive), group=f"quality/{name}", consolidated=False, chunks={})
     quality = quality.drop_vars("bundle").set_coords(["y0", "y1", "x0", "x1", "ra", "dec"])
-    frames = open_frames(archive)
-    quality = quality.assign_coords({n: c for n, c in frames.coords.items() if "header" not in str(n)})
+    quality = quality[sorted(map(str, quality.data_vars))]
+    frames = open_frames(archive).drop_vars(["header", "primary_header"])
     entries = Ledger(layout.open_root(archive)["ledger"]).rows()  # type: ignore[arg-type]
+    states = _states([entry.standing(name)[0] for entry in entries], frames.sizes["frame"])
+    quality = quality.assign_coords(dict(frames.coords) | {"state": states})
     if any(entry.invalid_pixels for entry in entries):
         quality["invalid"] = frames["invalid"]
     return quality
+
+
+def _states(known: list[str], rows: int) -> xr.Variable:
+    """The ledger's states as a coordinate; rows that it does not know yet are pending."""
+    column = np.array(known + [PENDING] * (rows - len(known)), dtype=np.dtypes.StringDType())
+    return xr.Variable("frame", column, {"long_name": "state in the ledger"})
 
 
 def mask(quality: xr.Dataset, alpha: float) -> xr.DataArray:
