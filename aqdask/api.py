@@ -118,10 +118,13 @@ def score(
     archive: PathLike,
     model: Bundle | PathLike,
     *,
+    retry: bool = False,
     cluster: Cluster = None,
     reporter: Reporter | None = None,
 ) -> Summary:
     """Score every frame of an archive; frames that ``model`` has scored already are left alone.
+
+    With ``retry``, frames whose scoring failed are tried again.
 
     Raises
     ------
@@ -133,7 +136,7 @@ def score(
     bundle = load_model(model)
     layout.open_root(archive)
     with executor_of(cluster) as executor, writing(archive) as held:
-        return process(held, executor, reporter or Silent(), ingest=False, bundle=bundle)
+        return process(held, executor, reporter or Silent(), ingest=False, bundle=bundle, retry=retry)
 
 
 def load_model(model: Bundle | PathLike) -> Bundle:

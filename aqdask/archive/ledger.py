@@ -92,6 +92,7 @@ class Ledger:
         self._buffer: list[Record] = []
         self._flushed = time.monotonic()
         self.entries: dict[str, Entry] = {}
+        self.row_count = 0
         self._segments = sorted(int(name) for name in group.array_keys())
         for number in self._segments:
             for record in _read_segment(group[f"{number:06d}"]):  # type: ignore[arg-type]
@@ -156,6 +157,7 @@ class Ledger:
         event, frame_id = record["event"], record["frame_id"]
         if event == "register":
             former = self.entries.get(frame_id)
+            self.row_count = max(self.row_count, record["row"] + 1)
             scores = former.scores if former else {}
             self.entries[frame_id] = Entry(frame_id, **{n: record[n] for n in REGISTERED}, scores=scores)
             return

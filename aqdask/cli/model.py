@@ -105,14 +105,15 @@ def train(session: Session, archive: str, out: str, frames: Sequence[str], **set
 @click.command()
 @click.argument("archive")
 @click.option("--model", required=True, metavar="FILE", help="Model bundle made by `aqdask train`.")
+@click.option("--retry", is_flag=True, help="Try frames again whose scoring failed.")
 @command
-def score(session: Session, archive: str, model: str) -> int:
+def score(session: Session, archive: str, model: str, retry: bool) -> int:
     """Score every patch of every frame of ARCHIVE; frames scored before are left alone."""
     from aqdask import api
 
     bundle = api.load_model(model)
     with session.executor() as executor:
-        summary = api.score(archive, bundle, cluster=executor, reporter=session.reporter)
+        summary = api.score(archive, bundle, retry=retry, cluster=executor, reporter=session.reporter)
     return session.summary(summary, "scored")
 
 

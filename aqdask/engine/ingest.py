@@ -91,7 +91,9 @@ def ingest(
             register(
                 archive, mine, executor, reporter, retry=options.retry, rehash=options.rehash, probed=probed
             )
-            summaries.append(process(archive, executor, reporter, ingest=True, bundle=bundle))
+            summaries.append(
+                process(archive, executor, reporter, ingest=True, bundle=bundle, retry=options.retry)
+            )
     return summaries
 
 

@@ -107,7 +107,7 @@ def score_batches(
         shard = rows[start : start + per_shard]
         tasks = tuple(task for e in shard if (task := _score_task(e, quality, ingest, e.row in redo)))
         if any(not task.stored for task in tasks):
-            yield Batch(number, start, start + len(shard), tasks)
+            yield Batch(number, start, start + len(shard), tasks, keep=len(tasks) < len(shard))
             number += 1
 
 
@@ -116,8 +116,9 @@ def _score_task(entry: Entry, quality: str, ingest: bool, redo: bool) -> FrameTa
         return _task(entry, ingest=True, score=True) if ingest else None
     score = entry.scores.get(quality)
     if entry.state == DONE:
-        finished = score is not None and not redo and not entry.score_pending(quality)
-        return _task(entry, score=True, stored=score.crc32c if finished and score else "")
+        if score is None or redo or entry.score_pending(quality):
+            return _task(entry, score=True)
+        return _task(entry, score=True, stored=score.crc32c) if score.state == DONE else None
     stale = score is not None and bool(score.crc32c)  # scored once, its source has since gone bad
     return _task(entry) if stale else None
 

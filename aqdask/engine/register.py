@@ -66,7 +66,7 @@ def register(
         found = dict(probed or {})
         found |= probe([s.path for s in page if s.path not in found], archive.spec.read, executor, reporter)
         _register_page(archive, page, ids, found, known)
-    rows = len(archive.ledger.rows())
+    rows = archive.ledger.row_count
     archive.frames.truncate(rows)
     for name in maps.names(archive.root):
         QualityStore.open(archive.path, name, writable=True).grow(rows)
@@ -81,7 +81,7 @@ def _register_page(
     known: Mapping[str, Sequence[Entry]],
 ) -> None:
     """Rows and coordinates first, the ledger last: what it names is there."""
-    next_row = len(archive.ledger.rows())
+    next_row = archive.ledger.row_count
     records: list[Record] = []
     fresh: list[tuple[str, str, FrameInfo]] = []
     for source in page:

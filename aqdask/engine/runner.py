@@ -93,13 +93,19 @@ def process(
     ingest: bool,
     bundle: Bundle | None = None,
     redo: frozenset[int] = frozenset(),
+    retry: bool = False,
 ) -> Summary:
     """Bring every frame of ``archive`` as far as asked: taken in, scored with ``bundle``, or both.
 
-    Each source is read once. Frames that are finished are not touched.
+    Each source is read once. Frames that are finished are not touched, except the rows of ``redo`` and, with
+    ``retry``, frames whose score is quarantined.
     """
     rows = archive.ledger.rows()
     name = group_name(bundle) if bundle else ""
+    if retry:
+        redo |= {
+            entry.row for entry in rows if entry.state == DONE and entry.standing(name)[0] == QUARANTINED
+        }
     quality = quality_store(archive, bundle) if bundle else None
     if bundle and quality:
         todo = list(plan.score_batches(rows, name, quality.frames_per_shard, ingest=ingest, redo=redo))
