@@ -122,7 +122,7 @@ class DaskExecutor:
         run, numbers = uuid.uuid4().hex[:8], itertools.count()
         window = int(config.get("window"))
         items: dict[Future, T] = {}
-        running = as_completed(with_results=True, raise_errors=False)
+        running = as_completed(loop=self.client.loop, with_results=True, raise_errors=False)
         try:
             while True:
                 for item in queue.take(max(0, window * self.slots - len(items))):
