@@ -115,8 +115,9 @@ def open_root(path: str | os.PathLike[str], *, writable: bool = False) -> zarr.G
 
 def subgroup(root: zarr.Group, name: str) -> zarr.Group:
     """A group below the root, never through its own consolidated metadata (it may be older, too)."""
-    mode = "r" if root.read_only else "r+"
-    return zarr.open_group(root.store, path=name, mode=mode, use_consolidated=False, zarr_format=3)
+    return zarr.open_group(
+        root.store, path=name, mode="r" if root.read_only else "r+", use_consolidated=False, zarr_format=3
+    )
 
 
 def is_archive(path: str | os.PathLike[str]) -> bool:
