@@ -10,6 +10,7 @@ from astropy.io import fits
 
 from aqdask.archive import layout
 from aqdask.archive.ledger import Ledger
+from aqdask.engine.reporter import Silent
 from aqdask.kernels.calibration import ScoreTable
 from aqdask.kernels.patches import cut
 from aqdask.models.autoencoder import seeded_autoencoder
@@ -127,3 +128,20 @@ def touch_later(path: Path, seconds: float = 10) -> None:
     """Give a file a later modification time."""
     status = path.stat()
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + int(seconds * 1e9)))
+
+
+class InterruptAfter(Silent):
+    """Ctrl-C when ``count`` results of a stage other than 'look' have come back."""
+
+    def __init__(self, count: int) -> None:
+        self.left, self.stage = count, ""
+
+    def start(self, stage: str, total: int, unit: str = "frames") -> None:
+        """See `Reporter`."""
+        self.stage = stage
+
+    def advance(self, done: int, quarantined: int = 0) -> None:
+        """See `Reporter`."""
+        self.left -= self.stage != "look"
+        if self.left == 0:
+            raise KeyboardInterrupt("stopped by the test")
