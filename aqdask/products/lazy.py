@@ -101,8 +101,8 @@ def _frame_maps(
         row = []
         for left, right in _spans(n_x):
             window, tile = _window(grid, top, bottom, left, right)
-            block = pixels[window].rechunk(-1).to_delayed().item()
-            bad = None if invalid is None else invalid[window].rechunk(-1).to_delayed().item()
+            block = pixels[window].rechunk(-1).to_delayed(optimize_graph=False).item()
+            bad = None if invalid is None else invalid[window].rechunk(-1).to_delayed(optimize_graph=False).item()
             name = f"quality-tile-{token}-{top}-{left}"
             row.append(_score_tile(block, bad, tile, model, calibration, dask_key_name=name))
         rows.append(row)
@@ -116,7 +116,9 @@ def _frame_maps(
             for row, (t, b) in zip(rows, _spans(n_y), strict=True)
         ]
         maps[variable.name] = da.block(blocks)
-    summary = _summarise({n: m.rechunk(-1).to_delayed().item() for n, m in maps.items()}, model)
+    # not optimised by itself: fused into other keys, every tile would be scored once more for each variable
+    whole = {n: m.rechunk(-1).to_delayed(optimize_graph=False).item() for n, m in maps.items()}
+    summary = _summarise(whole, model)
     for variable in (v for v in variables if v.per_frame):
         maps[variable.name] = da.from_delayed(summary[variable.name], (), variable.dtype)
     return maps
