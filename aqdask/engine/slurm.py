@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import os
@@ -14,6 +15,7 @@ from typing import Any
 import dask
 import dask.config
 import yaml
+from dask.utils import parse_timedelta
 
 from aqdask.engine import config
 from aqdask.errors import ClusterError, UsageError
@@ -79,15 +81,15 @@ def start(dashboard: str) -> Any:
     ClusterError
         If the settings make no job, or sbatch takes none.
     """
-    from dask_jobqueue import SLURMCluster
-
     cluster = None
     try:
         jobs = int(config.get("slurm.jobs"))
         given = dask.config.get("jobqueue.slurm")
+        for name in ("cores", "memory"):  # a cluster that fails while it is made complains again when deleted
+            if not given.get(name):
+                raise ValueError(f"jobqueue.slurm.{name} is not set")
         processes = given.get("processes")
-        cluster = SLURMCluster(
-            job_cls=_job_class(),
+        cluster = _cluster_class()(
             silence_logs=logging.ERROR,
             scheduler_options={"dashboard_address": dashboard, **(given.get("scheduler-options") or {})},
             job_script_prologue=[*_exports(), *(given.get("job-script-prologue") or [])],
@@ -109,12 +111,15 @@ def start(dashboard: str) -> Any:
     return cluster
 
 
-def _job_class() -> Any:
-    """dask-jobqueue's job, made to keep what sbatch refused (else it is only logged) and to end as closed."""
+def _cluster_class() -> Any:
+    """dask-jobqueue's cluster with what 0.9.0 lacks, as far as the project needs it."""
+    from dask_jobqueue import SLURMCluster
     from dask_jobqueue.slurm import SLURMJob
     from distributed.deploy.spec import ProcessInterface
 
     class SlurmJob(SLURMJob):
+        """Keeps what sbatch refused (else it is only logged), and ends as closed."""
+
         refused: Exception | None = None
 
         async def start(self) -> None:
@@ -128,7 +133,26 @@ def _job_class() -> Any:
             await super().close()
             await ProcessInterface.close(self)  # SpecCluster asserts that status when it closes
 
-    return SlurmJob
+    class SlurmCluster(SLURMCluster):
+        """Knows a job of several workers as lost when the last of them is gone."""
+
+        job_cls = SlurmJob
+
+        def _update_worker_status(self, op: str, msg: Any) -> None:
+            gone = self.scheduler_info["workers"][msg]["name"] if op == "remove" else None
+            super()._update_worker_status(op, msg)
+            for job, spec in self.worker_spec.items():
+                if gone in {job + suffix for suffix in spec.get("group", ())}:
+                    delay = parse_timedelta(dask.config.get("distributed.deploy.lost-worker-timeout"))
+                    asyncio.get_running_loop().call_later(delay, self._drop_if_lost, job)
+
+        def _drop_if_lost(self, job: str) -> None:
+            names = {job + suffix for suffix in self.worker_spec.get(job, {}).get("group", ())}
+            there = {worker["name"] for worker in self.scheduler_info["workers"].values()}
+            if job in self.workers and not names & there:
+                self._futures.add(asyncio.ensure_future(self.workers.pop(job).close()))
+
+    return SlurmCluster
 
 
 def _what(error: Exception) -> str:
