@@ -136,6 +136,26 @@ def test_quality_of_computes_nothing_until_asked(bundle, monkeypatch):
     assert len(scored) == 1  # 5 x 7 patches are one tile; the other frame is left alone
 
 
+def test_every_block_is_read_and_every_tile_scored_once_for_all_variables(bundle, monkeypatch):
+    scored, read = [], []
+    score_patches = PaperScorer.score_patches
+
+    def load(block_id=None):
+        read.append(block_id)
+        return np.random.default_rng(block_id).integers(0, 2000, (512, 512), "uint16")
+
+    monkeypatch.setattr(
+        PaperScorer, "score_patches", lambda self, *a: scored.append(1) or score_patches(self, *a)
+    )
+    chunks = ((512, 512), (512,))
+    pixels = da.map_blocks(load, chunks=chunks, dtype="uint16", meta=np.array((), "uint16"))
+    read.clear()
+    with dask.config.set(scheduler="synchronous"):
+        dask.compute(aq.quality_of(pixels, bundle))
+    assert sorted(read) == [(0, 0), (1, 0)]
+    assert len(scored) == 8  # tiles of 256 px
+
+
 @pytest.mark.cluster
 def test_tiles_of_one_frame_are_computed_on_both_workers_with_the_same_bits(client, bundle):
     image = np.random.default_rng(0).integers(0, 2000, (1024, 1024), "uint16")  # 16 tiles of 8 x 8 patches
@@ -145,6 +165,7 @@ def test_tiles_of_one_frame_are_computed_on_both_workers_with_the_same_bits(clie
         found = client.compute(aq.quality_of(da.from_array(image, chunks=(300, 1024)), bundle), sync=True)
     for name in (*MAPS, "frame_score"):
         assert found[name].values.tobytes() == expected[name].values.tobytes()
-    tiles = [(str(task["key"]), task["worker"]) for task in stream.data if "quality-tile" in str(task["key"])]
+    done = [(str(task["key"]), task["worker"]) for task in stream.data]
+    tiles = [(key, worker) for key, worker in done if key.startswith("quality-tile-")]
     assert len({key for key, _ in tiles}) == 16
     assert len({worker for _, worker in tiles}) == 2

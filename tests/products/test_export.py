@@ -1,0 +1,148 @@
+"""What leaves the archive: DQ images that astropy trusts, a table in two formats, frames as FITS again."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from astropy.io import fits
+from astropy.table import Table
+from astropy.wcs import WCS
+from night import BLANK, SHAPE, night_frame
+from night import WCS as CARDS
+
+import aqdask as aq
+from aqdask import flags
+from aqdask.archive.fits import frame_to_fits
+from aqdask.archive.frames import FrameStore
+from aqdask.errors import ArchiveError, UsageError
+from aqdask.kernels.masking import dq_image
+from aqdask.specs import PatchGrid
+
+NAMES = ["L__f00", "L__f02", "L__f04", "R__f01", "R__f03", "R__f05"]
+
+
+def test_a_dq_image_is_named_after_each_frame(exported):
+    assert sorted(path.name for path in (exported / "dq").iterdir()) == [f"{n}.dq.fits" for n in NAMES]
+
+
+@pytest.mark.parametrize("row", range(6))
+def test_astropy_opens_a_dq_image_with_sound_checksums_and_the_bits_that_were_cut(archive, exported, row):
+    quality = aq.open_quality(archive)
+    invalid = night_frame(int(NAMES[row][-2:])) == BLANK
+    expected = dq_image(quality["pvalue"][row].values, invalid, 0.2, PatchGrid(*SHAPE, 32))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # a wrong CHECKSUM or DATASUM is a warning
+        with fits.open(exported / "dq" / f"{NAMES[row]}.dq.fits", checksum=True) as file:
+            file.verify("exception")
+            dq = file["DQ"]
+            assert {"CHECKSUM", "DATASUM"} <= set(file[0].header)
+            assert isinstance(dq, fits.CompImageHDU)
+            assert dq.data.dtype == np.dtype("uint8")
+            np.testing.assert_array_equal(dq.data, expected)
+            bits = {dq.header[f"DQBIT{n}"]: dq.header.comments[f"DQBIT{n}"] for n in range(len(flags.DQ))}
+            header = file[0].header
+    assert bits == {flag.value: flag.name for flag in flags.DQ}
+    assert header["ALPHA"] == 0.2
+    assert header["FRAMEID"] == NAMES[row].replace("__", "/") + ".fits"
+    assert header["MODELSHA"] == quality.attrs["model_sha256"]
+
+
+def test_the_wcs_of_the_frame_is_the_wcs_of_its_mask(exported):
+    source = WCS(CARDS)
+    mask = WCS(fits.getheader(exported / "dq" / "L__f00.dq.fits", "DQ"))
+    x, y = np.meshgrid([0.0, 99.0, 199.0], [0.0, 64.0, 129.0])
+    np.testing.assert_allclose(
+        mask.pixel_to_world_values(x, y), source.pixel_to_world_values(x, y), rtol=0, atol=1e-10
+    )
+
+
+def test_parquet_and_ecsv_hold_the_same_table(exported, archive):
+    parquet = pq.read_table(exported / "frames.parquet").to_pylist()
+    ecsv = Table.read(exported / "frames.ecsv")
+    assert [row["frame_id"] for row in parquet] == list(ecsv["frame_id"])
+    assert len(parquet) == 7  # six frames and the source that is none
+    needed = {"frame_id", "path", "time", "filter", "masked_fraction", "frame_score", "state", "reason"}
+    assert needed <= set(parquet[0]) == set(ecsv.colnames)
+    for row, other in zip(parquet, ecsv, strict=True):
+        for name in ("path", "row", "filter", "camera", "state", "reason", "sha256", "dq_file"):
+            found = "" if np.ma.is_masked(other[name]) else other[name]
+            assert (row[name] or "") == found or row[name] == found, name
+        for name in ("exptime", "masked_fraction", "frame_score"):
+            np.testing.assert_equal(np.nan if row[name] is None else row[name], float(other[name]))
+        if row["time"]:
+            assert row["time"].isoformat(sep=" ")[:19] == str(other["time"])[:19].replace("T", " ")
+
+
+def test_the_table_says_what_the_maps_say(exported, archive):
+    table = pq.read_table(exported / "frames.parquet").to_pylist()
+    masks, quality = aq.mask(aq.open_quality(archive), 0.2), aq.open_quality(archive)
+    for number, row in enumerate(table[:6]):
+        assert row["masked_fraction"] == pytest.approx(float(masks[number].mean()), abs=1e-12)
+        assert row["frame_score"] == float(quality["frame_score"][number])
+        assert row["state"] == "done"
+        assert (exported / "dq" / row["dq_file"]).is_file()
+    bad = table[6]
+    assert (bad["frame_id"], bad["state"], bad["masked_fraction"]) == ("bad.fits", "quarantined", None)
+    assert "FITS" in bad["reason"]
+
+
+def test_a_mask_can_be_cut_again_at_another_alpha_without_the_network(archive, tmp_path, monkeypatch):
+    from aqdask.models.paper import PaperScorer
+
+    def never(*_):
+        raise AssertionError("the network ran")
+
+    monkeypatch.setattr(PaperScorer, "_maps", never)
+    first = aq.export(archive, tmp_path, alpha=0.01, cluster="serial", dq=False)
+    second = aq.export(archive, tmp_path, alpha=0.6, cluster="serial", dq=False)
+    assert not (tmp_path / "dq").exists()
+    pairs = zip(
+        first["masked_fraction"].to_pylist()[:6], second["masked_fraction"].to_pylist()[:6], strict=True
+    )
+    assert all(low < high for low, high in pairs)
+
+
+def test_an_archive_without_scores_and_a_folder_in_the_way_are_said(archive, tmp_path):
+    aq.ingest(FrameStore.open(archive).coordinate("path")[0], tmp_path / "new.zarr", cluster="serial")
+    with pytest.raises(UsageError, match=r"holds no quality groups.*run `aqdask score` first"):
+        aq.export(tmp_path / "new.zarr", tmp_path / "out", cluster="serial")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ArchiveError, match="could not be written"):
+        aq.export(archive, tmp_path / "file" / "out", cluster="serial")
+
+
+def test_a_frame_written_back_equals_its_source(archive, tmp_path):
+    back_and_compare(archive, tmp_path)
+
+
+def back_and_compare(archive, folder):
+    """Write every frame of an archive as FITS and compare pixels and cards with its source."""
+    frames = FrameStore.open(archive)
+    for row in range(len(frames)):
+        header, primary, path = (
+            str(frames.coordinate(name, slice(row, row + 1))[0])
+            for name in ("header", "primary_header", "path")
+        )
+        frame_to_fits(frames.read(row)[0], header, primary).writeto(folder / f"{row}.fits")
+        index = int(frames.coordinate("hdu", slice(row, row + 1))[0])
+        with fits.open(path) as source, fits.open(folder / f"{row}.fits") as back:
+            hdu = back[1 if primary else 0]
+            assert hdu.data.dtype.newbyteorder("=") == source[index].data.dtype.newbyteorder("=")
+            np.testing.assert_array_equal(hdu.data, source[index].data)
+            made_anew = {"SIMPLE", "BITPIX", "NAXIS", "NAXIS1", "NAXIS2", "EXTEND", "BSCALE", "BZERO"}
+            difference = fits.HeaderDiff(
+                source[index].header, hdu.header, ignore_keywords=made_anew, ignore_comments=made_anew
+            )
+            same = (difference.diff_keyword_values, difference.diff_keyword_comments)
+            assert same == ({}, {}), difference.report()
+            assert difference.diff_keywords in ((), (["EXTEND"], []), (["BSCALE"], []))
+
+
+@pytest.mark.real
+def test_real_frames_written_back_equal_their_sources(data_dir, tmp_path):
+    (summary,) = aq.ingest(data_dir / "bsu_2022yid", tmp_path / "real.zarr", cluster="serial")
+    assert (summary.done, summary.quarantined) == (24, 0)
+    back_and_compare(tmp_path / "real.zarr", tmp_path)

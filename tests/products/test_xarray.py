@@ -1,0 +1,163 @@
+"""The archive as others open it: xarray, a second zarr implementation, CF attributes, lazy masks."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+import sep
+import tensorstore
+import xarray as xr
+from astropy.nddata import CCDData
+from astropy.wcs import WCS
+from night import BLANK, SHAPE, night_frame
+from night import WCS as CARDS
+
+import aqdask as aq
+from aqdask import flags
+from aqdask.errors import ArchiveError, UsageError
+from aqdask.products.quality import write_mask
+from aqdask.specs import PatchGrid
+
+IDS = ["L/f00.fits", "L/f02.fits", "L/f04.fits", "R/f01.fits", "R/f03.fits", "R/f05.fits"]
+GRID = PatchGrid(*SHAPE, 32)
+
+
+def quality_group(archive):
+    (name,) = (path.name for path in (archive / "quality").iterdir() if path.is_dir())
+    return f"quality/{name}"
+
+
+def test_xarray_opens_every_part_without_a_warning(archive):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with xr.open_datatree(archive, engine="zarr") as tree:
+            assert {"frames", "quality", "ledger"} <= set(tree.children)
+            assert tree["frames"].ds["image"].shape == (6, *SHAPE)
+            tree.load()
+        for group in ("frames", quality_group(archive)):
+            with xr.open_zarr(archive, group=group) as dataset:
+                assert dataset.sizes["frame"] == 6
+                dataset.load()
+
+
+def test_a_second_zarr_implementation_reads_the_same_pixels_and_maps(archive):
+    def read(name):
+        spec = {"driver": "zarr3", "kvstore": {"driver": "file", "path": str(archive / name)}}
+        return tensorstore.open(spec, open=True).result().read().result()
+
+    np.testing.assert_array_equal(read("frames/image"), np.stack([night_frame(int(n[3:5])) for n in IDS]))
+    np.testing.assert_array_equal(read("frames/invalid"), aq.open_frames(archive)["invalid"].values)
+    quality = aq.open_quality(archive)
+    for name in ("score", "reason"):
+        np.testing.assert_array_equal(read(f"{quality_group(archive)}/{name}"), quality[name].values)
+
+
+def test_frames_come_lazily_with_their_coordinates(archive):
+    frames = aq.open_frames(archive)
+    assert frames["image"].chunks == ((1,) * 6, (130,), (200,))
+    assert frames["image"].dtype == np.dtype("int16")
+    assert [str(name) for name in frames["frame_id"].values] == IDS
+    assert frames["time"].values[3] == np.datetime64("2024-05-07T01:01:00")
+    assert [str(state) for state in frames["state"].values] == ["done"] * 6
+    assert float(frames["exptime"][0]) == 60
+    assert frames["exptime"].attrs["units"] == "s"
+
+
+def test_quality_has_coordinates_that_place_every_patch(archive):
+    quality = aq.open_quality(archive)
+    np.testing.assert_array_equal(quality["y0"], GRID.starts(0))
+    np.testing.assert_array_equal(quality["x1"], GRID.stops(1))
+    assert [str(name) for name in quality["frame_id"].values] == IDS
+    y = (quality["y0"].values + quality["y1"].values - 1) / 2
+    x = (quality["x0"].values + quality["x1"].values - 1) / 2
+    ra, dec = WCS(CARDS).pixel_to_world_values(*np.meshgrid(x, y))
+    np.testing.assert_allclose(quality["ra"][0], ra, rtol=0, atol=1e-9)
+    np.testing.assert_allclose(quality["dec"][0], dec, rtol=0, atol=1e-9)
+
+
+def test_cf_attributes_say_what_codes_units_and_times_mean(archive):
+    raw = xr.open_zarr(archive, group="frames", decode_cf=False)
+    assert raw["time"].attrs["units"] == "microseconds since 1970-01-01"
+    assert raw["time"].attrs["standard_name"] == "time"
+    quality = aq.open_quality(archive)
+    assert quality["reason"].attrs["flag_values"] == [flag.value for flag in flags.REASONS]
+    assert quality["reason"].attrs["flag_meanings"].split() == [flag.name for flag in flags.REASONS]
+    assert quality["ra"].attrs["standard_name"] == "right_ascension"
+    assert quality["ra"].attrs["units"] == "degree"
+    assert all(quality[name].attrs["long_name"] for name in ("score", "pvalue", "mae", "frame_score"))
+    with xr.open_datatree(archive, engine="zarr") as tree:
+        assert tree.attrs["Conventions"].startswith("CF-")
+
+
+def test_a_mask_is_lazy_bool_and_follows_alpha_and_no_data(archive):
+    quality = aq.open_quality(archive)
+    masks = {alpha: aq.mask(quality, alpha) for alpha in (0.01, 0.5)}
+    assert masks[0.5].dtype == bool
+    assert masks[0.5].shape == (6, *SHAPE)
+    assert masks[0.5].chunks == ((1,) * 6, (130,), (200,))
+    small, large = masks[0.01].values, masks[0.5].values
+    assert small.sum() < large.sum()
+    assert not (small & ~large).any()
+    pvalue = quality["pvalue"].values
+    for row, name in enumerate(IDS):
+        image = night_frame(int(name[3:5]))
+        expected = image == BLANK
+        for (i, j), p in np.ndenumerate(pvalue[row]):
+            if not p > 0.5:
+                y, x = GRID.owner_bounds(0), GRID.owner_bounds(1)
+                expected[y[i] : y[i + 1], x[j] : x[j + 1]] = True
+        np.testing.assert_array_equal(large[row], expected)
+
+
+def test_where_there_is_no_data_the_mask_is_true_at_any_alpha(archive):
+    quality = aq.open_quality(archive)
+    row = IDS.index("R/f01.fits")
+    assert np.isnan(quality["score"][row, 0, 2])  # the patch that is BLANK as a whole
+    mask = aq.mask(quality, 1e-9).values
+    assert mask[row, 0:32, 64:96].all()
+    assert mask[row, 100, 5:9].all()
+    assert not mask[row, 101:130, 0:32].any()
+
+
+def test_ccddata_and_sep_take_the_mask(archive):
+    mask = aq.mask(aq.open_quality(archive), 0.3)[3].values
+    image = aq.open_frames(archive)["image"][3].values.astype("float32")
+    data = CCDData(image, unit="adu", mask=mask)
+    assert np.ma.array(data.data, mask=data.mask).mean() > 900  # BLANK is -32768
+    background = sep.Background(image, mask=mask, bw=32, bh=32)
+    assert 900 < background.globalback < 1100
+    assert background.globalrms < 100
+
+
+def test_a_written_mask_is_read_again(archive, tmp_path):
+    mask = aq.mask(aq.open_quality(archive), 0.3)
+    write_mask(mask, tmp_path / "mask.zarr")
+    with xr.open_zarr(tmp_path / "mask.zarr", consolidated=False) as found:
+        np.testing.assert_array_equal(found["mask"].values, mask.values)
+        assert [str(name) for name in found["frame_id"].values] == IDS
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(ArchiveError, match="exists and is no zarr group"):
+        write_mask(mask, tmp_path / "folder")
+
+
+@pytest.mark.parametrize("alpha", [0, 1, -0.1, 2, float("nan")])
+def test_an_alpha_outside_0_and_1_is_refused(archive, tmp_path, alpha):
+    with pytest.raises(UsageError, match=r"alpha = .*strictly between 0 and 1"):
+        aq.mask(aq.open_quality(archive), alpha)
+    with pytest.raises(UsageError, match=r"alpha = .*strictly between 0 and 1"):
+        aq.export(archive, tmp_path / "out", alpha=alpha, cluster="serial")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_dataset_without_pvalues_is_refused(archive):
+    with pytest.raises(UsageError, match="one with `pvalue`"):
+        aq.mask(aq.open_frames(archive), 0.1)
+
+
+def test_a_model_is_chosen_by_name_or_digest(archive, model):
+    assert aq.open_quality(archive, model.digest).attrs["model_sha256"] == model.digest
+    assert aq.open_quality(archive, "tiny").attrs["model"] == "tiny"
+    with pytest.raises(UsageError, match="no quality groups for 'huge'"):
+        aq.open_quality(archive, "huge")
