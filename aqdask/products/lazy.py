@@ -101,8 +101,8 @@ def _frame_maps(
         row = []
         for left, right in _spans(n_x):
             window, tile = _window(grid, top, bottom, left, right)
-            block = pixels[window].rechunk(-1).to_delayed(optimize_graph=False).item()
-            bad = None if invalid is None else invalid[window].rechunk(-1).to_delayed(optimize_graph=False).item()
+            block = _whole(pixels[window])
+            bad = None if invalid is None else _whole(invalid[window])
             name = f"quality-tile-{token}-{top}-{left}"
             row.append(_score_tile(block, bad, tile, model, calibration, dask_key_name=name))
         rows.append(row)
@@ -116,12 +116,18 @@ def _frame_maps(
             for row, (t, b) in zip(rows, _spans(n_y), strict=True)
         ]
         maps[variable.name] = da.block(blocks)
-    # not optimised by itself: fused into other keys, every tile would be scored once more for each variable
-    whole = {n: m.rechunk(-1).to_delayed(optimize_graph=False).item() for n, m in maps.items()}
-    summary = _summarise(whole, model)
+    summary = _summarise({name: _whole(part) for name, part in maps.items()}, model)
     for variable in (v for v in variables if v.per_frame):
         maps[variable.name] = da.from_delayed(summary[variable.name], (), variable.dtype)
     return maps
+
+
+def _whole(array: da.Array) -> Any:
+    """The array as one delayed value.
+
+    Not optimised by itself: fused into other keys, tiles would be scored once more for each variable.
+    """
+    return array.rechunk(-1).to_delayed(optimize_graph=False).item()
 
 
 def _spans(count: int) -> Iterator[tuple[int, int]]:
