@@ -157,8 +157,14 @@ def _local(argument: str) -> Any:
     """One process a core with one thread each; on a machine with GPUs use `cuda` for scoring."""
     workers = int(argument or config.get("workers") or CPU_COUNT)
     return LocalCluster(
-        n_workers=workers, threads_per_worker=1, dashboard_address=_dashboard(), silence_logs=logging.ERROR
-    )
+        n_workers=workers, threads_per_worker=1, dashboard_address=_dashboard(), silence_logs=logging.ERROR,
+        preload=_preload(),
+    )  # fmt: skip
+
+
+def _preload() -> list[str]:
+    """What workers of ours load first, besides what the user's configuration says."""
+    return [*dask.config.get("distributed.worker.preload", []), "aqdask.engine.preload"]
 
 
 def _cuda(argument: str) -> Any:
@@ -173,7 +179,12 @@ def _cuda(argument: str) -> Any:
     workers = {
         gpu: {
             "cls": distributed.Nanny,
-            "options": {"nthreads": 1, "name": f"gpu-{gpu}", "env": {"CUDA_VISIBLE_DEVICES": gpu}},
+            "options": {
+                "nthreads": 1,
+                "name": f"gpu-{gpu}",
+                "env": {"CUDA_VISIBLE_DEVICES": gpu},
+                "preload": _preload(),
+            },
         }
         for gpu in gpus
     }
