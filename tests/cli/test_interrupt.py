@@ -16,7 +16,7 @@ from night import OPTIONS, same_bytes, write_night
 import aqdask as aq
 
 SCRIPT = Path(sys.executable).parent / "aqdask"
-MANY = 200
+MANY = 120
 
 
 @pytest.fixture(scope="module")

@@ -36,7 +36,7 @@ def shard_stamps(archive):
 
 
 @given(st.lists(st.tuples(st.sampled_from(["ingest", "score", "run"]), st.integers(1, 4)), max_size=4))
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_however_often_it_is_interrupted_the_bytes_are_those_of_one_run(
     night, undisturbed, bundle, tmp_path_factory, stops
 ):
