@@ -109,8 +109,8 @@ class LineReporter:
     def _tell(self) -> None:
         self._told = time.monotonic()
         seconds = self._told - self._began
-        left = seconds * (self._total - self._done) / self._done if self._done else float("nan")
-        rest = f", about {left:.0f} s left" if self._done < self._total else ""
+        left = self._total - self._done
+        rest = f", about {seconds * left / self._done:.0f} s left" if left and self._done else ""
         bad = f", {self._quarantined} quarantined" if self._quarantined else ""
         self.say(f"{self._stage}: {self._done} of {self._total} {self._unit} in {seconds:.1f} s{bad}{rest}")
 

@@ -141,9 +141,9 @@ def test_impossible_scene_is_refused(wrong: dict) -> None:
 
 
 def test_demo_plan_is_frozen_and_travels() -> None:
-    plan = demo.demo_plan(12, 256, seed=1)
-    assert [frame.good for frame in plan] == [True] * 8 + [False] * 4
-    assert pickle.loads(pickle.dumps(plan)) == plan == demo.demo_plan(12, 256, seed=1)
+    plan = demo.demo_plan(15, 256, seed=1)
+    assert [frame.good for frame in plan] == [True] * 8 + [False] * 7
+    assert pickle.loads(pickle.dumps(plan)) == plan == demo.demo_plan(15, 256, seed=1)
     assert len({frame.seed for frame in plan}) == 12
     used = {defect.kind for frame in demo.demo_plan(24, 256) for defect in frame.defects}
     assert used == set(d.KINDS)
