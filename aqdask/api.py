@@ -140,8 +140,24 @@ def score(
 
 
 def load_model(model: Bundle | PathLike) -> Bundle:
-    """Read a model bundle; `ModelError` if the file is missing, corrupt, foreign or of another version."""
-    return model if isinstance(model, Bundle) else Bundle.load(Path(model))
+    """Read a model bundle.
+
+    Raises
+    ------
+    UsageError
+        If there is no such file.
+    ModelError
+        If it cannot be read, is corrupt, foreign or of another version.
+    """
+    if isinstance(model, Bundle):
+        return model
+    if not Path(model).exists():
+        raise UsageError(
+            f"no model file {model}",
+            expected="a bundle that `aqdask train` wrote",
+            remedy="check the path, or train a model first",
+        )
+    return Bundle.load(Path(model))
 
 
 def quality_of(

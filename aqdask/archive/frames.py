@@ -6,6 +6,7 @@ mask, bad-pixel map); a frame without any stores nothing there.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -50,6 +51,10 @@ COORDINATES: dict[str, tuple[Any, Any, dict[str, Any]]] = {
 }
 
 
+Coordinates = tuple[Any, ...]
+"""Values of one row, in the order of `COORDINATES`."""
+
+
 @dataclass(frozen=True)
 class FrameStore:
     """The arrays under ``frames/`` of an open archive."""
@@ -91,18 +96,13 @@ class FrameStore:
 
     def write_coordinates(self, start: int, rows: Sequence[tuple[str, str, FrameInfo]]) -> None:
         """Write ``(frame_id, path, info)`` of consecutive frames from row ``start``."""
-        columns: dict[str, list[Any]] = {name: [] for name in COORDINATES}
-        for frame_id, path, info in rows:
-            card = info.card
-            values = (
-                frame_id, path, info.hdu, NO_TIME if card.time is None else card.time, card.exptime,
-                card.filter, card.camera, info.header, info.primary_header,
-            )  # fmt: skip
-            for name, value in zip(COORDINATES, values, strict=True):
-                columns[name].append(value)
-        for name, column_values in columns.items():
-            dtype = COORDINATES[name][0]
-            column = np.array(column_values, dtype=np.dtypes.StringDType() if dtype is str else dtype)
+        self.write_columns(start, [coordinates_of(*row) for row in rows])
+
+    def write_columns(self, start: int, rows: Sequence[Coordinates]) -> None:
+        """Write the coordinates of consecutive frames from row ``start``."""
+        for position, (name, (dtype, _, _)) in enumerate(COORDINATES.items()):
+            values = [row[position] for row in rows]
+            column = np.array(values, dtype=np.dtypes.StringDType() if dtype is str else dtype)
             self._array(name)[start : start + len(rows)] = column
 
     def coordinate(self, name: str, rows: slice = slice(None)) -> np.ndarray:
@@ -193,6 +193,21 @@ class ChosenFrames:
         path, hdu = str(self.store.coordinate("path", at)[0]), int(self.store.coordinate("hdu", at)[0])
         frame = fits.read_frame(path, hdu, self.store.spec.read)
         return frame.image, frame.invalid
+
+
+def coordinates_of(frame_id: str, path: str, info: FrameInfo) -> Coordinates:
+    """What the coordinates of a frame's row are."""
+    card = info.card
+    time = NO_TIME if card.time is None else card.time
+    headers = (info.header, info.primary_header)
+    return (frame_id, path, info.hdu, time, card.exptime, card.filter, card.camera, *headers)
+
+
+def row_checksum(row: Coordinates) -> str:
+    """crc32c of a row's coordinates as JSON, 8 hex digits; the same of values as given and as read back."""
+    plain = [str(v) if kind is str else np.dtype(kind).type(v).item()
+             for v, (kind, _, _) in zip(row, COORDINATES.values(), strict=True)]  # fmt: skip
+    return f"{google_crc32c.value(json.dumps(plain).encode()):08x}"
 
 
 def check_fits(spec: ArchiveSpec, shape: tuple[int, ...], dtype: object) -> None:

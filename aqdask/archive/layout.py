@@ -140,14 +140,35 @@ def read_spec(root: zarr.Group) -> ArchiveSpec:
 
 
 def consolidate(path: str | os.PathLike[str], root: zarr.Group) -> None:
-    """Write consolidated metadata for the root and for every group that is opened on its own; last of all."""
+    """Write consolidated metadata for every group that is opened on its own, and last of all for the root.
+
+    Where the root's is what the arrays say, nothing is written.
+    """
     groups = ["frames", *(f"quality/{name}" for name in sorted(root["quality"].group_keys()))]  # type: ignore[union-attr]
+    if _is_consolidated(root):
+        return
     with warnings.catch_warnings():
         # zarr announces on every call that consolidated metadata is xarray's custom and not in the v3 text
         warnings.filterwarnings("ignore", message="Consolidated metadata", category=UserWarning)
         for group in groups:
             zarr.consolidate_metadata(str(path), path=group, zarr_format=3)
         zarr.consolidate_metadata(str(path), zarr_format=3)
+
+
+def _is_consolidated(root: zarr.Group) -> bool:
+    try:
+        known = zarr.open_group(root.store, mode="r", use_consolidated=True, zarr_format=3)
+    except ValueError:  # it has none
+        return False
+
+    def stated(group: zarr.Group) -> dict[str, Any]:
+        # only arrays and attributes: a group's own consolidated metadata is what is asked about
+        return {
+            name: item.attrs.asdict() if isinstance(item, zarr.Group) else item.metadata.to_dict()
+            for name, item in group.members(max_depth=None, use_consolidated_for_children=group is known)
+        }
+
+    return stated(known) == stated(root)
 
 
 def delete_shard(array: zarr.Array, index: tuple[int, ...]) -> None:

@@ -24,24 +24,30 @@ FLUSH_RECORDS = 2000
 COMPACT_SEGMENTS = 64
 
 Record = dict[str, Any]
-REGISTERED = ("path", "hdu", "row", "size", "mtime_ns", "suffix", "state", "reason")
+REGISTERED = ("path", "hdu", "row", "size", "mtime_ns", "suffix", "card", "state", "reason")
 
 
 @dataclass(slots=True)
 class Score:
-    """What one model's scoring of a frame came to: ``source`` is the pixel checksum that was scored."""
+    """What one model's scoring of a frame came to.
+
+    ``source`` is the checksum of the pixels that were scored, ``crc32c`` that of the maps, ``values`` the
+    frame-level variables.
+    """
 
     state: str
     source: str = ""
     crc32c: str = ""
     reason: str = ""
+    values: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
 class Entry:
     """One frame (or a source that gave none): where it comes from and how far it is.
 
-    ``row`` is -1 where the archive holds no row for it; ``suffix`` is the part of the id that names the HDU.
+    ``row`` is -1 where the archive holds no row for it; ``suffix`` is the part of the id that names the HDU,
+    ``card`` the checksum of the row's coordinates.
     ``crc32c`` is over the stored pixels and their
     invalid mask; ``sha256`` over the source file.
     """
@@ -53,6 +59,7 @@ class Entry:
     size: int
     mtime_ns: int
     suffix: str = ""
+    card: str = ""
     state: str = PENDING
     reason: str = ""
     sha256: str = ""
@@ -159,7 +166,8 @@ class Ledger:
             former = self.entries.get(frame_id)
             self.row_count = max(self.row_count, record["row"] + 1)
             scores = former.scores if former else {}
-            self.entries[frame_id] = Entry(frame_id, **{n: record[n] for n in REGISTERED}, scores=scores)
+            known = {name: record[name] for name in REGISTERED if name in record}
+            self.entries[frame_id] = Entry(frame_id, **known, scores=scores)
             return
         entry = self.entries[frame_id]
         if event == "ingest":
@@ -172,7 +180,7 @@ class Ledger:
             # other pixels may be scored after all
             entry.scores = {name: score for name, score in entry.scores.items() if score.state == DONE}
         elif event == "score":
-            names = ("state", "source", "crc32c", "reason")
+            names = ("state", "source", "crc32c", "reason", "values")
             entry.scores[record["quality"]] = Score(**{n: record[n] for n in names if n in record})
         elif event == "touch":  # the same content under another time stamp, or (-1) other content
             entry.size, entry.mtime_ns = record["size"], record["mtime_ns"]
@@ -189,7 +197,7 @@ def _records_of(entry: Entry) -> Iterator[Record]:
     for quality, score in entry.scores.items():
         yield {
             "event": "score", "frame_id": entry.frame_id, "quality": quality, "state": score.state,
-            "source": score.source, "crc32c": score.crc32c, "reason": score.reason,
+            "source": score.source, "crc32c": score.crc32c, "reason": score.reason, "values": score.values,
         }  # fmt: skip
 
 

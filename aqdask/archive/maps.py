@@ -57,35 +57,49 @@ class QualityStore:
         attributes: dict[str, Any],
         bundle: bytes,
     ) -> QualityStore:
-        """Make the group with no frame in it, or return it as it is if it is there."""
+        """Make the group with no frame in it, or return it if it is there (with a damaged model mended)."""
         if name in names(root):
-            return cls(layout.subgroup(root, f"quality/{name}"))
+            store = cls(layout.subgroup(root, f"quality/{name}"))
+            if store.bundle() != bundle:
+                store.write_bundle(bundle)
+            return store
         per_shard = layout.read_spec(root).frames_per_shard
         group = root.create_group(f"quality/{name}", overwrite=True)
         for variable in (*variables, *SKY):
             _create(group, variable, grid, per_shard)
-        for axis, letter in enumerate("yx"):
-            for edge, values in (("0", grid.starts(axis)), ("1", grid.stops(axis))):
-                side = "first pixel" if edge == "0" else "one past the last pixel"
-                bounds = group.create_array(
-                    letter + edge, shape=values.shape, dtype="int32", dimension_names=(f"patch_{letter}",),
-                    attributes={"long_name": f"{side} of the patch along {letter}", "units": "pixel"},
-                )  # fmt: skip
-                bounds[:] = values
-        data = np.frombuffer(bundle, dtype="uint8")
-        stored = group.create_array(
-            "bundle", shape=data.shape, dtype="uint8", chunks=data.shape, dimension_names=("byte",),
-            compressors=[ZstdCodec(level=1, checksum=True)],
-            attributes={"long_name": "the model bundle itself, a safetensors file"},
-        )  # fmt: skip
-        stored[:] = data
+        store = cls(group)
+        store.write_bounds(grid)
+        store.write_bundle(bundle)
         # written last: a group without it was cut off while being made and is made anew
         group.attrs.update({**attributes, "complete": True})
-        return cls(group)
+        return store
+
+    def write_bounds(self, grid: PatchGrid) -> None:
+        """Write where the patches are; the same for all frames."""
+        for axis, letter in enumerate("yx"):
+            for name, values in bounds(grid, axis).items():
+                side = "first pixel" if name.endswith("0") else "one past the last pixel"
+                attributes = {"long_name": f"{side} of the patch along {letter}", "units": "pixel"}
+                self._write_whole(name, values, f"patch_{letter}", attributes)
+
+    def write_bundle(self, bundle: bytes) -> None:
+        """Write the model itself."""
+        meaning = {"long_name": "the model bundle itself, a safetensors file"}
+        self._write_whole("bundle", np.frombuffer(bundle, dtype="uint8"), "byte", meaning)
+
+    def _write_whole(self, name: str, values: np.ndarray, dimension: str, attributes: dict[str, Any]) -> None:
+        array = self.group.create_array(
+            name, shape=values.shape, dtype=values.dtype, chunks=values.shape, dimension_names=(dimension,),
+            compressors=[ZstdCodec(level=1, checksum=True)], attributes=attributes, overwrite=True,
+        )  # fmt: skip
+        array[:] = values
 
     def bundle(self) -> bytes:
-        """The model bundle that made these maps: an archive can always be scored and repaired again."""
-        return np.asarray(self._array("bundle")[:]).tobytes()
+        """The model bundle that made these maps, so that an archive can be repaired; empty if damaged."""
+        try:
+            return np.asarray(self._array("bundle")[:]).tobytes()
+        except (ValueError, RuntimeError, OSError):
+            return b""
 
     @property
     def variables(self) -> tuple[str, ...]:
@@ -145,6 +159,12 @@ class QualityStore:
 
     def _array(self, name: str) -> zarr.Array:
         return self.group[name]  # type: ignore[return-value]
+
+
+def bounds(grid: PatchGrid, axis: int) -> dict[str, np.ndarray]:
+    """First pixel and one past the last of the patches along an axis, int32 ``(n,)``, by array name."""
+    letter = "yx"[axis]
+    return {f"{letter}0": grid.starts(axis).astype("int32"), f"{letter}1": grid.stops(axis).astype("int32")}
 
 
 def names(root: zarr.Group) -> list[str]:

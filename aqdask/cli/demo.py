@@ -121,7 +121,7 @@ def _model(
     """The model of an earlier demonstration of the same frames, references and steps, else a new one."""
     from aqdask import api, training
     from aqdask.cli.model import TrainTeller
-    from aqdask.errors import ModelError
+    from aqdask.errors import ModelError, UsageError
 
     try:
         found = api.load_model(path)
@@ -129,7 +129,7 @@ def _model(
         if (found.name, found.provenance["settings"]["steps"], used) == (name, steps, set(references)):
             session.reporter.say(f"using the model that is there: {path}")
             return found
-    except (ModelError, KeyError):
+    except (ModelError, UsageError, KeyError):
         pass  # none yet, or of something else
     teller = TrainTeller(session)
     return training.train(

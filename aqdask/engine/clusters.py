@@ -253,7 +253,10 @@ def _dashboard() -> str:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Dask's own log stays below errors: what matters to the user is said by the run itself."""
-    loggers = [logging.getLogger(name) for name in ("distributed", "distributed.worker", "bokeh", "tornado")]
+    loggers = [
+        logging.getLogger(name)
+        for name in ("distributed", "distributed.nanny", "distributed.worker", "bokeh", "tornado")
+    ]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.CRITICAL)

@@ -12,11 +12,11 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Generic, Protocol, TypeVar
 
-import zarr
-from distributed import Client, Future, WorkerPlugin, as_completed
+from distributed import Client, Future, as_completed
 
 from aqdask.engine import config
 from aqdask.engine.replicas import ReplicaPlugin, warm
+from aqdask.engine.worker import WorkerSettings
 from aqdask.errors import ClusterError
 
 T = TypeVar("T")
@@ -157,17 +157,3 @@ def _outcome(future: Future, result: Any) -> Any:
         consequence="What was finished is kept",
         remedy="start the cluster again and run the same command: it resumes",
     )
-
-
-class WorkerSettings(WorkerPlugin):
-    """Settings of the libraries in a worker process."""
-
-    name = "aqdask-settings"
-    idempotent = True
-
-    def __init__(self) -> None:
-        self.zarr = dict(config.get("zarr"))
-
-    def setup(self, worker: object) -> None:
-        """One event loop a process: few threads, since workers are processes already."""
-        zarr.config.set(self.zarr)

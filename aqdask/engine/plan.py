@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from aqdask.archive.ledger import DONE, PENDING, Entry
+from aqdask.archive.ledger import DONE, PENDING, QUARANTINED, Entry
 
 T = TypeVar("T")
 
@@ -111,6 +111,21 @@ def score_batches(
             number += 1
 
 
+def clear_batches(rows: Sequence[Entry], quality: str, per_shard: int) -> Iterator[Batch]:
+    """Batches that only clear maps of frames that have gone bad; everything else in their shards stays."""
+    for number, start in enumerate(range(0, len(rows), per_shard)):
+        shard = rows[start : start + per_shard]
+        tasks = tuple(_task(entry) for entry in shard if _is_stale(entry, quality))
+        if tasks:
+            yield Batch(number, start, start + len(shard), tasks, keep=True)
+
+
+def _is_stale(entry: Entry, quality: str) -> bool:
+    """Whether a frame was scored once and its source has since gone bad."""
+    score = entry.scores.get(quality)
+    return entry.state == QUARANTINED and score is not None and bool(score.crc32c)
+
+
 def _score_task(entry: Entry, quality: str, ingest: bool, redo: bool) -> FrameTask | None:
     if entry.state == PENDING:
         return _task(entry, ingest=True, score=True) if ingest else None
@@ -119,8 +134,7 @@ def _score_task(entry: Entry, quality: str, ingest: bool, redo: bool) -> FrameTa
         if score is None or redo or entry.score_pending(quality):
             return _task(entry, score=True)
         return _task(entry, score=True, stored=score.crc32c) if score.state == DONE else None
-    stale = score is not None and bool(score.crc32c)  # scored once, its source has since gone bad
-    return _task(entry) if stale else None
+    return _task(entry) if _is_stale(entry, quality) else None
 
 
 def _task(entry: Entry, *, ingest: bool = False, score: bool = False, stored: str = "") -> FrameTask:

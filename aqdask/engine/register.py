@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 from aqdask.archive import maps
-from aqdask.archive.frames import check_fits
+from aqdask.archive.frames import check_fits, coordinates_of, row_checksum
 from aqdask.archive.ledger import DONE, PENDING, QUARANTINED, Entry, Ledger, Record
 from aqdask.archive.manifest import assign_ids
 from aqdask.archive.maps import QualityStore
@@ -101,7 +101,8 @@ def _register_page(
                 archive.frames.erase(row)
             state = QUARANTINED if reason else PENDING
             about = {"hdu": info.hdu, "row": row, "suffix": info.suffix, "state": state, "reason": reason}
-            records.append({**base, "frame_id": frame_id, **about})
+            card = row_checksum(coordinates_of(frame_id, source.path, info)) if row >= 0 else ""
+            records.append({**base, "frame_id": frame_id, **about, "card": card})
         if isinstance(frames, str) and not stale:
             about = {"hdu": -1, "row": -1, "suffix": "", "state": QUARANTINED, "reason": frames}
             records.append({**base, "frame_id": ids[source.path], **about})
@@ -109,7 +110,7 @@ def _register_page(
             if entry.row >= 0:
                 archive.frames.erase(entry.row)
             reason = frames if isinstance(frames, str) else "the source no longer holds this HDU"
-            about = {"hdu": entry.hdu, "row": entry.row, "suffix": entry.suffix, "state": QUARANTINED}
+            about = {n: getattr(entry, n) for n in ("hdu", "row", "suffix", "card")} | {"state": QUARANTINED}
             records.append({**base, "frame_id": frame_id, **about, "reason": reason})
     if fresh:
         archive.frames.grow(next_row + len(fresh))

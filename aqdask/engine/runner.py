@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import zarr
 
-from aqdask.archive import layout
+from aqdask.archive import layout, maps
 from aqdask.archive.frames import FrameStore
 from aqdask.archive.ledger import DONE, PENDING, QUARANTINED, Ledger, Record
 from aqdask.archive.maps import QualityStore
@@ -122,14 +122,27 @@ def process(
         reporter.say(f"{archive.path}: {len(rows)} frames, about {number} stored objects")
     reporter.start(stage, len(tasks))
     for records in run_batches(executor, job, todo, stage=stage):
-        values = {record.pop("row"): record.pop("values", {}) for record in records if "row" in record}
+        values = {record.pop("row"): record.get("values", {}) for record in records if "row" in record}
         if quality and values:
             quality.write_frame_values(values)
         archive.ledger.append(records)
         frames = {record["frame_id"]: record["state"] for record in records}
         reporter.advance(len(frames), sum(state == QUARANTINED for state in frames.values()))
     reporter.finish()
+    for other in maps.names(archive.root):
+        if ingest and other != name:
+            _clear_stale(archive, executor, other)
     return summarise(archive.path, archive.ledger, name, worked=len(tasks))
+
+
+def _clear_stale(archive: OpenArchive, executor: Executor, name: str) -> None:
+    """Turn maps of frames that were scored once and have since gone bad into no data."""
+    quality = QualityStore.open(archive.path, name, writable=True)
+    batches = list(plan.clear_batches(archive.ledger.rows(), name, quality.frames_per_shard))
+    job = FrameJob(archive.path, archive.spec.read, name)
+    for records in run_batches(executor, job, batches, stage="clear"):
+        quality.write_frame_values({record.pop("row"): {} for record in records})
+        archive.ledger.append(records)
 
 
 def run_batches(

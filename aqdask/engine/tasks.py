@@ -6,14 +6,11 @@ raises is about the place (disk, archive, model), not about one frame.
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import hashlib
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cached_property, partial
 
 import numpy as np
 
@@ -30,10 +27,6 @@ from aqdask.specs import FrameInfo, ReadSpec
 
 Pixels = tuple[np.ndarray, "np.ndarray | None"]
 NO_FRAME = "the frame itself is quarantined"
-NANNY_TRIM = "MALLOC_TRIM_THRESHOLD_"  # in the environment of every worker that a Dask nanny started
-# From glibc's malloc.h: which free memory goes back to the kernel, and what is mapped by itself.
-M_TRIM_THRESHOLD, KEPT_BYTES = -1, 256 * 2**20
-M_MMAP_THRESHOLD, MAPPED_BYTES = -3, 2**30
 
 
 @dataclass(frozen=True)
@@ -65,22 +58,6 @@ def _digest(path: str) -> str:
         return ""
 
 
-@cache  # once a process
-def keep_freed_memory() -> None:
-    """Let a Dask worker keep the memory of one frame for the next.
-
-    Nannies start workers with a trim threshold of 64 KiB (``distributed.nanny.pre-spawn-environ``), which
-    also stops glibc from learning the sizes in use: the kernel then clears the pages of every buffer anew,
-    more system time than a frame takes to compress. A worker keeps about `KEPT_BYTES` at most. A process
-    that no nanny started is left as it is.
-    """
-    if NANNY_TRIM in os.environ:
-        with contextlib.suppress(AttributeError, OSError):  # not glibc
-            libc = ctypes.CDLL(None)
-            libc.mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
-            libc.mallopt(M_MMAP_THRESHOLD, MAPPED_BYTES)
-
-
 @dataclass(frozen=True)
 class FrameJob:
     """Take frames in, score them, or both, reading each source once.
@@ -102,7 +79,6 @@ class FrameJob:
 
     def __call__(self, batch: Batch) -> list[Record]:
         """Do what ``batch`` says; one or two records a frame, everything written before they return."""
-        keep_freed_memory()
         frames = FrameStore.open(self.archive, writable=True)
         scoring = _Scoring.begin(self, batch) if self.quality else None
         records: list[Record] = []
@@ -157,8 +133,12 @@ class _Scoring:
 
     def __init__(self, job: FrameJob, batch: Batch, store: QualityStore) -> None:
         self.job, self.batch, self.store = job, batch, store
-        self.scorer: Scorer = replica(job.model)
         self.block = store.empty(batch.stop - batch.start)
+
+    @cached_property
+    def scorer(self) -> Scorer:
+        """The model; a batch that only clears maps needs none."""
+        return replica(self.job.model)
 
     @classmethod
     def begin(cls, job: FrameJob, batch: Batch) -> _Scoring:
@@ -241,7 +221,6 @@ class VerifyJob:
 
         ``where`` is 'frames' or the name of a quality group; checksums that are empty are not compared.
         """
-        keep_freed_memory()
         damage: list[tuple[int, str, str]] = []
         frames = FrameStore.open(self.archive)
         stores = {name: QualityStore.open(self.archive, name) for name in self.qualities}

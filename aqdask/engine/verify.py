@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from aqdask.archive import layout, maps
-from aqdask.archive.frames import COORDINATES, FrameStore
+from aqdask.archive.frames import FrameStore
 from aqdask.archive.ledger import DONE, PENDING, Entry, Ledger
 from aqdask.archive.maps import QualityStore
-from aqdask.engine import plan
+from aqdask.engine import columns, plan
 from aqdask.engine.executors import Executor
 from aqdask.engine.reporter import Reporter
 from aqdask.engine.runner import OpenArchive, collect, process, writing
@@ -70,14 +70,19 @@ def verify(
     ledger, names = Ledger(root["ledger"]), maps.names(root)  # type: ignore[arg-type]
     entries = _chosen(ledger.rows(), sample, seed)
     found = Verification(len(entries), counts=ledger.counts())
-    found.damage = _columns(path, names) + _damage(path, entries, names, executor, reporter)
+    rows = ledger.rows()
+    found.damage = columns.check_coordinates(FrameStore.open(path), rows)
+    for name in names:
+        found.damage += columns.check_quality(QualityStore.open(path, name), name, rows)
+    found.damage += _damage(path, entries, names, executor, reporter)
     found.incomplete = _incomplete(path, ledger, names)
     if repair and not found.sound:
-        broken = {frame_id for frame_id, _, _ in found.damage}
+        broken = {(frame_id, where) for frame_id, where, _ in found.damage}
         with writing(path) as archive:
             _repair(archive, found, names, executor, reporter)
         again = verify(path, executor, reporter, sample=1.0)
-        again.repaired = sorted(broken - {frame_id for frame_id, _, _ in again.damage})
+        left = {(frame_id, where) for frame_id, where, _ in again.damage}
+        again.repaired = sorted({frame_id for frame_id, _ in broken - left})
         return again
     return found
 
@@ -115,23 +120,6 @@ def _damage(
     return sorted(damage)
 
 
-def _columns(path: str | os.PathLike[str], names: list[str]) -> list[tuple[str, str, str]]:
-    """The small arrays that go with all frames: coordinates and frame-level values must decode."""
-    frames = FrameStore.open(path)
-    arrays = [("frames", name, frames.group) for name in COORDINATES]
-    for name in names:
-        store = QualityStore.open(path, name)
-        arrays += [(name, variable, store.group) for variable in (*store.frame_variables, "bundle")]
-    damage = []
-    for where, name, group in arrays:
-        try:
-            np.asarray(group[name][:])  # type: ignore[index]
-        except (ValueError, RuntimeError, OSError) as error:
-            what = f"cannot be decoded ({type(error).__name__}: {' '.join(str(error).split())[:120]})"
-            damage.append((f"(all frames: {name})", where, what))
-    return damage
-
-
 def _incomplete(path: str | os.PathLike[str], ledger: Ledger, names: list[str]) -> list[tuple[str, str]]:
     """Frames that are not finished, and a ledger and arrays that disagree on how many there are."""
     rows = ledger.rows()
@@ -151,10 +139,15 @@ def _incomplete(path: str | os.PathLike[str], ledger: Ledger, names: list[str]) 
 def _repair(
     archive: OpenArchive, found: Verification, names: list[str], executor: Executor, reporter: Reporter
 ) -> None:
-    """Make damaged frames pending and run what is pending again."""
-    entries = archive.ledger.entries
+    """Small arrays first, since scoring reads them; then make damaged frames pending, and run again."""
+    entries, rows = archive.ledger.entries, archive.ledger.rows()
+    broken = {frame_id for frame_id, where, _ in found.damage if where == columns.COORDINATES_OF_FRAMES}
+    if broken:
+        columns.repair_coordinates(archive, broken, executor, reporter)
+    for name in names:
+        columns.repair_quality(QualityStore.open(archive.path, name, writable=True), name, rows, found.damage)
     for frame_id, where, _ in found.damage:
-        if where != "frames" or frame_id not in entries:
+        if where != "frames":
             continue
         if Path(entries[frame_id].path).exists():
             archive.ledger.append([{"event": "ingest", "frame_id": frame_id, "state": PENDING}])
@@ -163,7 +156,8 @@ def _repair(
     archive.ledger.flush()
     process(archive, executor, reporter, ingest=True)
     for name in names:
-        broken = {frame_id for frame_id, where, _ in found.damage if where == name}
-        rows = frozenset(entries[frame_id].row for frame_id in broken if frame_id in entries)
+        redo = frozenset(entries[frame_id].row for frame_id, where, _ in found.damage if where == name)
+        if (columns.ALL, f"{name} (bundle)") in {(frame_id, where) for frame_id, where, _ in found.damage}:
+            continue  # there is no model to score with
         bundle = Bundle.from_bytes(QualityStore.open(archive.path, name).bundle())
-        process(archive, executor, reporter, ingest=False, bundle=bundle, redo=rows)
+        process(archive, executor, reporter, ingest=False, bundle=bundle, redo=redo)

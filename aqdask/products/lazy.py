@@ -11,6 +11,7 @@ import numpy as np
 import xarray as xr
 from dask.base import tokenize
 
+from aqdask.archive.maps import bounds
 from aqdask.engine.replicas import one_thread, warm
 from aqdask.engine.runner import check_patch
 from aqdask.errors import UsageError
@@ -49,12 +50,12 @@ def quality_of(
         stacked = da.stack(parts).reshape((*pixels.shape[:-2], *shape)) if dims else parts[0]
         names = dims if variable.per_frame else (*dims, "patch_y", "patch_x")
         result[variable.name] = xr.Variable(names, stacked, dict(variable.attributes))
-    bounds = {
-        letter + edge: (f"patch_{letter}", values.astype("int32"))
-        for axis, letter in enumerate("yx")
-        for edge, values in (("0", grid.starts(axis)), ("1", grid.stops(axis)))
+    edges = {
+        name: (f"patch_{'yx'[axis]}", values)
+        for axis in (0, 1)
+        for name, values in bounds(grid, axis).items()
     }
-    return result.assign_coords(bounds)
+    return result.assign_coords(edges)
 
 
 def _unwrap(image: Any) -> tuple[da.Array, tuple[Hashable, ...], dict[Hashable, Any]]:

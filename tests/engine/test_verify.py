@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -99,10 +100,58 @@ def test_several_damages_at_once_are_repaired_in_one_go(scored, undisturbed):
     same_bytes(scored, undisturbed)
 
 
-def test_a_damaged_coordinate_is_named(scored):
-    flip(scored / "frames" / "time" / "c" / "0")
+SMALL = {
+    "frames/time": "frames (coordinates)",
+    "frames/frame_id": "frames (coordinates)",
+    "frames/header": "frames (coordinates)",
+    "quality/tiny-*/frame_score": "(values)",
+    "quality/tiny-*/y0": "(fixed)",
+    "quality/tiny-*/x1": "(fixed)",
+}
+
+
+@pytest.mark.parametrize("damage", [flip, DAMAGE["a missing shard"], DAMAGE["a zero-byte shard"]])
+@pytest.mark.parametrize("array", SMALL)
+def test_damaged_small_arrays_are_found_and_made_again(scored, undisturbed, array, damage):
+    (place,) = scored.glob(array)
+    damage(place / "c" / "0")
     found = aq.verify(scored, cluster="serial")
-    assert [(name, where) for name, where, _ in found.damage] == [("(all frames: time)", "frames")]
+    assert {where.removeprefix(place.parent.name).strip() for _, where, _ in found.damage} <= {
+        SMALL[array],
+        SMALL[array].removeprefix("frames").strip(),
+    }
+    assert found.damage
+    assert aq.verify(scored, cluster="serial", repair=True).sound
+    same_bytes(scored, undisturbed)
+
+
+def test_a_damaged_model_is_found_and_written_again_by_score(scored, undisturbed, bundle):
+    (group,) = (scored / "quality").glob("tiny-*")
+    flip(group / "bundle" / "c" / "0")
+    found = aq.verify(scored, cluster="serial")
+    assert [what for _, _, what in found.damage] == [
+        "the stored model is damaged; aqdask score with the model file writes it again"
+    ]
+    assert not aq.verify(scored, cluster="serial", repair=True).sound
+    aq.score(scored, bundle, cluster="serial")
+    assert aq.verify(scored, cluster="serial").sound
+    same_bytes(scored, undisturbed)
+
+
+def test_a_source_that_is_gone_does_not_cost_the_other_coordinates(scored):
+    entry = ledger_of(scored).entries[FRAME]
+    before = aq.open_frames(scored).load()
+    flip(scored / "frames" / "time" / "c" / "0")
+    source = Path(entry.path)
+    away = source.rename(source.with_suffix(".away"))
+    try:
+        aq.verify(scored, cluster="serial", repair=True)
+    finally:
+        away.rename(source)
+    after = aq.open_frames(scored).load()
+    assert (after["header"] == before["header"]).all()
+    assert after["frame_id"].values[entry.row] == FRAME
+    assert np.isnat(after["time"].values).sum() == 1
 
 
 def test_a_sample_reads_that_fraction_and_finds_damage_within_it(scored):
