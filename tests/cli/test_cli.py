@@ -234,7 +234,7 @@ BAD = {
     "a file as archive": (lambda t, n, a, m: ("verify", m), 3, "is not an aqdask archive"),
     "newer layout, read": (lambda t, n, a, m: ("info", newer(a)), 3, "layout version 99"),
     "newer layout, written": (lambda t, n, a, m: ("ingest", n, newer(a)), 3, "install a newer aqdask"),
-    "no model": (lambda t, n, a, m: ("score", a, "--model", t / "none"), 3, "cannot be read"),
+    "no model": (lambda t, n, a, m: ("score", a, "--model", t / "none"), 2, "no model file"),
     "damaged model": (lambda t, n, a, m: ("score", a, "--model", damaged_model(m, t)), 3, "checksum"),
     "foreign model": (
         lambda t, n, a, m: ("run", n, a, "--model", foreign_model(t)), 3, "no aqdask metadata"),
