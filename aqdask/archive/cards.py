@@ -11,20 +11,29 @@ from contextlib import contextmanager
 
 from astropy.io import fits
 
-_lock = threading.RLock()
+_lock = threading.Lock()
+_already = threading.local()
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """No warning and no log line of astropy inside; one thread at a time, as warning filters are global."""
+    """No warning and no log line of astropy inside; one thread at a time, as warning filters are global.
+
+    Inside another ``quiet()`` of the same thread it costs nothing: a header has many cards.
+    """
+    if getattr(_already, "quiet", False):
+        yield
+        return
     logger = logging.getLogger("astropy")
     with _lock, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         level = logger.level
         logger.setLevel(logging.ERROR)
+        _already.quiet = True
         try:
             yield
         finally:
+            _already.quiet = False
             logger.setLevel(level)
 
 

@@ -72,7 +72,7 @@ def probe(path: str | os.PathLike[str], read: ReadSpec) -> tuple[FrameInfo, ...]
     OSError
         The machine failed, not the file.
     """
-    with open_stream(path) as stream:
+    with quiet(), open_stream(path) as stream:
         hdus = walk(stream)
         primary = next(hdus)
         frames = choose(chain([primary], hdus), read)
