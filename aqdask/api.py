@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ from aqdask.engine.reporter import Reporter, Silent
 from aqdask.engine.runner import Summary, process, writing
 from aqdask.engine.verify import Verification
 from aqdask.engine.verify import verify as _verify
-from aqdask.errors import UsageError
+from aqdask.errors import UsageError, place_failed
 from aqdask.kernels.masking import check_alpha
 from aqdask.models.bundle import Bundle
 from aqdask.products import lazy
@@ -73,7 +74,7 @@ def ingest(
         If the cluster does not answer.
     """
     with executor_of(cluster) as executor:
-        return _ingest(_listed(sources), archive, executor, reporter or Silent(), IngestOptions(**options))
+        return _ingest(_listed(sources), archive, executor, reporter or Silent(), _options(options))
 
 
 def run(
@@ -95,8 +96,13 @@ def run(
     check_alpha(alpha)
     bundle = load_model(model)
     report = reporter or Silent()
+    if products is not None:
+        try:
+            Path(products).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise place_failed(products, error) from error
     with executor_of(cluster) as executor:
-        paths, settings = _listed(sources), IngestOptions(**options)
+        paths, settings = _listed(sources), _options(options)
         summaries = _ingest(paths, archive, executor, report, settings, bundle)
         for summary in summaries:
             folder = products_folder(summary.archive) if products is None else Path(products)
@@ -260,7 +266,12 @@ def verify(
         As `ingest`.
     """
     if not 0 < sample <= 1:
-        raise UsageError(f"sample = {sample}", expected="a fraction above 0 and at most 1")
+        raise UsageError(
+            f"sample = {sample}",
+            expected="a fraction above 0 and at most 1",
+            consequence="Nothing was read",
+            remedy="leave it out to read every frame",
+        )
     with executor_of(cluster) as executor:
         return _verify(archive, executor, reporter or Silent(), sample=sample, seed=seed, repair=repair)
 
@@ -269,3 +280,16 @@ def _listed(sources: PathLike | Sequence[PathLike]) -> list[str]:
     if isinstance(sources, (str, os.PathLike)):
         return [os.fspath(sources)]
     return [os.fspath(source) for source in sources]
+
+
+def _options(given: dict[str, Any]) -> IngestOptions:
+    known = [field.name for field in dataclasses.fields(IngestOptions)]
+    for name in given:
+        if name not in known:
+            raise UsageError(
+                f"the option {name!r}",
+                expected=f"one of {', '.join(known)}",
+                consequence="Nothing was taken in",
+                remedy="check its spelling",
+            )
+    return IngestOptions(**given)

@@ -6,6 +6,8 @@ Every error that reaches the user is one paragraph of four statements: what was 
 
 from __future__ import annotations
 
+import errno
+
 EXIT_DONE = 0  # every frame done
 EXIT_QUARANTINED = 1  # finished, some frames quarantined
 EXIT_USAGE = 2  # the request cannot be understood or makes no sense
@@ -55,6 +57,18 @@ class UsageError(AqdaskError):
 
 class ArchiveError(AqdaskError):
     """The archive cannot be read, written, or is not what it says."""
+
+
+def place_failed(place: object, error: OSError) -> ArchiveError:
+    """The error for a place that does not take our bytes: full, read-only, forbidden, not a folder."""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    remedy = "free space" if full else "check that its folder exists and may be written"
+    return ArchiveError(
+        f"{place} could not be written: {error.strerror or error}",
+        expected="a place with room where this user may write",
+        consequence="What was finished before is kept",
+        remedy=f"{remedy}; then run the same command again",
+    )
 
 
 class ModelError(AqdaskError):

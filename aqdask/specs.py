@@ -193,6 +193,11 @@ class ArchiveSpec:
         False: keep quality only (``--no-pixels``).
     read : ReadSpec
         How frames are taken out of their files.
+
+    Raises
+    ------
+    UsageError
+        For a setting out of its range.
     """
 
     shape: tuple[int, int]
@@ -202,6 +207,21 @@ class ArchiveSpec:
     frames_per_shard: int = 16
     pixels: bool = True
     read: ReadSpec = field(default_factory=ReadSpec)
+
+    def __post_init__(self) -> None:
+        sound = {
+            "chunk": self.chunk >= 16,
+            "codec": self.codec in ("lz4", "zstd"),
+            "frames_per_shard": self.frames_per_shard >= 1,
+        }
+        for name, is_sound in sound.items():
+            if not is_sound:
+                raise UsageError(
+                    f"the archive's setting {name} is {getattr(self, name)!r}",
+                    expected="chunk of 16 px or more, codec lz4 or zstd, frames_per_shard of 1 or more",
+                    consequence="No archive was made",
+                    remedy=f"leave {name} out for its default",
+                )
 
     @cached_property
     def chunk_shape(self) -> tuple[int, int, int]:
@@ -213,6 +233,14 @@ class ArchiveSpec:
         """One frame rounded up to whole inner chunks: one frame = one shard = one writer."""
         _, cy, cx = self.chunk_shape
         return (1, math.ceil(self.shape[0] / cy) * cy, math.ceil(self.shape[1] / cx) * cx)
+
+
+_RANGES = {
+    "name": "letters, digits, '.', '_' and '-', beginning with a letter or digit",
+    "seed": "a whole number, not negative",
+    "validation": "a fraction between 0 and 1",
+    "calibration": "a fraction between 0 and 1",
+}
 
 
 @dataclass(frozen=True)
@@ -279,7 +307,7 @@ class TrainSpec:
             if not is_sound:
                 raise UsageError(
                     f"the training setting {name} is {getattr(self, name)!r}",
-                    expected="a value in the range that TrainSpec states for it",
+                    expected=_RANGES.get(name, "a positive number"),
                     consequence="Nothing was trained",
                     remedy=f"leave {name} out for its default, {getattr(type(self), name)!r}",
                 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from aqdask.engine.clusters import Cluster, executor_of
 from aqdask.engine.replicas import default_device
 from aqdask.engine.reporter import Reporter, Silent
 from aqdask.engine.runner import collect
+from aqdask.errors import ModelError, UsageError, place_failed
 from aqdask.models.bundle import Bundle
 from aqdask.models.fit import TrainProgress
 from aqdask.models.train import train as _train
@@ -54,7 +56,7 @@ def select(
     report.finish()
     chosen = ChosenFrames.of(frames, rows)
     groups = [(card.camera, card.filter) for card in chosen.cards]
-    kept, dropped = (match_frames(chosen.ids, patterns) for patterns in (keep, drop))
+    kept, dropped = (match_frames(chosen.ids, _listed(patterns)) for patterns in (keep, drop))
     return propose(chosen.ids, [measures[row] for row in rows], groups, kept, dropped)
 
 
@@ -91,6 +93,9 @@ def train(
     UsageError
         For too few frames, a pattern without a frame, or a setting out of range.
     """
+    spec = TrainSpec(archive=Path(archive).name, **settings)
+    if out:
+        _check_out(Path(out))
     store = FrameStore.open(archive)
     ledger = Ledger(layout.open_root(archive)["ledger"])  # type: ignore[arg-type]
     done = {entry.frame_id: entry.row for entry in ledger.rows() if entry.state == DONE}
@@ -98,8 +103,7 @@ def train(
         proposals = select(archive, cluster=cluster, reporter=reporter)
         ids = [proposal.id for proposal in proposals if proposal.proposed]
     else:
-        ids = match_frames(list(done), frames)
-    spec = TrainSpec(archive=Path(archive).name, **settings)
+        ids = match_frames(list(done), _listed(frames))
     checkpoint = Path(f"{out}.checkpoint") if out else None
     chosen = ChosenFrames.of(store, sorted(done[frame_id] for frame_id in ids))
     place = device or default_device()
@@ -107,3 +111,28 @@ def train(
     if out:
         bundle.save(Path(out))
     return bundle
+
+
+def _check_out(path: Path) -> None:
+    """Refuse, before anything is trained, a place that will not take the bundle or holds something else."""
+    if path.exists():
+        try:
+            Bundle.load(path)
+        except ModelError as error:
+            raise UsageError(
+                f"{path} exists and is no model bundle",
+                expected="a new file, or an earlier bundle, which is replaced",
+                consequence="Nothing was trained",
+                remedy="choose another name",
+            ) from error
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise place_failed(path, error) from error
+
+
+def _listed(names: str | Sequence[str]) -> list[str]:
+    """A single pattern is one pattern, not its letters."""
+    return [names] if isinstance(names, str) else list(names)

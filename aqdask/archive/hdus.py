@@ -226,7 +226,9 @@ def _nothing_usable(seen: list[Hdu]) -> str:
 
 
 def _listing(seen: list[Hdu]) -> str:
-    return "there are " + _join([f"{hdu.index} {hdu.name!r}" if hdu.name else str(hdu.index) for hdu in seen])
+    return "the file has HDU " + _join(
+        [f"{hdu.index} {hdu.name!r}" if hdu.name else str(hdu.index) for hdu in seen]
+    )
 
 
 def _join(words: list[str]) -> str:

@@ -22,6 +22,7 @@ from zarr.codecs import BloscCodec, Crc32cCodec
 from zarr.core.sync import sync
 
 from aqdask.errors import ArchiveError, UsageError
+from aqdask.errors import place_failed as write_failed
 from aqdask.specs import ArchiveSpec, ReadSpec
 
 FORMAT = "aqdask"
@@ -93,7 +94,10 @@ def open_root(path: str | os.PathLike[str], *, writable: bool = False) -> zarr.G
     place = str(path)
     if "://" not in place and not Path(place).exists():
         raise UsageError(
-            f"no archive at {place}", expected="a folder made by `aqdask ingest`", remedy="check the path"
+            f"no archive at {place}",
+            expected="a folder made by `aqdask ingest`",
+            consequence="There is nothing to work on",
+            remedy="check the path, or ingest frames first",
         )
     try:
         root = zarr.open_group(place, mode="r+" if writable else "r", use_consolidated=False, zarr_format=3)
@@ -217,16 +221,6 @@ def sole_writer(path: str | os.PathLike[str]) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
-
-
-def write_failed(path: object, error: OSError) -> ArchiveError:
-    """The error for a place that does not take our bytes (full, read-only, forbidden)."""
-    return ArchiveError(
-        f"{path} could not be written: {error.strerror or error}",
-        expected="a place with room where this user may write",
-        consequence="What was finished before is kept",
-        remedy="free space or choose another place, then run the same command again: it resumes",
-    )
 
 
 def _foreign(place: str, why: str) -> ArchiveError:

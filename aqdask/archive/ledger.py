@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -75,6 +75,14 @@ class Entry:
             return True
         return score.state == DONE and score.source != self.crc32c
 
+    def worst(self, qualities: Sequence[str]) -> tuple[str, str]:
+        """State and reason of the pixels, or the reason why one of ``qualities`` could not score them."""
+        for quality in qualities:
+            state, reason = self.standing(quality)
+            if state == QUARANTINED:
+                return state, reason if self.state == QUARANTINED else f"{quality}: {reason}"
+        return self.state, self.reason
+
     def standing(self, quality: str = "") -> tuple[str, str]:
         """State and reason of the frame: of its pixels, or with ``quality`` of the frame as scored."""
         if self.state != DONE or not quality:
@@ -116,9 +124,9 @@ class Ledger:
         """Sources that own no row, by id."""
         return sorted((e for e in self.entries.values() if e.row < 0), key=lambda entry: entry.frame_id)
 
-    def counts(self) -> dict[str, int]:
-        """How many entries are done, quarantined, pending (in pixels, whatever their scores)."""
-        counted = Counter(entry.state for entry in self.entries.values())
+    def counts(self, qualities: Sequence[str] = ()) -> dict[str, int]:
+        """How many entries are done, quarantined (in pixels or in one of ``qualities``), and pending."""
+        counted = Counter(entry.worst(qualities)[0] for entry in self.entries.values())
         return {state: counted[state] for state in (DONE, QUARANTINED, PENDING)}
 
     def append(self, records: Iterable[Record]) -> None:

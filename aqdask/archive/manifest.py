@@ -116,6 +116,7 @@ def match_frames(ids: Sequence[str], patterns: Sequence[str]) -> list[str]:
                 f"no frame {pattern!r}",
                 expected=f"a frame id or pattern of one of the {len(ids)} frames"
                 + (f", for example {ids[0]!r}" if ids else ""),
+                consequence="Nothing was done",
                 remedy="`aqdask info ARCHIVE --frames` lists them",
             )
         chosen.update(found)

@@ -43,6 +43,7 @@ class QualityStore:
             raise UsageError(
                 f"no quality group {name!r} in {path}",
                 expected=f"one of {', '.join(names(root)) or '(none yet)'}",
+                consequence="There are no scores to read",
                 remedy="run `aqdask score` with that model first",
             )
         return cls(layout.subgroup(root, f"quality/{name}"))

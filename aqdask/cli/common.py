@@ -5,16 +5,25 @@ from __future__ import annotations
 import functools
 import json
 import os
+import shlex
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from aqdask.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_QUARANTINED, AqdaskError
+from aqdask.errors import (
+    EXIT_DONE,
+    EXIT_FAILED,
+    EXIT_INTERRUPTED,
+    EXIT_QUARANTINED,
+    AqdaskError,
+    place_failed,
+)
 
 if TYPE_CHECKING:
     from aqdask.engine.executors import Executor
@@ -63,7 +72,7 @@ class Session:
         """A table for people; with ``--json`` one object a row."""
         if self.json:
             for row in rows:
-                self.emit("", **dict(zip(columns, row, strict=True)))
+                self.emit("", event="row", table=title, **dict(zip(columns, row, strict=True)))
             return
         from rich.console import Console
         from rich.table import Table
@@ -76,7 +85,7 @@ class Session:
             shown.add_column(column, justify="right" if numeric else "left", overflow="fold")
         for row in rows:
             shown.add_row(*(_cell(value) for value in row))
-        width = None if sys.stdout.isatty() else 160
+        width = None if sys.stdout.isatty() else 1000  # one line a row: for grep and less
         Console(width=width, highlight=False).print(shown)
 
     def summary(self, summary: Summary, what: str) -> int:
@@ -125,23 +134,37 @@ def _guarded(
     try:
         return function(session, **arguments) or EXIT_DONE
     except AqdaskError as error:
-        session.reporter.finish()
-        if debug:
-            traceback.print_exc()
-        if session.json:
-            click.echo(json.dumps({"event": "error", "message": str(error), "exit_code": error.exit_code}))
-        click.echo(f"aqdask: {error}", err=True)
-        return error.exit_code
+        return _failed(session, debug, error)
+    except BrokenPipeError:  # the reader of our output has gone: say nothing more, and not that all is done
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_FAILED
+    except OSError as error:  # of no frame: those are quarantined
+        place = error.filename or "an output"
+        return _failed(session, debug, place_failed(place, error))
     except KeyboardInterrupt:
         session.reporter.finish()
         if debug:
             traceback.print_exc()
-        again = " ".join(["aqdask", *sys.argv[1:]])
         click.echo(
-            f"aqdask: interrupted. What was finished is kept; to resume, run the same command again: {again}",
+            "aqdask: interrupted. What was finished is kept; to resume, run the same command again: "
+            + _same_command(),
             err=True,
         )
         return EXIT_INTERRUPTED
-    except BrokenPipeError:  # the reader of our output has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_DONE
+
+
+def _failed(session: Session, debug: bool, error: AqdaskError) -> int:
+    """Say what went wrong, in one paragraph."""
+    session.reporter.finish()
+    if debug:
+        traceback.print_exc()
+    if session.json:
+        click.echo(json.dumps({"event": "error", "message": str(error), "exit_code": error.exit_code}))
+    click.echo(f"aqdask: {error}", err=True)
+    return error.exit_code
+
+
+def _same_command() -> str:
+    """What the user typed, fit for a shell."""
+    program = Path(sys.argv[0]).name
+    return shlex.join([program if program in ("aqdask", "dask") else "aqdask", *sys.argv[1:]])

@@ -38,7 +38,12 @@ def ingest_settings(no_pixels: bool, keywords: tuple[str, ...], **options: Any) 
     allowed = ("time", "exptime", "filter", "camera")
     for pair in pairs:
         if len(pair) != 2 or pair[0] not in allowed:
-            raise UsageError(f"--keyword {'='.join(pair)}", expected=f"WHAT=CARD with WHAT of {allowed}")
+            raise UsageError(
+                f"--keyword {'='.join(pair)}",
+                expected=f"WHAT=CARD with WHAT one of {', '.join(allowed)}",
+                consequence="Nothing was taken in",
+                remedy="for example --keyword time=MJD",
+            )
     return {**options, "pixels": False if no_pixels else None, "keywords": pairs or None}
 
 
@@ -113,18 +118,22 @@ def verify(session: Session, archive: str, sample: float, seed: int, repair: boo
             archive, sample=sample, seed=seed, repair=repair, cluster=executor, reporter=session.reporter
         )
     if found.damage:
-        session.table("damaged:", ("frame", "where", "what"), found.damage)
+        session.table("damaged", ("frame", "where", "what"), found.damage)
     if found.incomplete:
-        session.table("incomplete:", ("frame", "what"), found.incomplete)
+        session.table("incomplete", ("frame", "what"), found.incomplete)
     if found.repaired:
-        session.table("repaired:", ("frame",), [(name,) for name in found.repaired])
+        session.table("repaired", ("frame",), [(name,) for name in found.repaired])
     counts = ", ".join(f"{number} {state}" for state, number in found.counts.items())
     verdict = "sound" if found.sound else "NOT sound"
     fields = {"checked": found.checked, "sound": found.sound, "counts": found.counts}
     text = f"{archive}: {verdict}; {found.checked} frames read again; {counts}"
     session.emit(text, event="verify", archive=archive, **fields)
+    if found.lost:
+        session.table("cannot be repaired", ("frame", "why"), found.lost)
     if not found.sound:
-        remedy = "resume what is incomplete" if not found.damage else "run again with --repair"
-        session.reporter.say(f"What to do: {remedy}.")
+        remedy = "run again with --repair" if not repair else "see what cannot be repaired above"
+        if not found.damage:
+            remedy = "resume what is incomplete: run the same ingest or score again"
+        session.emit(f"What to do: {remedy}.", event="remedy", remedy=remedy)
         return EXIT_FAILED
     return EXIT_QUARANTINED if found.counts["quarantined"] else EXIT_DONE

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -80,7 +81,9 @@ def train(session: Session, archive: str, out: str, frames: Sequence[str], **set
     """  # fmt: skip
     from aqdask import training
 
-    settings["name"] = settings["name"] or Path(out).stem
+    settings["name"] = (
+        settings["name"] or re.sub(r"[^A-Za-z0-9._-]+", "-", Path(out).stem).strip("-._") or "model"
+    )
     chosen = None
     if frames:
         named = (_read_lines(entry[1:]) if entry.startswith("@") else [entry] for entry in frames)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @click.argument("archive")
 @click.option("--alpha", default=0.01, show_default=True, help="False-mask rate on good patches, in (0, 1).")
 @click.option("--model", metavar="NAME", help="Which model's maps, where there are several.")
-@click.option("--out", metavar="ZARR", help="Write the mask as a bool array (frame, y, x).")
+@click.option("--out", metavar="ZARR", help="Write the mask, bool (frame, y, x); replaces an earlier one.")
 @click.option("--pictures", metavar="DIR", help="Write a PNG a frame: the mask in red over the frame.")
 @command
 def mask(
@@ -30,10 +30,12 @@ def mask(
     from aqdask.archive.frames import FrameStore
     from aqdask.kernels.masking import check_alpha
     from aqdask.products.export import masked_fractions
-    from aqdask.products.quality import quality_name, write_mask
+    from aqdask.products.quality import check_mask_path, quality_name, write_mask
 
     check_alpha(alpha)
     quality = quality_name(archive, model)
+    if out:
+        check_mask_path(out)
     with session.executor() as executor:
         found = masked_fractions(archive, quality, alpha, executor, session.reporter)
         if out:

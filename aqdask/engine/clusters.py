@@ -138,9 +138,19 @@ def check(cluster: str | None) -> None:
     kind, _, argument = (cluster or "serial").partition(":")
     known = cluster in (None, "serial") or kind in ("local", "cuda", "slurm") or "://" in str(cluster)
     if not known:
-        raise UsageError(f"--cluster {cluster}", expected=KINDS, consequence="Nothing was started")
+        raise UsageError(
+            f"--cluster {cluster}",
+            expected=KINDS,
+            consequence="Nothing was started",
+            remedy="leave it out for workers on this machine; cluster/README.md says when to use which",
+        )
     if kind == "local" and argument and not (argument.isdecimal() and int(argument)):
-        raise UsageError(f"--cluster {cluster}", expected="local:WORKERS with a whole number above 0")
+        raise UsageError(
+            f"--cluster {cluster}",
+            expected="local:WORKERS with a whole number above 0",
+            consequence="Nothing was started",
+            remedy="leave the number out for one worker a core",
+        )
 
 
 @contextlib.contextmanager
@@ -157,8 +167,8 @@ def _local(argument: str) -> Any:
     """One process a core with one thread each; on a machine with GPUs use `cuda` for scoring."""
     workers = int(argument or config.get("workers") or CPU_COUNT)
     return LocalCluster(
-        n_workers=workers, threads_per_worker=1, dashboard_address=_dashboard(), silence_logs=logging.ERROR,
-        preload=_preload(),
+        n_workers=workers, threads_per_worker=1, dashboard_address=_dashboard(),
+        silence_logs=logging.CRITICAL, preload=_preload(),
     )  # fmt: skip
 
 
@@ -193,7 +203,7 @@ def _cuda(argument: str) -> Any:
         "options": {"dashboard_address": _dashboard(), "host": "127.0.0.1"},
     }
     return distributed.SpecCluster(
-        workers=workers, scheduler=scheduler, silence_logs=logging.ERROR, name="aqdask-cuda"
+        workers=workers, scheduler=scheduler, silence_logs=logging.CRITICAL, name="aqdask-cuda"
     )
 
 

@@ -17,7 +17,7 @@ from distributed import Client, Future, as_completed
 from aqdask.engine import config
 from aqdask.engine.replicas import ReplicaPlugin, warm
 from aqdask.engine.worker import WorkerSettings
-from aqdask.errors import ClusterError
+from aqdask.errors import AqdaskError, ClusterError
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -128,7 +128,7 @@ class DaskExecutor:
                 for item in queue.take(max(0, window * self.slots - len(items))):
                     key = f"{stage}-{next(numbers):06d}-{run}"
                     future = self.client.submit(
-                        function, item, key=key, pure=False, retries=int(config.get("retries"))
+                        _told, function, item, key=key, pure=False, retries=int(config.get("retries"))
                     )
                     items[future] = item
                     running.add(future)
@@ -143,6 +143,14 @@ class DaskExecutor:
     def provide(self, bundle: bytes, digest: str) -> None:
         """See `Executor`."""
         self.client.register_plugin(ReplicaPlugin(bundle, digest))
+
+
+def _told(function: Callable[[T], R], item: T) -> R | AqdaskError:
+    """Run a task on a worker; an error of the place comes back as a value, neither retried nor logged."""
+    try:
+        return function(item)
+    except AqdaskError as error:
+        return error
 
 
 def _outcome(future: Future, result: Any) -> Any:

@@ -73,6 +73,13 @@ def ingest(
     """
     _check_map(options.bad_pixel_map)
     scanned = scan([str(source) for source in sources])
+    if not scanned:
+        raise UsageError(
+            "no sources were given",
+            expected="files, folders, globs or @lists with FITS files",
+            consequence="Nothing was taken in",
+            remedy="name at least one",
+        )
     reporter.say(f"{len(scanned)} sources")
     if options.by_shape:
         archives = _by_shape(scanned, Path(path), executor, reporter, options)

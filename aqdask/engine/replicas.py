@@ -13,7 +13,8 @@ from collections.abc import Iterator
 
 from distributed import Worker, WorkerPlugin, get_worker
 
-from aqdask.errors import ModelError
+from aqdask.engine import config
+from aqdask.errors import ModelError, UsageError
 from aqdask.models.bundle import Bundle
 from aqdask.models.scorer import Scorer, load_scorer
 
@@ -22,7 +23,23 @@ _replicas: dict[tuple[str, str], Scorer] = {}
 
 
 def default_device() -> str:
-    """'cuda' where torch sees one, else 'cpu'."""
+    """Where models run: ``aqdask.device``, or with 'auto' CUDA where torch sees it, else the CPU.
+
+    Raises
+    ------
+    UsageError
+        For another word than auto, cpu or cuda.
+    """
+    wanted = str(config.get("device"))
+    if wanted not in ("auto", "cpu", "cuda"):
+        raise UsageError(
+            f"the setting aqdask.device is {wanted!r}",
+            expected="auto, cpu or cuda",
+            consequence="No model was loaded",
+            remedy="set it in Dask's configuration, or leave it out",
+        )
+    if wanted != "auto":
+        return wanted
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"

@@ -41,7 +41,7 @@ def settings(path: str) -> Iterator[None]:
         raise ClusterError(
             "dask-jobqueue is not installed",
             expected="it, for --cluster slurm",
-            remedy="pip install 'aqdask[slurm]'",
+            remedy="pip install dask-jobqueue (the extra `slurm` of aqdask)",
         ) from error
     loaded = _load(path) if path else {}
     merged = dask.config.merge(dask.config.config, loaded)

@@ -246,6 +246,7 @@ def _damage(read: Callable[[], str], expected: str) -> str:
     """What is wrong with a stored piece; empty for nothing."""
     try:
         found = read()
-    except (ValueError, RuntimeError, OSError) as error:
-        return f"cannot be decoded ({type(error).__name__}: {' '.join(str(error).split())[:120]})"
-    return "" if found == expected else f"checksum {found}, the ledger says {expected}"
+    except (ValueError, RuntimeError, OSError):
+        return "damaged: the stored bytes do not decode or fail their own checksum"
+    same = found == expected
+    return "" if same else f"missing, emptied or replaced: checksum {found}, the ledger says {expected}"

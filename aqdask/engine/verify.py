@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from aqdask.archive import layout, maps
+from aqdask.archive import fits, layout, maps
 from aqdask.archive.frames import FrameStore
 from aqdask.archive.ledger import DONE, PENDING, Entry, Ledger
 from aqdask.archive.maps import QualityStore
@@ -17,6 +18,7 @@ from aqdask.engine.executors import Executor
 from aqdask.engine.reporter import Reporter
 from aqdask.engine.runner import OpenArchive, collect, process, writing
 from aqdask.engine.tasks import VerifyJob
+from aqdask.errors import FrameError
 from aqdask.models.bundle import Bundle
 
 FRAMES_PER_TASK = 8
@@ -36,14 +38,17 @@ class Verification:
         ``(frame_id, what)``: pending, or not scored by a model that scored others.
     repaired : list of str
         Frame ids that ``repair`` made good again.
+    lost : list of (str, str)
+        ``(frame_id, why)`` that ``repair`` cannot make again.
     counts : dict
-        Entries by state.
+        Entries by state; a frame counts as quarantined where one of the models could not score it.
     """
 
     checked: int = 0
     damage: list[tuple[str, str, str]] = field(default_factory=list)
     incomplete: list[tuple[str, str]] = field(default_factory=list)
     repaired: list[str] = field(default_factory=list)
+    lost: list[tuple[str, str]] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
 
     @property
@@ -69,7 +74,7 @@ def verify(
     root = layout.open_root(path)
     ledger, names = Ledger(root["ledger"]), maps.names(root)  # type: ignore[arg-type]
     entries = _chosen(ledger.rows(), sample, seed)
-    found = Verification(len(entries), counts=ledger.counts())
+    found = Verification(len(entries), counts=ledger.counts(names))
     rows = ledger.rows()
     found.damage = columns.check_coordinates(FrameStore.open(path), rows)
     for name in names:
@@ -79,10 +84,11 @@ def verify(
     if repair and not found.sound:
         broken = {(frame_id, where) for frame_id, where, _ in found.damage}
         with writing(path) as archive:
-            _repair(archive, found, names, executor, reporter)
+            lost = _repair(archive, found, names, executor, reporter)
         again = verify(path, executor, reporter, sample=1.0)
         left = {(frame_id, where) for frame_id, where, _ in again.damage}
         again.repaired = sorted({frame_id for frame_id, _ in broken - left})
+        again.lost = lost
         return again
     return found
 
@@ -138,8 +144,12 @@ def _incomplete(path: str | os.PathLike[str], ledger: Ledger, names: list[str]) 
 
 def _repair(
     archive: OpenArchive, found: Verification, names: list[str], executor: Executor, reporter: Reporter
-) -> None:
-    """Small arrays first, since scoring reads them; then make damaged frames pending, and run again."""
+) -> list[tuple[str, str]]:
+    """Small arrays first, since scoring reads them; then make damaged frames pending, and run again.
+
+    Returns ``(frame_id, why)`` of what cannot be made again: what is left may be worth more than nothing.
+    """
+    lost: list[tuple[str, str]] = []
     entries, rows = archive.ledger.entries, archive.ledger.rows()
     broken = {frame_id for frame_id, where, _ in found.damage if where == columns.COORDINATES_OF_FRAMES}
     if broken:
@@ -149,10 +159,11 @@ def _repair(
     for frame_id, where, _ in found.damage:
         if where != "frames":
             continue
-        if Path(entries[frame_id].path).exists():
+        why = _cannot_repair(entries[frame_id])
+        if why:
+            lost.append((frame_id, why))
+        else:
             archive.ledger.append([{"event": "ingest", "frame_id": frame_id, "state": PENDING}])
-        else:  # what is left of it may be worth more than nothing
-            reporter.say(f"{frame_id} cannot be repaired: its source {entries[frame_id].path} is gone")
     archive.ledger.flush()
     process(archive, executor, reporter, ingest=True)
     for name in names:
@@ -161,3 +172,15 @@ def _repair(
             continue  # there is no model to score with
         bundle = Bundle.from_bytes(QualityStore.open(archive.path, name).bundle())
         process(archive, executor, reporter, ingest=False, bundle=bundle, redo=redo)
+    return lost
+
+
+def _cannot_repair(entry: Entry) -> str:
+    """Why the source cannot give back what was stored; empty where it can."""
+    try:
+        digest = hashlib.sha256(fits.load_bytes(entry.path)).hexdigest()
+    except FrameError as error:
+        return f"its source {entry.path} cannot be read: {error}"
+    if digest != entry.sha256:
+        return f"its source {entry.path} has changed; `aqdask ingest --rehash` takes it as it is now"
+    return ""

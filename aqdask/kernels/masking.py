@@ -12,9 +12,9 @@ from aqdask.specs import PatchGrid
 
 def check_alpha(alpha: float) -> float:
     """``alpha`` itself; `UsageError` unless it lies strictly between 0 and 1."""
-    if not 0 < alpha < 1:
+    if not (isinstance(alpha, int | float) and 0 < alpha < 1):
         raise UsageError(
-            f"alpha = {alpha}",
+            f"alpha = {alpha!r}",
             expected="a false-mask rate strictly between 0 and 1, for example 0.01",
             consequence="There is no mask for it",
             remedy="give the fraction of good patches that you accept to lose",

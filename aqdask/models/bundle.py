@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from aqdask.errors import ModelError
+from aqdask.errors import ModelError, place_failed
 from aqdask.kernels.calibration import ScoreTable
 from aqdask.models.container import pack, unpack, write_atomic
 
@@ -85,7 +85,10 @@ class Bundle:
 
     def save(self, path: str | Path) -> None:
         """Write the file whole or not at all; an existing one is replaced."""
-        write_atomic(Path(path), self.contents)
+        try:
+            write_atomic(Path(path), self.contents)
+        except OSError as error:
+            raise place_failed(path, error) from error
 
     @classmethod
     def load(cls, path: str | Path) -> Bundle:

@@ -7,6 +7,7 @@ AdamW whose rate falls along half a cosine, random crops, dihedral flips, a watc
 from __future__ import annotations
 
 import math
+import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -81,8 +82,12 @@ def fit(
     """
     with _reproducible(), exact_arithmetic():
         run = _Run(frames, members, watched, spec, report, checkpoint, device)
-        while run.state.step < spec.steps:
-            run.advance()
+        with _interrupts_between_steps() as interrupted:
+            while run.state.step < spec.steps:
+                run.advance()
+                if interrupted():
+                    run.save()
+                    raise KeyboardInterrupt
     return run.network, run.state.curve
 
 
@@ -96,6 +101,30 @@ def _reproducible() -> Iterator[None]:
         yield
     finally:
         torch.use_deterministic_algorithms(before, warn_only=warn_only)
+
+
+@contextmanager
+def _interrupts_between_steps() -> Iterator[Callable[[], bool]]:
+    """Hold Ctrl-C back until a step is whole, so that its state can be saved; a second one is not held back.
+
+    Yields a function that says whether one came. Outside the main thread Python delivers none.
+    """
+    came: list[int] = []
+
+    def hold(number: int, frame: object) -> None:
+        if came:
+            raise KeyboardInterrupt
+        came.append(number)
+
+    try:
+        before = signal.signal(signal.SIGINT, hold)
+    except ValueError:
+        yield lambda: False
+        return
+    try:
+        yield lambda: bool(came)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 class _Run:
@@ -138,10 +167,15 @@ class _Run:
         if self.checkpoint is not None and (
             last or time.monotonic() - self.saved >= self.spec.checkpoint_seconds
         ):
-            checkpoints.save(self.checkpoint, self.digest, self.state, self.network, self.optimizer)
-            self.saved = time.monotonic()
+            self.save()
         if last or step % REPORT_STEPS == 0:
             self._tell()
+
+    def save(self) -> None:
+        """Write the checkpoint, where one is wanted."""
+        if self.checkpoint is not None:
+            checkpoints.save(self.checkpoint, self.digest, self.state, self.network, self.optimizer)
+            self.saved = time.monotonic()
 
     def _batch(self) -> torch.Tensor:
         """The crops of the present step, ``(batch, P, P)``; the reservoir is filled when a pass begins."""

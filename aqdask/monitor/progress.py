@@ -79,14 +79,14 @@ class LineReporter:
     def __init__(self, stream: TextIO) -> None:
         self.stream = stream
         self._stage, self._unit = "", ""
-        self._total = self._done = self._quarantined = 0
+        self._total = self._done = self._quarantined = self._said = 0
         self._began = self._told = 0.0
 
     def start(self, stage: str, total: int, unit: str = "frames") -> None:
         """See `Reporter`."""
         self.finish()
         self._stage, self._total, self._unit = stage, total, unit
-        self._done = self._quarantined = 0
+        self._done = self._quarantined = self._said = 0
         self._began = self._told = time.monotonic()
 
     def advance(self, done: int, quarantined: int = 0) -> None:
@@ -98,7 +98,7 @@ class LineReporter:
 
     def finish(self) -> None:
         """See `Reporter`."""
-        if self._total:
+        if self._total and self._done != self._said:
             self._tell()
         self._total = 0
 
@@ -107,7 +107,7 @@ class LineReporter:
         print(text, file=self.stream, flush=True)
 
     def _tell(self) -> None:
-        self._told = time.monotonic()
+        self._told, self._said = time.monotonic(), self._done
         seconds = self._told - self._began
         left = self._total - self._done
         rest = f", about {seconds * left / self._done:.0f} s left" if left and self._done else ""

@@ -91,7 +91,9 @@ def require_matplotlib() -> Any:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise UsageError(
-            "matplotlib is not installed", expected="it, for pictures", remedy="pip install 'aqdask[plots]'"
+            "matplotlib is not installed",
+            expected="it, for pictures",
+            remedy="pip install matplotlib (the extra `plots`)",
         ) from error
     return Figure
 

@@ -9,6 +9,7 @@ from typing import Any
 import dask.array as da
 import numpy as np
 import xarray as xr
+import zarr
 
 from aqdask.archive import layout, maps
 from aqdask.archive.frames import COORDINATES
@@ -17,6 +18,7 @@ from aqdask.errors import ArchiveError, UsageError
 from aqdask.kernels.masking import bad_pixels, check_alpha
 from aqdask.specs import PatchGrid
 
+MASK_FORMAT = "aqdask-mask"
 FRAME_CHUNKS = {"frame": 1, "y": -1, "x": -1}  # one frame is one shard and one block
 
 
@@ -60,6 +62,7 @@ def quality_name(archive: str | os.PathLike[str], model: str | None = None) -> s
         f"{archive} holds {'no' if not found else 'several'} quality groups"
         + (f" for {model!r}" if model else ""),
         expected=f"one of: {', '.join(names) or '(none yet)'}",
+        consequence="It is not clear which scores are meant" if found else "There are no scores to read",
         remedy="name one (model=, --model)" if names else "run `aqdask score` first",
     )
 
@@ -144,20 +147,37 @@ def mask(quality: xr.Dataset, alpha: float) -> xr.DataArray:
     return xr.DataArray(pixels, dims=(*lead, "y", "x"), coords=coords, name="mask", attrs=attributes)
 
 
+def check_mask_path(path: str | os.PathLike[str]) -> None:
+    """Raise `ArchiveError` unless ``path`` is free, or holds a mask that `write_mask` wrote."""
+    place = Path(path)
+    if not place.exists() or (place.is_dir() and not any(place.iterdir())):
+        return
+    try:
+        found = zarr.open_group(str(place), mode="r", zarr_format=3).attrs.get("format")
+    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, OSError):
+        found = None
+    if found != MASK_FORMAT:
+        raise ArchiveError(
+            f"{path} exists and is not a mask that aqdask wrote",
+            expected="a new path, or a mask from an earlier call, which is replaced",
+            consequence="Nothing was written",
+            remedy="choose another path",
+        )
+
+
 def write_mask(bad: xr.DataArray, path: str | os.PathLike[str]) -> None:
-    """Write a mask as a zarr array, one frame a chunk; an existing one is replaced.
+    """Write a mask as a zarr array, one frame a chunk; an earlier mask is replaced.
 
     Raises
     ------
     ArchiveError
-        If ``path`` cannot be written or is something other than a zarr group.
+        If ``path`` cannot be written, or holds anything but an earlier mask.
     """
-    place = Path(path)
-    if place.exists() and not (place / "zarr.json").is_file():
-        raise ArchiveError(f"{path} exists and is no zarr group", remedy="choose another path")
+    check_mask_path(path)
     names = [name for name in ("frame_id", "time", "filter", "camera") if name in bad.coords]
     dataset = bad.reset_coords(drop=True).to_dataset(name="mask")
     dataset = dataset.assign_coords({name: bad.coords[name].compute() for name in names})
+    dataset.attrs["format"] = MASK_FORMAT
     for name in names:
         dataset[name].encoding.clear()
     codec = {"mask": {"compressors": layout.compressors("lz4", "bool")}}

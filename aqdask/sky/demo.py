@@ -145,8 +145,8 @@ def write_demo_frame(folder: str | os.PathLike[str], frame: DemoFrame) -> Path:
 
 
 def truth_path(folder: str | os.PathLike[str], name: str) -> Path:
-    """Where the pixel truth of the frame ``name`` lies."""
-    return Path(folder) / TRUTH_FOLDER / name
+    """Where the pixel truth of the frame ``name`` lies: FITS, but no scan of the folder takes it for a frame."""
+    return Path(folder) / TRUTH_FOLDER / f"{Path(name).stem}.truth"
 
 
 def write_truth(path: Path, truth: Mapping[str, np.ndarray], shape: tuple[int, int]) -> None:
