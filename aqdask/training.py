@@ -20,11 +20,11 @@ from aqdask.engine.runner import collect
 from aqdask.errors import ModelError, UsageError, place_failed
 from aqdask.models.bundle import Bundle
 from aqdask.models.fit import TrainProgress
+from aqdask.models.settings import TrainSpec
 from aqdask.models.train import train as _train
 from aqdask.sky.measures import FrameMeasures
 from aqdask.sky.reference import Proposal, propose
 from aqdask.sky.tasks import MeasureJob
-from aqdask.specs import TrainSpec
 
 PathLike = str | os.PathLike[str]
 

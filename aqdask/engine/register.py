@@ -101,7 +101,10 @@ def _register_page(
                 archive.frames.erase(row)
             state = QUARANTINED if reason else PENDING
             about = {"hdu": info.hdu, "row": row, "suffix": info.suffix, "state": state, "reason": reason}
-            card = row_checksum(coordinates_of(frame_id, source.path, info)) if row >= 0 else ""
+            if reason:  # its coordinates stay what they were
+                card = former.card if former else ""
+            else:
+                card = row_checksum(coordinates_of(frame_id, source.path, info))
             records.append({**base, "frame_id": frame_id, **about, "card": card})
         if isinstance(frames, str) and not stale:
             about = {"hdu": -1, "row": -1, "suffix": "", "state": QUARANTINED, "reason": frames}

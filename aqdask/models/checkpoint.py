@@ -18,7 +18,7 @@ from torch import nn
 
 from aqdask.errors import ModelError
 from aqdask.models.container import pack, unpack, write_atomic
-from aqdask.specs import TrainSpec
+from aqdask.models.settings import TrainSpec
 
 FORMAT = "aqdask-checkpoint"
 VERSION = 1

@@ -17,7 +17,8 @@ from aqdask.errors import UsageError
 from aqdask.kernels.normalise import as_float, minmax
 from aqdask.kernels.patches import gather
 from aqdask.models.paper import MIN_VALID
-from aqdask.specs import Card, TrainSpec
+from aqdask.models.settings import TrainSpec
+from aqdask.specs import Card
 
 RESERVOIR_BYTES = 128 * 2**20  # of crops held at a time; 128 batches of 64 at 64 px
 FRAMES_PER_PASS = 16  # frames read to fill the reservoir once

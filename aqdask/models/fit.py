@@ -21,7 +21,7 @@ from aqdask.errors import ModelError
 from aqdask.models import checkpoint as checkpoints
 from aqdask.models.autoencoder import ConvAutoencoder, exact_arithmetic, seeded_autoencoder
 from aqdask.models.crops import FrameSource, held_out_crops, steps_per_pass, training_crops
-from aqdask.specs import TrainSpec
+from aqdask.models.settings import TrainSpec
 
 CURVE_STEPS = 100  # steps between two points of the loss curve
 HELD_OUT_CROPS = 512

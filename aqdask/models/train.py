@@ -22,7 +22,8 @@ from aqdask.models.bundle import POOLED, Bundle, calibration_key
 from aqdask.models.crops import FrameSource
 from aqdask.models.fit import Report, TrainProgress, fit
 from aqdask.models.paper import PatchErrors
-from aqdask.specs import PatchGrid, TrainSpec
+from aqdask.models.settings import TrainSpec
+from aqdask.specs import PatchGrid
 
 GROUP_PATCHES, GROUP_FRAMES = 200, 2  # least data for which a camera and filter has its own calibration
 FEW_PATCHES, FEW_FRAMES = 999, 10  # below these the calibration is noted as thin

@@ -145,7 +145,7 @@ def write_demo_frame(folder: str | os.PathLike[str], frame: DemoFrame) -> Path:
 
 
 def truth_path(folder: str | os.PathLike[str], name: str) -> Path:
-    """Where the pixel truth of the frame ``name`` lies: FITS, but no scan of the folder takes it for a frame."""
+    """Where the pixel truth of the frame ``name`` lies: FITS, but no scan takes it for a frame."""
     return Path(folder) / TRUTH_FOLDER / f"{Path(name).stem}.truth"
 
 

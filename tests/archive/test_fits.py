@@ -239,7 +239,7 @@ class TestChoice:
     @pytest.mark.parametrize(
         ("hdu", "reason"),
         [
-            ("ERR", r"no HDU 'ERR'; there are 0, 1 'SCI', 2 'DQ'"),
+            ("ERR", r"no HDU 'ERR'; the file has HDU 0, 1 'SCI', 2 'DQ'"),
             ("99", "no HDU '99'"),
             ("CAT", r"HDU 'CAT' is no 2-D image: a table \(BINTABLE\)"),
             ("0", "HDU '0' is no 2-D image: a header without data"),

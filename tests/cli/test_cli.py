@@ -109,10 +109,10 @@ def test_3_where_verify_finds_damage_and_0_once_it_is_repaired(archive):
     assert damaged.exit_code == 3
     assert "L/f02.fits" in damaged.stdout
     assert "NOT sound" in damaged.stdout
-    assert "run again with --repair" in damaged.stderr
+    assert "run again with --repair" in damaged.stdout
     repaired = call("verify", archive, "--repair")
     assert repaired.exit_code == 0
-    assert "repaired:" in repaired.stdout
+    assert "repaired" in repaired.stdout
 
 
 def test_3_where_frames_are_pending(tmp_path):
@@ -227,6 +227,16 @@ BAD = {
         lambda t, n, a, m: ("ingest", n, read_only_place(t) / "b.zarr"), 3, "could not be written"),
     "unwritable products": (
         lambda t, n, a, m: ("export", a, read_only_place(t) / "out"), 3, "could not be written"),
+    "unwritable model": (
+        lambda t, n, a, m: ("train", a, "--out", read_only_place(t) / "m"), 3, "could not be written"),
+    "model over something else": (
+        lambda t, n, a, m: ("train", a, "--out", foreign_model(t)), 2, "is no model bundle"),
+    "unwritable simulation": (
+        lambda t, n, a, m: ("simulate", read_only_place(t) / "s", "--size", 128), 3, "could not be written"),
+    "mask over the archive": (
+        lambda t, n, a, m: ("mask", a, "--out", a), 3, "is not a mask that aqdask wrote"),
+    "model name that is none": (
+        lambda t, n, a, m: ("train", a, "--frames", "*", "--out", t / "m", "--name", "a b"), 2, "letters"),
     "a folder of something else": (
         lambda t, n, a, m: ("ingest", n, foreign_folder(t)), 3, "is not an aqdask archive"),
     "a zarr of something else": (
@@ -291,3 +301,13 @@ def test_debug_gives_the_traceback_and_the_paragraph(tmp_path):
 def test_an_option_that_is_none_is_a_usage_error():
     assert call("ingest", "--frobnicate").exit_code == 2
     assert CliRunner().invoke(aqdask, ["frobnicate"]).exit_code == 2
+
+
+def test_frames_whose_scoring_failed_are_listed_and_counted(tmp_path, model):
+    folder, archive = write_night(tmp_path / "n", 3), tmp_path / "np.zarr"
+    assert call("ingest", folder, archive, "--no-pixels").exit_code == 0
+    (folder / "L" / "f02.fits").unlink()
+    assert call("score", archive, "--model", model).exit_code == 1
+    listed = call("info", archive, "--quarantined")
+    assert "L/f02.fits" in listed.stdout
+    assert call("verify", archive).exit_code == 1

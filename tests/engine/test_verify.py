@@ -11,20 +11,9 @@ from night import InterruptAfter, files, ledger_of, same_bytes, write_night
 
 import aqdask as aq
 from aqdask.archive.maps import QualityStore
-from aqdask.engine.reporter import Silent
 from aqdask.errors import UsageError
 
 FRAME = "R/f01.fits"  # it has invalid pixels, too
-
-
-class Listening(Silent):
-    """Keeps what is said."""
-
-    def __init__(self):
-        self.said = []
-
-    def say(self, text):
-        self.said.append(text)
 
 
 def flip(path):
@@ -189,12 +178,24 @@ def test_what_cannot_be_repaired_is_said_and_what_is_left_of_it_is_kept(tmp_path
     flip(shard_of(archive, "image", 1))
     left = files(archive)
     shutil.move(folder / "L" / "f02.fits", tmp_path)
-    listening = Listening()
-    found = aq.verify(archive, cluster="serial", repair=True, reporter=listening)
+    found = aq.verify(archive, cluster="serial", repair=True)
     assert [name for name, _, _ in found.damage] == ["L/f02.fits"]
     assert found.repaired == []
-    assert any("L/f02.fits cannot be repaired" in text and "is gone" in text for text in listening.said)
+    ((name, why),) = found.lost
+    assert name == "L/f02.fits"
+    assert "cannot be read" in why
     same_bytes(files(archive), left)
+
+
+def test_a_source_that_has_changed_is_no_repair(tmp_path):
+    folder, archive = write_night(tmp_path / "n", 3), tmp_path / "a.zarr"
+    aq.ingest(folder, archive, cluster="serial", chunk=64)
+    flip(shard_of(archive, "image", 1))
+    flip(folder / "L" / "f02.fits")
+    found = aq.verify(archive, cluster="serial", repair=True)
+    assert not found.sound
+    assert found.repaired == []
+    assert [(name, "has changed" in why) for name, why in found.lost] == [("L/f02.fits", True)]
 
 
 def test_repair_of_maps_needs_no_source_and_no_model_file(scored, undisturbed):

@@ -9,8 +9,9 @@ from aqdask.models import crops, fit
 from aqdask.models.bundle import Bundle
 from aqdask.models.crops import training_crops
 from aqdask.models.scorer import load_scorer
+from aqdask.models.settings import TrainSpec
 from aqdask.models.train import split_frames, train
-from aqdask.specs import Card, TrainSpec
+from aqdask.specs import Card
 
 SPEC = TrainSpec(steps=12, batch=4, checkpoint_seconds=0)
 

@@ -9,6 +9,7 @@ import pytest
 import sep
 import tensorstore
 import xarray as xr
+import zarr
 from astropy.nddata import CCDData
 from astropy.wcs import WCS
 from night import BLANK, SHAPE, night_frame
@@ -137,9 +138,14 @@ def test_a_written_mask_is_read_again(archive, tmp_path):
     with xr.open_zarr(tmp_path / "mask.zarr", consolidated=False) as found:
         np.testing.assert_array_equal(found["mask"].values, mask.values)
         assert [str(name) for name in found["frame_id"].values] == IDS
+    write_mask(mask, tmp_path / "mask.zarr")  # an earlier mask is replaced
     (tmp_path / "folder").mkdir()
-    with pytest.raises(ArchiveError, match="exists and is no zarr group"):
-        write_mask(mask, tmp_path / "folder")
+    (tmp_path / "folder" / "precious").touch()
+    zarr.create_group(str(tmp_path / "other.zarr"))
+    for place in (tmp_path / "folder", tmp_path / "other.zarr", archive):
+        with pytest.raises(ArchiveError, match="exists and is not a mask that aqdask wrote"):
+            write_mask(mask, place)
+    assert aq.verify(archive, cluster="serial").sound
 
 
 @pytest.mark.parametrize("alpha", [0, 1, -0.1, 2, float("nan")])

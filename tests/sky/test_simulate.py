@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -161,7 +162,7 @@ def test_demo_archive_on_disk(tmp_path) -> None:
     )
     assert seen == [frame.name for frame in plan]
     files = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.*"))
-    assert files == sorted([*seen, *(f"truth/{name}" for name in seen), "truth.json"])
+    assert files == sorted([*seen, *(f"truth/{Path(name).stem}.truth" for name in seen), "truth.json"])
     bad = plan[-1]
     expected = simulate_frame(bad.spec, bad.defects, bad.seed)
     with fits.open(tmp_path / bad.name) as hdus:
