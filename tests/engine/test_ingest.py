@@ -516,3 +516,16 @@ def test_a_model_for_another_patch_size_gets_a_group_of_its_own(scored, undistur
     assert aq.open_quality(scored, "wide").sizes["patch_y"] == 3
     assert aq.open_quality(scored, "tiny").sizes["patch_y"] == 5
     same_bytes(files(scored, *kept), files(undisturbed, *kept))
+
+
+@pytest.mark.real
+def test_every_real_file_good_or_bad_is_accounted_for_in_one_run(data_dir, tmp_path):
+    sources = [data_dir / name for name in ("bsu_2022yid", "formats", "bad_inputs")]
+    (summary,) = aq.ingest(sources, tmp_path / "real.zarr", cluster="serial")
+    assert (summary.done, summary.quarantined, summary.pending) == (24, 95, 0)
+    entries = ledger_of(tmp_path / "real.zarr").entries.values()
+    assert {entry.path for entry in entries} == {
+        os.path.abspath(path) for folder in sources for path in folder.rglob("*") if path.is_file()
+    }
+    assert all(entry.reason for entry in entries if entry.state == "quarantined")
+    assert aq.verify(tmp_path / "real.zarr", cluster="serial").sound
