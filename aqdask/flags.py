@@ -1,7 +1,7 @@
 """Reason codes of patches and DQ bits of pixels: the one table that every product reads.
 
 ``REASONS`` are stored per patch in ``quality/<model>/reason`` (CF ``flag_values``): which evidence was
-worst. ``DQ`` bits are written to exported masks (CF ``flag_masks``): why a pixel is bad, 0 = good.
+worst. ``DQ`` bits are written to exported masks: why a pixel is bad, 0 = good.
 """
 
 from __future__ import annotations
@@ -41,8 +41,3 @@ def code(table: tuple[Flag, ...], name: str) -> int:
 def cf_values(table: tuple[Flag, ...]) -> dict[str, object]:
     """CF attributes of an enumerated variable (``flag_values``, ``flag_meanings``)."""
     return {"flag_values": [f.value for f in table], "flag_meanings": " ".join(f.name for f in table)}
-
-
-def cf_masks(table: tuple[Flag, ...]) -> dict[str, object]:
-    """CF attributes of a bit field (``flag_masks``, ``flag_meanings``)."""
-    return {"flag_masks": [f.value for f in table], "flag_meanings": " ".join(f.name for f in table)}

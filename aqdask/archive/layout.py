@@ -21,8 +21,7 @@ import zarr
 from zarr.codecs import BloscCodec, Crc32cCodec
 from zarr.core.sync import sync
 
-from aqdask.errors import ArchiveError, UsageError
-from aqdask.errors import place_failed as write_failed
+from aqdask.errors import ArchiveError, UsageError, place_failed
 from aqdask.specs import ArchiveSpec, ReadSpec
 
 FORMAT = "aqdask"
@@ -71,7 +70,7 @@ def create(path: str | os.PathLike[str], spec: ArchiveSpec, *, created_by: str) 
         root = zarr.create_group(str(path), attributes=attributes)
         complete(root)
     except OSError as error:
-        raise write_failed(path, error) from error
+        raise place_failed(path, error) from error
     return root
 
 

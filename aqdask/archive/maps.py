@@ -179,10 +179,6 @@ def row_checksum(block: Mapping[str, np.ndarray], row: int) -> str:
     return checksum(*(block[name][row] for name in sorted(block)))
 
 
-def _rows_only(array: zarr.Array) -> bool:
-    return array.metadata.to_dict()["dimension_names"] == ("frame",)
-
-
 def _create(group: zarr.Group, variable: Variable, grid: PatchGrid, per_shard: int) -> None:
     if variable.per_frame:
         group.create_array(

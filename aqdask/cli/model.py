@@ -150,9 +150,9 @@ def _read_lines(path: str) -> list[str]:
 
 
 def _write_lines(path: str, lines: Sequence[str]) -> None:
-    from aqdask.archive.layout import write_failed
+    from aqdask.errors import place_failed
 
     try:
         Path(path).write_text("".join(f"{line}\n" for line in lines))
     except OSError as error:
-        raise write_failed(path, error) from error
+        raise place_failed(path, error) from error

@@ -61,15 +61,15 @@ def _pictures(
     alpha: float,
     rows: Sequence[int],
 ) -> None:
-    from aqdask.archive.layout import write_failed
     from aqdask.engine.runner import collect
+    from aqdask.errors import place_failed
     from aqdask.products.plots import PictureJob, require_matplotlib
 
     require_matplotlib()
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise write_failed(folder, error) from error
+        raise place_failed(folder, error) from error
     job = PictureJob(str(Path(archive).absolute()), quality, str(Path(folder).absolute()), alpha)
     session.reporter.start("pictures", len(rows))
     for part, _ in collect(executor, job, [(row,) for row in rows], stage="pictures"):

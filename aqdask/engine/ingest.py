@@ -17,7 +17,7 @@ from aqdask.engine.executors import Executor
 from aqdask.engine.register import PAGE, Found, probe, register
 from aqdask.engine.reporter import Reporter
 from aqdask.engine.runner import Summary, process, writing
-from aqdask.errors import FrameError, UsageError
+from aqdask.errors import FrameError, UsageError, place_failed
 from aqdask.models.bundle import Bundle
 from aqdask.specs import ArchiveSpec, FrameInfo, ReadSpec, Source
 from aqdask.version import __version__
@@ -197,7 +197,7 @@ def _make(path: str | os.PathLike[str], spec: ArchiveSpec) -> None:
     try:
         FrameStore.create(layout.create(path, spec, created_by=f"aqdask {__version__}"))
     except OSError as error:
-        raise layout.write_failed(path, error) from error
+        raise place_failed(path, error) from error
 
 
 def commonest(kinds: Counter[tuple[tuple[int, int], str]]) -> tuple[tuple[int, int], str]:

@@ -21,7 +21,7 @@ from aqdask.engine.executors import Executor, WorkQueue
 from aqdask.engine.plan import Batch
 from aqdask.engine.reporter import Reporter
 from aqdask.engine.tasks import FrameJob
-from aqdask.errors import AqdaskError, ClusterError, ModelError
+from aqdask.errors import AqdaskError, ClusterError, ModelError, place_failed
 from aqdask.models.bundle import Bundle
 from aqdask.models.scorer import load_scorer
 from aqdask.specs import MIN_VALID, ArchiveSpec, PatchGrid
@@ -82,7 +82,7 @@ def writing(path: str | os.PathLike[str]) -> Iterator[OpenArchive]:
             ledger.close()
             layout.consolidate(path, root)
         except OSError as error:
-            raise layout.write_failed(path, error) from error
+            raise place_failed(path, error) from error
 
 
 def process(

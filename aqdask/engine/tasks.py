@@ -14,14 +14,14 @@ from functools import cached_property, partial
 
 import numpy as np
 
-from aqdask.archive import fits, layout
+from aqdask.archive import fits
 from aqdask.archive.frames import FrameStore, check_fits, checksum
 from aqdask.archive.headers import wcs_centres
 from aqdask.archive.ledger import DONE, QUARANTINED, Record
 from aqdask.archive.maps import QualityStore, row_checksum
 from aqdask.engine.plan import Batch, FrameTask
 from aqdask.engine.replicas import one_thread, replica
-from aqdask.errors import FrameError
+from aqdask.errors import FrameError, place_failed
 from aqdask.models.scorer import Scorer
 from aqdask.specs import FrameInfo, ReadSpec
 
@@ -109,7 +109,7 @@ class FrameJob:
         try:
             frames.write(task.row, frame.image, frame.invalid)
         except OSError as error:
-            raise layout.write_failed(self.archive, error) from error
+            raise place_failed(self.archive, error) from error
         record |= {"state": DONE, "sha256": frame.sha256, "crc32c": checksum(frame.image, frame.invalid)}
         if frame.invalid is not None:
             record["invalid_pixels"] = int(frame.invalid.sum())
@@ -203,7 +203,7 @@ class _Scoring:
         try:
             self.store.write_shard(self.batch.start, self.block)
         except OSError as error:
-            raise layout.write_failed(self.job.archive, error) from error
+            raise place_failed(self.job.archive, error) from error
         for record in records:
             if record["event"] == "score" and record["state"] == DONE:
                 record["crc32c"] = row_checksum(self.block, record["row"] - self.batch.start)

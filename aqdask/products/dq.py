@@ -12,11 +12,11 @@ from astropy.io import fits
 from astropy.wcs import WCS
 
 from aqdask import flags
-from aqdask.archive import layout
 from aqdask.archive.cards import parse, quiet
 from aqdask.archive.frames import FrameStore
 from aqdask.archive.manifest import safe_name
 from aqdask.archive.maps import QualityStore
+from aqdask.errors import place_failed
 from aqdask.kernels.masking import bad_pixels, dq_image
 from aqdask.specs import PatchGrid
 from aqdask.version import __version__
@@ -72,7 +72,7 @@ class ExportJob:
         try:
             write_whole(Path(self.folder) / name, hdus)
         except OSError as error:
-            raise layout.write_failed(self.folder, error) from error
+            raise place_failed(self.folder, error) from error
         return row, masked, name
 
 

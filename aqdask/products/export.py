@@ -13,6 +13,7 @@ from aqdask.engine import plan
 from aqdask.engine.executors import Executor
 from aqdask.engine.reporter import Reporter
 from aqdask.engine.runner import collect
+from aqdask.errors import place_failed
 from aqdask.products.dq import ExportJob
 from aqdask.products.table import frame_table, write_table
 
@@ -35,7 +36,7 @@ def export_all(
     try:
         (images if dq else folder).mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise layout.write_failed(folder, error) from error
+        raise place_failed(folder, error) from error
     masked = masked_fractions(archive, quality, alpha, executor, reporter, folder=images if dq else None)
     table = frame_table(archive, quality, masked)
     write_table(table, folder)

@@ -14,7 +14,7 @@ import zarr
 from aqdask.archive import layout, maps
 from aqdask.archive.frames import COORDINATES
 from aqdask.archive.ledger import PENDING, Ledger
-from aqdask.errors import ArchiveError, UsageError
+from aqdask.errors import ArchiveError, UsageError, place_failed
 from aqdask.kernels.masking import bad_pixels, check_alpha
 from aqdask.specs import PatchGrid
 
@@ -184,4 +184,4 @@ def write_mask(bad: xr.DataArray, path: str | os.PathLike[str]) -> None:
     try:
         dataset.to_zarr(str(path), mode="w", zarr_format=3, consolidated=False, encoding=codec)
     except OSError as error:
-        raise layout.write_failed(path, error) from error
+        raise place_failed(path, error) from error

@@ -17,6 +17,7 @@ from aqdask.archive import layout
 from aqdask.archive.frames import NO_TIME, FrameStore
 from aqdask.archive.ledger import Ledger
 from aqdask.archive.maps import QualityStore
+from aqdask.errors import place_failed
 
 COLUMNS: dict[str, tuple[pa.DataType, str]] = {
     "frame_id": (pa.string(), "path below the source root, with the HDU where needed"),
@@ -89,7 +90,7 @@ def write_table(table: pa.Table, folder: Path, stem: str = "frames") -> tuple[Pa
         pq.write_table(table, parquet)
         _astropy(table).write(ecsv, format="ascii.ecsv", overwrite=True)
     except OSError as error:
-        raise layout.write_failed(folder, error) from error
+        raise place_failed(folder, error) from error
     return parquet, ecsv
 
 
