@@ -18,11 +18,11 @@ from aqdask.engine.replicas import default_device
 from aqdask.engine.reporter import Reporter, Silent
 from aqdask.engine.runner import collect
 from aqdask.errors import ModelError, UsageError, place_failed
+from aqdask.kernels.measures import FrameMeasures
 from aqdask.models.bundle import Bundle
 from aqdask.models.fit import TrainProgress
 from aqdask.models.settings import TrainSpec
 from aqdask.models.train import train as _train
-from aqdask.sky.measures import FrameMeasures
 from aqdask.sky.reference import Proposal, propose
 from aqdask.sky.tasks import MeasureJob
 

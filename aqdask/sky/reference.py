@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from aqdask.errors import UsageError
-from aqdask.sky.measures import FrameMeasures, measure
+from aqdask.kernels.measures import FrameMeasures, measure
 
 __all__ = ["FrameMeasures", "Proposal", "measure", "propose"]
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from aqdask.archive.frames import ChosenFrames, FrameStore
+from aqdask.kernels.measures import FrameMeasures, measure
 from aqdask.sky.demo import DemoFrame, write_demo_frame
-from aqdask.sky.measures import FrameMeasures, measure
 
 
 @dataclass(frozen=True)
