@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -57,10 +58,28 @@ class ScoreTable:
         keep = _kept(values.size, limit)
         return cls(values[keep], above[keep].astype(np.int64), int(finite.size))
 
+    def arrays(self, prefix: str = "") -> dict[str, np.ndarray]:
+        """The table as arrays 'values', 'above' and 'total' (int64, 0-d), named ``<prefix>/values``, ...
+
+        Tables of different prefixes lie side by side in one mapping; `of` takes them out again.
+        """
+        fields = {"values": self.values, "above": self.above, "total": np.array(self.total, np.int64)}
+        return {_name(prefix, field): array for field, array in fields.items()}
+
+    @classmethod
+    def of(cls, arrays: Mapping[str, np.ndarray], prefix: str = "") -> ScoreTable:
+        """The table that `arrays` named with ``prefix``; `KeyError` names the array that is not there."""
+        values, above, total = (arrays[_name(prefix, field)] for field in ("values", "above", "total"))
+        return cls(values, above, int(total))
+
     @property
     def smallest(self) -> float:
         """The smallest p-value that can come out, 1 / (n + 1): no smaller alpha can mask anything."""
         return 1 / (self.total + 1)
+
+
+def _name(prefix: str, field: str) -> str:
+    return f"{prefix}/{field}" if prefix else field
 
 
 def _kept(size: int, limit: int) -> np.ndarray:

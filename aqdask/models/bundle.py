@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, unquote
 
 import numpy as np
 
 from aqdask.errors import ModelError, place_failed
-from aqdask.kernels.calibration import ScoreTable
 from aqdask.models.container import pack, unpack, write_atomic
 
 FORMAT = "aqdask-bundle"
-VERSION = 1
+VERSION = 2
 POOLED = ""  # key of the calibration on all calibration frames together
 _FIELDS = ("name", "method", "patch", "normalisation", "architecture", "provenance", "notes")
 
@@ -24,6 +24,27 @@ _FIELDS = ("name", "method", "patch", "normalisation", "architecture", "provenan
 def calibration_key(camera: str, filter: str) -> str:
     """Key of the calibration that belongs to one camera and filter."""
     return f"{camera}|{filter}"
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """What a method knows of good frames of one kind; only the method reads the arrays.
+
+    Parameters
+    ----------
+    arrays : mapping of str to ndarray
+        By name; names may contain '/'.
+    facts : mapping
+        Plain JSON. 'patches' (int, how many reference patches) and 'smallest_pvalue' (float) are printed.
+    """
+
+    arrays: Mapping[str, np.ndarray]
+    facts: Mapping[str, Any]
+
+
+def _tensor_name(key: str, array: str) -> str:
+    """Where an array of calibration ``key`` is stored: quoted, a key has no '/' of its own."""
+    return f"calibration/{quote(key, safe='|')}/{array}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +65,7 @@ class Bundle:
         Settings of the network, plain JSON.
     weights : mapping of str to ndarray
         The network's state.
-    calibrations : mapping of str to ScoreTable
+    calibrations : mapping of str to Calibration
         By `calibration_key`; ``""`` is the pooled one and always there.
     provenance : mapping
         Frames, settings, versions and loss curve, plain JSON.
@@ -58,7 +79,7 @@ class Bundle:
     normalisation: str
     architecture: Mapping[str, Any]
     weights: Mapping[str, np.ndarray]
-    calibrations: Mapping[str, ScoreTable]
+    calibrations: Mapping[str, Calibration]
     provenance: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
@@ -66,12 +87,11 @@ class Bundle:
     def contents(self) -> bytes:
         """The bytes of the file; those it was loaded from where it was loaded."""
         tensors = {f"weights/{name}": array for name, array in self.weights.items()}
-        for key, table in self.calibrations.items():
-            tensors[f"calibration/{key}/values"] = table.values
-            tensors[f"calibration/{key}/above"] = table.above
+        for key, calibration in self.calibrations.items():
+            tensors |= {_tensor_name(key, name): array for name, array in calibration.arrays.items()}
         document = {name: getattr(self, name) for name in _FIELDS}
         document |= {"format": FORMAT, "bundle_version": VERSION}
-        document["calibrations"] = {key: table.total for key, table in self.calibrations.items()}
+        document["calibrations"] = {key: dict(c.facts) for key, c in self.calibrations.items()}
         return pack(tensors, document)
 
     @cached_property
@@ -79,9 +99,20 @@ class Bundle:
         """sha256 of `contents`, 64 hexadecimal digits: the identity of the model."""
         return hashlib.sha256(self.contents).hexdigest()
 
-    def calibration(self, camera: str = "", filter: str = "") -> ScoreTable:
-        """Reference scores for this camera and filter; the pooled ones where it has none of its own."""
+    def calibration(self, camera: str = "", filter: str = "") -> Calibration:
+        """The calibration for this camera and filter; the pooled one where it has none of its own."""
         return self.calibrations.get(calibration_key(camera, filter), self.calibrations[POOLED])
+
+    def calibrated_for(self, camera: str, filter: str) -> bool:
+        """Whether this camera and filter have a calibration of their own (unknown ones: both empty)."""
+        return calibration_key(camera, filter) in self.calibrations
+
+    def with_calibrations(self, calibrations: Mapping[str, Calibration], **changes: Any) -> Bundle:
+        """A copy with these calibrations added, or put in place of those with the same key.
+
+        ``changes`` are other fields of the copy, such as ``name``, ``notes`` or ``provenance``.
+        """
+        return replace(self, calibrations={**self.calibrations, **calibrations}, **changes)
 
     def save(self, path: str | Path) -> None:
         """Write the file whole or not at all; an existing one is replaced."""
@@ -131,13 +162,8 @@ class Bundle:
         try:
             settings = {name: document[name] for name in _FIELDS}
             settings["notes"] = tuple(settings["notes"])
-            tables = {
-                key: ScoreTable(
-                    tensors[f"calibration/{key}/values"], tensors[f"calibration/{key}/above"], total
-                )
-                for key, total in document["calibrations"].items()
-            }
-            tables[POOLED]  # the one that every lookup falls back to
+            calibrations = _calibrations(tensors, document["calibrations"])
+            calibrations[POOLED]  # the one that every lookup falls back to
         except (KeyError, TypeError, AttributeError) as error:
             raise ModelError(
                 f"a bundle without {error}",
@@ -150,7 +176,7 @@ class Bundle:
             for name, array in tensors.items()
             if name.startswith("weights/")
         }
-        bundle = cls(weights=weights, calibrations=tables, **settings)
+        bundle = cls(weights=weights, calibrations=calibrations, **settings)
         vars(bundle)["contents"] = data  # the digest is the file's, whatever safetensors would write today
         return bundle
 
@@ -166,9 +192,22 @@ class Bundle:
             "parameters": int(sum(array.size for array in self.weights.values())),
             "bytes": len(self.contents),
             "calibrations": {
-                key: {"patches": table.total, "smallest_pvalue": table.smallest}
-                for key, table in self.calibrations.items()
+                key: {name: calibration.facts.get(name) for name in ("patches", "smallest_pvalue")}
+                for key, calibration in self.calibrations.items()
             },
             "provenance": dict(self.provenance),
             "notes": list(self.notes),
         }
+
+
+def _calibrations(
+    tensors: Mapping[str, np.ndarray], facts: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Calibration]:
+    """Calibrations by key, from the tensors of a file and its facts; `KeyError` for an array of no key."""
+    arrays: dict[str, dict[str, np.ndarray]] = {key: {} for key in facts}
+    for name, array in tensors.items():
+        kind, _, rest = name.partition("/")
+        if kind == "calibration":
+            key, _, inner = rest.partition("/")
+            arrays[unquote(key)][inner] = array
+    return {key: Calibration(arrays[key], dict(facts[key])) for key in facts}

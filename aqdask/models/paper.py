@@ -17,12 +17,12 @@ from torch import nn
 
 from aqdask import flags
 from aqdask.errors import ModelError
-from aqdask.kernels.calibration import conformal_pvalue
+from aqdask.kernels.calibration import ScoreTable, conformal_pvalue
 from aqdask.kernels.normalise import as_float, minmax
 from aqdask.kernels.patches import cut_range, valid_range
 from aqdask.kernels.residual import mean_absolute_error
 from aqdask.models.autoencoder import ConvAutoencoder, exact_arithmetic
-from aqdask.models.bundle import Bundle
+from aqdask.models.bundle import Bundle, Calibration
 from aqdask.specs import MIN_VALID, PatchGrid, Variable
 
 BATCH = 32  # patches in every forward pass, the last padded: one shape, hence one arithmetic
@@ -123,6 +123,18 @@ def _padded(patches: np.ndarray) -> np.ndarray:
     return full
 
 
+def calibration_of(scores: np.ndarray) -> Calibration:
+    """The calibration that the MAE ``(n,)`` of reference patches give; NaN (no data) is left out.
+
+    Raises
+    ------
+    UsageError
+        If no score is left.
+    """
+    table = ScoreTable.from_scores(scores)
+    return Calibration(table.arrays(), {"patches": table.total, "smallest_pvalue": table.smallest})
+
+
 class PaperScorer:
     """Scores frames and patches with a bundle of the published method (see `aqdask.models.scorer`).
 
@@ -136,7 +148,7 @@ class PaperScorer:
     Raises
     ------
     ModelError
-        If the weights do not fit the architecture that the bundle states.
+        If the weights do not fit the architecture that the bundle states, or a calibration has no scores.
     """
 
     variables = VARIABLES
@@ -144,6 +156,7 @@ class PaperScorer:
     def __init__(self, bundle: Bundle, device: str = "cpu") -> None:
         self.name, self.digest, self.patch = bundle.name, bundle.digest, bundle.patch
         self._bundle = bundle
+        _check_calibrations(bundle)
         self._errors = PatchErrors(_network(bundle), device)
 
     def score_frame(
@@ -176,8 +189,21 @@ class PaperScorer:
         code = np.where(
             np.isnan(mae), flags.code(flags.REASONS, "no_data"), flags.code(flags.REASONS, "residual")
         )
-        pvalue = conformal_pvalue(mae, self._bundle.calibration(camera, filter))
+        pvalue = conformal_pvalue(mae, ScoreTable.of(self._bundle.calibration(camera, filter).arrays))
         return {"score": mae.copy(), "pvalue": pvalue, "reason": code.astype(np.uint8), "mae": mae}
+
+
+def _check_calibrations(bundle: Bundle) -> None:
+    try:
+        for calibration in bundle.calibrations.values():
+            ScoreTable.of(calibration.arrays)
+    except (KeyError, TypeError) as error:
+        raise ModelError(
+            f"a calibration of the model {bundle.name} without {error}",
+            expected="a table of reference scores in each",
+            consequence="Its scores would have no p-value",
+            remedy="train again with this release of aqdask",
+        ) from error
 
 
 def _network(bundle: Bundle) -> ConvAutoencoder:

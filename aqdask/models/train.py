@@ -16,12 +16,11 @@ import numpy as np
 import torch
 
 from aqdask.errors import UsageError
-from aqdask.kernels.calibration import ScoreTable
 from aqdask.models.autoencoder import WIDTHS
-from aqdask.models.bundle import POOLED, Bundle, calibration_key
+from aqdask.models.bundle import POOLED, Bundle, Calibration, calibration_key
 from aqdask.models.crops import FrameSource
 from aqdask.models.fit import Report, TrainProgress, fit
-from aqdask.models.paper import PatchErrors
+from aqdask.models.paper import PatchErrors, calibration_of
 from aqdask.models.settings import TrainSpec
 from aqdask.specs import PatchGrid
 
@@ -103,7 +102,7 @@ def train(
     report, target = progress or _silent, torch.device(device or "cpu")
     network, curve = fit(frames, split.train, split.validation, spec, report, checkpoint, target)
     errors = PatchErrors(network, target)
-    tables, notes = _calibrate(frames, split.calibration, spec, report, errors)
+    calibrations, notes = _calibrate(frames, split.calibration, spec, report, errors)
     bundle = Bundle(
         name=spec.name,
         method=spec.method,
@@ -111,7 +110,7 @@ def train(
         normalisation="minmax",
         architecture={"network": "ConvAutoencoder", "widths": list(WIDTHS)},
         weights={name: value.cpu().contiguous().numpy() for name, value in network.state_dict().items()},
-        calibrations=tables,
+        calibrations=calibrations,
         provenance=_provenance(frames, split, spec, curve),
         notes=notes,
     )
@@ -145,8 +144,11 @@ def _check(spec: TrainSpec) -> None:
 
 def _calibrate(
     frames: FrameSource, members: tuple[int, ...], spec: TrainSpec, report: Report, errors: PatchErrors
-) -> tuple[dict[str, ScoreTable], tuple[str, ...]]:
-    """Score tables by `calibration_key`, pooled and per camera and filter, and what to note about them."""
+) -> tuple[dict[str, Calibration], tuple[str, ...]]:
+    """Calibrations by `calibration_key`, pooled and per camera and filter, and what to note about them.
+
+    A camera and filter with little data has none of its own, unless it is the only one.
+    """
     groups: dict[str, list[np.ndarray]] = defaultdict(list)
     begun = time.monotonic()
     for done, index in enumerate(members, start=1):
@@ -159,24 +161,27 @@ def _calibrate(
         seconds = time.monotonic() - begun
         eta = seconds / done * (len(members) - done)
         report(TrainProgress("calibrate", done, len(members), seconds=seconds, eta_seconds=eta))
-    tables = {
-        key: ScoreTable.from_scores(np.concatenate(scores))
+    calibrations = {
+        key: calibration_of(np.concatenate(scores))
         for key, scores in sorted(groups.items())
-        if key == POOLED or (len(scores) >= GROUP_FRAMES and sum(map(len, scores)) >= GROUP_PATCHES)
+        if len(groups) == 2  # the pooled one and the one that it consists of
+        or key == POOLED
+        or (len(scores) >= GROUP_FRAMES and sum(map(len, scores)) >= GROUP_PATCHES)
     }
-    notes = _notes(tables[POOLED], len(members))
+    notes = _notes(calibrations[POOLED], len(members))
     for note in notes:
         report(TrainProgress("note", note=note))
-    return tables, notes
+    return calibrations, notes
 
 
-def _notes(table: ScoreTable, frames: int) -> tuple[str, ...]:
+def _notes(pooled: Calibration, frames: int) -> tuple[str, ...]:
     """What a user of the p-values has to know."""
     notes = []
-    if table.total < FEW_PATCHES:
+    patches, smallest = pooled.facts["patches"], pooled.facts["smallest_pvalue"]
+    if patches < FEW_PATCHES:
         notes.append(
-            f"Calibrated on {table.total} patches: the smallest alpha that can mask anything is "
-            f"1/{table.total + 1} = {table.smallest:.2g}."
+            f"Calibrated on {patches} patches: the smallest alpha that can mask anything is "
+            f"1/{patches + 1} = {smallest:.2g}."
         )
     if frames < FEW_FRAMES:
         notes.append(

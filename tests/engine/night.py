@@ -11,10 +11,10 @@ from astropy.io import fits
 from aqdask.archive import layout
 from aqdask.archive.ledger import Ledger
 from aqdask.engine.reporter import Silent
-from aqdask.kernels.calibration import ScoreTable
 from aqdask.kernels.patches import cut
 from aqdask.models.autoencoder import seeded_autoencoder
-from aqdask.models.bundle import Bundle
+from aqdask.models.bundle import Bundle, calibration_key
+from aqdask.models.paper import calibration_of
 from aqdask.models.scorer import load_scorer
 from aqdask.specs import PatchGrid
 
@@ -69,22 +69,21 @@ def write_night(folder: Path, count: int, first: int = 0) -> Path:
 
 
 def tiny_bundle(name: str = "tiny", patch: int = 32, seed: int = 0) -> Bundle:
-    """A model with random weights, calibrated on two skies: its numbers differ, and mean nothing."""
+    """A model with random weights, calibrated on two skies: its numbers differ, and mean nothing.
+
+    The camera of `write_night` has the same calibration as any other.
+    """
     network = seeded_autoencoder(seed, (4, 8))
     bundle = Bundle(
         name=name, method="paper", patch=patch, normalisation="minmax", architecture={"widths": [4, 8]},
         weights={key: value.numpy() for key, value in network.state_dict().items()},
-        calibrations={"": ScoreTable.from_scores(np.linspace(0, 1, 10))},
+        calibrations={"": calibration_of(np.linspace(0, 1, 10))},
     )  # fmt: skip
     scorer, grid = load_scorer(bundle), PatchGrid(*SHAPE, patch)
     scores = [scorer.score_patches(cut(sky(n), grid).reshape(-1, patch, patch))["score"] for n in (900, 901)]
-    table = ScoreTable.from_scores(np.concatenate(scores))
-    return Bundle.from_bytes(
-        Bundle(
-            name=name, method="paper", patch=patch, normalisation="minmax", architecture={"widths": [4, 8]},
-            weights=bundle.weights, calibrations={"": table},
-        ).contents
-    )  # fmt: skip
+    pooled = calibration_of(np.concatenate(scores))
+    keys = ("", calibration_key("tinycam", "L"), calibration_key("tinycam", "R"))
+    return Bundle.from_bytes(bundle.with_calibrations(dict.fromkeys(keys, pooled)).contents)
 
 
 def files(archive: Path, *parts: str) -> dict[str, bytes]:

@@ -5,12 +5,15 @@ import json
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.numpy import save
 
 from aqdask.errors import ModelError
 from aqdask.kernels.calibration import ScoreTable
-from aqdask.models.bundle import Bundle, calibration_key
+from aqdask.models.bundle import Bundle, Calibration, calibration_key
 from aqdask.models.container import pack, unpack
+from aqdask.models.paper import calibration_of
 from aqdask.models.scorer import load_scorer
 
 
@@ -23,13 +26,26 @@ def make(**changes):
         "architecture": {"widths": [16, 32]},
         "weights": {"b": np.arange(6, dtype=np.float32).reshape(2, 3), "a": np.ones(2, np.float32)},
         "calibrations": {
-            "": ScoreTable.from_scores(np.arange(9.0)),
-            calibration_key("cam/1", "L|R"): ScoreTable.from_scores(np.arange(3.0)),
+            "": calibration_of(np.arange(9.0)),
+            calibration_key("cam/1", "L|R"): calibration_of(np.arange(3.0)),
         },
         "provenance": {"frames": {"train": ["été.fits"]}, "loss_curve": {"train": [0.1]}},
         "notes": ("Mind the gap.",),
     }
     return Bundle(**(settings | changes))
+
+
+def same_calibrations(left, right):
+    """Same keys, facts, and arrays with the same names, types, shapes and values."""
+    assert left.calibrations.keys() == right.calibrations.keys()
+    for key, calibration in left.calibrations.items():
+        other = right.calibrations[key]
+        assert calibration.facts == other.facts
+        assert calibration.arrays.keys() == other.arrays.keys()
+        for name, array in calibration.arrays.items():
+            assert (array.dtype, array.shape) == (other.arrays[name].dtype, other.arrays[name].shape)
+            np.testing.assert_array_equal(array, other.arrays[name])
+    return True
 
 
 def test_a_bundle_comes_back_whole(tmp_path):
@@ -41,9 +57,7 @@ def test_a_bundle_comes_back_whole(tmp_path):
     assert loaded.contents == path.read_bytes()
     assert loaded.info() == made.info()
     np.testing.assert_array_equal(loaded.weights["b"], made.weights["b"])
-    for key, table in made.calibrations.items():
-        np.testing.assert_array_equal(loaded.calibrations[key].values, table.values)
-        np.testing.assert_array_equal(loaded.calibrations[key].above, table.above)
+    assert same_calibrations(loaded, made)
     assert [entry.name for entry in path.parent.iterdir()] == ["model.safetensors"]  # no partial file
 
 
@@ -55,9 +69,61 @@ def test_equal_content_gives_equal_bytes_in_any_order():
 
 def test_calibration_falls_back_to_the_pooled_one():
     bundle = make()
-    assert bundle.calibration("cam/1", "L|R").total == 3
-    assert bundle.calibration("cam/1", "B").total == 9
-    assert bundle.calibration().total == 9
+    assert bundle.calibration("cam/1", "L|R").facts["patches"] == 3
+    assert bundle.calibration("cam/1", "B").facts["patches"] == 9
+    assert bundle.calibration().facts["patches"] == 9
+    assert bundle.calibrated_for("cam/1", "L|R")
+    assert not bundle.calibrated_for("cam/1", "B")
+    assert not bundle.calibrated_for("", "")  # unknown is not pooled: that needs a calibration of its own
+    assert make(calibrations={"": None, "|": None}).calibrated_for("", "")
+
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=6) | st.sampled_from(
+    ["/", "%2F", "a/b|", ""]
+)
+
+
+@given(
+    st.dictionaries(
+        TEXT,
+        st.dictionaries(TEXT, st.lists(st.integers(0, 9), max_size=3).map(lambda x: np.array(x, np.int64))),
+        max_size=4,
+    )
+)
+def test_any_key_and_any_array_name_come_back(arrays):
+    made = make(
+        calibrations={key: Calibration(found, {"n": [len(found), None]}) for key, found in arrays.items()}
+        | {"": Calibration({}, {})}
+    )
+    assert same_calibrations(Bundle.from_bytes(made.contents), made)
+
+
+def test_tables_of_several_prefixes_lie_in_one_calibration():
+    tables = {
+        name: ScoreTable.from_scores(np.arange(n)) for n, name in ((3, ""), (4, "score"), (5, "tail/psf"))
+    }
+    arrays = {name: array for prefix, table in tables.items() for name, array in table.arrays(prefix).items()}
+    assert arrays["tail/psf/total"].shape == ()
+    loaded = Bundle.from_bytes(make(calibrations={"": Calibration(arrays, {})}).contents).calibration()
+    for prefix, table in tables.items():
+        found = ScoreTable.of(loaded.arrays, prefix)
+        assert (found.total, type(found.total)) == (table.total, int)
+        np.testing.assert_array_equal(found.values, table.values)
+        np.testing.assert_array_equal(found.above, table.above)
+    with pytest.raises(KeyError, match="absent/values"):
+        ScoreTable.of(arrays, "absent")
+
+
+def test_calibrations_are_added_to_a_copy():
+    before = make()
+    other = calibration_of(np.arange(20.0))
+    after = before.with_calibrations({calibration_key("new", "L"): other}, name="wider", notes=())
+    assert (after.name, after.notes, before.name) == ("wider", (), "wide-field")
+    assert set(after.calibrations) == {*before.calibrations, "new|L"}
+    assert after.calibration("new", "L") is other
+    assert not before.calibrated_for("new", "L")
+    assert Bundle.from_bytes(after.contents).digest == after.digest != before.digest
+    assert before.with_calibrations({"": other}).calibration("?", "?") is other
 
 
 def test_info_is_plain_json():
@@ -67,7 +133,7 @@ def test_info_is_plain_json():
 
 
 def document(**changes):
-    return {"format": "aqdask-bundle", "bundle_version": 1} | changes
+    return {"format": "aqdask-bundle", "bundle_version": 2} | changes
 
 
 FOUR = r".*Expected: .*\. What to do: "
@@ -82,7 +148,7 @@ FOUR = r".*Expected: .*\. What to do: "
         (make().contents[:-1] + b"\x01", "checksum of the file's content differs"),  # a flipped bit
         (save({"x": np.zeros(1)}), "a safetensors file with no aqdask metadata"),
         (pack({}, document(format="aqdask-checkpoint")), "a safetensors file with aqdask-checkpoint"),
-        (pack({}, document(bundle_version=2)), "version 2"),
+        (pack({}, document(bundle_version=1)), "version 1"),
         (pack({}, document()), "a bundle without 'name'"),
     ],
 )
@@ -110,6 +176,18 @@ def test_a_bundle_without_the_pooled_calibration_is_refused():
         Bundle.from_bytes(make(calibrations={}).contents)
 
 
+def test_an_array_of_no_calibration_is_refused():
+    tensors, read = unpack(make().contents, "aqdask-bundle", 2)
+    stray = tensors | {"calibration/stray/values": np.zeros(1)}
+    with pytest.raises(ModelError, match="a bundle without 'stray'" + FOUR):
+        Bundle.from_bytes(pack(stray, read))
+
+
+def test_a_calibration_without_scores_is_refused():
+    with pytest.raises(ModelError, match="a calibration of the model wide-field without 'values'" + FOUR):
+        load_scorer(make(calibrations={"": Calibration({}, {})}))
+
+
 def test_weights_that_do_not_fit_are_refused():
     with pytest.raises(ModelError, match="do not fit its architecture" + FOUR):
         load_scorer(make())
@@ -121,6 +199,6 @@ def test_an_unknown_method_is_refused():
 
 
 def test_packing_is_undone():
-    tensors, read = unpack(pack({"x": np.array(3.0)}, document(more=[1])), "aqdask-bundle", 1)
+    tensors, read = unpack(pack({"x": np.array(3.0)}, document(more=[1])), "aqdask-bundle", 2)
     assert tensors["x"] == 3
     assert read["more"] == [1]

@@ -5,11 +5,10 @@ import pytest
 import torch
 
 from aqdask import flags
-from aqdask.kernels.calibration import ScoreTable
 from aqdask.kernels.patches import cut, cut_valid
 from aqdask.models.autoencoder import WIDTHS, seeded_autoencoder
 from aqdask.models.bundle import Bundle, calibration_key
-from aqdask.models.paper import BATCH
+from aqdask.models.paper import BATCH, calibration_of
 from aqdask.models.scorer import load_scorer
 from aqdask.specs import PatchGrid
 
@@ -32,8 +31,8 @@ def scorer(network):
         architecture={"widths": list(WIDTHS)},
         weights={name: value.numpy() for name, value in network.state_dict().items()},
         calibrations={
-            "": ScoreTable.from_scores(reference),
-            calibration_key("cam", "L"): ScoreTable.from_scores(reference + 10),
+            "": calibration_of(reference),
+            calibration_key("cam", "L"): calibration_of(reference + 10),
         },
     )
     return load_scorer(Bundle.from_bytes(bundle.contents))

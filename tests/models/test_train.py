@@ -124,12 +124,20 @@ def test_the_bundle_scores_and_good_frames_pass():
     scorer = load_scorer(Bundle.from_bytes(bundle.contents))
     result = scorer.score_frame(Frames(20).read(15)[0], camera="cam", filter="L")
     assert np.mean(result["pvalue"] <= 0.1) < 0.3
-    assert bundle.calibration("cam", "L").total == 220  # 2 frames of 10 x 11 patches
+    assert bundle.calibration("cam", "L").facts["patches"] == 220  # 2 frames of 10 x 11 patches
 
 
 def test_a_small_group_has_no_calibration_of_its_own():
     bundle = train(Frames(cards=[Card(camera="cam", filter=f"F{index}") for index in range(8)]), SPEC)
     assert list(bundle.calibrations) == [""]
+
+
+def test_a_single_group_has_its_own_calibration_however_small():
+    bundle = train(Frames(3, shape=(128, 128)), SPEC)
+    assert bundle.calibrated_for("cam", "L")
+    assert bundle.info()["calibrations"] == {
+        key: {"patches": 4, "smallest_pvalue": 0.2} for key in ("", "cam|L")
+    }
 
 
 def test_few_calibration_frames_are_noted():
