@@ -30,7 +30,7 @@ from aqdask.archive.maps import QualityStore
 from aqdask.engine.clusters import Cluster, connect
 from aqdask.engine.replicas import one_thread
 from aqdask.models.autoencoder import ConvAutoencoder
-from aqdask.models.scorer import load_scorer
+from aqdask.models.scorer import load_scorer, score_frame
 from aqdask.specs import PatchGrid
 
 TARGET_MEMORY = 1024  # MiB a worker
@@ -97,7 +97,7 @@ def parts(archive: Path, model: aq.Bundle, count: int, times: Times) -> None:
             with clocks["read from zarr"]:
                 image, invalid = frames.read(row)
             with network_clock() as network, clocks["scorer"]:
-                scorer.score_frame(image, invalid)
+                score_frame(scorer, image, invalid)
             clocks["network"].cpu += network.cpu
             with clocks["sky position of patches"]:
                 wcs_centres(str(headers[row]), "", *centres)

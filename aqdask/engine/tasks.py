@@ -22,7 +22,7 @@ from aqdask.archive.maps import QualityStore, row_checksum
 from aqdask.engine.plan import Batch, FrameTask
 from aqdask.engine.replicas import one_thread, replica
 from aqdask.errors import FrameError, place_failed
-from aqdask.models.scorer import Scorer
+from aqdask.models.scorer import Scorer, score_frame
 from aqdask.specs import FrameInfo, ReadSpec
 
 Pixels = tuple[np.ndarray, "np.ndarray | None"]
@@ -176,7 +176,7 @@ class _Scoring:
         at = slice(task.row, task.row + 1)
         about = {name: str(frames.coordinate(name, at)[0]) for name in ("camera", "filter")}
         with one_thread():
-            maps = self.scorer.score_frame(image, invalid, **about)
+            maps = score_frame(self.scorer, image, invalid, **about)
         for name in self.block:
             if name in maps:
                 self.block[name][position] = maps[name]

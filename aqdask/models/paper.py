@@ -9,7 +9,7 @@ against patches of held-out reference frames, in place of a threshold by hand), 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -136,7 +136,7 @@ def calibration_of(scores: np.ndarray) -> Calibration:
 
 
 class PaperScorer:
-    """Scores frames and patches with a bundle of the published method (see `aqdask.models.scorer`).
+    """Measures and judges with a bundle of the published method (see `aqdask.models.scorer`).
 
     Parameters
     ----------
@@ -152,6 +152,7 @@ class PaperScorer:
     """
 
     variables = VARIABLES
+    columns: tuple[str, ...] = ("mae",)
 
     def __init__(self, bundle: Bundle, device: str = "cpu") -> None:
         self.name, self.digest, self.patch = bundle.name, bundle.digest, bundle.patch
@@ -159,38 +160,40 @@ class PaperScorer:
         _check_calibrations(bundle)
         self._errors = PatchErrors(_network(bundle), device)
 
-    def score_frame(
-        self, image: np.ndarray, invalid: np.ndarray | None = None, camera: str = "", filter: str = ""
-    ) -> dict[str, np.ndarray]:
-        """Every variable of a frame ``(H, W)``: maps ``(n_y, n_x)`` and 0-d numbers, typed as `variables`.
+    def measure(
+        self,
+        patches: np.ndarray,
+        valid: np.ndarray | None,
+        tops: np.ndarray,
+        lefts: np.ndarray,
+        camera: str = "",
+        filter: str = "",
+    ) -> np.ndarray:
+        """MAE ``(n, 1)``, float32, of patches ``(n, P, P)``; see `Scorer`. Where they stand does not matter.
 
-        ``invalid`` is True where a pixel is not data; NaN and infinity never are. A patch with fewer than
-        `MIN_VALID` of its pixels has NaN and the reason no_data; so has, in ``frame_score``, a frame
-        without any score. ``camera`` and ``filter`` choose the calibration, else the pooled one serves.
+        NaN for a patch with fewer than `MIN_VALID` of its pixels.
         """
-        grid = PatchGrid(image.shape[0], image.shape[1], self.patch)
-        result = self._maps(self._errors.of_frame(image, invalid, grid), camera, filter)
-        return result | self.summarise(result)
+        return self._errors.of_patches(patches, valid)[:, None]
 
-    def summarise(self, maps: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """The per-frame variables, 0-d, from the per-patch maps of a whole frame."""
-        scored = maps["mae"][~np.isnan(maps["mae"])]
+    def judge(self, measured: np.ndarray, camera: str = "", filter: str = "") -> dict[str, np.ndarray]:
+        """Every variable of a frame from its MAE ``(n_y, n_x, 1)``: the score is the MAE itself.
+
+        A patch without one has the reason no_data, a frame without any has NaN as its ``frame_score``.
+        """
+        mae = np.array(measured[..., 0], dtype=np.float32)
+        scored = mae[~np.isnan(mae)]
         mean = scored.mean(dtype=np.float64) if scored.size else np.nan
-        return {"frame_score": np.array(mean, dtype=np.float32)}
-
-    def score_patches(
-        self, patches: np.ndarray, valid: np.ndarray | None = None, camera: str = "", filter: str = ""
-    ) -> dict[str, np.ndarray]:
-        """The per-patch variables ``(n,)`` of patches ``(n, P, P)``, bit for bit those of `score_frame`."""
-        return self._maps(self._errors.of_patches(patches, valid), camera, filter)
-
-    def _maps(self, mae: np.ndarray, camera: str, filter: str) -> dict[str, np.ndarray]:
-        """Per-patch variables of MAE, any shape: the score is the MAE itself."""
         code = np.where(
             np.isnan(mae), flags.code(flags.REASONS, "no_data"), flags.code(flags.REASONS, "residual")
         )
-        pvalue = conformal_pvalue(mae, ScoreTable.of(self._bundle.calibration(camera, filter).arrays))
-        return {"score": mae.copy(), "pvalue": pvalue, "reason": code.astype(np.uint8), "mae": mae}
+        table = ScoreTable.of(self._bundle.calibration(camera, filter).arrays)
+        return {
+            "score": mae.copy(),
+            "pvalue": conformal_pvalue(mae, table),
+            "reason": code.astype(np.uint8),
+            "mae": mae,
+            "frame_score": np.array(mean, dtype=np.float32),
+        }
 
 
 def _check_calibrations(bundle: Bundle) -> None:

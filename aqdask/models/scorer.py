@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
 
 from aqdask.errors import ModelError
+from aqdask.kernels.patches import cut_range, valid_range
 from aqdask.models.bundle import Bundle
-from aqdask.specs import Variable
+from aqdask.specs import PatchGrid, Variable
+
+BATCH = 32  # patches of a frame that are cut and measured at a time
 
 
 class Scorer(Protocol):
     """A model on a device. The engine knows no more of a method than this.
+
+    Scoring has two steps: `measure` looks at pixels, patch by patch, wherever they are; `judge` looks at what
+    was measured, a whole frame at once. `score_frame` does both.
 
     Attributes
     ----------
@@ -22,29 +28,94 @@ class Scorer(Protocol):
     digest : str
         sha256 of the bundle file.
     patch : int
-        Side of a patch in pixels.
+        Side P of a patch in pixels.
     variables : tuple of Variable
-        What the scorer gives. Every method gives per patch 'score' (larger = worse), 'pvalue', 'reason'
-        and 'mae', and per frame 'frame_score'.
+        What `judge` gives. Every method gives per patch 'score' (larger = worse), 'pvalue', 'reason' and
+        'mae', and per frame 'frame_score'.
+    columns : tuple of str
+        What `measure` gives for a patch, k names.
     """
 
     name: str
     digest: str
     patch: int
     variables: tuple[Variable, ...]
+    columns: tuple[str, ...]
 
-    def score_frame(
-        self, image: np.ndarray, invalid: np.ndarray | None = None, camera: str = "", filter: str = ""
-    ) -> dict[str, np.ndarray]:
-        """Variables of a frame ``(H, W)`` by name: maps ``(n_y, n_x)`` and 0-d numbers, typed as declared."""
+    def measure(
+        self,
+        patches: np.ndarray,
+        valid: np.ndarray | None,
+        tops: np.ndarray,
+        lefts: np.ndarray,
+        camera: str = "",
+        filter: str = "",
+    ) -> np.ndarray:
+        """What is measured on patches: needs no other patch, the same bits however they are grouped.
 
-    def score_patches(
-        self, patches: np.ndarray, valid: np.ndarray | None = None, camera: str = "", filter: str = ""
-    ) -> dict[str, np.ndarray]:
-        """Per-patch variables ``(n,)`` of patches ``(n, P, P)``; the same bits as in `score_frame`."""
+        Parameters
+        ----------
+        patches : ndarray (n, P, P)
+            Any type and any n; pixels that are not data have any value.
+        valid : ndarray (n, P, P) of bool, or None
+            Which pixels are data, and None for all: the same bits as all True. NaN and infinity never are.
+        tops, lefts : ndarray (n,) of int
+            First row and column of each patch in its frame, in pixels.
+        camera, filter : str
+            Choose the calibration; empty where unknown.
 
-    def summarise(self, maps: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Per-frame variables, 0-d, from the per-patch maps ``(n_y, n_x)`` of a whole frame."""
+        Returns
+        -------
+        ndarray (n, k), float32
+            NaN where there is too little data.
+        """
+
+    def judge(self, measured: np.ndarray, camera: str = "", filter: str = "") -> dict[str, np.ndarray]:
+        """Variables of a frame by name: maps ``(n_y, n_x)`` and 0-d numbers, typed as declared.
+
+        ``measured`` is what `measure` gave for all patches of one frame, ``(n_y, n_x, k)``, float32.
+        """
+
+
+def score_frame(
+    scorer: Scorer, image: np.ndarray, invalid: np.ndarray | None = None, camera: str = "", filter: str = ""
+) -> dict[str, np.ndarray]:
+    """Measure and judge one frame, `BATCH` patches in memory at a time.
+
+    Parameters
+    ----------
+    image : ndarray (H, W)
+        Any type.
+    invalid : ndarray (H, W) of bool, optional
+        True where a pixel is not data; NaN and infinity never are.
+    camera, filter : str
+        Choose the calibration; the pooled one serves where they have none.
+
+    Returns
+    -------
+    dict of str to ndarray
+        Every variable: maps ``(n_y, n_x)`` and 0-d numbers, typed as `Scorer.variables` says.
+
+    Raises
+    ------
+    UsageError
+        If ``invalid`` has another shape than the image.
+    """
+    grid = PatchGrid(image.shape[0], image.shape[1], scorer.patch)
+    n_y, n_x = grid.shape
+    measured = np.empty((n_y * n_x, len(scorer.columns)), dtype=np.float32)
+    for first in range(0, n_y * n_x, BATCH):
+        stop = min(first + BATCH, n_y * n_x)
+        rows, columns = np.divmod(np.arange(first, stop), n_x)
+        measured[first:stop] = scorer.measure(
+            cut_range(image, grid, first, stop),
+            valid_range(invalid, grid, first, stop),
+            grid.starts(0)[rows],
+            grid.starts(1)[columns],
+            camera,
+            filter,
+        )
+    return scorer.judge(measured.reshape(n_y, n_x, -1), camera, filter)
 
 
 def load_scorer(bundle: Bundle, device: str = "cpu") -> Scorer:

@@ -1,8 +1,13 @@
-"""Quality of arrays that are in no archive: a dask graph of tiles of patches, nothing stored."""
+"""Quality of arrays that are in no archive: a dask graph, nothing stored.
+
+Tiles of patches are measured wherever their pixels are; what was measured, a few numbers a patch, is judged
+in one task a frame.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import dask
@@ -93,7 +98,7 @@ def _frame_maps(
     variables: tuple[Variable, ...],
     calibration: tuple[str, ...],
 ) -> dict[str, da.Array]:
-    """Lazy maps of one frame: tiles may be computed on different workers, whatever the chunks are."""
+    """Lazy variables of one frame: tiles may be measured on different workers, whatever the chunks are."""
     token = tokenize(pixels, invalid, grid, bundle.digest, calibration)
     model = dask.delayed(bundle.contents, name=f"model-{bundle.digest[:16]}", pure=True, traverse=False)
     n_y, n_x = grid.shape
@@ -105,28 +110,18 @@ def _frame_maps(
             block = _whole(pixels[window])
             bad = None if invalid is None else _whole(invalid[window])
             name = f"quality-tile-{token}-{top}-{left}"
-            row.append(_score_tile(block, bad, tile, model, calibration, dask_key_name=name))
+            row.append(_measure_tile(block, bad, tile, model, calibration, dask_key_name=name))
         rows.append(row)
-    maps: dict[str, da.Array] = {}
-    for variable in (v for v in variables if not v.per_frame):
-        blocks = [
-            [
-                da.from_delayed(tile[variable.name], (b - t, r - s), variable.dtype)
-                for tile, (s, r) in zip(row, _spans(n_x), strict=True)
-            ]
-            for row, (t, b) in zip(rows, _spans(n_y), strict=True)
-        ]
-        maps[variable.name] = da.block(blocks)
-    summary = _summarise({name: _whole(part) for name, part in maps.items()}, model)
-    for variable in (v for v in variables if v.per_frame):
-        maps[variable.name] = da.from_delayed(summary[variable.name], (), variable.dtype)
-    return maps
+    judged = _judge(rows, model, calibration, dask_key_name=f"quality-frame-{token}")
+    return {
+        v.name: da.from_delayed(judged[v.name], () if v.per_frame else grid.shape, v.dtype) for v in variables
+    }
 
 
 def _whole(array: da.Array) -> Any:
     """The array as one delayed value.
 
-    Not optimised by itself: fused into other keys, tiles would be scored once more for each variable.
+    Not optimised by itself: fused into other keys, tiles would be measured once more for each variable.
     """
     return array.rechunk(-1).to_delayed(optimize_graph=False).item()
 
@@ -136,38 +131,53 @@ def _spans(count: int) -> Iterator[tuple[int, int]]:
     return ((start, min(start + TILE, count)) for start in range(0, count, TILE))
 
 
+@dataclass(frozen=True, eq=False)
+class _Tile:
+    """A rectangle of patches: their first rows and columns in the frame, and the origin of its window."""
+
+    tops: np.ndarray
+    lefts: np.ndarray
+    size: int
+    origin: tuple[int, int]
+
+
 def _window(
     grid: PatchGrid, top: int, bottom: int, left: int, right: int
-) -> tuple[tuple[slice, slice], tuple[np.ndarray, np.ndarray, int]]:
-    """The pixels that a tile of patches needs, and where its patches start within them."""
+) -> tuple[tuple[slice, slice], _Tile]:
+    """The pixels that a tile of patches needs, and where its patches are."""
     tops, lefts = grid.starts(0)[top:bottom], grid.starts(1)[left:right]
     y = slice(int(tops[0]), int(grid.stops(0)[bottom - 1]))
     x = slice(int(lefts[0]), int(grid.stops(1)[right - 1]))
-    return (y, x), (tops - y.start, lefts - x.start, grid.size)
+    return (y, x), _Tile(tops, lefts, grid.size, (y.start, x.start))
 
 
 @dask.delayed(pure=True)
-def _score_tile(
+def _measure_tile(
     pixels: np.ndarray,
     invalid: np.ndarray | None,
-    tile: tuple[np.ndarray, np.ndarray, int],
+    tile: _Tile,
     model: bytes,
     calibration: tuple[str, ...],
-) -> dict[str, np.ndarray]:
-    """Per-patch variables of one tile, ``(tile_y, tile_x)`` each."""
-    tops, lefts, size = tile
-    y, x = (axis.ravel() for axis in np.meshgrid(tops, lefts, indexing="ij"))
-    patches = gather(pixels, y, x, size)
+) -> np.ndarray:
+    """What the scorer measures on one tile, ``(tile_y, tile_x, k)``, float32."""
+    tops, lefts = (axis.ravel() for axis in np.meshgrid(tile.tops, tile.lefts, indexing="ij"))
+    y, x = tops - tile.origin[0], lefts - tile.origin[1]
+    patches = gather(pixels, y, x, tile.size)
     inside = np.ones(pixels.shape, dtype=bool) if invalid is None else ~invalid
-    valid = gather(inside, y, x, size)
+    valid = gather(inside, y, x, tile.size)
     with one_thread():
-        found = warm(model).score_patches(patches, valid, *calibration)
-    return {name: values.reshape(len(tops), len(lefts)) for name, values in found.items()}
+        found = warm(model).measure(patches, valid, tops, lefts, *calibration)
+    return found.reshape(len(tile.tops), len(tile.lefts), -1)
 
 
 @dask.delayed(pure=True)
-def _summarise(maps: dict[str, np.ndarray], model: bytes) -> dict[str, np.ndarray]:
-    return warm(model).summarise(maps)
+def _judge(
+    tiles: list[list[np.ndarray]], model: bytes, calibration: tuple[str, ...]
+) -> dict[str, np.ndarray]:
+    """Every variable of one frame from what was measured on its tiles."""
+    measured = np.concatenate([np.concatenate(row, axis=1) for row in tiles], axis=0)
+    with one_thread():
+        return warm(model).judge(measured, *calibration)
 
 
 def _attributes(bundle: Bundle, grid: PatchGrid) -> dict[str, Any]:

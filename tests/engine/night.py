@@ -11,12 +11,10 @@ from astropy.io import fits
 from aqdask.archive import layout
 from aqdask.archive.ledger import Ledger
 from aqdask.engine.reporter import Silent
-from aqdask.kernels.patches import cut
 from aqdask.models.autoencoder import seeded_autoencoder
 from aqdask.models.bundle import Bundle, calibration_key
 from aqdask.models.paper import calibration_of
-from aqdask.models.scorer import load_scorer
-from aqdask.specs import PatchGrid
+from aqdask.models.scorer import load_scorer, score_frame
 
 SHAPE = (130, 200)  # a multiple of neither the patch (32) nor the inner chunk (64)
 BLANK = -32768
@@ -79,8 +77,8 @@ def tiny_bundle(name: str = "tiny", patch: int = 32, seed: int = 0) -> Bundle:
         weights={key: value.numpy() for key, value in network.state_dict().items()},
         calibrations={"": calibration_of(np.linspace(0, 1, 10))},
     )  # fmt: skip
-    scorer, grid = load_scorer(bundle), PatchGrid(*SHAPE, patch)
-    scores = [scorer.score_patches(cut(sky(n), grid).reshape(-1, patch, patch))["score"] for n in (900, 901)]
+    scorer = load_scorer(bundle)
+    scores = [score_frame(scorer, sky(n))["score"].ravel() for n in (900, 901)]
     pooled = calibration_of(np.concatenate(scores))
     keys = ("", calibration_key("tinycam", "L"), calibration_key("tinycam", "R"))
     return Bundle.from_bytes(bundle.with_calibrations(dict.fromkeys(keys, pooled)).contents)

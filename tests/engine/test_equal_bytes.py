@@ -14,6 +14,7 @@ import aqdask as aq
 from aqdask.archive import fits as reader
 from aqdask.engine.executors import DaskExecutor
 from aqdask.models.paper import PaperScorer
+from aqdask.specs import PatchGrid
 
 MAPS = ("score", "pvalue", "reason", "mae")
 
@@ -113,7 +114,7 @@ def test_quality_of_an_opened_archive_and_of_one_frame(undisturbed, bundle):
 
 def test_quality_of_computes_nothing_until_asked(bundle, monkeypatch):
     scored, read = [], []
-    score_patches = PaperScorer.score_patches
+    measure = PaperScorer.measure
 
     def load(block_info=None):
         read.append(block_info)
@@ -121,9 +122,7 @@ def test_quality_of_computes_nothing_until_asked(bundle, monkeypatch):
 
     chunks = ((1, 1), (65, 65), (100, 100))
     pixels = da.map_blocks(load, chunks=chunks, dtype="uint16", meta=np.array((), "uint16"))
-    monkeypatch.setattr(
-        PaperScorer, "score_patches", lambda self, *a: scored.append(1) or score_patches(self, *a)
-    )
+    monkeypatch.setattr(PaperScorer, "measure", lambda self, *a: scored.append(1) or measure(self, *a))
     before = len(read)
     found = aq.quality_of(pixels, bundle)
     mask = aq.mask(found, 0.1)
@@ -138,15 +137,13 @@ def test_quality_of_computes_nothing_until_asked(bundle, monkeypatch):
 
 def test_every_block_is_read_and_every_tile_scored_once_for_all_variables(bundle, monkeypatch):
     scored, read = [], []
-    score_patches = PaperScorer.score_patches
+    measure = PaperScorer.measure
 
     def load(block_id=None):
         read.append(block_id)
         return np.random.default_rng(block_id).integers(0, 2000, (512, 512), "uint16")
 
-    monkeypatch.setattr(
-        PaperScorer, "score_patches", lambda self, *a: scored.append(1) or score_patches(self, *a)
-    )
+    monkeypatch.setattr(PaperScorer, "measure", lambda self, *a: scored.append(1) or measure(self, *a))
     chunks = ((512, 512), (512,))
     pixels = da.map_blocks(load, chunks=chunks, dtype="uint16", meta=np.array((), "uint16"))
     read.clear()
@@ -154,6 +151,19 @@ def test_every_block_is_read_and_every_tile_scored_once_for_all_variables(bundle
         dask.compute(aq.quality_of(pixels, bundle))
     assert sorted(read) == [(0, 0), (1, 0)]
     assert len(scored) == 8  # tiles of 256 px
+
+
+def test_measuring_knows_where_each_patch_stands_in_the_frame(bundle, monkeypatch):
+    def where(self, patches, valid, tops, lefts, camera, filter):
+        assert (camera, filter) == ("cam", "L")
+        return (1000 * tops + lefts)[:, None].astype("float32")
+
+    monkeypatch.setattr(PaperScorer, "measure", where)
+    image = da.zeros((600, 330), chunks=(250, 330), dtype="uint16")
+    with dask.config.set(scheduler="synchronous"):
+        found = aq.quality_of(image, bundle, camera="cam", filter="L")["mae"].values
+    grid = PatchGrid(600, 330, bundle.patch)
+    np.testing.assert_array_equal(found, 1000 * grid.starts(0)[:, None] + grid.starts(1))
 
 
 @pytest.mark.cluster

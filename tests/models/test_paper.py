@@ -9,7 +9,7 @@ from aqdask.kernels.patches import cut, cut_valid
 from aqdask.models.autoencoder import WIDTHS, seeded_autoencoder
 from aqdask.models.bundle import Bundle, calibration_key
 from aqdask.models.paper import BATCH, calibration_of
-from aqdask.models.scorer import load_scorer
+from aqdask.models.scorer import load_scorer, score_frame
 from aqdask.specs import PatchGrid
 
 SHAPE = (460, 600)  # 8 x 10 patches: two whole batches and a padded one, with overlaps in both directions
@@ -58,12 +58,14 @@ def same_bits(left, right):
         assert array.tobytes() == right[name].tobytes(), name
 
 
-def patchwise(result):
-    return {name: value.ravel() for name, value in result.items() if value.ndim}
+def measure(scorer, patches, valid=None):
+    """What is measured on patches that stand anywhere."""
+    nowhere = np.zeros(len(patches), np.int64)
+    return scorer.measure(patches, valid, nowhere, nowhere)
 
 
 def test_variables_are_what_is_declared(scorer, image):
-    result = scorer.score_frame(image)
+    result = score_frame(scorer, image)
     assert list(result) == [variable.name for variable in scorer.variables]
     for variable in scorer.variables:
         assert result[variable.name].dtype == variable.dtype
@@ -81,7 +83,7 @@ def test_score_is_the_definition_in_float64(scorer, network, image):
         back = network(torch.from_numpy(scaled)[:, None])[:, 0].numpy()
     network.float()
     expected = np.abs(scaled - back).mean(axis=(1, 2))
-    result = scorer.score_frame(image)
+    result = score_frame(scorer, image)
     np.testing.assert_allclose(result["mae"].ravel(), expected, rtol=1e-5)
     np.testing.assert_allclose(result["frame_score"], expected.mean(), rtol=1e-5)
     assert (result["score"] == result["mae"]).all()
@@ -91,18 +93,20 @@ def test_score_is_the_definition_in_float64(scorer, network, image):
 @pytest.mark.parametrize("masked", [False, True])
 def test_patches_give_the_bits_of_the_frame_in_any_order_and_grouping(scorer, image, invalid, dtype, masked):
     grid, frame = PatchGrid(*SHAPE), image.astype(dtype)
-    whole = patchwise(scorer.score_frame(frame, invalid if masked else None))
+    whole = score_frame(scorer, frame, invalid if masked else None)["mae"].ravel()
     patches = cut(frame, grid).reshape(-1, 64, 64)
     valid = cut_valid(invalid, grid).reshape(-1, 64, 64) if masked else None
     order = np.random.default_rng(2).permutation(len(patches))
     for parts in ([order], np.split(order, [1, 4, 40]), np.split(order, [BATCH])):
         for part in parts:
-            some = scorer.score_patches(patches[part], None if valid is None else valid[part])
-            same_bits(some, {name: value[part] for name, value in whole.items()})
+            some = measure(scorer, patches[part], None if valid is None else valid[part])
+            assert some.shape == (len(part), len(scorer.columns))
+            assert some.dtype == np.float32
+            assert some[:, 0].tobytes() == whole[part].tobytes()
 
 
 def test_a_full_mask_and_no_mask_give_the_same_bits(scorer, image):
-    same_bits(scorer.score_frame(image), scorer.score_frame(image, np.zeros(SHAPE, bool)))
+    same_bits(score_frame(scorer, image), score_frame(scorer, image, np.zeros(SHAPE, bool)))
 
 
 def test_threads_do_not_change_the_bits(scorer, image):
@@ -110,13 +114,13 @@ def test_threads_do_not_change_the_bits(scorer, image):
     results = []
     for threads in (1, 2):
         torch.set_num_threads(threads)
-        results.append(scorer.score_frame(image))
+        results.append(score_frame(scorer, image))
     torch.set_num_threads(before)
     same_bits(*results)
 
 
 def test_patches_without_enough_data_have_no_score(scorer, image, invalid):
-    result = scorer.score_frame(image, invalid)
+    result = score_frame(scorer, image, invalid)
     empty = np.zeros(PatchGrid(*SHAPE).shape, bool)
     empty[1, 1] = empty[2, 0] = True
     for name in ("score", "pvalue", "mae"):
@@ -129,36 +133,68 @@ def test_patches_without_enough_data_have_no_score(scorer, image, invalid):
 def test_nan_is_no_data_as_a_mask_is(scorer, image, invalid):
     holes = image.astype(np.float32)
     holes[invalid] = np.nan
-    same_bits(scorer.score_frame(holes), scorer.score_frame(image.astype(np.float32), invalid))
+    same_bits(score_frame(scorer, holes), score_frame(scorer, image.astype(np.float32), invalid))
 
 
 def test_a_frame_without_data_is_nan_throughout(scorer):
-    result = scorer.score_frame(np.full((100, 100), np.nan))
+    result = score_frame(scorer, np.full((100, 100), np.nan))
     assert np.isnan(result["frame_score"])
     assert np.isnan(result["score"]).all()
     assert not result["reason"].any()
 
 
 def test_a_frame_smaller_than_a_patch(scorer, image):
-    assert np.isfinite(scorer.score_frame(image[:40, :50])["score"]).all()
-    assert np.isnan(scorer.score_frame(image[:20, :20])["score"]).all()  # a tenth of a patch
+    assert np.isfinite(score_frame(scorer, image[:40, :50])["score"]).all()
+    assert np.isnan(score_frame(scorer, image[:20, :20])["score"]).all()  # a tenth of a patch
 
 
 def test_camera_and_filter_choose_the_calibration(scorer, image):
-    pooled, own = scorer.score_frame(image), scorer.score_frame(image, camera="cam", filter="L")
+    pooled, own = score_frame(scorer, image), score_frame(scorer, image, camera="cam", filter="L")
     assert (own["pvalue"] == 1).all()  # its reference scores are all larger
     assert (pooled["pvalue"] < 1).all()
-    same_bits(pooled, scorer.score_frame(image, camera="cam", filter="B"))
+    same_bits(pooled, score_frame(scorer, image, camera="cam", filter="B"))
 
 
-def test_no_patches_give_empty_arrays(scorer):
-    result = scorer.score_patches(np.zeros((0, 64, 64), np.uint16))
-    assert {value.shape for value in result.values()} == {(0,)}
+def test_no_patches_give_an_empty_array(scorer):
+    assert measure(scorer, np.zeros((0, 64, 64), np.uint16)).shape == (0, 1)
+
+
+def test_judging_leaves_what_was_measured_alone(scorer):
+    measured = np.full((2, 3, 1), 0.3, np.float32)
+    for name, found in scorer.judge(measured).items():
+        found[...] = 7
+        assert (measured == np.float32(0.3)).all(), name
+
+
+@pytest.mark.parametrize("batch", [1, 7, 1000])
+def test_a_frame_is_measured_in_batches_and_judged_once(batch, monkeypatch, scorer):
+    """A method of two columns that says where each patch stands and how much of it is data."""
+
+    class Where:
+        name, digest, patch, variables = "where", "", 32, ()
+        columns = ("place", "valid")
+
+        def measure(self, patches, valid, tops, lefts, camera, filter):
+            assert len(patches) <= batch
+            assert (patches[:, 0, 0] == 1000 * tops + lefts).all()
+            share = 1.0 if valid is None else valid.mean(axis=(1, 2))
+            return np.stack([patches[:, 0, 0], share + 0 * tops], axis=1)
+
+        def judge(self, measured, camera, filter):
+            assert measured.dtype == np.float32
+            assert (camera, filter) == ("cam", "L")
+            return {"place": measured[..., 0], "valid": measured[..., 1]}
+
+    monkeypatch.setattr("aqdask.models.scorer.BATCH", batch)
+    y, x = np.mgrid[0:80, 0:70]
+    found = score_frame(Where(), 1000 * y + x, x < 35, "cam", "L")
+    np.testing.assert_array_equal(found["place"][:, 2], [38, 32038, 48038])  # the last ones are moved inwards
+    np.testing.assert_allclose(found["valid"][0], [0, 29 / 32, 1])
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_cuda_agrees_with_the_cpu(scorer, image, invalid):
     device = load_scorer(scorer._bundle, "cuda")
     np.testing.assert_allclose(
-        device.score_frame(image, invalid)["mae"], scorer.score_frame(image, invalid)["mae"], rtol=1e-5
+        score_frame(device, image, invalid)["mae"], score_frame(scorer, image, invalid)["mae"], rtol=1e-5
     )

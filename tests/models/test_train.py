@@ -8,7 +8,7 @@ from aqdask.errors import ModelError, UsageError
 from aqdask.models import crops, fit
 from aqdask.models.bundle import Bundle
 from aqdask.models.crops import training_crops
-from aqdask.models.scorer import load_scorer
+from aqdask.models.scorer import load_scorer, score_frame
 from aqdask.models.settings import TrainSpec
 from aqdask.models.train import split_frames, train
 from aqdask.specs import Card
@@ -122,7 +122,7 @@ def test_the_bundle_scores_and_good_frames_pass():
     frames = Frames()
     bundle = train(frames, TrainSpec(steps=40, batch=8))
     scorer = load_scorer(Bundle.from_bytes(bundle.contents))
-    result = scorer.score_frame(Frames(20).read(15)[0], camera="cam", filter="L")
+    result = score_frame(scorer, Frames(20).read(15)[0], camera="cam", filter="L")
     assert np.mean(result["pvalue"] <= 0.1) < 0.3
     assert bundle.calibration("cam", "L").facts["patches"] == 220  # 2 frames of 10 x 11 patches
 

@@ -95,7 +95,8 @@ def test_a_mask_can_be_cut_again_at_another_alpha_without_the_network(archive, t
     def never(*_):
         raise AssertionError("the network ran")
 
-    monkeypatch.setattr(PaperScorer, "_maps", never)
+    monkeypatch.setattr(PaperScorer, "measure", never)
+    monkeypatch.setattr(PaperScorer, "judge", never)
     first = aq.export(archive, tmp_path, alpha=0.01, cluster="serial", dq=False)
     second = aq.export(archive, tmp_path, alpha=0.6, cluster="serial", dq=False)
     assert not (tmp_path / "dq").exists()
