@@ -1,24 +1,31 @@
-"""What spoils a frame: each defect changes the scene or the expected light, at known pixels.
-
-The rule of truth: a pixel is affected where the defect changes its expected signal by more than
-`TRUTH_SIGMA` of the noise of the good frame there. Defects of the whole frame (focus, guiding, read noise)
-affect every pixel.
-"""
+"""What spoils the light of a frame, and the list of all kinds of defect; see `aqdask.sky.defect`."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 
+from aqdask.sky.camera import corner_distance
+from aqdask.sky.defect import TRUTH_SIGMA, Defect
+from aqdask.sky.detector_defects import (
+    Banding,
+    CosmicRays,
+    DeadColumn,
+    GainError,
+    HotColumn,
+    ReadNoise,
+    SaturatedStars,
+)
 from aqdask.sky.scene import Light, SceneSpec, correlated_field
 
-# 0.3 rather than 0.5: coherent structure of half a sigma a pixel (banding, a ghost of 2 % of the sky) is
-# plain to the eye and spoils photometry.
-TRUTH_SIGMA = 0.3
+__all__ = [
+    "DEFECTS", "KINDS", "TRUTH_SIGMA", "Background", "Banding", "Cloud", "CosmicRays", "DeadColumn", "Defect",
+    "Defocus", "Elongation", "GainError", "Ghost", "Gradient", "HotColumn", "ReadNoise", "Region",
+    "SaturatedStars", "Trail", "Vignetting",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -45,26 +52,6 @@ def _soft_interval(length: int, start: float, stop: float) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Defect:
-    """Base of all defects; ``amplitude`` is in the class's ``unit``.
-
-    A subclass overrides one of the two methods: `scene` (the whole frame is then affected) or `change`.
-    """
-
-    amplitude: float
-    kind: ClassVar[str]
-    unit: ClassVar[str]
-
-    def scene(self, spec: SceneSpec) -> SceneSpec:
-        """The scene under this defect."""
-        return spec
-
-    def change(self, light: Light, spec: SceneSpec, rng: np.random.Generator) -> np.ndarray | None:
-        """Electrons that the defect adds to each pixel, float32 ``(y, x)``; None where it acts by `scene`."""
-        return None
-
-
-@dataclass(frozen=True)
 class Defocus(Defect):
     """The whole frame has this FWHM."""
 
@@ -86,16 +73,6 @@ class Elongation(Defect):
 
 
 @dataclass(frozen=True)
-class ReadNoise(Defect):
-    """The whole frame has this read noise."""
-
-    kind, unit = "read_noise", "e-"
-
-    def scene(self, spec: SceneSpec) -> SceneSpec:
-        return dataclasses.replace(spec, read_noise=self.amplitude)
-
-
-@dataclass(frozen=True)
 class Background(Defect):
     """Local background structure: correlated noise, rms ``amplitude`` times the sky, of ``scale`` px FWHM."""
 
@@ -110,7 +87,10 @@ class Background(Defect):
 
 @dataclass(frozen=True)
 class Cloud(Defect):
-    """Cloud: stars dimmed by up to ``amplitude``, the sky brighter by up to ``glow`` (scattered light)."""
+    """Cloud: stars dimmed by up to ``amplitude``, the sky brighter by up to ``glow`` (scattered light).
+
+    With ``glow`` 0, as under a dark sky, only stars tell of it, and only their pixels are affected.
+    """
 
     glow: float = 0.3
     region: Region = Region()
@@ -184,55 +164,18 @@ class Trail(Defect):
 
 
 @dataclass(frozen=True)
-class CosmicRays(Defect):
-    """Tracks of 1 to ``longest`` px, ``amplitude`` electrons in each pixel, ``density`` per pixel."""
+class Vignetting(Defect):
+    """A stop in the beam: all light loses ``amplitude`` in the corners, less towards the centre (r**2)."""
 
-    density: float = 2e-5
-    longest: float = 12.0
-    kind, unit = "cosmic_rays", "e- a pixel"
+    kind, unit = "vignetting", "fraction of light lost in the corners"
 
     def change(self, light: Light, spec: SceneSpec, rng: np.random.Generator) -> np.ndarray:
-        change = np.zeros(spec.shape, np.float32)
-        for _ in range(max(round(self.density * change.size), 1)):
-            y, x = rng.uniform(0, spec.height), rng.uniform(0, spec.width)
-            length, angle = rng.uniform(1, self.longest), rng.uniform(0, np.pi)
-            steps = np.arange(0, length, 0.5)
-            rows = (y + steps * math.sin(angle)).astype(int)
-            columns = (x + steps * math.cos(angle)).astype(int)
-            inside = (rows < spec.height) & (columns >= 0) & (columns < spec.width)
-            change[rows[inside], columns[inside]] = self.amplitude
-        return change
-
-
-@dataclass(frozen=True)
-class HotColumn(Defect):
-    """A column above a defect pixel at ``start`` (fraction): all that is read out through it is brighter."""
-
-    column: float = 0.3
-    start: float = 0.0
-    kind, unit = "hot_column", "e-"
-
-    def change(self, light: Light, spec: SceneSpec, rng: np.random.Generator) -> np.ndarray:
-        change = np.zeros(spec.shape, np.float32)
-        change[int(self.start * spec.height) :, int(self.column * spec.width)] = self.amplitude
-        return change
-
-
-@dataclass(frozen=True)
-class Banding(Defect):
-    """Electronic interference: rows rise and fall as a sine of ``amplitude`` with this ``period`` in rows."""
-
-    period: float = 14.0
-    kind, unit = "banding", "e-"
-
-    def change(self, light: Light, spec: SceneSpec, rng: np.random.Generator) -> np.ndarray:
-        phase = rng.uniform(0, 2 * np.pi)
-        wave = self.amplitude * np.sin(2 * np.pi * np.arange(spec.height) / self.period + phase)
-        return np.broadcast_to(wave.astype(np.float32)[:, None], spec.shape)
+        return np.float32(-self.amplitude / 2) * corner_distance(spec.shape) * (light.sky + light.stars)
 
 
 # Order = bit of the kind in stored truth images: append only.
 DEFECTS: tuple[type[Defect], ...] = (
     Defocus, Background, Cloud, Gradient, Ghost, Trail, CosmicRays, HotColumn, Banding, ReadNoise, Elongation,
+    SaturatedStars, DeadColumn, Vignetting, GainError,
 )  # fmt: skip
 KINDS: tuple[str, ...] = tuple(defect.kind for defect in DEFECTS)

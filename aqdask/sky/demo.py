@@ -23,15 +23,19 @@ from aqdask.sky.defects import (
     Banding,
     Cloud,
     CosmicRays,
+    DeadColumn,
     Defect,
     Defocus,
     Elongation,
+    GainError,
     Ghost,
     Gradient,
     HotColumn,
     ReadNoise,
     Region,
+    SaturatedStars,
     Trail,
+    Vignetting,
 )
 from aqdask.sky.scene import SceneSpec, stream
 from aqdask.sky.simulate import simulate_frame
@@ -63,6 +67,9 @@ RECIPES: tuple[tuple[Defect, ...], ...] = (
         CosmicRays(300),
     ),
     (ReadNoise(14),),
+    (SaturatedStars(1e7), DeadColumn(0.5)),
+    (Vignetting(0.3),),
+    (GainError(0.1),),
 )
 
 

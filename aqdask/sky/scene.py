@@ -1,4 +1,4 @@
-"""A simulated sky before the detector: what the scene is, its stars and its smooth light, in electrons.
+"""What a simulated frame is drawn from: the scene's numbers, its light in electrons, and random numbers.
 
 Pixel coordinates are 0-based with whole numbers at pixel centres, arrays are ``(y, x)``.
 """
@@ -13,10 +13,8 @@ import numpy as np
 
 from aqdask.errors import UsageError
 
-PHASES = 8  # star positions lie on a grid of 1/8 px, so that a stamp taken from the table is exact
+PROFILES = ("moffat", "kolmogorov")
 FIELD_MARGIN = 64  # px; stars are also drawn beyond the edges, for their wings and for shifted pointings
-FAINT_EDGE = 0.02  # a stamp ends where the star is fainter than this fraction of the sky noise ...
-MINIMUM_RADII = 4.0  # ... and not before this many Moffat radii (beta 3.5: 0.08 % of the flux is outside)
 
 
 @dataclass(frozen=True)
@@ -36,21 +34,43 @@ class SceneSpec:
     pedestal : float
         Bias level, ADU.
     fwhm : float
-        Seeing, full width at half maximum of the Moffat profile in pixels (before the pixel's own width).
+        Seeing, full width at half maximum of the profile in pixels (before the pixel's own width).
     beta : float
         Exponent of the Moffat profile, above 1.
+    psf : str
+        'moffat' or 'kolmogorov' (long exposure through turbulence, `psf.kolmogorov_profile`).
+    fwhm_variation : float
+        Fraction by which the FWHM in the corners is larger than at the centre; it grows with the square of
+        the radius, as field curvature does.
     drift, drift_angle : float
         Stars are smeared along a line of this length in pixels, in degrees from +x towards +y.
     star_density : float
         Stars per pixel.
     flux_minimum, flux_maximum, flux_slope : float
         N(>F) is proportional to ``F**-flux_slope`` between these fluxes (electrons).
+    galaxies, galaxy_radius : float
+        Galaxies per pixel, and the median of their half-light radii in pixels.
     vignetting : float
         Fraction of the light lost in the corners; it grows with the square of the radius.
     structure, structure_scale : float
         Natural sky structure: rms as a fraction of the sky, and its scale in pixels.
     saturation : int
         Largest value in ADU, at most 65535.
+    full_well : float or None
+        Electrons that a pixel holds; what is above spills along the column. None: no limit.
+    camera_seed : int
+        Draws the fixed pattern (dust, pixel response, hot pixels): frames with the same number come from
+        the same camera.
+    dust : int
+        Out-of-focus dust grains in the flat.
+    pixel_response : float
+        Pixel response non-uniformity, rms as a fraction.
+    hot_pixels : float
+        Fraction of the pixels with a large dark current.
+    camera, filter : str
+        For the header.
+    pixel_scale : float
+        Arcseconds per pixel, for the header.
     field_seed : int or None
         Frames with the same number show the same stars; None: stars follow the frame's seed.
     pointing : tuple of float
@@ -77,13 +97,30 @@ class SceneSpec:
     saturation: int = 65535
     field_seed: int | None = None
     pointing: tuple[float, float] = (0.0, 0.0)
+    psf: str = "moffat"
+    fwhm_variation: float = 0.0
+    galaxies: float = 0.0
+    galaxy_radius: float = 3.0
+    full_well: float | None = None
+    camera_seed: int = 0
+    dust: int = 0
+    pixel_response: float = 0.0
+    hot_pixels: float = 0.0
+    camera: str = "SIMCAM"
+    filter: str = "L"
+    pixel_scale: float = 1.0
 
     def __post_init__(self) -> None:
-        positive = min(self.height, self.width, self.gain, self.fwhm, self.flux_minimum, self.structure_scale)
-        if positive <= 0 or self.beta <= 1 or not 0 < self.saturation <= 65535:
+        positive = (self.height, self.width, self.gain, self.fwhm, self.flux_minimum, self.structure_scale,
+                    self.galaxy_radius, self.pixel_scale, self.full_well or 1.0)  # fmt: skip
+        fractions = self.hot_pixels, self.pixel_response, self.galaxies, self.star_density
+        usable = min(positive) > 0 and self.beta > 1 and 0 < self.saturation <= 65535
+        if not (usable and all(0 <= one <= 1 for one in fractions) and self.full_well != 0 and self.dust >= 0
+                and self.fwhm_variation > -1 and self.psf in PROFILES):  # fmt: skip
             raise UsageError(
                 f"a scene with {self}",
-                expected="shape, gain, fwhm, flux and scale above 0, beta above 1, saturation in 1 to 65535",
+                expected="shape, gain, fwhm, flux, scales and full well above 0, beta above 1, saturation in "
+                f"1 to 65535, densities and fractions in 0 to 1, variation above -1, psf in {PROFILES}",
                 consequence="No frame can be drawn from it",
             )
 
@@ -105,10 +142,23 @@ class SceneSpec:
 
 @dataclass(frozen=True)
 class Light:
-    """Expected electrons, float32 ``(y, x)``: smooth ``sky`` and ``stars``, both behind the vignetting."""
+    """Expected electrons of a good frame, float32 ``(y, x)``.
+
+    ``sky`` (smooth) and ``stars`` (with galaxies) are behind ``flat``, the transmission of optics and
+    detector; ``dark`` is what hot pixels add, None for none.
+    """
 
     sky: np.ndarray
     stars: np.ndarray
+    flat: np.ndarray
+    dark: np.ndarray | None = None
+
+    def total(self) -> np.ndarray:
+        """All of it, a new array."""
+        everything = self.sky + self.stars
+        if self.dark is not None:
+            everything += self.dark
+        return everything
 
 
 def stream(seed: int, name: str) -> np.random.Generator:
@@ -132,90 +182,3 @@ def correlated_field(shape: tuple[int, int], scale: float, rng: np.random.Genera
     down, across = kernel(shape[0]), kernel(shape[1])
     white = rng.standard_normal((down.shape[1], across.shape[1]), dtype=np.float32)
     return down @ white @ across.T
-
-
-def vignette(spec: SceneSpec) -> np.ndarray:
-    """Transmission of the optics, float32 ``(y, x)``: 1 at the centre, ``1 - vignetting`` in the corners."""
-    y = np.linspace(-1, 1, spec.height, dtype=np.float32) ** 2
-    x = np.linspace(-1, 1, spec.width, dtype=np.float32) ** 2
-    return 1 - np.float32(spec.vignetting / 2) * (y[:, None] + x)
-
-
-def draw_stars(spec: SceneSpec, seed: int) -> np.ndarray:
-    """The stars of the field: float64 ``(n, 3)`` of x, y (pixels) and flux (electrons before vignetting)."""
-    rng = stream(seed if spec.field_seed is None else spec.field_seed, "stars")
-    height, width = spec.height + 2 * FIELD_MARGIN, spec.width + 2 * FIELD_MARGIN
-    number = rng.poisson(spec.star_density * height * width)
-    x = rng.uniform(0, width, number) - FIELD_MARGIN + spec.pointing[1]
-    y = rng.uniform(0, height, number) - FIELD_MARGIN + spec.pointing[0]
-    # Inverse of the cumulative power law, cut at both ends.
-    faintest, brightest = spec.flux_minimum**-spec.flux_slope, spec.flux_maximum**-spec.flux_slope
-    flux = rng.uniform(brightest, faintest, number) ** (-1 / spec.flux_slope)
-    return np.column_stack([np.round(x * PHASES) / PHASES, np.round(y * PHASES) / PHASES, flux])
-
-
-def psf_table(spec: SceneSpec, radius: int) -> np.ndarray:
-    """Pixel-integrated point spread function at every sub-pixel phase.
-
-    Returns float32 ``(PHASES, PHASES, 2 radius + 2, 2 radius + 2)``: element ``[p, q]`` is a star at
-    ``(p, q) / PHASES`` px above the centre of pixel ``(radius, radius)``. The whole profile has flux 1
-    (Moffat normalisation ``(beta - 1) / (pi alpha**2)``), so a stamp sums to a little less. Each pixel
-    is the mean of `PHASES` squared midpoints.
-    """
-    half = radius + 2
-    fine = (np.arange(2 * half * PHASES) + 0.5) / PHASES - half
-    steps = math.ceil(spec.drift * PHASES) + 1
-    along = np.linspace(-0.5, 0.5, steps) * spec.drift if steps > 1 else np.zeros(1)
-    angle, alpha = math.radians(spec.drift_angle), spec.moffat_radius
-    profile = np.zeros((fine.size, fine.size))
-    for shift in along:
-        y, x = fine - shift * math.sin(angle), fine - shift * math.cos(angle)
-        profile += (1 + (y[:, None] ** 2 + x**2) / alpha**2) ** -spec.beta
-    profile *= (spec.beta - 1) / (math.pi * alpha**2 * steps * PHASES**2)
-    pixel, phase = np.arange(-radius, radius + 2), np.arange(PHASES)
-    edge = (pixel + half) * PHASES - phase[:, None] - PHASES // 2  # (phase, pixel): first midpoint of a pixel
-    rows = np.concatenate([np.zeros((1, fine.size)), profile.cumsum(axis=0)])
-    rows = rows[edge + PHASES] - rows[edge]  # (phase_y, pixel_y, fine_x)
-    columns = np.concatenate([np.zeros((*rows.shape[:2], 1)), rows.cumsum(axis=2)], axis=2)
-    table = columns[:, :, edge + PHASES] - columns[:, :, edge]  # (phase_y, pixel_y, phase_x, pixel_x)
-    return np.ascontiguousarray(table.transpose(0, 2, 1, 3), dtype=np.float32)
-
-
-def stamp_radius(spec: SceneSpec, flux: np.ndarray) -> np.ndarray:
-    """Half side of each star's stamp in whole pixels, int64 ``(n,)``, from a few sizes (one table each)."""
-    alpha = spec.moffat_radius
-    peak = flux * (spec.beta - 1) / (math.pi * alpha**2)
-    faint_edge = FAINT_EDGE * max(spec.sky_noise, 1.0)
-    visible = alpha * np.sqrt(np.maximum((peak / faint_edge) ** (1 / spec.beta) - 1, 0))
-    needed = np.maximum(visible, MINIMUM_RADII * alpha) + spec.drift / 2
-    smallest = MINIMUM_RADII * alpha + spec.drift / 2
-    size = np.ceil(np.log(needed / smallest) / math.log(1.5) - 1e-9)
-    return np.ceil(smallest * 1.5**size).astype(np.int64)
-
-
-def render_stars(spec: SceneSpec, stars: np.ndarray) -> np.ndarray:
-    """Expected electrons of all stars without vignetting, float32 ``(y, x)``."""
-    if not len(stars):
-        return np.zeros(spec.shape, np.float32)
-    radii = stamp_radius(spec, stars[:, 2])
-    pad = int(radii.max()) + FIELD_MARGIN + math.ceil(max(map(abs, spec.pointing))) + 2
-    canvas = np.zeros((spec.height + 2 * pad, spec.width + 2 * pad), np.float32)
-    steps = np.round(stars[:, :2] * PHASES).astype(np.int64)
-    for radius in np.unique(radii):
-        table = psf_table(spec, int(radius))
-        side = table.shape[-1]
-        chosen = radii == radius
-        pixel, phase = np.divmod(steps[chosen], PHASES)
-        corner = pixel + pad - radius
-        for (left, top), (across, down), flux in zip(corner, phase, stars[chosen, 2], strict=True):
-            canvas[top : top + side, left : left + side] += np.float32(flux) * table[down, across]
-    return canvas[pad : pad + spec.height, pad : pad + spec.width].copy()
-
-
-def expose(spec: SceneSpec, stars: np.ndarray, seed: int) -> Light:
-    """The light that reaches the detector in a good frame."""
-    transmission = vignette(spec)
-    structure = correlated_field(spec.shape, spec.structure_scale, stream(seed, "structure"))
-    sky = transmission * np.float32(spec.sky)
-    sky *= np.maximum(1 + np.float32(spec.structure) * structure, 0)
-    return Light(sky, render_stars(spec, stars) * transmission)

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
 
-from aqdask.sky.defects import TRUTH_SIGMA, Defect
-from aqdask.sky.scene import SceneSpec, draw_stars, expose, stream
+from aqdask.sky.camera import bleed, dark_current, flat_field, read_out
+from aqdask.sky.defect import TRUTH_SIGMA, Defect
+from aqdask.sky.scene import Light, SceneSpec, correlated_field, stream
+from aqdask.sky.sources import draw_galaxies, draw_stars, render_galaxies, render_stars
 
-__all__ = ["SceneSpec", "SimulatedFrame", "simulate_frame"]
+__all__ = ["SceneSpec", "SimulatedFrame", "expose", "read_out", "simulate_frame"]
 
-GAUSSIAN_ABOVE = (
-    50.0  # e-; a Poisson number this large is drawn as a Gaussian (skewness below 0.14), 5 x faster
-)
-PIXEL_SCALE = 1.0  # arcsec
 FIELD_CENTRE = (
     210.0,
     35.0,
@@ -54,53 +53,53 @@ def simulate_frame(spec: SceneSpec, defects: Sequence[Defect] = (), seed: int = 
     differ in the last bit elsewhere). Every purpose has its own random stream, so a frame with and without
     a defect shows the same stars under the same sky.
 
-    Truth: see `aqdask.sky.defects`. The noise it is measured in is that of the good frame at that pixel,
-    ``sqrt(sky + stars + read_noise**2)`` electrons.
+    Truth: see `aqdask.sky.defect`. The noise it is measured in is that of the good frame at that pixel,
+    ``sqrt(sky + stars + dark + read_noise**2)`` electrons, after bleeding. Changes of several defects add up;
+    each is judged by what it does to the frame with those before it.
     """
-    scene = spec
-    for defect in defects:
-        scene = defect.scene(scene)
+    scenes = list(accumulate(defects, lambda scene, defect: defect.scene(scene), initial=spec))
+    scene = scenes[-1]
     stars = draw_stars(scene, seed)
     light = expose(scene, stars, seed)
-    expected = light.sky + light.stars
-    noise = np.sqrt(expected + np.float32(spec.read_noise**2))
+    expected = light.total()
+    charge = bleed(expected, spec.full_well)
+    noise = np.sqrt(charge + np.float32(spec.read_noise**2))
     truth: dict[str, np.ndarray] = {}
     for position, defect in enumerate(defects):
         change = defect.change(light, scene, stream(seed, f"{defect.kind}-{position}"))
         if change is None:
             affected = np.ones(spec.shape, bool)
-        else:
+        elif (full_well := scenes[position + 1].full_well) is None:
             affected = np.abs(change) > TRUTH_SIGMA * noise
             expected += change
+            charge = expected
+        else:
+            expected = expected + change
+            before, charge = charge, bleed(expected, full_well)
+            affected = np.abs(charge - before) > TRUTH_SIGMA * noise
         truth[defect.kind] = affected | truth[defect.kind] if defect.kind in truth else affected
-    image = read_out(scene, expected, stream(seed, "noise"))
+    image = read_out(scene, charge, stream(seed, "noise"))
     return SimulatedFrame(image, truth, describe(spec, seed), stars)
 
 
-def read_out(spec: SceneSpec, expected: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Counts from expected electrons: photon and read noise, gain, pedestal, saturation; uint16 ``(y, x)``.
-
-    Where no pixel expects fewer than `GAUSSIAN_ABOVE` electrons, photon and read noise are one Gaussian.
-    """
-    expected = np.maximum(expected, 0)
-    counts = rng.standard_normal(expected.shape, dtype=np.float32)
-    if expected.min() >= GAUSSIAN_ABOVE:
-        counts *= np.sqrt(expected + np.float32(spec.read_noise**2))
-        counts += expected
-    else:
-        counts *= np.float32(spec.read_noise)
-        counts += rng.poisson(expected)
-    counts /= np.float32(spec.gain)
-    counts += np.float32(spec.pedestal)
-    return np.clip(np.rint(counts), 0, spec.saturation).astype(np.uint16)
+def expose(spec: SceneSpec, stars: np.ndarray, seed: int) -> Light:
+    """The light that reaches the detector in a good frame, and its dark current."""
+    flat = flat_field(spec)
+    structure = correlated_field(spec.shape, spec.structure_scale, stream(seed, "structure"))
+    sky = flat * np.float32(spec.sky)
+    sky *= np.maximum(1 + np.float32(spec.structure) * structure, 0)
+    sources = render_stars(spec, stars)
+    if spec.galaxies:
+        sources += render_galaxies(spec, draw_galaxies(spec, seed))
+    return Light(sky, sources * flat, flat, dark_current(spec))
 
 
 def describe(spec: SceneSpec, seed: int) -> Header:
     """Header of a frame: camera, scene, and a TAN projection with north up and east to the left."""
-    degree = PIXEL_SCALE / 3600
+    degree = spec.pixel_scale / 3600
     return {
-        "INSTRUME": ("SIMCAM", "camera"),
-        "FILTER": ("L", "filter"),
+        "INSTRUME": (spec.camera, "camera"),
+        "FILTER": (spec.filter, "filter"),
         "EXPTIME": (60.0, "[s] exposure time"),
         "GAIN": (spec.gain, "[e-/ADU]"),
         "RDNOISE": (spec.read_noise, "[e-] read noise"),

@@ -13,7 +13,10 @@ from aqdask.specs import PatchGrid
 AFFECTED_FRACTION = 0.05  # a patch is affected when this fraction of its pixels is
 # Narrow defects never cover that much of a patch; these fractions are about 5 pixels of a track, a quarter
 # of a column and half a crossing of a trail in a patch of 64 x 64.
-NARROW_FRACTIONS = {"cosmic_rays": 5 / 64**2, "hot_column": 16 / 64**2, "trail": 0.02}
+NARROW_FRACTIONS = {
+    "cosmic_rays": 5 / 64**2, "hot_column": 16 / 64**2, "dead_column": 16 / 64**2, "trail": 0.02,
+    "saturated_stars": 0.02,  # where only the bled column crosses
+}  # fmt: skip
 
 
 @dataclass(frozen=True)

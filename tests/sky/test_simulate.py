@@ -16,8 +16,10 @@ from astropy.wcs import WCS
 from aqdask.errors import UsageError
 from aqdask.sky import defects as d
 from aqdask.sky import demo
-from aqdask.sky.scene import SceneSpec, correlated_field, draw_stars, psf_table, render_stars, stream
+from aqdask.sky.psf import psf_table
+from aqdask.sky.scene import SceneSpec, correlated_field, stream
 from aqdask.sky.simulate import read_out, simulate_frame
+from aqdask.sky.sources import draw_stars, render_stars
 
 SMALL = SceneSpec(height=256, width=320)
 DARK = dataclasses.replace(SMALL, star_density=0.0, vignetting=0.0, structure=0.0)
@@ -112,6 +114,10 @@ TRUTHS = [
     (d.CosmicRays(1000, density=1e-4), 2e-4, 2e-3),
     (d.HotColumn(200, start=0.5), 0.5 / 321, 0.5 / 319),
     (d.Banding(30), 0.5, 0.9),
+    (d.SaturatedStars(1e7), 0.02, 0.3),
+    (d.DeadColumn(0.5, start=0.5), 0.5 / 321, 0.5 / 319),
+    (d.Vignetting(0.3), 0.7, 0.97),
+    (d.GainError(0.1), 1.0, 1.0),
 ]
 
 
