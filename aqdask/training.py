@@ -86,7 +86,7 @@ def train(
     device : str, optional
         'cpu' or 'cuda'; None: CUDA where there is one.
     **settings
-        Fields of `aqdask.specs.TrainSpec`: ``method``, ``name``, ``steps``, ``seed``, ...
+        Fields of `aqdask.models.settings.TrainSpec`: ``method``, ``name``, ``steps``, ``seed``, ...
 
     Raises
     ------

@@ -68,7 +68,7 @@ def select(session: Session, archive: str, keep: Sequence[str], drop: Sequence[s
     help="Reference frames: ids, patterns (L/*), or @FILE.  [default: as `select` proposes]",
 )
 @click.option("--name", help="Name of the model; part of the quality group's name.  [default: from FILE]")
-@click.option("--steps", default=1000, show_default=True, type=click.IntRange(1), help="Optimiser steps.")
+@click.option("--steps", type=click.IntRange(1), help="Optimiser steps.  [default: paper 1000]")
 @click.option("--seed", default=0, show_default=True, help="Draws split, crops, flips and first weights.")
 @click.option(
     "--patch", default=64, show_default=True, type=click.IntRange(16), help="Side of a patch in px."

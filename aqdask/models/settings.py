@@ -5,9 +5,16 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
+from typing import Any
 
 from aqdask.errors import UsageError
 from aqdask.specs import PATCH
+
+# What each method does unless it is told otherwise; its keys are the methods that can be trained.
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "paper": {"steps": 1000, "learning_rate": 1e-3, "validation": 0.1, "calibration": 0.25},
+}
+_BY_METHOD: Any = None  # stands for the method's own default until `TrainSpec` is made
 
 _RANGES = {
     "name": "letters, digits, '.', '_' and '-', beginning with a letter or digit",
@@ -24,21 +31,24 @@ class TrainSpec:
     Parameters
     ----------
     method : str
-        Which algorithm; 'paper' is the published one.
+        Which algorithm, one of `DEFAULTS`; 'paper' is the published one.
     name : str
         Name of the model: letters, digits, '.', '_' and '-' (it becomes part of a group's name).
     patch : int
         Side of a patch in pixels.
     steps, batch : int
-        Optimiser steps, and patches in each.
+        Optimiser steps (None: as many as the method takes), and patches in each.
     seed : int
         Not negative. Draws the split, the crops, the flips and the first weights.
     learning_rate : float
-        At the first step; falls to zero along half a cosine.
+        At the first step; falls to zero along half a cosine. None: the method's own.
     validation, calibration : float
         Fractions of the *frames* held out to watch the loss and to calibrate; at least one frame each.
+        None: the method's own.
     calibration_limit : int
         At most so many frames are scored to calibrate, however many were set aside.
+    two_sided : bool
+        Whether a patch that is unusually smooth, sharp or empty counts as bad too; 'paper' has one side only.
     checkpoint_seconds : float
         How often the state is saved where a checkpoint is asked for; no effect on the result.
     archive, created : str
@@ -47,24 +57,35 @@ class TrainSpec:
     Raises
     ------
     UsageError
-        For a value out of its range.
+        For a value out of its range, or an unknown method.
     """
 
     method: str = "paper"
     name: str = "model"
     patch: int = PATCH
-    steps: int = 1000
+    steps: int = _BY_METHOD
     batch: int = 64
     seed: int = 0
-    learning_rate: float = 1e-3
-    validation: float = 0.1
-    calibration: float = 0.25
+    learning_rate: float = _BY_METHOD
+    validation: float = _BY_METHOD
+    calibration: float = _BY_METHOD
     calibration_limit: int = 100
+    two_sided: bool = False
     checkpoint_seconds: float = 30.0
     archive: str = ""
     created: str = ""
 
     def __post_init__(self) -> None:
+        if self.method not in DEFAULTS:
+            raise UsageError(
+                f"the method is {self.method!r}",
+                expected=f"one of {', '.join(map(repr, sorted(DEFAULTS)))}",
+                consequence="Nothing was trained",
+                remedy="leave the method out",
+            )
+        for name, value in DEFAULTS[self.method].items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, value)
         sound = {
             "name": re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name) is not None,
             "patch": self.patch >= 1,
@@ -83,5 +104,8 @@ class TrainSpec:
                     f"the training setting {name} is {getattr(self, name)!r}",
                     expected=_RANGES.get(name, "a positive number"),
                     consequence="Nothing was trained",
-                    remedy=f"leave {name} out for its default, {getattr(type(self), name)!r}",
+                    remedy=f"leave {name} out for its default, {self._default(name)!r}",
                 )
+
+    def _default(self, name: str) -> Any:
+        return DEFAULTS[self.method].get(name, getattr(type(self), name))

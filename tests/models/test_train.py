@@ -9,8 +9,8 @@ from aqdask.models import crops, fit
 from aqdask.models.bundle import Bundle
 from aqdask.models.crops import training_crops
 from aqdask.models.scorer import load_scorer, score_frame
-from aqdask.models.settings import TrainSpec
-from aqdask.models.train import split_frames, train
+from aqdask.models.settings import DEFAULTS, TrainSpec
+from aqdask.models.train import _method, split_frames, train
 from aqdask.specs import Card
 
 SPEC = TrainSpec(steps=12, batch=4, checkpoint_seconds=0)
@@ -178,7 +178,6 @@ def test_crops_avoid_what_is_not_data_and_lie_in_zero_to_one():
     ("frames", "spec", "message"),
     [
         (Frames(2), SPEC, "the number of reference frames is 2"),
-        (Frames(), TrainSpec(method="oracle"), "the method is 'oracle'"),
         (Frames(), TrainSpec(patch=50), "the patch is 50 px"),
         (Frames(3, hole=np.s_[:]), SPEC, "no 64 x 64 px crop of 1 reference frames"),
     ],
@@ -189,8 +188,27 @@ def test_what_cannot_be_trained_is_refused_with_a_remedy(frames, spec, message):
 
 
 def test_a_setting_out_of_range_is_refused():
-    with pytest.raises(UsageError, match=r"setting steps is 0\. Expected: .* What to do: .*"):
+    with pytest.raises(UsageError, match=r"setting steps is 0\. Expected: .* What to do: .* default, 1000"):
         TrainSpec(steps=0)
+    with pytest.raises(UsageError, match=r"setting batch is 0\. Expected: .* What to do: .* default, 64"):
+        TrainSpec(batch=0)
+
+
+def test_an_unknown_method_is_refused_and_every_known_one_can_be_trained():
+    with pytest.raises(UsageError, match=r"the method is 'oracle'\. Expected: one of .*'paper'.* What to do"):
+        TrainSpec(method="oracle")
+    for method in DEFAULTS:
+        assert callable(_method(method))
+
+
+def test_what_is_left_out_is_the_methods_own(monkeypatch):
+    monkeypatch.setitem(
+        DEFAULTS, "other", {"steps": 7, "learning_rate": 0.5, "validation": 0.3, "calibration": 0.4}
+    )
+    spec = TrainSpec(method="other", steps=None, validation=0.2)
+    assert (spec.steps, spec.learning_rate, spec.validation, spec.calibration) == (7, 0.5, 0.2, 0.4)
+    assert TrainSpec(steps=None) == TrainSpec() == TrainSpec(steps=1000, learning_rate=1e-3)
+    assert hash(TrainSpec(steps=5)) == hash(TrainSpec(method="paper", steps=5))
 
 
 def test_a_loss_that_explodes_is_an_error():
