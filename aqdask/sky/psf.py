@@ -14,7 +14,7 @@ from aqdask.sky.scene import SceneSpec
 PHASES = 8  # star positions lie on a grid of 1/8 px, so that a stamp taken from the table is exact
 FAINT_EDGE = 0.02  # a stamp ends where the star is fainter than this fraction of the sky noise ...
 MINIMUM_RADII = 4.0  # ... and not before this many Moffat radii (beta 3.5: 0.08 % of the flux is outside)
-KOLMOGOROV_RADII = 6.0  # ... or this many FWHM (2 % of the flux is outside)
+KOLMOGOROV_RADII = 6.0  # ... or this many FWHM (0.5 % of the flux is outside)
 ZONE_STEP = 0.025  # FWHM changes by at most this fraction from one zone of the field to the next ...
 MOST_ZONES = 24  # ... unless that takes more zones than these
 KOLMOGOROV_FWHM = 0.97586  # in units of lambda / r0 (Fried 1966)

@@ -100,7 +100,7 @@ def disc_mixture() -> tuple[np.ndarray, np.ndarray]:
     ``exp(-r)`` is the integral over t of ``t**-1.5 exp(-1 / 4t) exp(-r**2 t) / (2 sqrt(pi))``, a scale
     mixture of Gaussians (Andrews & Mallows 1974), here by the trapezoidal rule in log t.
     """
-    t = np.exp(np.linspace(math.log(0.04), math.log(60), 10))
+    t = np.exp(np.linspace(math.log(0.03), math.log(200), 12))
     variance = 1 / (2 * t)
     flux = t**-0.5 * np.exp(-1 / (4 * t)) * variance
     return flux / flux.sum(), variance
