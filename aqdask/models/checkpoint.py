@@ -1,7 +1,8 @@
 """The state of an unfinished training, so that an interrupted one goes on where it was.
 
-A checkpoint is a safetensors file like the bundle: nothing is unpickled. Crops follow from the seed and the
-step (`crops`), so weights, optimiser, step and losses are the whole state; there is no generator to save.
+A checkpoint is a safetensors file like the bundle: nothing is unpickled. What a step learns from follows from
+the seed and the step (`fit.Recipe`), so weights, optimiser, step and losses are the whole state; there is no
+generator to save.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ class Progress:
 
     step: int = 0
     curve: dict[str, list[float]] = field(
-        default_factory=lambda: {"step": [], "train": [], "held_out": []}  # mean squared errors
+        default_factory=lambda: {"step": [], "train": [], "held_out": []}  # losses
     )
     since: list[float] = field(default_factory=list)
 
@@ -80,6 +81,8 @@ def restore(
         {name.removeprefix("network/"): value for name, value in saved.items() if name.startswith("network/")}
     )
     for index, parameter in enumerate(network.parameters()):
+        if f"optimizer/{index}/step" not in saved:
+            continue  # it has not been trained yet: the optimiser knows nothing of it
         optimizer.state[parameter] = {
             # In the parameter's own memory layout: another one rounds differently in the next step.
             name: torch.empty_like(parameter).copy_(saved[f"optimizer/{index}/{name}"])

@@ -1,7 +1,6 @@
-"""The optimiser loop of the published method: mean squared error on crops of good frames.
+"""The optimiser loop, whatever is learnt: steps, checkpoints, the curve of the loss, Ctrl-C.
 
-From the paper (Jia et al. 2024, arXiv 2405.03408): an autoencoder fitted with the mean squared error. Ours:
-AdamW whose rate falls along half a cosine, random crops, dihedral flips, a watch on held-out frames.
+AdamW with a rate that the recipe sets for each step; all else that belongs to a method is in its `Recipe`.
 """
 
 from __future__ import annotations
@@ -9,22 +8,20 @@ from __future__ import annotations
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
-import numpy as np
 import torch
+from torch import nn
 
 from aqdask.errors import ModelError
 from aqdask.models import checkpoint as checkpoints
-from aqdask.models.autoencoder import ConvAutoencoder, exact_arithmetic, seeded_autoencoder
-from aqdask.models.crops import FrameSource, held_out_crops, steps_per_pass, training_crops
-from aqdask.models.settings import TrainSpec
+from aqdask.models.autoencoder import exact_arithmetic
 
 CURVE_STEPS = 100  # steps between two points of the loss curve
-HELD_OUT_CROPS = 512
 REPORT_STEPS = 10
 
 
@@ -37,7 +34,7 @@ class TrainProgress:
     stage : str
         'train' (``done`` of ``total`` steps), 'calibrate' (of frames) or 'note'.
     loss, held_out : float
-        Mean squared error of the last step, and of the held-out crops when last looked at; NaN before.
+        Loss of the last step, and the held-out one when last looked at; NaN before.
     seconds, eta_seconds : float
         Since the stage began, and to its end as far as can be told.
     note : str
@@ -57,23 +54,54 @@ class TrainProgress:
 Report = Callable[[TrainProgress], None]
 
 
-def fit(
-    frames: FrameSource,
-    members: Sequence[int],
-    watched: Sequence[int],
-    spec: TrainSpec,
-    report: Report,
-    checkpoint: Path | None,
-    device: torch.device,
-) -> tuple[ConvAutoencoder, dict[str, list[float]]]:
-    """Fit a fresh network on the frames ``members`` and watch the loss on ``watched``.
+class Recipe(Protocol):
+    """What one training learns, and from what.
 
-    Continues from ``checkpoint`` where that is of the same training, and saves there.
+    Everything that changes from step to step is in ``network`` and in the optimiser; the rest follows from
+    the step alone, or an interrupted training would end in other weights. Networks that are trained one after
+    the other are parts of one module: a parameter without a gradient stays as it is.
+
+    Attributes
+    ----------
+    network : nn.Module
+        All weights, fresh from the seed, on the device, in the mode in which they are trained.
+    steps : int
+        Optimiser steps in all.
+    digest : str
+        Identity of the training: a checkpoint with another one is not continued from.
+    """
+
+    steps: int
+    digest: str
+
+    @property
+    def network(self) -> nn.Module: ...
+
+    def batch(self, step: int) -> Any:
+        """What step number ``step`` (from 0) learns from; follows from the seed and the step alone."""
+
+    def loss(self, step: int, batch: Any) -> torch.Tensor:
+        """The loss of a batch, 0-d, with a graph to the parameters that the step trains."""
+
+    def held_out(self, step: int) -> float:
+        """The watched loss after ``step`` steps, finite; called without gradients."""
+
+    def rate(self, step: int) -> float:
+        """The learning rate of step number ``step``."""
+
+
+def fit(
+    recipe: Recipe, report: Report, checkpoint: Path | None = None, checkpoint_seconds: float = 30.0
+) -> dict[str, list[float]]:
+    """Train the recipe's network, in place.
+
+    Continues from ``checkpoint`` where that is of the same training, and saves there every
+    ``checkpoint_seconds`` and at the end.
 
     Returns
     -------
-    network, curve
-        ``curve`` has the lists 'step', 'train' (mean since the point before) and 'held_out'.
+    dict
+        The loss curve: lists 'step', 'train' (mean since the point before) and 'held_out'.
 
     Raises
     ------
@@ -81,14 +109,14 @@ def fit(
         If the loss is no longer finite.
     """
     with _reproducible(), exact_arithmetic():
-        run = _Run(frames, members, watched, spec, report, checkpoint, device)
+        run = _Run(recipe, report, checkpoint, checkpoint_seconds)
         with _interrupts_between_steps() as interrupted:
-            while run.state.step < spec.steps:
+            while run.state.step < recipe.steps:
                 run.advance()
                 if interrupted():
                     run.save()
                     raise KeyboardInterrupt
-    return run.network, run.state.curve
+    return run.state.curve
 
 
 @contextmanager
@@ -128,45 +156,28 @@ def _interrupts_between_steps() -> Iterator[Callable[[], bool]]:
 
 
 class _Run:
-    """One training under way: everything that changes between two steps is in ``network``, ``optimizer``
-    and ``state``, and all of it is in the checkpoint."""
+    """One training under way: everything that changes between two steps is in the recipe's network,
+    ``optimizer`` and ``state``, and all of it is in the checkpoint."""
 
-    def __init__(
-        self,
-        frames: FrameSource,
-        members: Sequence[int],
-        watched: Sequence[int],
-        spec: TrainSpec,
-        report: Report,
-        checkpoint: Path | None,
-        device: torch.device,
-    ) -> None:
-        self.frames, self.members, self.spec, self.report = frames, members, spec, report
-        self.checkpoint, self.device = checkpoint, device
-        network = seeded_autoencoder(spec.seed).to(device)
-        self.network = torch.nn.utils.convert_conv2d_weight_memory_format(network, torch.channels_last)
-        self.optimizer = torch.optim.AdamW(self.network.parameters(), lr=spec.learning_rate)
+    def __init__(self, recipe: Recipe, report: Report, checkpoint: Path | None, seconds: float) -> None:
+        self.recipe, self.report, self.checkpoint, self.seconds = recipe, report, checkpoint, seconds
+        self.optimizer = torch.optim.AdamW(recipe.network.parameters(), lr=recipe.rate(0))
         self.state = checkpoints.Progress()
-        self.digest = checkpoints.settings_digest(spec, frames.ids, device)
         if checkpoint is not None:
-            self.state, note = checkpoints.restore(checkpoint, self.digest, self.network, self.optimizer)
+            self.state, note = checkpoints.restore(checkpoint, recipe.digest, recipe.network, self.optimizer)
             if note:
                 report(TrainProgress("note", note=note))
-        self.held_out = held_out_crops(frames, watched, spec, HELD_OUT_CROPS)
-        self.crops, self.loaded = np.empty(0, dtype=np.float32), -1
         self.begun = self.saved = time.monotonic()
         self.first = self.state.step
 
     def advance(self) -> None:
         """One step, with what is due after it: a point of the curve, a checkpoint, a report."""
-        self._learn(self._batch())
+        self._learn()
         self.state.step += 1
-        step, last = self.state.step, self.state.step == self.spec.steps
+        step, last = self.state.step, self.state.step == self.recipe.steps
         if last or step % CURVE_STEPS == 0:
             self._extend_curve()
-        if self.checkpoint is not None and (
-            last or time.monotonic() - self.saved >= self.spec.checkpoint_seconds
-        ):
+        if last or time.monotonic() - self.saved >= self.seconds:
             self.save()
         if last or step % REPORT_STEPS == 0:
             self._tell()
@@ -174,50 +185,37 @@ class _Run:
     def save(self) -> None:
         """Write the checkpoint, where one is wanted."""
         if self.checkpoint is not None:
-            checkpoints.save(self.checkpoint, self.digest, self.state, self.network, self.optimizer)
+            network = self.recipe.network
+            checkpoints.save(self.checkpoint, self.recipe.digest, self.state, network, self.optimizer)
             self.saved = time.monotonic()
 
-    def _batch(self) -> torch.Tensor:
-        """The crops of the present step, ``(batch, P, P)``; the reservoir is filled when a pass begins."""
-        number, place = divmod(self.state.step, steps_per_pass(self.spec))
-        if number != self.loaded:
-            self.crops = np.empty(0, dtype=np.float32)  # else two reservoirs would be in memory at once
-            self.crops, self.loaded = training_crops(self.frames, self.members, self.spec, number), number
-        size = self.spec.batch
-        return torch.from_numpy(self.crops[place * size : (place + 1) * size])
-
-    def _squared_error(self, crops: torch.Tensor) -> torch.Tensor:
-        """Mean squared error of the reconstruction, a 0-d tensor."""
-        inputs = crops.to(self.device)[:, None].contiguous(memory_format=torch.channels_last)
-        return torch.nn.functional.mse_loss(self.network(inputs), inputs)
-
-    def _learn(self, crops: torch.Tensor) -> None:
+    def _learn(self) -> None:
         """One optimiser step."""
-        fraction = self.state.step / self.spec.steps
+        step = self.state.step
         for group in self.optimizer.param_groups:
-            group["lr"] = self.spec.learning_rate * 0.5 * (1 + math.cos(math.pi * fraction))
+            group["lr"] = self.recipe.rate(step)
         self.optimizer.zero_grad(set_to_none=True)
-        loss = self._squared_error(crops)
-        if not math.isfinite(loss.item()):
+        loss = self.recipe.loss(step, self.recipe.batch(step))
+        value = loss.item()
+        if not math.isfinite(value):
             raise ModelError(
-                f"the loss is {loss.item()} at step {self.state.step}",
-                expected="a finite mean squared error",
+                f"the loss is {value} at step {step}",
+                expected="a finite number",
                 consequence="The weights are lost, and no bundle was made",
-                remedy=f"train again with a learning rate below {self.spec.learning_rate:g}",
+                remedy=f"train again with a learning rate below {self.recipe.rate(0):g}",
             )
         loss.backward()
         self.optimizer.step()
-        self.state.since.append(loss.item())
+        self.state.since.append(value)
 
     def _extend_curve(self) -> None:
         """Add a point to the loss curve."""
-        with torch.inference_mode():
-            parts = torch.from_numpy(self.held_out).split(self.spec.batch)
-            held_out = sum(self._squared_error(part).item() * len(part) for part in parts)
+        with torch.no_grad():
+            held_out = self.recipe.held_out(self.state.step)
         curve = self.state.curve
         curve["step"].append(self.state.step)
         curve["train"].append(sum(self.state.since) / len(self.state.since))
-        curve["held_out"].append(held_out / len(self.held_out))
+        curve["held_out"].append(held_out)
         self.state.since.clear()
 
     def _tell(self) -> None:
@@ -229,10 +227,10 @@ class _Run:
             TrainProgress(
                 "train",
                 done=step,
-                total=self.spec.steps,
+                total=self.recipe.steps,
                 loss=losses[-1],
                 held_out=curve["held_out"][-1] if curve["held_out"] else math.nan,
                 seconds=seconds,
-                eta_seconds=seconds / (step - self.first) * (self.spec.steps - step),
+                eta_seconds=seconds / (step - self.first) * (self.recipe.steps - step),
             )
         )

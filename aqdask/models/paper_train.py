@@ -1,24 +1,33 @@
-"""How ``method="paper"`` is trained: the paper's fit (`fit`), and our calibration, split conformal."""
+"""How ``method="paper"`` is trained: the mean squared error on crops of good frames, then the calibration.
+
+From the paper (Jia et al. 2024, arXiv 2405.03408): an autoencoder fitted with the mean squared error. Ours:
+AdamW whose rate falls along half a cosine, random crops, dihedral flips, a watch on held-out frames, and the
+calibration, split conformal.
+"""
 
 from __future__ import annotations
 
+import math
 import time
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from aqdask.errors import UsageError
-from aqdask.models.autoencoder import WIDTHS
+from aqdask.models.autoencoder import WIDTHS, seeded_autoencoder
 from aqdask.models.bundle import POOLED, Bundle, Calibration, calibration_key
-from aqdask.models.crops import FrameSource
+from aqdask.models.checkpoint import settings_digest
+from aqdask.models.crops import FrameSource, held_out_crops, steps_per_pass, training_crops
 from aqdask.models.fit import Report, TrainProgress, fit
 from aqdask.models.paper import PatchErrors, calibration_of
 from aqdask.models.settings import TrainSpec
 from aqdask.models.train import provenance, split_frames
 from aqdask.specs import PatchGrid
 
+HELD_OUT_CROPS = 512
 GROUP_PATCHES, GROUP_FRAMES = 200, 2  # least data for which a camera and filter has its own calibration
 FEW_PATCHES, FEW_FRAMES = 999, 10  # below these the calibration is noted as thin
 
@@ -32,7 +41,9 @@ def train_paper(
     """
     _check(spec)
     split = split_frames(len(frames.ids), spec)
-    network, curve = fit(frames, split.train, split.validation, spec, report, checkpoint, device)
+    recipe = PaperRecipe(frames, split.train, split.validation, spec, device)
+    curve = fit(recipe, report, checkpoint, spec.checkpoint_seconds)
+    network = recipe.network
     errors = PatchErrors(network, device)
     calibrations, notes = _calibrate(frames, split.calibration, spec, report, errors)
     return Bundle(
@@ -46,6 +57,61 @@ def train_paper(
         provenance=provenance(frames, split, spec, curve),
         notes=notes,
     )
+
+
+class PaperRecipe:
+    """A fresh autoencoder that learns to give back crops of the frames ``members`` (see `fit.Recipe`).
+
+    Parameters
+    ----------
+    frames : FrameSource
+        Reference frames.
+    members, watched : sequence of int
+        Positions of the frames to learn from, and of those on which the loss is watched.
+    spec : TrainSpec
+        Settings.
+    device : torch.device
+        Where the network is trained.
+    """
+
+    def __init__(
+        self,
+        frames: FrameSource,
+        members: Sequence[int],
+        watched: Sequence[int],
+        spec: TrainSpec,
+        device: torch.device,
+    ) -> None:
+        self.frames, self.members, self.spec = frames, members, spec
+        self.device, self.steps = device, spec.steps
+        self.digest = settings_digest(spec, frames.ids, device)
+        network = seeded_autoencoder(spec.seed).to(device)
+        self.network = torch.nn.utils.convert_conv2d_weight_memory_format(network, torch.channels_last)
+        self.watched = torch.from_numpy(held_out_crops(frames, watched, spec, HELD_OUT_CROPS))
+        self.crops, self.loaded = np.empty(0, dtype=np.float32), -1
+
+    def batch(self, step: int) -> torch.Tensor:
+        """The crops of a step, ``(batch, P, P)``; the reservoir is filled when a pass begins."""
+        number, place = divmod(step, steps_per_pass(self.spec))
+        if number != self.loaded:
+            self.crops = np.empty(0, dtype=np.float32)  # else two reservoirs would be in memory at once
+            self.crops, self.loaded = training_crops(self.frames, self.members, self.spec, number), number
+        size = self.spec.batch
+        return torch.from_numpy(self.crops[place * size : (place + 1) * size])
+
+    def loss(self, step: int, batch: torch.Tensor) -> torch.Tensor:
+        """Mean squared error of the reconstruction, 0-d."""
+        inputs = batch.to(self.device)[:, None].contiguous(memory_format=torch.channels_last)
+        return torch.nn.functional.mse_loss(self.network(inputs), inputs)
+
+    def held_out(self, step: int) -> float:
+        """Mean squared error on `HELD_OUT_CROPS` crops of the watched frames, the same throughout."""
+        parts = self.watched.split(self.spec.batch)
+        return sum(self.loss(step, part).item() * len(part) for part in parts) / len(self.watched)
+
+    def rate(self, step: int) -> float:
+        """Half a cosine, from the learning rate to zero."""
+        return self.spec.learning_rate * 0.5 * (1 + math.cos(math.pi * (step / self.steps)))
 
 
 def _check(spec: TrainSpec) -> None:

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from aqdask.errors import ModelError, UsageError
-from aqdask.models import crops, fit
+from aqdask.models import crops, fit, paper_train
 from aqdask.models.bundle import Bundle
 from aqdask.models.crops import training_crops
 from aqdask.models.scorer import load_scorer, score_frame
@@ -41,7 +41,7 @@ def _small(monkeypatch):
     """Several passes, and several points of the curve, within a dozen steps."""
     monkeypatch.setattr(crops, "RESERVOIR_BYTES", 5 * 4 * 4 * 64**2)
     monkeypatch.setattr(fit, "CURVE_STEPS", 5)
-    monkeypatch.setattr(fit, "HELD_OUT_CROPS", 8)
+    monkeypatch.setattr(paper_train, "HELD_OUT_CROPS", 8)
     monkeypatch.setattr(fit, "REPORT_STEPS", 1)
 
 
