@@ -113,10 +113,19 @@ def test_saturated_stars_bleed_along_columns(full_well: float | None) -> None:
     assert added == pytest.approx(1e7, rel=0.02)
 
 
-def test_each_of_several_defects_is_judged_by_what_it_adds() -> None:
+def test_saturated_stars_shine_through_the_optics() -> None:
+    light = expose(EVEN, np.zeros((0, 3)), 0)
+    dimmed = dataclasses.replace(light, flat=light.flat / 4)
+    stars = d.SaturatedStars(1e7)
+    one, other = (stars.change(some, EVEN, np.random.default_rng(3)).sum() for some in (light, dimmed))
+    assert other == pytest.approx(one / 4, rel=1e-5)
+
+
+@pytest.mark.parametrize("full_well", [80_000.0, None])
+def test_each_of_several_defects_is_judged_by_what_it_adds(full_well: float | None) -> None:
     """A column through a ghost: the ghost's truth is as alone, and both are in the picture."""
-    ghost = d.Ghost(0.1)
-    alone, both = simulate_frame(EVEN, (ghost,), 1), simulate_frame(EVEN, (ghost, d.HotColumn(300)), 1)
+    ghost, spec = d.Ghost(0.1), dataclasses.replace(EVEN, full_well=full_well)
+    alone, both = simulate_frame(spec, (ghost,), 1), simulate_frame(spec, (ghost, d.HotColumn(300)), 1)
     assert np.array_equal(alone.truth["ghost"], both.truth["ghost"])
     assert both.truth["hot_column"].sum() == 256
     assert (both.image[:, 96].astype(float) - alone.image[:, 96]).mean() * 1.5 == pytest.approx(300, abs=20)

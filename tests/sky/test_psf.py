@@ -7,7 +7,15 @@ import dataclasses
 import numpy as np
 import pytest
 
-from aqdask.sky.psf import core_radius, kolmogorov_profile, psf_table, stamp_radius, wide_stamp
+from aqdask.sky.psf import (
+    core_radius,
+    kolmogorov_profile,
+    local_fwhm,
+    psf_table,
+    stamp_radius,
+    wide_stamp,
+    zones,
+)
 from aqdask.sky.scene import SceneSpec
 from aqdask.sky.sources import draw_galaxies, render_galaxies, render_stars
 
@@ -75,6 +83,27 @@ def test_fwhm_grows_towards_the_corner_with_the_square_of_the_radius() -> None:
     assert measured_fwhm(star(spec, x, y), x, y) == pytest.approx(12 * 1.2, rel=0.02)
     assert measured_fwhm(star(spec, 799, 599), 799, 599) == pytest.approx(12 * 1.4, rel=0.02)
     assert star(spec, x, y).sum() == pytest.approx(1e7, rel=5e-3)
+
+
+def test_zones_follow_the_field_without_bias() -> None:
+    """No place is further from its zone's FWHM than half a step of 2.5 %, and the mean is right."""
+    spec = dataclasses.replace(BROAD, fwhm_variation=0.3)
+    rng = np.random.default_rng(8)
+    x, y = rng.uniform(0, 800, 20_000), rng.uniform(0, 600, 20_000)
+    zone_fwhm = np.zeros(20_000)
+    for zone, chosen in zones(spec, x, y):
+        zone_fwhm[chosen] += zone.fwhm
+    difference = zone_fwhm / local_fwhm(spec, x, y) - 1
+    assert np.abs(difference).max() < 0.0126
+    assert difference.mean() == pytest.approx(0, abs=5e-4)
+
+
+def test_kolmogorov_wings_go_on_beyond_the_table() -> None:
+    spec = dataclasses.replace(KOLMOGOROV, fwhm=1.0)
+    core = psf_table(spec, core_radius(spec))[0, 0]
+    wing = wide_stamp(spec, np.arange(1), np.arange(201), core, (0, 0))[0]
+    assert np.log(wing[50] / wing[200]) / np.log(4) == pytest.approx(11 / 3, rel=0.005)
+    assert wing[63] > wing[64] > wing[65] > 0.94 * wing[64]
 
 
 @pytest.mark.parametrize("psf", ["moffat", "kolmogorov"])
