@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -47,17 +48,56 @@ class FrameSource(Protocol):
         """One frame: ``(H, W)`` pixels of any type, and True where a pixel is not data, or None."""
 
 
+@dataclass(frozen=True)
+class Crops:
+    """Normalised crops: ``values`` float32 ``(n, P, P)`` and ``facts`` float32 ``(n, e)`` about each."""
+
+    values: np.ndarray
+    facts: np.ndarray
+
+
+class Normalise(Protocol):
+    """How crops of one frame become what a network sees.
+
+    Attributes
+    ----------
+    facts : int
+        How many numbers e it tells of each crop.
+    """
+
+    facts: int
+
+    def __call__(self, pixels: np.ndarray, valid: np.ndarray, index: int, /) -> tuple[np.ndarray, np.ndarray]:
+        """``(m, P, P)`` pixels of frame ``index`` and which are data; float32 ``(m, P, P)`` and ``(m, e)``."""
+
+
+class MinMax:
+    """Each crop scaled to [0, 1] by itself: the published method's."""
+
+    facts = 0
+
+    def __call__(self, pixels: np.ndarray, valid: np.ndarray, index: int, /) -> tuple[np.ndarray, np.ndarray]:
+        """See `aqdask.kernels.normalise.minmax`."""
+        scaled = minmax(as_float(pixels, "cpu"), torch.from_numpy(valid)).numpy()
+        return scaled, np.empty((len(pixels), 0), dtype=np.float32)
+
+
+MINMAX = MinMax()
+
+
 def steps_per_pass(spec: TrainSpec) -> int:
     """How many batches one filling of the reservoir lasts."""
     return max(1, RESERVOIR_BYTES // (4 * spec.patch**2 * spec.batch))
 
 
-def training_crops(frames: FrameSource, members: Sequence[int], spec: TrainSpec, number: int) -> np.ndarray:
+def training_crops(
+    frames: FrameSource, members: Sequence[int], spec: TrainSpec, number: int, normalise: Normalise = MINMAX
+) -> Crops:
     """Crops of pass ``number``, shuffled, each in one of the eight orientations of a square.
 
     Returns
     -------
-    ndarray (n, P, P), float32
+    Crops
         n = batch x the steps of the pass; each frame of the pass gives an equal share. With more frames
         than `FRAMES_PER_PASS`, passes walk through all of them in an order shuffled anew each round.
 
@@ -70,19 +110,24 @@ def training_crops(frames: FrameSource, members: Sequence[int], spec: TrainSpec,
     share = min(len(members), FRAMES_PER_PASS)
     chosen = [members[_walk(len(members), spec.seed, number * share + k)] for k in range(share)]
     generator = np.random.default_rng([_CROPS, spec.seed, number])
-    crops = _draw(frames, chosen, steps * spec.batch, spec.patch, generator)
-    for crop, turn in zip(crops, generator.integers(0, 8, len(crops)), strict=True):
+    crops = _draw(frames, chosen, steps * spec.batch, spec.patch, generator, normalise)
+    for crop, turn in zip(crops.values, generator.integers(0, 8, len(crops.values)), strict=True):
         turned = np.rot90(crop, turn % 4)
         crop[:] = (turned[::-1] if turn >= 4 else turned).copy()
-    generator.shuffle(crops)  # in place: a permuted copy would double the reservoir
+    state = generator.bit_generator.state
+    for array in (crops.values, crops.facts):  # in place: a permuted copy would double the reservoir
+        generator.bit_generator.state = state
+        generator.shuffle(array)
     return crops
 
 
-def held_out_crops(frames: FrameSource, members: Sequence[int], spec: TrainSpec, count: int) -> np.ndarray:
-    """The ``count`` crops on which the loss is watched, ``(count, P, P)``, float32; the same throughout."""
+def held_out_crops(
+    frames: FrameSource, members: Sequence[int], spec: TrainSpec, count: int, normalise: Normalise = MINMAX
+) -> Crops:
+    """The ``count`` crops on which the loss is watched; the same throughout."""
     generator = np.random.default_rng([_HELD_OUT, spec.seed])
     chosen = generator.permutation(np.asarray(members))[:FRAMES_PER_PASS]
-    return _draw(frames, [int(index) for index in chosen], count, spec.patch, generator)
+    return _draw(frames, [int(index) for index in chosen], count, spec.patch, generator, normalise)
 
 
 def _walk(count: int, seed: int, position: int) -> int:
@@ -92,14 +137,22 @@ def _walk(count: int, seed: int, position: int) -> int:
 
 
 def _draw(
-    frames: FrameSource, chosen: Sequence[int], count: int, patch: int, generator: np.random.Generator
-) -> np.ndarray:
+    frames: FrameSource,
+    chosen: Sequence[int],
+    count: int,
+    patch: int,
+    generator: np.random.Generator,
+    normalise: Normalise,
+) -> Crops:
     """``count`` normalised crops, equal shares of the chosen frames; repeated where too few are found."""
-    crops = np.empty((count, patch, patch), dtype=np.float32)
+    crops = Crops(
+        np.empty((count, patch, patch), dtype=np.float32), np.empty((count, normalise.facts), np.float32)
+    )
     filled = 0
     for position, index in enumerate(chosen):
         share = (count - filled) // (len(chosen) - position)
-        filled += _fill(crops[filled : filled + share], *frames.read(index), generator)
+        part = Crops(crops.values[filled : filled + share], crops.facts[filled : filled + share])
+        filled += _fill(part, *frames.read(index), generator, normalise, index)
     if filled == 0:
         raise UsageError(
             f"no {patch} x {patch} px crop of {len(chosen)} reference frames has enough valid pixels",
@@ -107,29 +160,36 @@ def _draw(
             consequence="There is nothing to learn from",
             remedy="choose other reference frames, or a smaller patch",
         )
-    for start in range(filled, count, filled):
-        crops[start : start + filled] = crops[: min(filled, count - start)]
+    for array in (crops.values, crops.facts):
+        for start in range(filled, count, filled):
+            array[start : start + filled] = array[: min(filled, count - start)]
     return crops
 
 
 def _fill(
-    crops: np.ndarray, image: np.ndarray, invalid: np.ndarray | None, generator: np.random.Generator
+    crops: Crops,
+    image: np.ndarray,
+    invalid: np.ndarray | None,
+    generator: np.random.Generator,
+    normalise: Normalise,
+    index: int,
 ) -> int:
     """Fill ``crops`` from one frame with squares that have enough valid pixels; how many were found."""
     usable = np.ones(image.shape, dtype=bool) if invalid is None else ~np.asarray(invalid, dtype=bool)
-    patch = crops.shape[1]
+    count, patch = crops.values.shape[:2]
     filled = 0
-    for _ in range(_ATTEMPTS * math.ceil(len(crops) / _GROUP)):
-        some = min(_GROUP, len(crops) - filled)
+    for _ in range(_ATTEMPTS * math.ceil(count / _GROUP)):
+        some = min(_GROUP, count - filled)
         tops = generator.integers(0, max(image.shape[0] - patch, 0) + 1, some)
         lefts = generator.integers(0, max(image.shape[1] - patch, 0) + 1, some)
         pixels, valid = gather(image, tops, lefts, patch), gather(usable, tops, lefts, patch)
         if pixels.dtype.kind == "f":
             valid &= np.isfinite(pixels)
         enough = valid.mean(axis=(1, 2)) >= MIN_VALID
-        scaled = minmax(as_float(pixels[enough], "cpu"), torch.from_numpy(valid[enough]))
-        crops[filled : filled + len(scaled)] = scaled.numpy()
-        filled += len(scaled)
-        if filled == len(crops):
+        values, facts = normalise(pixels[enough], valid[enough], index)
+        end = filled + len(values)
+        crops.values[filled:end], crops.facts[filled:end] = values, facts
+        filled = end
+        if filled == count:
             break
     return filled

@@ -87,7 +87,7 @@ class PaperRecipe:
         self.digest = settings_digest(spec, frames.ids, device)
         network = seeded_autoencoder(spec.seed).to(device)
         self.network = torch.nn.utils.convert_conv2d_weight_memory_format(network, torch.channels_last)
-        self.watched = torch.from_numpy(held_out_crops(frames, watched, spec, HELD_OUT_CROPS))
+        self.watched = torch.from_numpy(held_out_crops(frames, watched, spec, HELD_OUT_CROPS).values)
         self.crops, self.loaded = np.empty(0, dtype=np.float32), -1
 
     def batch(self, step: int) -> torch.Tensor:
@@ -95,7 +95,8 @@ class PaperRecipe:
         number, place = divmod(step, steps_per_pass(self.spec))
         if number != self.loaded:
             self.crops = np.empty(0, dtype=np.float32)  # else two reservoirs would be in memory at once
-            self.crops, self.loaded = training_crops(self.frames, self.members, self.spec, number), number
+            self.crops = training_crops(self.frames, self.members, self.spec, number).values
+            self.loaded = number
         size = self.spec.batch
         return torch.from_numpy(self.crops[place * size : (place + 1) * size])
 

@@ -162,13 +162,13 @@ def test_passes_walk_through_all_frames(monkeypatch):
     monkeypatch.setattr(crops, "FRAMES_PER_PASS", 2)
     frames, spec = Frames(), TrainSpec(steps=100, batch=4)
     for number in range(4):
-        assert training_crops(frames, range(8), spec, number).shape == (20, 64, 64)
+        assert training_crops(frames, range(8), spec, number).values.shape == (20, 64, 64)
     assert sorted(frames.reads) == list(range(8))
 
 
 def test_crops_avoid_what_is_not_data_and_lie_in_zero_to_one():
     frames = Frames(3, hole=np.s_[:, 200:])  # a strip of 200 px is left
-    drawn = training_crops(frames, range(3), SPEC, 0)
+    drawn = training_crops(frames, range(3), SPEC, 0).values
     assert drawn.dtype == np.float32
     assert drawn.min() == 0
     assert (drawn.max(axis=(1, 2)) == 1).all()

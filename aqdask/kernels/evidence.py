@@ -1,0 +1,279 @@
+"""The groups of evidence: one pure function each, from the measured columns of a frame to named statistics.
+
+Fitting, calibration, combination and reasons treat all groups alike (`grouping`): a new kind of evidence is
+one function and one row in `GROUPS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from aqdask.kernels.noise import NoiseModel
+from aqdask.kernels.sky_fit import plane, robust_line
+from aqdask.kernels.statistics import CELLS
+
+PRIOR = 0.5  # precision of knowing nothing about the shape of stars
+REGIONS = (3, 5)  # patches a side over which the second pass pools
+Columns = Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Camera:
+    """What a calibration knows of a camera and filter that the groups need.
+
+    Parameters
+    ----------
+    noise : NoiseModel
+    template : ndarray (4 n_y, 4 n_x) or None
+        Sky of the sub-patches in counts (`sky_fit.make_template`); None: one level for the whole frame.
+    shape_zero : ndarray (3,)
+        The head's size, e1 and e2 on reference frames.
+    two_sided : bool
+        Whether sharper stars than the references' are bad too.
+    """
+
+    noise: NoiseModel
+    template: np.ndarray | None = None
+    shape_zero: np.ndarray = field(default_factory=lambda: np.zeros(3))
+    two_sided: bool = False
+
+
+@dataclass(frozen=True)
+class Field:
+    """One frame: its columns ``(n_y, n_x)`` by name, its camera, and what of it the first pass left.
+
+    ``unflagged`` is bool ``(n_y, n_x)``; the groups of single patches do not look at it. ``misfit`` is the sky
+    of sub-patches above the frame's fitted sky in sigma of a pixel, ``(n_y, n_x, 16)``.
+    """
+
+    columns: Columns
+    camera: Camera
+    misfit: np.ndarray
+    unflagged: np.ndarray
+
+    @classmethod
+    def of(cls, columns: Columns, camera: Camera) -> Field:
+        """The field of a frame before the first pass."""
+        return cls(columns, camera, sky_misfit(columns, camera), np.isfinite(columns["sky"]))
+
+
+def sky_sigma(columns: Columns, noise: NoiseModel) -> np.ndarray:
+    """Expected noise of a sky pixel of each patch in counts, float64 ``(n_y, n_x)``."""
+    return np.sqrt(noise.variance(torch.from_numpy(columns["sky"].astype(np.float64))).numpy())
+
+
+def cell_levels(columns: Columns, noise: NoiseModel) -> np.ndarray:
+    """Sky of the sub-patches in counts, ``(n_y, n_x, 16)``."""
+    cells = np.stack([columns[f"cell_{n}"] for n in range(CELLS**2)], axis=-1).astype(np.float64)
+    return columns["sky"][..., None] + cells * sky_sigma(columns, noise)[..., None]
+
+
+def as_image(cells: np.ndarray) -> np.ndarray:
+    """Sub-patches ``(n_y, n_x, 16)`` in their places, ``(4 n_y, 4 n_x)``."""
+    n_y, n_x, _ = cells.shape
+    spread = cells.reshape(n_y, n_x, CELLS, CELLS).transpose(0, 2, 1, 3)
+    return spread.reshape(n_y * CELLS, n_x * CELLS)
+
+
+def as_cells(image: np.ndarray) -> np.ndarray:
+    """Inverse of `as_image`."""
+    n_y, n_x = image.shape[0] // CELLS, image.shape[1] // CELLS
+    return image.reshape(n_y, CELLS, n_x, CELLS).transpose(0, 2, 1, 3).reshape(n_y, n_x, CELLS**2)
+
+
+def sky_misfit(columns: Columns, camera: Camera) -> np.ndarray:
+    """Sky of sub-patches above ``alpha + beta T`` in sigma, ``(n_y, n_x, 16)``; T the template or flat."""
+    levels, sigma = cell_levels(columns, camera.noise), sky_sigma(columns, camera.noise)
+    if camera.template is None or camera.template.size != levels.size:
+        return (levels - np.nanmedian(columns["sky"])) / sigma[..., None]
+    template = as_cells(camera.template)
+    # The level of a patch is steadier than those of its parts, and 16 times fewer.
+    ridge = float(np.nanmedian(sigma) ** 2) / 64
+    alpha, beta = robust_line(template.mean(axis=-1), columns["sky"], ridge)
+    return (levels - alpha - beta * template) / sigma[..., None]
+
+
+def box_sum(values: np.ndarray, side: int) -> np.ndarray:
+    """Sum over ``side`` x ``side`` neighbours, zero beyond the edges; float64, same shape."""
+    reach = side // 2
+    total = np.pad(values.astype(np.float64), reach)
+    for axis in (0, 1):
+        total = np.lib.stride_tricks.sliding_window_view(total, side, axis=axis).sum(axis=-1)
+    return total
+
+
+def shape(columns: Columns, unflagged: np.ndarray | None = None, side: int = 1) -> np.ndarray:
+    """Size (ln), e1 and e2 of the stars in each patch or pooled over unflagged neighbours: ``(n_y, n_x, 3)``.
+
+    In the units in which the head was trained (`models.distort.SPREAD`).
+    """
+    found = []
+    for name in ("size", "e1", "e2"):
+        parts = [np.nan_to_num(columns[f"{name}_{part}"]) for part in ("weight", "sum")]
+        if unflagged is not None:
+            parts = [box_sum(np.where(unflagged, part, 0), side) for part in parts]
+        found.append(parts[1] / (parts[0] + PRIOR))
+    return np.stack(found, axis=-1)
+
+
+def _stacked(frame: Field, *names: str) -> np.ndarray:
+    return np.stack([frame.columns[name] for name in names], axis=-1)
+
+
+def residual(frame: Field) -> np.ndarray:
+    """How far the reconstruction is from the patch."""
+    mae = np.log(np.maximum(frame.columns["mae"], 1e-6))
+    return np.concatenate(
+        [mae[..., None], _stacked(frame, "residual_noise", "square_1", "square_2")], axis=-1
+    )
+
+
+def noise_ratio(columns: Columns, noise: NoiseModel) -> np.ndarray:
+    """ln of measured over expected variance, ``(n_y, n_x)``."""
+    measured = np.maximum(columns["noise"].astype(np.float64), 1e-12)
+    return np.log(measured) - 2 * np.log(sky_sigma(columns, noise))
+
+
+def noise(frame: Field) -> np.ndarray:
+    """Noise of the pixels against what the camera has at this brightness."""
+    return noise_ratio(frame.columns, frame.camera.noise)[..., None]
+
+
+def background(frame: Field) -> np.ndarray:
+    """Structure of 4 to 64 px: of the residual, and of the sky of sub-patches against the frame's sky."""
+    misfit = frame.misfit - frame.misfit.mean(axis=-1, keepdims=True)
+    cells = [np.log((misfit**2).mean(axis=-1) + 1e-6), np.log(np.abs(misfit).max(axis=-1) + 1e-3)]
+    pooled = _stacked(frame, "square_4", "square_8", "square_16", "peak_4", "peak_8", "peak_16")
+    return np.concatenate([pooled, np.stack(cells, axis=-1)], axis=-1)
+
+
+def sky(frame: Field) -> np.ndarray:
+    """Sky against the frame's sky: offset, contrast to the neighbours, and the tilt of the frame there."""
+    offset = frame.misfit.mean(axis=-1)
+    known = np.isfinite(offset)
+    filled = np.where(known, offset, 0)
+    around = box_sum(filled, 3) - filled
+    count = box_sum(known, 3) - known
+    contrast = offset - around / np.maximum(count, 1)
+    return np.stack([offset, contrast, plane(offset)], axis=-1)
+
+
+def _signed(frame: Field, found: np.ndarray) -> np.ndarray:
+    """Size, e1 and e2 about those of the references; sharper is not bad unless asked."""
+    away = found - frame.camera.shape_zero
+    if not frame.camera.two_sided:
+        away[..., 0] = np.maximum(away[..., 0], 0)
+    return away
+
+
+def size(frame: Field) -> np.ndarray:
+    """Size of the stars in the patch."""
+    return _signed(frame, shape(frame.columns))[..., :1]
+
+
+def ellipticity(frame: Field) -> np.ndarray:
+    """Ellipticity of the stars in the patch."""
+    return _signed(frame, shape(frame.columns))[..., 1:]
+
+
+def latent(frame: Field) -> np.ndarray:
+    """What the patch is made of, as the autoencoder sees it."""
+    return _stacked(frame, *(name for name in frame.columns if name.startswith("latent_")))
+
+
+def spike(frame: Field) -> np.ndarray:
+    """Single pixels that stand out."""
+    return _stacked(frame, "spike", "peak_1")
+
+
+def line(frame: Field) -> np.ndarray:
+    """Rows, columns and straight tracks."""
+    return _stacked(
+        frame, "rows_square", "rows_peak", "columns_square", "columns_peak", "line_peak", "track_peak"
+    )
+
+
+def _pooled_shape(frame: Field) -> np.ndarray:
+    """Size, e1 and e2 about the references' over `REGIONS`, ``(n_y, n_x, 3, len(REGIONS))``."""
+    pooled = [_signed(frame, shape(frame.columns, frame.unflagged, side)) for side in REGIONS]
+    return np.stack(pooled, axis=-1)
+
+
+def size_region(frame: Field) -> np.ndarray:
+    """Size of the stars over unflagged neighbours."""
+    return _pooled_shape(frame)[..., 0, :]
+
+
+def ellipticity_region(frame: Field) -> np.ndarray:
+    """Ellipticity of the stars over unflagged neighbours."""
+    pooled = _pooled_shape(frame)[..., 1:, :]
+    return pooled.reshape(*pooled.shape[:-2], -1)
+
+
+def _mean_around(values: np.ndarray, frame: Field, side: int) -> np.ndarray:
+    """Mean over unflagged neighbours; the patch's own value where there is none."""
+    usable = frame.unflagged & np.isfinite(values)
+    count = box_sum(usable, side)
+    return np.where(count > 0, box_sum(np.where(usable, values, 0), side) / np.maximum(count, 1), values)
+
+
+def noise_region(frame: Field) -> np.ndarray:
+    """Noise over 3 x 3 and 5 x 5 unflagged patches."""
+    found = noise(frame)
+    return np.concatenate(
+        [
+            np.stack([_mean_around(found[..., k], frame, side) for k in range(found.shape[-1])], axis=-1)
+            for side in REGIONS
+        ],
+        axis=-1,
+    )
+
+
+def stars_region(frame: Field) -> np.ndarray:
+    """Stars that are missing over 5 x 5 patches: the square root of their mean number."""
+    return np.sqrt(_mean_around(frame.columns["stars"], frame, REGIONS[-1]))[..., None]
+
+
+@dataclass(frozen=True)
+class Group:
+    """One row of the table.
+
+    Parameters
+    ----------
+    name : str
+    reason : str
+        Name of the reason (`aqdask.flags.REASONS`) of a patch in which this group is the worst.
+    function : callable
+        From a `Field` to ``(n_y, n_x, k)``.
+    regional : bool
+        Whether it looks at neighbours that the first pass left: then it belongs to the second pass.
+    one_sided : int
+        +1: only large values are bad, -1: only small ones, 0: both.
+    """
+
+    name: str
+    reason: str
+    function: Callable[[Field], np.ndarray]
+    regional: bool = False
+    one_sided: int = 0
+
+
+GROUPS: tuple[Group, ...] = (
+    Group("residual", "residual", residual),
+    Group("noise", "noise", noise),
+    Group("background", "background", background),
+    Group("sky", "sky", sky),
+    Group("size", "size", size),
+    Group("ellipticity", "ellipticity", ellipticity),
+    Group("latent", "latent", latent),
+    Group("spike", "spike", spike),
+    Group("line", "line", line),
+    Group("size_region", "size", size_region, regional=True),
+    Group("ellipticity_region", "ellipticity", ellipticity_region, regional=True),
+    Group("noise_region", "noise", noise_region, regional=True),
+    Group("stars_region", "stars", stars_region, regional=True, one_sided=-1),
+)

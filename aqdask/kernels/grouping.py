@@ -1,0 +1,141 @@
+"""From a group's statistics to one p-value: distance from the references, and how many of them are as far."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import numpy as np
+
+from aqdask.kernels.calibration import ScoreTable, conformal_pvalue
+
+SHRINK = 0.1  # of the correlation matrix towards no correlation
+CUT = 5.0  # sigma at which normal scores are cut for the correlation
+TABLE_LIMIT = 2000  # distances kept a group
+TAIL = 0.02  # upper fraction of the references whose mean excess makes the exponential tail
+# Knots of the references' distribution: dense in the middle, out to 2 % on either side.
+_Z = np.linspace(-2.0537, 2.0537, 33)
+PROBABILITIES = np.array([NormalDist().cdf(z) for z in _Z])
+
+
+@dataclass(frozen=True, eq=False)
+class NormalScores:
+    """Statistics on the scale of a normal variable: what the references' own distribution says of each.
+
+    Between the knots a statistic goes through the references' empirical distribution; beyond the outermost,
+    where its tail is taken as exponential, ``z**2 = z0**2 + 2 (x - x0) / excess``. So a heavy tail (bright
+    stars) does not hide what is normal, and a narrow one keeps its power.
+
+    Parameters
+    ----------
+    knots : ndarray (K, k)
+        Quantiles of the references at `PROBABILITIES`, ascending.
+    excess : ndarray (2, k)
+        Mean excess below the lowest and above the highest knot.
+    """
+
+    knots: np.ndarray
+    excess: np.ndarray
+
+    @classmethod
+    def fit(cls, statistics: np.ndarray) -> NormalScores:
+        """From reference patches ``(n, k)``, all finite."""
+        values = statistics.astype(np.float64)
+        knots = np.quantile(values, PROBABILITIES, axis=0)
+        width = np.maximum(knots[-1] - knots[0], 1e-9)
+        excess = np.stack([_excess(knots[0] - values, width), _excess(values - knots[-1], width)])
+        return cls(knots, excess)
+
+    def of(self, statistics: np.ndarray) -> np.ndarray:
+        """Normal scores of statistics ``(..., k)``, float64, same shape; NaN where not finite."""
+        values = statistics.astype(np.float64)
+        z = np.empty_like(values)
+        for k in range(values.shape[-1]):
+            x, knots = values[..., k], self.knots[:, k]
+            z[..., k] = np.interp(x, knots, _Z)
+            for low, end in ((True, 0), (False, -1)):
+                away = np.maximum(knots[0] - x if low else x - knots[-1], 0) / self.excess[end, k]
+                outer = np.sqrt(_Z[end] ** 2 + 2 * np.minimum(away, 1e9))
+                z[..., k] = np.where(away > 0, np.copysign(outer, _Z[end]), z[..., k])
+        return np.where(np.isfinite(values), z, np.nan)
+
+
+def _excess(beyond: np.ndarray, width: np.ndarray) -> np.ndarray:
+    """Mean of the positive values of each column, at least a hundredth of ``width``."""
+    above = beyond > 0
+    mean = np.where(above, beyond, 0).sum(axis=0) / np.maximum(above.sum(axis=0), 1)
+    return np.maximum(mean, 0.01 * width)
+
+
+@dataclass(frozen=True, eq=False)
+class Distance:
+    """How far statistics lie from those of the references: a shrunk Mahalanobis distance of normal scores.
+
+    Parameters
+    ----------
+    scores : NormalScores
+    inverse : ndarray (k, k)
+        Inverse of the shrunk correlation matrix.
+    one_sided : int
+        +1: only large values are bad, -1: only small ones, 0: both.
+    """
+
+    scores: NormalScores
+    inverse: np.ndarray
+    one_sided: int = 0
+
+    @classmethod
+    def fit(cls, statistics: np.ndarray, one_sided: int = 0) -> Distance:
+        """From reference patches ``(n, k)``, all finite."""
+        scores = NormalScores.fit(statistics)
+        z = np.clip(scores.of(statistics), -CUT, CUT)
+        correlation = np.atleast_2d(np.corrcoef(z, rowvar=False))
+        shrunk = (1 - SHRINK) * np.nan_to_num(correlation) + SHRINK * np.eye(len(correlation))
+        np.fill_diagonal(shrunk, 1.0)
+        return cls(scores, np.linalg.inv(shrunk), one_sided)
+
+    def of(self, statistics: np.ndarray) -> np.ndarray:
+        """Distance of statistics ``(..., k)``, float64 ``(...)``; NaN where one is not finite."""
+        z = self.scores.of(statistics)
+        if self.one_sided:
+            z = np.maximum(self.one_sided * z, 0)
+        return np.sqrt(np.maximum(np.einsum("...i,ij,...j->...", z, self.inverse, z), 0))
+
+
+@dataclass(frozen=True, eq=False)
+class Tail:
+    """How surprising distances are: conformal within the references, an exponential beyond the largest.
+
+    Parameters
+    ----------
+    table : ScoreTable
+        Distances of reference patches.
+    start, excess : float
+        Their ``1 - TAIL`` quantile, and the mean excess over it of those above.
+    """
+
+    table: ScoreTable
+    start: float
+    excess: float
+
+    @classmethod
+    def fit(cls, distances: np.ndarray) -> Tail:
+        """From distances ``(n,)`` of patches that did not fit the distance; NaN is left out."""
+        known = distances[np.isfinite(distances)]
+        table = ScoreTable.from_scores(known, TABLE_LIMIT)
+        start = float(np.quantile(known, 1 - TAIL))
+        above = known[known > start]
+        excess = float((above - start).mean()) if above.size else 1.0
+        return cls(table, start, max(excess, 1e-6))
+
+    def surprise(self, distances: np.ndarray) -> np.ndarray:
+        """``-log10 p`` of distances, float64, same shape; NaN where the distance is.
+
+        p is ``(1 + #{reference >= this}) / (n + 1)``; beyond the largest reference it is
+        ``TAIL exp(-(d - start) / excess)`` where that is smaller. This orders the worst patches and is an
+        extrapolation, which no guarantee covers.
+        """
+        conformal = -np.log10(conformal_pvalue(distances, self.table).astype(np.float64))
+        beyond = distances > self.table.values[-1]
+        tail = ((distances - self.start) / self.excess - np.log(TAIL)) / np.log(10)
+        return np.where(beyond, np.maximum(conformal, tail), conformal)

@@ -1,0 +1,94 @@
+"""The two passes over a frame: groups of single patches first, then what pools over the unflagged ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from aqdask.kernels.calibration import ScoreTable, conformal_pvalue
+from aqdask.kernels.evidence import GROUPS, Camera, Columns, Field, Group
+from aqdask.kernels.grouping import Distance, Tail
+
+FIRST_ALPHA = 0.01  # of the first pass; frozen in the bundle, so that a mask for any alpha needs no network
+CROWDED = 0.25  # fraction of flagged patches beyond which the second pass excludes none: all is bad then
+
+
+@dataclass(frozen=True, eq=False)
+class Judge:
+    """What a calibration knows of good patches; judges the patches of a frame.
+
+    Parameters
+    ----------
+    camera : Camera
+    distances : mapping of str to Distance
+        By name of the group; a group that is not there abstains.
+    tails : mapping of str to Tail
+        The same groups.
+    first : ScoreTable
+        Scores of reference patches after the first pass.
+    final : ScoreTable or None
+        Scores of reference patches after both passes, of frames used for nothing else; None while fitting.
+    first_alpha : float
+        Share of good patches that the first pass may flag.
+    """
+
+    camera: Camera
+    distances: Mapping[str, Distance]
+    tails: Mapping[str, Tail] = field(default_factory=dict)
+    first: ScoreTable | None = None
+    final: ScoreTable | None = None
+    first_alpha: float = FIRST_ALPHA
+
+    def groups(self, *, regional: bool) -> tuple[Group, ...]:
+        """The groups of one pass that do not abstain."""
+        return tuple(g for g in GROUPS if g.regional == regional and g.name in self.distances)
+
+    def group_surprise(self, frame: Field, *, regional: bool) -> dict[str, np.ndarray]:
+        """``-log10 p`` of every patch by group, ``(n_y, n_x)``; NaN without data."""
+        return {
+            group.name: self.tails[group.name].surprise(self.distances[group.name].of(group.function(frame)))
+            for group in self.groups(regional=regional)
+        }
+
+    def first_pass(self, frame: Field) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """``-log10 p`` by group of single patches, and which patches they flag, bool ``(n_y, n_x)``."""
+        found = self.group_surprise(frame, regional=False)
+        if self.first is None:
+            return found, np.zeros(frame.unflagged.shape, bool)
+        return found, conformal_pvalue(score_of(found), self.first) <= self.first_alpha
+
+    def second_field(self, frame: Field, flagged: np.ndarray) -> Field:
+        """The frame as the second pass sees it."""
+        known = frame.unflagged
+        if flagged[known].mean() > CROWDED if known.any() else True:
+            return frame
+        return replace(frame, unflagged=known & ~flagged)
+
+    def surprise(self, columns: Columns) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """``-log10 p`` of all groups through both passes, and which patches the first flagged."""
+        frame = Field.of(columns, self.camera)
+        found, flagged = self.first_pass(frame)
+        second = self.second_field(frame, flagged)
+        return found | self.group_surprise(second, regional=True), flagged
+
+    def score(self, columns: Columns) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Score, final p-value and name of the worst group of every patch, ``(n_y, n_x)`` each.
+
+        The score is ``-log10`` of the smallest group p-value; NaN (and the name '') without data.
+        """
+        found, _ = self.surprise(columns)
+        score = score_of(found)
+        names = np.array(["", *found])
+        worst = np.stack([np.nan_to_num(s, nan=-1.0) for s in found.values()]).argmax(axis=0) + 1
+        pvalue = conformal_pvalue(score, self.final) if self.final else np.full_like(score, np.nan)
+        return score, pvalue, names[np.where(np.isnan(score), 0, worst)]
+
+
+def score_of(surprise: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Largest ``-log10 p`` of each patch over the groups, float32; NaN where there is none."""
+    largest = np.full(next(iter(surprise.values())).shape, np.nan)
+    for values in surprise.values():
+        largest = np.fmax(largest, values)
+    return largest.astype(np.float32)

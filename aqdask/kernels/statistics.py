@@ -1,0 +1,188 @@
+"""What is measured in a patch by itself: one pure function a kind of evidence, all in the table `STATISTICS`.
+
+A function takes a `View` (tensors of a batch of patches) and gives ``(n, k)`` named numbers. It sees no other
+patch, so that tiles of a frame can be measured anywhere; what needs the whole frame is `evidence`'s.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+
+from aqdask.kernels.noise import CLIP, KEPT_VARIANCE
+
+SCALES = (1, 2, 4, 8, 16)  # px over which the residual is averaged
+CELL = 16  # px of the sub-patches whose sky is taken
+CELLS = 4  # of them along a side of a patch of 64 px
+LIMIT = 3.0  # sigma at which single pixels are cut before they are added up along lines
+WINSOR = 1.5  # sigma at which pixels are cut for the sky of sub-patches
+_WINSOR_SLOPE = math.erf(WINSOR / math.sqrt(2))
+STAR_SIGMA = 5.0  # of 2 x 2 px: a local maximum above it counts as a star
+ANGLES = 16  # directions of lines
+LINE_FOLD = 4  # px averaged before lines are added up
+SHORTEST_LINE = 8  # folded px
+_TINY = 1e-6
+
+
+@dataclass(frozen=True)
+class View:
+    """A batch of patches as the statistics see it; P is a multiple of 16.
+
+    Parameters
+    ----------
+    u : Tensor (n, P, P)
+        Signal above sky in units of the noise (`noise.stabilise`).
+    residual : Tensor (n, P, P)
+        Compressed signal less its reconstruction, the same units.
+    latent : Tensor (n, z, p, p)
+        The autoencoder's latent.
+    shape : Tensor (n, 6)
+        Sums over cells of the head's precisions, and of precision times value.
+    """
+
+    u: torch.Tensor
+    residual: torch.Tensor
+    latent: torch.Tensor
+    shape: torch.Tensor
+
+
+def residual_sizes(view: View) -> torch.Tensor:
+    """Mean absolute residual, and ln of the residual's clipped variance at 1 px."""
+    flat = view.residual.flatten(1)
+    squares = flat * flat
+    variance = squares.mean(dim=1, keepdim=True).clamp(max=1.5)
+    for _ in range(2):
+        limit = CLIP**2 * variance
+        outside = torch.count_nonzero(squares > limit, dim=1)[:, None]
+        kept = torch.minimum(squares, limit).sum(dim=1, keepdim=True) - outside * limit
+        variance = kept / (flat.shape[1] - outside) / KEPT_VARIANCE
+    return torch.stack([flat.abs().mean(dim=1), variance[:, 0].clamp(min=_TINY).log()], dim=1)
+
+
+def residual_scales(view: View) -> torch.Tensor:
+    """ln mean square and ln maximum of the residual averaged over `SCALES`, times the scale: noise stays 1."""
+    pooled, columns = view.residual, []
+    for scale in SCALES:
+        if scale > 1:
+            pooled = _halve(pooled)
+        flat = pooled.flatten(1)
+        columns += [_ln(flat.square().mean(dim=1)), _ln(flat.abs().amax(dim=1))]
+    return torch.stack(columns, dim=1)
+
+
+def _halve(values: torch.Tensor) -> torch.Tensor:
+    """Sums of 2 x 2 over 2: white noise keeps its variance."""
+    down = values[:, 0::2] + values[:, 1::2]
+    return (down[:, :, 0::2] + down[:, :, 1::2]) / 2
+
+
+def _ln(values: torch.Tensor) -> torch.Tensor:
+    return values.clamp(min=_TINY).log()
+
+
+def sky_cells(view: View) -> torch.Tensor:
+    """Sky of the sub-patches of 16 px above that of the patch, in sigma: winsorised means, ``(n, 16)``."""
+    cut = view.u.clamp(-WINSOR, WINSOR)
+    for _ in range(int(math.log2(CELL))):
+        cut = _halve(cut)
+    return cut.flatten(1) / (CELL * _WINSOR_SLOPE)
+
+
+def latent_moments(view: View) -> torch.Tensor:
+    """Mean and standard deviation of each latent channel over the patch."""
+    flat = view.latent.flatten(2)
+    return torch.cat([flat.mean(dim=2), flat.std(dim=2, correction=0)], dim=1)
+
+
+def spikes(view: View) -> torch.Tensor:
+    """ln of the largest excess of a pixel's residual over its four neighbours, in sigma.
+
+    The Laplacian of van Dokkum (2001, PASP 113, 1420), which cosmic rays and hot pixels have and stars lack.
+    """
+    r = view.residual
+    around = r[:, 1:-1, 2:] + r[:, 1:-1, :-2] + r[:, 2:, 1:-1] + r[:, :-2, 1:-1]
+    excess = (r[:, 1:-1, 1:-1] - around / 4) / math.sqrt(1.25)
+    return _ln(excess.flatten(1).amax(dim=1))[:, None]
+
+
+def lines(view: View) -> torch.Tensor:
+    """Lines across the patch: of rows, of columns, and of any direction.
+
+    ln mean square and ln maximum of the sums of the residual over rows and over columns, and ln maximum
+    over straight lines in `ANGLES` directions (a discrete Radon transform) of residual and of signal averaged
+    over 4 x 4 px, each in units of its noise. What is added up is cut at 3 sigma, so that no star makes a
+    line.
+    """
+    cut = view.residual.clamp(-LIMIT, LIMIT)
+    columns = []
+    for axis in (2, 1):
+        sums = cut.sum(dim=axis) / math.sqrt(cut.shape[axis])
+        columns += [_ln(sums.square().mean(dim=1)), _ln(sums.abs().amax(dim=1))]
+    weights = line_weights(cut.shape[1] // LINE_FOLD).to(cut)
+    for values in (view.residual, view.u):
+        folded = _halve(_halve(values)).flatten(1)
+        folded = (folded - folded.median(dim=1, keepdim=True).values).clamp(-LIMIT, LIMIT)
+        columns.append(_ln((folded @ weights).abs().amax(dim=1)))
+    return torch.stack(columns, dim=1)
+
+
+@lru_cache
+def line_weights(side: int) -> torch.Tensor:
+    """Straight lines over a square of ``side``, float32 ``(side**2, lines)``, each of unit norm."""
+    y, x = torch.meshgrid(*[torch.arange(side, dtype=torch.float64) - (side - 1) / 2] * 2, indexing="ij")
+    found = []
+    for step in range(ANGLES):
+        angle = math.pi * step / ANGLES
+        distance = x * math.cos(angle) + y * math.sin(angle)
+        reach = math.ceil(side / math.sqrt(2))
+        for offset in range(-reach, reach + 1):
+            weight = (1 - (distance - offset * 0.75).abs()).clamp(min=0).flatten()
+            if weight.sum() >= SHORTEST_LINE:
+                found.append(weight / weight.norm())
+    return torch.stack(found, dim=1).float()
+
+
+def star_counts(view: View) -> torch.Tensor:
+    """Number of local maxima above `STAR_SIGMA` in the signal averaged over 2 x 2 px."""
+    p = _halve(view.u)
+    down = torch.maximum(torch.maximum(p[:, :-2], p[:, 2:]), p[:, 1:-1])
+    around = torch.maximum(torch.maximum(down[:, :, :-2], down[:, :, 2:]), down[:, :, 1:-1])
+    peak = p[:, 1:-1, 1:-1]
+    found = (peak >= around) & (peak > STAR_SIGMA)
+    return torch.count_nonzero(found.flatten(1), dim=1)[:, None].to(view.u.dtype)
+
+
+@dataclass(frozen=True)
+class Statistic:
+    """One row of the table: the function and the names of its columns (``{}`` counts from 0)."""
+
+    function: Callable[[View], torch.Tensor]
+    names: tuple[str, ...]
+
+
+def _scales(stem: str) -> tuple[str, ...]:
+    return tuple(f"{stem}_{scale}" for scale in SCALES)
+
+
+def table(latent: int) -> tuple[Statistic, ...]:
+    """The statistics of a patch whose latent has ``latent`` channels, in the order of their columns."""
+    interleaved = (name for pair in zip(_scales("square"), _scales("peak"), strict=True) for name in pair)
+    return (
+        Statistic(residual_sizes, ("mae", "residual_noise")),
+        Statistic(residual_scales, tuple(interleaved)),
+        Statistic(sky_cells, tuple(f"cell_{n}" for n in range(CELLS**2))),
+        Statistic(latent_moments, tuple(f"latent_{m}_{n}" for m in ("mean", "std") for n in range(latent))),
+        Statistic(spikes, ("spike",)),
+        Statistic(lines, ("rows_square", "rows_peak", "columns_square", "columns_peak", "line_peak", "track_peak")),
+        Statistic(star_counts, ("stars",)),
+        Statistic(lambda view: view.shape, SHAPE_COLUMNS),
+    )
+
+
+SHAPE_COLUMNS = (
+    "size_weight", "e1_weight", "e2_weight", "size_sum", "e1_sum", "e2_sum",
+)  # fmt: skip

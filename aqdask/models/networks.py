@@ -1,0 +1,101 @@
+"""The two networks of ``method="aqdask"``: an autoencoder of stabilised patches, and a head that reads the PSF.
+
+Both see patches in units of the noise (`aqdask.kernels.noise`) and start by folding 4 x 4 pixels into
+channels, so that convolutions run at a quarter of the resolution.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+FOLD = 4  # px folded into channels
+CELL = 8  # px of one cell of the latent and of the head
+SHAPES = 3  # what the head reads: size, e1, e2
+
+
+def _convolution(inner: int, outer: int, kernel: int = 3, stride: int = 1) -> list[nn.Module]:
+    """Convolution, batch norm, ReLU; padded with zeros, which is the sky in stabilised patches."""
+    layer = nn.Conv2d(inner, outer, kernel, stride=stride, padding=kernel // 2, bias=False)
+    return [layer, nn.BatchNorm2d(outer), nn.ReLU(inplace=True)]
+
+
+class StabilisedAutoencoder(nn.Module):
+    """Reconstructs stabilised patches through a narrow latent of ``latent`` numbers for each 8 x 8 px.
+
+    Parameters
+    ----------
+    width : int
+        Channels at a quarter of the resolution; twice as many at an eighth.
+    latent : int
+        Channels of the latent.
+    """
+
+    def __init__(self, width: int = 32, latent: int = 3) -> None:
+        super().__init__()
+        self.encoder = nn.Sequential(
+            nn.PixelUnshuffle(FOLD),
+            *_convolution(FOLD**2, width),
+            *_convolution(width, 2 * width, stride=2),
+            nn.Conv2d(2 * width, latent, 1),
+        )
+        self.decoder = nn.Sequential(
+            *_convolution(latent, 2 * width),
+            *_convolution(2 * width, 4 * width, kernel=1),
+            nn.PixelShuffle(2),
+            *_convolution(width, width),
+            nn.Conv2d(width, FOLD**2, 3, padding=1),
+            nn.PixelShuffle(FOLD),
+        )
+
+    def forward(self, patches: torch.Tensor) -> torch.Tensor:
+        """Reconstruct ``(n, 1, P, P)``, P a multiple of 8."""
+        return self.decoder(self.encoder(patches))
+
+
+class PsfHead(nn.Module):
+    """Reads size and ellipticity of the stars in each cell of 8 x 8 px, and how much it can tell.
+
+    Cells add up: over any region an estimate is ``sum(precision * value) / (sum(precision) + PRIOR)``.
+
+    Parameters
+    ----------
+    width : int
+        Channels at a quarter of the resolution; twice as many at an eighth.
+    """
+
+    def __init__(self, width: int = 32) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.PixelUnshuffle(FOLD),
+            *_convolution(FOLD**2, width),
+            *_convolution(width, 2 * width, stride=2),
+            *_convolution(2 * width, 2 * width),
+            nn.Conv2d(2 * width, 2 * SHAPES, 1),
+        )
+
+    def forward(self, patches: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Precision, and precision times value, of each cell: ``(n, 3, P / 8, P / 8)`` each."""
+        value, precision = self.layers(patches).split(SHAPES, dim=1)
+        weight = nn.functional.softplus(precision)
+        return weight, weight * value
+
+
+PRIOR = 0.5  # precision of knowing nothing: the values have a spread of about 1
+
+
+class Networks(nn.Module):
+    """Both networks, so that one optimiser and one checkpoint hold them.
+
+    Parameters
+    ----------
+    width, latent : int
+        Of the autoencoder.
+    head_width : int
+        Of the head.
+    """
+
+    def __init__(self, width: int = 32, latent: int = 3, head_width: int = 32) -> None:
+        super().__init__()
+        self.autoencoder = StabilisedAutoencoder(width, latent)
+        self.head = PsfHead(head_width)
