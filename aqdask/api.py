@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -74,7 +73,7 @@ def ingest(
         If the cluster does not answer.
     """
     with executor_of(cluster) as executor:
-        return _ingest(_listed(sources), archive, executor, reporter or Silent(), _options(options))
+        return _ingest(_listed(sources), archive, executor, reporter or Silent(), IngestOptions.of(options))
 
 
 def run(
@@ -84,6 +83,7 @@ def run(
     *,
     products: PathLike | None = None,
     alpha: float = 0.01,
+    strict: bool = False,
     cluster: Cluster = None,
     reporter: Reporter | None = None,
     **options: Any,
@@ -102,8 +102,8 @@ def run(
         except OSError as error:
             raise place_failed(products, error) from error
     with executor_of(cluster) as executor:
-        paths, settings = _listed(sources), _options(options)
-        summaries = _ingest(paths, archive, executor, report, settings, bundle)
+        paths, settings = _listed(sources), IngestOptions.of(options)
+        summaries = _ingest(paths, archive, executor, report, settings, bundle, strict=strict)
         for summary in summaries:
             folder = products_folder(summary.archive) if products is None else Path(products)
             if products is not None and len(summaries) > 1:
@@ -125,24 +125,30 @@ def score(
     model: Bundle | PathLike,
     *,
     retry: bool = False,
+    strict: bool = False,
     cluster: Cluster = None,
     reporter: Reporter | None = None,
 ) -> Summary:
     """Score every frame of an archive; frames that ``model`` has scored already are left alone.
 
-    With ``retry``, frames whose scoring failed are tried again.
+    With ``retry``, frames whose scoring failed are tried again. Frames of a camera and filter that the model
+    is not calibrated for are scored with a warning and named in the maps' attribute ``uncalibrated``; with
+    ``strict`` they are refused, before anything is scored.
 
     Raises
     ------
     ModelError
         If the model cannot be read.
-    UsageError, ArchiveError, ClusterError
+    UsageError
+        With ``strict``, for frames that the model is not calibrated for; and as `ingest`.
+    ArchiveError, ClusterError
         As `ingest`.
     """
     bundle = load_model(model)
     layout.open_root(archive)
     with executor_of(cluster) as executor, writing(archive) as held:
-        return process(held, executor, reporter or Silent(), ingest=False, bundle=bundle, retry=retry)
+        listener = reporter or Silent()
+        return process(held, executor, listener, ingest=False, bundle=bundle, retry=retry, strict=strict)
 
 
 def load_model(model: Bundle | PathLike) -> Bundle:
@@ -190,8 +196,9 @@ def quality_of(
     Returns
     -------
     Dataset
-        As `open_quality`, for these frames; `mask` takes it. Nothing is computed before it is asked for, and
-        tiles of one frame may be computed on different workers.
+        As `open_quality`, for these frames; `mask` takes it. The attribute ``uncalibrated`` lists each
+        "camera|filter" that the model is not calibrated for, and is absent where there is none. Nothing is
+        computed before it is asked for, and tiles of one frame may be measured on different workers.
 
     Raises
     ------
@@ -280,16 +287,3 @@ def _listed(sources: PathLike | Sequence[PathLike]) -> list[str]:
     if isinstance(sources, (str, os.PathLike)):
         return [os.fspath(sources)]
     return [os.fspath(source) for source in sources]
-
-
-def _options(given: dict[str, Any]) -> IngestOptions:
-    known = [field.name for field in dataclasses.fields(IngestOptions)]
-    for name in given:
-        if name not in known:
-            raise UsageError(
-                f"the option {name!r}",
-                expected=f"one of {', '.join(known)}",
-                consequence="Nothing was taken in",
-                remedy="check its spelling",
-            )
-    return IngestOptions(**given)

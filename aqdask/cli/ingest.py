@@ -72,6 +72,9 @@ def ingest(session: Session, sources: tuple[str, ...], archive: str, **options: 
 @click.option("--model", required=True, metavar="FILE", help="Model bundle made by `aqdask train`.")
 @click.option("--products", metavar="DIR", help="Masks and table go here.  [default: <ARCHIVE>-products]")
 @click.option("--alpha", default=0.01, show_default=True, help="False-mask rate on good patches.")
+@click.option(
+    "--strict", is_flag=True, help="Refuse cameras and filters that the model is not calibrated for."
+)
 @ingest_options
 @command
 def run(
@@ -81,6 +84,7 @@ def run(
     model: str,
     products: str | None,
     alpha: float,
+    strict: bool,
     **options: Any,
 ) -> int:
     """Ingest, score and export in one go, reading each frame once.
@@ -93,7 +97,7 @@ def run(
     bundle = api.load_model(model)
     with session.executor() as executor:
         summaries = api.run(
-            sources, archive, bundle, products=products, alpha=alpha, cluster=executor,
+            sources, archive, bundle, products=products, alpha=alpha, strict=strict, cluster=executor,
             reporter=session.reporter, **settings,
         )  # fmt: skip
     code = max(session.summary(summary, "done") for summary in summaries)

@@ -109,14 +109,19 @@ def train(session: Session, archive: str, out: str, frames: Sequence[str], **set
 @click.argument("archive")
 @click.option("--model", required=True, metavar="FILE", help="Model bundle made by `aqdask train`.")
 @click.option("--retry", is_flag=True, help="Try frames again whose scoring failed.")
+@click.option(
+    "--strict", is_flag=True, help="Refuse cameras and filters that the model is not calibrated for."
+)
 @command
-def score(session: Session, archive: str, model: str, retry: bool) -> int:
+def score(session: Session, archive: str, model: str, retry: bool, strict: bool) -> int:
     """Score every patch of every frame of ARCHIVE; frames scored before are left alone."""
     from aqdask import api
 
     bundle = api.load_model(model)
     with session.executor() as executor:
-        summary = api.score(archive, bundle, retry=retry, cluster=executor, reporter=session.reporter)
+        summary = api.score(
+            archive, bundle, retry=retry, strict=strict, cluster=executor, reporter=session.reporter
+        )
     return session.summary(summary, "scored")
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 from aqdask.archive import fits, layout
 from aqdask.archive.frames import FrameStore
@@ -39,6 +40,20 @@ class IngestOptions:
     rehash: bool = False
     retry: bool = False
 
+    @classmethod
+    def of(cls, given: Mapping[str, Any]) -> IngestOptions:
+        """Options by name; `UsageError` for a name that is none."""
+        known = [field.name for field in fields(cls)]
+        for name in given:
+            if name not in known:
+                raise UsageError(
+                    f"the option {name!r}",
+                    expected=f"one of {', '.join(known)}",
+                    consequence="Nothing was taken in",
+                    remedy="check its spelling",
+                )
+        return cls(**given)
+
     def read(self) -> ReadSpec:
         """How a new archive takes frames out of files."""
         return replace(ReadSpec(), **self._given(("hdu", "mask_hdu", "bad_pixel_map", "keywords")))
@@ -66,10 +81,13 @@ def ingest(
     reporter: Reporter,
     options: IngestOptions = IngestOptions(),
     bundle: Bundle | None = None,
+    *,
+    strict: bool = False,
 ) -> list[Summary]:
     """Take every frame of ``sources`` into the archive at ``path``; with ``bundle``, score in the same pass.
 
-    Returns one summary, or with ``by_shape`` one for each archive. Errors: see `aqdask.ingest`.
+    With ``strict``, an archive with frames that ``bundle`` is not calibrated for ends the run. Returns one
+    summary, or with ``by_shape`` one for each archive. Errors: see `aqdask.ingest`.
     """
     _check_map(options.bad_pixel_map)
     scanned = scan([str(source) for source in sources])
@@ -99,7 +117,15 @@ def ingest(
                 archive, mine, executor, reporter, retry=options.retry, rehash=options.rehash, probed=probed
             )
             summaries.append(
-                process(archive, executor, reporter, ingest=True, bundle=bundle, retry=options.retry)
+                process(
+                    archive,
+                    executor,
+                    reporter,
+                    ingest=True,
+                    bundle=bundle,
+                    retry=options.retry,
+                    strict=strict,
+                )
             )
     return summaries
 

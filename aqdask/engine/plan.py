@@ -111,6 +111,14 @@ def score_batches(
             number += 1
 
 
+def to_score(
+    rows: Sequence[Entry], quality: str, *, ingest: bool, redo: frozenset[int] = frozenset()
+) -> list[int]:
+    """Rows that `score_batches` with the same arguments has scored, as far as the ledger knows."""
+    tasks = (_score_task(entry, quality, ingest, entry.row in redo) for entry in rows)
+    return [task.row for task in tasks if task and task.score and not task.stored]
+
+
 def clear_batches(rows: Sequence[Entry], quality: str, per_shard: int) -> Iterator[Batch]:
     """Batches that only clear maps of frames that have gone bad; everything else in their shards stays."""
     for number, start in enumerate(range(0, len(rows), per_shard)):

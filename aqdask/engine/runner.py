@@ -16,7 +16,7 @@ from aqdask.archive import layout, maps
 from aqdask.archive.frames import FrameStore
 from aqdask.archive.ledger import DONE, PENDING, QUARANTINED, Ledger, Record
 from aqdask.archive.maps import QualityStore
-from aqdask.engine import plan
+from aqdask.engine import calibrated, plan
 from aqdask.engine.executors import Executor, WorkQueue
 from aqdask.engine.plan import Batch
 from aqdask.engine.reporter import Reporter
@@ -94,11 +94,13 @@ def process(
     bundle: Bundle | None = None,
     redo: frozenset[int] = frozenset(),
     retry: bool = False,
+    strict: bool = False,
 ) -> Summary:
     """Bring every frame of ``archive`` as far as asked: taken in, scored with ``bundle``, or both.
 
     Each source is read once. Frames that are finished are not touched, except the rows of ``redo`` and, with
-    ``retry``, frames whose score is quarantined.
+    ``retry``, frames whose score is quarantined. Cameras and filters that ``bundle`` is not calibrated for
+    are told and recorded; with ``strict``, `UsageError` is raised before anything is done.
     """
     rows = archive.ledger.rows()
     name = group_name(bundle) if bundle else ""
@@ -106,8 +108,13 @@ def process(
         redo |= {
             entry.row for entry in rows if entry.state == DONE and entry.standing(name)[0] == QUARANTINED
         }
+    if bundle:
+        about = plan.to_score(rows, name, ingest=ingest, redo=redo)
+        found = calibrated.uncalibrated_rows(bundle, archive.frames, about)
+        calibrated.warn(bundle, found, reporter, strict=strict)
     quality = quality_store(archive, bundle) if bundle else None
     if bundle and quality:
+        _record_uncalibrated(archive, bundle, quality, (DONE, PENDING) if ingest else (DONE,))
         todo = list(plan.score_batches(rows, name, quality.frames_per_shard, ingest=ingest, redo=redo))
         executor.provide(bundle.contents, bundle.digest)
     else:
@@ -129,10 +136,20 @@ def process(
         frames = {record["frame_id"]: record["state"] for record in records}
         reporter.advance(len(frames), sum(state == QUARANTINED for state in frames.values()))
     reporter.finish()
+    if bundle and quality:
+        _record_uncalibrated(archive, bundle, quality, (DONE,))
     for other in maps.names(archive.root):
         if ingest and other != name:
             _clear_stale(archive, executor, other)
     return summarise(archive.path, archive.ledger, name, worked=len(tasks))
+
+
+def _record_uncalibrated(
+    archive: OpenArchive, bundle: Bundle, quality: QualityStore, states: tuple[str, ...]
+) -> None:
+    """Record what is not calibrated among all frames in one of ``states``, scored now or before."""
+    rows = [entry.row for entry in archive.ledger.rows() if entry.state in states]
+    calibrated.record(quality.group, calibrated.uncalibrated_rows(bundle, archive.frames, rows))
 
 
 def _clear_stale(archive: OpenArchive, executor: Executor, name: str) -> None:

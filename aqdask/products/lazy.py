@@ -17,6 +17,7 @@ import xarray as xr
 from dask.base import tokenize
 
 from aqdask.archive.maps import bounds
+from aqdask.engine.calibrated import ATTRIBUTE, uncalibrated
 from aqdask.engine.replicas import one_thread, warm
 from aqdask.engine.runner import check_patch
 from aqdask.errors import UsageError
@@ -42,13 +43,15 @@ def quality_of(
     grid = PatchGrid(height, width, bundle.patch)
     check_patch(bundle, (height, width))
     variables = load_scorer(bundle, "cpu").variables
-    given = {"camera": camera, "filter": filter}
-    frames = []
+    frames, about = [], []
     for index in np.ndindex(pixels.shape[:-2]):
-        calibration = tuple(_about(name, given[name], coords, index) for name in ("camera", "filter"))
+        calibration = _about("camera", camera, coords, index), _about("filter", filter, coords, index)
+        about.append(calibration)
         part = None if bad is None else bad[index]
         frames.append(_frame_maps(pixels[index], part, grid, bundle, variables, calibration))
     result = xr.Dataset(coords=coords, attrs=_attributes(bundle, grid))
+    if found := list(uncalibrated(bundle, about)):
+        result.attrs[ATTRIBUTE] = found
     for variable in variables:
         parts = [frame[variable.name] for frame in frames]
         shape = () if variable.per_frame else grid.shape
