@@ -82,12 +82,15 @@ class Card:
         Seconds; NaN where unknown.
     filter, camera : str
         Camera = instrument, with binning where it is not 1 x 1.
+    gain : float
+        Electrons per count; NaN where unknown. Read again from the stored header, no coordinate of its own.
     """
 
     time: int | None = None
     exptime: float = math.nan
     filter: str = ""
     camera: str = ""
+    gain: float = math.nan
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ import zarr
 from zarr.codecs import ZstdCodec
 
 from aqdask.archive import fits, layout
+from aqdask.archive.headers import header_gain
 from aqdask.errors import FrameError
 from aqdask.specs import ArchiveSpec, Card, FrameInfo
 
@@ -175,13 +176,14 @@ class ChosenFrames:
     @classmethod
     def of(cls, store: FrameStore, rows: Sequence[int]) -> ChosenFrames:
         """The frames of these rows, in this order."""
-        names = ("frame_id", "time", "exptime", "filter", "camera")
+        names = ("frame_id", "time", "exptime", "filter", "camera", "header", "primary_header")
         columns = [store.coordinate(name)[list(rows)] for name in names]
         ids, cards = [], []
-        for frame_id, time, exptime, band, camera in zip(*columns, strict=True):
+        for frame_id, time, exptime, band, camera, *headers in zip(*columns, strict=True):
             ids.append(str(frame_id))
             known = None if time == NO_TIME else int(time)
-            cards.append(Card(known, float(exptime), str(band), str(camera)))
+            gain = header_gain(*map(str, headers))
+            cards.append(Card(known, float(exptime), str(band), str(camera), gain))
         return cls(store, tuple(rows), ids, cards)
 
     def read(self, position: int) -> tuple[np.ndarray, np.ndarray | None]:

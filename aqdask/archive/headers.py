@@ -47,6 +47,7 @@ BINNING = (
     ("BINX", "BINY"),
 )
 BINNING_PAIR = ("CCDSUM", "BINNING", "CCDBIN")
+GAIN = ("EGAIN", "GAIN", "CCDGAIN", "DETGAIN")
 EMPTY_SLOT = re.compile(r"(CLEAR|OPEN|EMPTY|AIR|NONE|FREE|NOTPRESENT|N/?A|0$|$)", re.IGNORECASE)
 
 
@@ -76,6 +77,12 @@ def describe(header: str, primary_header: str, overrides: tuple[tuple[str, str],
         filter=cards.text(slots) if slots else _filter(cards),
         camera=_camera(cards, (named["camera"],) if "camera" in named else CAMERA),
     )
+
+
+def header_gain(header: str, primary_header: str) -> float:
+    """Electrons per count as the headers say; NaN where they do not, or not between 0.01 and 100."""
+    gain = Cards(header, primary_header).number(GAIN)
+    return gain if 0.01 <= gain <= 100 else math.nan
 
 
 def wcs_centres(

@@ -46,8 +46,8 @@ class Camera:
 class Field:
     """One frame: its columns ``(n_y, n_x)`` by name, its camera, and what of it the first pass left.
 
-    ``unflagged`` is bool ``(n_y, n_x)``; the groups of single patches do not look at it. ``misfit`` is the sky
-    of sub-patches above the frame's fitted sky in sigma of a pixel, ``(n_y, n_x, 16)``.
+    ``unflagged`` is bool ``(n_y, n_x)``; the groups of single patches do not look at it. ``misfit`` is the
+    sky of sub-patches above the frame's fitted sky in sigma of a pixel, ``(n_y, n_x, 16)``.
     """
 
     columns: Columns

@@ -83,6 +83,15 @@ def _inside(grid: PatchGrid, first: int, stop: int) -> np.ndarray | None:
     return (pixel < heights[:, None])[:, :, None] & (pixel < widths[:, None])[:, None, :]
 
 
+def padded(patches: np.ndarray, count: int) -> np.ndarray:
+    """At most ``count`` patches as exactly so many, contiguous; zero (False) in the added ones."""
+    if len(patches) == count:
+        return np.ascontiguousarray(patches)
+    full = np.zeros((count, *patches.shape[1:]), dtype=patches.dtype)
+    full[: len(patches)] = patches
+    return full
+
+
 def cut(image: np.ndarray, grid: PatchGrid) -> np.ndarray:
     """All patches of a frame, a copy ``(n_y, n_x, P, P)``, type of the image; see `cut_range`."""
     n_y, n_x = grid.shape

@@ -79,7 +79,9 @@ def plane(values: np.ndarray) -> np.ndarray:
     usable = np.isfinite(values)
     if usable.sum() < 6:
         return np.zeros(values.shape)
-    y, x = np.meshgrid(*(np.linspace(-1, 1, n) if n > 1 else np.zeros(1) for n in values.shape), indexing="ij")
+    y, x = np.meshgrid(
+        *(np.linspace(-1, 1, n) if n > 1 else np.zeros(1) for n in values.shape), indexing="ij"
+    )
     terms = np.stack([np.ones(values.size), y.ravel(), x.ravel()], axis=1)
     inside, found = usable.ravel(), np.where(usable, values, 0).ravel().astype(float)
     weight = inside.astype(float)

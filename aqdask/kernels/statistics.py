@@ -64,7 +64,7 @@ def residual_sizes(view: View) -> torch.Tensor:
 
 
 def residual_scales(view: View) -> torch.Tensor:
-    """ln mean square and ln maximum of the residual averaged over `SCALES`, times the scale: noise stays 1."""
+    """ln mean square and ln maximum of the residual averaged over `SCALES`, times the scale."""
     pooled, columns = view.residual, []
     for scale in SCALES:
         if scale > 1:
@@ -177,7 +177,9 @@ def table(latent: int) -> tuple[Statistic, ...]:
         Statistic(sky_cells, tuple(f"cell_{n}" for n in range(CELLS**2))),
         Statistic(latent_moments, tuple(f"latent_{m}_{n}" for m in ("mean", "std") for n in range(latent))),
         Statistic(spikes, ("spike",)),
-        Statistic(lines, ("rows_square", "rows_peak", "columns_square", "columns_peak", "line_peak", "track_peak")),
+        Statistic(
+            lines, ("rows_square", "rows_peak", "columns_square", "columns_peak", "line_peak", "track_peak")
+        ),
         Statistic(star_counts, ("stars",)),
         Statistic(lambda view: view.shape, SHAPE_COLUMNS),
     )

@@ -68,7 +68,7 @@ class Normalise(Protocol):
     facts: int
 
     def __call__(self, pixels: np.ndarray, valid: np.ndarray, index: int, /) -> tuple[np.ndarray, np.ndarray]:
-        """``(m, P, P)`` pixels of frame ``index`` and which are data; float32 ``(m, P, P)`` and ``(m, e)``."""
+        """Pixels ``(m, P, P)`` of frame ``index``, which are data; float32 ``(m, P, P)`` and ``(m, e)``."""
 
 
 class MinMax:

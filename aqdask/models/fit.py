@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,6 +88,9 @@ class Recipe(Protocol):
 
     def rate(self, step: int) -> float:
         """The learning rate of step number ``step``."""
+
+    def after(self, step: int, curve: Mapping[str, Sequence[float]]) -> int:
+        """The step to go on with at a new point of the curve: ``step``, or a later one to stop early."""
 
 
 def fit(
@@ -177,6 +180,8 @@ class _Run:
         step, last = self.state.step, self.state.step == self.recipe.steps
         if last or step % CURVE_STEPS == 0:
             self._extend_curve()
+            self.state.step = self.recipe.after(step, self.state.curve)
+        last = self.state.step >= self.recipe.steps
         if last or time.monotonic() - self.saved >= self.seconds:
             self.save()
         if last or step % REPORT_STEPS == 0:

@@ -31,8 +31,8 @@ def shapes(
 ) -> torch.Tensor:
     """Negative log-likelihood of known sizes and shapes, 0-d.
 
-    Crops ``(n, P, P)`` of stars of ``sigma`` px are denoised, distorted and given fresh noise. The estimate of
-    a region is ``sum(w t) / (sum(w) + PRIOR)`` with variance ``1 / (sum(w) + PRIOR)``, for the whole crop
+    Crops ``(n, P, P)`` of stars of ``sigma`` px are denoised, distorted and given fresh noise. The estimate
+    of a region is ``sum(w t) / (sum(w) + PRIOR)`` with variance ``1 / (sum(w) + PRIOR)``, for the whole crop
     and its quarters: so that cells learn to add up.
     """
     what = draw_distortion(len(u), generator)

@@ -92,7 +92,7 @@ class Measurer:
 
 
 def fill(u: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
-    """Replace what is not valid by the mean of the valid ones of its eight neighbours, 0 (sky) without any."""
+    """Replace what is not valid by the mean of the valid among its eight neighbours, 0 (sky) without."""
     kernel = torch.ones(1, 1, 3, 3, dtype=u.dtype, device=u.device)
     known = torch.where(valid, u, 0.0)[:, None]
     total = nn.functional.conv2d(known, kernel, padding=1)

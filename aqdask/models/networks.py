@@ -1,4 +1,4 @@
-"""The two networks of ``method="aqdask"``: an autoencoder of stabilised patches, and a head that reads the PSF.
+"""The networks of ``method="aqdask"``: an autoencoder of stabilised patches, a head that reads the PSF.
 
 Both see patches in units of the noise (`aqdask.kernels.noise`) and start by folding 4 x 4 pixels into
 channels, so that convolutions run at a quarter of the resolution.

@@ -19,7 +19,7 @@ from aqdask import flags
 from aqdask.errors import ModelError
 from aqdask.kernels.calibration import ScoreTable, conformal_pvalue
 from aqdask.kernels.normalise import as_float, minmax
-from aqdask.kernels.patches import cut_range, valid_range
+from aqdask.kernels.patches import cut_range, padded, valid_range
 from aqdask.kernels.residual import mean_absolute_error
 from aqdask.models.autoencoder import ConvAutoencoder, exact_arithmetic
 from aqdask.models.bundle import Bundle, Calibration
@@ -94,8 +94,8 @@ class PatchErrors:
         """MAE of at most `BATCH` patches."""
         count = len(patches)
         with torch.inference_mode(), exact_arithmetic():
-            values = as_float(_padded(patches), self.device)
-            mask = None if valid is None else torch.from_numpy(_padded(valid)).to(self.device)
+            values = as_float(padded(patches, BATCH), self.device)
+            mask = None if valid is None else torch.from_numpy(padded(valid, BATCH)).to(self.device)
             if patches.dtype.kind == "f":  # NaN and infinity are no data, whatever the mask says
                 finite = values.isfinite()
                 mask = finite if mask is None else mask & finite
@@ -112,15 +112,6 @@ def _batches(total: int) -> Iterator[tuple[int, int]]:
     """Bounds of consecutive groups of at most `BATCH`."""
     for first in range(0, total, BATCH):
         yield first, min(first + BATCH, total)
-
-
-def _padded(patches: np.ndarray) -> np.ndarray:
-    """At most `BATCH` patches as exactly `BATCH`, contiguous; zero (False) in the added ones."""
-    if len(patches) == BATCH:
-        return np.ascontiguousarray(patches)
-    full = np.zeros((BATCH, *patches.shape[1:]), dtype=patches.dtype)
-    full[: len(patches)] = patches
-    return full
 
 
 def calibration_of(scores: np.ndarray) -> Calibration:

@@ -126,9 +126,10 @@ def load_scorer(bundle: Bundle, device: str = "cpu") -> Scorer:
     ModelError
         For a method that this release does not know, or weights that do not fit.
     """
-    from aqdask.models.paper import PaperScorer  # torch is only loaded where something is scored
+    from aqdask.models.aqdask import AqdaskScorer  # torch is only loaded where something is scored
+    from aqdask.models.paper import PaperScorer
 
-    methods: dict[str, Callable[[Bundle, str], Scorer]] = {"paper": PaperScorer}
+    methods: dict[str, Callable[[Bundle, str], Scorer]] = {"aqdask": AqdaskScorer, "paper": PaperScorer}
     if bundle.method not in methods:
         raise ModelError(
             f"the model {bundle.name} was made by the method {bundle.method!r}",

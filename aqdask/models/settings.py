@@ -13,6 +13,8 @@ from aqdask.specs import PATCH
 # What each method does unless it is told otherwise; its keys are the methods that can be trained.
 DEFAULTS: dict[str, dict[str, Any]] = {
     "paper": {"steps": 1000, "learning_rate": 1e-3, "validation": 0.1, "calibration": 0.25},
+    # Two fifths of the steps are the autoencoder's, the rest the head's (`models.learn`).
+    "aqdask": {"steps": 4000, "learning_rate": 2e-3, "validation": 0.25, "calibration": 0.35},
 }
 _BY_METHOD: Any = None  # stands for the method's own default until `TrainSpec` is made
 
@@ -21,6 +23,7 @@ _RANGES = {
     "seed": "a whole number, not negative",
     "validation": "a fraction between 0 and 1",
     "calibration": "a fraction between 0 and 1",
+    "alpha": "a rate between 0 and 1",
 }
 
 
@@ -31,7 +34,7 @@ class TrainSpec:
     Parameters
     ----------
     method : str
-        Which algorithm, one of `DEFAULTS`; 'paper' is the published one.
+        Which algorithm, one of `DEFAULTS`; 'aqdask' is ours, 'paper' the published one.
     name : str
         Name of the model: letters, digits, '.', '_' and '-' (it becomes part of a group's name).
     patch : int
@@ -43,12 +46,14 @@ class TrainSpec:
     learning_rate : float
         At the first step; falls to zero along half a cosine. None: the method's own.
     validation, calibration : float
-        Fractions of the *frames* held out to watch the loss and to calibrate; at least one frame each.
-        None: the method's own.
+        Fractions of the *frames* held out to watch the loss (and, with 'aqdask', for the tails of the groups)
+        and to calibrate; at least one frame each. None: the method's own.
     calibration_limit : int
         At most so many frames are scored to calibrate, however many were set aside.
+    alpha : float
+        False-mask rate of the first pass, and the smallest that the calibration must allow; 'aqdask' only.
     two_sided : bool
-        Whether a patch that is unusually smooth, sharp or empty counts as bad too; 'paper' has one side only.
+        Whether stars sharper than the references' are bad too; 'aqdask' only.
     checkpoint_seconds : float
         How often the state is saved where a checkpoint is asked for; no effect on the result.
     archive, created : str
@@ -60,7 +65,7 @@ class TrainSpec:
         For a value out of its range, or an unknown method.
     """
 
-    method: str = "paper"
+    method: str = "aqdask"
     name: str = "model"
     patch: int = PATCH
     steps: int = _BY_METHOD
@@ -70,6 +75,7 @@ class TrainSpec:
     validation: float = _BY_METHOD
     calibration: float = _BY_METHOD
     calibration_limit: int = 100
+    alpha: float = 0.01
     two_sided: bool = False
     checkpoint_seconds: float = 30.0
     archive: str = ""
@@ -95,6 +101,7 @@ class TrainSpec:
             "learning_rate": 0 < self.learning_rate < math.inf,
             "validation": 0 < self.validation < 1,
             "calibration": 0 < self.calibration < 1,
+            "alpha": 0 < self.alpha < 1,
             "calibration_limit": self.calibration_limit >= 1,
             "checkpoint_seconds": self.checkpoint_seconds >= 0,
         }

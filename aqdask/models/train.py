@@ -101,9 +101,11 @@ def train(
 
 def _method(name: str) -> Method:
     """How a method of `aqdask.models.settings.DEFAULTS` trains."""
-    from aqdask.models.paper_train import train_paper  # it needs `split_frames` and `provenance` from here
+    # They need `split_frames` and `provenance` from here.
+    from aqdask.models.learn import train_aqdask
+    from aqdask.models.paper_train import train_paper
 
-    methods: dict[str, Method] = {"paper": train_paper}
+    methods: dict[str, Method] = {"aqdask": train_aqdask, "paper": train_paper}
     return methods[name]
 
 

@@ -1,0 +1,130 @@
+"""A frame as a whole against the reference frames: a score that ranks, and a flag by a stated rule.
+
+A conformal p-value of a frame cannot fall below 1 / (n + 1) with n reference frames, so none is claimed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from aqdask.kernels.evidence import Camera, Columns, noise_ratio, shape
+
+# What is compared, and the least spread that counts: equal references must not make half a per cent bad.
+LEAST_SPREAD = {"size": 0.02, "ellipticity": 0.02, "sky": 0.05, "noise": 0.03, "stars": 0.1}
+FLAG_SIGMA = 5.0  # robust sigma in size, ellipticity, sky or noise
+FLAG_MASKED = 0.2  # fraction of patches masked
+# Beyond the references: by how much (ln) stars a patch, sky, and noise ratio may leave their range.
+RANGE_SLACK = {"density": np.log(1.5), "sky": np.log(1.3), "gain": np.log(1.25)}
+OUTSIDE = {"density": 1, "sky": 2, "gain": 4}  # bits of `out_of_reference`
+
+
+@dataclass(frozen=True)
+class FrameValues:
+    """One frame as a whole; NaN where it cannot be measured.
+
+    Parameters
+    ----------
+    size : float
+        ln of the PSF's size relative to the references'.
+    ellipticity : float
+        ``|e|`` about the references'.
+    sky : float
+        Median sky in counts.
+    noise : float
+        ln of measured over expected variance.
+    stars : float
+        Stars a patch, the mean.
+    """
+
+    size: float
+    ellipticity: float
+    sky: float
+    noise: float
+    stars: float
+
+
+def frame_values(columns: Columns, camera: Camera, spread: Sequence[float]) -> FrameValues:
+    """Sums and medians over the patches of a frame; ``spread`` are the units of the head's values."""
+    known = np.isfinite(columns["sky"])
+    if not known.any():
+        return FrameValues(*[float("nan")] * 5)
+    pooled = {name: columns[name][known].sum().reshape(1, 1) for name in columns if name.endswith(_SHAPE)}
+    about = (shape(pooled)[0, 0] - camera.shape_zero) * np.asarray(spread)
+    return FrameValues(
+        size=float(about[0]),
+        ellipticity=float(np.hypot(about[1], about[2])),
+        sky=float(np.median(columns["sky"][known])),
+        noise=float(np.median(noise_ratio(columns, camera.noise)[known])),
+        stars=float(columns["stars"][known].mean()),
+    )
+
+
+_SHAPE = ("_weight", "_sum")
+
+
+@dataclass(frozen=True)
+class FrameReference:
+    """What reference frames are like: by quantity their median, spread, smallest and largest value."""
+
+    quantities: Mapping[str, tuple[float, float, float, float]]
+
+    @classmethod
+    def fit(cls, frames: Sequence[FrameValues]) -> FrameReference:
+        """From at least one reference frame."""
+        found = {}
+        for name, least in LEAST_SPREAD.items():
+            values = np.array([_scaled(name, getattr(frame, name)) for frame in frames])
+            values = values[np.isfinite(values)]
+            if values.size:
+                centre = float(np.median(values))
+                spread = max(1.4826 * float(np.median(np.abs(values - centre))), least)
+                found[name] = (centre, spread, float(values.min()), float(values.max()))
+        return cls(found)
+
+    def sigmas(self, frame: FrameValues, *, two_sided: bool = False) -> dict[str, float]:
+        """Robust sigma of each quantity, 0 where it is on the good side or unknown.
+
+        Bad are wider (with ``two_sided`` also sharper) and longer stars, a brighter or darker sky, more or
+        less noise. Few stars are reported by `outside` and by the patches.
+        """
+        found = {}
+        for name in ("size", "ellipticity", "sky", "noise"):
+            if name not in self.quantities:
+                continue
+            centre, spread, *_ = self.quantities[name]
+            z = (_scaled(name, getattr(frame, name)) - centre) / spread
+            both = name in ("sky", "noise") or (name == "size" and two_sided)
+            found[name] = float(np.nan_to_num(abs(z) if both else max(z, 0.0)))
+        return found
+
+    def score(self, frame: FrameValues, masked: float, *, two_sided: bool = False) -> float:
+        """The largest of `sigmas` and of 25 times the masked fraction: above 5 the frame is flagged.
+
+        So a frame is flagged if it is more than `FLAG_SIGMA` robust sigma from the references in size,
+        ellipticity, sky or noise, or if more than `FLAG_MASKED` of its patches are masked.
+        """
+        sigmas = self.sigmas(frame, two_sided=two_sided)
+        return max([masked * FLAG_SIGMA / FLAG_MASKED, *sigmas.values()])
+
+    def outside(self, frame: FrameValues) -> int:
+        """Bits of `OUTSIDE`: what of the frame lies outside the range of the references."""
+        bits = 0
+        for name, quantity in (("density", "stars"), ("sky", "sky"), ("gain", "noise")):
+            value = _scaled(quantity, getattr(frame, quantity))
+            if quantity in self.quantities and np.isfinite(value):
+                _, _, low, high = self.quantities[quantity]
+                slack = RANGE_SLACK[name]
+                bits |= OUTSIDE[name] * (not low - slack <= value <= high + slack)
+        return bits
+
+
+def _scaled(name: str, value: float) -> float:
+    """Sky and star counts are compared as logarithms."""
+    if name == "stars":
+        return float(np.log(max(value, 0.1)))
+    if name == "sky":
+        return float(np.log(max(value, 1e-3)))
+    return value

@@ -1,0 +1,33 @@
+"""The hot pixels of a camera, found in the mean of reference frames."""
+
+from __future__ import annotations
+
+import numpy as np
+
+EXCESS = 5.0  # sigma of one frame above the sky
+SHARE = 0.2  # of it that the four neighbours may have on average: a star of 1.5 px FWHM leaves them a third
+LARGEST = 0.01  # of all pixels: a map with more of them is no map of defects
+
+
+def hot_pixels(mean: np.ndarray, frames: int) -> np.ndarray:
+    """Which pixels stand alone above the sky in the mean of frames, bool ``(y, x)``.
+
+    A star that stays on the same pixels has neighbours that share its light; a hot pixel has not.
+
+    Parameters
+    ----------
+    mean : ndarray (y, x)
+        Mean over frames of the signal above sky in sigma of one frame; NaN = no data.
+    frames : int
+        How many frames; two or more, or none is found: a cosmic ray looks the same in one.
+    """
+    found = np.zeros(mean.shape, bool)
+    if frames < 2 or min(mean.shape) < 3:
+        return found
+    signal = np.nan_to_num(mean)
+    around = (signal[1:-1, 2:] + signal[1:-1, :-2] + signal[2:, 1:-1] + signal[:-2, 1:-1]) / 4
+    centre = signal[1:-1, 1:-1]
+    # Three sigma of the neighbours' mean in this many frames.
+    slack = 3 / (2 * np.sqrt(frames))
+    found[1:-1, 1:-1] = (centre > EXCESS) & (around < SHARE * centre + slack)
+    return found if found.mean() <= LARGEST else np.zeros(mean.shape, bool)

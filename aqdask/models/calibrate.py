@@ -1,0 +1,277 @@
+"""Reference frames and networks in, what is normal for each camera and filter out."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from aqdask.errors import UsageError
+from aqdask.kernels.calibration import ScoreTable
+from aqdask.kernels.evidence import GROUPS, Camera, Columns, Field, as_image, cell_levels, shape, sky_sigma
+from aqdask.kernels.frame_tier import LEAST_SPREAD, FrameReference, FrameValues, frame_values
+from aqdask.kernels.grouping import Distance, Tail
+from aqdask.kernels.judge import Judge, score_of
+from aqdask.kernels.patches import cut_range, valid_range
+from aqdask.kernels.sky_fit import make_template
+from aqdask.models.aqdask import blank, measure_batch, without
+from aqdask.models.crops import FrameSource
+from aqdask.models.distort import SPREAD
+from aqdask.models.fit import Report, TrainProgress
+from aqdask.models.knowledge import Knowledge
+from aqdask.models.measurer import Measurer
+from aqdask.models.references import CameraNoise
+from aqdask.models.scorer import BATCH
+from aqdask.specs import PatchGrid
+
+NOISE_RANGE = (0.85, 1.18)  # of the noise ratio on frames that did not fit the noise
+UNLIKE = 10.0  # robust sigma from the other references at which a frame is no reference
+REGION_FRAMES = 10  # calibration frames below which what pools over a frame abstains
+FEW_FRAMES = 10
+Members = Sequence[int]
+
+
+@dataclass(frozen=True)
+class Sets:
+    """Positions of the frames of one camera and filter; disjoint."""
+
+    fit: tuple[int, ...]
+    tail: tuple[int, ...]
+    threshold: tuple[int, ...]
+
+    def __iter__(self):  # type: ignore[no-untyped-def]
+        return iter((self.fit, self.tail, self.threshold))
+
+
+def groups_of(frames: FrameSource) -> dict[tuple[str, str], list[int]]:
+    """Positions of the frames by camera and filter."""
+    groups: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for index, card in enumerate(frames.cards):
+        groups[card.camera, card.filter].append(index)
+    return dict(groups)
+
+
+def calibrate_group(
+    measurer: Measurer,
+    frames: FrameSource,
+    sets: Sets,
+    seen: CameraNoise,
+    *,
+    patch: int,
+    alpha: float,
+    two_sided: bool = False,
+    tick: Callable[[], None] = lambda: None,
+) -> Knowledge:
+    """Everything that is normal for one camera and filter.
+
+    The fit set gives template and distances, the tail set how often good patches lie how far, the threshold
+    set the scores that good patches have after both passes. All three say what whole frames are like.
+
+    Parameters
+    ----------
+    measurer : Measurer
+    frames : FrameSource
+    sets : Sets
+    seen : CameraNoise
+        From frames of the fit set.
+    patch : int
+        Side of a patch in pixels.
+    alpha : float
+        Smallest false-mask rate that must be possible; also that of the first pass.
+    two_sided : bool
+        Whether sharper stars are bad too.
+    tick : callable
+        Called after each frame.
+
+    Raises
+    ------
+    UsageError
+        For too few patches for ``alpha``, frames that disagree, or a noise ratio far from 1.
+    """
+    knowledge = _Blank(seen).knowledge()
+    measured: list[list[Columns]] = []
+    for members in sets:
+        measured.append([])
+        for index in members:
+            measured[-1].append(_columns(measurer, frames, index, knowledge, patch))
+            tick()
+    fit, tail, threshold = measured
+    camera = _camera(fit, seen, two_sided)
+    ids = [frames.ids[index] for members in sets for index in members]
+    values = [frame_values(columns, camera, SPREAD) for columns in (*fit, *tail, *threshold)]
+    _check_alike(ids, values)
+    _check_noise(values[len(fit) :])
+    abstain = dict(seen.abstain)
+    if len(tail) + len(threshold) < REGION_FRAMES:
+        reason = f"{len(tail) + len(threshold)} calibration frames, {REGION_FRAMES} are needed"
+        abstain |= dict.fromkeys(("size_region", "ellipticity_region"), reason)
+    judge = _judge(camera, fit, tail, abstain, alpha)
+    final = ScoreTable.from_scores(np.concatenate([judge.score(c)[0].ravel() for c in threshold]))
+    _check_alpha(final, alpha, len(threshold), len(ids))
+    facts = {
+        "frames": dict(zip(("fit", "tail", "threshold"), map(list, _named(frames, sets)), strict=True)),
+        "abstain": abstain,
+        "notes": [*seen.notes, *_notes(len(threshold), abstain)],
+        "noise_ratio": float(np.exp(np.median([value.noise for value in values[len(fit) :]]) / 2)),
+    }
+    tier = FrameReference.fit(values)
+    return Knowledge(replace(judge, final=final), tier, seen.saturation, seen.hot, seen.shape, facts)
+
+
+def _named(frames: FrameSource, sets: Sets) -> list[list[str]]:
+    return [[frames.ids[index] for index in members] for members in sets]
+
+
+@dataclass(frozen=True)
+class _Blank:
+    """A camera of which only the noise is known, for measuring patches."""
+
+    seen: CameraNoise
+
+    def knowledge(self) -> Knowledge:
+        judge = Judge(Camera(self.seen.noise), {})
+        return Knowledge(judge, FrameReference({}), self.seen.saturation, self.seen.hot, self.seen.shape)
+
+
+def _columns(
+    measurer: Measurer, frames: FrameSource, index: int, knowledge: Knowledge, patch: int
+) -> Columns:
+    """Columns of one frame, ``(n_y, n_x)`` by name, NaN in patches that say nothing."""
+    image, invalid = frames.read(index)
+    grid = PatchGrid(image.shape[0], image.shape[1], patch)
+    hot = knowledge.hot_map()
+    total = grid.shape[0] * grid.shape[1]
+    found = []
+    for first in range(0, total, BATCH):
+        stop = min(first + BATCH, total)
+        rows, columns = np.divmod(np.arange(first, stop), grid.shape[1])
+        valid = valid_range(invalid, grid, first, stop)
+        valid = without(valid, hot, grid.starts(0)[rows], grid.starts(1)[columns], patch)
+        found.append(measure_batch(measurer, cut_range(image, grid, first, stop), valid, knowledge))
+    measured = np.concatenate(found).reshape(*grid.shape, -1)
+    return blank({name: measured[..., k] for k, name in enumerate(measurer.columns)})
+
+
+def _camera(fit: Sequence[Columns], seen: CameraNoise, two_sided: bool) -> Camera:
+    """Template of the sky, and size and shape of the stars, from the fit set."""
+    sigma = float(np.nanmedian(np.concatenate([sky_sigma(c, seen.noise).ravel() for c in fit])))
+    levels = np.stack([as_image(cell_levels(columns, seen.noise)) for columns in fit])
+    template = make_template(levels, (sigma / 4) ** 2)
+    shapes = np.concatenate([shape(c)[np.isfinite(c["sky"])] for c in fit])
+    return Camera(seen.noise, template, np.median(shapes, axis=0), two_sided)
+
+
+def _judge(
+    camera: Camera, fit: Sequence[Columns], tail: Sequence[Columns], abstain: Mapping[str, str], alpha: float
+) -> Judge:
+    """Distances from the fit set, tails and the first pass from the tail set."""
+    judge = Judge(camera, {}, {}, first_alpha=alpha)
+    fields = [[Field.of(columns, camera) for columns in part] for part in (fit, tail)]
+    for regional in (False, True):
+        if regional:  # the second pass sees what the first leaves
+            fields = [[_second(judge, field) for field in part] for part in fields]
+        for group in GROUPS:
+            if group.regional != regional or group.name in abstain:
+                continue
+            statistics, held = (
+                np.concatenate([_finite(group.function(field), field) for field in part]) for part in fields
+            )
+            distance = Distance.fit(statistics, group.one_sided)
+            judge = replace(
+                judge,
+                distances={**judge.distances, group.name: distance},
+                tails={**judge.tails, group.name: Tail.fit(distance.of(held))},
+            )
+        if not regional:
+            scores = [score_of(judge.group_surprise(f, regional=False)).ravel() for f in fields[1]]
+            judge = replace(judge, first=ScoreTable.from_scores(np.concatenate(scores)))
+    return judge
+
+
+def _second(judge: Judge, field: Field) -> Field:
+    return judge.second_field(field, judge.first_pass(field)[1])
+
+
+def _finite(statistics: np.ndarray, field: Field) -> np.ndarray:
+    """Rows of patches that have all statistics, ``(n, k)``."""
+    flat = statistics.reshape(-1, statistics.shape[-1])
+    return flat[np.isfinite(flat).all(axis=1)]
+
+
+def _check_alike(ids: Sequence[str], values: Sequence[FrameValues]) -> None:
+    """Refuse references of which one is far from all the others, and say by what."""
+    unlike = []
+    for k, frame_id in enumerate(ids):
+        others = FrameReference.fit([*values[:k], *values[k + 1 :]])
+        sigmas = others.sigmas(values[k], two_sided=True)
+        worst = max(sigmas, key=sigmas.__getitem__, default="")
+        if worst and sigmas[worst] > UNLIKE:
+            unlike.append(f"{frame_id} ({worst}, {sigmas[worst]:.0f} robust sigma)")
+    if unlike:
+        raise UsageError(
+            f"{len(unlike)} of {len(ids)} reference frames are unlike the others: {', '.join(unlike[:5])}",
+            expected="frames of one kind: focus, guiding, sky and noise within "
+            f"{UNLIKE:.0f} robust sigma of their median (least spread: {_spreads()})",
+            consequence="What is normal would be whatever they span, and bad frames would pass",
+            remedy="leave them out, or calibrate them apart",
+        )
+
+
+def _spreads() -> str:
+    return ", ".join(f"{name} {spread:g}" for name, spread in LEAST_SPREAD.items() if name != "stars")
+
+
+def _check_noise(values: Sequence[FrameValues]) -> None:
+    """Refuse a noise model that does not hold on frames that did not fit it."""
+    ratio = float(np.exp(np.median([value.noise for value in values]) / 2))
+    if not NOISE_RANGE[0] <= ratio <= NOISE_RANGE[1]:
+        raise UsageError(
+            f"on held-out reference frames the noise is {ratio:.2f} times what the noise model says",
+            expected=f"a ratio of {NOISE_RANGE[0]} to {NOISE_RANGE[1]}",
+            consequence="With the wrong gain everything would be masked, or nothing",
+            remedy="check that all reference frames are of one camera, gain setting and reduction",
+        )
+
+
+def _check_alpha(final: ScoreTable, alpha: float, frames: int, total: int) -> None:
+    """Refuse where no p-value could be as small as alpha."""
+    if final.smallest > alpha:
+        needed = math.ceil((1 / alpha - 1) / (final.total / frames))
+        raise UsageError(
+            f"{frames} frames with {final.total} patches set the threshold",
+            expected=f"{needed} frames of this size for alpha = {alpha:g}, about "
+            f"{math.ceil(total * needed / frames)} reference frames in all",
+            consequence="No patch could be masked at that alpha",
+            remedy="give more reference frames, or accept a larger alpha",
+        )
+
+
+def _notes(threshold: int, abstain: Mapping[str, str]) -> list[str]:
+    """What a user of the p-values has to know."""
+    notes = []
+    if threshold < FEW_FRAMES:
+        notes.append(
+            f"Calibrated on {threshold} frames: the patches of one frame are alike, so the share of good "
+            "patches masked may differ from alpha by a factor of two or more; 20 frames bring it close."
+        )
+    for reason in dict.fromkeys(abstain.values()):
+        names = [name for name, why in abstain.items() if why == reason]
+        notes.append(f"{', '.join(names)} abstain{'s' if len(names) == 1 else ''}: {reason}.")
+    return notes
+
+
+def ticking(report: Report, total: int) -> Callable[[], None]:
+    """A function to call after each of ``total`` frames: it reports how far the calibration is."""
+    begun, state = time.monotonic(), [0]
+
+    def tick() -> None:
+        state[0] += 1
+        seconds = time.monotonic() - begun
+        eta = seconds / state[0] * (total - state[0])
+        report(TrainProgress("calibrate", state[0], total, seconds=seconds, eta_seconds=eta))
+
+    return tick
