@@ -34,7 +34,7 @@ if TYPE_CHECKING:
         verify,
     )
     from aqdask.errors import AqdaskError
-    from aqdask.training import select, train
+    from aqdask.training import calibrate, select, train
     from aqdask.version import __version__
 
 __all__ = [
@@ -43,6 +43,7 @@ __all__ = [
     "Summary",
     "Verification",
     "__version__",
+    "calibrate",
     "export",
     "ingest",
     "load_model",
@@ -60,6 +61,7 @@ __all__ = [
 _ELSEWHERE = {
     "AqdaskError": "aqdask.errors",
     "__version__": "aqdask.version",
+    "calibrate": "aqdask.training",
     "select": "aqdask.training",
     "train": "aqdask.training",
 }

@@ -96,6 +96,76 @@ def train(
     spec = TrainSpec(archive=Path(archive).name, **settings)
     if out:
         _check_out(Path(out))
+    chosen = _references(archive, frames, cluster, reporter)
+    checkpoint = Path(f"{out}.checkpoint") if out else None
+    place = device or default_device()
+    bundle = _train(chosen, spec, progress=progress, checkpoint=checkpoint, device=place)
+    if out:
+        bundle.save(Path(out))
+    return bundle
+
+
+def calibrate(
+    archive: PathLike,
+    model: Bundle | PathLike,
+    *,
+    frames: Sequence[str] | None = None,
+    out: PathLike | None = None,
+    cluster: Cluster = None,
+    reporter: Reporter | None = None,
+    progress: Callable[[TrainProgress], None] | None = None,
+    device: str | None = None,
+    **settings: Any,
+) -> Bundle:
+    """Adapt a model to the cameras and filters of good frames, without training.
+
+    Noise model, hot pixels, sky templates and the calibration of p-values are learnt anew; weights stay. A
+    minute on 10 to 40 frames of 4096 x 4096 px.
+
+    Parameters
+    ----------
+    archive : path
+        The archive.
+    model : Bundle, path, or name of a shipped model
+        Of the method 'aqdask'.
+    frames : sequence of str, optional
+        Ids or patterns (``L/*``) of good frames; None: what `select` proposes.
+    out : path, optional
+        Where the adapted copy is written.
+    progress : callable, optional
+        Called with `aqdask.models.fit.TrainProgress`.
+    device : str, optional
+        'cpu' or 'cuda'; None: CUDA where there is one.
+    **settings
+        ``name`` (the model's unless given), ``seed``, ``alpha``, ``two_sided``.
+
+    Raises
+    ------
+    UsageError
+        For too few frames, frames that disagree among themselves, or noise that is far from the noise model's.
+    """
+    from aqdask.api import load_model
+    from aqdask.models.adapt import adapt
+
+    bundle = model if isinstance(model, Bundle) else load_model(model)
+    if out:
+        _check_out(Path(out))
+    spec = TrainSpec(archive=Path(archive).name, **({"name": bundle.name} | settings))
+    chosen = _references(archive, frames, cluster, reporter)
+    adapted = adapt(bundle, chosen, spec, progress or _silent, device or default_device())
+    if out:
+        adapted.save(Path(out))
+    return adapted
+
+
+def _silent(progress: TrainProgress) -> None:
+    """Tell nobody."""
+
+
+def _references(
+    archive: PathLike, frames: Sequence[str] | None, cluster: Cluster, reporter: Reporter | None
+) -> ChosenFrames:
+    """The frames that are named, or that `select` proposes, in the order of their rows."""
     store = FrameStore.open(archive)
     ledger = Ledger(layout.open_root(archive)["ledger"])  # type: ignore[arg-type]
     done = {entry.frame_id: entry.row for entry in ledger.rows() if entry.state == DONE}
@@ -104,13 +174,7 @@ def train(
         ids = [proposal.id for proposal in proposals if proposal.proposed]
     else:
         ids = match_frames(list(done), _listed(frames))
-    checkpoint = Path(f"{out}.checkpoint") if out else None
-    chosen = ChosenFrames.of(store, sorted(done[frame_id] for frame_id in ids))
-    place = device or default_device()
-    bundle = _train(chosen, spec, progress=progress, checkpoint=checkpoint, device=place)
-    if out:
-        bundle.save(Path(out))
-    return bundle
+    return ChosenFrames.of(store, sorted(done[frame_id] for frame_id in ids))
 
 
 def _check_out(path: Path) -> None:

@@ -15,6 +15,7 @@ COMMANDS = {
     "info": "info",
     "select": "model",
     "train": "model",
+    "calibrate": "model",
     "score": "model",
     "mask": "products",
     "export": "products",

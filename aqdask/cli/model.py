@@ -13,6 +13,7 @@ from aqdask.cli.common import Session, command
 from aqdask.errors import EXIT_DONE, UsageError
 
 if TYPE_CHECKING:
+    from aqdask.models.bundle import Bundle
     from aqdask.models.fit import TrainProgress
 
 
@@ -55,10 +56,10 @@ def select(session: Session, archive: str, keep: Sequence[str], drop: Sequence[s
 @click.argument("archive")
 @click.option(
     "--method",
-    type=click.Choice(["paper"]),
-    default="paper",
+    type=click.Choice(["aqdask", "paper"]),
+    default="aqdask",
     show_default=True,
-    help="paper: the published algorithm (Jia et al. 2024).",
+    help="aqdask: ours; paper: the published algorithm (Jia et al. 2024).",
 )
 @click.option("--out", required=True, metavar="FILE", help="The model bundle, one safetensors file.")
 @click.option(
@@ -68,11 +69,15 @@ def select(session: Session, archive: str, keep: Sequence[str], drop: Sequence[s
     help="Reference frames: ids, patterns (L/*), or @FILE.  [default: as `select` proposes]",
 )
 @click.option("--name", help="Name of the model; part of the quality group's name.  [default: from FILE]")
-@click.option("--steps", type=click.IntRange(1), help="Optimiser steps.  [default: paper 1000]")
+@click.option("--steps", type=click.IntRange(1), help="Optimiser steps.  [default: aqdask 4000, paper 1000]")
 @click.option("--seed", default=0, show_default=True, help="Draws split, crops, flips and first weights.")
 @click.option(
     "--patch", default=64, show_default=True, type=click.IntRange(16), help="Side of a patch in px."
 )
+@click.option(
+    "--alpha", default=0.01, show_default=True, help="Smallest false-mask rate that must be possible."
+)
+@click.option("--two-sided", is_flag=True, help="Stars sharper than the references' are bad too.")
 @command
 def train(session: Session, archive: str, out: str, frames: Sequence[str], **settings: Any) -> int:
     """Train a model on reference frames of ARCHIVE and calibrate it on frames held out for that.
@@ -84,15 +89,60 @@ def train(session: Session, archive: str, out: str, frames: Sequence[str], **set
     settings["name"] = (
         settings["name"] or re.sub(r"[^A-Za-z0-9._-]+", "-", Path(out).stem).strip("-._") or "model"
     )
-    chosen = None
-    if frames:
-        named = (_read_lines(entry[1:]) if entry.startswith("@") else [entry] for entry in frames)
-        chosen = [line for lines in named for line in lines]
+    chosen = _named(frames)
     teller = TrainTeller(session)
     bundle = training.train(
         archive, frames=chosen, out=out, progress=teller, cluster=session.cluster, reporter=session.reporter,
         **settings,
     )  # fmt: skip
+    return _tell(session, out, bundle)
+
+
+@click.command()
+@click.argument("archive")
+@click.option("--model", required=True, metavar="MODEL", help="Model bundle, or `wide-field`.")
+@click.option("--out", required=True, metavar="FILE", help="The adapted copy of the bundle.")
+@click.option(
+    "--frames",
+    multiple=True,
+    metavar="FRAME",
+    help="Good frames, 10 to 40 a camera and filter: ids, patterns, or @FILE.  [default: as `select` proposes]",
+)
+@click.option("--name", help="Name of the copy.  [default: the model's]")
+@click.option("--seed", default=0, show_default=True, help="Divides the frames into sets.")
+@click.option(
+    "--alpha", default=0.01, show_default=True, help="Smallest false-mask rate that must be possible."
+)
+@click.option("--two-sided", is_flag=True, help="Stars sharper than the references' are bad too.")
+@command
+def calibrate(
+    session: Session, archive: str, model: str, out: str, frames: Sequence[str], **settings: Any
+) -> int:
+    """Adapt MODEL to the cameras, filters and season of good frames of ARCHIVE, without training.
+
+    Learns noise, hot pixels, sky templates and p-values anew; refuses frames that are too few, unlike each
+    other, or noisier than their own noise model.
+    """
+    from aqdask import training
+
+    given = {name: value for name, value in settings.items() if value is not None}
+    bundle = training.calibrate(
+        archive, model, frames=_named(frames), out=out, progress=TrainTeller(session),
+        cluster=session.cluster, reporter=session.reporter, **given,
+    )  # fmt: skip
+    return _tell(session, out, bundle)
+
+
+def _named(frames: Sequence[str]) -> list[str] | None:
+    """Frame ids and patterns of ``--frames``, lists read; None where none is given."""
+    if not frames:
+        return None
+    named = (_read_lines(entry[1:]) if entry.startswith("@") else [entry] for entry in frames)
+    return [line for lines in named for line in lines]
+
+
+def _tell(session: Session, out: str, bundle: Bundle) -> int:
+    """Say what a bundle is that was just written."""
     session.reporter.finish()
     facts = bundle.info()
     session.emit(

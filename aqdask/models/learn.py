@@ -14,17 +14,17 @@ from aqdask.errors import UsageError
 from aqdask.kernels.noise import clipped_variance, difference, sky_level, stabilise
 from aqdask.kernels.normalise import as_float
 from aqdask.models import losses
-from aqdask.models.bundle import POOLED, Bundle, calibration_key
-from aqdask.models.calibrate import Sets, calibrate_group, groups_of, ticking
+from aqdask.models.adapt import all_of, calibrate, learn_cameras, split_groups
+from aqdask.models.bundle import POOLED, Bundle
+from aqdask.models.calibrate import Sets
 from aqdask.models.checkpoint import settings_digest
 from aqdask.models.crops import Crops, FrameSource, held_out_crops, steps_per_pass, training_crops
-from aqdask.models.fit import Report, TrainProgress, fit
-from aqdask.models.knowledge import Knowledge
+from aqdask.models.fit import Report, fit
 from aqdask.models.measurer import Measurer, fill
 from aqdask.models.networks import Networks
-from aqdask.models.references import CameraNoise, learn_noise, star_sigma
+from aqdask.models.references import CameraNoise, star_sigma
 from aqdask.models.settings import TrainSpec
-from aqdask.models.train import Split, provenance, split_frames
+from aqdask.models.train import Split, provenance
 
 AUTOENCODER_SHARE = 0.4  # of the steps; the head learns from what the autoencoder then gives
 HEAD_RATE = 4.0  # times the autoencoder's learning rate
@@ -34,7 +34,6 @@ PATIENCE = 5  # points of the curve without a better held-out loss, after which 
 LEAST_GAIN = 1e-3  # of the loss that counts as better
 _DISTORTIONS, _WATCHED = 11, 12  # first words of generators' seeds
 ARCHITECTURE = {"width": 32, "latent": 3, "head_width": 32}
-LEAST_FRAMES = 3
 
 
 def train_aqdask(
@@ -49,11 +48,11 @@ def train_aqdask(
     groups = split_groups(frames, spec)
     split = _union(groups)
     cameras = learn_cameras(frames, groups, spec.patch, report)
-    normalise = Stabilise(frames, {index: cameras[key] for key in groups for index in _all(groups[key])})
+    normalise = Stabilise(frames, {index: cameras[key] for key in groups for index in all_of(groups[key])})
     recipe = AqdaskRecipe(frames, split, normalise, spec, device)
     curve = fit(recipe, report, checkpoint, spec.checkpoint_seconds)
     measurer = Measurer(recipe.network, ARCHITECTURE["latent"], device)
-    known = calibrate(measurer, frames, groups, cameras, spec, report)
+    known = calibrate(measurer, frames, groups, cameras, spec, spec.patch, report)
     facts = provenance(frames, split, spec, curve)
     return Bundle(
         name=spec.name,
@@ -79,75 +78,10 @@ def _check(spec: TrainSpec) -> None:
         )
 
 
-def split_groups(frames: FrameSource, spec: TrainSpec) -> dict[tuple[str, str], Sets]:
-    """Fit, tail and threshold set of each camera and filter that has frames for all three.
-
-    Raises
-    ------
-    UsageError
-        If none has.
-    """
-    groups = {}
-    for key, members in groups_of(frames).items():
-        if len(members) >= LEAST_FRAMES:
-            split = split_frames(len(members), spec)
-            parts = (split.train, split.validation, split.calibration)
-            groups[key] = Sets(*(tuple(members[k] for k in part) for part in parts))
-    if not groups:
-        split_frames(len(frames.ids) if len(groups_of(frames)) == 1 else 1, spec)  # says what is missing
-    return groups
-
-
-def _all(sets: Sets) -> list[int]:
-    return [index for members in sets for index in members]
-
-
 def _union(groups: Mapping[tuple[str, str], Sets]) -> Split:
     """The sets of all groups together."""
     parts = [tuple(sorted(i for sets in groups.values() for i in tuple(sets)[k])) for k in range(3)]
     return Split(*parts)
-
-
-def learn_cameras(
-    frames: FrameSource, groups: Mapping[tuple[str, str], Sets], patch: int, report: Report
-) -> dict[tuple[str, str], CameraNoise]:
-    """Noise, hot pixels and saturation of each camera, from the fit sets of its filters."""
-    found: dict[str, CameraNoise] = {}
-    for camera in dict.fromkeys(camera for camera, _ in groups):
-        members = [index for (name, _), sets in groups.items() if name == camera for index in sets.fit]
-        found[camera] = learn_noise(frames, members, patch)
-        for note in found[camera].notes:
-            report(TrainProgress("note", note=f"{camera or 'the camera'}: {note}"))
-    return {key: found[key[0]] for key in groups}
-
-
-def calibrate(
-    measurer: Measurer,
-    frames: FrameSource,
-    groups: Mapping[tuple[str, str], Sets],
-    cameras: Mapping[tuple[str, str], CameraNoise],
-    spec: TrainSpec,
-    report: Report,
-) -> dict[str, Knowledge]:
-    """What is known by `calibration_key`; frames of any other camera or filter are judged like the largest."""
-    tick = ticking(report, sum(len(_all(sets)) for sets in groups.values()))
-    known = {}
-    for key, sets in groups.items():
-        known[calibration_key(*key)] = calibrate_group(
-            measurer,
-            frames,
-            sets,
-            cameras[key],
-            patch=spec.patch,
-            alpha=spec.alpha,
-            two_sided=spec.two_sided,
-            tick=tick,
-        )
-    largest = max(groups, key=lambda key: len(_all(groups[key])))
-    known[POOLED] = known[calibration_key(*largest)]
-    for note in known[POOLED].facts["notes"]:
-        report(TrainProgress("note", note=note))
-    return known
 
 
 class Stabilise:

@@ -22,13 +22,14 @@ NOISE_FRAMES = 12  # at most so many frames say what the noise is: 50,000 patche
 HOT_FRAMES = 12  # and where the hot pixels are
 SIZE_WINDOW = 1024  # px of the middle of a frame in which its stars are measured
 SHARED_TOP = 4  # pixels at the largest value of a frame: then that value is where the detector is full
+GAIN_AGREES = 1.5  # factor between the header's gain and that of the frames that is not worth a word
 _BATCH = 64
 _SIGMA_PER_FWHM = 1 / 2.3548
 
 
 @dataclass(frozen=True)
 class Levels:
-    """Sky (counts) and noise (counts squared, at a distance of 1 and 2 px) of the patches of a frame, ``(n,)``."""
+    """Sky (counts) and noise (counts squared, 1 and 2 px apart) of the patches of a frame, ``(n,)``."""
 
     sky: np.ndarray
     near: np.ndarray
@@ -125,12 +126,12 @@ def learn_noise(frames: FrameSource, members: Sequence[int], patch: int) -> Came
     white = is_white(near, far)
     noise = fit_noise(sky, near if white else far, gain=gain, lag=1 if white else 2)
     hot = _hot(frames, spread_over(members, HOT_FRAMES), noise, patch)
-    notes, abstain = _remarks(noise, white)
+    notes, abstain = _remarks(noise, white, gain)
     height, width = image.shape
     return CameraNoise(noise, hot, min(tops), (height, width), notes, abstain)
 
 
-def _remarks(noise: NoiseModel, white: bool) -> tuple[tuple[str, ...], dict[str, str]]:
+def _remarks(noise: NoiseModel, white: bool, gain: float) -> tuple[tuple[str, ...], dict[str, str]]:
     """What to say about a noise model, and which groups cannot be used with it."""
     notes: list[str] = []
     abstain: dict[str, str] = {}
@@ -141,6 +142,11 @@ def _remarks(noise: NoiseModel, white: bool) -> tuple[tuple[str, ...], dict[str,
     if noise.source == "header":
         notes.append(
             "the reference frames have too little range of sky to show the gain: the header's was taken"
+        )
+    elif noise.source == "frames" and not 1 / GAIN_AGREES < gain * noise.b < GAIN_AGREES and gain > 0:
+        notes.append(
+            f"the frames show a gain of {1 / noise.b:.3g} electrons a count, the header says {gain:.3g}: the "
+            "frames are believed"
         )
     if noise.source == "none":
         reason = "the gain is unknown: too little range of sky in the reference frames, none in the header"

@@ -1,0 +1,142 @@
+"""Making a model know cameras and filters: noise, templates and calibration, without training.
+
+Training ends with it, and `aqdask calibrate` is nothing else: weights stay as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+
+from aqdask.errors import UsageError
+from aqdask.models.aqdask import networks_of
+from aqdask.models.bundle import POOLED, Bundle, calibration_key
+from aqdask.models.calibrate import Sets, calibrate_group, groups_of, ticking
+from aqdask.models.crops import FrameSource
+from aqdask.models.fit import Report, TrainProgress
+from aqdask.models.knowledge import Knowledge
+from aqdask.models.measurer import Measurer
+from aqdask.models.references import CameraNoise, learn_noise
+from aqdask.models.settings import TrainSpec
+from aqdask.models.train import split_frames
+
+LEAST_FRAMES = 3  # of one camera and filter: one for each set
+
+
+def adapt(
+    bundle: Bundle,
+    frames: FrameSource,
+    spec: TrainSpec,
+    report: Report,
+    device: str | torch.device = "cpu",
+) -> Bundle:
+    """A copy of a bundle that is calibrated for the cameras and filters of these frames too.
+
+    Parameters
+    ----------
+    bundle : Bundle
+        With ``method="aqdask"``; calibrations of other cameras and filters are kept.
+    frames : FrameSource
+        Good frames, 10 to 40 of each camera and filter.
+    spec : TrainSpec
+        ``name``, ``seed``, ``alpha``, ``two_sided`` and the fractions of the sets count.
+    report : callable
+        Called with `TrainProgress`.
+    device : str or torch.device
+
+    Raises
+    ------
+    UsageError
+        For another method, too few frames, frames that disagree, or a noise ratio far from 1.
+    ModelError
+        If the weights do not fit the architecture that the bundle states.
+    """
+    if bundle.method != "aqdask":
+        raise UsageError(
+            f"the model {bundle.name} is of the method {bundle.method!r}",
+            expected="'aqdask': the published method has nothing to adapt",
+            consequence="Nothing was calibrated",
+            remedy="train a model on these frames instead",
+        )
+    groups = split_groups(frames, spec)
+    cameras = learn_cameras(frames, groups, bundle.patch, report)
+    measurer = Measurer(*networks_of(bundle), device)
+    known = calibrate(measurer, frames, groups, cameras, spec, bundle.patch, report)
+    fresh = {key: knowledge.calibration() for key, knowledge in known.items()}
+    names = [key for key in fresh if key != POOLED]
+    facts = {"seed": spec.seed, "alpha": spec.alpha, "calibrated": names, "archive": spec.archive}
+    history = [*bundle.provenance.get("adapted", []), facts]
+    return bundle.with_calibrations(
+        {**bundle.calibrations, **fresh},
+        name=spec.name,
+        notes=tuple(known[POOLED].facts["notes"]),
+        provenance={**bundle.provenance, "adapted": history},
+    )
+
+
+def split_groups(frames: FrameSource, spec: TrainSpec) -> dict[tuple[str, str], Sets]:
+    """Fit, tail and threshold set of each camera and filter that has frames for all three.
+
+    Raises
+    ------
+    UsageError
+        If none has.
+    """
+    groups = {}
+    for key, members in groups_of(frames).items():
+        if len(members) >= LEAST_FRAMES:
+            split = split_frames(len(members), spec)
+            parts = (split.train, split.validation, split.calibration)
+            groups[key] = Sets(*(tuple(members[k] for k in part) for part in parts))
+    if not groups:
+        split_frames(len(frames.ids) if len(groups_of(frames)) == 1 else 1, spec)  # says what is missing
+    return groups
+
+
+def all_of(sets: Sets) -> list[int]:
+    """Positions of the frames of all three sets."""
+    return [index for members in sets for index in members]
+
+
+def learn_cameras(
+    frames: FrameSource, groups: Mapping[tuple[str, str], Sets], patch: int, report: Report
+) -> dict[tuple[str, str], CameraNoise]:
+    """Noise, hot pixels and saturation of each camera, from the fit sets of its filters."""
+    found: dict[str, CameraNoise] = {}
+    for camera in dict.fromkeys(camera for camera, _ in groups):
+        members = [index for (name, _), sets in groups.items() if name == camera for index in sets.fit]
+        found[camera] = learn_noise(frames, members, patch)
+        for note in found[camera].notes:
+            report(TrainProgress("note", note=f"{camera or 'the camera'}: {note}"))
+    return {key: found[key[0]] for key in groups}
+
+
+def calibrate(
+    measurer: Measurer,
+    frames: FrameSource,
+    groups: Mapping[tuple[str, str], Sets],
+    cameras: Mapping[tuple[str, str], CameraNoise],
+    spec: TrainSpec,
+    patch: int,
+    report: Report,
+) -> dict[str, Knowledge]:
+    """What is known by `calibration_key`; any other camera or filter is judged like the largest."""
+    tick = ticking(report, sum(len(all_of(sets)) for sets in groups.values()))
+    known = {}
+    for key, sets in groups.items():
+        known[calibration_key(*key)] = calibrate_group(
+            measurer,
+            frames,
+            sets,
+            cameras[key],
+            patch=patch,
+            alpha=spec.alpha,
+            two_sided=spec.two_sided,
+            tick=tick,
+        )
+    largest = max(groups, key=lambda key: len(all_of(groups[key])))
+    known[POOLED] = known[calibration_key(*largest)]
+    for note in known[POOLED].facts["notes"]:
+        report(TrainProgress("note", note=note))
+    return known
