@@ -36,6 +36,9 @@ class TwoNetworks:
     def rate(self, step):
         return 1e-2 if step < STEPS // 2 else 1e-3
 
+    def after(self, step, curve):
+        return step
+
 
 @pytest.fixture(autouse=True)
 def _small(monkeypatch):
@@ -85,3 +88,25 @@ def test_a_checkpoint_of_another_training_is_not_used(tmp_path):
     fit(other, told.append, tmp_path / "checkpoint")
     assert "belongs to other settings or frames" in told[0].note
     assert told[1].done == 1
+
+
+@pytest.mark.parametrize("stop", [3, 9, 12])
+def test_a_recipe_may_end_a_phase_early_and_resumes_the_same(stop, tmp_path):
+    class Early(TwoNetworks):
+        def after(self, step, curve):
+            assert curve["step"][-1] == step
+            return {3: 10, 9: 10, 12: STEPS}[stop] if step == stop else step
+
+    def interrupt(progress):
+        if progress.done == (10 if stop < 10 else STEPS):
+            raise KeyboardInterrupt
+
+    told, whole, resumed = [], Early(), Early()
+    curve = fit(whole, lambda progress: told.append(progress.done))
+    left_out = range(stop, 10) if stop < 10 else range(stop, STEPS)
+    assert told == [n for n in range(1, STEPS + 1) if n not in left_out]
+    with pytest.raises(KeyboardInterrupt, match=r"^$"):
+        fit(Early(), interrupt, tmp_path / "checkpoint", 0)
+    assert fit(resumed, silent, tmp_path / "checkpoint", 0) == curve
+    for name, value in weights(whole).items():
+        assert torch.equal(value, weights(resumed)[name]), name
