@@ -1,0 +1,179 @@
+"""The methods side by side: ``python benchmarks/science [--quick] [--parts ...] [--out FOLDER]``.
+
+Trains `aqdask` and `paper` on the same simulated reference frames, fits the classical baseline, and prints
+tables as Markdown; numbers as JSON, models and pictures go to the output folder. Seeds are in `seeds`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+sys.path.append(str(Path(__file__).resolve().parent.parent))  # for `helpers`
+
+import archive
+import conditions
+import evaluate
+import experiments
+import helpers
+import output
+import torch
+from draws import reference_frames
+from evaluate import Scale
+from methods import Contest, Task, prepare
+from seeds import SEEDS
+
+PARTS = ("conditions", "false", "sizes", "experiments", "ablation", "cost", "real")
+QUICK = Scale(
+    size=512,
+    reference=24,
+    clean=3,
+    spoilt=2,
+    false=2,
+    sizes=6,
+    steps={"aqdask": 60, "paper": 30},
+    conditions=conditions.QUICK,
+)
+
+
+class Run:
+    """What was found so far: results by name, and tables; both are written after every part."""
+
+    def __init__(self, folder: Path, task: Task, scale: Scale) -> None:
+        self.folder, self.task, self.scale = folder, task, scale
+        self.contest = Contest(task)
+        self.clean = evaluate.clean_frames(self.contest, scale)
+        self.results: dict[str, Any] = {
+            "environment": helpers.environment(),
+            "scale": asdict(scale),
+            "seeds": SEEDS,
+            "models": {name: bundle.digest for name, bundle in task.bundles.items()},
+        }
+        self.tables: list[str] = []
+
+    def add(self, name: str, found: Any, *tables: str) -> None:
+        """Keep and print."""
+        self.results[name] = found
+        self.tables += tables
+        print("\n".join(tables), flush=True)
+        (self.folder / "results.json").write_text(json.dumps(self.results, indent=1) + "\n")
+        (self.folder / "tables.md").write_text("\n".join(self.tables))
+
+
+def run_conditions(run: Run) -> None:
+    """The table of conditions, and what is untouched beside defects."""
+    kept: list[Any] = []
+    rows = evaluate.table_of_conditions(run.contest, run.scale, run.clean, kept)
+    rows += evaluate.means(rows)
+    run.add("conditions", rows, output.conditions(rows))
+    beside = evaluate.untouched(kept)
+    if beside:
+        run.add("untouched", beside, output.untouched(beside))
+
+
+def run_false(run: Run) -> None:
+    """False masks on good frames."""
+    rows = evaluate.false_masks(run.contest, run.scale)
+    run.add("false", rows, output.false_masks(rows))
+
+
+def run_sizes(run: Run) -> None:
+    """Size against FWHM."""
+    rows = evaluate.sizes(run.contest, run.scale)
+    run.add("sizes", rows, output.sizes(rows))
+
+
+def run_experiments(run: Run) -> None:
+    """The published experiments."""
+    found = experiments.fwhm_sweep(run.contest, run.scale, run.clean)
+    title = f"FWHM from {found['steps'][0]['fwhm_arcsec']} to {found['steps'][-1]['fwhm_arcsec']} arcsec"
+    columns = ("fwhm_arcsec", "fwhm_px")
+    run.add("fwhm", found, output.sweep(title, found["steps"], columns), output.trends(found["trends"]))
+    rows = experiments.background_sweep(run.contest, run.scale, run.clean)
+    run.add("background", rows, output.sweep("Complex background", rows, ("scale_px", "level")))
+    run.add("photometry", archive.photometry())
+    for path in output.pictures(run.results, run.folder):
+        print(f"picture: {path.name}")
+
+
+def run_ablation(run: Run) -> None:
+    """What each part adds."""
+    from ablation import ablation
+
+    rows = ablation(run.task, run.scale)
+    run.add("ablation", rows, output.ablation(rows))
+
+
+def run_cost(run: Run) -> None:
+    """Seconds, multiply-accumulates and memory."""
+    from cost import cost
+
+    quick = run.scale == QUICK
+    found = cost(run.task.bundles["aqdask"], size=512 if quick else 4096, repeat=1 if quick else 3)
+    run.add("cost", found, output.cost(found))
+
+
+def run_real(run: Run) -> None:
+    """Real frames."""
+    from real import real
+
+    found, tables = real(run.folder, quick=run.scale == QUICK)
+    run.add("real", found, *tables)
+
+
+RUN: dict[str, Callable[[Run], None]] = {
+    "conditions": run_conditions,
+    "false": run_false,
+    "sizes": run_sizes,
+    "experiments": run_experiments,
+    "ablation": run_ablation,
+    "cost": run_cost,
+    "real": run_real,
+}
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options."""
+    result = argparse.ArgumentParser(prog="benchmarks/science", description=__doc__.partition("\n")[0])
+    result.add_argument("--parts", default=",".join(PARTS), help="comma-separated (%(default)s)")
+    result.add_argument("--out", type=Path, default=Path("build/science"), help="folder (%(default)s)")
+    result.add_argument("--quick", action="store_true", help="little of everything, under a minute")
+    result.add_argument("--frames", type=int, help="frames a condition (4)")
+    result.add_argument("--steps", type=int, help="optimiser steps of aqdask (its default)")
+    result.add_argument("--fresh", action="store_true", help="train even where the folder has the models")
+    return result
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the parts."""
+    given = parser().parse_args(arguments)
+    parts = [part for part in given.parts.split(",") if part]
+    if unknown := set(parts) - set(PARTS):
+        parser().error(f"no such part: {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
+    torch.set_num_threads(1)
+    scale = QUICK if given.quick else Scale()
+    if given.frames:
+        scale = replace(scale, spoilt=given.frames)
+    if given.steps:
+        scale = replace(scale, steps={"aqdask": given.steps})
+    given.out.mkdir(parents=True, exist_ok=True)
+    begin = time.monotonic()
+    frames = reference_frames(scale.reference, scale.size)
+    task = prepare(frames, scale.steps, given.out, fresh=given.fresh)
+    print(f"models ready after {time.monotonic() - begin:.0f} s", flush=True)
+    run = Run(given.out, task, scale)
+    for part in PARTS:
+        if part in parts:
+            RUN[part](run)
+            print(f"{part}: {time.monotonic() - begin:.0f} s", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,175 @@
+"""Part 4: what the autoencoder, the head, each group and the second pass add.
+
+What is measured in the patches stays; the judge is fitted and calibrated again without a part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+from conditions import CONDITIONS, NO_GOAL, Condition
+from draws import Patches, good_frames, spoilt_frame
+from evaluate import ALPHA, Scale, Scored, merits
+from merit import Measured, mean, rate
+from methods import AQDASK, TWO_SIDED, FitAqdask, Task, Verdict
+from seeds import SEEDS
+
+from aqdask.kernels.calibration import ScoreTable
+from aqdask.kernels.evidence import GROUPS, Camera, Columns
+from aqdask.kernels.judge import Judge
+from aqdask.models import calibrate
+from aqdask.models.aqdask import blank
+
+AUTOENCODER = ("residual", "latent", "spike", "line")
+HEAD = ("size", "ellipticity", "size_region", "ellipticity_region")
+REGIONAL = tuple(group.name for group in GROUPS if group.regional)
+RESIDUAL_COLUMNS = tuple(f"{kind}_{scale}" for kind in ("square", "peak") for scale in (4, 8, 16))
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One row.
+
+    Parameters
+    ----------
+    title : str
+    without : tuple of str
+        Groups that are left out.
+    mute : tuple of str
+        Columns that say nothing.
+    template : bool
+        Whether the sky is compared with the references' template.
+    """
+
+    title: str
+    without: tuple[str, ...] = ()
+    mute: tuple[str, ...] = ()
+    template: bool = True
+
+
+VARIANTS: tuple[Variant, ...] = (
+    Variant("everything"),
+    *(Variant(f"without the group {group.name}", (group.name,)) for group in GROUPS),
+    Variant("without the second pass", REGIONAL),
+    Variant("without residual, latent, spike, line", AUTOENCODER),
+    Variant("without the autoencoder", AUTOENCODER, RESIDUAL_COLUMNS),
+    Variant("without the head", HEAD),
+    Variant("without both networks", (*AUTOENCODER, *HEAD), RESIDUAL_COLUMNS),
+    Variant("without the sky template", template=False),
+)
+
+
+@dataclass(frozen=True)
+class References:
+    """Columns of the reference frames of each set."""
+
+    fit: list[Columns]
+    tail: list[Columns]
+    threshold: list[Columns]
+
+
+@dataclass(frozen=True)
+class Row:
+    """Columns of the frames of a condition, and what is true of them."""
+
+    condition: Condition
+    frames: list[tuple[Columns, Patches]]
+
+
+def ablation(task: Task, scale: Scale) -> list[dict[str, Any]]:
+    """Means over the conditions, and masked share of clean test frames, by variant."""
+    known = FitAqdask(task)
+    references = _references(known, task)
+    clean = [_columns(known, frame.image) for frame in good_frames("clean", scale.clean, scale.size)]
+    rows = [_row(known, row, scale) for row in scale.rows()]
+    return [_variant(known, task, references, variant, clean, rows) for variant in VARIANTS]
+
+
+def _columns(known: FitAqdask, image: np.ndarray) -> dict[str, np.ndarray]:
+    found = known.columns(image)
+    return blank({name: found[..., k] for k, name in enumerate(known.scorer.columns)})
+
+
+def _references(known: FitAqdask, task: Task) -> References:
+    facts = known.scorer.knowledge(known.card.camera, known.card.filter)[0].facts["frames"]
+    place = {name: k for k, name in enumerate(task.frames.ids)}
+    return References(
+        *(
+            [_columns(known, task.frames.images[place[i]]) for i in facts[s]]
+            for s in ("fit", "tail", "threshold")
+        )
+    )
+
+
+def _row(known: FitAqdask, row: Condition, scale: Scale) -> Row:
+    number = CONDITIONS.index(row)
+    frames = []
+    for k in range(scale.spoilt):
+        frame = spoilt_frame(row.make, SEEDS["conditions"] + 1000 * number + k, scale.size)
+        frames.append((_columns(known, frame.image), Patches.of(frame)))
+    return Row(row, frames)
+
+
+def refit(
+    camera: Camera, references: References, variant: Variant, abstain: Mapping[str, str], alpha: float
+) -> Judge:
+    """The judge of a variant, calibrated through the passes that are left."""
+    fit, tail, threshold = ([_muted(c, variant) for c in part] for part in vars(references).values())
+    reasons = {**abstain, **dict.fromkeys(variant.without, "left out")}
+    judge = calibrate._judge(camera, fit, tail, reasons, alpha)
+    scores = np.concatenate([judge.score(columns)[0].ravel() for columns in threshold])
+    return replace(judge, final=ScoreTable.from_scores(scores))
+
+
+def _muted(columns: Columns, variant: Variant) -> Columns:
+    """Columns of which some are the same everywhere."""
+    known = np.where(np.isfinite(columns["sky"]), 0.0, np.nan)
+    return {**columns, **dict.fromkeys(variant.mute, known)}
+
+
+def _variant(
+    known: FitAqdask,
+    task: Task,
+    references: References,
+    variant: Variant,
+    clean: Sequence[Columns],
+    rows: Sequence[Row],
+) -> dict[str, Any]:
+    knowledge = known.scorer.knowledge(known.card.camera, known.card.filter)[0]
+    judges = {}
+    for name, two_sided in ((AQDASK, False), (TWO_SIDED, True)):
+        camera = replace(knowledge.judge.camera, two_sided=two_sided)
+        if not variant.template:
+            camera = replace(camera, template=None)
+        abstain = knowledge.facts["abstain"]
+        judges[name] = refit(camera, references, variant, abstain, knowledge.judge.first_alpha)
+
+    def scored(columns: Columns, patches: Patches | None, names: Sequence[str]) -> Scored:
+        found = {name: judges[name].score(_muted(columns, variant)) for name in names}
+        return Scored({name: Verdict(score, pvalue) for name, (score, pvalue, _) in found.items()}, patches)
+
+    good = [scored(columns, None, tuple(judges)) for columns in clean]
+    merit = []
+    for row in rows:
+        name = TWO_SIDED if row.condition.two_sided else AQDASK
+        bad = [scored(columns, patches, (name,)) for columns, patches in row.frames]
+        merit.append(merits(bad, good, name))
+    return _summary(variant, rows, merit, rate([one.verdicts[AQDASK].masked(ALPHA) for one in good]))
+
+
+def _summary(
+    variant: Variant, rows: Sequence[Row], merit: Sequence[Mapping[str, Measured]], false: Measured
+) -> dict[str, Any]:
+    chosen = [k for k, row in enumerate(rows) if row.condition.goal != NO_GOAL]
+    return {
+        "variant": variant.title,
+        "conditions": len(rows),
+        "auroc": asdict(mean([one["auroc"] for one in merit])),
+        "recall": asdict(mean([one["recall"] for one in merit])),
+        "auroc_without_no_goal": asdict(mean([merit[k]["auroc"] for k in chosen])),
+        "false": asdict(false),
+        "rows": {row.condition.name: one["auroc"].value for row, one in zip(rows, merit, strict=True)},
+    }

@@ -1,0 +1,174 @@
+"""Part 5: seconds and multiply-accumulates of a frame by part, on one thread, and the peak of memory."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import helpers
+import numpy as np
+import torch
+from draws import CAMERA, FILTER, good_scene
+from seeds import SEEDS
+from torch import nn
+
+from aqdask.kernels.noise import clipped_variance, compress, difference, sky_level, stabilise
+from aqdask.kernels.normalise import as_float
+from aqdask.kernels.patches import cut_range, padded
+from aqdask.kernels.statistics import View, line_weights
+from aqdask.models.aqdask import AqdaskScorer
+from aqdask.models.autoencoder import exact_arithmetic
+from aqdask.models.bundle import Bundle
+from aqdask.models.measurer import Measurer
+from aqdask.models.scorer import BATCH, score_frame
+from aqdask.sky.simulate import simulate_frame
+from aqdask.specs import PatchGrid
+
+GIGA = 1e9
+
+
+class Stopwatch:
+    """Processor seconds by part, summed."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = defaultdict(float)
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Adds what runs inside."""
+        begin = time.process_time()
+        yield
+        self.seconds[name] += time.process_time() - begin
+
+
+def cost(bundle: Bundle, size: int = 4096, repeat: int = 3) -> dict[str, Any]:
+    """Processor seconds of a frame of ``size`` px a side by part, GMAC by network, peak memory in MiB."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        seed = SEEDS["cost"]
+        image = simulate_frame(good_scene(seed, size), seed=seed).image
+        scorer = AqdaskScorer(bundle)
+        runs = [_parts(scorer, image) for _ in range(repeat + 1)][1:]  # the first warms up
+        whole = [_whole(scorer, image) for _ in range(repeat)]
+    finally:
+        torch.set_num_threads(threads)
+    seconds = {name: median(run[name] for run in runs) for name in runs[0]}
+    return {
+        "size": size,
+        "repeat": repeat,
+        "seconds": seconds,
+        "score_frame": {
+            "processor": median(cpu for cpu, _ in whole),
+            "wall": median(wall for _, wall in whole),
+        },
+        "gmac": gmac(scorer.measurer, scorer.patch, PatchGrid(size, size, scorer.patch)),
+        "parameters": {
+            name: _parameters(getattr(scorer.measurer, name)) for name in ("encoder", "decoder", "head")
+        },
+        "peak_mib": _peak(bundle, size),
+    }
+
+
+def _parts(scorer: AqdaskScorer, image: np.ndarray) -> dict[str, float]:
+    """Processor seconds by part of one pass over a frame: what `score_frame` does, step by step."""
+    watch, grid = Stopwatch(), PatchGrid(*image.shape, scorer.patch)
+    knowledge, _ = scorer.knowledge(CAMERA, FILTER)
+    noise, measurer = knowledge.judge.camera.noise, scorer.measurer
+    total, found = grid.shape[0] * grid.shape[1], []
+    with torch.inference_mode(), exact_arithmetic():
+        for first in range(0, total, BATCH):
+            stop = min(first + BATCH, total)
+            with watch.part("cut"):
+                patches = as_float(padded(cut_range(image, grid, first, stop), BATCH), "cpu")
+            with watch.part("noise and sky"):
+                variance = clipped_variance(difference(patches, None, noise.lag))
+                sky = sky_level(patches, None, variance)
+            with watch.part("stabilise"):
+                u = stabilise(patches, sky, noise).float()
+            levels = torch.stack([torch.ones_like(sky), torch.zeros_like(sky), sky, variance], dim=1)
+            columns = [levels.float(), *_statistics(measurer, _view(measurer, u, watch), watch)]
+            found.append(torch.cat(columns, dim=1).numpy()[: stop - first])
+    with watch.part("judge"):
+        scorer.judge(np.concatenate(found).reshape(*grid.shape, -1), CAMERA, FILTER)
+    return dict(watch.seconds)
+
+
+def _view(measurer: Measurer, u: torch.Tensor, watch: Stopwatch) -> View:
+    """As `Measurer.view`, timed."""
+    with watch.part("stabilise"):
+        v = compress(u)
+        stack = v[:, None].contiguous(memory_format=torch.channels_last)
+    with watch.part("encoder"):
+        latent = measurer.encoder(stack)
+    with watch.part("decoder"):
+        residual = v - measurer.decoder(latent)[:, 0]
+    with watch.part("head"):
+        value, weight = measurer.head(stack).split(3, dim=1)
+        weight = nn.functional.softplus(weight)
+        shape = torch.cat([weight, weight * value], dim=1).flatten(2).sum(dim=2)
+    return View(u, residual, latent, shape)
+
+
+def _statistics(measurer: Measurer, view: View, watch: Stopwatch) -> list[torch.Tensor]:
+    found = []
+    for row in measurer.statistics:
+        with watch.part(f"statistics: {row.names[0]} ..."):
+            found.append(row.function(view).float())
+    return found
+
+
+def _whole(scorer: AqdaskScorer, image: np.ndarray) -> tuple[float, float]:
+    """Processor and wall seconds of `score_frame`."""
+    begin = time.process_time(), time.perf_counter()
+    score_frame(scorer, image, None, CAMERA, FILTER)
+    return time.process_time() - begin[0], time.perf_counter() - begin[1]
+
+
+def gmac(measurer: Measurer, patch: int, grid: PatchGrid) -> dict[str, float]:
+    """1e9 multiply-accumulates of a frame in convolutions, and in the sums along lines."""
+    count = grid.shape[0] * grid.shape[1]
+    stack = torch.zeros(1, 1, patch, patch)
+    with torch.inference_mode():
+        latent = measurer.encoder(stack)
+        inputs = {"encoder": stack, "decoder": latent, "head": stack}
+        found = {name: count * _macs(getattr(measurer, name), given) / GIGA for name, given in inputs.items()}
+    weights = line_weights(patch // 4)
+    found["lines"] = 2 * count * weights.numel() / GIGA
+    return found
+
+
+def _macs(layers: nn.Sequential, given: torch.Tensor) -> int:
+    """Multiply-accumulates of the convolutions for one input."""
+    total = 0
+    for layer in layers:
+        given = layer(given)
+        if isinstance(layer, nn.Conv2d):
+            total += given.numel() * layer.weight[0].numel()
+    return total
+
+
+def _parameters(layers: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in layers.parameters())
+
+
+def _peak(bundle: Bundle, size: int) -> dict[str, float]:
+    """Peak of a fresh process: after the imports and one small frame, and after a whole frame."""
+    with helpers.scratch(None) as folder, helpers.new_process() as call:
+        bundle.save(folder / "model.safetensors")
+        path = str(folder / "model.safetensors")
+        return {"64 px": call(_peak_after, path, 64), f"{size} px": call(_peak_after, path, size)}
+
+
+def _peak_after(path: str, size: int) -> float:
+    """Peak resident memory of this process in MiB after a frame of ``size`` px was scored."""
+    torch.set_num_threads(1)
+    image = np.random.default_rng(SEEDS["cost"]).poisson(1000, (64, 64)).astype(np.uint16)
+    tiles = max(size // 64, 1)
+    score_frame(AqdaskScorer(Bundle.load(Path(path))), np.tile(image, (tiles, tiles)), None, CAMERA, FILTER)
+    return helpers.peak_memory()

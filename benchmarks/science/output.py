@@ -1,0 +1,210 @@
+"""What was found as Markdown tables and, where matplotlib is there, as pictures."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from evaluate import ALPHA, ALPHAS
+from merit import Measured
+from methods import AQDASK, CLASSICAL, MAE, NAMES, PAPER, TWO_SIDED
+
+COLOURS = {PAPER: "C7", MAE: "C1", CLASSICAL: "C0", AQDASK: "C3", TWO_SIDED: "C2"}
+
+
+def markdown(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], note: str = "") -> str:
+    """A table with its title and a note."""
+    lines = [f"### {title}", ""]
+    lines += [f"| {' | '.join(map(str, row))} |" for row in (columns, ["---"] * len(columns), *rows)]
+    return "\n".join([*lines, *(["", note] if note else []), ""])
+
+
+def _text(found: Mapping[str, float], digits: int = 3) -> str:
+    return Measured(found["value"], found["error"]).text(digits)
+
+
+def conditions(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The table of conditions: AUROC with its error and, in brackets, recall."""
+    table = []
+    for row in rows:
+        cells = [
+            f"{_text(row['methods'][name]['auroc'])} [{row['methods'][name]['recall']['value']:.2f}]"
+            for name in NAMES
+        ]
+        mark = " †" if row.get("two_sided") else ""
+        goal = "-" if row["goal"] is None else row["goal"]
+        counts = row.get("frames", ""), row.get("patches", "")
+        table.append((f"{row['condition']}{mark}", *counts, *cells, goal, row["verdict"]))
+    note = (
+        f"AUROC of affected patches against all patches of clean frames, ± its jackknife error over frames; "
+        f"in brackets recall at alpha {ALPHA:g}. Levels of background are rms fractions of the sky. † "
+        "`aqdask` with `two_sided`. 'no goal': beyond what a patch score can find."
+    )
+    return markdown("Conditions", ("condition", "frames", "patches", *NAMES, "goal", "aqdask"), table, note)
+
+
+def untouched(found: Mapping[str, Mapping[str, Any]]) -> str:
+    """Untouched patches beside defects."""
+    rows = [(name, one["frames"], one["patches"], _text(one, 4)) for name, one in found.items()]
+    title = f"Untouched patches of frames with a local defect, masked at alpha {ALPHA:g}"
+    return markdown(title, ("method", "frames", "patches", "masked"), rows)
+
+
+def false_masks(rows: Sequence[Mapping[str, Any]]) -> str:
+    """False masks: mean with its error, and the worst frame."""
+    alphas = [f"{alpha:g}" for alpha in ALPHAS]
+    table = [
+        (row["frames"], row["method"], row["count"], *(_false(row[alpha]) for alpha in alphas))
+        for row in rows
+    ]
+    columns = ("good frames", "method", "frames", *(f"alpha {alpha}" for alpha in alphas))
+    return markdown("Good patches masked: mean ± error over frames (worst frame)", columns, table)
+
+
+def _false(found: Mapping[str, float]) -> str:
+    return f"{_text(found, 4)} ({found['worst']:.3f})"
+
+
+def sizes(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Spearman of size against FWHM."""
+    table = [
+        (r["method"], r["region"], r["frames"], _text(r["spearman"], 4), r["goal"] or "-", r["verdict"])
+        for r in rows
+    ]
+    columns = ("method", "region", "frames", "Spearman", "goal", "")
+    return markdown("Signed size of the stars against the true FWHM", columns, table)
+
+
+def sweep(title: str, steps: Sequence[Mapping[str, Any]], what: Sequence[str]) -> str:
+    """AUROC and recall by step of a sweep; ``what`` names the columns that tell the step."""
+    names = list(steps[0]["methods"])
+    table = []
+    for step in steps:
+        cells = [
+            f"{_text(step['methods'][n]['auroc'])} [{step['methods'][n]['recall']['value']:.2f}]"
+            for n in names
+        ]
+        table.append((*(f"{step[key]:g}" for key in what), step["frames"], *cells))
+    return markdown(title, (*what, "frames", *names), table)
+
+
+def trends(found: Mapping[str, Mapping[str, Any]]) -> str:
+    """Spearman of the scores of the FWHM sweep."""
+    rows = [(name, _text(one["trend"]), _text(one["novelty"])) for name, one in found.items()]
+    columns = ("method", "score and FWHM", "score and distance from the reference")
+    return markdown("FWHM sweep: Spearman of patch scores", columns, rows)
+
+
+def ablation(rows: Sequence[Mapping[str, Any]]) -> str:
+    """What is lost without a part."""
+    first = rows[0]
+    table = [
+        (
+            row["variant"],
+            _text(row["auroc"]),
+            f"{row['auroc']['value'] - first['auroc']['value']:+.3f}",
+            f"{row['recall']['value']:.3f}",
+            f"{row['recall']['value'] - first['recall']['value']:+.3f}",
+            _text(row["false"], 4),
+            _hurt(row["rows"], first["rows"]),
+        )
+        for row in rows
+    ]
+    columns = ("variant", "AUROC", "change", "recall", "change", "clean masked", "largest losses of AUROC")
+    return markdown(f"Ablation, mean of {first['conditions']} conditions", columns, table)
+
+
+def _hurt(rows: Mapping[str, float], first: Mapping[str, float]) -> str:
+    losses = sorted((rows[name] - first[name], name) for name in rows)[:2]
+    return ", ".join(f"{name} {loss:+.2f}" for loss, name in losses if loss < -0.005) or "-"
+
+
+def cost(found: Mapping[str, Any]) -> str:
+    """Seconds, GMAC and memory."""
+    seconds, macs = found["seconds"], found["gmac"]
+    total = sum(seconds.values())
+    rows = [
+        (name, f"{value:.3f}", f"{value / total:.0%}", _macs(name, macs)) for name, value in seconds.items()
+    ]
+    rows.append(("sum of the parts", f"{total:.3f}", "", f"{sum(macs.values()):.1f}"))
+    rows.append(("score_frame", f"{found['score_frame']['processor']:.3f}", "", ""))
+    peaks = ", ".join(f"{peak:.0f} MiB after a frame of {size}" for size, peak in found["peak_mib"].items())
+    parameters = ", ".join(f"{name} {count:,}" for name, count in found["parameters"].items())
+    note = (
+        f"Peak resident memory of a process: {peaks}. Parameters: {parameters}. Median of {found['repeat']}."
+    )
+    title = f"Cost of a frame of {found['size']} px a side, one thread"
+    return markdown(title, ("part", "processor s", "share", "GMAC"), rows, note)
+
+
+def _macs(name: str, macs: Mapping[str, float]) -> str:
+    key = "lines" if "rows_square" in name else name
+    return f"{macs[key]:.1f}" if key in macs else ""
+
+
+def pictures(results: Mapping[str, Any], folder: Path) -> list[Path]:
+    """PNG plots of the sweeps into ``folder``; none without matplotlib."""
+    if importlib.util.find_spec("matplotlib") is None:
+        return []
+    import matplotlib
+
+    matplotlib.use("Agg")
+    made = []
+    if "fwhm" in results:
+        made.append(_fwhm_picture(results["fwhm"], folder / "fwhm.png"))
+    if "background" in results:
+        made.append(_background_picture(results["background"], folder / "background.png"))
+    return made
+
+
+def _lines(axes: Any, steps: Sequence[Mapping[str, Any]], x: str, key: str) -> None:
+    """One line a method with error bars."""
+    for name in steps[0]["methods"]:
+        found = [step["methods"][name][key] for step in steps]
+        axes.errorbar(
+            [step[x] for step in steps],
+            [one["value"] for one in found],
+            [one["error"] for one in found],
+            label=name,
+            color=COLOURS[name],
+            marker="o",
+            markersize=3,
+            capsize=2,
+        )
+
+
+def _fwhm_picture(found: Mapping[str, Any], path: Path) -> Path:
+    from matplotlib import pyplot
+
+    figure, (above, below) = pyplot.subplots(2, 1, figsize=(7, 7), sharex=True, layout="constrained")
+    _lines(above, found["steps"], "fwhm_arcsec", "auroc")
+    _lines(below, found["steps"], "fwhm_arcsec", "recall")
+    for axes, label in ((above, "AUROC"), (below, f"masked at alpha {ALPHA:g}")):
+        axes.axvspan(*(edge * found["pixel_scale"] for edge in (2.2, 2.6)), color="0.9")
+        axes.set_ylabel(label)
+        axes.set_ylim(-0.02, 1.02)
+    above.legend(fontsize="small")
+    below.set_xlabel(f"FWHM [arcsec], {found['pixel_scale']} arcsec a pixel; grey: reference frames")
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)
+    return path
+
+
+def _background_picture(rows: Sequence[Mapping[str, Any]], path: Path) -> Path:
+    from matplotlib import pyplot
+
+    scales = sorted({row["scale_px"] for row in rows})
+    figure, panels = pyplot.subplots(
+        1, len(scales), figsize=(5 * len(scales), 4), sharey=True, squeeze=False, layout="constrained"
+    )
+    for axes, scale in zip(panels[0], scales, strict=True):
+        _lines(axes, [row for row in rows if row["scale_px"] == scale], "level", "auroc")
+        axes.set_title(f"background of {scale} px")
+        axes.set_xlabel("rms, fraction of the sky")
+    panels[0][0].set_ylabel("AUROC")
+    panels[0][0].legend(fontsize="small")
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)
+    return path

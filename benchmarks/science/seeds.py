@@ -1,0 +1,24 @@
+"""Named seeds of everything that is drawn here, apart from each other and from all tuning.
+
+Frame ``k`` of a purpose has the seed ``SEEDS[purpose] + k``; a purpose has room for 100 000 frames. Test
+seeds are used nowhere else: no setting of a method was chosen with these frames.
+"""
+
+from __future__ import annotations
+
+SEEDS: dict[str, int] = {
+    "reference": 20_100_000,  # frames that train and calibrate
+    "clean": 20_200_000,  # clean test frames of AUROC
+    "conditions": 20_300_000,  # 1000 apart for each row
+    "exchangeable": 20_400_000,
+    "shifts": 20_500_000,
+    "sizes": 20_600_000,
+    "fwhm": 20_700_000,
+    "background": 20_800_000,
+    "archive": 20_900_000,
+    "archive_reference": 21_000_000,
+    "training": 5,  # of the methods' own generators
+    "splits": 21_100_000,  # random splits of the real frames
+    "injected": 21_200_000,  # places and noise of defects in real frames
+    "cost": 21_300_000,
+}
