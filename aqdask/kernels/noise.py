@@ -99,13 +99,13 @@ def clipped_variance(values: torch.Tensor) -> torch.Tensor:
     start = squares[:, ::8].nanmedian(dim=1).values * _MEDIAN_TO_SIGMA**2
     total = squares.nansum(dim=1)
     # A MAD of zero (more than half of the differences vanish) must not clip everything that is left.
-    variance = torch.maximum(start.nan_to_num(0.0), total / count * 1e-4)
+    variance = torch.where(start > 0, start, total / count)
     for _ in range(_ROUNDS):
         limit = CLIP**2 * variance[:, None]
         outside = torch.count_nonzero(squares > limit, dim=1)  # of NaN: none
         # Sums of cut values less what the cut ones add: four times as fast as a sum over a selection.
         kept = torch.minimum(squares, limit).nansum(dim=1) - outside * limit[:, 0]
-        variance = kept / (count - outside) / KEPT_VARIANCE
+        variance = kept.clamp(min=0) / (count - outside) / KEPT_VARIANCE  # rounding may leave less than 0
     return variance
 
 
