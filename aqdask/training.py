@@ -142,7 +142,7 @@ def calibrate(
     Raises
     ------
     UsageError
-        For too few frames, frames that disagree among themselves, or noise that is far from the noise model's.
+        For too few frames, frames that disagree among themselves, or noise far from the noise model's.
     """
     from aqdask.api import load_model
     from aqdask.models.adapt import adapt

@@ -106,7 +106,7 @@ def train(session: Session, archive: str, out: str, frames: Sequence[str], **set
     "--frames",
     multiple=True,
     metavar="FRAME",
-    help="Good frames, 10 to 40 a camera and filter: ids, patterns, or @FILE.  [default: as `select` proposes]",
+    help="Good frames, 10 to 40 a camera and filter: as for `train`.  [default: as `select` proposes]",
 )
 @click.option("--name", help="Name of the copy.  [default: the model's]")
 @click.option("--seed", default=0, show_default=True, help="Divides the frames into sets.")

@@ -14,10 +14,11 @@ import torch
 
 from aqdask.kernels.noise import NoiseModel
 from aqdask.kernels.sky_fit import plane, robust_line
-from aqdask.kernels.statistics import CELLS
+from aqdask.kernels.statistics import CELLS, LINES
 
 PRIOR = 0.5  # precision of knowing nothing about the shape of stars
 REGIONS = (3, 5)  # patches a side over which the second pass pools
+SHAPES = ("size", "e1", "e2")
 Columns = Mapping[str, np.ndarray]
 
 
@@ -98,26 +99,38 @@ def sky_misfit(columns: Columns, camera: Camera) -> np.ndarray:
 
 
 def box_sum(values: np.ndarray, side: int) -> np.ndarray:
-    """Sum over ``side`` x ``side`` neighbours, zero beyond the edges; float64, same shape."""
+    """Sum over ``side`` x ``side`` neighbours along the first two axes, zero beyond the edges; float64."""
     reach = side // 2
-    total = np.pad(values.astype(np.float64), reach)
+    total = np.pad(values.astype(np.float64), [(reach, reach)] * 2 + [(0, 0)] * (values.ndim - 2))
     for axis in (0, 1):
         total = np.lib.stride_tricks.sliding_window_view(total, side, axis=axis).sum(axis=-1)
     return total
 
 
-def shape(columns: Columns, unflagged: np.ndarray | None = None, side: int = 1) -> np.ndarray:
-    """Size (ln), e1 and e2 of the stars in each patch or pooled over unflagged neighbours: ``(n_y, n_x, 3)``.
+def shape_sums(columns: Columns) -> np.ndarray:
+    """The head's precisions and precisions times value of each patch: ``(n_y, n_x, 2, 3)``."""
+    parts = [[np.nan_to_num(columns[f"{name}_{part}"]) for name in SHAPES] for part in ("weight", "sum")]
+    return np.moveaxis(np.array(parts, dtype=np.float64), (0, 1), (-2, -1))
 
-    In the units in which the head was trained (`models.distort.SPREAD`).
+
+def shape(
+    columns: Columns, zero: np.ndarray, unflagged: np.ndarray | None = None, side: int = 1
+) -> np.ndarray:
+    """Size (ln), e1 and e2 of the stars about ``zero``: ``(n_y, n_x, 3)``, in `models.distort.SPREAD`.
+
+    Of each patch, or pooled over its unflagged neighbours; a region that tells nothing is like ``zero``.
     """
-    found = []
-    for name in ("size", "e1", "e2"):
-        parts = [np.nan_to_num(columns[f"{name}_{part}"]) for part in ("weight", "sum")]
-        if unflagged is not None:
-            parts = [box_sum(np.where(unflagged, part, 0), side) for part in parts]
-        found.append(parts[1] / (parts[0] + PRIOR))
-    return np.stack(found, axis=-1)
+    sums = shape_sums(columns)
+    if unflagged is not None:
+        sums[~unflagged] = 0
+        sums = box_sum(sums, side)
+    return about(sums, zero)
+
+
+def about(sums: np.ndarray, zero: np.ndarray) -> np.ndarray:
+    """Estimates ``(..., 3)`` from `shape_sums` ``(..., 2, 3)`` of any region, less ``zero``."""
+    weight, product = sums[..., 0, :], sums[..., 1, :]
+    return (product - weight * zero) / (weight + PRIOR)
 
 
 def _stacked(frame: Field, *names: str) -> np.ndarray:
@@ -162,9 +175,9 @@ def sky(frame: Field) -> np.ndarray:
     return np.stack([offset, contrast, plane(offset)], axis=-1)
 
 
-def _signed(frame: Field, found: np.ndarray) -> np.ndarray:
+def _signed(frame: Field, unflagged: np.ndarray | None = None, side: int = 1) -> np.ndarray:
     """Size, e1 and e2 about those of the references; sharper is not bad unless asked."""
-    away = found - frame.camera.shape_zero
+    away = shape(frame.columns, frame.camera.shape_zero, unflagged, side)
     if not frame.camera.two_sided:
         away[..., 0] = np.maximum(away[..., 0], 0)
     return away
@@ -172,12 +185,12 @@ def _signed(frame: Field, found: np.ndarray) -> np.ndarray:
 
 def size(frame: Field) -> np.ndarray:
     """Size of the stars in the patch."""
-    return _signed(frame, shape(frame.columns))[..., :1]
+    return _signed(frame)[..., :1]
 
 
 def ellipticity(frame: Field) -> np.ndarray:
     """Ellipticity of the stars in the patch."""
-    return _signed(frame, shape(frame.columns))[..., 1:]
+    return _signed(frame)[..., 1:]
 
 
 def latent(frame: Field) -> np.ndarray:
@@ -192,14 +205,12 @@ def spike(frame: Field) -> np.ndarray:
 
 def line(frame: Field) -> np.ndarray:
     """Rows, columns and straight tracks."""
-    return _stacked(
-        frame, "rows_square", "rows_peak", "columns_square", "columns_peak", "line_peak", "track_peak"
-    )
+    return _stacked(frame, *LINES)
 
 
 def _pooled_shape(frame: Field) -> np.ndarray:
     """Size, e1 and e2 about the references' over `REGIONS`, ``(n_y, n_x, 3, len(REGIONS))``."""
-    pooled = [_signed(frame, shape(frame.columns, frame.unflagged, side)) for side in REGIONS]
+    pooled = [_signed(frame, frame.unflagged, side) for side in REGIONS]
     return np.stack(pooled, axis=-1)
 
 
@@ -263,15 +274,15 @@ class Group:
 
 
 GROUPS: tuple[Group, ...] = (
-    Group("residual", "residual", residual),
+    Group("residual", "residual", residual, one_sided=1),
     Group("noise", "noise", noise),
-    Group("background", "background", background),
+    Group("background", "background", background, one_sided=1),
     Group("sky", "sky", sky),
     Group("size", "size", size),
     Group("ellipticity", "ellipticity", ellipticity),
     Group("latent", "latent", latent),
-    Group("spike", "spike", spike),
-    Group("line", "line", line),
+    Group("spike", "spike", spike, one_sided=1),
+    Group("line", "line", line, one_sided=1),
     Group("size_region", "size", size_region, regional=True),
     Group("ellipticity_region", "ellipticity", ellipticity_region, regional=True),
     Group("noise_region", "noise", noise_region, regional=True),

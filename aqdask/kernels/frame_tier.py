@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from aqdask.kernels.evidence import Camera, Columns, noise_ratio, shape
+from aqdask.kernels.evidence import Camera, Columns, about, noise_ratio, shape_sums
 
 # What is compared, and the least spread that counts: equal references must not make half a per cent bad.
 LEAST_SPREAD = {"size": 0.02, "ellipticity": 0.02, "sky": 0.05, "noise": 0.03, "stars": 0.1}
@@ -51,18 +51,14 @@ def frame_values(columns: Columns, camera: Camera, spread: Sequence[float]) -> F
     known = np.isfinite(columns["sky"])
     if not known.any():
         return FrameValues(*[float("nan")] * 5)
-    pooled = {name: columns[name][known].sum().reshape(1, 1) for name in columns if name.endswith(_SHAPE)}
-    about = (shape(pooled)[0, 0] - camera.shape_zero) * np.asarray(spread)
+    found = about(shape_sums(columns)[known].sum(axis=0), camera.shape_zero) * np.asarray(spread)
     return FrameValues(
-        size=float(about[0]),
-        ellipticity=float(np.hypot(about[1], about[2])),
+        size=float(found[0]),
+        ellipticity=float(np.hypot(found[1], found[2])),
         sky=float(np.median(columns["sky"][known])),
         noise=float(np.median(noise_ratio(columns, camera.noise)[known])),
         stars=float(columns["stars"][known].mean()),
     )
-
-
-_SHAPE = ("_weight", "_sum")
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,6 @@ import numpy as np
 
 from aqdask.kernels.calibration import ScoreTable, conformal_pvalue
 
-SHRINK = 0.1  # of the correlation matrix towards no correlation
-CUT = 5.0  # sigma at which normal scores are cut for the correlation
 TABLE_LIMIT = 2000  # distances kept a group
 TAIL = 0.02  # upper fraction of the references whose mean excess makes the exponential tail
 # Knots of the references' distribution: dense in the middle, out to 2 % on either side.
@@ -69,37 +67,31 @@ def _excess(beyond: np.ndarray, width: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class Distance:
-    """How far statistics lie from those of the references: a shrunk Mahalanobis distance of normal scores.
+    """How far statistics lie from those of the references: the largest of their normal scores.
+
+    Evidence is sparse: a trail moves one statistic of its group and leaves the rest. A Mahalanobis distance
+    spreads it over all of them, and was the worse of the two wherever both were measured
+    (benchmarks/README.md).
 
     Parameters
     ----------
     scores : NormalScores
-    inverse : ndarray (k, k)
-        Inverse of the shrunk correlation matrix.
     one_sided : int
         +1: only large values are bad, -1: only small ones, 0: both.
     """
 
     scores: NormalScores
-    inverse: np.ndarray
     one_sided: int = 0
 
     @classmethod
     def fit(cls, statistics: np.ndarray, one_sided: int = 0) -> Distance:
         """From reference patches ``(n, k)``, all finite."""
-        scores = NormalScores.fit(statistics)
-        z = np.clip(scores.of(statistics), -CUT, CUT)
-        correlation = np.atleast_2d(np.corrcoef(z, rowvar=False))
-        shrunk = (1 - SHRINK) * np.nan_to_num(correlation) + SHRINK * np.eye(len(correlation))
-        np.fill_diagonal(shrunk, 1.0)
-        return cls(scores, np.linalg.inv(shrunk), one_sided)
+        return cls(NormalScores.fit(statistics), one_sided)
 
     def of(self, statistics: np.ndarray) -> np.ndarray:
         """Distance of statistics ``(..., k)``, float64 ``(...)``; NaN where one is not finite."""
         z = self.scores.of(statistics)
-        if self.one_sided:
-            z = np.maximum(self.one_sided * z, 0)
-        return np.sqrt(np.maximum(np.einsum("...i,ij,...j->...", z, self.inverse, z), 0))
+        return (self.one_sided * z if self.one_sided else np.abs(z)).max(axis=-1)
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,7 +18,7 @@ from aqdask.kernels.noise import CLIP, KEPT_VARIANCE
 SCALES = (1, 2, 4, 8, 16)  # px over which the residual is averaged
 CELL = 16  # px of the sub-patches whose sky is taken
 CELLS = 4  # of them along a side of a patch of 64 px
-LIMIT = 3.0  # sigma at which single pixels are cut before they are added up along lines
+LIMIT = 2.0  # sigma at which sums of 4 x 4 px are cut before they are added up along lines
 WINSOR = 1.5  # sigma at which pixels are cut for the sky of sub-patches
 _WINSOR_SLOPE = math.erf(WINSOR / math.sqrt(2))
 STAR_SIGMA = 5.0  # of 2 x 2 px: a local maximum above it counts as a star
@@ -110,30 +110,39 @@ def spikes(view: View) -> torch.Tensor:
 
 
 def lines(view: View) -> torch.Tensor:
-    """Lines across the patch: of rows, of columns, and of any direction.
+    """Lines across the patch: of rows, of columns, and of any direction; in residual and in signal.
 
-    ln mean square and ln maximum of the sums of the residual over rows and over columns, and ln maximum
-    over straight lines in `ANGLES` directions (a discrete Radon transform) of residual and of signal averaged
-    over 4 x 4 px, each in units of its noise. What is added up is cut at 3 sigma, so that no star makes a
-    line.
+    ln mean square and ln maximum of the sums over rows and over columns, and ln maximum over straight lines
+    in `ANGLES` directions (a discrete Radon transform) of the values averaged over 4 x 4 px, each in units
+    of its noise. What is added up is cut (pixels at 1.5 sigma, sums of 4 x 4 at 2), so that no star makes a
+    line, and a plane is taken out, so that no slope of the sky does.
     """
-    cut = view.residual.clamp(-LIMIT, LIMIT)
-    columns = []
-    for axis in (2, 1):
-        sums = cut.sum(dim=axis) / math.sqrt(cut.shape[axis])
-        columns += [_ln(sums.square().mean(dim=1)), _ln(sums.abs().amax(dim=1))]
-    weights = line_weights(cut.shape[1] // LINE_FOLD).to(cut)
+    found = []
     for values in (view.residual, view.u):
+        cut = values.clamp(-WINSOR, WINSOR)
+        for axis in (2, 1):
+            sums = cut.sum(dim=axis) / math.sqrt(cut.shape[axis])
+            sums = sums @ without_slope(sums.shape[1]).to(sums)
+            found += [_ln(sums.square().mean(dim=1)), _ln(sums.abs().amax(dim=1))]
         folded = _halve(_halve(values)).flatten(1)
         folded = (folded - folded.median(dim=1, keepdim=True).values).clamp(-LIMIT, LIMIT)
-        columns.append(_ln((folded @ weights).abs().amax(dim=1)))
-    return torch.stack(columns, dim=1)
+        found.append(_ln((folded @ line_weights(values.shape[1] // LINE_FOLD).to(folded)).abs().amax(dim=1)))
+    return torch.stack(found, dim=1)
+
+
+@lru_cache
+def without_slope(length: int) -> torch.Tensor:
+    """Projection that takes mean and slope out of ``length`` values, float32 ``(length, length)``."""
+    steps = torch.linspace(-1, 1, length, dtype=torch.float64)
+    basis = torch.linalg.qr(torch.stack([torch.ones_like(steps), steps], dim=1))[0]
+    return (torch.eye(length, dtype=torch.float64) - basis @ basis.T).float()
 
 
 @lru_cache
 def line_weights(side: int) -> torch.Tensor:
-    """Straight lines over a square of ``side``, float32 ``(side**2, lines)``, each of unit norm."""
+    """Straight lines over a square of ``side`` less its plane, float32 ``(side**2, lines)``, of unit norm."""
     y, x = torch.meshgrid(*[torch.arange(side, dtype=torch.float64) - (side - 1) / 2] * 2, indexing="ij")
+    plane = torch.linalg.qr(torch.stack([torch.ones(side**2), y.flatten(), x.flatten()], dim=1).double())[0]
     found = []
     for step in range(ANGLES):
         angle = math.pi * step / ANGLES
@@ -142,6 +151,7 @@ def line_weights(side: int) -> torch.Tensor:
         for offset in range(-reach, reach + 1):
             weight = (1 - (distance - offset * 0.75).abs()).clamp(min=0).flatten()
             if weight.sum() >= SHORTEST_LINE:
+                weight = weight - plane @ (plane.T @ weight)
                 found.append(weight / weight.norm())
     return torch.stack(found, dim=1).float()
 
@@ -154,6 +164,13 @@ def star_counts(view: View) -> torch.Tensor:
     peak = p[:, 1:-1, 1:-1]
     found = (peak >= around) & (peak > STAR_SIGMA)
     return torch.count_nonzero(found.flatten(1), dim=1)[:, None].to(view.u.dtype)
+
+
+LINES = tuple(
+    f"{name}_{of}"
+    for of in ("residual", "signal")
+    for name in ("rows_square", "rows_peak", "columns_square", "columns_peak", "line_peak")
+)
 
 
 @dataclass(frozen=True)
@@ -177,9 +194,7 @@ def table(latent: int) -> tuple[Statistic, ...]:
         Statistic(sky_cells, tuple(f"cell_{n}" for n in range(CELLS**2))),
         Statistic(latent_moments, tuple(f"latent_{m}_{n}" for m in ("mean", "std") for n in range(latent))),
         Statistic(spikes, ("spike",)),
-        Statistic(
-            lines, ("rows_square", "rows_peak", "columns_square", "columns_peak", "line_peak", "track_peak")
-        ),
+        Statistic(lines, LINES),
         Statistic(star_counts, ("stars",)),
         Statistic(lambda view: view.shape, SHAPE_COLUMNS),
     )

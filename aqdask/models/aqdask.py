@@ -211,7 +211,7 @@ def judged(knowledge: Knowledge, columns: Columns) -> dict[str, np.ndarray]:
     judge, camera = knowledge.judge, knowledge.judge.camera
     score, pvalue, worst = judge.score(columns)
     codes = _CODES | {"": flags.code(flags.REASONS, "no_data")}
-    about = (shape(columns) - camera.shape_zero) * np.array(SPREAD)
+    about = shape(columns, camera.shape_zero) * np.array(SPREAD)
     about[np.isnan(columns["sky"])] = np.nan
     known = np.isfinite(pvalue)
     masked = float((pvalue[known] <= judge.first_alpha).mean()) if known.any() else 0.0

@@ -12,7 +12,17 @@ import numpy as np
 
 from aqdask.errors import UsageError
 from aqdask.kernels.calibration import ScoreTable
-from aqdask.kernels.evidence import GROUPS, Camera, Columns, Field, as_image, cell_levels, shape, sky_sigma
+from aqdask.kernels.evidence import (
+    GROUPS,
+    Camera,
+    Columns,
+    Field,
+    about,
+    as_image,
+    cell_levels,
+    shape_sums,
+    sky_sigma,
+)
 from aqdask.kernels.frame_tier import LEAST_SPREAD, FrameReference, FrameValues, frame_values
 from aqdask.kernels.grouping import Distance, Tail
 from aqdask.kernels.judge import Judge, score_of
@@ -161,8 +171,8 @@ def _camera(fit: Sequence[Columns], seen: CameraNoise, two_sided: bool) -> Camer
     sigma = float(np.nanmedian(np.concatenate([sky_sigma(c, seen.noise).ravel() for c in fit])))
     levels = np.stack([as_image(cell_levels(columns, seen.noise)) for columns in fit])
     template = make_template(levels, (sigma / 4) ** 2)
-    shapes = np.concatenate([shape(c)[np.isfinite(c["sky"])] for c in fit])
-    return Camera(seen.noise, template, np.median(shapes, axis=0), two_sided)
+    zero = np.median([about(shape_sums(c).sum(axis=(0, 1)), np.zeros(3)) for c in fit], axis=0)
+    return Camera(seen.noise, template, zero, two_sided)
 
 
 def _judge(

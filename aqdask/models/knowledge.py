@@ -56,7 +56,6 @@ class Knowledge:
         for name, distance in judge.distances.items():
             arrays[f"group/{name}/knots"] = distance.scores.knots.astype(np.float32)
             arrays[f"group/{name}/excess"] = distance.scores.excess.astype(np.float32)
-            arrays[f"group/{name}/inverse"] = distance.inverse.astype(np.float32)
             tail = judge.tails[name]
             arrays |= tail.table.arrays(f"group/{name}")
             tails[name] = [tail.start, tail.excess]
@@ -85,7 +84,7 @@ class Knowledge:
             if group.name in facts["tails"]:
                 at = f"group/{group.name}"
                 scores = NormalScores(arrays[f"{at}/knots"], arrays[f"{at}/excess"])
-                distances[group.name] = Distance(scores, arrays[f"{at}/inverse"], group.one_sided)
+                distances[group.name] = Distance(scores, group.one_sided)
                 tails[group.name] = Tail(ScoreTable.of(arrays, at), *facts["tails"][group.name])
         first, final = ScoreTable.of(arrays, "first"), ScoreTable.of(arrays, "final")
         judge = Judge(camera, distances, tails, first, final, facts["first_alpha"])

@@ -8,7 +8,7 @@ from aqdask.kernels.noise import compress, expand, linear
 from aqdask.models.distort import distort, draw_distortion, targets, with_noise
 from aqdask.models.networks import PRIOR, SHAPES, Networks
 
-UNIT = 1.0  # px; the head gives ln of the size in this unit, and references say what is normal
+UNIT = 1.5  # px; the head gives ln of the size in this unit, and references say what is normal
 _CUTS = ((0, 8, 0, 8), (0, 4, 0, 4), (0, 4, 4, 8), (4, 8, 0, 4), (4, 8, 4, 8))  # regions of cells
 
 
