@@ -20,8 +20,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from aqdask.api import (
         Bundle,
+        Comparison,
         Summary,
         Verification,
+        compare,
         export,
         ingest,
         load_model,
@@ -40,10 +42,12 @@ if TYPE_CHECKING:
 __all__ = [
     "AqdaskError",
     "Bundle",
+    "Comparison",
     "Summary",
     "Verification",
     "__version__",
     "calibrate",
+    "compare",
     "export",
     "ingest",
     "load_model",

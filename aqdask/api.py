@@ -22,12 +22,14 @@ from aqdask.errors import UsageError, place_failed
 from aqdask.kernels.masking import check_alpha
 from aqdask.models.bundle import Bundle
 from aqdask.products import lazy
+from aqdask.products.compare import compare
+from aqdask.products.comparison import Comparison
 from aqdask.products.export import export_all
 from aqdask.products.quality import mask, open_frames, open_quality, quality_name
 
 __all__ = [
-    "Bundle", "IngestOptions", "Summary", "Verification", "export", "ingest", "load_model", "mask",
-    "open_frames", "open_quality", "quality_of", "run", "score", "verify",
+    "Bundle", "Comparison", "IngestOptions", "Summary", "Verification", "compare", "export", "ingest",
+    "load_model", "mask", "open_frames", "open_quality", "quality_of", "run", "score", "verify",
 ]  # fmt: skip
 
 PathLike = str | os.PathLike[str]

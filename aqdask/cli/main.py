@@ -17,6 +17,7 @@ COMMANDS = {
     "train": "model",
     "calibrate": "model",
     "score": "model",
+    "compare": "products",
     "mask": "products",
     "export": "products",
     "simulate": "demo",

@@ -1,4 +1,4 @@
-"""``aqdask mask`` and ``export``: from stored p-values to masks, without running a network."""
+"""``aqdask compare``, ``mask`` and ``export``: from stored p-values to masks, without running a network."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from aqdask.cli.common import Session, command
-from aqdask.errors import EXIT_DONE
+from aqdask.errors import EXIT_DONE, UsageError
 
 if TYPE_CHECKING:
     from aqdask.engine.executors import Executor
@@ -100,3 +100,50 @@ def export(session: Session, archive: str, out: str, alpha: float, model: str | 
     text = f"{out}: {written} DQ images, frames.parquet and frames.ecsv with {table.num_rows} rows"
     session.emit(text, event="export", folder=out, dq_images=written, rows=table.num_rows)
     return EXIT_DONE
+
+
+@click.command()
+@click.argument("archive")
+@click.option(
+    "--model", "models", multiple=True, metavar="NAME", help="Give it twice: the old model, then the new one."
+)
+@click.option("--alpha", default=0.01, show_default=True, help="False-mask rate at which both are cut.")
+@click.option("--frames", default=20, show_default=True, help="List so many frames with the most changes.")
+@command
+def compare(session: Session, archive: str, models: Sequence[str], alpha: float, frames: int) -> int:
+    """Compare the masks of two models on the frames of ARCHIVE: what would change, why and where.
+
+    gained: masked by the second model only; lost: by the first only. Patches without a score in either are
+    counted apart. It runs in this process, on stored p-values.
+    """
+    from aqdask import api
+    from aqdask.kernels.masking import check_alpha
+    from aqdask.products.quality import quality_name
+
+    check_alpha(alpha)
+    names = [quality_name(archive, model) for model in models]
+    if len(names) != 2 or names[0] == names[1]:
+        raise UsageError(
+            f"--model {' --model '.join(models)}" if models else "no --model",
+            expected="two different models of this archive",
+            consequence="There is nothing to compare",
+            remedy="give --model twice, the old and the new one; `aqdask info` lists them",
+        )
+    a, b = (api.open_quality(archive, name) for name in names)
+    found = api.compare(a, b, alpha, reporter=session.reporter)
+    facts = found.facts()
+    text = "\n".join(f"{name.replace('_', ' '):18} {_shown(value)}" for name, value in facts.items()) + "\n"
+    session.emit(text, event="compare", archive=archive, **facts)
+    reasons = [(change.reason, change.gained, change.lost) for change in found.by_reason]
+    session.table("reasons of changes", ("reason", "gained", "lost"), reasons)
+    table = found.by_frame.isel(frame=slice(max(frames, 0)))
+    table = table.isel(frame=(table["gained"] + table["lost"]).values > 0)
+    columns = ("masked_a", "masked_b", "gained", "lost")
+    numbers = (table[name].values.tolist() for name in columns)
+    rows = list(zip(map(str, table["frame_id"].values), *numbers, strict=True))
+    session.table("frames that change most", ("frame", *columns), rows)
+    return EXIT_DONE
+
+
+def _shown(value: object) -> str:
+    return "-" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
