@@ -6,7 +6,7 @@ import torch
 
 from aqdask.kernels.noise import compress, expand, linear
 from aqdask.models.distort import distort, draw_distortion, targets, with_noise
-from aqdask.models.networks import PRIOR, SHAPES, Networks
+from aqdask.models.networks import PRIOR, Networks
 
 UNIT = 1.5  # px; the head gives ln of the size in this unit, and references say what is normal
 _CUTS = ((0, 8, 0, 8), (0, 4, 0, 4), (0, 4, 4, 8), (4, 8, 0, 4), (4, 8, 4, 8))  # regions of cells
@@ -29,24 +29,28 @@ def denoised(networks: Networks, u: torch.Tensor, q: torch.Tensor) -> torch.Tens
 def shapes(
     networks: Networks, u: torch.Tensor, q: torch.Tensor, sigma: torch.Tensor, generator: torch.Generator
 ) -> torch.Tensor:
-    """Negative log-likelihood of known sizes and shapes, 0-d.
+    """`likelihood` of crops ``(n, P, P)`` that are denoised, distorted and given fresh noise, 0-d.
 
-    Crops ``(n, P, P)`` of stars of ``sigma`` px are denoised, distorted and given fresh noise. The estimate
-    of a region is ``sum(w t) / (sum(w) + PRIOR)`` with variance ``1 / (sum(w) + PRIOR)``, for the whole crop
-    and its quarters: so that cells learn to add up.
+    ``q`` and ``sigma`` (px, of the stars before) are ``(n,)``.
     """
     what = draw_distortion(len(u), generator)
     what = type(what)(**{name: value.to(u) for name, value in vars(what).items()})
     light = distort(denoised(networks, u, q), sigma, what)
-    v = with_noise(light, q, generator)[:, None].contiguous(memory_format=torch.channels_last)
-    weight, product = networks.head(v)
-    truth = targets(sigma, what, UNIT)
+    return likelihood(networks, with_noise(light, q, generator), targets(sigma, what, UNIT))
+
+
+def likelihood(networks: Networks, v: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+    """Negative log-likelihood of sizes and shapes ``(n, 3)`` under the head's reading of crops, 0-d.
+
+    The estimate of a region is ``sum(w t) / (sum(w) + PRIOR)`` with variance ``1 / (sum(w) + PRIOR)``, for
+    the whole crop and its quarters, so that cells learn to add up. ``v`` is ``(n, P, P)``, compressed.
+    """
+    weight, product = networks.head(v[:, None].contiguous(memory_format=torch.channels_last))
     cells = weight.shape[-1]
-    total = torch.zeros((), device=u.device)
+    total = torch.zeros((), device=v.device)
     for region in _CUTS:
         top, bottom, left, right = (edge * cells // 8 for edge in region)
         known = weight[:, :, top:bottom, left:right].sum(dim=(2, 3)) + PRIOR
         value = product[:, :, top:bottom, left:right].sum(dim=(2, 3)) / known
         total = total + (known * (value - truth) ** 2 - known.log()).mean() / 2
-    assert truth.shape[1] == SHAPES
     return total / len(_CUTS)
