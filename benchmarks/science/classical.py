@@ -33,8 +33,8 @@ def features(image: np.ndarray, patch: int = 64) -> dict[str, np.ndarray]:
     """What is measured in a frame ``(y, x)`` of counts: arrays ``(n_y, n_x)`` by name.
 
     Levels and noises are in counts; columns and rows in sigma; counts of detections as square roots; 'size'
-    is ln of the second-moment radius in px; 'e1' and 'e2' are ``(a**2 - b**2) / (a**2 + b**2)`` along axes and
-    diagonals. Where no star is near, size and shape are NaN.
+    is ln of the half-light radius in px; 'e1' and 'e2' are ``(a**2 - b**2) / (a**2 + b**2)`` of the second
+    moments along the axes and the diagonals. Where no star is near, size and shape are NaN.
     """
     pixels = np.ascontiguousarray(image, dtype=np.float32)
     grid = PatchGrid(*pixels.shape, patch)
@@ -76,8 +76,10 @@ def _stars(pixels: np.ndarray, rms: np.ndarray, grid: PatchGrid) -> dict[str, np
     good = (stars["flag"] == 0) & (stars["peak"] > SHAPE_SIGNAL * np.median(rms)) & (stars["b"] > 0)
     a2, b2, angle = stars["a"][good] ** 2, stars["b"][good] ** 2, 2 * stars["theta"][good]
     stretch = (a2 - b2) / (a2 + b2)
+    where = stars["x"][good], stars["y"][good], 6 * stars["a"][good]
+    half, _ = sep.flux_radius(pixels, *where, 0.5)
     moments = {
-        "size": np.log(a2 * b2) / 4,
+        "size": np.log(np.maximum(half, 0.3)),
         "e1": stretch * np.cos(angle),
         "e2": stretch * np.sin(angle),
     }

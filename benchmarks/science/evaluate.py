@@ -107,16 +107,17 @@ def table_of_conditions(
     for row in scale.rows():
         spoilt = spoilt_frames(contest, row, numbers[row.name], scale)
         found = {method: merits(spoilt, clean, method, row.two_sided) for method in NAMES}
+        affected = int(sum(one.patches.affected.sum() for one in spoilt))
         rows.append(
             {
                 "condition": row.name,
                 "goal": row.goal,
                 "two_sided": row.two_sided,
                 "frames": len(spoilt),
-                "patches": int(sum(one.patches.affected.sum() for one in spoilt)),
+                "patches": affected,
                 "untouched_patches": int(sum((~one.patches.touched).sum() for one in spoilt)),
                 "methods": _plain(found),
-                "verdict": reached(found[AQDASK]["auroc"].value, row.goal),
+                "verdict": reached(found[AQDASK]["auroc"].value, row.goal) if affected else "none affected",
             }
         )
         keep.append((row, spoilt))
@@ -128,7 +129,8 @@ def _plain(found: dict[str, dict[str, Measured]]) -> dict[str, Any]:
 
 
 def means(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Means over all rows, and over those that METHOD.md does not call out of reach."""
+    """Means over all rows with affected patches, and over those that METHOD.md does not call out of reach."""
+    rows = [row for row in rows if row["patches"]]
     found = []
     for title, chosen in (
         ("mean of all", rows),

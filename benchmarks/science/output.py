@@ -208,3 +208,29 @@ def _background_picture(rows: Sequence[Mapping[str, Any]], path: Path) -> Path:
     figure.savefig(path, dpi=120)
     pyplot.close(figure)
     return path
+
+
+def masks(panels: Sequence[tuple[Any, Any, str]], alpha: float, path: Path) -> None:
+    """Frames ``(y, x)`` with their masked patches in red; a panel is image, p-values and title."""
+    if importlib.util.find_spec("matplotlib") is None:
+        return
+    import matplotlib
+    import numpy as np
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    from aqdask.kernels.masking import bad_pixels
+    from aqdask.specs import PatchGrid
+
+    figure, every = pyplot.subplots(
+        1, len(panels), figsize=(6 * len(panels), 5), squeeze=False, layout="constrained"
+    )
+    for axes, (image, pvalue, title) in zip(every[0], panels, strict=True):
+        low, high = np.nanpercentile(image, (2, 99))
+        axes.imshow(image, cmap="gray", vmin=low, vmax=high, origin="lower")
+        masked = bad_pixels(pvalue, alpha, PatchGrid(*image.shape))
+        axes.imshow(np.ma.masked_equal(masked, 0), cmap="autumn", alpha=0.35, origin="lower")
+        axes.set_title(f"{title}\n{masked.mean():.1%} masked at alpha {alpha:g}", fontsize="small")
+    figure.savefig(path, dpi=80)
+    pyplot.close(figure)
