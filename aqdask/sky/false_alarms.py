@@ -67,7 +67,8 @@ def detections(
 ) -> Detections:
     """Detections at 5 sigma of the local sky (sep, matched filter, 5 px), compared with what is there.
 
-    The mask acts on what was found: the sky and the deblending are those of the whole frame.
+    The mask acts on what was found: the sky and the deblending are those of the whole frame. Given as
+    ``invalid`` as well, it is kept out of both; see `aqdask.sky.photometry.photometric_scatter`.
 
     Parameters
     ----------

@@ -150,6 +150,11 @@ def photometric_scatter(
     least ``least_signal``, with no other star of 1 % of its flux within 2 radii nor of 10 times its flux
     within 5, whose aperture lies in the frame and holds no pixel from ``saturation`` upwards.
 
+    The mask chooses stars and leaves the sky alone: light of a masked ghost still raises the sky around it,
+    for a mesh of 64 px. Given as ``invalid`` as well, it keeps that light out of the sky: then the numbers
+    of the kept stars are those of a pipeline that hands the mask to its sky estimate (for a ghost of 10 % and
+    its exact mask 0.031 mag instead of 0.155, as without the ghost), and those of all stars mean nothing.
+
     Parameters
     ----------
     image : ndarray (y, x)

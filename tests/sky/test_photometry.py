@@ -136,6 +136,15 @@ def test_the_true_mask_of_structured_background_gives_the_scatter_of_a_good_fram
     assert 0.2 < found.lost < 0.8
 
 
+def test_a_mask_that_is_given_as_invalid_keeps_a_ghost_out_of_the_sky_around_it():
+    spoilt, truth = frame(d.Ghost(0.2, radius=0.25))
+    beside, good = scatter(spoilt, truth), scatter(frame()[0], None)
+    without = scatter(spoilt, truth, invalid=truth)
+    assert without.kept == beside.kept > 10
+    assert without.rms_kept < 1.5 * good.rms_all
+    assert without.rms_kept < 0.7 * beside.rms_kept
+
+
 def test_saturated_and_crowded_stars_are_not_taken():
     scene = SceneSpec(height=256, width=256, star_density=0.0)
     stars = np.array([
