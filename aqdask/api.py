@@ -21,6 +21,7 @@ from aqdask.engine.verify import verify as _verify
 from aqdask.errors import UsageError, place_failed
 from aqdask.kernels.masking import check_alpha
 from aqdask.models.bundle import Bundle
+from aqdask.models.shipped import SHIPPED, load_shipped
 from aqdask.products import lazy
 from aqdask.products.compare import compare
 from aqdask.products.comparison import Comparison
@@ -154,7 +155,7 @@ def score(
 
 
 def load_model(model: Bundle | PathLike) -> Bundle:
-    """Read a model bundle.
+    """Read a model bundle; ``"wide-field"`` is the one that comes with the package.
 
     Raises
     ------
@@ -165,10 +166,12 @@ def load_model(model: Bundle | PathLike) -> Bundle:
     """
     if isinstance(model, Bundle):
         return model
+    if model == SHIPPED:
+        return load_shipped()
     if not Path(model).exists():
         raise UsageError(
             f"no model file {model}",
-            expected="a bundle that `aqdask train` wrote",
+            expected=f"a bundle that `aqdask train` wrote, or {SHIPPED!r}",
             remedy="check the path, or train a model first",
         )
     return Bundle.load(Path(model))

@@ -69,10 +69,17 @@ def select(session: Session, archive: str, keep: Sequence[str], drop: Sequence[s
     help="Reference frames: ids, patterns (L/*), or @FILE.  [default: as `select` proposes]",
 )
 @click.option("--name", help="Name of the model; part of the quality group's name.  [default: from FILE]")
-@click.option("--steps", type=click.IntRange(1), help="Optimiser steps.  [default: aqdask 4000, paper 1000]")
+@click.option("--steps", type=click.IntRange(1), help="Optimiser steps.  [default: aqdask 1500, paper 1000]")
 @click.option("--seed", default=0, show_default=True, help="Draws split, crops, flips and first weights.")
 @click.option(
     "--patch", default=64, show_default=True, type=click.IntRange(16), help="Side of a patch in px."
+)
+@click.option(
+    "--start",
+    type=click.Choice(["wide-field", "scratch"]),
+    default="wide-field",
+    show_default=True,
+    help="aqdask: from the shipped model, or from random weights (needs three times the steps).",
 )
 @click.option(
     "--alpha", default=0.01, show_default=True, help="Smallest false-mask rate that must be possible."

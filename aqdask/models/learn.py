@@ -15,6 +15,7 @@ from aqdask.kernels.noise import clipped_variance, difference, sky_level, stabil
 from aqdask.kernels.normalise import as_float
 from aqdask.models import losses
 from aqdask.models.adapt import all_of, calibrate, learn_cameras, split_groups
+from aqdask.models.aqdask import networks_of
 from aqdask.models.bundle import POOLED, Bundle
 from aqdask.models.calibrate import Sets
 from aqdask.models.checkpoint import settings_digest
@@ -24,9 +25,10 @@ from aqdask.models.measurer import Measurer, fill
 from aqdask.models.networks import Networks
 from aqdask.models.references import CameraNoise, star_sigma
 from aqdask.models.settings import TrainSpec
+from aqdask.models.shipped import SCRATCH, load_shipped
 from aqdask.models.train import Split, provenance
 
-AUTOENCODER_SHARE = 0.4  # of the steps; the head learns from what the autoencoder then gives
+AUTOENCODER_SHARE = 0.4  # of the steps from scratch; the head learns from what the autoencoder then gives
 HEAD_RATE = 4.0  # times the autoencoder's learning rate
 WARM_UP = 50  # steps in which the rate rises from zero
 HELD_OUT_CROPS = 256
@@ -138,11 +140,12 @@ class AqdaskRecipe:
     ) -> None:
         self.frames, self.members, self.spec, self.device = frames, split.train, spec, device
         self.normalise, self.steps = normalise, spec.steps
-        self.turn = max(1, round(AUTOENCODER_SHARE * spec.steps))  # the head's first step
+        # The head's first step; a shipped head has learnt from true shapes, which no reference frame shows.
+        self.turn = max(1, round(AUTOENCODER_SHARE * spec.steps)) if spec.start == SCRATCH else spec.steps
         self.digest = settings_digest(spec, frames.ids, device)
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(spec.seed)
-            network = Networks(**ARCHITECTURE)
+            network = Networks(**ARCHITECTURE) if spec.start == SCRATCH else networks_of(load_shipped())[0]
         self.network = torch.nn.utils.convert_conv2d_weight_memory_format(
             network.to(device), torch.channels_last
         )

@@ -13,8 +13,7 @@ from aqdask.specs import PATCH
 # What each method does unless it is told otherwise; its keys are the methods that can be trained.
 DEFAULTS: dict[str, dict[str, Any]] = {
     "paper": {"steps": 1000, "learning_rate": 1e-3, "validation": 0.1, "calibration": 0.25},
-    # Two fifths of the steps are the autoencoder's, the rest the head's (`models.learn`).
-    "aqdask": {"steps": 4000, "learning_rate": 2e-3, "validation": 0.25, "calibration": 0.35},
+    "aqdask": {"steps": 1500, "learning_rate": 2e-3, "validation": 0.25, "calibration": 0.35},
 }
 _BY_METHOD: Any = None  # stands for the method's own default until `TrainSpec` is made
 
@@ -24,6 +23,7 @@ _RANGES = {
     "validation": "a fraction between 0 and 1",
     "calibration": "a fraction between 0 and 1",
     "alpha": "a rate between 0 and 1",
+    "start": "'wide-field' or 'scratch'",
 }
 
 
@@ -50,6 +50,9 @@ class TrainSpec:
         and to calibrate; at least one frame each. None: the method's own.
     calibration_limit : int
         At most so many frames are scored to calibrate, however many were set aside.
+    start : str
+        Where 'aqdask' starts: 'wide-field', the shipped model, whose head is kept and whose autoencoder is
+        trained further; or 'scratch', which needs about three times the steps, for both networks.
     alpha : float
         False-mask rate of the first pass, and the smallest that the calibration must allow; 'aqdask' only.
     two_sided : bool
@@ -75,6 +78,7 @@ class TrainSpec:
     validation: float = _BY_METHOD
     calibration: float = _BY_METHOD
     calibration_limit: int = 100
+    start: str = "wide-field"
     alpha: float = 0.01
     two_sided: bool = False
     checkpoint_seconds: float = 30.0
@@ -101,6 +105,7 @@ class TrainSpec:
             "learning_rate": 0 < self.learning_rate < math.inf,
             "validation": 0 < self.validation < 1,
             "calibration": 0 < self.calibration < 1,
+            "start": self.start in ("wide-field", "scratch"),
             "alpha": 0 < self.alpha < 1,
             "calibration_limit": self.calibration_limit >= 1,
             "checkpoint_seconds": self.checkpoint_seconds >= 0,
