@@ -228,7 +228,7 @@ def test_a_slope_of_the_sky_is_no_line(usual):
         assert np.median(sloped[name]) < np.quantile(usual[name], 0.8), name
 
 
-# --- stars and spikes -----------------------------------------------------------------------------------------
+# --- stars and spikes ------------------------------------------------------------------------------
 
 
 def test_stars_are_counted_and_noise_is_not():
