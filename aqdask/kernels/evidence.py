@@ -89,7 +89,9 @@ def as_cells(image: np.ndarray) -> np.ndarray:
 def sky_misfit(columns: Columns, camera: Camera) -> np.ndarray:
     """Sky of sub-patches above ``alpha + beta T`` in sigma, ``(n_y, n_x, 16)``; T the template or flat."""
     levels, sigma = cell_levels(columns, camera.noise), sky_sigma(columns, camera.noise)
-    if camera.template is None or camera.template.size != levels.size:
+    if not np.isfinite(columns["sky"]).any():
+        return levels
+    if camera.template is None or camera.template.shape != as_image(levels).shape:
         return (levels - np.nanmedian(columns["sky"])) / sigma[..., None]
     template = as_cells(camera.template)
     # The level of a patch is steadier than those of its parts, and 16 times fewer.
@@ -180,6 +182,7 @@ def _signed(frame: Field, unflagged: np.ndarray | None = None, side: int = 1) ->
     away = shape(frame.columns, frame.camera.shape_zero, unflagged, side)
     if not frame.camera.two_sided:
         away[..., 0] = np.maximum(away[..., 0], 0)
+    away[~np.isfinite(frame.columns["sky"])] = np.nan  # neighbours do not speak for a patch without data
     return away
 
 
@@ -226,10 +229,12 @@ def ellipticity_region(frame: Field) -> np.ndarray:
 
 
 def _mean_around(values: np.ndarray, frame: Field, side: int) -> np.ndarray:
-    """Mean over unflagged neighbours; the patch's own value where there is none."""
-    usable = frame.unflagged & np.isfinite(values)
+    """Mean over unflagged neighbours; the patch's own value where there is none, or where that is NaN."""
+    known = np.isfinite(values)
+    usable = frame.unflagged & known
     count = box_sum(usable, side)
-    return np.where(count > 0, box_sum(np.where(usable, values, 0), side) / np.maximum(count, 1), values)
+    mean = box_sum(np.where(usable, values, 0), side) / np.maximum(count, 1)
+    return np.where(known & (count > 0), mean, values)
 
 
 def noise_region(frame: Field) -> np.ndarray:

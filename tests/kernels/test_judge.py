@@ -1,0 +1,131 @@
+"""Both passes on synthetic columns: honest p-values, and the rules of the passes."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from columns import CAMERA, changed, good_frame
+
+from aqdask.kernels.calibration import ScoreTable
+from aqdask.kernels.evidence import GROUPS, Field
+from aqdask.kernels.grouping import Distance, Tail
+from aqdask.kernels.judge import CROWDED, Judge, score_of
+
+FIT, TAILS, THRESHOLD, FRESH = range(0, 24), range(100, 124), range(200, 240), range(300, 360)
+
+
+def learnt(abstain=(), first_alpha=0.01, moody=0.1):
+    """A judge as a calibration makes it: distances, tails and scores from frames of their own."""
+    judge = Judge(CAMERA, {}, {}, first_alpha=first_alpha)
+    sets = [[Field.of(good_frame(n, moody=moody), CAMERA) for n in part] for part in (FIT, TAILS)]
+    for regional in (False, True):
+        if regional:
+            sets = [[judge.second_field(f, judge.first_pass(f)[1]) for f in part] for part in sets]
+        for group in GROUPS:
+            if group.regional == regional and group.name not in abstain:
+                fit, held = (np.concatenate([np.concatenate(group.function(f)) for f in p]) for p in sets)
+                distance = Distance.fit(fit, group.one_sided)
+                judge = replace(
+                    judge,
+                    distances={**judge.distances, group.name: distance},
+                    tails={**judge.tails, group.name: Tail.fit(distance.of(held))},
+                )
+        if not regional:
+            scores = [score_of(judge.group_surprise(f, regional=False)) for f in sets[1]]
+            judge = replace(judge, first=ScoreTable.from_scores(np.concatenate(scores)))
+    scores = [judge.score(good_frame(n, moody=moody))[0] for n in THRESHOLD]
+    return replace(judge, final=ScoreTable.from_scores(np.concatenate(scores)))
+
+
+@pytest.fixture(scope="module")
+def judge():
+    return learnt()
+
+
+@pytest.mark.parametrize("moody", [0.0, 0.3])
+def test_pvalues_of_fresh_good_frames_are_uniform(moody, judge):
+    """3840 patches against 2560: one binomial sigma is .0028 at alpha = .01; frames cluster."""
+    judge = learnt(moody=moody)
+    pvalues = np.stack([judge.score(good_frame(n, moody=moody))[1] for n in FRESH])
+    for alpha in (0.01, 0.05, 0.2, 0.5, 0.8):
+        masked = (pvalues <= alpha).mean(axis=(1, 2))
+        sigma = np.hypot(masked.std() / np.sqrt(len(FRESH)), np.sqrt(alpha * (1 - alpha) / 2560))
+        assert masked.mean() == pytest.approx(alpha, abs=3.5 * sigma + 0.002), alpha
+    assert pvalues.min() >= judge.final.smallest
+
+
+def test_the_first_pass_flags_its_share_of_good_patches(judge):
+    flagged = np.stack([judge.surprise(good_frame(n))[1] for n in FRESH])
+    assert flagged.mean() == pytest.approx(judge.first_alpha, abs=0.01)
+
+
+def test_a_bad_patch_is_named_and_its_neighbours_are_left_alone(judge):
+    frame = good_frame(1000)
+    loud = changed(frame, np.s_[4, 4], noise=8 * float(frame["noise"][4, 4]))
+    score, pvalue, worst = judge.score(loud)
+    clean, _, _ = judge.score(frame)
+    assert pvalue[4, 4] == judge.final.smallest
+    assert worst[4, 4].startswith("noise")
+    around = np.s_[2:7, 2:7]
+    others = np.ones((5, 5), bool)
+    others[2, 2] = False
+    assert (pvalue[around][others] <= 0.01).mean() <= 0.1
+    naive = replace(judge, first=None).score(loud)[0]  # nothing is flagged: the neighbours pool it
+    assert (naive - clean)[around][others].mean() > 0.3
+    assert (score - clean)[around][others].mean() < 0.1
+
+
+def test_nothing_is_excluded_where_more_than_a_quarter_is_flagged(judge):
+    frame = Field.of(good_frame(1001), CAMERA)
+    for count, excluded in [
+        (1, True),
+        (int(CROWDED * 64), True),
+        (int(CROWDED * 64) + 1, False),
+        (64, False),
+    ]:
+        flagged = np.arange(64).reshape(8, 8) < count
+        left = judge.second_field(frame, flagged).unflagged
+        np.testing.assert_array_equal(left, ~flagged if excluded else np.ones((8, 8), bool))
+
+
+def test_patches_without_data_do_not_count_as_flagged_or_unflagged(judge):
+    frame = Field.of(changed(good_frame(1002), np.s_[:4], all=np.nan), CAMERA)
+    flagged = np.zeros((8, 8), bool)
+    flagged[4] = True  # 8 of the 32 that have data: a quarter, no more
+    left = judge.second_field(frame, flagged).unflagged
+    assert np.argwhere(left).min(axis=0).tolist() == [5, 0]
+
+
+def test_a_group_that_abstains_has_no_say():
+    judge = learnt(abstain=("noise", "noise_region"))
+    frame = good_frame(1003)
+    loud = changed(frame, np.s_[4, 4], noise=50 * float(frame["noise"][4, 4]))
+    found, _ = judge.surprise(loud)
+    assert set(found) == {g.name for g in GROUPS} - {"noise", "noise_region"}
+    np.testing.assert_array_equal(judge.score(loud)[0], judge.score(frame)[0])
+
+
+def test_patches_without_data_stay_without_a_verdict(judge):
+    frame = changed(good_frame(1004), np.s_[2:4, 5], all=np.nan)
+    score, pvalue, worst = judge.score(frame)
+    mute = np.zeros((8, 8), bool)
+    mute[2:4, 5] = True
+    np.testing.assert_array_equal(np.isnan(score), mute)
+    np.testing.assert_array_equal(np.isnan(pvalue), mute)
+    np.testing.assert_array_equal(worst == "", mute)
+
+
+def test_a_frame_without_data_has_no_verdict_and_no_warning(judge):
+    score, pvalue, worst = judge.score(changed(good_frame(1005), np.s_[:], all=np.nan))
+    assert np.isnan(score).all()
+    assert np.isnan(pvalue).all()
+    assert (worst == "").all()
+
+
+def test_the_score_is_that_of_the_worst_group(judge):
+    frame = good_frame(1006)
+    found, _ = judge.surprise(frame)
+    score, _, worst = judge.score(frame)
+    stacked = np.stack(list(found.values()))
+    np.testing.assert_allclose(score, stacked.max(axis=0), rtol=1e-6)
+    assert (worst == np.array(list(found))[stacked.argmax(axis=0)]).all()
