@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 COMMAND = Path(__file__).resolve().parent.parent / "benchmarks" / "science"
-PARTS = ("conditions", "false", "sizes", "experiments", "ablation", "cost", "real")
+PARTS = ("conditions", "false", "sizes", "experiments", "photometry", "gwac", "ablation", "cost", "real")
 
 
 @pytest.mark.slow

@@ -29,41 +29,45 @@ from evaluate import Scale
 from methods import Contest, Task, prepare
 from seeds import SEEDS
 
-PARTS = ("conditions", "false", "sizes", "experiments", "ablation", "cost", "real")
+PARTS = ("conditions", "false", "sizes", "experiments", "photometry", "gwac", "ablation", "cost", "real")
 QUICK = Scale(
     size=512,
-    reference=24,
-    clean=3,
+    reference=16,
+    clean=2,
     spoilt=2,
     false=2,
-    sizes=6,
-    steps={"aqdask": 60, "paper": 30},
+    sizes=4,
+    steps={"aqdask": 10, "paper": 10},
     conditions=conditions.QUICK,
 )
 
 
 class Run:
-    """What was found so far: results by name, and tables; both are written after every part."""
+    """What was found so far, written after every part; an earlier run of the same models is continued."""
 
     def __init__(self, folder: Path, task: Task, scale: Scale) -> None:
         self.folder, self.task, self.scale = folder, task, scale
         self.contest = Contest(task)
         self.clean = evaluate.clean_frames(self.contest, scale)
-        self.results: dict[str, Any] = {
-            "environment": helpers.environment(),
-            "scale": asdict(scale),
+        facts = {
+            "scale": json.loads(json.dumps(asdict(scale))),
             "seeds": SEEDS,
             "models": {name: bundle.digest for name, bundle in task.bundles.items()},
         }
-        self.tables: list[str] = []
+        path = folder / "results.json"
+        before = json.loads(path.read_text()) if path.exists() else {}
+        same = all(before.get(name) == value for name, value in facts.items())
+        self.results: dict[str, Any] = (before if same else {"tables": {}}) | facts
+        self.results["environment"] = helpers.environment()
 
     def add(self, name: str, found: Any, *tables: str) -> None:
-        """Keep and print."""
+        """Keep, print and write."""
         self.results[name] = found
-        self.tables += tables
+        self.results["tables"][name] = list(tables)
         print("\n".join(tables), flush=True)
         (self.folder / "results.json").write_text(json.dumps(self.results, indent=1) + "\n")
-        (self.folder / "tables.md").write_text("\n".join(self.tables))
+        every = [table for part in self.results["tables"].values() for table in part]
+        (self.folder / "tables.md").write_text("\n".join(every))
 
 
 def run_conditions(run: Run) -> None:
@@ -97,9 +101,22 @@ def run_experiments(run: Run) -> None:
     run.add("fwhm", found, output.sweep(title, found["steps"], columns), output.trends(found["trends"]))
     rows = experiments.background_sweep(run.contest, run.scale, run.clean)
     run.add("background", rows, output.sweep("Complex background", rows, ("scale_px", "level")))
-    run.add("photometry", archive.photometry())
     for path in output.pictures(run.results, run.folder):
         print(f"picture: {path.name}")
+
+
+def run_photometry(run: Run) -> None:
+    """What masks are worth downstream, on frames of the prior."""
+    rows = archive.photometry(run.contest, run.scale)
+    run.add("photometry", rows, output.photometry("Photometry and detections", rows))
+
+
+def run_gwac(run: Run) -> None:
+    """The same on an archive of GWAC-like frames."""
+    quick = run.scale == QUICK
+    count, size, references = (2, 512, 16) if quick else (archive.FRAMES, 4096, archive.REFERENCES)
+    rows = archive.gwac(run.folder, count, size, references, run.scale.steps)
+    run.add("gwac", rows, output.photometry("GWAC-like archive", rows))
 
 
 def run_ablation(run: Run) -> None:
@@ -132,6 +149,8 @@ RUN: dict[str, Callable[[Run], None]] = {
     "false": run_false,
     "sizes": run_sizes,
     "experiments": run_experiments,
+    "photometry": run_photometry,
+    "gwac": run_gwac,
     "ablation": run_ablation,
     "cost": run_cost,
     "real": run_real,

@@ -85,7 +85,8 @@ def ablation(task: Task, scale: Scale) -> list[dict[str, Any]]:
     references = _references(known, task)
     clean = [_columns(known, frame.image) for frame in good_frames("clean", scale.clean, scale.size)]
     rows = [_row(known, row, scale) for row in scale.rows()]
-    return [_variant(known, task, references, variant, clean, rows) for variant in VARIANTS]
+    variants = (VARIANTS[0], *VARIANTS[-6:]) if scale.conditions else VARIANTS
+    return [_variant(known, task, references, variant, clean, rows) for variant in variants]
 
 
 def _columns(known: FitAqdask, image: np.ndarray) -> dict[str, np.ndarray]:

@@ -167,11 +167,11 @@ CONDITIONS: tuple[Condition, ...] = (
 )
 """Every row, about 50."""
 
-QUICK = ("background 10%, 8 px", "FWHM 4.0 px", "cosmic rays 1000 e-", "read noise 20 e-")
+QUICK = ("FWHM 4.0 px", "cosmic rays 1000 e-", "read noise 20 e-")
 
 
 def reached(found: float, goal: float | str | None) -> str:
     """What a table says of a goal: 'reached', by how much it was missed, or why there is none."""
     if goal is None or isinstance(goal, str) or math.isnan(found):
         return goal if isinstance(goal, str) else "-"
-    return "reached" if round(found, 3) >= goal else f"missed by {goal - found:.3f}"
+    return "reached" if found >= goal else f"missed by {max(goal - found, 0.0005):.3f}"

@@ -1,6 +1,6 @@
 """Part 1: the published experiments, FWHM and complex background, for every method.
 
-The third, photometry and false alarms on an archive of GWAC-like frames, is in `archive`.
+The third, photometry and false alarms, is in `archive`.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def fwhm_sweep(contest: Contest, scale: Scale, clean: Sequence[Scored]) -> dict[
 def background_sweep(contest: Contest, scale: Scale, clean: Sequence[Scored]) -> list[dict[str, Any]]:
     """AUROC and recall against the level of complex background over the whole frame, by its scale."""
     rows = []
-    for place, pixels in enumerate(SCALES):
+    for place, pixels in enumerate(SCALES[:1] if scale.conditions else SCALES):
         for number, level in enumerate(_few(LEVELS, scale)):
             first = SEEDS["background"] + 20_000 * place + 1000 * number
             scored = _scored(contest, Background(float(level), scale=pixels), first, scale)

@@ -8,6 +8,7 @@ threshold (35 % of the reference frames); no method has seen these in any other 
 from __future__ import annotations
 
 import hashlib
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,9 +19,11 @@ from classical import Classical
 from draws import MemoryFrames
 from seeds import SEEDS
 
+from aqdask.kernels import noise
 from aqdask.kernels.calibration import ScoreTable, conformal_pvalue
 from aqdask.kernels.masking import bad_patches
 from aqdask.kernels.patches import cut_range
+from aqdask.models import crops, distort, fit, learn, losses, networks, paper_train, shipped
 from aqdask.models.adapt import adapt
 from aqdask.models.aqdask import AqdaskScorer
 from aqdask.models.bundle import Bundle
@@ -33,6 +36,7 @@ from aqdask.specs import PatchGrid
 PAPER, MAE, CLASSICAL, AQDASK = "paper", "MAE, fixed noise", "classical", "aqdask"
 NAMES = (PAPER, MAE, CLASSICAL, AQDASK)
 TWO_SIDED = "aqdask, two-sided"
+DECIDES_WEIGHTS = (noise, crops, distort, fit, learn, losses, networks, paper_train, shipped)
 
 
 @dataclass(frozen=True)
@@ -111,6 +115,7 @@ def prepare(
         if folder is None:
             return make()
         mark = repr((settings, frames.ids, [hashlib.sha256(image).hexdigest() for image in frames.images]))
+        mark += "".join(inspect.getsource(module) for module in DECIDES_WEIGHTS)
         stem = f"{name}-{hashlib.sha256(mark.encode()).hexdigest()[:12]}"
         path = folder / f"{stem}.safetensors"
         if fresh or not path.exists():

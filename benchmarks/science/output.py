@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from archive import verdict
 from evaluate import ALPHA, ALPHAS
 from merit import Measured
 from methods import AQDASK, CLASSICAL, MAE, NAMES, PAPER, TWO_SIDED
@@ -95,6 +96,40 @@ def trends(found: Mapping[str, Mapping[str, Any]]) -> str:
     rows = [(name, _text(one["trend"]), _text(one["novelty"])) for name, one in found.items()]
     columns = ("method", "score and FWHM", "score and distance from the reference")
     return markdown("FWHM sweep: Spearman of patch scores", columns, rows)
+
+
+def photometry(title: str, rows: Sequence[Mapping[str, Any]]) -> str:
+    """What masks are worth to photometry and detections."""
+    table = []
+    for row in rows:
+        found = row["detections"]
+        table.append(
+            (
+                row["frames"],
+                row["count"],
+                row["mask"],
+                row["stars"],
+                f"{row['rms']:.4f}",
+                f"{row['ratio']:.2f}",
+                f"{row['lost']:.4f}",
+                found["spurious_kept"],
+                found["real_kept"],
+                verdict(row),
+            )
+        )
+    columns = (
+        "frames",
+        "number",
+        "mask",
+        "stars left",
+        "rms [mag]",
+        "of the true mask's",
+        "untouched patches masked",
+        "spurious left",
+        "real left",
+        "goals",
+    )
+    return markdown(f"{title}, masks at alpha {ALPHA:g}", columns, table)
 
 
 def ablation(rows: Sequence[Mapping[str, Any]]) -> str:
