@@ -72,7 +72,10 @@ class Measurer:
         noise, number = detector.noise, patches[0].numel()
         variance = clipped_variance(difference(patches, valid, noise.lag))
         sky = sky_level(patches, valid, variance)
-        full = torch.count_nonzero((patches >= detector.saturation).flatten(1), dim=1) / number
+        above = patches >= detector.saturation
+        if valid is not None:
+            above = above & valid
+        full = torch.count_nonzero(above.flatten(1), dim=1) / number
         share = torch.ones_like(full) if valid is None else valid.flatten(1).sum(dim=1) / number
         u = stabilise(patches, sky, noise).float()
         if valid is not None:
