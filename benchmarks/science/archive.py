@@ -1,4 +1,4 @@
-"""Part 1, third experiment: photometry and false alarms without a mask, with each method's, with the true one.
+"""Part 1, third experiment: photometry and false alarms without a mask, with each method's, and the true one.
 
 `photometry` is the table with goals, on frames of the prior; `gwac` an archive of GWAC-like frames, half of
 them spoilt, with models of its own. The arithmetic is `aqdask.sky.photometry`'s.
