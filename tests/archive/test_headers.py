@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
 from aqdask.archive.fits import probe
-from aqdask.archive.headers import describe, wcs_centres
+from aqdask.archive.headers import describe, header_gain, wcs_centres
 from aqdask.specs import Card, ReadSpec
 
 
@@ -136,6 +136,36 @@ def test_time_is_exact_to_the_microsecond(time: int) -> None:
 def test_any_text_gives_a_card(text: str, start: str) -> None:
     assert isinstance(describe((start + text).ljust(80), text), Card)
     assert wcs_centres(start + text, text, np.zeros(1), np.zeros(1)) is None
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({"GAIN": 1.5}, 1.5),
+        ({"EGAIN": "2.25 ", "GAIN": 120}, 2.25),  # GAIN is a setting of the amplifier there
+        ({"GAIN": 120}, math.nan),
+        ({"GAIN": 0}, math.nan),
+        ({"GAIN": "high"}, math.nan),
+        ({"GAIN": True}, math.nan),
+        ({"GAIN": "nan"}, math.nan),
+        ({}, math.nan),
+    ],
+)
+def test_gain(values: dict, expected: float) -> None:
+    assert header_gain(cards(**values), "") == pytest.approx(expected, nan_ok=True)
+    assert header_gain("", cards(**values)) == pytest.approx(expected, nan_ok=True)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.text(max_size=400),
+    st.sampled_from(
+        ["", "GAIN    = ", "EGAIN   = '", "GAIN    = 1.5 / \xe9", "GAIN    = 1e999", "CONTINUE  '"]
+    ),
+)
+def test_any_text_gives_a_gain_or_none(text: str, start: str) -> None:
+    gain = header_gain((start + text).ljust(80), text)
+    assert math.isnan(gain) or 0.01 <= gain <= 100
 
 
 def tan(**more: object) -> str:

@@ -15,6 +15,9 @@ from aqdask.models.autoencoder import seeded_autoencoder
 from aqdask.models.bundle import Bundle, calibration_key
 from aqdask.models.paper import calibration_of
 from aqdask.models.scorer import load_scorer, score_frame
+from aqdask.models.settings import TrainSpec
+from aqdask.models.train import train
+from aqdask.specs import Card
 
 SHAPE = (130, 200)  # a multiple of neither the patch (32) nor the inner chunk (64)
 BLANK = -32768
@@ -82,6 +85,23 @@ def tiny_bundle(name: str = "tiny", patch: int = 32, seed: int = 0) -> Bundle:
     pooled = calibration_of(np.concatenate(scores))
     keys = ("", calibration_key("tinycam", "L"), calibration_key("tinycam", "R"))
     return Bundle.from_bytes(bundle.with_calibrations(dict.fromkeys(keys, pooled)).contents)
+
+
+class _Skies:
+    """Reference frames for `tiny_aqdask`."""
+
+    ids = tuple(f"{number}.fits" for number in range(6))
+    cards = tuple(Card(filter="LR"[number % 2], camera="tinycam") for number in range(6))
+
+    def read(self, index: int) -> tuple[np.ndarray, None]:
+        """Noise with a few stars."""
+        return sky(700 + index, (512, 512)), None
+
+
+def tiny_aqdask() -> Bundle:
+    """A model of our method, trained for two steps and calibrated on skies like those of the night."""
+    spec = TrainSpec(method="aqdask", name="ours", start="scratch", steps=2, batch=2, alpha=0.1)
+    return Bundle.from_bytes(train(_Skies(), spec).contents)
 
 
 def files(archive: Path, *parts: str) -> dict[str, bytes]:

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 import xarray as xr
 from distributed import get_task_stream
-from night import OPTIONS, SHAPE, files, ledger_of, night_frame, same_bytes
+from night import OPTIONS, SHAPE, files, ledger_of, night_frame, same_bytes, tiny_aqdask
 
 import aqdask as aq
 from aqdask.archive import fits as reader
 from aqdask.engine.executors import DaskExecutor
 from aqdask.models.paper import PaperScorer
+from aqdask.models.scorer import load_scorer
 from aqdask.specs import PatchGrid
 
 MAPS = ("score", "pvalue", "reason", "mae")
@@ -66,6 +67,49 @@ def test_the_ledger_tells_the_same_whoever_did_the_work(night, undisturbed, bund
         }
 
     assert told(tmp_path / "a.zarr") == told(undisturbed)
+
+
+# --- our own method, whose verdict needs the whole frame --------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def ours():
+    return tiny_aqdask()
+
+
+@pytest.fixture(scope="module")
+def ours_alone(night, ours, tmp_path_factory):
+    """The night, scored with our method in one process."""
+    archive = tmp_path_factory.mktemp("ours") / "night.zarr"
+    aq.ingest(night, archive, cluster="serial", **OPTIONS)
+    assert aq.score(archive, ours, cluster="serial").worked == 10
+    return archive
+
+
+@pytest.mark.cluster
+def test_two_workers_score_with_our_method_to_the_same_bytes(client, night, ours, ours_alone, tmp_path):
+    aq.run(night, tmp_path / "a.zarr", ours, cluster=DaskExecutor(client), **OPTIONS)
+    same_bytes(tmp_path / "a.zarr", ours_alone)
+    assert aq.verify(tmp_path / "a.zarr", cluster="serial").sound
+
+
+@pytest.mark.parametrize("chunks", [(10, 130, 200), (3, 50, 61), (1, 64, 64)])
+def test_quality_of_with_our_method_gives_the_stored_maps_bit_for_bit(ours, ours_alone, stack, chunks):
+    image, invalid = stack
+    bands = xr.DataArray(["L"] * 5 + ["R"] * 5, dims="frame")
+    frames = xr.DataArray(
+        da.from_array(image, chunks=chunks), dims=("frame", "y", "x"),
+        coords={"filter": bands, "camera": ("frame", ["tinycam"] * 10)},
+    )  # fmt: skip
+    with dask.config.set(scheduler="synchronous"):
+        (found,) = dask.compute(aq.quality_of(frames, ours, invalid=invalid))
+    stored = aq.open_quality(ours_alone)
+    names = [variable.name for variable in load_scorer(ours).variables]
+    assert {"frame_flag", "out_of_reference", "size_ratio"} <= set(names)
+    for name in names:
+        assert found[name].values.tobytes() == stored[name].values.tobytes(), name
+    assert np.isfinite(stored["score"].values).any()
+    assert np.isnan(stored["score"].values).sum() < stored["score"].size / 2
 
 
 # --- the lazy API --------------------------------------------------------------------------------------
