@@ -38,8 +38,10 @@ def _checksum(tensors: Mapping[str, np.ndarray], document: Mapping[str, Any]) ->
 def pack(tensors: Mapping[str, np.ndarray], document: Mapping[str, Any]) -> bytes:
     """The bytes of a file; ``document`` is plain JSON with finite numbers and has 'format' and a version."""
     plain = json.loads(json.dumps(document, allow_nan=False))
-    plain["checksum"] = _checksum(tensors, plain)
-    return save(dict(tensors), metadata={_KEY: json.dumps(plain, sort_keys=True)})
+    # safetensors writes the buffer as it lies: an array in another order would come back as another one.
+    ordered = {name: np.asarray(array, order="C") for name, array in tensors.items()}
+    plain["checksum"] = _checksum(ordered, plain)
+    return save(ordered, metadata={_KEY: json.dumps(plain, sort_keys=True)})
 
 
 def unpack(data: bytes, kind: str, version: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:

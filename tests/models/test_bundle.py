@@ -202,3 +202,11 @@ def test_packing_is_undone():
     tensors, read = unpack(pack({"x": np.array(3.0)}, document(more=[1])), "aqdask-bundle", 2)
     assert tensors["x"] == 3
     assert read["more"] == [1]
+
+
+def test_an_array_in_any_memory_order_comes_back_as_it_was():
+    turned = np.arange(12, dtype=np.int32).reshape(3, 4).T
+    assert not turned.flags["C_CONTIGUOUS"]
+    data = pack({"turned": turned}, {"format": "kind", "bundle_version": 1})
+    tensors, _ = unpack(data, "kind", 1)
+    np.testing.assert_array_equal(tensors["turned"], turned)
