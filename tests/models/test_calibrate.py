@@ -114,6 +114,20 @@ def test_without_a_range_of_sky_the_gain_is_the_headers_or_noise_abstains(tiny, 
     assert any("gain" in note for note in told)
 
 
+def test_correlated_noise_is_measured_two_pixels_apart_and_abstains(tiny):
+    def smoothed(index, pixels):
+        around = [
+            np.roll(pixels.astype(np.float32), shift, (0, 1)) for shift in ((0, 0), (0, 1), (1, 0), (1, 1))
+        ]
+        return sum(around) / 2
+
+    about = adapted(tiny, Frames(spoil=smoothed, camera="soft")).calibration("soft", "L").facts
+    assert about["noise"]["lag"] == 2
+    assert {"noise", "noise_region"} <= set(about["about"]["abstain"])
+    assert any("correlated" in note for note in about["about"]["notes"])
+    assert about["about"]["noise_ratio"] == pytest.approx(1, abs=0.05)
+
+
 # --- what is refused ---------------------------------------------------------------------------------------
 
 
@@ -148,28 +162,32 @@ def test_a_frame_that_is_unlike_the_others_is_named_with_what_it_differs_in(tiny
         adapted(tiny, Frames(spoil=spoil))
 
 
-def test_noise_that_is_not_that_of_the_noise_model_is_refused(tiny):
-    """Frames that were multiplied by 1.5 in the sets that did not fit the noise."""
-    _, held_out = sets_of(Frames())
+def test_frames_of_two_gains_are_refused(tiny):
+    """Those of the sets that did not fit the noise were multiplied by 1.5; the others are fewer."""
+    fit, held_out = sets_of(Frames())
 
     def spoil(index, pixels):
-        loud = 600 + (pixels.astype(np.float32) - 600) * (1.5 if index in held_out else 1)
-        return loud.astype(np.float32)
+        return (600 + (pixels.astype(np.float32) - 600) * (1.5 if index in held_out else 1)).astype(
+            np.float32
+        )
 
-    with pytest.raises(UsageError, match=r"noise" + FOUR):
+    named = rf"night/{min(fit):03}\.fits \(noise, \d+ robust sigma\)"
+    with pytest.raises(
+        UsageError, match=rf"{len(fit)} of 12 reference frames are unlike the others: {named}" + FOUR
+    ):
         adapted(tiny, Frames(spoil=spoil))
 
 
-def test_noise_that_is_right_in_half_of_the_held_out_frames_is_refused_too(tiny):
+def test_noise_that_does_not_hold_on_held_out_frames_is_refused_with_the_ratio(tiny):
     _, held_out = sets_of(Frames())
-    louder = np.random.default_rng(1)
+    extra = np.random.default_rng(1)
 
     def spoil(index, pixels):
         if index in held_out:
-            pixels = pixels + louder.normal(0, 18, pixels.shape)
+            pixels = pixels + extra.normal(0, 18, pixels.shape)
         return pixels.astype(np.float32)
 
-    with pytest.raises(UsageError, match=r"(on held-out reference frames the noise is|\(noise, )" + FOUR):
+    with pytest.raises(UsageError, match=r"on held-out reference frames the noise is 1\.\d+ times" + FOUR):
         adapted(tiny, Frames(spoil=spoil))
 
 
