@@ -94,6 +94,8 @@ def test_patches_without_data_do_not_count_as_flagged_or_unflagged(judge):
     flagged[4] = True  # 8 of the 32 that have data: a quarter, no more
     left = judge.second_field(frame, flagged).unflagged
     assert np.argwhere(left).min(axis=0).tolist() == [5, 0]
+    flagged[5, 0] = True  # 9 are more than a quarter, though not of all 64
+    np.testing.assert_array_equal(judge.second_field(frame, flagged).unflagged, frame.unflagged)
 
 
 def test_a_group_that_abstains_has_no_say():
