@@ -32,7 +32,7 @@ from seeds import SEEDS
 PARTS = ("conditions", "false", "sizes", "experiments", "photometry", "gwac", "ablation", "cost", "real")
 QUICK = Scale(
     size=512,
-    reference=16,
+    reference=12,
     clean=2,
     spoilt=2,
     false=2,
@@ -114,7 +114,7 @@ def run_photometry(run: Run) -> None:
 def run_gwac(run: Run) -> None:
     """The same on an archive of GWAC-like frames."""
     quick = run.scale == QUICK
-    count, size, references = (2, 512, 16) if quick else (archive.FRAMES, 4096, archive.REFERENCES)
+    count, size, references = (2, 512, 12) if quick else (archive.FRAMES, 4096, archive.REFERENCES)
     rows = archive.gwac(run.folder, count, size, references, run.scale.steps)
     run.add("gwac", rows, output.photometry("GWAC-like archive", rows))
 

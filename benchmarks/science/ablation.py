@@ -167,7 +167,7 @@ def _summary(
     chosen = [k for k, row in enumerate(rows) if row.condition.goal != NO_GOAL]
     return {
         "variant": variant.title,
-        "conditions": len(rows),
+        "conditions": sum(not np.isnan(one["auroc"].value) for one in merit),
         "auroc": asdict(mean([one["auroc"] for one in merit])),
         "recall": asdict(mean([one["recall"] for one in merit])),
         "auroc_without_no_goal": asdict(mean([merit[k]["auroc"] for k in chosen])),
