@@ -21,12 +21,13 @@ from aqdask.engine.verify import verify as _verify
 from aqdask.errors import UsageError, place_failed
 from aqdask.kernels.masking import check_alpha
 from aqdask.models.bundle import Bundle
-from aqdask.models.shipped import SHIPPED, load_shipped
+from aqdask.models.shipped import SHIPPED
 from aqdask.products import lazy
 from aqdask.products.compare import compare
 from aqdask.products.comparison import Comparison
 from aqdask.products.export import export_all
 from aqdask.products.quality import mask, open_frames, open_quality, quality_name
+from aqdask.training import adapted, load_model
 
 __all__ = [
     "Bundle", "Comparison", "IngestOptions", "Summary", "Verification", "compare", "export", "ingest",
@@ -94,7 +95,8 @@ def run(
     """Ingest, score and export in one go, reading each source once.
 
     Parameters are those of `ingest`, `score` and `export`; ``products`` is the folder of masks and table,
-    ``<archive>-products`` where it is not given. Errors are theirs, too.
+    ``<archive>-products`` where it is not given. Errors are theirs, too. A shipped model (``"wide-field"``)
+    is adapted first, to the frames that `select` proposes: `aqdask.training.adapted`.
     """
     check_alpha(alpha)
     bundle = load_model(model)
@@ -106,14 +108,19 @@ def run(
             raise place_failed(products, error) from error
     with executor_of(cluster) as executor:
         paths, settings = _listed(sources), IngestOptions.of(options)
-        summaries = _ingest(paths, archive, executor, report, settings, bundle, strict=strict)
-        for summary in summaries:
+        shipped = model == SHIPPED
+        first = None if shipped else bundle
+        summaries = _ingest(paths, archive, executor, report, settings, first, strict=strict and not shipped)
+        for number, summary in enumerate(summaries):
             folder = products_folder(summary.archive) if products is None else Path(products)
             if products is not None and len(summaries) > 1:
                 folder = folder / Path(summary.archive).stem
-            export(
-                summary.archive, folder, alpha=alpha, model=bundle.digest, cluster=executor, reporter=report
-            )
+            used = bundle
+            if shipped:
+                used = adapted(summary.archive, bundle, folder, alpha, executor, report)
+                where: dict[str, Any] = {"cluster": executor, "reporter": report}
+                summaries[number] = score(summary.archive, used, strict=strict, **where)
+            export(summary.archive, folder, alpha=alpha, model=used.digest, cluster=executor, reporter=report)
     return summaries
 
 
@@ -152,29 +159,6 @@ def score(
     with executor_of(cluster) as executor, writing(archive) as held:
         listener = reporter or Silent()
         return process(held, executor, listener, ingest=False, bundle=bundle, retry=retry, strict=strict)
-
-
-def load_model(model: Bundle | PathLike) -> Bundle:
-    """Read a model bundle; ``"wide-field"`` is the one that comes with the package.
-
-    Raises
-    ------
-    UsageError
-        If there is no such file.
-    ModelError
-        If it cannot be read, is corrupt, foreign or of another version.
-    """
-    if isinstance(model, Bundle):
-        return model
-    if model == SHIPPED:
-        return load_shipped()
-    if not Path(model).exists():
-        raise UsageError(
-            f"no model file {model}",
-            expected=f"a bundle that `aqdask train` wrote, or {SHIPPED!r}",
-            remedy="check the path, or train a model first",
-        )
-    return Bundle.load(Path(model))
 
 
 def quality_of(

@@ -22,6 +22,7 @@ from aqdask.kernels.measures import FrameMeasures
 from aqdask.models.bundle import Bundle
 from aqdask.models.fit import TrainProgress
 from aqdask.models.settings import TrainSpec
+from aqdask.models.shipped import SHIPPED, load_shipped
 from aqdask.models.train import train as _train
 from aqdask.sky.reference import Proposal, propose
 from aqdask.sky.tasks import MeasureJob
@@ -58,6 +59,29 @@ def select(
     groups = [(card.camera, card.filter) for card in chosen.cards]
     kept, dropped = (match_frames(chosen.ids, _listed(patterns)) for patterns in (keep, drop))
     return propose(chosen.ids, [measures[row] for row in rows], groups, kept, dropped)
+
+
+def load_model(model: Bundle | PathLike) -> Bundle:
+    """Read a model bundle; ``"wide-field"`` is the one that comes with the package.
+
+    Raises
+    ------
+    UsageError
+        If there is no such file.
+    ModelError
+        If it cannot be read, is corrupt, foreign or of another version.
+    """
+    if isinstance(model, Bundle):
+        return model
+    if model == SHIPPED:
+        return load_shipped()
+    if not Path(model).exists():
+        raise UsageError(
+            f"no model file {model}",
+            expected=f"a bundle that `aqdask train` wrote, or {SHIPPED!r}",
+            remedy="check the path, or train a model first",
+        )
+    return Bundle.load(Path(model))
 
 
 def train(
@@ -144,10 +168,9 @@ def calibrate(
     UsageError
         For too few frames, frames that disagree among themselves, or noise far from the noise model's.
     """
-    from aqdask.api import load_model
     from aqdask.models.adapt import adapt
 
-    bundle = model if isinstance(model, Bundle) else load_model(model)
+    bundle = load_model(model)
     if out:
         _check_out(Path(out))
     spec = TrainSpec(archive=Path(archive).name, **({"name": bundle.name} | settings))
@@ -156,6 +179,34 @@ def calibrate(
     if out:
         adapted.save(Path(out))
     return adapted
+
+
+def adapted(
+    archive: PathLike,
+    model: Bundle,
+    folder: Path,
+    alpha: float,
+    cluster: Cluster = None,
+    reporter: Reporter | None = None,
+) -> Bundle:
+    """A shipped model adapted to the best frames of an archive; kept in ``folder``, taken from there again.
+
+    So a run that is repeated, or to which frames were added, goes on with one and the same model.
+    """
+    path = folder / f"{model.name}.safetensors"
+    if path.exists():
+        found = Bundle.load(path)
+        if found.provenance.get("adapted_from") == model.digest:
+            return found
+    listener = reporter or Silent()
+
+    def progress(found: TrainProgress) -> None:
+        if found.stage == "note":
+            listener.say(f"note: {found.note}")
+
+    listener.say(f"{archive}: adapting {model.name} to the best frames, which `select` proposes")
+    place: dict[str, Any] = {"cluster": cluster, "reporter": listener, "progress": progress}
+    return calibrate(archive, model, out=path, alpha=min(alpha, 0.01), **place)
 
 
 def _silent(progress: TrainProgress) -> None:

@@ -154,8 +154,8 @@ class QualityStore:
         """Write per-frame numbers by row; the client's work."""
         rows = np.array(sorted(values))
         for name in self.frame_variables:
-            column = np.array([values[row].get(name, np.nan) for row in rows])
             array = self._array(name)
+            column = np.array([values[row].get(name, array.fill_value) for row in rows])
             array.oindex[rows] = column.astype(array.dtype)
 
     def _array(self, name: str) -> zarr.Array:

@@ -69,7 +69,12 @@ def ingest(session: Session, sources: tuple[str, ...], archive: str, **options: 
 @click.command()
 @click.argument("sources", nargs=-1, required=True)
 @click.argument("archive")
-@click.option("--model", required=True, metavar="FILE", help="Model bundle made by `aqdask train`.")
+@click.option(
+    "--model",
+    required=True,
+    metavar="MODEL",
+    help="Model bundle made by `aqdask train`, or wide-field, which is first adapted.",
+)
 @click.option("--products", metavar="DIR", help="Masks and table go here.  [default: <ARCHIVE>-products]")
 @click.option("--alpha", default=0.01, show_default=True, help="False-mask rate on good patches.")
 @click.option(
@@ -94,10 +99,10 @@ def run(
     from aqdask import api
 
     settings = ingest_settings(**options)
-    bundle = api.load_model(model)
+    api.load_model(model)  # before anything starts: a model that is not there is a matter of usage
     with session.executor() as executor:
         summaries = api.run(
-            sources, archive, bundle, products=products, alpha=alpha, strict=strict, cluster=executor,
+            sources, archive, model, products=products, alpha=alpha, strict=strict, cluster=executor,
             reporter=session.reporter, **settings,
         )  # fmt: skip
     code = max(session.summary(summary, "done") for summary in summaries)

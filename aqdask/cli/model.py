@@ -164,7 +164,7 @@ def _tell(session: Session, out: str, bundle: Bundle) -> int:
 
 @click.command()
 @click.argument("archive")
-@click.option("--model", required=True, metavar="FILE", help="Model bundle made by `aqdask train`.")
+@click.option("--model", required=True, metavar="MODEL", help="Model bundle made by `train` or `calibrate`.")
 @click.option("--retry", is_flag=True, help="Try frames again whose scoring failed.")
 @click.option(
     "--strict", is_flag=True, help="Refuse cameras and filters that the model is not calibrated for."

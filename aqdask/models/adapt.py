@@ -71,7 +71,7 @@ def adapt(
         {**bundle.calibrations, **fresh},
         name=spec.name,
         notes=tuple(known[POOLED].facts["notes"]),
-        provenance={**bundle.provenance, "adapted": history},
+        provenance={**bundle.provenance, "adapted": history, "adapted_from": bundle.digest},
     )
 
 

@@ -17,7 +17,7 @@ from aqdask.kernels.evidence import GROUPS, Columns, noise_ratio, shape
 from aqdask.kernels.frame_tier import OUTSIDE, frame_values
 from aqdask.kernels.normalise import as_float
 from aqdask.kernels.patches import gather, padded
-from aqdask.models.bundle import Bundle, calibration_key
+from aqdask.models.bundle import POOLED, Bundle, calibration_key
 from aqdask.models.distort import SPREAD
 from aqdask.models.knowledge import Knowledge
 from aqdask.models.measurer import Detector, Measurer
@@ -134,14 +134,15 @@ class AqdaskScorer:
         self._known = lru_cache(maxsize=16)(self._knowledge)
 
     def _knowledge(self, key: str) -> tuple[Knowledge, np.ndarray]:
-        """What is known of a camera and filter, and its hot pixels."""
-        knowledge = Knowledge.of(self._bundle.calibrations[key])
+        """What is known of a camera and filter, and its hot pixels; the pooled knowledge where nothing is."""
+        own = key in self._bundle.calibrations
+        knowledge = Knowledge.of(self._bundle.calibrations[key if own else POOLED])
+        knowledge = knowledge if own else knowledge.elsewhere()
         return knowledge, knowledge.hot_map()
 
     def knowledge(self, camera: str, filter: str) -> tuple[Knowledge, np.ndarray]:
         """Of this camera and filter, the pooled one where they have none; with bool ``(y, x)`` hot pixels."""
-        key = calibration_key(camera, filter)
-        return self._known(key if key in self._bundle.calibrations else "")
+        return self._known(calibration_key(camera, filter))
 
     def measure(
         self,

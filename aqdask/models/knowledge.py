@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -98,6 +98,16 @@ class Knowledge:
             tuple(facts["shape"]),
             facts["about"],
         )
+
+    def elsewhere(self) -> Knowledge:
+        """As far as it holds for another camera or filter: without its flat field and its hot pixels.
+
+        The sky of every patch would stand out of a foreign template, so that group abstains.
+        """
+        judge = self.judge
+        distances = {name: distance for name, distance in judge.distances.items() if name != "sky"}
+        camera = replace(judge.camera, template=None)
+        return replace(self, judge=replace(judge, camera=camera, distances=distances), hot=self.hot[:0])
 
     def hot_map(self) -> np.ndarray:
         """Hot pixels as bool ``(y, x)``."""
