@@ -196,8 +196,15 @@ def test_good_frames_pass_and_noisy_patches_do_not(scorer):
     assert result["noise_ratio"][2, 2] > 1.5
 
 
-def test_an_unknown_camera_is_judged_by_the_pooled_calibration(scorer, frame):
-    same_bits(score_frame(scorer, frame, None, *CAMERA), score_frame(scorer, frame, None, "other", "R"))
+def test_an_unknown_camera_is_judged_without_the_flat_field_of_another(scorer, frame):
+    gradient = frame + 150 * np.linspace(0, 1, SHAPE[1])
+    own, other = (score_frame(scorer, gradient, None, *names) for names in (CAMERA, ("other", "R")))
+    for name in ("mae", "sky", "noise_ratio", "size_ratio", "e1", "e2", "stars"):
+        assert own[name].tobytes() == other[name].tobytes(), name
+    sky = flags.code(flags.REASONS, "sky")
+    assert sky in own["reason"]
+    assert sky not in other["reason"]
+    assert np.isfinite(other["pvalue"]).all()
 
 
 def test_judging_leaves_what_was_measured_alone(scorer):
