@@ -55,11 +55,10 @@ def residual_sizes(view: View) -> torch.Tensor:
     flat = view.residual.flatten(1)
     squares = flat * flat
     variance = squares.mean(dim=1, keepdim=True).clamp(max=1.5)
-    for _ in range(2):
-        limit = CLIP**2 * variance
-        outside = torch.count_nonzero(squares > limit, dim=1)[:, None]
-        kept = torch.minimum(squares, limit).sum(dim=1, keepdim=True) - outside * limit
-        variance = kept / (flat.shape[1] - outside) / KEPT_VARIANCE
+    limit = CLIP**2 * variance
+    outside = torch.count_nonzero(squares > limit, dim=1)[:, None]
+    kept = torch.minimum(squares, limit).sum(dim=1, keepdim=True) - outside * limit
+    variance = kept / (flat.shape[1] - outside) / KEPT_VARIANCE
     return torch.stack([flat.abs().mean(dim=1), variance[:, 0].clamp(min=_TINY).log()], dim=1)
 
 

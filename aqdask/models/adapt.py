@@ -64,6 +64,8 @@ def adapt(
     measurer = Measurer(*networks_of(bundle), device)
     known = calibrate(measurer, frames, groups, cameras, spec, bundle.patch, report)
     fresh = {key: knowledge.calibration() for key, knowledge in known.items()}
+    if bundle.provenance.get("adapted") or "shipped" not in bundle.provenance:
+        del fresh[POOLED]  # an unknown camera goes on being judged by the model's own
     names = [key for key in fresh if key != POOLED]
     facts = {"seed": spec.seed, "alpha": spec.alpha, "calibrated": names, "archive": spec.archive}
     history = [*bundle.provenance.get("adapted", []), facts]
@@ -90,7 +92,7 @@ def split_groups(frames: FrameSource, spec: TrainSpec) -> dict[tuple[str, str], 
             parts = (split.train, split.validation, split.calibration)
             groups[key] = Sets(*(tuple(members[k] for k in part) for part in parts))
     if not groups:
-        split_frames(len(frames.ids) if len(groups_of(frames)) == 1 else 1, spec)  # says what is missing
+        split_frames(max(map(len, groups_of(frames).values()), default=0), spec)  # says what is missing
     return groups
 
 
@@ -122,6 +124,12 @@ def calibrate(
     report: Report,
 ) -> dict[str, Knowledge]:
     """What is known by `calibration_key`; any other camera or filter is judged like the largest."""
+    for key, members in groups_of(frames).items():
+        if key not in groups:
+            few = f"{len(members)} reference frames of {' '.join(key).strip() or 'an unnamed camera'}"
+            report(
+                TrainProgress("note", note=f"{few}: {LEAST_FRAMES} are needed for a calibration of its own")
+            )
     tick = ticking(report, sum(len(all_of(sets)) for sets in groups.values()))
     known = {}
     for key, sets in groups.items():

@@ -38,7 +38,7 @@ from aqdask.models.references import CameraNoise
 from aqdask.models.scorer import BATCH
 from aqdask.specs import PatchGrid
 
-NOISE_RANGE = (0.85, 1.18)  # of the noise ratio on frames that did not fit the noise
+NOISE_RANGE = (0.93, 1.08)  # of the noise ratio on frames that did not fit the noise
 UNLIKE = 10.0  # robust sigma from the other references at which a frame is no reference
 REGION_FRAMES = 10  # calibration frames below which what pools over a frame abstains
 FEW_FRAMES = 10

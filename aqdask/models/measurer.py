@@ -77,6 +77,7 @@ class Measurer:
             above = above & valid
         full = torch.count_nonzero(above.flatten(1), dim=1) / number
         share = torch.ones_like(full) if valid is None else valid.flatten(1).sum(dim=1) / number
+        full = full / share.clamp(min=1 / number)  # of what is valid
         u = stabilise(patches, sky, noise).float()
         if valid is not None:
             u = fill(u, valid)
