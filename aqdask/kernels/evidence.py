@@ -17,7 +17,7 @@ from aqdask.kernels.sky_fit import plane, robust_line
 from aqdask.kernels.statistics import CELLS, LINES
 
 PRIOR = 0.5  # precision of knowing nothing about the shape of stars
-REGIONS = (3, 5)  # patches a side over which the second pass pools
+REGIONS = (5, 9)  # patches a side over which the second pass pools
 SHAPES = ("size", "e1", "e2")
 Columns = Mapping[str, np.ndarray]
 
@@ -139,14 +139,6 @@ def _stacked(frame: Field, *names: str) -> np.ndarray:
     return np.stack([frame.columns[name] for name in names], axis=-1)
 
 
-def residual(frame: Field) -> np.ndarray:
-    """How far the reconstruction is from the patch."""
-    mae = np.log(np.maximum(frame.columns["mae"], 1e-6))
-    return np.concatenate(
-        [mae[..., None], _stacked(frame, "residual_noise", "square_1", "square_2")], axis=-1
-    )
-
-
 def noise_ratio(columns: Columns, noise: NoiseModel) -> np.ndarray:
     """ln of measured over expected variance, ``(n_y, n_x)``."""
     measured = np.maximum(columns["noise"].astype(np.float64), 1e-12)
@@ -191,11 +183,6 @@ def size(frame: Field) -> np.ndarray:
     return _signed(frame)[..., :1]
 
 
-def ellipticity(frame: Field) -> np.ndarray:
-    """Ellipticity of the stars in the patch."""
-    return _signed(frame)[..., 1:]
-
-
 def latent(frame: Field) -> np.ndarray:
     """What the patch is made of, as the autoencoder sees it."""
     return _stacked(frame, *(name for name in frame.columns if name.startswith("latent_")))
@@ -238,7 +225,7 @@ def _mean_around(values: np.ndarray, frame: Field, side: int) -> np.ndarray:
 
 
 def noise_region(frame: Field) -> np.ndarray:
-    """Noise over 3 x 3 and 5 x 5 unflagged patches."""
+    """Noise over 5 x 5 and 9 x 9 unflagged patches."""
     found = noise(frame)
     return np.concatenate(
         [
@@ -250,7 +237,7 @@ def noise_region(frame: Field) -> np.ndarray:
 
 
 def stars_region(frame: Field) -> np.ndarray:
-    """Stars that are missing over 5 x 5 patches: the square root of their mean number."""
+    """Stars that are missing over 9 x 9 patches: the square root of their mean number."""
     return np.sqrt(_mean_around(frame.columns["stars"], frame, REGIONS[-1]))[..., None]
 
 
@@ -279,12 +266,10 @@ class Group:
 
 
 GROUPS: tuple[Group, ...] = (
-    Group("residual", "residual", residual, one_sided=1),
     Group("noise", "noise", noise),
     Group("background", "background", background, one_sided=1),
     Group("sky", "sky", sky),
     Group("size", "size", size),
-    Group("ellipticity", "ellipticity", ellipticity),
     Group("latent", "latent", latent),
     Group("spike", "spike", spike, one_sided=1),
     Group("line", "line", line, one_sided=1),

@@ -13,8 +13,6 @@ from functools import lru_cache
 
 import torch
 
-from aqdask.kernels.noise import CLIP, KEPT_VARIANCE
-
 SCALES = (1, 2, 4, 8, 16)  # px over which the residual is averaged
 CELL = 16  # px of the sub-patches whose sky is taken
 CELLS = 4  # of them along a side of a patch of 64 px
@@ -50,16 +48,9 @@ class View:
     shape: torch.Tensor
 
 
-def residual_sizes(view: View) -> torch.Tensor:
-    """Mean absolute residual, and ln of the residual's clipped variance at 1 px."""
-    flat = view.residual.flatten(1)
-    squares = flat * flat
-    variance = squares.mean(dim=1, keepdim=True).clamp(max=1.5)
-    limit = CLIP**2 * variance
-    outside = torch.count_nonzero(squares > limit, dim=1)[:, None]
-    kept = torch.minimum(squares, limit).sum(dim=1, keepdim=True) - outside * limit
-    variance = kept / (flat.shape[1] - outside) / KEPT_VARIANCE
-    return torch.stack([flat.abs().mean(dim=1), variance[:, 0].clamp(min=_TINY).log()], dim=1)
+def absolute_residual(view: View) -> torch.Tensor:
+    """Mean absolute residual: the published score, in units of the noise."""
+    return view.residual.flatten(1).abs().mean(dim=1)[:, None]
 
 
 def residual_scales(view: View) -> torch.Tensor:
@@ -109,23 +100,24 @@ def spikes(view: View) -> torch.Tensor:
 
 
 def lines(view: View) -> torch.Tensor:
-    """Lines across the patch: of rows, of columns, and of any direction; in residual and in signal.
+    """Lines across the patch: of rows, of columns, and of any direction.
 
     ln mean square and ln maximum of the sums over rows and over columns, and ln maximum over straight lines
-    in `ANGLES` directions (a discrete Radon transform) of the values averaged over 4 x 4 px, each in units
+    in `ANGLES` directions (a discrete Radon transform) of the signal averaged over 4 x 4 px, each in units
     of its noise. What is added up is cut (pixels at 1.5 sigma, sums of 4 x 4 at 2), so that no star makes a
-    line, and a plane is taken out, so that no slope of the sky does.
+    line, and a plane is taken out, so that no slope of the sky does. The signal, and not the residual: the
+    autoencoder gives back a part of a trail.
     """
     found = []
-    for values in (view.residual, view.u):
-        cut = values.clamp(-WINSOR, WINSOR)
-        for axis in (2, 1):
-            sums = cut.sum(dim=axis) / math.sqrt(cut.shape[axis])
-            sums = sums @ without_slope(sums.shape[1]).to(sums)
-            found += [_ln(sums.square().mean(dim=1)), _ln(sums.abs().amax(dim=1))]
-        folded = _halve(_halve(values)).flatten(1)
-        folded = (folded - folded.median(dim=1, keepdim=True).values).clamp(-LIMIT, LIMIT)
-        found.append(_ln((folded @ line_weights(values.shape[1] // LINE_FOLD).to(folded)).abs().amax(dim=1)))
+    cut = view.u.clamp(-WINSOR, WINSOR)
+    for axis in (2, 1):
+        sums = cut.sum(dim=axis) / math.sqrt(cut.shape[axis])
+        sums = sums @ without_slope(sums.shape[1]).to(sums)
+        found += [_ln(sums.square().mean(dim=1)), _ln(sums.abs().amax(dim=1))]
+    folded = _halve(_halve(view.u)).flatten(1)
+    folded = (folded - folded.median(dim=1, keepdim=True).values).clamp(-LIMIT, LIMIT)
+    weights = line_weights(view.u.shape[1] // LINE_FOLD).to(folded)
+    found.append(_ln((folded @ weights).abs().amax(dim=1)))
     return torch.stack(found, dim=1)
 
 
@@ -165,11 +157,7 @@ def star_counts(view: View) -> torch.Tensor:
     return torch.count_nonzero(found.flatten(1), dim=1)[:, None].to(view.u.dtype)
 
 
-LINES = tuple(
-    f"{name}_{of}"
-    for of in ("residual", "signal")
-    for name in ("rows_square", "rows_peak", "columns_square", "columns_peak", "line_peak")
-)
+LINES = ("rows_square", "rows_peak", "columns_square", "columns_peak", "line_peak")
 
 
 @dataclass(frozen=True)
@@ -188,7 +176,7 @@ def table(latent: int) -> tuple[Statistic, ...]:
     """The statistics of a patch whose latent has ``latent`` channels, in the order of their columns."""
     interleaved = (name for pair in zip(_scales("square"), _scales("peak"), strict=True) for name in pair)
     return (
-        Statistic(residual_sizes, ("mae", "residual_noise")),
+        Statistic(absolute_residual, ("mae",)),
         Statistic(residual_scales, tuple(interleaved)),
         Statistic(sky_cells, tuple(f"cell_{n}" for n in range(CELLS**2))),
         Statistic(latent_moments, tuple(f"latent_{m}_{n}" for m in ("mean", "std") for n in range(latent))),

@@ -23,6 +23,7 @@ from aqdask.kernels.noise import NoiseModel, clipped_variance, compress, differe
 from aqdask.kernels.patches import gather
 from aqdask.models import losses
 from aqdask.models.adapt import calibrate, learn_cameras, split_groups
+from aqdask.models.aqdask import networks_of
 from aqdask.models.bundle import POOLED, Bundle
 from aqdask.models.distort import SPREAD
 from aqdask.models.fit import TrainProgress, fit
@@ -178,14 +179,20 @@ class SimulatedFrames:
         return simulate_frame(self.scenes[index], seed=self.seeds[index]).image, None
 
 
-def pretrain(seed: int = 0, steps: int = STEPS, checkpoint: Path | None = None) -> Bundle:
-    """Train the shipped model; twenty minutes on two cores."""
-    with ProcessPoolExecutor(1) as pool:
-        recipe = PretrainRecipe(seed, steps, pool)
-        curve = fit(recipe, _tell, checkpoint)
+def pretrain(
+    seed: int = 0, steps: int = STEPS, checkpoint: Path | None = None, trained: Bundle | None = None
+) -> Bundle:
+    """Train the shipped model, half an hour on two cores; or calibrate anew one that is ``trained``."""
+    if trained:
+        networks, curve = networks_of(trained)[0], trained.provenance["loss_curve"]
+        seed, steps = (trained.provenance["settings"][name] for name in ("seed", "steps"))
+    else:
+        with ProcessPoolExecutor(1) as pool:
+            recipe = PretrainRecipe(seed, steps, pool)
+            curve, networks = fit(recipe, _tell, checkpoint), recipe.network
     frames, spec = SimulatedFrames(seed), TrainSpec(name=SHIPPED, seed=seed)
     groups = split_groups(frames, spec)
-    measurer = Measurer(recipe.network, ARCHITECTURE["latent"])
+    measurer = Measurer(networks, ARCHITECTURE["latent"])
     cameras = learn_cameras(frames, groups, PATCH, _tell)
     known = calibrate(measurer, frames, groups, cameras, spec, PATCH, _tell)
     return Bundle(
@@ -194,7 +201,7 @@ def pretrain(seed: int = 0, steps: int = STEPS, checkpoint: Path | None = None) 
         patch=PATCH,
         normalisation="noise",
         architecture={"network": "Networks", **ARCHITECTURE},
-        weights={key: value.contiguous().numpy() for key, value in recipe.network.state_dict().items()},
+        weights={key: value.contiguous().numpy() for key, value in networks.state_dict().items()},
         calibrations={key: knowledge.calibration() for key, knowledge in known.items()},
         provenance={
             "shipped": SHIPPED,
@@ -228,12 +235,14 @@ def main(arguments: Iterator[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--out", type=Path, default=place(SHIPPED))
+    parser.add_argument("--recalibrate", action="store_true", help="keep the weights of what is there")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     chosen = parser.parse_args(None if arguments is None else list(arguments))
     torch.set_num_threads(chosen.threads)
     begun = time.monotonic()
     checkpoint = chosen.out.with_suffix(".checkpoint")
-    bundle = pretrain(chosen.seed, chosen.steps, checkpoint)
+    trained = Bundle.load(chosen.out) if chosen.recalibrate else None
+    bundle = pretrain(chosen.seed, chosen.steps, checkpoint, trained)
     chosen.out.parent.mkdir(parents=True, exist_ok=True)
     bundle.save(chosen.out)
     checkpoint.unlink(missing_ok=True)
