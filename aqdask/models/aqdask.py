@@ -134,14 +134,21 @@ class AqdaskScorer:
         self._known = lru_cache(maxsize=16)(self._knowledge)
 
     def _knowledge(self, key: str) -> tuple[Knowledge, np.ndarray]:
-        """What is known of a camera and filter, and its hot pixels; the pooled knowledge where nothing is."""
-        own = key in self._bundle.calibrations
-        knowledge = Knowledge.of(self._bundle.calibrations[key if own else POOLED])
-        knowledge = knowledge if own else knowledge.elsewhere()
+        """What is known of a camera and filter, and its hot pixels.
+
+        Where nothing is: what holds of another filter of the camera, or of the pooled frames.
+        """
+        known = self._bundle.calibrations
+        if key in known:
+            knowledge = Knowledge.of(known[key])
+        else:
+            camera = key.rpartition("|")[0]
+            same = [other for other in sorted(known) if other and other.rpartition("|")[0] == camera]
+            knowledge = Knowledge.of(known[same[0] if same else POOLED]).elsewhere(same_camera=bool(same))
         return knowledge, knowledge.hot_map()
 
     def knowledge(self, camera: str, filter: str) -> tuple[Knowledge, np.ndarray]:
-        """Of this camera and filter, the pooled one where they have none; with bool ``(y, x)`` hot pixels."""
+        """What is known of this camera and filter, as far as it is; with bool ``(y, x)`` hot pixels."""
         return self._known(calibration_key(camera, filter))
 
     def measure(

@@ -16,6 +16,9 @@ from aqdask.kernels.noise import NoiseModel
 from aqdask.models.bundle import Calibration
 
 
+FLAT_FIELD = ("sky", "background")  # groups that measure against the flat field of a filter
+
+
 @dataclass(frozen=True, eq=False)
 class Knowledge:
     """One camera and filter, as its reference frames show it.
@@ -99,15 +102,17 @@ class Knowledge:
             facts["about"],
         )
 
-    def elsewhere(self) -> Knowledge:
-        """As far as it holds for another camera or filter: without its flat field and its hot pixels.
+    def elsewhere(self, *, same_camera: bool) -> Knowledge:
+        """As far as it holds for another filter, or for another camera, which has other hot pixels.
 
-        The sky of every patch would stand out of a foreign template, so that group abstains.
+        A filter has its own flat field: in that of another one the sky of every patch would stand out, so
+        the groups that look at it abstain.
         """
         judge = self.judge
-        distances = {name: distance for name, distance in judge.distances.items() if name != "sky"}
+        distances = {name: found for name, found in judge.distances.items() if name not in FLAT_FIELD}
         camera = replace(judge.camera, template=None)
-        return replace(self, judge=replace(judge, camera=camera, distances=distances), hot=self.hot[:0])
+        hot = self.hot if same_camera else self.hot[:0]
+        return replace(self, judge=replace(judge, camera=camera, distances=distances), hot=hot)
 
     def hot_map(self) -> np.ndarray:
         """Hot pixels as bool ``(y, x)``."""
