@@ -18,6 +18,8 @@ from aqdask.kernels.statistics import CELLS, LINES
 
 PRIOR = 0.5  # precision of knowing nothing about the shape of stars
 REGIONS = (5, 9)  # patches a side over which the second pass pools
+NOISE_MATTERS = 0.01  # of the variance, as a logarithm
+SIZE_MATTERS = 0.03  # 1 % in size, as the head has it (`models.distort.SPREAD`)
 SHAPES = ("size", "e1", "e2")
 Columns = Mapping[str, np.ndarray]
 
@@ -256,6 +258,9 @@ class Group:
         Whether it looks at neighbours that the first pass left: then it belongs to the second pass.
     one_sided : int
         +1: only large values are bad, -1: only small ones, 0: both.
+    least : float
+        Smallest excess beyond the references that makes a difference, in the unit of the statistic. What
+        is pooled over 81 patches is so precise that without it a noise model wrong by 1 % would be bad.
     """
 
     name: str
@@ -263,6 +268,7 @@ class Group:
     function: Callable[[Field], np.ndarray]
     regional: bool = False
     one_sided: int = 0
+    least: float = 0.0
 
 
 GROUPS: tuple[Group, ...] = (
@@ -273,8 +279,8 @@ GROUPS: tuple[Group, ...] = (
     Group("latent", "latent", latent),
     Group("spike", "spike", spike, one_sided=1),
     Group("line", "line", line, one_sided=1),
-    Group("size_region", "size", size_region, regional=True),
-    Group("ellipticity_region", "ellipticity", ellipticity_region, regional=True),
-    Group("noise_region", "noise", noise_region, regional=True),
+    Group("size_region", "size", size_region, regional=True, least=SIZE_MATTERS),
+    Group("ellipticity_region", "ellipticity", ellipticity_region, regional=True, least=SIZE_MATTERS),
+    Group("noise_region", "noise", noise_region, regional=True, least=NOISE_MATTERS),
     Group("stars_region", "stars", stars_region, regional=True, one_sided=-1),
 )

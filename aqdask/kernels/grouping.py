@@ -36,13 +36,13 @@ class NormalScores:
     excess: np.ndarray
 
     @classmethod
-    def fit(cls, statistics: np.ndarray) -> NormalScores:
-        """From reference patches ``(n, k)``, all finite."""
+    def fit(cls, statistics: np.ndarray, least: float = 0.0) -> NormalScores:
+        """From reference patches ``(n, k)``, all finite; ``least`` is the smallest excess."""
         values = statistics.astype(np.float64)
         knots = np.quantile(values, PROBABILITIES, axis=0)
         width = np.maximum(knots[-1] - knots[0], 1e-9)
         excess = np.stack([_excess(knots[0] - values, width), _excess(values - knots[-1], width)])
-        return cls(knots, excess)
+        return cls(knots, np.maximum(excess, least))
 
     def of(self, statistics: np.ndarray) -> np.ndarray:
         """Normal scores of statistics ``(..., k)``, float64, same shape; NaN where not finite."""
@@ -84,9 +84,9 @@ class Distance:
     one_sided: int = 0
 
     @classmethod
-    def fit(cls, statistics: np.ndarray, one_sided: int = 0) -> Distance:
+    def fit(cls, statistics: np.ndarray, one_sided: int = 0, least: float = 0.0) -> Distance:
         """From reference patches ``(n, k)``, all finite."""
-        return cls(NormalScores.fit(statistics), one_sided)
+        return cls(NormalScores.fit(statistics, least), one_sided)
 
     def of(self, statistics: np.ndarray) -> np.ndarray:
         """Distance of statistics ``(..., k)``, float64 ``(...)``; NaN where one is not finite."""

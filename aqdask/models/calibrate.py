@@ -190,7 +190,7 @@ def _judge(
             statistics, held = (
                 np.concatenate([_finite(group.function(field), field) for field in part]) for part in fields
             )
-            distance = Distance.fit(statistics, group.one_sided)
+            distance = Distance.fit(statistics, group.one_sided, group.least)
             judge = replace(
                 judge,
                 distances={**judge.distances, group.name: distance},
