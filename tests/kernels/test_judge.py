@@ -44,12 +44,13 @@ def judge():
 
 @pytest.mark.parametrize("moody", [0.0, 0.3])
 def test_pvalues_of_fresh_good_frames_are_uniform(moody, judge):
-    """3840 patches against 2560: one binomial sigma is .0028 at alpha = .01; frames cluster."""
+    """3840 patches against 2560: one binomial sigma is .0028 at alpha = .01; frames cluster, in both."""
     judge = learnt(moody=moody)
     pvalues = np.stack([judge.score(good_frame(n, moody=moody))[1] for n in FRESH])
     for alpha in (0.01, 0.05, 0.2, 0.5, 0.8):
         masked = (pvalues <= alpha).mean(axis=(1, 2))
-        sigma = np.hypot(masked.std() / np.sqrt(len(FRESH)), np.sqrt(alpha * (1 - alpha) / 2560))
+        clustered = masked.std() * np.sqrt(1 / len(FRESH) + 1 / len(THRESHOLD))
+        sigma = np.hypot(clustered, np.sqrt(alpha * (1 - alpha) / 2560))
         assert masked.mean() == pytest.approx(alpha, abs=3.5 * sigma + 0.002), alpha
     assert pvalues.min() >= judge.final.smallest
 
