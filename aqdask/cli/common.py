@@ -77,16 +77,17 @@ class Session:
         from rich.console import Console
         from rich.table import Table
 
-        shown = Table(
-            title=title or None, title_justify="left", header_style="bold", pad_edge=False, box=None
-        )
+        shown = Table(header_style="bold", pad_edge=False, box=None)
         for position, column in enumerate(columns):
             numeric = all(isinstance(row[position], (int, float)) for row in rows)
             shown.add_column(column, justify="right" if numeric else "left", overflow="fold")
         for row in rows:
             shown.add_row(*(_cell(value) for value in row))
         width = None if sys.stdout.isatty() else 1000  # one line a row: for grep and less
-        Console(width=width, highlight=False).print(shown)
+        console = Console(width=width, highlight=False)
+        if title:
+            console.print(title, style="italic", markup=False)
+        console.print(shown)
 
     def summary(self, summary: Summary, what: str) -> int:
         """Tell how an archive stands; the exit code that goes with it."""

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
+import math
 import time
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,16 +17,17 @@ if TYPE_CHECKING:
     from aqdask.engine.executors import Executor
     from aqdask.models.bundle import Bundle
     from aqdask.sky.demo import DemoFrame
-    from aqdask.sky.truth import Evaluation, FrameVerdict
 
-REFERENCES = 6  # of the good frames; the others are the test of false masks
+UNSEEN_FRACTION = 0.15  # of the good frames: the test of false masks; the others calibrate
+FIRST_ALPHA = 0.01  # what `aqdask run` calibrates for; smaller where a smaller alpha is asked for
+ROUGH = 10  # expected false masks on the threshold frames below which the demonstration warns
 PICTURES = 3
 
 
 def plan_options(function: Any) -> Any:
     """The size of the simulated archive."""
     for option in reversed((
-        click.option("--frames", default=15, show_default=True, type=click.IntRange(8), help="How many."),
+        click.option("--frames", default=30, show_default=True, type=click.IntRange(8), help="How many."),
         click.option("--size", default=4096, show_default=True, type=click.IntRange(128), help="Side in px."),
         click.option("--seed", default=20240507, show_default=True, help="Draws everything."),
     )):  # fmt: skip
@@ -53,39 +53,96 @@ def simulate(session: Session, out: str, frames: int, size: int, seed: int) -> i
 @click.argument("out", default="demo")
 @plan_options
 @click.option("--alpha", default=0.01, show_default=True, help="False-mask rate on good patches.")
-@click.option("--steps", default=1000, show_default=True, type=click.IntRange(1), help="Steps of training.")
 @command
-def demo(session: Session, out: str, frames: int, size: int, seed: int, alpha: float, steps: int) -> int:
-    """The main job on a small simulated archive: simulate, ingest, train, score, mask, compare with truth.
+def demo(session: Session, out: str, frames: int, size: int, seed: int, alpha: float) -> int:
+    """The main job on a small simulated archive: simulate, ingest, calibrate, score, mask, compare to truth.
 
-    Everything goes into the folder OUT. The model is trained on the first six good frames; recall and
-    false-mask rate are counted on the others.
+    Everything goes into the folder OUT. Two thirds of the frames are good; the shipped model is calibrated on
+    most of these, without training, and recall and false-mask rate are counted on all other frames.
     """
     from aqdask import api
+    from aqdask.cli.evaluation import evaluate_frames, show, write
+    from aqdask.kernels.masking import check_alpha
+    from aqdask.sky.demo import demo_plan
 
+    check_alpha(alpha)
+    references = _references(demo_plan(frames, size, seed))
+    least = min(alpha, FIRST_ALPHA)
+    _check_enough(session, len(references), size, least)
     began, folder = time.monotonic(), Path(out)
     sources, archive, model = folder / "frames", folder / "demo.zarr", folder / "model.safetensors"
     with session.executor() as executor:
         where: dict[str, Any] = {"cluster": executor, "reporter": session.reporter}
         plan = _simulate(session, executor, sources, frames, size, seed)
         api.ingest([str(sources / frame.name) for frame in plan], archive, **where)
-        references = [frame.name for frame in plan if frame.good][:REFERENCES]
-        session.reporter.say(f"training on {len(references)} good frames: {', '.join(references)}")
-        bundle = _model(session, archive, model, f"demo-{size}-{seed}", references, steps, where)
+        _check_frames(archive, sources, plan)
+        bundle = _model(session, archive, model, f"demo-{size}-{seed}", references, least, where)
         api.score(archive, bundle, **where)
         api.export(archive, folder / "products", alpha=alpha, model=bundle.digest, **where)
-    evaluation = _evaluate(archive, bundle.digest, sources, plan, references, alpha)
-    _show(session, evaluation, alpha)
+    unseen = [frame for frame in plan if frame.name not in references]
+    findings = evaluate_frames(archive, bundle.digest, sources, unseen, alpha)
+    show(session, findings)
     outputs = {
         "frames (FITS)": sources, "archive (zarr)": archive, "model": model,
         "masks (FITS DQ)": folder / "products" / "dq", "table of frames": folder / "products" / "frames.ecsv",
-        "evaluation": _write(folder / "evaluation.json", evaluation, alpha),
+        "evaluation": write(folder / "evaluation.json", findings),
     }  # fmt: skip
     outputs |= _pictures(session, archive, bundle.digest, plan, folder, alpha)
     lines = "\n".join(f"  {what:18} {place}" for what, place in outputs.items())
     session.emit(f"\noutputs, in {time.monotonic() - began:.0f} s:\n{lines}", event="demo",
                  outputs={what: str(place) for what, place in outputs.items()})  # fmt: skip
     return EXIT_DONE
+
+
+def _references(plan: tuple[DemoFrame, ...]) -> list[str]:
+    """The good frames that calibrate: all but the last few, which are the test of false masks."""
+    good = [frame.name for frame in plan if frame.good]
+    return good[: len(good) - max(1, round(UNSEEN_FRACTION * len(good)))]
+
+
+def _check_enough(session: Session, references: int, size: int, alpha: float) -> None:
+    """Refuse, before anything is drawn, so few patches that no p-value could be as small as ``alpha``.
+
+    Where they are just enough, say how far the numbers can be trusted.
+    """
+    from aqdask.errors import UsageError
+    from aqdask.models.settings import TrainSpec
+    from aqdask.models.train import split_frames
+    from aqdask.specs import PatchGrid
+
+    threshold = len(split_frames(references, TrainSpec()).calibration)
+    rows, columns = PatchGrid(size, size).shape
+    patches = threshold * rows * columns
+    if 1 / (patches + 1) > alpha:
+        raise UsageError(
+            f"{references} reference frames of {size} x {size} px, {threshold} of which set the threshold "
+            f"with {patches} patches",
+            expected=f"at least {math.ceil(1 / alpha) - 1} patches for alpha = {alpha:g}",
+            consequence="No patch could be masked at that alpha; nothing was drawn",
+            remedy="give a larger --size or more --frames",
+        )
+    if patches * alpha < ROUGH:
+        session.reporter.say(
+            f"note: {threshold} good frames with {patches} patches set the threshold, too few for a rate of "
+            f"{alpha:g}: recall and false masks below are rough; a larger --size or more --frames help"
+        )
+
+
+def _check_frames(archive: Path, sources: Path, plan: tuple[DemoFrame, ...]) -> None:
+    """Refuse an archive that holds frames of the same names from elsewhere: the folder was moved."""
+    from aqdask import api
+    from aqdask.errors import UsageError
+
+    frames = api.open_frames(archive)
+    ids, stored = (frames[name].values for name in ("frame_id", "path"))
+    paths = {str(name): str(path) for name, path in zip(ids, stored, strict=True)}
+    if any(paths.get(frame.name) != str((sources / frame.name).absolute()) for frame in plan):
+        raise UsageError(
+            f"{archive} holds frames of another demonstration",
+            expected=f"those of {sources}",
+            consequence="Truth and masks would be of different frames",
+            remedy=f"delete {archive}, or choose another folder",
+        )
 
 
 def _simulate(
@@ -115,80 +172,39 @@ def _model(
     path: Path,
     name: str,
     references: list[str],
-    steps: int,
+    alpha: float,
     where: dict[str, Any],
 ) -> Bundle:
-    """The model of an earlier demonstration of the same frames, references and steps, else a new one."""
+    """The shipped model calibrated on these references: that of an earlier demonstration, else a new one."""
     from aqdask import api, training
     from aqdask.cli.model import TrainTeller
     from aqdask.errors import ModelError, UsageError
+    from aqdask.models.shipped import SHIPPED
 
+    shipped = api.load_model(SHIPPED)
+    wanted = (name, shipped.digest, alpha, set(references))
     try:
         found = api.load_model(path)
-        used = {frame_id for part in found.provenance["frames"].values() for frame_id in part}
-        if (found.name, found.provenance["settings"]["steps"], used) == (name, steps, set(references)):
+        if _calibrated_as(found) == wanted:
             session.reporter.say(f"using the model that is there: {path}")
             return found
-    except (ModelError, UsageError, KeyError):
+    except (ModelError, UsageError, KeyError, IndexError):
         pass  # none yet, or of something else
+    session.reporter.say(f"calibrating {SHIPPED} on {len(references)} good frames: {', '.join(references)}")
     teller = TrainTeller(session)
-    return training.train(
-        archive, frames=references, out=path, progress=teller, steps=steps, name=name, **where
+    bundle = training.calibrate(
+        archive, shipped, frames=references, out=path, progress=teller, alpha=alpha, name=name, **where
     )
+    session.reporter.finish()
+    return bundle
 
 
-def _verdicts(
-    archive: Path, model: str, sources: Path, plan: tuple[DemoFrame, ...], alpha: float
-) -> Iterator[FrameVerdict]:
-    from aqdask import api
-    from aqdask.kernels.masking import bad_patches
-    from aqdask.sky.demo import read_truth, truth_path
-    from aqdask.sky.truth import FrameVerdict
-
-    quality = api.open_quality(archive, model)
-    rows = {str(name): row for row, name in enumerate(quality["frame_id"].values)}
-    for frame in plan:
-        pvalue = quality["pvalue"][rows[frame.name]].values
-        yield FrameVerdict(bad_patches(pvalue, alpha), read_truth(truth_path(sources, frame.name)))
-
-
-def _evaluate(
-    archive: Path, model: str, sources: Path, plan: tuple[DemoFrame, ...], references: list[str], alpha: float
-) -> Evaluation:
-    """Recall and false masks on the frames that the model has not seen."""
-    from aqdask.sky.truth import evaluate
-    from aqdask.specs import PatchGrid
-
-    unseen = tuple(frame for frame in plan if frame.name not in references)
-    spec = unseen[0].spec
-    return evaluate(_verdicts(archive, model, sources, unseen, alpha), PatchGrid(spec.height, spec.width))
-
-
-def _show(session: Session, evaluation: Evaluation, alpha: float) -> None:
-    rows = [(kind, rate.patches, rate.masked, rate.rate) for kind, rate in evaluation.recall.items()]
-    title = f"recall of known defects at alpha = {alpha} (patches of unseen frames):"
-    session.table(title, ("defect", "affected", "masked", "recall"), rows)
-    false = (
-        ("good frames", evaluation.good_frames),
-        ("untouched patches of bad frames", evaluation.untouched),
-    )
-    session.table(f"false masks, alpha = {alpha} promised on good frames:",
-                  ("where", "patches", "masked", "rate"),
-                  [(where, rate.patches, rate.masked, rate.rate) for where, rate in false])  # fmt: skip
-
-
-def _write(path: Path, evaluation: Evaluation, alpha: float) -> Path:
-    def numbers(rate: Any) -> Mapping[str, int]:
-        return {"patches": rate.patches, "masked": rate.masked}
-
-    found = {
-        "alpha": alpha,
-        "recall": {kind: numbers(rate) for kind, rate in evaluation.recall.items()},
-        "good_frames": numbers(evaluation.good_frames),
-        "untouched": numbers(evaluation.untouched),
-    }
-    path.write_text(json.dumps(found, indent=1) + "\n")
-    return path
+def _calibrated_as(bundle: Bundle) -> tuple[str, str, float, set[str]]:
+    """Name, origin, alpha and frames of the last calibration; `KeyError` where the bundle has none."""
+    last = bundle.provenance["adapted"][-1]
+    parts = [bundle.calibrations[key].facts["about"]["frames"] for key in last["calibrated"]]
+    used = {frame_id for sets in parts for members in sets.values() for frame_id in members}
+    return bundle.name, bundle.provenance["adapted_from"], last["alpha"], used
 
 
 def _pictures(

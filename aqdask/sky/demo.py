@@ -6,10 +6,12 @@ The plan (`demo_plan`) is frozen data; `write_demo_frame` executes one entry of 
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -42,7 +44,8 @@ from aqdask.sky.simulate import simulate_frame
 
 FIRST_EXPOSURE = datetime(2024, 5, 7, 20, 0, 0)
 CADENCE = timedelta(seconds=75)
-GOOD_FRACTION = 8 / 15  # of 15: six references, two held-out good frames, one frame a recipe
+GOOD_FRACTION = Fraction(2, 3)  # of 30: 17 references, three unseen good frames, one frame a recipe
+FRAMES = 30
 TRUTH_FOLDER, TRUTH_TABLE = "truth", "truth.json"
 
 # The defects of the bad frames, in turn. Kinds whose patches should be judged alone share no frame with
@@ -89,8 +92,8 @@ class DemoFrame:
         return not self.defects
 
 
-def demo_plan(frames: int = 15, size: int = 4096, seed: int = 20240507) -> tuple[DemoFrame, ...]:
-    """What the demonstration consists of: the first half (8 of 15) is good, the rest goes through `RECIPES`.
+def demo_plan(frames: int = FRAMES, size: int = 4096, seed: int = 20240507) -> tuple[DemoFrame, ...]:
+    """What the demonstration consists of: the first two thirds are good, the rest goes through `RECIPES`.
 
     All frames show one field through one night; seeing (2.2 to 2.6 px), sky (800 to 1200 e-) and pointing
     (2 px) vary a little.
@@ -107,7 +110,7 @@ def demo_plan(frames: int = 15, size: int = 4096, seed: int = 20240507) -> tuple
             consequence="It would show nothing",
             remedy="ask for more",
         )
-    good = min(max(round(frames * GOOD_FRACTION), 1), frames - 1)
+    good = min(math.ceil(frames * GOOD_FRACTION), frames - 1)
     rng = stream(seed, "demo")
     plan = []
     for index in range(frames):
@@ -212,7 +215,7 @@ def is_written(folder: str | os.PathLike[str], plan: tuple[DemoFrame, ...]) -> b
 
 def demo_archive(
     folder: str | os.PathLike[str],
-    frames: int = 15,
+    frames: int = FRAMES,
     size: int = 4096,
     seed: int = 20240507,
     progress: Callable[[DemoFrame], None] | None = None,

@@ -18,7 +18,7 @@ GROUP = ("SIMCAM", "L")
 
 
 def test_good_frames_of_the_demonstration_are_proposed() -> None:
-    plan = demo_plan(15, 512, seed=3)[:12]  # eight good frames, four bad ones
+    plan = demo_plan(12, 512, seed=3)  # eight good frames, four bad ones
     found = [measure(simulate_frame(frame.spec, frame.defects, frame.seed).image) for frame in plan]
     proposals = propose([frame.name for frame in plan], found, [GROUP] * 12)
     proposed = [frame for frame, proposal in zip(plan, proposals, strict=True) if proposal.proposed]

@@ -148,12 +148,17 @@ def test_impossible_scene_is_refused(wrong: dict) -> None:
 
 
 def test_demo_plan_is_frozen_and_travels() -> None:
-    plan = demo.demo_plan(15, 256, seed=1)
-    assert [frame.good for frame in plan] == [True] * 8 + [False] * 7
-    assert pickle.loads(pickle.dumps(plan)) == plan == demo.demo_plan(15, 256, seed=1)
-    assert len({frame.seed for frame in plan}) == 15
-    used = {defect.kind for frame in demo.demo_plan(24, 256) for defect in frame.defects}
-    assert used == set(d.KINDS)
+    plan = demo.demo_plan(size=256, seed=1)
+    assert [frame.good for frame in plan] == [True] * 20 + [False] * 10
+    assert pickle.loads(pickle.dumps(plan)) == plan == demo.demo_plan(30, 256, seed=1)
+    assert len({frame.seed for frame in plan}) == 30
+    assert {defect.kind for frame in plan for defect in frame.defects} == set(d.KINDS)
+
+
+@pytest.mark.parametrize(("frames", "good"), [(2, 1), (3, 2), (8, 6), (9, 6), (15, 10), (60, 40)])
+def test_two_thirds_of_a_demo_are_good(frames: int, good: int) -> None:
+    plan = demo.demo_plan(frames, 256)
+    assert [frame.good for frame in plan] == [True] * good + [False] * (frames - good)
 
 
 def test_demo_too_small_is_refused() -> None:
