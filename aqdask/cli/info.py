@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from aqdask.cli.common import Session, command
 from aqdask.errors import EXIT_DONE
+
+if TYPE_CHECKING:
+    from aqdask.models.bundle import Bundle, Calibration
 
 
 @click.command()
@@ -19,8 +21,13 @@ from aqdask.errors import EXIT_DONE
 @click.option("--frames", is_flag=True, help="List every frame.")
 @command
 def info(session: Session, path: str, quarantined: bool, frames: bool) -> int:
-    """Say what an archive, or a model bundle, holds."""
-    if Path(path).is_file():
+    """Say what an archive, or a model, holds.
+
+    PATH is an archive, a model bundle, or the name of the shipped model, wide-field.
+    """
+    from aqdask.models.shipped import SHIPPED
+
+    if Path(path).is_file() or (path == SHIPPED and not Path(path).exists()):
         _model(session, path)
         return EXIT_DONE
     from aqdask.archive import layout, maps
@@ -79,7 +86,66 @@ def _scored(ledger: Any, name: str) -> tuple[int, int]:
 
 
 def _model(session: Session, path: str) -> None:
-    from aqdask.models.bundle import Bundle
+    """Name, method and notes of a model, and what it is calibrated for."""
+    from aqdask import api
 
-    facts = Bundle.load(path).info()
-    session.emit(json.dumps(facts, indent=2, ensure_ascii=False), event="model", **facts)
+    bundle = api.load_model(path)
+    facts = bundle.info()
+    known = {key: _calibration(calibration) for key, calibration in bundle.calibrations.items()}
+    shown = {
+        "model": facts["name"],
+        "sha256": facts["digest"],
+        "method": facts["method"],
+        "patch": f"{facts['patch']} px",
+        "parameters": facts["parameters"],
+        "file": f"{facts['bytes'] / 1e6:.2f} MB",
+        **_origin(bundle),
+    }
+    if session.json:
+        session.emit("", event="model", **facts | {"calibrations": known})
+        return
+    session.emit("\n".join(f"{name:18} {value}" for name, value in shown.items()))
+    rows = [
+        (*_names(key), entry["patches"], entry["smallest_pvalue"], len(entry["frames"]) or "-",
+         "-" if entry["gain"] is None else entry["gain"])
+        for key, entry in sorted(known.items(), key=lambda item: (item[0] == "", item[0]))
+    ]  # fmt: skip
+    columns = ("camera", "filter", "patches", "smallest p-value", "frames", "gain (e-/count)")
+    session.table("calibrated for", columns, rows)
+    notes = dict.fromkeys([*facts["notes"], *(note for entry in known.values() for note in entry["notes"])])
+    for note in notes:
+        session.emit(f"note: {note}")
+
+
+def _names(key: str) -> tuple[str, str]:
+    """Camera and filter of a calibration's key, in words where they are empty."""
+    if not key:
+        return "any other", "any other"
+    camera, _, band = key.partition("|")
+    return camera or "unknown", band or "unknown"
+
+
+def _calibration(calibration: Calibration) -> dict[str, Any]:
+    """What is worth knowing of one calibration, plain JSON; None or empty where there is no such thing."""
+    facts = calibration.facts
+    about, noise = facts.get("about", {}), facts.get("noise", {})
+    return {
+        "patches": facts.get("patches"),
+        "smallest_pvalue": facts.get("smallest_pvalue"),
+        "frames": [frame for members in about.get("frames", {}).values() for frame in members],
+        "gain": 1 / noise["b"] if noise.get("b", 0) > 0 else None,
+        "gain_from": noise.get("source"),
+        "notes": about.get("notes", []),
+    }
+
+
+def _origin(bundle: Bundle) -> dict[str, str]:
+    """Which frames it was trained on, and which model it was adapted from."""
+    found = {}
+    if frames := bundle.provenance.get("frames"):
+        found["trained on"] = (
+            frames if isinstance(frames, str) else f"{sum(map(len, frames.values()))} frames"
+        )
+    if origin := bundle.provenance.get("adapted_from"):
+        found["adapted from"] = f"sha256 {origin[:16]}..."
+    return found
