@@ -55,15 +55,14 @@ def frame_table(
     Returns
     -------
     pyarrow.Table
-        `COLUMNS`, in the archive's frame order, then the sources that gave no frame.
+        `COLUMNS` and the other frame-level variables of the quality group, in the archive's frame order,
+        then the sources that gave no frame.
     """
     frames = FrameStore.open(archive)
     ledger = Ledger(layout.open_root(archive)["ledger"])  # type: ignore[arg-type]
     known = {n: frames.coordinate(n) for n in ("time", "exptime", "filter", "camera")}
-    scores = None
-    if quality and "frame_score" in (store := QualityStore.open(archive, quality)).frame_variables:
-        scores = np.asarray(store.group["frame_score"][:])  # type: ignore[index]
-    columns: dict[str, list[Any]] = {name: [] for name in COLUMNS}
+    measured, kinds = _frame_variables(archive, quality)
+    columns: dict[str, list[Any]] = {name: [] for name in kinds}
     for entry in [*ledger.rows(), *ledger.rejected()]:
         state, reason = entry.standing(quality)
         fraction, name = (masked or {}).get(entry.row, (None, ""))
@@ -71,16 +70,34 @@ def frame_table(
             name: _plain(column[entry.row]) if entry.row >= 0 else None for name, column in known.items()
         }
         about["time"] = None if about["time"] == NO_TIME else about["time"]
-        score = None if scores is None or entry.row < 0 or np.isnan(scores[entry.row]) else scores[entry.row]
-        values = about | {
+        scored = entry.row >= 0 and bool(measured) and not np.isnan(measured["frame_score"][entry.row])
+        numbers = {name: _plain(column[entry.row]) if scored else None for name, column in measured.items()}
+        values = {"frame_score": None} | numbers | about | {
             "frame_id": entry.frame_id, "path": entry.path, "row": entry.row, "sha256": entry.sha256,
-            "state": state, "reason": reason, "masked_fraction": fraction, "frame_score": score,
-            "dq_file": name,
+            "state": state, "reason": reason, "masked_fraction": fraction, "dq_file": name,
         }  # fmt: skip
         for column, value in values.items():
             columns[column].append(value)
-    fields = [pa.field(n, kind, metadata={"description": text}) for n, (kind, text) in COLUMNS.items()]
-    return pa.table({n: pa.array(columns[n], COLUMNS[n][0]) for n in COLUMNS}, schema=pa.schema(fields))
+    fields = [pa.field(n, kind, metadata={"description": text}) for n, (kind, text) in kinds.items()]
+    return pa.table({n: pa.array(columns[n], kinds[n][0]) for n in kinds}, schema=pa.schema(fields))
+
+
+def _frame_variables(
+    archive: str | os.PathLike[str], quality: str
+) -> tuple[dict[str, np.ndarray], dict[str, tuple[pa.DataType, str]]]:
+    """Frame-level variables of a quality group ``(frame,)`` by name, and the columns of the table."""
+    if not quality:
+        return {}, COLUMNS
+    group = QualityStore.open(archive, quality)
+    if "frame_score" not in group.frame_variables:
+        return {}, COLUMNS
+    found = {name: np.asarray(group.group[name][:]) for name in group.frame_variables}  # type: ignore[index]
+    kinds = dict(COLUMNS)
+    for name, values in found.items():
+        kind = pa.int64() if values.dtype.kind in "iu" else pa.float64()
+        meaning = str(group.group[name].attrs.get("long_name", name))
+        kinds.setdefault(name, (kind, meaning))
+    return found, kinds
 
 
 def write_table(table: pa.Table, folder: Path, stem: str = "frames") -> tuple[Path, Path]:
