@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from aqdask.sky.demo import DemoFrame
     from aqdask.sky.truth import Evaluation, FrameVerdict
 
-REASONS_SHOWN = 3
+REASONS_SHOWN, LEAST_SHARE = 3, 0.05
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,8 @@ def show(session: Session, findings: Findings) -> None:
 
 
 def _dominating(reasons: Mapping[str, float]) -> str:
-    return ", ".join(f"{name} {share:.0%}" for name, share in list(reasons.items())[:REASONS_SHOWN]) or "-"
+    most = [f"{name} {share:.0%}" for name, share in reasons.items() if share >= LEAST_SHARE]
+    return ", ".join(most[:REASONS_SHOWN]) or "-"
 
 
 def write(path: Path, findings: Findings) -> Path:
