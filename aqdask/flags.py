@@ -23,7 +23,7 @@ REASONS: tuple[Flag, ...] = (
     Flag(1, "residual", "the reconstruction differs from the patch more than on reference patches"),
     Flag(2, "noise", "the pixels are noisier (or smoother) than the camera is at this brightness"),
     Flag(3, "background", "structure of 4 to 64 px in the sky"),
-    Flag(4, "sky", "the sky differs from that of the frame around it, or the frame's sky is tilted"),
+    Flag(4, "sky", "the sky differs from that of the frame, or from that of the patches around"),
     Flag(5, "size", "stars are wider than on reference frames (or sharper, where asked)"),
     Flag(6, "ellipticity", "stars are longer than on reference frames"),
     Flag(7, "latent", "the patch is made of other things than reference patches"),

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from aqdask.kernels.noise import NoiseModel
-from aqdask.kernels.sky_fit import plane, robust_line
+from aqdask.kernels.sky_fit import robust_line
 from aqdask.kernels.statistics import CELLS, LINES
 
 PRIOR = 0.5  # precision of knowing nothing about the shape of stars
@@ -161,14 +161,17 @@ def background(frame: Field) -> np.ndarray:
 
 
 def sky(frame: Field) -> np.ndarray:
-    """Sky against the frame's sky: offset, contrast to the neighbours, and the tilt of the frame there."""
+    """Sky against the frame's sky: offset, and contrast to the neighbours.
+
+    Not the tilt of the frame: it finds a gradient a little better, and masks what lies beside a cloud.
+    """
     offset = frame.misfit.mean(axis=-1)
     known = np.isfinite(offset)
     filled = np.where(known, offset, 0)
     around = box_sum(filled, 3) - filled
     count = box_sum(known, 3) - known
     contrast = offset - around / np.maximum(count, 1)
-    return np.stack([offset, contrast, plane(offset)], axis=-1)
+    return np.stack([offset, contrast], axis=-1)
 
 
 def _signed(frame: Field, unflagged: np.ndarray | None = None, side: int = 1) -> np.ndarray:

@@ -5,12 +5,20 @@ from __future__ import annotations
 import numpy as np
 
 _ROUNDS = 20
-_REACH = 2.0  # robust sigma beyond which a patch pulls the fit less (Huber weights)
+_FROM_MODE = 3  # of them begin at the mode
+_REACH = 4.685  # sigma at which a patch has no weight (Tukey's biweight, 95 % efficient)
+_INNER, _INNER_SIGMA = (
+    0.3,
+    0.385,
+)  # fraction of the patches that tell the spread: within .385 sigma of a normal
 _LEAST = 1e-9
 
 
 def robust_line(template: np.ndarray, level: np.ndarray, ridge: float) -> tuple[float, float]:
-    """``(alpha, beta)`` of ``level = alpha + beta template`` by Huber regression; NaN is left out.
+    """``(alpha, beta)`` of ``level = alpha + beta template`` for most patches; NaN is left out.
+
+    Tukey's biweight about the mode, with the spread of the innermost patches: up to half of the frame may
+    lie under a cloud without a shift of the rest.
 
     Parameters
     ----------
@@ -24,20 +32,34 @@ def robust_line(template: np.ndarray, level: np.ndarray, ridge: float) -> tuple[
         return float("nan"), 0.0
     x, y = template[usable].astype(float), level[usable].astype(float)
     weight = np.ones_like(y)
-    alpha, beta = float(np.median(y)), 0.0
-    for _ in range(_ROUNDS):
+    beta = 0.0
+    for turn in range(_ROUNDS):
         total = weight.sum()
         mean_x, mean_y = (weight * x).sum() / total, (weight * y).sum() / total
         covariance = (weight * (x - mean_x) * (y - mean_y)).sum() / total
         before = beta
         beta = covariance / ((weight * (x - mean_x) ** 2).sum() / total + ridge + _LEAST)
         alpha = mean_y - beta * mean_x
-        away = np.abs(y - alpha - beta * x)
-        spread = 1.4826 * np.median(away) + _LEAST
-        weight = np.minimum(1, _REACH * spread / np.maximum(away, _LEAST))
-        if abs(beta - before) < 1e-6:
+        away = y - alpha - beta * x
+        if (
+            turn < _FROM_MODE
+        ):  # a cloud over a third of the frame drags every mean; most patches are elsewhere
+            away -= mode(away)
+        spread = float(np.quantile(np.abs(away), _INNER)) / _INNER_SIGMA + _LEAST
+        weight = np.maximum(1 - (away / (_REACH * spread)) ** 2, 0) ** 2
+        if turn > _FROM_MODE and abs(beta - before) < 1e-6:
             break
     return float(alpha), float(beta)
+
+
+def mode(values: np.ndarray) -> float:
+    """The half-sample mode (Robertson & Cryer 1974): where values ``(n,)`` lie densest."""
+    ordered = np.sort(values)
+    while ordered.size > 3:
+        half = (ordered.size + 1) // 2
+        first = int(np.argmin(ordered[half - 1 :] - ordered[: ordered.size - half + 1]))
+        ordered = ordered[first : first + half]
+    return float(ordered.mean())
 
 
 def make_template(levels: np.ndarray, ridge: float) -> np.ndarray:
@@ -72,23 +94,3 @@ def _median(levels: np.ndarray) -> np.ndarray:
     low, high = np.maximum((count - 1) // 2, 0), np.minimum(count // 2, len(levels) - 1)
     pick = [np.take_along_axis(ordered, index[None], axis=0)[0] for index in (low, high)]
     return np.where(count > 0, (pick[0] + pick[1]) / 2, np.nan)
-
-
-def plane(values: np.ndarray) -> np.ndarray:
-    """Robust first-order surface through a map ``(y, x)``, evaluated everywhere; zero with no value."""
-    usable = np.isfinite(values)
-    if usable.sum() < 6:
-        return np.zeros(values.shape)
-    y, x = np.meshgrid(
-        *(np.linspace(-1, 1, n) if n > 1 else np.zeros(1) for n in values.shape), indexing="ij"
-    )
-    terms = np.stack([np.ones(values.size), y.ravel(), x.ravel()], axis=1)
-    inside, found = usable.ravel(), np.where(usable, values, 0).ravel().astype(float)
-    weight = inside.astype(float)
-    for _ in range(8):
-        normal = terms.T @ (terms * weight[:, None])
-        fit = terms @ np.linalg.lstsq(normal, terms.T @ (weight * found), rcond=None)[0]
-        away = np.abs(found - fit)
-        spread = 1.4826 * np.median(away[inside]) + _LEAST
-        weight = inside * np.minimum(1, _REACH * spread / np.maximum(away, _LEAST))
-    return fit.reshape(values.shape)

@@ -15,7 +15,6 @@ from aqdask.kernels.judge import Judge
 from aqdask.kernels.noise import NoiseModel
 from aqdask.models.bundle import Calibration
 
-
 FLAT_FIELD = ("sky", "background")  # groups that measure against the flat field of a filter
 
 
