@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 
 _ROUNDS = 20
-_FROM_MODE = 3  # of them begin at the mode
 _REACH = 4.685  # sigma at which a patch has no weight (Tukey's biweight, 95 % efficient)
 _INNER, _INNER_SIGMA = (
     0.3,
@@ -31,23 +30,19 @@ def robust_line(template: np.ndarray, level: np.ndarray, ridge: float) -> tuple[
     if not usable.any():
         return float("nan"), 0.0
     x, y = template[usable].astype(float), level[usable].astype(float)
-    weight = np.ones_like(y)
-    beta = 0.0
-    for turn in range(_ROUNDS):
+    # The start is a sky as bright as the template's, at the mode: a cloud would drag a line through all.
+    alpha, beta = mode(y - x), 1.0
+    for _ in range(_ROUNDS):
+        away = np.abs(y - alpha - beta * x)
+        spread = float(np.quantile(away, _INNER)) / _INNER_SIGMA + _LEAST
+        weight = np.maximum(1 - (away / (_REACH * spread)) ** 2, 0) ** 2
         total = weight.sum()
         mean_x, mean_y = (weight * x).sum() / total, (weight * y).sum() / total
         covariance = (weight * (x - mean_x) * (y - mean_y)).sum() / total
-        before = beta
+        before = alpha, beta
         beta = covariance / ((weight * (x - mean_x) ** 2).sum() / total + ridge + _LEAST)
         alpha = mean_y - beta * mean_x
-        away = y - alpha - beta * x
-        if (
-            turn < _FROM_MODE
-        ):  # a cloud over a third of the frame drags every mean; most patches are elsewhere
-            away -= mode(away)
-        spread = float(np.quantile(np.abs(away), _INNER)) / _INNER_SIGMA + _LEAST
-        weight = np.maximum(1 - (away / (_REACH * spread)) ** 2, 0) ** 2
-        if turn > _FROM_MODE and abs(beta - before) < 1e-6:
+        if abs(beta - before[1]) < 1e-6 and abs(alpha - before[0]) < 1e-6 * spread:
             break
     return float(alpha), float(beta)
 
