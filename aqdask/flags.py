@@ -29,7 +29,7 @@ REASONS: tuple[Flag, ...] = (
     Flag(7, "latent", "the patch is made of other things than reference patches"),
     Flag(8, "spike", "single pixels stand out: cosmic rays, hot pixels"),
     Flag(9, "line", "a row, a column or a straight track stands out"),
-    Flag(10, "stars", "stars are missing"),
+    Flag(10, "stars", "fewer stars than in the rest of the frame: something is before them"),
     Flag(11, "saturated", "most pixels are full, so there is no score"),
 )
 

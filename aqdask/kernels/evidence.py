@@ -20,6 +20,7 @@ PRIOR = 0.5  # precision of knowing nothing about the shape of stars
 REGIONS = (5, 9)  # patches a side over which the second pass pools
 NOISE_MATTERS = 0.01  # of the variance, as a logarithm
 SIZE_MATTERS = 0.03  # 1 % in size, as the head has it (`models.distort.SPREAD`)
+LEAST_STARS = 0.2  # a patch: fewer in the whole frame and none can be missed
 SHAPES = ("size", "e1", "e2")
 Columns = Mapping[str, np.ndarray]
 
@@ -242,8 +243,15 @@ def noise_region(frame: Field) -> np.ndarray:
 
 
 def stars_region(frame: Field) -> np.ndarray:
-    """Stars that are missing over 9 x 9 patches: the square root of their mean number."""
-    return np.sqrt(_mean_around(frame.columns["stars"], frame, REGIONS[-1]))[..., None]
+    """Stars that are missing over 9 x 9 patches: ln of their mean number against that of the frame.
+
+    Against the frame and not the references: a brighter sky or another field has fewer stars everywhere,
+    which is no defect of a patch (`frame_tier` tells of it).
+    """
+    around = _mean_around(frame.columns["stars"], frame, REGIONS[-1])
+    seen = frame.columns["stars"][np.isfinite(frame.columns["stars"])]
+    whole = float(seen.mean()) if seen.size else 0.0
+    return np.log((around + LEAST_STARS) / (whole + LEAST_STARS))[..., None]
 
 
 @dataclass(frozen=True)

@@ -221,9 +221,9 @@ def sizes(contest: Contest, scale: Scale) -> list[dict[str, Any]]:
     for method in NAMES:
         if verdicts[0][method].size is None:
             continue
-        maps = [one[method].size for one in verdicts]
+        maps = [(one[method].size, one[method].precision) for one in verdicts]
         for patches in (1, 2, 4):
-            found = spearman([blocks(one, patches) for one in maps], truth)
+            found = spearman([pooled(*one, patches) for one in maps], truth)
             rows.append(_size_row(method, f"{64 * patches} px", len(truth), found))
         frame = spearman([np.array([one[method].frame_size]) for one in verdicts], truth)
         rows.append(_size_row(method, "frame", len(truth), frame))
@@ -244,11 +244,16 @@ def size_frames(scale: Scale) -> Iterator[tuple[float, np.ndarray]]:
         yield fwhm, simulate_frame(good_scene(seed, scale.size, fwhm=fwhm), seed=seed).image
 
 
-def blocks(values: np.ndarray, side: int) -> np.ndarray:
-    """Means of ``side`` x ``side`` patches, equal weights, ``(n_y // side, n_x // side)``; without NaN."""
+def pooled(values: np.ndarray, weight: np.ndarray | None, side: int) -> np.ndarray:
+    """Weighted means of ``side`` x ``side`` patches, ``(n_y // side, n_x // side)``; without NaN.
+
+    With the head's precisions this is how it adds up, ``sum(w t) / (sum(w) + prior)``.
+    """
     rows, columns = (length // side for length in values.shape)
-    cut = values[: rows * side, : columns * side].reshape(rows, side, columns, side)
-    known = np.isfinite(cut)
-    total = np.where(known, cut, 0).sum(axis=(1, 3))
-    count = known.sum(axis=(1, 3))
-    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
+
+    def summed(of: np.ndarray) -> np.ndarray:
+        return of[: rows * side, : columns * side].reshape(rows, side, columns, side).sum(axis=(1, 3))
+
+    usable = np.where(np.isfinite(values), 1.0 if weight is None else weight, 0.0)
+    total = summed(usable)
+    return np.where(total > 0, summed(usable * np.nan_to_num(values)) / np.maximum(total, 1e-9), np.nan)

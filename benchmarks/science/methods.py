@@ -22,6 +22,7 @@ from seeds import SEEDS
 from aqdask.kernels import noise
 from aqdask.kernels.calibration import ScoreTable, conformal_pvalue
 from aqdask.kernels.masking import bad_patches
+from aqdask.kernels.evidence import PRIOR
 from aqdask.kernels.patches import cut_range
 from aqdask.models import crops, distort, fit, learn, losses, networks, paper_train, shipped
 from aqdask.models.adapt import adapt
@@ -51,12 +52,15 @@ class Verdict:
         ln of the size of the stars, whatever its zero.
     frame_size : float
         The same of the whole frame.
+    precision : ndarray (n_y, n_x) or None
+        Weight of each patch's size where patches are pooled; None: equal.
     """
 
     score: np.ndarray
     pvalue: np.ndarray
     size: np.ndarray | None = None
     frame_size: float = float("nan")
+    precision: np.ndarray | None = None
 
     def masked(self, alpha: float) -> np.ndarray:
         """The mask at ``alpha``, bool ``(n_y, n_x)``; without a p-value a patch is masked."""
@@ -209,7 +213,8 @@ class FitAqdask:
         for name, judge in self.judges.items():
             maps = judge.judge(columns, self.card.camera, self.card.filter)
             sizes = np.log(maps["size_ratio"]), float(np.log(maps["frame_size_ratio"]))
-            found[name] = Verdict(maps["score"], maps["pvalue"], *sizes)
+            weight = columns[..., self.scorer.columns.index("size_weight")] + PRIOR
+            found[name] = Verdict(maps["score"], maps["pvalue"], *sizes, weight)
         mae = columns[..., self.scorer.columns.index("mae")]
         return found | {MAE: Verdict(mae, conformal_pvalue(mae, self.table))}
 
