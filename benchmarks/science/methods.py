@@ -21,8 +21,8 @@ from seeds import SEEDS
 
 from aqdask.kernels import noise
 from aqdask.kernels.calibration import ScoreTable, conformal_pvalue
-from aqdask.kernels.masking import bad_patches
 from aqdask.kernels.evidence import PRIOR
+from aqdask.kernels.masking import bad_patches
 from aqdask.kernels.patches import cut_range
 from aqdask.models import crops, distort, fit, learn, losses, networks, paper_train, shipped
 from aqdask.models.adapt import adapt
