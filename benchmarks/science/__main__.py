@@ -45,8 +45,8 @@ QUICK = Scale(
 class Run:
     """What was found so far, written after every part; an earlier run of the same models is continued."""
 
-    def __init__(self, folder: Path, task: Task, scale: Scale) -> None:
-        self.folder, self.task, self.scale = folder, task, scale
+    def __init__(self, folder: Path, task: Task, scale: Scale, gwac: tuple[int, int]) -> None:
+        self.folder, self.task, self.scale, self.gwac = folder, task, scale, gwac
         self.contest = Contest(task)
         self.clean = evaluate.clean_frames(self.contest, scale)
         facts = {
@@ -114,7 +114,7 @@ def run_photometry(run: Run) -> None:
 def run_gwac(run: Run) -> None:
     """The same on an archive of GWAC-like frames."""
     quick = run.scale == QUICK
-    count, size, references = (2, 512, 12) if quick else (archive.FRAMES, 4096, archive.REFERENCES)
+    count, size, references = (2, 512, 12) if quick else (*run.gwac, archive.REFERENCES)
     rows = archive.gwac(run.folder, count, size, references, run.scale.steps)
     run.add("gwac", rows, output.photometry("GWAC-like archive", rows))
 
@@ -164,6 +164,10 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--out", type=Path, default=Path("build/science"), help="folder (%(default)s)")
     result.add_argument("--quick", action="store_true", help="little of everything, under a minute")
     result.add_argument("--frames", type=int, help="frames a condition (4)")
+    result.add_argument(
+        "--gwac-frames", type=int, help="frames of the GWAC-like archive (24; 600 on a cluster)"
+    )
+    result.add_argument("--gwac-size", type=int, default=4096, help="their side in px (%(default)s)")
     result.add_argument("--steps", type=int, help="optimiser steps of aqdask (its default)")
     result.add_argument("--fresh", action="store_true", help="train even where the folder has the models")
     return result
@@ -186,7 +190,7 @@ def main(arguments: list[str] | None = None) -> int:
     frames = reference_frames(scale.reference, scale.size)
     task = prepare(frames, scale.steps, given.out, fresh=given.fresh)
     print(f"models ready after {time.monotonic() - begin:.0f} s", flush=True)
-    run = Run(given.out, task, scale)
+    run = Run(given.out, task, scale, (given.gwac_frames or archive.FRAMES, given.gwac_size))
     for part in PARTS:
         if part in parts:
             RUN[part](run)
