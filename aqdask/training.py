@@ -223,6 +223,14 @@ def _references(
     if frames is None:
         proposals = select(archive, cluster=cluster, reporter=reporter)
         ids = [proposal.id for proposal in proposals if proposal.proposed]
+        if not ids:
+            why = f", such as {proposals[0].id}: {proposals[0].reason}" if proposals else ""
+            raise UsageError(
+                f"none of the {len(proposals)} frames of {archive} is proposed as a reference{why}",
+                expected="frames whose sky, noise and stars can be measured",
+                consequence="Nothing is known to be good",
+                remedy="see `aqdask select` and `aqdask info`, or name good frames",
+            )
     else:
         ids = match_frames(list(done), _listed(frames))
     return ChosenFrames.of(store, sorted(done[frame_id] for frame_id in ids))

@@ -52,7 +52,7 @@ def aqdask() -> None:
     \b
     A first run:
       aqdask ingest night/ night.zarr
-      aqdask train night.zarr --out camera.safetensors
+      aqdask calibrate night.zarr --model wide-field --out camera.safetensors
       aqdask score night.zarr --model camera.safetensors
       aqdask export night.zarr masks/ --alpha 0.01
 

@@ -93,9 +93,7 @@ def train(session: Session, archive: str, out: str, frames: Sequence[str], **set
     """  # fmt: skip
     from aqdask import training
 
-    settings["name"] = (
-        settings["name"] or re.sub(r"[^A-Za-z0-9._-]+", "-", Path(out).stem).strip("-._") or "model"
-    )
+    settings["name"] = settings["name"] or _name_from(out)
     chosen = _named(frames)
     teller = TrainTeller(session)
     bundle = training.train(
@@ -115,7 +113,7 @@ def train(session: Session, archive: str, out: str, frames: Sequence[str], **set
     metavar="FRAME",
     help="Good frames, 10 to 40 a camera and filter: as for `train`.  [default: as `select` proposes]",
 )
-@click.option("--name", help="Name of the copy.  [default: the model's]")
+@click.option("--name", help="Name of the copy; part of the quality group's name.  [default: from FILE]")
 @click.option("--seed", default=0, show_default=True, help="Divides the frames into sets.")
 @click.option(
     "--alpha", default=0.01, show_default=True, help="Smallest false-mask rate that must be possible."
@@ -132,10 +130,10 @@ def calibrate(
     """
     from aqdask import training
 
-    given = {name: value for name, value in settings.items() if value is not None}
+    settings["name"] = settings["name"] or _name_from(out)
     bundle = training.calibrate(
         archive, model, frames=_named(frames), out=out, progress=TrainTeller(session),
-        cluster=session.cluster, reporter=session.reporter, **given,
+        cluster=session.cluster, reporter=session.reporter, **settings,
     )  # fmt: skip
     return _tell(session, out, bundle)
 
@@ -146,6 +144,11 @@ def _named(frames: Sequence[str]) -> list[str] | None:
         return None
     named = (_read_lines(entry[1:]) if entry.startswith("@") else [entry] for entry in frames)
     return [line for lines in named for line in lines]
+
+
+def _name_from(out: str) -> str:
+    """A model's name from its file's."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", Path(out).stem).strip("-._") or "model"
 
 
 def _tell(session: Session, out: str, bundle: Bundle) -> int:

@@ -13,7 +13,7 @@ import numpy as np
 from aqdask.kernels.evidence import Camera, Columns, about, noise_ratio, shape_sums
 
 # What is compared, and the least spread that counts: equal references must not make half a per cent bad.
-LEAST_SPREAD = {"size": 0.02, "ellipticity": 0.02, "sky": 0.05, "noise": 0.03, "stars": 0.1}
+LEAST_SPREAD = {"size": 0.02, "ellipticity": 0.01, "sky": 0.05, "noise": 0.02, "stars": 0.1}
 FLAG_SIGMA = 5.0  # robust sigma in size, ellipticity, sky or noise
 FLAG_MASKED = 0.2  # fraction of patches masked
 # Beyond the references: by how much (ln) stars a patch, sky, and noise ratio may leave their range.

@@ -64,9 +64,8 @@ def fit_noise(
     if x.size >= 4 * LEAST_PATCHES:
         bent = _line(x - middle, y, 2)
     (intercept, b), c = slope, 0.0
-    if bent[0].size == 3 and bent[0][2] > BENT * bent[1][2] and bent[0][1] > 0:
+    if bent[0].size == 3 and _is_camera(bent[0], bent[1], middle):
         intercept, b, c = bent[0]
-        error = bent[1]
     elif not (b > 0 and error[1] <= SLOPE_ERROR * b):
         known = math.isfinite(gain) and gain > 0
         b, source = (1 / gain, "header") if known else (0.0, "none")
@@ -97,6 +96,17 @@ def _line(x: np.ndarray, y: np.ndarray, degree: int) -> tuple[np.ndarray, np.nda
     covariance = np.linalg.pinv(normal) * spread**2
     safe = np.where(scale > 0, scale, 1)
     return coefficients / safe, np.sqrt(np.maximum(np.diag(covariance), 0)) / safe
+
+
+def _is_camera(fit: np.ndarray, error: np.ndarray, middle: float) -> bool:
+    """Whether a bent line is that of a camera: c shown by the frames, and a gain that is known at no signal.
+
+    Frames of two gain settings bend the line as well; at the foot of theirs the gain is negative or unknown.
+    """
+    _, slope, c = fit
+    foot = slope - 2 * c * middle
+    foot_error = np.hypot(error[1], 2 * middle * error[2])
+    return bool(c > BENT * error[2] and foot > 0 and foot_error <= SLOPE_ERROR * foot)
 
 
 def _centre(values: np.ndarray, variance: np.ndarray) -> float:

@@ -12,7 +12,7 @@ import torch
 from aqdask.errors import UsageError
 from aqdask.models.aqdask import networks_of
 from aqdask.models.bundle import POOLED, Bundle, calibration_key
-from aqdask.models.calibrate import Sets, calibrate_group, groups_of, ticking
+from aqdask.models.calibrate import Sets, calibrate_group, check_alpha, groups_of, ticking
 from aqdask.models.crops import FrameSource
 from aqdask.models.fit import Report, TrainProgress
 from aqdask.models.knowledge import Knowledge
@@ -20,6 +20,7 @@ from aqdask.models.measurer import Measurer
 from aqdask.models.references import CameraNoise, learn_noise
 from aqdask.models.settings import TrainSpec
 from aqdask.models.train import split_frames
+from aqdask.specs import PatchGrid
 
 LEAST_FRAMES = 3  # of one camera and filter: one for each set
 
@@ -60,7 +61,7 @@ def adapt(
             remedy="train a model on these frames instead",
         )
     groups = split_groups(frames, spec)
-    cameras = learn_cameras(frames, groups, bundle.patch, report)
+    cameras = learn_cameras(frames, groups, bundle.patch, spec.alpha, report)
     measurer = Measurer(*networks_of(bundle), device)
     known = calibrate(measurer, frames, groups, cameras, spec, bundle.patch, report)
     fresh = {key: knowledge.calibration() for key, knowledge in known.items()}
@@ -102,15 +103,17 @@ def all_of(sets: Sets) -> list[int]:
 
 
 def learn_cameras(
-    frames: FrameSource, groups: Mapping[tuple[str, str], Sets], patch: int, report: Report
+    frames: FrameSource, groups: Mapping[tuple[str, str], Sets], patch: int, alpha: float, report: Report
 ) -> dict[tuple[str, str], CameraNoise]:
     """Noise, hot pixels and saturation of each camera, from the fit sets of its filters."""
     found: dict[str, CameraNoise] = {}
     for camera in dict.fromkeys(camera for camera, _ in groups):
         members = [index for (name, _), sets in groups.items() if name == camera for index in sets.fit]
         found[camera] = learn_noise(frames, members, patch)
-        for note in found[camera].notes:
-            report(TrainProgress("note", note=f"{camera or 'the camera'}: {note}"))
+    for key, sets in groups.items():  # before anything is trained
+        n_y, n_x = PatchGrid(*found[key[0]].shape, patch).shape
+        frames_, total = len(sets.threshold), len(all_of(sets))
+        check_alpha(frames_ * n_y * n_x, alpha, frames_, total)
     return {key: found[key[0]] for key in groups}
 
 
@@ -145,6 +148,8 @@ def calibrate(
         )
     largest = max(groups, key=lambda key: len(all_of(groups[key])))
     known[POOLED] = known[calibration_key(*largest)]
-    for note in known[POOLED].facts["notes"]:
-        report(TrainProgress("note", note=note))
+    for key in groups:
+        for note in known[calibration_key(*key)].facts["notes"]:
+            where = f"{' '.join(key).strip()}: " if len(groups) > 1 else ""
+            report(TrainProgress("note", note=where + note))
     return known

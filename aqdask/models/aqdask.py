@@ -14,7 +14,7 @@ import torch
 from aqdask import flags
 from aqdask.errors import ModelError
 from aqdask.kernels.evidence import GROUPS, Columns, noise_ratio, shape
-from aqdask.kernels.frame_tier import OUTSIDE, frame_values
+from aqdask.kernels.frame_tier import FLAG_SIGMA, OUTSIDE, frame_values
 from aqdask.kernels.normalise import as_float
 from aqdask.kernels.patches import gather, padded
 from aqdask.models.bundle import POOLED, Bundle, calibration_key
@@ -57,7 +57,7 @@ VARIABLES: tuple[Variable, ...] = (
     Variable(
         "frame_flag",
         "uint8",
-        0,
+        255,  # not scored
         {
             "long_name": "frame is flagged: frame_score above 5 (robust sigma of size, ellipticity, sky or "
             "noise, or more than 20 % of the patches masked)",
@@ -221,8 +221,7 @@ def judged(knowledge: Knowledge, columns: Columns) -> dict[str, np.ndarray]:
     codes = _CODES | {"": flags.code(flags.REASONS, "no_data")}
     about = shape(columns, camera.shape_zero) * np.array(SPREAD)
     about[np.isnan(columns["sky"])] = np.nan
-    known = np.isfinite(pvalue)
-    masked = float((pvalue[known] <= judge.first_alpha).mean()) if known.any() else 0.0
+    masked = 1 - float((pvalue > judge.first_alpha).mean())  # what has no score is masked, too
     values = frame_values(columns, camera, SPREAD)
     rank = knowledge.frames.score(values, masked, two_sided=camera.two_sided)
     return {
@@ -236,8 +235,8 @@ def judged(knowledge: Knowledge, columns: Columns) -> dict[str, np.ndarray]:
         "e1": about[..., 1],
         "e2": about[..., 2],
         "stars": columns["stars"],
-        "frame_score": np.array(rank if known.any() else np.nan),
-        "frame_flag": np.array(known.any() and rank > 5),
+        "frame_score": np.array(rank),
+        "frame_flag": np.array(rank > FLAG_SIGMA),
         "frame_size_ratio": np.exp(values.size),
         "frame_ellipticity": np.array(values.ellipticity),
         "frame_sky": np.array(values.sky),

@@ -39,7 +39,8 @@ from aqdask.models.scorer import BATCH
 from aqdask.specs import PatchGrid
 
 NOISE_RANGE = (0.93, 1.08)  # of the noise ratio on frames that did not fit the noise
-UNLIKE = 10.0  # robust sigma from the other references at which a frame is no reference
+UNLIKE = 8.0  # robust sigma from the other references at which a frame is no reference
+ODD = 5.0  # and at which it is worth a word
 REGION_FRAMES = 10  # calibration frames below which what pools over a frame abstains
 FEW_FRAMES = 10
 Members = Sequence[int]
@@ -113,19 +114,19 @@ def calibrate_group(
     camera = _camera(fit, seen, two_sided)
     ids = [frames.ids[index] for members in sets for index in members]
     values = [frame_values(columns, camera, SPREAD) for columns in (*fit, *tail, *threshold)]
-    _check_alike(ids, values)
+    odd = _check_alike(ids, values)
     _check_noise(values[len(fit) :])
     abstain = dict(seen.abstain)
     if len(tail) + len(threshold) < REGION_FRAMES:
         reason = f"{len(tail) + len(threshold)} calibration frames, {REGION_FRAMES} are needed"
-        abstain |= dict.fromkeys(("size_region", "ellipticity_region"), reason)
+        abstain |= dict.fromkeys((group.name for group in GROUPS if group.regional), reason)
     judge = _judge(camera, fit, tail, abstain, alpha)
     final = ScoreTable.from_scores(np.concatenate([judge.score(c)[0].ravel() for c in threshold]))
-    _check_alpha(final, alpha, len(threshold), len(ids))
+    check_alpha(final.total, alpha, len(threshold), len(ids))
     facts = {
         "frames": dict(zip(("fit", "tail", "threshold"), map(list, _named(frames, sets)), strict=True)),
         "abstain": abstain,
-        "notes": [*seen.notes, *_notes(len(threshold), abstain)],
+        "notes": [*seen.notes, *odd, *_notes(len(threshold), abstain)],
         "noise_ratio": float(np.exp(np.median([value.noise for value in values[len(fit) :]]) / 2)),
     }
     tier = FrameReference.fit(values)
@@ -212,23 +213,25 @@ def _finite(statistics: np.ndarray, field: Field) -> np.ndarray:
     return flat[np.isfinite(flat).all(axis=1)]
 
 
-def _check_alike(ids: Sequence[str], values: Sequence[FrameValues]) -> None:
-    """Refuse references of which one is far from all the others, and say by what."""
-    unlike = []
+def _check_alike(ids: Sequence[str], values: Sequence[FrameValues]) -> list[str]:
+    """Refuse references of which one is far from all the others, by what; name those that are a little."""
+    found: dict[str, float] = {}
     for k, frame_id in enumerate(ids):
         others = FrameReference.fit([*values[:k], *values[k + 1 :]])
         sigmas = others.sigmas(values[k], two_sided=True)
         worst = max(sigmas, key=sigmas.__getitem__, default="")
-        if worst and sigmas[worst] > UNLIKE:
-            unlike.append(f"{frame_id} ({worst}, {sigmas[worst]:.0f} robust sigma)")
+        if worst and sigmas[worst] > ODD:
+            found[f"{frame_id} ({worst}, {sigmas[worst]:.0f} robust sigma)"] = sigmas[worst]
+    unlike = [text for text, sigma in found.items() if sigma > UNLIKE]
     if unlike:
         raise UsageError(
-            f"{len(unlike)} of {len(ids)} reference frames are unlike the others: {', '.join(unlike[:5])}",
+            f"of {len(ids)} reference frames {len(unlike)} unlike the others: {', '.join(unlike[:5])}",
             expected="frames of one kind: focus, guiding, sky and noise within "
             f"{UNLIKE:.0f} robust sigma of their median (least spread: {_spreads()})",
             consequence="What is normal would be whatever they span, and bad frames would pass",
             remedy="leave them out, or calibrate them apart",
         )
+    return [f"Look at {', '.join(found)}: unlike the other reference frames."] if found else []
 
 
 def _spreads() -> str:
@@ -247,14 +250,16 @@ def _check_noise(values: Sequence[FrameValues]) -> None:
         )
 
 
-def _check_alpha(final: ScoreTable, alpha: float, frames: int, total: int) -> None:
-    """Refuse where no p-value could be as small as alpha."""
-    if final.smallest > alpha:
-        needed = math.ceil((1 / alpha - 1) / (final.total / frames))
+def check_alpha(patches: int, alpha: float, frames: int, total: int) -> None:
+    """Refuse where no p-value could be as small as alpha.
+
+    ``patches`` good patches of ``frames`` frames set the threshold, of ``total`` reference frames in all.
+    """
+    if 1 / (patches + 1) > alpha:
+        needed = math.ceil(total * (1 / alpha - 1) / max(patches, 1))
         raise UsageError(
-            f"{frames} frames with {final.total} patches set the threshold",
-            expected=f"{needed} frames of this size for alpha = {alpha:g}, about "
-            f"{math.ceil(total * needed / frames)} reference frames in all",
+            f"{total} reference frames, of which {frames} with {patches} patches set the threshold",
+            expected=f"about {needed} reference frames of this size for alpha = {alpha:g}",
             consequence="No patch could be masked at that alpha",
             remedy="give more reference frames, or accept a larger alpha",
         )
@@ -265,8 +270,9 @@ def _notes(threshold: int, abstain: Mapping[str, str]) -> list[str]:
     notes = []
     if threshold < FEW_FRAMES:
         notes.append(
-            f"Calibrated on {threshold} frames: the patches of one frame are alike, so the share of good "
-            "patches masked may differ from alpha by a factor of two or more; 20 frames bring it close."
+            f"Calibrated on {threshold} frame{'s'[: threshold > 1]}: the patches of one frame are alike, so "
+            "the share of good patches masked may differ from alpha by a factor of two or more; 20 frames "
+            "bring it close."
         )
     for reason in dict.fromkeys(abstain.values()):
         names = [name for name, why in abstain.items() if why == reason]

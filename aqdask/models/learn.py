@@ -25,7 +25,7 @@ from aqdask.models.measurer import Measurer, fill
 from aqdask.models.networks import Networks
 from aqdask.models.references import CameraNoise, star_sigma
 from aqdask.models.settings import TrainSpec
-from aqdask.models.shipped import SCRATCH, load_shipped
+from aqdask.models.shipped import SCRATCH, SHIPPED, load_shipped
 from aqdask.models.train import Split, provenance
 
 AUTOENCODER_SHARE = 0.4  # of the steps from scratch; the head learns from what the autoencoder then gives
@@ -49,7 +49,7 @@ def train_aqdask(
     _check(spec)
     groups = split_groups(frames, spec)
     split = _union(groups)
-    cameras = learn_cameras(frames, groups, spec.patch, report)
+    cameras = learn_cameras(frames, groups, spec.patch, spec.alpha, report)
     normalise = Stabilise(frames, {index: cameras[key] for key in groups for index in all_of(groups[key])})
     recipe = AqdaskRecipe(frames, split, normalise, spec, device)
     curve = fit(recipe, report, checkpoint, spec.checkpoint_seconds)
@@ -64,7 +64,7 @@ def train_aqdask(
         architecture={"network": "Networks", **ARCHITECTURE},
         weights={key: value.cpu().contiguous().numpy() for key, value in recipe.network.state_dict().items()},
         calibrations={key: knowledge.calibration() for key, knowledge in known.items()},
-        provenance=facts | {"stopped": recipe.stopped(curve)},
+        provenance=facts | {"stopped": recipe.stopped(curve), "start": recipe.start},
         notes=tuple(known[POOLED].facts["notes"]),
     )
 
@@ -143,6 +143,7 @@ class AqdaskRecipe:
         # The head's first step; a shipped head has learnt from true shapes, which no reference frame shows.
         self.turn = max(1, round(AUTOENCODER_SHARE * spec.steps)) if spec.start == SCRATCH else spec.steps
         self.digest = settings_digest(spec, frames.ids, device)
+        self.start = SCRATCH if spec.start == SCRATCH else f"{SHIPPED} {load_shipped().digest}"
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(spec.seed)
             network = Networks(**ARCHITECTURE) if spec.start == SCRATCH else networks_of(load_shipped())[0]
@@ -219,7 +220,8 @@ class AqdaskRecipe:
     def stopped(self, curve: Mapping[str, Sequence[float]]) -> dict[str, object]:
         """By phase: the last step and its held-out loss, beside the best on the way."""
         found: dict[str, object] = {}
-        for name, end in (("autoencoder", self.turn), ("head", self.steps)):
+        phases = {"autoencoder": self.turn} | ({"head": self.steps} if self.turn < self.steps else {})
+        for name, end in phases.items():
             values = self._phase(curve, end)
             if values:
                 last = max(s for s in curve["step"] if s <= end)

@@ -118,7 +118,7 @@ def learn_noise(frames: FrameSource, members: Sequence[int], patch: int) -> Came
         raise UsageError(
             f"the noise of the {len(chosen)} reference frames is below half a count",
             expected="frames whose counts show the noise",
-            consequence="Nothing can be measured in units of it (constant, 8-bit or scaled-down images?)",
+            consequence="Nothing can be measured in units of it (constant, full, 8-bit or rescaled images?)",
             remedy="use the raw frames, or calibrated ones that were not rescaled",
         )
     gains = [frames.cards[index].gain for index in chosen]

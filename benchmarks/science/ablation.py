@@ -23,8 +23,8 @@ from aqdask.kernels.judge import Judge
 from aqdask.models import calibrate
 from aqdask.models.aqdask import blank
 
-AUTOENCODER = ("residual", "latent", "spike", "line")
-HEAD = ("size", "ellipticity", "size_region", "ellipticity_region")
+AUTOENCODER = ("latent", "spike")  # beside the columns below
+HEAD = ("size", "size_region", "ellipticity_region")
 REGIONAL = tuple(group.name for group in GROUPS if group.regional)
 RESIDUAL_COLUMNS = tuple(f"{kind}_{scale}" for kind in ("square", "peak") for scale in (4, 8, 16))
 
@@ -54,7 +54,6 @@ VARIANTS: tuple[Variant, ...] = (
     Variant("everything"),
     *(Variant(f"without the group {group.name}", (group.name,)) for group in GROUPS),
     Variant("without the second pass", REGIONAL),
-    Variant("without residual, latent, spike, line", AUTOENCODER),
     Variant("without the autoencoder", AUTOENCODER, RESIDUAL_COLUMNS),
     Variant("without the head", HEAD),
     Variant("without both networks", (*AUTOENCODER, *HEAD), RESIDUAL_COLUMNS),
@@ -109,7 +108,7 @@ def _row(known: FitAqdask, row: Condition, scale: Scale) -> Row:
     number = CONDITIONS.index(row)
     frames = []
     for k in range(scale.spoilt):
-        frame = spoilt_frame(row.make, SEEDS["conditions"] + 1000 * number + k, scale.size)
+        frame = spoilt_frame(row.make, SEEDS["ablation"] + 1000 * number + k, scale.size)
         frames.append((_columns(known, frame.image), Patches.of(frame)))
     return Row(row, frames)
 

@@ -10,6 +10,7 @@ SEEDS: dict[str, int] = {
     "reference": 20_100_000,  # frames that train and calibrate
     "clean": 20_200_000,  # clean test frames of AUROC
     "conditions": 20_300_000,  # 1000 apart for each row
+    "ablation": 21_400_000,  # the same rows: what is left out is not decided on test frames
     "exchangeable": 20_400_000,
     "shifts": 20_500_000,
     "sizes": 20_600_000,

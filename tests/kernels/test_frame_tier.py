@@ -27,8 +27,8 @@ def reference():
     return FrameReference.fit(
         [
             FrameValues(
-                size=0.02 * d[0], ellipticity=0.05 + 0.02 * d[1], sky=1000 * np.exp(0.05 * d[2]),
-                noise=0.03 * d[3], stars=6 * np.exp(0.1 * d[4]),
+                size=0.02 * d[0], ellipticity=0.05 + 0.01 * d[1], sky=1000 * np.exp(0.05 * d[2]),
+                noise=0.02 * d[3], stars=6 * np.exp(0.1 * d[4]),
             )
             for d in draws
         ]
@@ -38,9 +38,9 @@ def reference():
 # quantity: a value by how many least spreads
 MOVED = {
     "size": lambda s: 0.02 * s,
-    "ellipticity": lambda s: 0.05 + 0.02 * s,
+    "ellipticity": lambda s: 0.05 + 0.01 * s,
     "sky": lambda s: 1000 * np.exp(0.05 * s),
-    "noise": lambda s: 0.03 * s,
+    "noise": lambda s: 0.02 * s,
 }
 
 

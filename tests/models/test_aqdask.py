@@ -130,12 +130,12 @@ def test_nan_is_no_data_as_a_mask_is(scorer, frame, invalid):
 
 
 @pytest.mark.parametrize("shape", [(460, 500), (100, 100), (20, 30)])
-def test_a_frame_without_data_is_nan_throughout_and_not_flagged(scorer, shape):
+def test_a_frame_without_data_is_nan_throughout_and_flagged(scorer, shape):
     result = score_frame(scorer, np.full(shape, np.nan), None, *CAMERA)
-    assert np.isnan(result["frame_score"])
+    assert result["frame_score"] == 25  # all of it is masked
     assert np.isnan(result["score"]).all()
     assert not result["reason"].any()
-    assert (result["frame_flag"], result["out_of_reference"]) == (0, 0)
+    assert (result["frame_flag"], result["out_of_reference"]) == (1, 0)
 
 
 @pytest.mark.parametrize("shape", [(512, 320), (40, 50), (64, 64), (65, 300)])
