@@ -248,9 +248,10 @@ def stars_region(frame: Field) -> np.ndarray:
     Against the frame and not the references: a brighter sky or another field has fewer stars everywhere,
     which is no defect of a patch (`frame_tier` tells of it).
     """
-    around = _mean_around(frame.columns["stars"], frame, REGIONS[-1])
-    seen = frame.columns["stars"][np.isfinite(frame.columns["stars"])]
+    stars = frame.columns["stars"]
+    seen = stars[frame.unflagged & np.isfinite(stars)]  # a trail is counted as many stars
     whole = float(seen.mean()) if seen.size else 0.0
+    around = _mean_around(stars, frame, REGIONS[-1])
     return np.log((around + LEAST_STARS) / (whole + LEAST_STARS))[..., None]
 
 
