@@ -8,11 +8,11 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from aqdask.kernels.calibration import ScoreTable, conformal_pvalue
-from aqdask.kernels.evidence import GROUPS, Camera, Columns, Field, Group
+from aqdask.kernels.evidence import GROUPS, Camera, Columns, Field, Group, box_sum
 from aqdask.kernels.grouping import Distance, Tail
 
 FIRST_ALPHA = 0.01  # of the first pass; frozen in the bundle, so that a mask for any alpha needs no network
-CROWDED = 0.25  # fraction of flagged patches beyond which the second pass excludes none: all is bad then
+BESIDE = 3  # flagged patches within 3 x 3 from which a patch is taken for the edge of the same defect
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,11 +60,13 @@ class Judge:
         return found, conformal_pvalue(score_of(found), self.first) <= self.first_alpha
 
     def second_field(self, frame: Field, flagged: np.ndarray) -> Field:
-        """The frame as the second pass sees it."""
-        known = frame.unflagged
-        if flagged[known].mean() > CROWDED if known.any() else True:
-            return frame
-        return replace(frame, unflagged=known & ~flagged)
+        """The frame as the second pass sees it: without what is flagged and the edges of that.
+
+        However much is flagged: if bad patches came back because there are many, they would take the clear
+        part of the frame with them. Where a region has nothing left, it says nothing.
+        """
+        edge = box_sum(flagged, 3) >= BESIDE
+        return replace(frame, unflagged=frame.unflagged & ~flagged & ~edge)
 
     def surprise(self, columns: Columns) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """``-log10 p`` of all groups through both passes, and which patches the first flagged."""

@@ -9,7 +9,7 @@ from columns import CAMERA, changed, good_frame
 from aqdask.kernels.calibration import ScoreTable
 from aqdask.kernels.evidence import GROUPS, Field
 from aqdask.kernels.grouping import Distance, Tail
-from aqdask.kernels.judge import CROWDED, Judge, score_of
+from aqdask.kernels.judge import Judge, score_of
 
 FIT, TAILS, THRESHOLD, FRESH = range(0, 24), range(100, 124), range(200, 240), range(300, 360)
 
@@ -76,27 +76,39 @@ def test_a_bad_patch_is_named_and_its_neighbours_are_left_alone(judge):
     assert (score - clean)[around][others].mean() < 0.1
 
 
-def test_nothing_is_excluded_where_more_than_a_quarter_is_flagged(judge):
+def test_what_is_flagged_is_left_out_however_much_it_is(judge):
     frame = Field.of(good_frame(1001), CAMERA)
-    for count, excluded in [
-        (1, True),
-        (int(CROWDED * 64), True),
-        (int(CROWDED * 64) + 1, False),
-        (64, False),
-    ]:
-        flagged = np.arange(64).reshape(8, 8) < count
+    for rows in (1, 3, 6, 8):
+        flagged = np.zeros((8, 8), bool)
+        flagged[:rows] = True
         left = judge.second_field(frame, flagged).unflagged
-        np.testing.assert_array_equal(left, ~flagged if excluded else np.ones((8, 8), bool))
+        expected = ~flagged
+        expected[rows : rows + 1, 1:-1] = False  # beside three flagged ones: the edge of the same defect
+        np.testing.assert_array_equal(left, expected)
+
+
+def test_a_flagged_patch_alone_takes_no_neighbour_with_it(judge):
+    frame = Field.of(good_frame(1001), CAMERA)
+    flagged = np.zeros((8, 8), bool)
+    flagged[3, 3] = flagged[3, 4] = True
+    np.testing.assert_array_equal(judge.second_field(frame, flagged).unflagged, ~flagged)
+
+
+def test_a_defect_over_two_fifths_of_a_frame_leaves_the_rest_alone(judge):
+    frame = good_frame(1005)
+    spoilt = changed(frame, np.s_[:, :3], noise=8 * frame["noise"][:, :3])
+    masked = judge.score(spoilt)[1] <= 0.01
+    assert masked[:, :3].all()
+    assert masked[:, 3:].mean() <= (judge.score(frame)[1] <= 0.01)[:, 3:].mean() + 0.05
 
 
 def test_patches_without_data_do_not_count_as_flagged_or_unflagged(judge):
     frame = Field.of(changed(good_frame(1002), np.s_[:4], all=np.nan), CAMERA)
     flagged = np.zeros((8, 8), bool)
-    flagged[4] = True  # 8 of the 32 that have data: a quarter, no more
+    flagged[4] = True
     left = judge.second_field(frame, flagged).unflagged
-    assert np.argwhere(left).min(axis=0).tolist() == [5, 0]
-    flagged[5, 0] = True  # 9 are more than a quarter, though not of all 64
-    np.testing.assert_array_equal(judge.second_field(frame, flagged).unflagged, frame.unflagged)
+    assert not left[:5].any()
+    assert left[6:].all()
 
 
 def test_a_group_that_abstains_has_no_say():
