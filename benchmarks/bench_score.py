@@ -121,7 +121,14 @@ def make_model(archive: Path, sources: list[str], out: Path) -> aq.Bundle:
     started = time.perf_counter()
     good = [Path(source).name for source in sources[:TRAIN_FRAMES]]
     model = aq.train(
-        archive, frames=good, out=out, device="cpu", steps=TRAIN_STEPS, seed=TRAIN_SEED, name="bench"
+        archive,
+        frames=good,
+        out=out,
+        method="paper",
+        device="cpu",
+        steps=TRAIN_STEPS,
+        seed=TRAIN_SEED,
+        name="bench",
     )
     seconds = time.perf_counter() - started
     print(f"  model      {TRAIN_STEPS} steps, seed {TRAIN_SEED}, {len(good)} frames, {seconds:.0f} s")
