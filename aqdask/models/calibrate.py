@@ -222,12 +222,14 @@ def _check_alike(ids: Sequence[str], values: Sequence[FrameValues]) -> list[str]
         worst = max(sigmas, key=sigmas.__getitem__, default="")
         if worst and sigmas[worst] > ODD:
             found[f"{frame_id} ({worst}, {sigmas[worst]:.0f} robust sigma)"] = sigmas[worst]
-    unlike = [text for text, sigma in found.items() if sigma > UNLIKE]
+    # The spread of a few frames is a poor measure: with five of them the limit is twice as wide.
+    limit = UNLIKE * max(1.0, FEW_FRAMES / len(ids))
+    unlike = [text for text, sigma in found.items() if sigma > limit]
     if unlike:
         raise UsageError(
             f"of {len(ids)} reference frames {len(unlike)} unlike the others: {', '.join(unlike[:5])}",
             expected="frames of one kind: focus, guiding, sky and noise within "
-            f"{UNLIKE:.0f} robust sigma of their median (least spread: {_spreads()})",
+            f"{limit:.0f} robust sigma of their median (least spread: {_spreads()})",
             consequence="What is normal would be whatever they span, and bad frames would pass",
             remedy="leave them out, or calibrate them apart",
         )
