@@ -19,6 +19,11 @@ SCRIPT = Path(sys.executable).parent / "aqdask"
 MANY = 120
 
 
+def hear_interrupts():
+    """A shell's background job, such as a CI run, hands its children an ignored SIGINT."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.fixture(scope="module")
 def long_night(tmp_path_factory):
     return write_night(tmp_path_factory.mktemp("long"), MANY)
@@ -44,6 +49,7 @@ def test_an_interrupted_ingest_says_how_to_resume_and_does(cluster, everyone, lo
     process = subprocess.Popen(
         [SCRIPT, "ingest", long_night, archive, *options],
         start_new_session=True,
+        preexec_fn=hear_interrupts,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
