@@ -61,7 +61,7 @@ def adapt(
             remedy="train a model on these frames instead",
         )
     groups = split_groups(frames, spec)
-    cameras = learn_cameras(frames, groups, bundle.patch, spec.alpha, report)
+    cameras = learn_cameras(frames, groups, bundle.patch, spec.alpha)
     measurer = Measurer(*networks_of(bundle), device)
     known = calibrate(measurer, frames, groups, cameras, spec, bundle.patch, report)
     fresh = {key: knowledge.calibration() for key, knowledge in known.items()}
@@ -103,7 +103,7 @@ def all_of(sets: Sets) -> list[int]:
 
 
 def learn_cameras(
-    frames: FrameSource, groups: Mapping[tuple[str, str], Sets], patch: int, alpha: float, report: Report
+    frames: FrameSource, groups: Mapping[tuple[str, str], Sets], patch: int, alpha: float
 ) -> dict[tuple[str, str], CameraNoise]:
     """Noise, hot pixels and saturation of each camera, from the fit sets of its filters."""
     found: dict[str, CameraNoise] = {}

@@ -26,7 +26,6 @@ from aqdask.kernels.evidence import (
 from aqdask.kernels.frame_tier import LEAST_SPREAD, FrameReference, FrameValues, frame_values
 from aqdask.kernels.grouping import Distance, Tail
 from aqdask.kernels.judge import Judge, score_of
-from aqdask.kernels.patches import cut_range, valid_range
 from aqdask.kernels.sky_fit import make_template
 from aqdask.models.aqdask import blank, measure_batch, without
 from aqdask.models.crops import FrameSource
@@ -35,7 +34,7 @@ from aqdask.models.fit import Report, TrainProgress
 from aqdask.models.knowledge import Knowledge
 from aqdask.models.measurer import Measurer
 from aqdask.models.references import CameraNoise
-from aqdask.models.scorer import BATCH
+from aqdask.models.scorer import batches
 from aqdask.specs import PatchGrid
 
 NOISE_RANGE = (0.93, 1.08)  # of the noise ratio on frames that did not fit the noise
@@ -43,7 +42,6 @@ UNLIKE = 8.0  # robust sigma from the other references at which a frame is no re
 ODD = 5.0  # and at which it is worth a word
 REGION_FRAMES = 10  # calibration frames below which what pools over a frame abstains
 FEW_FRAMES = 10
-Members = Sequence[int]
 
 
 @dataclass(frozen=True)
@@ -103,7 +101,7 @@ def calibrate_group(
     UsageError
         For too few patches for ``alpha``, frames that disagree, or a noise ratio far from 1.
     """
-    knowledge = _Blank(seen).knowledge()
+    knowledge = _unjudged(seen)
     measured: list[list[Columns]] = []
     for members in sets:
         measured.append([])
@@ -137,15 +135,9 @@ def _named(frames: FrameSource, sets: Sets) -> list[list[str]]:
     return [[frames.ids[index] for index in members] for members in sets]
 
 
-@dataclass(frozen=True)
-class _Blank:
-    """A camera of which only the noise is known, for measuring patches."""
-
-    seen: CameraNoise
-
-    def knowledge(self) -> Knowledge:
-        judge = Judge(Camera(self.seen.noise), {})
-        return Knowledge(judge, FrameReference({}), self.seen.saturation, self.seen.hot, self.seen.shape)
+def _unjudged(seen: CameraNoise) -> Knowledge:
+    """A camera of which only noise and hot pixels are known, for measuring patches."""
+    return Knowledge(Judge(Camera(seen.noise), {}), FrameReference({}), seen.saturation, seen.hot, seen.shape)
 
 
 def _columns(
@@ -155,14 +147,10 @@ def _columns(
     image, invalid = frames.read(index)
     grid = PatchGrid(image.shape[0], image.shape[1], patch)
     hot = knowledge.hot_map()
-    total = grid.shape[0] * grid.shape[1]
     found = []
-    for first in range(0, total, BATCH):
-        stop = min(first + BATCH, total)
-        rows, columns = np.divmod(np.arange(first, stop), grid.shape[1])
-        valid = valid_range(invalid, grid, first, stop)
-        valid = without(valid, hot, grid.starts(0)[rows], grid.starts(1)[columns], patch)
-        found.append(measure_batch(measurer, cut_range(image, grid, first, stop), valid, knowledge))
+    for patches, valid, tops, lefts in batches(image, invalid, grid):
+        usable = without(valid, hot, tops, lefts, patch)
+        found.append(measure_batch(measurer, patches, usable, knowledge))
     measured = np.concatenate(found).reshape(*grid.shape, -1)
     return blank({name: measured[..., k] for k, name in enumerate(measurer.columns)})
 
@@ -189,7 +177,7 @@ def _judge(
             if group.regional != regional or group.name in abstain:
                 continue
             statistics, held = (
-                np.concatenate([_finite(group.function(field), field) for field in part]) for part in fields
+                np.concatenate([_finite(group.function(field)) for field in part]) for part in fields
             )
             distance = Distance.fit(statistics, group.one_sided, group.least)
             judge = replace(
@@ -207,7 +195,7 @@ def _second(judge: Judge, field: Field) -> Field:
     return judge.second_field(field, judge.first_pass(field)[1])
 
 
-def _finite(statistics: np.ndarray, field: Field) -> np.ndarray:
+def _finite(statistics: np.ndarray) -> np.ndarray:
     """Rows of patches that have all statistics, ``(n, k)``."""
     flat = statistics.reshape(-1, statistics.shape[-1])
     return flat[np.isfinite(flat).all(axis=1)]

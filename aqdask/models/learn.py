@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -43,13 +42,13 @@ def train_aqdask(
 ) -> Bundle:
     """Train both networks and calibrate; parameters and errors as `aqdask.models.train.train`.
 
-    Raises `UsageError` also for a patch that is no multiple of 32 px, frames without noise, references that
+    Raises `UsageError` also for a patch that is no multiple of 64 px, frames without noise, references that
     disagree, and too few of them for ``spec.alpha``.
     """
     _check(spec)
     groups = split_groups(frames, spec)
     split = _union(groups)
-    cameras = learn_cameras(frames, groups, spec.patch, spec.alpha, report)
+    cameras = learn_cameras(frames, groups, spec.patch, spec.alpha)
     normalise = Stabilise(frames, {index: cameras[key] for key in groups for index in all_of(groups[key])})
     recipe = AqdaskRecipe(frames, split, normalise, spec, device)
     curve = fit(recipe, report, checkpoint, spec.checkpoint_seconds)
@@ -155,11 +154,10 @@ class AqdaskRecipe:
 
     def batch(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Crops ``(batch, P, P)`` and their facts ``(batch, 2)``; the reservoir is filled once a pass."""
-        passes = replace(self.spec, steps=self.steps)
-        number, place = divmod(step, steps_per_pass(passes))
+        number, place = divmod(step, steps_per_pass(self.spec))
         if number != self.loaded:
             self.crops = Crops(np.empty(0), np.empty(0))  # else two reservoirs would be in memory at once
-            self.crops = training_crops(self.frames, self.members, passes, number, self.normalise)
+            self.crops = training_crops(self.frames, self.members, self.spec, number, self.normalise)
             self.loaded = number
         part = slice(place * self.spec.batch, (place + 1) * self.spec.batch)
         return torch.from_numpy(self.crops.values[part]), torch.from_numpy(self.crops.facts[part])

@@ -193,7 +193,7 @@ def pretrain(
     frames, spec = SimulatedFrames(seed), TrainSpec(name=SHIPPED, seed=seed)
     groups = split_groups(frames, spec)
     measurer = Measurer(networks, ARCHITECTURE["latent"])
-    cameras = learn_cameras(frames, groups, PATCH, spec.alpha, _tell)
+    cameras = learn_cameras(frames, groups, PATCH, spec.alpha)
     known = calibrate(measurer, frames, groups, cameras, spec, PATCH, _tell)
     return Bundle(
         name=SHIPPED,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 import numpy as np
@@ -103,19 +103,24 @@ def score_frame(
     """
     grid = PatchGrid(image.shape[0], image.shape[1], scorer.patch)
     n_y, n_x = grid.shape
-    measured = np.empty((n_y * n_x, len(scorer.columns)), dtype=np.float32)
+    parts = [scorer.measure(*batch, camera, filter) for batch in batches(image, invalid, grid)]
+    return scorer.judge(np.concatenate(parts).reshape(n_y, n_x, -1), camera, filter)
+
+
+Batch = tuple[np.ndarray, "np.ndarray | None", np.ndarray, np.ndarray]
+
+
+def batches(image: np.ndarray, invalid: np.ndarray | None, grid: PatchGrid) -> Iterator[Batch]:
+    """The patches of a frame in C order, `BATCH` at a time: pixels, which are data, first rows and columns.
+
+    Shapes are those of `Scorer.measure`.
+    """
+    n_y, n_x = grid.shape
     for first in range(0, n_y * n_x, BATCH):
         stop = min(first + BATCH, n_y * n_x)
         rows, columns = np.divmod(np.arange(first, stop), n_x)
-        measured[first:stop] = scorer.measure(
-            cut_range(image, grid, first, stop),
-            valid_range(invalid, grid, first, stop),
-            grid.starts(0)[rows],
-            grid.starts(1)[columns],
-            camera,
-            filter,
-        )
-    return scorer.judge(measured.reshape(n_y, n_x, -1), camera, filter)
+        tops, lefts = grid.starts(0)[rows], grid.starts(1)[columns]
+        yield cut_range(image, grid, first, stop), valid_range(invalid, grid, first, stop), tops, lefts
 
 
 def load_scorer(bundle: Bundle, device: str = "cpu") -> Scorer:
