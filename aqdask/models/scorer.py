@@ -104,7 +104,8 @@ def score_frame(
     grid = PatchGrid(image.shape[0], image.shape[1], scorer.patch)
     n_y, n_x = grid.shape
     parts = [scorer.measure(*batch, camera, filter) for batch in batches(image, invalid, grid)]
-    return scorer.judge(np.concatenate(parts).reshape(n_y, n_x, -1), camera, filter)
+    measured = np.concatenate(parts, dtype=np.float32)
+    return scorer.judge(measured.reshape(n_y, n_x, -1), camera, filter)
 
 
 Batch = tuple[np.ndarray, "np.ndarray | None", np.ndarray, np.ndarray]
