@@ -95,21 +95,29 @@ def clipped_variance(values: torch.Tensor) -> torch.Tensor:
         NaN for a row without a value, 0 for one of zeros.
     """
     squares = values * values
-    missing = squares.sum(dim=1).isnan()  # a sum is cheaper than looking for NaN everywhere
-    count = torch.full_like(squares[:, 0], squares.shape[1])
-    if bool(missing.any()):
+    total = squares.sum(dim=1)
+    missing = total.isnan()  # a sum is cheaper than looking for NaN everywhere
+    count = torch.full_like(total, squares.shape[1])
+    some_missing = bool(missing.any())
+    if some_missing:
         count[missing] = (~squares[missing].isnan()).sum(dim=1).to(squares.dtype)
-    start = squares[:, ::8].nanmedian(dim=1).values * _MEDIAN_TO_SIGMA**2
-    total = squares.nansum(dim=1)
+        total = squares.nansum(dim=1)
+    start = _median(squares[:, ::8], some_missing) * _MEDIAN_TO_SIGMA**2
     # A MAD of zero (more than half of the differences vanish) must not clip everything that is left.
     variance = torch.where(start > 0, start, total / count)
     for _ in range(_ROUNDS):
         limit = CLIP**2 * variance[:, None]
         outside = torch.count_nonzero(squares > limit, dim=1)  # of NaN: none
         # Sums of cut values less what the cut ones add: four times as fast as a sum over a selection.
-        kept = torch.minimum(squares, limit).nansum(dim=1) - outside * limit[:, 0]
+        cut = torch.minimum(squares, limit)
+        kept = (cut.nansum(dim=1) if some_missing else cut.sum(dim=1)) - outside * limit[:, 0]
         variance = kept.clamp(min=0) / (count - outside) / KEPT_VARIANCE  # rounding may leave less than 0
     return variance
+
+
+def _median(values: torch.Tensor, some_missing: bool) -> torch.Tensor:
+    """(Lower) median of each row of ``(n, m)``; looking past NaN takes twice as long."""
+    return (values.nanmedian(dim=1) if some_missing else values.median(dim=1)).values
 
 
 def sky_level(patches: torch.Tensor, valid: torch.Tensor | None, variance: torch.Tensor) -> torch.Tensor:
@@ -131,7 +139,7 @@ def sky_level(patches: torch.Tensor, valid: torch.Tensor | None, variance: torch
         NaN where nothing is valid.
     """
     seen = patches if valid is None else patches.masked_fill(~valid, torch.nan)
-    level = seen[:, ::4, ::2].flatten(1).nanmedian(dim=1).values
+    level = _median(seen[:, ::4, ::2].flatten(1), valid is not None)
     if valid is not None:  # every eighth pixel may be none of the valid ones
         missing = level.isnan().nonzero()[:, 0]
         level = level.index_copy(0, missing, seen[missing].flatten(1).nanmedian(dim=1).values)

@@ -94,7 +94,7 @@ def networks_of(bundle: Bundle) -> tuple[Networks, int]:
         If the weights do not fit the architecture that the bundle states.
     """
     try:
-        settings = {name: bundle.architecture[name] for name in ("width", "latent", "head_width")}
+        settings = {name: bundle.architecture[name] for name in ("width", "inner", "latent")}
         networks = Networks(**settings)
         # A copy: arrays that come from bytes are read-only, which torch cannot express.
         networks.load_state_dict({key: torch.tensor(array) for key, array in bundle.weights.items()})

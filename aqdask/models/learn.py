@@ -34,7 +34,7 @@ HELD_OUT_CROPS = 256
 PATIENCE = 5  # points of the curve without a better held-out loss, after which a phase ends
 LEAST_GAIN = 1e-3  # of the loss that counts as better
 _DISTORTIONS, _WATCHED = 11, 12  # first words of generators' seeds
-ARCHITECTURE = {"width": 32, "latent": 3, "head_width": 32}
+ARCHITECTURE = {"width": 16, "inner": 64, "latent": 3}
 
 
 def train_aqdask(

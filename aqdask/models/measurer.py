@@ -11,7 +11,7 @@ from torch import nn
 from aqdask.kernels.noise import NoiseModel, clipped_variance, compress, difference, sky_level, stabilise
 from aqdask.kernels.statistics import View, table
 from aqdask.models.autoencoder import exact_arithmetic
-from aqdask.models.networks import Networks
+from aqdask.models.networks import FOLD, Networks
 
 LEVELS = ("valid", "saturated", "sky", "noise")
 
@@ -45,9 +45,10 @@ class Measurer:
 
     def __init__(self, networks: Networks, latent: int, device: str | torch.device = "cpu") -> None:
         self.device = torch.device(device)
-        self.encoder = _folded(networks.autoencoder.encoder, self.device)
-        self.decoder = _folded(networks.autoencoder.decoder, self.device)
-        self.head = _folded(networks.head.layers, self.device)
+        # Both networks begin with the same folding of pixels into channels, which is done once.
+        self.encoder = _folded(networks.autoencoder.encoder[1:], self.device)
+        self.decoder = _folded(networks.autoencoder.decoder[:-1], self.device)
+        self.head = _folded(networks.head.layers[1:], self.device)
         self.statistics = table(latent)
         self.columns = (*LEVELS, *(name for row in self.statistics for name in row.names))
 
@@ -69,15 +70,10 @@ class Measurer:
         self, patches: torch.Tensor, valid: torch.Tensor | None, detector: Detector
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """`LEVELS` ``(n, 4)``, and the stabilised signal ``(n, P, P)`` with what is not valid filled in."""
-        noise, number = detector.noise, patches[0].numel()
+        noise = detector.noise
         variance = clipped_variance(difference(patches, valid, noise.lag))
         sky = sky_level(patches, valid, variance)
-        above = patches >= detector.saturation
-        if valid is not None:
-            above = above & valid
-        full = torch.count_nonzero(above.flatten(1), dim=1) / number
-        share = torch.ones_like(full) if valid is None else valid.flatten(1).sum(dim=1) / number
-        full = full / share.clamp(min=1 / number)  # of what is valid
+        full, share = _shares(patches, valid, detector.saturation)
         u = stabilise(patches, sky, noise).float()
         if valid is not None:
             u = fill(u, valid)
@@ -86,13 +82,45 @@ class Measurer:
     def view(self, u: torch.Tensor) -> View:
         """What the statistics see of stabilised patches ``(n, P, P)``."""
         v = compress(u)
-        stack = v[:, None].contiguous(memory_format=torch.channels_last)
-        latent = self.encoder(stack)
-        residual = v - self.decoder(latent)[:, 0]
-        value, weight = self.head(stack).split(3, dim=1)
+        folded = fold(v)
+        latent = self.encoder(folded)
+        residual = v - unfold(self.decoder(latent))
+        value, weight = self.head(folded).split(3, dim=1)
         weight = nn.functional.softplus(weight)
         shape = torch.cat([weight, weight * value], dim=1).flatten(2).sum(dim=2)
         return View(u, residual, latent, shape)
+
+
+def _shares(
+    patches: torch.Tensor, valid: torch.Tensor | None, saturation: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Which fraction of the valid pixels is full, and which fraction of all is valid; ``(n,)`` each."""
+    number = patches[0].numel()
+    full = torch.zeros_like(patches[:, 0, 0])
+    share = torch.ones_like(full) if valid is None else valid.flatten(1).sum(dim=1) / number
+    if patches.max() < saturation:  # most batches: one quick look
+        return full, share
+    above = patches >= saturation if valid is None else (patches >= saturation) & valid
+    full = torch.count_nonzero(above.flatten(1), dim=1) / number
+    return full / share.clamp(min=1 / number), share
+
+
+def fold(v: torch.Tensor) -> torch.Tensor:
+    """`FOLD` x `FOLD` pixels of ``(n, P, P)`` as channels ``(n, FOLD**2, P / FOLD, P / FOLD)``, channels last.
+
+    What `torch.nn.PixelUnshuffle` gives, in one copy.
+    """
+    count, side, _ = v.shape
+    cells = side // FOLD
+    spread = v.view(count, cells, FOLD, cells, FOLD).permute(0, 1, 3, 2, 4)
+    return spread.reshape(count, cells, cells, FOLD**2).permute(0, 3, 1, 2)
+
+
+def unfold(channels: torch.Tensor) -> torch.Tensor:
+    """Inverse of `fold`."""
+    count, _, cells, _ = channels.shape
+    spread = channels.permute(0, 2, 3, 1).reshape(count, cells, cells, FOLD, FOLD).permute(0, 1, 3, 2, 4)
+    return spread.reshape(count, FOLD * cells, FOLD * cells)
 
 
 def fill(u: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:

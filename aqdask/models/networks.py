@@ -25,23 +25,23 @@ class StabilisedAutoencoder(nn.Module):
 
     Parameters
     ----------
-    width : int
-        Channels at a quarter of the resolution; twice as many at an eighth.
+    width, inner : int
+        Channels at a quarter and at an eighth of the resolution.
     latent : int
         Channels of the latent.
     """
 
-    def __init__(self, width: int = 32, latent: int = 3) -> None:
+    def __init__(self, width: int, inner: int, latent: int) -> None:
         super().__init__()
         self.encoder = nn.Sequential(
             nn.PixelUnshuffle(FOLD),
             *_convolution(FOLD**2, width),
-            *_convolution(width, 2 * width, stride=2),
-            nn.Conv2d(2 * width, latent, 1),
+            *_convolution(width, inner, stride=2),
+            nn.Conv2d(inner, latent, 1),
         )
         self.decoder = nn.Sequential(
-            *_convolution(latent, 2 * width),
-            *_convolution(2 * width, 4 * width, kernel=1),
+            *_convolution(latent, inner),
+            *_convolution(inner, 4 * width, kernel=1),
             nn.PixelShuffle(2),
             *_convolution(width, width),
             nn.Conv2d(width, FOLD**2, 3, padding=1),
@@ -60,18 +60,18 @@ class PsfHead(nn.Module):
 
     Parameters
     ----------
-    width : int
-        Channels at a quarter of the resolution; twice as many at an eighth.
+    width, inner : int
+        Channels at a quarter and at an eighth of the resolution.
     """
 
-    def __init__(self, width: int = 32) -> None:
+    def __init__(self, width: int, inner: int) -> None:
         super().__init__()
         self.layers = nn.Sequential(
             nn.PixelUnshuffle(FOLD),
             *_convolution(FOLD**2, width),
-            *_convolution(width, 2 * width, stride=2),
-            *_convolution(2 * width, 2 * width),
-            nn.Conv2d(2 * width, 2 * SHAPES, 1),
+            *_convolution(width, inner, stride=2),
+            *_convolution(inner, inner),
+            nn.Conv2d(inner, 2 * SHAPES, 1),
         )
 
     def forward(self, patches: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -89,13 +89,13 @@ class Networks(nn.Module):
 
     Parameters
     ----------
-    width, latent : int
-        Of the autoencoder.
-    head_width : int
-        Of the head.
+    width, inner : int
+        Channels of both at a quarter and at an eighth of the resolution.
+    latent : int
+        Channels of the autoencoder's latent.
     """
 
-    def __init__(self, width: int = 32, latent: int = 3, head_width: int = 32) -> None:
+    def __init__(self, width: int = 16, inner: int = 64, latent: int = 3) -> None:
         super().__init__()
-        self.autoencoder = StabilisedAutoencoder(width, latent)
-        self.head = PsfHead(head_width)
+        self.autoencoder = StabilisedAutoencoder(width, inner, latent)
+        self.head = PsfHead(width, inner)

@@ -41,7 +41,7 @@ from aqdask.specs import Card
 SIDE, PATCH = 384, 64  # px of a simulated frame and of a crop
 FRAMES, CROPS = 32, 256  # frames of a pass, and crops of each
 BATCH = 64
-STEPS = 8_000
+STEPS = 16_000
 RATE = 4e-3
 LARGEST_E = 0.4  # ellipticity of one frame in two
 PIXEL = 1 / 12  # px squared: the second moment of a pixel

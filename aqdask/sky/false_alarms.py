@@ -15,6 +15,7 @@ from aqdask.sky.sources import render_stars
 
 THRESHOLD = 5.0  # sigma
 MATCH = 2.0  # px between a detection and the source that it is
+NOWHERE = np.empty((0, 2))
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,33 @@ class Detections:
             self.known + other.known, self.real + other.real, self.spurious + other.spurious,
             self.real_kept + other.real_kept, self.spurious_kept + other.spurious_kept,
         )  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """What was found, before any mask.
+
+    Parameters
+    ----------
+    places : ndarray (n, 2)
+        x, y of what was found, pixels.
+    known : ndarray (m, 2)
+        x, y of the true sources in the frame, pixels.
+    match : float
+        Largest distance between the two, pixels.
+    """
+
+    places: np.ndarray
+    known: np.ndarray
+    match: float = MATCH
+
+    def behind(self, *masks: np.ndarray | None, radius: float = 0.0) -> Detections:
+        """Counts, with what is left where none of the masks (bool ``(y, x)``, True = bad) has a pixel
+        within ``radius`` of the centre."""
+        keep = np.ones(len(self.places), dtype=bool)
+        for mask in masks:
+            keep &= ~touched(mask, self.places, radius)
+        return _count(self.places, self.known, keep, self.match)
 
 
 def detections(
@@ -94,12 +122,24 @@ def detections(
     Detections
         Nothing found where the frame has no measurable sky.
     """
+    found = find_detections(image, sources, invalid=invalid, match=match, threshold=threshold)
+    return found.behind(mask, radius=radius)
+
+
+def find_detections(
+    image: np.ndarray,
+    sources: np.ndarray,
+    *,
+    invalid: np.ndarray | None = None,
+    match: float = MATCH,
+    threshold: float = THRESHOLD,
+) -> Found:
+    """What `detections` counts, found once for any number of masks."""
     known = _positions(sources, np.shape(image))
     frame = subtract_sky(image, invalid)
     if frame is None:
-        return Detections(known=len(known))
-    found = extract(frame.pixels, threshold, frame.rms, frame.invalid)
-    return _count(found, known, ~touched(mask, found, radius), match)
+        return Found(NOWHERE, known, match)
+    return Found(extract(frame.pixels, threshold, frame.rms, frame.invalid), known, match)
 
 
 def difference_candidates(
@@ -137,15 +177,34 @@ def difference_candidates(
     radius, match, threshold
         As for `detections`.
     """
+    found = find_candidates(
+        first, second, stars, transients, gain=gain, saturation=saturation, invalid=invalid, match=match,
+        threshold=threshold,
+    )  # fmt: skip
+    return found.behind(mask_first, mask_second, radius=radius)
+
+
+def find_candidates(
+    first: np.ndarray,
+    second: np.ndarray,
+    stars: np.ndarray,
+    transients: np.ndarray,
+    *,
+    gain: float,
+    saturation: float = math.inf,
+    invalid: np.ndarray | None = None,
+    match: float = MATCH,
+    threshold: float = THRESHOLD,
+) -> Found:
+    """What `difference_candidates` counts, found once for any number of masks."""
     known = _positions(transients, np.shape(first))
     result = difference_image(first, second, stars, gain=gain, saturation=saturation, invalid=invalid)
     if result is None:
-        return Detections(known=len(known))
+        return Found(NOWHERE, known, match)
     bad = result.invalid | (np.asarray(first) >= saturation) | (np.asarray(second) >= saturation)
     signs = (result.significance, -result.significance)
-    found = np.concatenate([extract(image, threshold, invalid=bad, smooth=False) for image in signs])
-    keep = ~(touched(mask_first, found, radius) | touched(mask_second, found, radius))
-    return _count(found, known, keep, match)
+    places = np.concatenate([extract(image, threshold, invalid=bad, smooth=False) for image in signs])
+    return Found(places, known, match)
 
 
 def add_sources(image: np.ndarray, sources: np.ndarray, spec: SceneSpec, seed: int) -> np.ndarray:

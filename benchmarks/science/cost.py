@@ -24,7 +24,7 @@ from aqdask.kernels.statistics import View, line_weights
 from aqdask.models.aqdask import AqdaskScorer
 from aqdask.models.autoencoder import exact_arithmetic
 from aqdask.models.bundle import Bundle
-from aqdask.models.measurer import Measurer
+from aqdask.models.measurer import Measurer, fold, unfold
 from aqdask.models.scorer import BATCH, score_frame
 from aqdask.sky.simulate import simulate_frame
 from aqdask.specs import PatchGrid
@@ -103,13 +103,13 @@ def _view(measurer: Measurer, u: torch.Tensor, watch: Stopwatch) -> View:
     """As `Measurer.view`, timed."""
     with watch.part("stabilise"):
         v = compress(u)
-        stack = v[:, None].contiguous(memory_format=torch.channels_last)
+        folded = fold(v)
     with watch.part("encoder"):
-        latent = measurer.encoder(stack)
+        latent = measurer.encoder(folded)
     with watch.part("decoder"):
-        residual = v - measurer.decoder(latent)[:, 0]
+        residual = v - unfold(measurer.decoder(latent))
     with watch.part("head"):
-        value, weight = measurer.head(stack).split(3, dim=1)
+        value, weight = measurer.head(folded).split(3, dim=1)
         weight = nn.functional.softplus(weight)
         shape = torch.cat([weight, weight * value], dim=1).flatten(2).sum(dim=2)
     return View(u, residual, latent, shape)
@@ -133,10 +133,10 @@ def _whole(scorer: AqdaskScorer, image: np.ndarray) -> tuple[float, float]:
 def gmac(measurer: Measurer, patch: int, grid: PatchGrid) -> dict[str, float]:
     """1e9 multiply-accumulates of a frame in convolutions, and in the sums along lines."""
     count = grid.shape[0] * grid.shape[1]
-    stack = torch.zeros(1, 1, patch, patch)
+    folded = fold(torch.zeros(1, patch, patch))
     with torch.inference_mode():
-        latent = measurer.encoder(stack)
-        inputs = {"encoder": stack, "decoder": latent, "head": stack}
+        latent = measurer.encoder(folded)
+        inputs = {"encoder": folded, "decoder": latent, "head": folded}
         found = {name: count * _macs(getattr(measurer, name), given) / GIGA for name, given in inputs.items()}
     weights = line_weights(patch // 4)
     found["lines"] = 2 * count * weights.numel() / GIGA
