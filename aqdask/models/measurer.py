@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,9 +47,10 @@ class Measurer:
     def __init__(self, networks: Networks, latent: int, device: str | torch.device = "cpu") -> None:
         self.device = torch.device(device)
         # Both networks begin with the same folding of pixels into channels, which is done once.
-        self.encoder = _folded(networks.autoencoder.encoder[1:], self.device)
-        self.decoder = _folded(networks.autoencoder.decoder[:-1], self.device)
-        self.head = _folded(networks.head.layers[1:], self.device)
+        networks.eval()
+        self.encoder = _folded([*networks.autoencoder.encoder][1:], self.device)
+        self.decoder = _folded([*networks.autoencoder.decoder][:-1], self.device)
+        self.head = _folded([*networks.head.layers][1:], self.device)
         self.statistics = table(latent)
         self.columns = (*LEVELS, *(name for row in self.statistics for name in row.names))
 
@@ -132,9 +134,8 @@ def fill(u: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
     return torch.where(valid, u, (total / count.clamp(min=1))[:, 0])
 
 
-def _folded(layers: nn.Sequential, device: torch.device) -> nn.Sequential:
+def _folded(layers: Iterable[nn.Module], device: torch.device) -> nn.Sequential:
     """The same layers without batch norm, whose scale and shift go into the convolution before it."""
-    layers = layers.eval()
     folded: list[nn.Module] = []
     for layer in layers:
         if isinstance(layer, nn.BatchNorm2d) and isinstance(folded[-1], nn.Conv2d):

@@ -23,6 +23,7 @@ import evaluate
 import experiments
 import helpers
 import output
+import plots
 import torch
 from draws import reference_frames
 from evaluate import Scale
@@ -101,7 +102,12 @@ def run_experiments(run: Run) -> None:
     run.add("fwhm", found, output.sweep(title, found["steps"], columns), output.trends(found["trends"]))
     rows = experiments.background_sweep(run.contest, run.scale, run.clean)
     run.add("background", rows, output.sweep("Complex background", rows, ("scale_px", "level")))
-    for path in output.pictures(run.results, run.folder):
+    _draw(run)
+
+
+def _draw(run: Run) -> None:
+    """Pictures of what there is so far."""
+    for path in plots.pictures(run.results, run.folder):
         print(f"picture: {path.name}")
 
 
@@ -115,8 +121,10 @@ def run_gwac(run: Run) -> None:
     """The same on an archive of GWAC-like frames."""
     quick = run.scale == QUICK
     count, size, references = (2, 512, 12) if quick else (*run.gwac, archive.REFERENCES)
-    rows = archive.gwac(run.folder, count, size, references, run.scale.steps)
+    rows, differences = archive.gwac(run.folder, count, size, references, run.scale.steps)
     run.add("gwac", rows, output.photometry("GWAC-like archive", rows))
+    run.add("differences", differences, output.differences(differences))
+    _draw(run)
 
 
 def run_ablation(run: Run) -> None:

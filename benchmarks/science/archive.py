@@ -1,14 +1,15 @@
 """Part 1, third experiment: photometry and false alarms without a mask, with each method's, and the true one.
 
 `photometry` is the table with goals, on frames of the prior; `gwac` an archive of GWAC-like frames, half of
-them spoilt, with models of its own. The arithmetic is `aqdask.sky.photometry`'s.
+them spoilt, with models of its own: two epochs of each field, a good one and a spoilt one in which something
+has changed, whose difference image is searched as well. The arithmetic is `aqdask.sky`'s.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,8 @@ from aqdask.kernels.patches import stitch
 from aqdask.sky import defects
 from aqdask.sky.camera import flat_field
 from aqdask.sky.defect import Defect
-from aqdask.sky.photometry import Detections, detections, photometric_scatter
+from aqdask.sky.false_alarms import Detections, add_sources, find_candidates, find_detections
+from aqdask.sky.photometry import photometric_scatter
 from aqdask.sky.scene import SceneSpec, stream
 from aqdask.sky.scenes import preset
 from aqdask.sky.simulate import SimulatedFrame, simulate_frame
@@ -35,8 +37,20 @@ SCALES = (8, 32)  # px
 APERTURE = 1.7  # FWHM, radius
 GOAL_RATIO, GOAL_LOST = 1.05, 0.03  # of the oracle's scatter; clean patches lost
 NOTHING, ORACLE = "no mask", "true mask"
+TRANSIENTS = 1 / 160_000  # a pixel, of the second epoch
+TRANSIENT_SIGNAL = (30.0, 300.0)  # of the noise of a sky pixel, total
 
-Drawn = tuple[SceneSpec, SimulatedFrame]
+
+@dataclass(frozen=True, eq=False)
+class Drawn:
+    """A frame of an archive: its scene, and the stars (x, y, electrons) that no other epoch shows."""
+
+    scene: SceneSpec
+    frame: SimulatedFrame
+    transients: np.ndarray = field(default_factory=lambda: np.empty((0, 3)))
+
+
+Masks = dict[str, np.ndarray]
 
 
 def region(rng: np.random.Generator) -> defects.Region:
@@ -55,7 +69,7 @@ def photometry(contest: Contest, scale: Scale) -> list[dict[str, Any]]:
         ):
             scene = good_scene(seed, scale.size)
             defect = defects.Background(LEVEL, scale=pixels, region=region(stream(seed, "region")))
-            drawn.append((scene, simulate_frame(scene, [defect], seed)))
+            drawn.append(Drawn(scene, simulate_frame(scene, [defect], seed)))
         rows += [{"frames": f"background {LEVEL}, {pixels} px", **row} for row in outcome(contest, drawn)]
     return rows
 
@@ -66,10 +80,11 @@ def gwac_scene(size: int) -> SceneSpec:
 
 
 def gwac_frames(count: int, size: int) -> Iterator[Drawn]:
-    """Frames of the archive, one at a time; every second one is spoilt, by five kinds of defect in turn."""
-    scene = gwac_scene(size)
+    """Frames of the archive, one at a time: of each field a good one, then one with transients that is spoilt
+    by one of five kinds of defect in turn."""
     for number in range(count):
         seed = SEEDS["archive"] + 50_000 + number
+        scene = replace(gwac_scene(size), field_seed=SEEDS["archive"] + 60_000 + number // 2)
         rng = stream(seed, "region")
         kinds: list[Defect] = [
             defects.Background(LEVEL, scale=8, region=region(rng)),
@@ -78,24 +93,82 @@ def gwac_frames(count: int, size: int) -> Iterator[Drawn]:
             defects.Cloud(0.6, region=region(rng)),
             defects.Ghost(0.1, centre=(float(rng.uniform(0.2, 0.8)), float(rng.uniform(0.2, 0.8)))),
         ]
-        chosen = [kinds[number // 2 % len(kinds)]] if number % 2 else []
-        yield scene, simulate_frame(scene, chosen, seed)
+        if number % 2:
+            yield with_transients(
+                Drawn(scene, simulate_frame(scene, [kinds[number // 2 % len(kinds)]], seed)), seed
+            )
+        else:
+            yield Drawn(scene, simulate_frame(scene, seed=seed))
 
 
-def gwac(folder: Path, count: int, size: int, references: int, steps: dict[str, int]) -> list[dict[str, Any]]:
-    """Train on good frames of the archive's camera, then see what masks are worth on ``count`` others."""
+def with_transients(drawn: Drawn, seed: int) -> Drawn:
+    """The frame with new stars in it, which count as true."""
+    scene, rng = drawn.scene, stream(seed, "transients")
+    total = max(4, round(TRANSIENTS * scene.height * scene.width))
+    places = rng.uniform(16, min(scene.shape) - 16, (total, 2))
+    flux = np.exp(rng.uniform(*np.log(TRANSIENT_SIGNAL), total)) * scene.sky_noise
+    fresh = np.column_stack([places, flux])
+    image = add_sources(drawn.frame.image, fresh, scene, seed)
+    stars = np.concatenate([drawn.frame.stars, fresh])
+    return Drawn(scene, replace(drawn.frame, image=image, stars=stars), fresh)
+
+
+def gwac_contest(folder: Path, size: int, references: int, steps: dict[str, int]) -> Contest:
+    """All methods, fitted on good frames of the archive's camera."""
     scene = gwac_scene(size)
     seeds = range(SEEDS["archive_reference"], SEEDS["archive_reference"] + references)
     images = [simulate_frame(scene, seed=seed).image for seed in seeds]
     card = Card(camera=scene.camera, filter=scene.filter, gain=scene.gain)
     source = MemoryFrames(images, [f"gwac/{seed}" for seed in seeds], card)
-    contest = Contest(prepare(source, steps, folder))
-    rows = outcome(contest, gwac_frames(count, size))
-    return [{"frames": f"{count} of {size} px a side, half spoilt", **row} for row in rows]
+    return Contest(prepare(source, steps, folder))
 
 
-def outcome(contest: Contest, drawn: Iterable[Drawn]) -> list[dict[str, Any]]:
-    """What masks at `ALPHA` do to photometry and detections; one row a mask.
+def gwac(
+    folder: Path, count: int, size: int, references: int, steps: dict[str, int]
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Train on good frames of the archive's camera, then see what masks are worth on ``count`` others.
+
+    Rows of photometry and detections, and rows of difference images.
+    """
+    contest, differences = gwac_contest(folder, size, references, steps), Differences()
+    rows = outcome(contest, gwac_frames(count, size), differences)
+    title = f"{count} of {size} px a side, half spoilt"
+    return [{"frames": title, **row} for row in rows], differences.rows()
+
+
+class Differences:
+    """Candidates in the difference images of pairs of epochs that come one frame after the other."""
+
+    def __init__(self) -> None:
+        self.found = {name: Detections() for name in (NOTHING, *NAMES, ORACLE)}
+        self.pairs = 0
+        self.before: tuple[Drawn, Masks] | None = None
+
+    def __call__(self, drawn: Drawn, masks: Masks) -> None:
+        """Look at the next frame, with its masks by name."""
+        if self.before is None:
+            self.before = drawn, masks
+            return
+        (first, masks_first), self.before = self.before, None
+        scene, epochs = drawn.scene, (first.frame.image, drawn.frame.image)
+        candidates = find_candidates(
+            *epochs, first.frame.stars, drawn.transients, gain=scene.gain, saturation=scene.saturation
+        )
+        self.pairs += 1
+        for name, total in self.found.items():
+            self.found[name] = total.plus(candidates.behind(masks_first[name], masks[name]))
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One a mask."""
+        return [
+            {"mask": name, "pairs": self.pairs, "detections": asdict(one)} for name, one in self.found.items()
+        ]
+
+
+def outcome(
+    contest: Contest, frames: Iterable[Drawn], listener: Callable[[Drawn, Masks], None] | None = None
+) -> list[dict[str, Any]]:
+    """What masks at `ALPHA` do to photometry and detections; one row a mask. The listener sees every mask.
 
     'rms' is the scatter of aperture magnitudes of the stars that the mask leaves, in quadrature over frames;
     'lost' the share of masked patches among those that no defect touches; 'detections' are spurious and real
@@ -106,17 +179,21 @@ def outcome(contest: Contest, drawn: Iterable[Drawn]) -> list[dict[str, Any]]:
     found = {name: Detections() for name in names}
     clean: dict[str, list[np.ndarray]] = {name: [] for name in NAMES}
     count = 0
-    for scene, frame in drawn:
+    for drawn in frames:
         count += 1
+        scene, frame = drawn.scene, drawn.frame
         grid, patches = PatchGrid(*frame.image.shape), Patches.of(frame)
         verdicts = contest.score(frame.image)
         masks = {name: bad_pixels(verdicts[name].pvalue, ALPHA, grid) for name in NAMES}
         masks |= {NOTHING: np.zeros(frame.image.shape, bool), ORACLE: stitch(patches.affected, grid)}
+        seen = find_detections(frame.image, frame.stars)
         for name in names:
             scatter[name].append(_scatter(scene, frame, masks[name]))
-            found[name] = found[name].plus(detections(frame.image, frame.stars, masks[name]))
+            found[name] = found[name].plus(seen.behind(masks[name]))
         for name in NAMES:
             clean[name].append(verdicts[name].masked(ALPHA)[~patches.touched])
+        if listener:
+            listener(drawn, masks)
     best = _together(scatter[ORACLE])
     rows = []
     for name in names:

@@ -1,18 +1,14 @@
-"""What was found as Markdown tables and, where matplotlib is there, as pictures."""
+"""What was found, as Markdown tables."""
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from archive import verdict
 from evaluate import ALPHA, ALPHAS
 from merit import Measured
-from methods import AQDASK, CLASSICAL, MAE, NAMES, PAPER, TWO_SIDED
-
-COLOURS = {PAPER: "C7", MAE: "C1", CLASSICAL: "C0", AQDASK: "C3", TWO_SIDED: "C2"}
+from methods import NAMES
 
 
 def markdown(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], note: str = "") -> str:
@@ -132,6 +128,22 @@ def photometry(title: str, rows: Sequence[Mapping[str, Any]]) -> str:
     return markdown(f"{title}, masks at alpha {ALPHA:g}", columns, table)
 
 
+def differences(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Candidates of difference images that masks leave."""
+    table = []
+    for row in rows:
+        found = row["detections"]
+        counts = (
+            found["spurious_kept"],
+            found["real_kept"],
+            found["real"] - found["real_kept"],
+            found["known"],
+        )
+        table.append((row["pairs"], row["mask"], *counts))
+    columns = ("pairs of epochs", "mask", "spurious left", "transients left", "transients lost", "of all")
+    return markdown(f"Difference images, masks at alpha {ALPHA:g}", columns, table)
+
+
 def ablation(rows: Sequence[Mapping[str, Any]]) -> str:
     """What is lost without a part."""
     first = rows[0]
@@ -177,95 +189,3 @@ def cost(found: Mapping[str, Any]) -> str:
 def _macs(name: str, macs: Mapping[str, float]) -> str:
     key = "lines" if "rows_square" in name else name
     return f"{macs[key]:.1f}" if key in macs else ""
-
-
-def pictures(results: Mapping[str, Any], folder: Path) -> list[Path]:
-    """PNG plots of the sweeps into ``folder``; none without matplotlib."""
-    if importlib.util.find_spec("matplotlib") is None:
-        return []
-    import matplotlib
-
-    matplotlib.use("Agg")
-    made = []
-    if "fwhm" in results:
-        made.append(_fwhm_picture(results["fwhm"], folder / "fwhm.png"))
-    if "background" in results:
-        made.append(_background_picture(results["background"], folder / "background.png"))
-    return made
-
-
-def _lines(axes: Any, steps: Sequence[Mapping[str, Any]], x: str, key: str) -> None:
-    """One line a method with error bars."""
-    for name in steps[0]["methods"]:
-        found = [step["methods"][name][key] for step in steps]
-        axes.errorbar(
-            [step[x] for step in steps],
-            [one["value"] for one in found],
-            [one["error"] for one in found],
-            label=name,
-            color=COLOURS[name],
-            marker="o",
-            markersize=3,
-            capsize=2,
-        )
-
-
-def _fwhm_picture(found: Mapping[str, Any], path: Path) -> Path:
-    from matplotlib import pyplot
-
-    figure, (above, below) = pyplot.subplots(2, 1, figsize=(7, 7), sharex=True, layout="constrained")
-    _lines(above, found["steps"], "fwhm_arcsec", "auroc")
-    _lines(below, found["steps"], "fwhm_arcsec", "recall")
-    for axes, label in ((above, "AUROC"), (below, f"masked at alpha {ALPHA:g}")):
-        axes.axvspan(*(edge * found["pixel_scale"] for edge in (2.2, 2.6)), color="0.9")
-        axes.set_ylabel(label)
-        axes.set_ylim(-0.02, 1.02)
-    above.legend(fontsize="small")
-    below.set_xlabel(f"FWHM [arcsec], {found['pixel_scale']} arcsec a pixel; grey: reference frames")
-    figure.savefig(path, dpi=120)
-    pyplot.close(figure)
-    return path
-
-
-def _background_picture(rows: Sequence[Mapping[str, Any]], path: Path) -> Path:
-    from matplotlib import pyplot
-
-    scales = sorted({row["scale_px"] for row in rows})
-    figure, panels = pyplot.subplots(
-        1, len(scales), figsize=(5 * len(scales), 4), sharey=True, squeeze=False, layout="constrained"
-    )
-    for axes, scale in zip(panels[0], scales, strict=True):
-        _lines(axes, [row for row in rows if row["scale_px"] == scale], "level", "auroc")
-        axes.set_title(f"background of {scale} px")
-        axes.set_xlabel("rms, fraction of the sky")
-    panels[0][0].set_ylabel("AUROC")
-    panels[0][0].legend(fontsize="small")
-    figure.savefig(path, dpi=120)
-    pyplot.close(figure)
-    return path
-
-
-def masks(panels: Sequence[tuple[Any, Any, str]], alpha: float, path: Path) -> None:
-    """Frames ``(y, x)`` with their masked patches in red; a panel is image, p-values and title."""
-    if importlib.util.find_spec("matplotlib") is None:
-        return
-    import matplotlib
-    import numpy as np
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    from aqdask.kernels.masking import bad_pixels
-    from aqdask.specs import PatchGrid
-
-    figure, every = pyplot.subplots(
-        1, len(panels), figsize=(6 * len(panels), 5), squeeze=False, layout="constrained"
-    )
-    for axes, (image, pvalue, title) in zip(every[0], panels, strict=True):
-        low, high = np.nanpercentile(image, (2, 99))
-        axes.imshow(image, cmap="gray", vmin=low, vmax=high, origin="lower")
-        masked = bad_pixels(pvalue, alpha, PatchGrid(*image.shape))
-        axes.imshow(np.ma.masked_equal(masked, 0), cmap="autumn", alpha=0.35, origin="lower")
-        axes.set_title(f"{title}\n{masked.mean():.1%} masked at alpha {alpha:g}", fontsize="small")
-    figure.savefig(path, dpi=80)
-    pyplot.close(figure)

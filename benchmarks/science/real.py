@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import output
+import plots
 import real_defects
 import real_others
 import torch
@@ -167,7 +168,7 @@ def pictures(scorer: AqdaskScorer, real: Real, folder: Path) -> None:
     for k in (order[0], order[len(order) // 2], order[-1]):
         found = _frame(scorer, real.frames.images[k], real.frames.cards[0])
         panels.append((real.frames.images[k], found["pvalue"], real.frames.ids[k]))
-    output.masks(panels, ALPHA, folder / "real.png")
+    plots.masks(panels, ALPHA, folder / "real.png")
 
 
 def tables(found: dict[str, Any]) -> list[str]:

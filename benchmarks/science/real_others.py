@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import output
+import plots
 from draws import MemoryFrames
 
 from aqdask.archive.fits import probe, read_frame
@@ -75,7 +76,7 @@ def clouds(data: Path, folder: Path, steps: int) -> dict[str, Any]:
     found = {n: score_frame(scorer, image, None, "all-sky", "") for n, image in images.items()}
     masked = {name: float(bad_patches(maps["pvalue"], ALPHA).mean()) for name, maps in found.items()}
     panels = [(images[n], found[n]["pvalue"], f"{n}: {cloudy[n]:.0%} cloudy") for n in list(images)[:3]]
-    output.masks(panels, ALPHA, folder / "cloudynight.png")
+    plots.masks(panels, ALPHA, folder / "cloudynight.png")
     parts = ", ".join(f"{name} ({cloudy[name]:.0%} cloudy) {value:.2f}" for name, value in masked.items())
     return row | {"cloudy": cloudy, "masked": masked, "outcome": f"masked: {parts}"}
 
@@ -99,7 +100,7 @@ def one_trail(path: Path, known: KnownTrail, folder: Path, steps: int) -> dict[s
         return row | {"outcome": f"refused: {error.got}"}
     pvalue = score_frame(scorer, image)["pvalue"]
     masked, hit = bad_patches(pvalue, ALPHA), _patches(touched)
-    output.masks([(image, pvalue, path.name)], ALPHA, folder / f"{path.stem}.png")
+    plots.masks([(image, pvalue, path.name)], ALPHA, folder / f"{path.stem}.png")
     recall, elsewhere = float(masked[hit].mean()), float(masked[~hit].mean())
     outcome = f"recall {recall:.2f} of {hit.sum()} patches, {elsewhere:.3f} masked elsewhere"
     return row | {"recall": recall, "elsewhere": elsewhere, "outcome": outcome}
