@@ -87,7 +87,7 @@ def table(title: str, found: dict[str, Any]) -> str:
             if not np.isnan(values).all():
                 cells.append((f"{quantity}, {defect['defect']}", *map(_each, values), "-"))
     columns = ("quantity", "plain (by split)", "centred (by split)", "frames centred")
-    note = f"`wide-field`, adapted; {HELD_OUT} held-out frames a split, alpha {ALPHA:g}; of all patches."
+    note = f"`wide-field`, adapted; {HELD_OUT} held-out frames a split, alpha {ALPHA:g}."
     return output.markdown(title, columns, cells, note)
 
 
