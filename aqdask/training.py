@@ -161,7 +161,7 @@ def calibrate(
     device : str, optional
         'cpu' or 'cuda'; None: CUDA where there is one.
     **settings
-        ``name`` (the model's unless given), ``seed``, ``alpha``, ``two_sided``.
+        ``name`` (the model's unless given), ``seed``, ``alpha``, ``two_sided``, ``centred``.
 
     Raises
     ------

@@ -85,6 +85,11 @@ def select(session: Session, archive: str, keep: Sequence[str], drop: Sequence[s
     "--alpha", default=0.01, show_default=True, help="Smallest false-mask rate that must be possible."
 )
 @click.option("--two-sided", is_flag=True, help="Stars sharper than the references' are bad too.")
+@click.option(
+    "--centred",
+    is_flag=True,
+    help="Judge frames of the references' own field place by place; others as usual.",
+)
 @command
 def train(session: Session, archive: str, out: str, frames: Sequence[str], **settings: Any) -> int:
     """Train a model on reference frames of ARCHIVE and calibrate it on frames held out for that.
@@ -119,6 +124,11 @@ def train(session: Session, archive: str, out: str, frames: Sequence[str], **set
     "--alpha", default=0.01, show_default=True, help="Smallest false-mask rate that must be possible."
 )
 @click.option("--two-sided", is_flag=True, help="Stars sharper than the references' are bad too.")
+@click.option(
+    "--centred",
+    is_flag=True,
+    help="Judge frames of the references' own field place by place; others as usual.",
+)
 @command
 def calibrate(
     session: Session, archive: str, model: str, out: str, frames: Sequence[str], **settings: Any

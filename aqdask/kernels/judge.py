@@ -33,6 +33,9 @@ class Judge:
         Scores of reference patches after both passes, of frames used for nothing else; None while fitting.
     first_alpha : float
         Share of good patches that the first pass may flag.
+    means : mapping of str to ndarray
+        By name of the group ``(n_y, n_x, k)``: what the references have at each place, to be subtracted
+        (`centring`); groups that are not there are taken as they are.
     """
 
     camera: Camera
@@ -41,6 +44,12 @@ class Judge:
     first: ScoreTable | None = None
     final: ScoreTable | None = None
     first_alpha: float = FIRST_ALPHA
+    means: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+    def statistics(self, group: Group, frame: Field) -> np.ndarray:
+        """Statistics of a group, less what is usual at their places, ``(n_y, n_x, k)``."""
+        found = group.function(frame)
+        return found - self.means[group.name] if group.name in self.means else found
 
     def groups(self, *, regional: bool) -> tuple[Group, ...]:
         """The groups of one pass that do not abstain."""
@@ -49,7 +58,9 @@ class Judge:
     def group_surprise(self, frame: Field, *, regional: bool) -> dict[str, np.ndarray]:
         """``-log10 p`` of every patch by group, ``(n_y, n_x)``; NaN without data."""
         return {
-            group.name: self.tails[group.name].surprise(self.distances[group.name].of(group.function(frame)))
+            group.name: self.tails[group.name].surprise(
+                self.distances[group.name].of(self.statistics(group, frame))
+            )
             for group in self.groups(regional=regional)
         }
 

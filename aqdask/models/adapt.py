@@ -6,6 +6,7 @@ Training ends with it, and `aqdask calibrate` is nothing else: weights stay as t
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 
@@ -41,7 +42,7 @@ def adapt(
     frames : FrameSource
         Good frames, 10 to 40 of each camera and filter.
     spec : TrainSpec
-        ``name``, ``seed``, ``alpha``, ``two_sided`` and the fractions of the sets count.
+        ``name``, ``seed``, ``alpha``, ``two_sided``, ``centred`` and the fractions of the sets count.
     report : callable
         Called with `TrainProgress`.
     device : str or torch.device
@@ -144,10 +145,11 @@ def calibrate(
             patch=patch,
             alpha=spec.alpha,
             two_sided=spec.two_sided,
+            centred=spec.centred,
             tick=tick,
         )
     largest = max(groups, key=lambda key: len(all_of(groups[key])))
-    known[POOLED] = known[calibration_key(*largest)]
+    known[POOLED] = replace(known[calibration_key(*largest)], centred=None)  # it has no place of its own
     for key in groups:
         for note in known[calibration_key(*key)].facts["notes"]:
             where = f"{' '.join(key).strip()}: " if len(groups) > 1 else ""

@@ -82,6 +82,17 @@ VARIABLES: tuple[Variable, ...] = (
         },
         per_frame=True,
     ),
+    Variable(
+        "centred",
+        "uint8",
+        255,  # not scored
+        {
+            "long_name": "patches were judged against the mean of the reference frames at their place",
+            "flag_values": [0, 1],
+            "flag_meanings": "plain centred",
+        },
+        per_frame=True,
+    ),
 )
 
 
@@ -216,7 +227,8 @@ _CODES = {group.name: flags.code(flags.REASONS, group.reason) for group in GROUP
 
 def judged(knowledge: Knowledge, columns: Columns) -> dict[str, np.ndarray]:
     """Every variable from the columns of a whole frame, untyped."""
-    judge, camera = knowledge.judge, knowledge.judge.camera
+    judge, centred = knowledge.judge_for(columns)
+    camera = judge.camera
     score, pvalue, worst = judge.score(columns)
     codes = _CODES | {"": flags.code(flags.REASONS, "no_data")}
     about = shape(columns, camera.shape_zero) * np.array(SPREAD)
@@ -243,4 +255,5 @@ def judged(knowledge: Knowledge, columns: Columns) -> dict[str, np.ndarray]:
         "frame_noise_ratio": np.exp(values.noise / 2),
         "frame_stars": np.array(values.stars),
         "out_of_reference": np.array(knowledge.frames.outside(values)),
+        "centred": np.array(centred),
     }

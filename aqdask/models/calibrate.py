@@ -12,6 +12,7 @@ import numpy as np
 
 from aqdask.errors import UsageError
 from aqdask.kernels.calibration import ScoreTable
+from aqdask.kernels.centring import CENTRED, leave_one_out, place_mean
 from aqdask.kernels.evidence import (
     GROUPS,
     Camera,
@@ -28,6 +29,7 @@ from aqdask.kernels.grouping import Distance, Tail
 from aqdask.kernels.judge import Judge, score_of
 from aqdask.kernels.sky_fit import make_template
 from aqdask.models.aqdask import blank, measure_batch, without
+from aqdask.models.centred import Centred, guard_of
 from aqdask.models.crops import FrameSource
 from aqdask.models.distort import SPREAD
 from aqdask.models.fit import Report, TrainProgress
@@ -73,6 +75,7 @@ def calibrate_group(
     patch: int,
     alpha: float,
     two_sided: bool = False,
+    centred: bool = False,
     tick: Callable[[], None] = lambda: None,
 ) -> Knowledge:
     """Everything that is normal for one camera and filter.
@@ -93,6 +96,8 @@ def calibrate_group(
         Smallest false-mask rate that must be possible; also that of the first pass.
     two_sided : bool
         Whether sharper stars are bad too.
+    centred : bool
+        Whether frames of the references' field are judged place by place, where the references allow it.
     tick : callable
         Called after each frame.
 
@@ -118,17 +123,18 @@ def calibrate_group(
     if len(tail) + len(threshold) < REGION_FRAMES:
         reason = f"{len(tail) + len(threshold)} calibration frames, {REGION_FRAMES} are needed"
         abstain |= dict.fromkeys((group.name for group in GROUPS if group.regional), reason)
-    judge = _judge(camera, fit, tail, abstain, alpha)
-    final = ScoreTable.from_scores(np.concatenate([judge.score(c)[0].ravel() for c in threshold]))
-    check_alpha(final.total, alpha, len(threshold), len(ids))
+    judge = _judge(camera, measured, abstain, alpha)
+    check_alpha(judge.final.total, alpha, len(threshold), len(ids))  # type: ignore[union-attr]
+    guard, refused = guard_of(judge, measured, ids) if centred else (None, [])
+    place = Centred(_judge(camera, measured, abstain, alpha, centred=True), guard) if guard else None
     facts = {
         "frames": dict(zip(("fit", "tail", "threshold"), map(list, _named(frames, sets)), strict=True)),
         "abstain": abstain,
-        "notes": [*seen.notes, *odd, *_notes(len(threshold), abstain)],
+        "notes": [*seen.notes, *odd, *refused, *_notes(len(threshold), abstain)],
         "noise_ratio": float(np.exp(np.median([value.noise for value in values[len(fit) :]]) / 2)),
     }
     tier = FrameReference.fit(values)
-    return Knowledge(replace(judge, final=final), tier, seen.saturation, seen.hot, seen.shape, facts)
+    return Knowledge(judge, tier, seen.saturation, seen.hot, seen.shape, facts, place)
 
 
 def _named(frames: FrameSource, sets: Sets) -> list[list[str]]:
@@ -165,21 +171,28 @@ def _camera(fit: Sequence[Columns], seen: CameraNoise, two_sided: bool) -> Camer
 
 
 def _judge(
-    camera: Camera, fit: Sequence[Columns], tail: Sequence[Columns], abstain: Mapping[str, str], alpha: float
+    camera: Camera,
+    measured: Sequence[Sequence[Columns]],
+    abstain: Mapping[str, str],
+    alpha: float,
+    *,
+    centred: bool = False,
 ) -> Judge:
-    """Distances from the fit set, tails and the first pass from the tail set."""
+    """Distances from the fit set, tails and first pass from the tail set, p-values from the threshold set."""
     judge = Judge(camera, {}, {}, first_alpha=alpha)
-    fields = [[Field.of(columns, camera) for columns in part] for part in (fit, tail)]
+    fields = [[Field.of(columns, camera) for columns in part] for part in measured[:2]]
     for regional in (False, True):
         if regional:  # the second pass sees what the first leaves
             fields = [[_second(judge, field) for field in part] for part in fields]
         for group in GROUPS:
             if group.regional != regional or group.name in abstain:
                 continue
-            statistics, held = (
-                np.concatenate([_finite(group.function(field)) for field in part]) for part in fields
-            )
-            distance = Distance.fit(statistics, group.one_sided, group.least)
+            statistics = np.stack([group.function(field) for field in fields[0]])
+            if centred and group.name in CENTRED:
+                judge = replace(judge, means={**judge.means, group.name: place_mean(statistics)})
+                statistics = leave_one_out(statistics)
+            held = np.concatenate([_finite(judge.statistics(group, field)) for field in fields[1]])
+            distance = Distance.fit(_finite(statistics), group.one_sided, group.least)
             judge = replace(
                 judge,
                 distances={**judge.distances, group.name: distance},
@@ -188,7 +201,8 @@ def _judge(
         if not regional:
             scores = [score_of(judge.group_surprise(f, regional=False)).ravel() for f in fields[1]]
             judge = replace(judge, first=ScoreTable.from_scores(np.concatenate(scores)))
-    return judge
+    scores = [judge.score(columns)[0].ravel() for columns in measured[2]]
+    return replace(judge, final=ScoreTable.from_scores(np.concatenate(scores)))
 
 
 def _second(judge: Judge, field: Field) -> Field:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from aqdask.kernels.calibration import ScoreTable
-from aqdask.kernels.evidence import GROUPS, Camera
+from aqdask.kernels.centring import Guard
+from aqdask.kernels.evidence import GROUPS, Camera, Columns
 from aqdask.kernels.frame_tier import FrameReference
 from aqdask.kernels.grouping import Distance, NormalScores, Tail
 from aqdask.kernels.judge import Judge
 from aqdask.kernels.noise import NoiseModel
 from aqdask.models.bundle import Calibration
+from aqdask.models.centred import Centred, unflagged
 
 FLAT_FIELD = ("sky", "background")  # groups that measure against the flat field of a filter
 
@@ -36,6 +39,8 @@ class Knowledge:
         ``(y, x)`` of the reference frames: the hot pixels and the template belong to it.
     facts : dict
         Plain JSON for the user: frames of each set, patches, notes, groups that abstain and why.
+    centred : Centred or None
+        How frames of the references' field are judged; None: like all others.
     """
 
     judge: Judge
@@ -44,34 +49,36 @@ class Knowledge:
     hot: np.ndarray
     shape: tuple[int, int]
     facts: dict[str, Any] = field(default_factory=dict)
+    centred: Centred | None = None
+
+    def judge_for(self, columns: Columns) -> tuple[Judge, bool]:
+        """Who judges a frame with these columns, and whether it is the centred one."""
+        if self.centred is not None and self.centred.guard.passes(columns, unflagged(self.judge, columns)):
+            return self.centred.judge, True
+        return self.judge, False
 
     def calibration(self) -> Calibration:
         """As a bundle stores it."""
         judge, camera = self.judge, self.judge.camera
-        if judge.first is None or judge.final is None:
-            raise ValueError("a judge that was not calibrated cannot be stored")
         arrays = {"hot": self.hot, "shape_zero": camera.shape_zero.astype(np.float64)}
         if camera.template is not None:
             arrays["template"] = camera.template.astype(np.float32)
-        arrays |= judge.first.arrays("first") | judge.final.arrays("final")
-        tails = {}
-        for name, distance in judge.distances.items():
-            arrays[f"group/{name}/knots"] = distance.scores.knots.astype(np.float32)
-            arrays[f"group/{name}/excess"] = distance.scores.excess.astype(np.float32)
-            tail = judge.tails[name]
-            arrays |= tail.table.arrays(f"group/{name}")
-            tails[name] = [tail.start, tail.excess]
-        facts = {
+        arrays |= _arrays(judge)
+        facts: dict[str, Any] = {
             "noise": asdict(camera.noise),
             "two_sided": camera.two_sided,
-            "tails": tails,
+            "tails": _tails(judge),
             "first_alpha": judge.first_alpha,
             "frame_tier": {name: list(values) for name, values in self.frames.quantities.items()},
             "saturation": None if np.isinf(self.saturation) else self.saturation,
             "shape": list(self.shape),
-            "patches": judge.final.total,
-            "smallest_pvalue": judge.final.smallest,
+            "patches": judge.final.total,  # type: ignore[union-attr]
+            "smallest_pvalue": judge.final.smallest,  # type: ignore[union-attr]
         }
+        if self.centred is not None:
+            arrays |= _arrays(self.centred.judge, "centred/")
+            arrays["centred/pattern"] = self.centred.guard.pattern
+            facts["centred"] = {"tails": _tails(self.centred.judge), "least": self.centred.guard.least}
         return Calibration(arrays, facts | {"about": self.facts})
 
     @classmethod
@@ -81,15 +88,11 @@ class Knowledge:
         camera = Camera(
             NoiseModel(**facts["noise"]), arrays.get("template"), arrays["shape_zero"], facts["two_sided"]
         )
-        distances, tails = {}, {}
-        for group in GROUPS:
-            if group.name in facts["tails"]:
-                at = f"group/{group.name}"
-                scores = NormalScores(arrays[f"{at}/knots"], arrays[f"{at}/excess"])
-                distances[group.name] = Distance(scores, group.one_sided)
-                tails[group.name] = Tail(ScoreTable.of(arrays, at), *facts["tails"][group.name])
-        first, final = ScoreTable.of(arrays, "first"), ScoreTable.of(arrays, "final")
-        judge = Judge(camera, distances, tails, first, final, facts["first_alpha"])
+        judge = _judge(camera, arrays, facts["tails"], facts["first_alpha"])
+        place = None
+        if "centred" in facts:
+            own = _judge(camera, arrays, facts["centred"]["tails"], facts["first_alpha"], "centred/")
+            place = Centred(own, Guard(arrays["centred/pattern"], facts["centred"]["least"]))
         tier = FrameReference({name: tuple(values) for name, values in facts["frame_tier"].items()})
         full = facts["saturation"]
         return cls(
@@ -99,22 +102,65 @@ class Knowledge:
             arrays["hot"],
             tuple(facts["shape"]),
             facts["about"],
+            place,
         )
 
     def elsewhere(self, *, same_camera: bool) -> Knowledge:
         """As far as it holds for another filter, or for another camera, which has other hot pixels.
 
         A filter has its own flat field: in that of another one the sky of every patch would stand out, so
-        the groups that look at it abstain.
+        the groups that look at it abstain. And what is usual at a place is so in one filter of one camera.
         """
         judge = self.judge
         distances = {name: found for name, found in judge.distances.items() if name not in FLAT_FIELD}
         camera = replace(judge.camera, template=None)
         hot = self.hot if same_camera else self.hot[:0]
-        return replace(self, judge=replace(judge, camera=camera, distances=distances), hot=hot)
+        judge = replace(judge, camera=camera, distances=distances)
+        return replace(self, judge=judge, hot=hot, centred=None)
 
     def hot_map(self) -> np.ndarray:
         """Hot pixels as bool ``(y, x)``."""
         found = np.zeros(self.shape, bool)
         found[self.hot[:, 0], self.hot[:, 1]] = True
         return found
+
+
+def _arrays(judge: Judge, prefix: str = "") -> dict[str, np.ndarray]:
+    """A calibrated judge as arrays, their names behind ``prefix``."""
+    if judge.first is None or judge.final is None:
+        raise ValueError("a judge that was not calibrated cannot be stored")
+    arrays = judge.first.arrays(f"{prefix}first") | judge.final.arrays(f"{prefix}final")
+    for name, distance in judge.distances.items():
+        at = f"{prefix}group/{name}"
+        arrays[f"{at}/knots"] = distance.scores.knots.astype(np.float32)
+        arrays[f"{at}/excess"] = distance.scores.excess.astype(np.float32)
+        arrays |= judge.tails[name].table.arrays(at)
+        if name in judge.means:
+            arrays[f"{at}/mean"] = judge.means[name]
+    return arrays
+
+
+def _tails(judge: Judge) -> dict[str, list[float]]:
+    """What of a judge's tails is no array: start and excess by group."""
+    return {name: [judge.tails[name].start, judge.tails[name].excess] for name in judge.distances}
+
+
+def _judge(
+    camera: Camera,
+    arrays: Mapping[str, np.ndarray],
+    stored: Mapping[str, Sequence[float]],
+    first_alpha: float,
+    prefix: str = "",
+) -> Judge:
+    """The judge that `_arrays` and `_tails` stored."""
+    distances, tails, means = {}, {}, {}
+    for group in GROUPS:
+        if group.name in stored:
+            at = f"{prefix}group/{group.name}"
+            scores = NormalScores(arrays[f"{at}/knots"], arrays[f"{at}/excess"])
+            distances[group.name] = Distance(scores, group.one_sided)
+            tails[group.name] = Tail(ScoreTable.of(arrays, at), *stored[group.name])
+            if f"{at}/mean" in arrays:
+                means[group.name] = arrays[f"{at}/mean"]
+    first, final = ScoreTable.of(arrays, f"{prefix}first"), ScoreTable.of(arrays, f"{prefix}final")
+    return Judge(camera, distances, tails, first, final, first_alpha, means)

@@ -57,6 +57,9 @@ class TrainSpec:
         False-mask rate of the first pass, and the smallest that the calibration must allow; 'aqdask' only.
     two_sided : bool
         Whether stars sharper than the references' are bad too; 'aqdask' only.
+    centred : bool
+        Whether frames that show the references' own field at their pointing are judged place by place
+        (`aqdask.kernels.centring`); others are judged as without it. 'aqdask' only.
     checkpoint_seconds : float
         How often the state is saved where a checkpoint is asked for; no effect on the result.
     archive, created : str
@@ -81,6 +84,7 @@ class TrainSpec:
     start: str = "wide-field"
     alpha: float = 0.01
     two_sided: bool = False
+    centred: bool = False
     checkpoint_seconds: float = 30.0
     archive: str = ""
     created: str = ""

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import output
 import plots
+import real_centring
 import real_defects
 import real_others
 import torch
@@ -39,6 +40,7 @@ from aqdask.specs import Card, PatchGrid
 ALPHA = 0.01
 SPLITS = 10
 HELD_OUT = 4  # frames of a split
+CENTRED_SPLITS = 3
 STEPS = 300  # optimiser steps of a split, from the shipped model
 GOALS = {"MAD of u": (0.95, 1.12), "held-out masked": 0.03, "Spearman of size": 0.95}
 ROOT = Path(__file__).resolve().parents[2]
@@ -86,6 +88,13 @@ def real(folder: Path, quick: bool = False) -> tuple[dict[str, Any], list[str]]:
     found["injected"] = real_defects.injected(
         scorer, [luminance.frames.images[k] for k in held[: 1 if quick else None]], "L"
     )
+    good, count = luminance.frames.part(luminance.good), 1 if quick else CENTRED_SPLITS
+    found["centring"] = {
+        "Position centring": real_centring.centring(good, red.frames, count),
+        "Position centring with regions": real_centring.centring(
+            good, red.frames, count, **real_centring.REGIONS
+        ),
+    }
     found["others"] = [] if quick else real_others.others(data, folder, steps)
     pictures(scorer, luminance, folder)
     return found, tables(found)
@@ -198,7 +207,9 @@ def tables(found: dict[str, Any]) -> list[str]:
     rows = [(name, len(values), _range(values)) for name, values in other["masked"].items()]
     columns = ("calibration", "frames", "median (least - most)")
     made.append(output.markdown("R frames masked", columns, rows, other.get("refused", "")))
-    return [*made, real_defects.table(found["injected"]), *real_others.tables(found["others"])]
+    made.append(real_defects.table(found["injected"]))
+    made += [real_centring.table(title, one) for title, one in found["centring"].items()]
+    return [*made, *real_others.tables(found["others"])]
 
 
 def _range(values: Sequence[float]) -> str:

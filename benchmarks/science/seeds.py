@@ -21,5 +21,6 @@ SEEDS: dict[str, int] = {
     "training": 5,  # of the methods' own generators
     "splits": 21_100_000,  # random splits of the real frames
     "injected": 21_200_000,  # places and noise of defects in real frames
+    "centring": 21_500_000,  # random splits of the real frames, for position centring
     "cost": 21_300_000,
 }
