@@ -10,9 +10,10 @@ from collections.abc import Mapping
 import torch
 
 from aqdask.errors import UsageError
+from aqdask.models.alike import check_alpha
 from aqdask.models.aqdask import networks_of
 from aqdask.models.bundle import POOLED, Bundle, calibration_key
-from aqdask.models.calibrate import Sets, calibrate_group, check_alpha, groups_of, ticking
+from aqdask.models.calibrate import Sets, calibrate_group, groups_of, ticking
 from aqdask.models.crops import FrameSource
 from aqdask.models.fit import Report, TrainProgress
 from aqdask.models.knowledge import Knowledge
