@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Container, Iterable, Sequence
 
 import numpy as np
 
 from aqdask.errors import UsageError
+from aqdask.kernels.evidence import GROUPS, Field
 from aqdask.kernels.frame_tier import LEAST_SPREAD, FrameReference, FrameValues
+from aqdask.kernels.grouping import beyond_others
 
 NOISE_RANGE = (0.93, 1.08)  # of the noise ratio on frames that did not fit the noise
 UNLIKE = 8.0  # robust sigma from the other references at which a frame is no reference
 ODD = 5.0  # and at which it is worth a word
+UNLIKE_PATCHES = 0.2  # of a frame's patches beyond those of the other frames: then it is no reference
+ODD_PATCHES = 0.06  # and from so many it is worth a word; good frames of 17 cameras and sets had .04 at most
+SKY_MATTERS = 0.1  # sigma of a pixel: smallest excess of a patch's sky over those of other frames that counts
 FEW_FRAMES = 10
 
 
@@ -29,14 +34,64 @@ def check_alike(ids: Sequence[str], values: Sequence[FrameValues]) -> list[str]:
     limit = UNLIKE * max(1.0, FEW_FRAMES / len(ids))
     unlike = [text for text, sigma in found.items() if sigma > limit]
     if unlike:
-        raise UsageError(
-            f"of {len(ids)} reference frames {len(unlike)} unlike the others: {', '.join(unlike[:5])}",
-            expected="frames of one kind: focus, guiding, sky and noise within "
+        raise _unlike(
+            len(ids),
+            unlike,
+            "frames of one kind: focus, guiding, sky and noise within "
             f"{limit:.0f} robust sigma of their median (least spread: {_spreads()})",
-            consequence="What is normal would be whatever they span, and bad frames would pass",
-            remedy="leave them out, or calibrate them apart",
         )
-    return [f"Look at {', '.join(found)}: unlike the other reference frames."] if found else []
+    return _look(found)
+
+
+def check_patches(ids: Sequence[str], fields: Sequence[Field], abstain: Container[str]) -> list[str]:
+    """Refuse references of which a part is unlike all the others, by what; name those of which a little is.
+
+    A cloud, a ghost or a gradient in one frame. Not by the size of the stars, which changes from frame to
+    frame: `check_alike` compares it. ``abstain`` names groups that cannot be used.
+    """
+    worst = dict.fromkeys(range(len(ids)), (0.0, ""))
+    for group in GROUPS:
+        if group.regional or group.name == "size" or group.name in abstain:
+            continue
+        statistics = [finite_rows(group.function(field)) for field in fields]
+        least = SKY_MATTERS if group.name == "sky" else group.least
+        for k, share in enumerate(beyond_others(statistics, group.one_sided, least)):
+            worst[k] = max(worst[k], (float(share), group.reason))
+    odd = ODD_PATCHES * max(1.0, FEW_FRAMES / len(ids))
+    found = {
+        f"{ids[k]} ({reason}, {share:.0%} of its patches)": share
+        for k, (share, reason) in worst.items()
+        if share > min(odd, UNLIKE_PATCHES)
+    }
+    if unlike := [text for text, share in found.items() if share > UNLIKE_PATCHES]:
+        raise _unlike(
+            len(ids),
+            unlike,
+            f"frames that are good all over: at most {UNLIKE_PATCHES:.0%} of the patches of one are "
+            "beyond those of the others",
+        )
+    return _look(found)
+
+
+def finite_rows(statistics: np.ndarray) -> np.ndarray:
+    """Rows of patches that have all statistics, ``(n, k)``."""
+    flat = statistics.reshape(-1, statistics.shape[-1])
+    return flat[np.isfinite(flat).all(axis=1)]
+
+
+def _unlike(total: int, unlike: Sequence[str], expected: str) -> UsageError:
+    return UsageError(
+        f"of {total} reference frames {len(unlike)} unlike the others: {', '.join(unlike[:5])}",
+        expected=expected,
+        consequence="What is normal would be whatever they span, and bad frames would pass",
+        remedy="leave them out, or calibrate them apart",
+    )
+
+
+def _look(found: Iterable[str]) -> list[str]:
+    """A note that names frames; none for none."""
+    named = ", ".join(found)
+    return [f"Look at {named}: unlike the other reference frames."] if named else []
 
 
 def _spreads() -> str:

@@ -25,7 +25,14 @@ from aqdask.kernels.frame_tier import FrameReference, frame_values
 from aqdask.kernels.grouping import Distance, Tail
 from aqdask.kernels.judge import Judge, score_of
 from aqdask.kernels.sky_fit import make_template
-from aqdask.models.alike import FEW_FRAMES, check_alike, check_alpha, check_noise
+from aqdask.models.alike import (
+    FEW_FRAMES,
+    check_alike,
+    check_alpha,
+    check_noise,
+    check_patches,
+    finite_rows,
+)
 from aqdask.models.aqdask import blank, measure_batch, without
 from aqdask.models.crops import FrameSource
 from aqdask.models.distort import SPREAD
@@ -109,6 +116,9 @@ def calibrate_group(
     values = [frame_values(columns, camera, SPREAD) for columns in (*fit, *tail, *threshold)]
     odd = check_alike(ids, values)
     check_noise(values[len(fit) :])
+    every = [*fit, *tail, *threshold]  # a template of the fit set may be that of the bad frame
+    whole = _camera(every, seen, two_sided)
+    odd += check_patches(ids, [Field.of(columns, whole) for columns in every], seen.abstain)
     abstain = dict(seen.abstain)
     if len(tail) + len(threshold) < REGION_FRAMES:
         reason = f"{len(tail) + len(threshold)} calibration frames, {REGION_FRAMES} are needed"
@@ -172,7 +182,7 @@ def _judge(
             if group.regional != regional or group.name in abstain:
                 continue
             statistics, held = (
-                np.concatenate([_finite(group.function(field)) for field in part]) for part in fields
+                np.concatenate([finite_rows(group.function(field)) for field in part]) for part in fields
             )
             distance = Distance.fit(statistics, group.one_sided, group.least)
             judge = replace(
@@ -188,12 +198,6 @@ def _judge(
 
 def _second(judge: Judge, field: Field) -> Field:
     return judge.second_field(field, judge.first_pass(field)[1])
-
-
-def _finite(statistics: np.ndarray) -> np.ndarray:
-    """Rows of patches that have all statistics, ``(n, k)``."""
-    flat = statistics.reshape(-1, statistics.shape[-1])
-    return flat[np.isfinite(flat).all(axis=1)]
 
 
 def _notes(threshold: int, abstain: Mapping[str, str]) -> list[str]:
