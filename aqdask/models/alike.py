@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Container, Iterable, Sequence
 
 import numpy as np
@@ -13,8 +14,10 @@ from aqdask.kernels.frame_tier import LEAST_SPREAD, FrameReference, FrameValues
 from aqdask.kernels.grouping import beyond_others
 
 NOISE_RANGE = (0.93, 1.08)  # of the noise ratio on frames that did not fit the noise
+NOISE_SCATTER = 0.06  # robust sigma of ln noise variance over frames of one gain: they had .007 at most
 UNLIKE = 8.0  # robust sigma from the other references at which a frame is no reference
 ODD = 5.0  # and at which it is worth a word
+SAME_GAIN = 1.05  # factor between header gains that may be one setting, measured twice
 UNLIKE_PATCHES = 0.2  # of a frame's patches beyond those of the other frames: then it is no reference
 ODD_PATCHES = 0.06  # and from so many it is worth a word; good frames of 17 cameras and sets had .04 at most
 SKY_MATTERS = 0.1  # sigma of a pixel: smallest excess of a patch's sky over those of other frames that counts
@@ -96,6 +99,34 @@ def _look(found: Iterable[str]) -> list[str]:
 
 def _spreads() -> str:
     return ", ".join(f"{name} {spread:g}" for name, spread in LEAST_SPREAD.items() if name != "stars")
+
+
+def check_gains(camera: str, gains: Sequence[float]) -> None:
+    """Refuse frames of one camera whose headers say several gains (electrons a count; NaN: unknown)."""
+    counts = Counter(sorted(round(gain, 4) for gain in gains if math.isfinite(gain)))
+    if counts and max(counts) > SAME_GAIN * min(counts):
+        named = ", ".join(f"{gain:g} ({number} frame{'s'[: number != 1]})" for gain, number in counts.items())
+        raise UsageError(
+            f"the headers of the reference frames of {camera or 'an unnamed camera'} say gains of {named}",
+            expected="one gain setting of a camera, in electrons a count",
+            consequence="A noise model between them holds for none",
+            remedy="choose frames of one setting; the other needs a camera name and calibration of its own",
+        )
+
+
+def check_scatter(values: Sequence[FrameValues]) -> None:
+    """Refuse frames that no single noise model fits: where half have another gain, none is odd."""
+    found = np.array([value.noise for value in values])
+    found = found[np.isfinite(found)]
+    if found.size and 1.4826 * np.median(np.abs(found - np.median(found))) > NOISE_SCATTER:
+        low, high = np.exp(np.quantile(found, [0, 1]) / 2)
+        raise UsageError(
+            f"the noise of {len(values)} reference frames is {low:.2f} to {high:.2f} times what one noise model "
+            "says",
+            expected=f"a scatter of less than {NOISE_SCATTER / 2:.0%} from frame to frame",
+            consequence="Of frames of several gain settings no noise model holds",
+            remedy="check that all reference frames are of one camera, gain setting and reduction",
+        )
 
 
 def check_noise(values: Sequence[FrameValues]) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from simulated import SIDE, Frames
@@ -58,3 +61,34 @@ def test_a_smaller_part_is_worth_a_note(tiny):
 def test_good_frames_are_accepted_without_a_word_about_them(tiny, count):
     notes = adapt(tiny, Frames(count), SPEC, silent).notes
     assert not [note for note in notes if note.startswith("Look at")]
+
+
+# --- two gain settings -------------------------------------------------------------------------------------
+
+
+def test_headers_that_say_several_gains_are_refused_with_their_values(tiny):
+    frames = Frames()
+    frames.cards = [replace(card, gain=(1.5, 1.9)[index % 3 == 0]) for index, card in enumerate(frames.cards)]
+    match = r"of cam say gains of 1\.5 \(8 frames\), 1\.9 \(4 frames\)"
+    with pytest.raises(UsageError, match=match + FOUR):
+        adapt(tiny, frames, SPEC, silent)
+
+
+@pytest.mark.parametrize("other", [1.54, math.nan])
+def test_a_gain_that_was_measured_twice_or_is_missing_is_one_setting(tiny, other):
+    frames = Frames()
+    frames.cards = [replace(card, gain=(1.5, other)[index % 2]) for index, card in enumerate(frames.cards)]
+    assert adapt(tiny, frames, SPEC, silent).calibrated_for("cam", "L")
+
+
+@pytest.mark.parametrize("every", [2, 3])
+@pytest.mark.parametrize("factor", [1.2, 1.5, 2, 3])
+def test_two_gains_that_no_header_tells_of_are_refused(tiny, factor, every):
+    """The skies range over a factor of two, as in a night; of frames of equal skies no one could tell."""
+
+    def spoil(index, pixels):
+        return (600 + (pixels.astype(np.float32) - 600) * (1 if index % every else factor)).astype(np.float32)
+
+    match = "of 12 reference frames is .* times what one noise model says|on held-out .* the noise is|unlike"
+    with pytest.raises(UsageError, match=f"({match})" + FOUR):
+        adapt(tiny, Frames(gain=math.nan, spoil=spoil), SPEC, silent)
