@@ -39,7 +39,7 @@ def info(session: Session, path: str, quarantined: bool, frames: bool) -> int:
     names = maps.names(root)
     counts = ledger.counts(names)
     scored = {name: _scored(ledger, name) for name in names}
-    unknown = {name: list(root[f"quality/{name}"].attrs.get(ATTRIBUTE, [])) for name in names}
+    unknown: dict[str, Any] = {name: root[f"quality/{name}"].attrs.get(ATTRIBUTE, []) for name in names}
     facts = {
         "archive": path,
         "layout version": root.attrs["layout_version"],

@@ -121,8 +121,8 @@ def check_scatter(values: Sequence[FrameValues]) -> None:
     if found.size and 1.4826 * np.median(np.abs(found - np.median(found))) > NOISE_SCATTER:
         low, high = np.exp(np.quantile(found, [0, 1]) / 2)
         raise UsageError(
-            f"the noise of {len(values)} reference frames is {low:.2f} to {high:.2f} times what one noise model "
-            "says",
+            f"the noise of {len(values)} reference frames is {low:.2f} to {high:.2f} times what one noise "
+            "model says",
             expected=f"a scatter of less than {NOISE_SCATTER / 2:.0%} from frame to frame",
             consequence="Of frames of several gain settings no noise model holds",
             remedy="check that all reference frames are of one camera, gain setting and reduction",
