@@ -19,7 +19,7 @@ UNLIKE = 8.0  # robust sigma from the other references at which a frame is no re
 ODD = 5.0  # and at which it is worth a word
 SAME_GAIN = 1.05  # factor between header gains that may be one setting, measured twice
 UNLIKE_PATCHES = 0.2  # of a frame's patches beyond those of the other frames: then it is no reference
-ODD_PATCHES = 0.06  # and from so many it is worth a word; good frames of 17 cameras and sets had .04 at most
+ODD_PATCHES = 0.06  # and from so many it is worth a word: so had one of ten sets of 14 to 17 good frames
 SKY_MATTERS = 0.1  # sigma of a pixel: smallest excess of a patch's sky over those of other frames that counts
 FEW_FRAMES = 10
 
