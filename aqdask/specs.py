@@ -84,6 +84,8 @@ class Card:
         Camera = instrument, with binning where it is not 1 x 1.
     gain : float
         Electrons per count; NaN where unknown. Read again from the stored header, no coordinate of its own.
+    saturate : float
+        Counts at which the header says a pixel is full; NaN where unknown. Like ``gain``.
     """
 
     time: int | None = None
@@ -91,6 +93,7 @@ class Card:
     filter: str = ""
     camera: str = ""
     gain: float = math.nan
+    saturate: float = math.nan
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ import zarr
 from zarr.codecs import ZstdCodec
 
 from aqdask.archive import fits, layout
-from aqdask.archive.headers import header_gain
+from aqdask.archive.headers import header_gain, header_saturate
 from aqdask.errors import FrameError
 from aqdask.specs import ArchiveSpec, Card, FrameInfo
 
@@ -182,8 +182,9 @@ class ChosenFrames:
         for frame_id, time, exptime, band, camera, *headers in zip(*columns, strict=True):
             ids.append(str(frame_id))
             known = None if time == NO_TIME else int(time)
-            gain = header_gain(*map(str, headers))
-            cards.append(Card(known, float(exptime), str(band), str(camera), gain))
+            texts = [str(text) for text in headers]
+            levels = header_gain(*texts), header_saturate(*texts)
+            cards.append(Card(known, float(exptime), str(band), str(camera), *levels))
         return cls(store, tuple(rows), ids, cards)
 
     def read(self, position: int) -> tuple[np.ndarray, np.ndarray | None]:

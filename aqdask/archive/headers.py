@@ -85,6 +85,12 @@ def header_gain(header: str, primary_header: str) -> float:
     return gain if 0.01 <= gain <= 100 else math.nan
 
 
+def header_saturate(header: str, primary_header: str) -> float:
+    """Counts at which a pixel is full, of the keyword SATURATE; NaN where it is missing or not above 0."""
+    full = Cards(header, primary_header).number(("SATURATE",))
+    return full if full > 0 else math.nan
+
+
 def wcs_centres(
     header: str, primary_header: str, y: np.ndarray, x: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray] | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import os
 import shlex
 import sys
@@ -24,6 +23,7 @@ from aqdask.errors import (
     AqdaskError,
     place_failed,
 )
+from aqdask.monitor.strict_json import strict_json
 
 if TYPE_CHECKING:
     from aqdask.engine.executors import Executor
@@ -64,7 +64,7 @@ class Session:
     def emit(self, text: str, **fields: Any) -> None:
         """A result: ``text`` for people, or ``fields`` as one JSON object a line."""
         if self.json:
-            click.echo(json.dumps(fields, ensure_ascii=False, default=str))
+            click.echo(strict_json(fields))
         else:
             click.echo(text)
 
@@ -160,7 +160,7 @@ def _failed(session: Session, debug: bool, error: AqdaskError) -> int:
     if debug:
         traceback.print_exc()
     if session.json:
-        click.echo(json.dumps({"event": "error", "message": str(error), "exit_code": error.exit_code}))
+        click.echo(strict_json({"event": "error", "message": str(error), "exit_code": error.exit_code}))
     click.echo(f"aqdask: {error}", err=True)
     return error.exit_code
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from aqdask.cli.common import Session
+from aqdask.monitor.strict_json import strict_json
 
 if TYPE_CHECKING:
     from aqdask.sky.demo import DemoFrame
@@ -136,5 +136,5 @@ def write(path: Path, findings: Findings) -> Path:
         "untouched": numbers(findings.patches.untouched),
         "frames": [asdict(line) for line in findings.frames],
     }
-    path.write_text(json.dumps(found, indent=1) + "\n")
+    path.write_text(strict_json(found, indent=1) + "\n")
     return path

@@ -32,12 +32,14 @@ def info(session: Session, path: str, quarantined: bool, frames: bool) -> int:
         return EXIT_DONE
     from aqdask.archive import layout, maps
     from aqdask.archive.ledger import QUARANTINED, Ledger
+    from aqdask.engine.calibrated import ATTRIBUTE
 
     root = layout.open_root(path)
     ledger, spec = Ledger(root["ledger"]), layout.read_spec(root)  # type: ignore[arg-type]
     names = maps.names(root)
     counts = ledger.counts(names)
     scored = {name: _scored(ledger, name) for name in names}
+    unknown: dict[str, Any] = {name: root[f"quality/{name}"].attrs.get(ATTRIBUTE, []) for name in names}
     facts = {
         "archive": path,
         "layout version": root.attrs["layout_version"],
@@ -50,6 +52,10 @@ def info(session: Session, path: str, quarantined: bool, frames: bool) -> int:
         "quality": ", ".join(f"{n} ({done} of {of} frames)" for n, (done, of) in scored.items())
         or "none yet",
     }
+    if any(unknown.values()):
+        facts["uncalibrated"] = "; ".join(
+            f"{name} for {_pairs(keys)}" for name, keys in unknown.items() if keys
+        )
     session.emit(
         "\n".join(f"{name:18} {value}" for name, value in facts.items()),
         event="info",
@@ -61,7 +67,10 @@ def info(session: Session, path: str, quarantined: bool, frames: bool) -> int:
         frames=ledger.row_count,
         **counts,
         pixels=spec.pixels,
-        quality={name: {"done": done, "of": of} for name, (done, of) in scored.items()},
+        quality={
+            name: {"done": done, "of": of, "uncalibrated": unknown[name]}
+            for name, (done, of) in scored.items()
+        },
     )
     entries = sorted(ledger.entries.values(), key=lambda entry: entry.frame_id)
     bad = [
@@ -77,6 +86,11 @@ def info(session: Session, path: str, quarantined: bool, frames: bool) -> int:
         rows = [(e.row, e.frame_id, e.worst(names)[0]) for e in ledger.rows()]
         session.table("frames", ("row", "frame", "state"), rows)
     return EXIT_DONE
+
+
+def _pairs(keys: list[str]) -> str:
+    """Cameras and filters in words, from their keys ``camera|filter``."""
+    return ", ".join(" ".join(_names(key)) if key != "|" else "an unknown camera" for key in keys)
 
 
 def _scored(ledger: Any, name: str) -> tuple[int, int]:

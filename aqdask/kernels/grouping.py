@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -9,6 +10,8 @@ import numpy as np
 
 from aqdask.kernels.calibration import ScoreTable, conformal_pvalue
 
+COMPARED = 20_000  # patches of all frames that are compared with each other
+AMONG_OTHERS = 0.99  # quantile of the other frames' distances from which a patch is not one of theirs
 TABLE_LIMIT = 2000  # distances kept a group
 TAIL = 0.02  # upper fraction of the references whose mean excess makes the exponential tail
 # Knots of the references' distribution: dense in the middle, out to 2 % on either side.
@@ -131,3 +134,27 @@ class Tail:
         beyond = distances > self.table.values[-1]
         tail = ((distances - self.start) / self.excess - np.log(TAIL)) / np.log(10)
         return np.where(beyond, np.maximum(conformal, tail), conformal)
+
+
+def beyond_others(statistics: Sequence[np.ndarray], one_sided: int = 0, least: float = 0.0) -> np.ndarray:
+    """Fraction of the patches of each frame that lie beyond those of all other frames, float64 ``(frame,)``.
+
+    Beyond is ``1 + 3 / n`` times the distance that one in a hundred patches of the n - 1 others exceeds: a
+    few frames do not span what is normal. 0 for a frame with nothing to compare, or nothing to compare with.
+
+    Parameters
+    ----------
+    statistics : sequence of ndarray (n, k)
+        Of each frame, all finite.
+    one_sided, least
+        As `Distance.fit`.
+    """
+    chosen = [values[:: max(1, len(values) * len(statistics) // COMPARED)] for values in statistics]
+    found = np.zeros(len(chosen))
+    for k, own in enumerate(chosen):
+        others = np.concatenate([*chosen[:k], *chosen[k + 1 :], own[:0]])
+        if len(own) and len(others):
+            distance = Distance.fit(others, one_sided, least)
+            limit = (1 + 3 / len(chosen)) * float(np.quantile(distance.of(others), AMONG_OTHERS))
+            found[k] = float((distance.of(own) > limit).mean())
+    return found

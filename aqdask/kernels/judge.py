@@ -65,7 +65,7 @@ class Judge:
         }
 
     def first_pass(self, frame: Field) -> tuple[dict[str, np.ndarray], np.ndarray]:
-        """``-log10 p`` by group of single patches, and the p-value of all of them together, ``(n_y, n_x)``."""
+        """``-log10 p`` by group of single patches, and the p-value of their combination, ``(n_y, n_x)``."""
         found = self.group_surprise(frame, regional=False)
         if self.first is None:
             return found, np.ones(frame.unflagged.shape, np.float32)

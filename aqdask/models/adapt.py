@@ -11,9 +11,10 @@ from dataclasses import replace
 import torch
 
 from aqdask.errors import UsageError
+from aqdask.models.alike import check_alpha, check_gains
 from aqdask.models.aqdask import networks_of
 from aqdask.models.bundle import POOLED, Bundle, calibration_key
-from aqdask.models.calibrate import Sets, calibrate_group, check_alpha, groups_of, ticking
+from aqdask.models.calibrate import Sets, calibrate_group, groups_of, ticking
 from aqdask.models.crops import FrameSource
 from aqdask.models.fit import Report, TrainProgress
 from aqdask.models.knowledge import Knowledge
@@ -109,6 +110,8 @@ def learn_cameras(
     """Noise, hot pixels and saturation of each camera, from the fit sets of its filters."""
     found: dict[str, CameraNoise] = {}
     for camera in dict.fromkeys(camera for camera, _ in groups):
+        every = [index for (name, _), sets in groups.items() if name == camera for index in all_of(sets)]
+        check_gains(camera, [frames.cards[index].gain for index in every])
         members = [index for (name, _), sets in groups.items() if name == camera for index in sets.fit]
         found[camera] = learn_noise(frames, members, patch)
     for key, sets in groups.items():  # before anything is trained

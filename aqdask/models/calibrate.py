@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -10,7 +9,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from aqdask.errors import UsageError
 from aqdask.kernels.calibration import ScoreTable
 from aqdask.kernels.centring import CENTRED, leave_one_out, place_mean
 from aqdask.kernels.evidence import (
@@ -24,10 +22,19 @@ from aqdask.kernels.evidence import (
     shape_sums,
     sky_sigma,
 )
-from aqdask.kernels.frame_tier import LEAST_SPREAD, FrameReference, FrameValues, frame_values
+from aqdask.kernels.frame_tier import FrameReference, frame_values
 from aqdask.kernels.grouping import Distance, Tail
 from aqdask.kernels.judge import Judge, score_of
 from aqdask.kernels.sky_fit import make_template
+from aqdask.models.alike import (
+    FEW_FRAMES,
+    check_alike,
+    check_alpha,
+    check_noise,
+    check_patches,
+    check_scatter,
+    finite_rows,
+)
 from aqdask.models.aqdask import blank, measure_batch, without
 from aqdask.models.centred import Centred, guard_of
 from aqdask.models.crops import FrameSource
@@ -39,11 +46,7 @@ from aqdask.models.references import CameraNoise
 from aqdask.models.scorer import batches
 from aqdask.specs import PatchGrid
 
-NOISE_RANGE = (0.93, 1.08)  # of the noise ratio on frames that did not fit the noise
-UNLIKE = 8.0  # robust sigma from the other references at which a frame is no reference
-ODD = 5.0  # and at which it is worth a word
 REGION_FRAMES = 10  # calibration frames below which what pools over a frame abstains
-FEW_FRAMES = 10
 
 
 @dataclass(frozen=True)
@@ -117,8 +120,12 @@ def calibrate_group(
     camera = _camera(fit, seen, two_sided)
     ids = [frames.ids[index] for members in sets for index in members]
     values = [frame_values(columns, camera, SPREAD) for columns in (*fit, *tail, *threshold)]
-    odd = _check_alike(ids, values)
-    _check_noise(values[len(fit) :])
+    odd = check_alike(ids, values)
+    check_noise(values[len(fit) :])
+    check_scatter(values)
+    every = [*fit, *tail, *threshold]  # a template of the fit set may be that of the bad frame
+    whole = _camera(every, seen, two_sided)
+    odd += check_patches(ids, [Field.of(columns, whole) for columns in every], seen.abstain)
     abstain = dict(seen.abstain)
     if len(tail) + len(threshold) < REGION_FRAMES:
         reason = f"{len(tail) + len(threshold)} calibration frames, {REGION_FRAMES} are needed"
@@ -191,8 +198,8 @@ def _judge(
             if centred and group.name in CENTRED:
                 judge = replace(judge, means={**judge.means, group.name: place_mean(statistics)})
                 statistics = leave_one_out(statistics)
-            held = np.concatenate([_finite(judge.statistics(group, field)) for field in fields[1]])
-            distance = Distance.fit(_finite(statistics), group.one_sided, group.least)
+            held = np.concatenate([finite_rows(judge.statistics(group, field)) for field in fields[1]])
+            distance = Distance.fit(finite_rows(statistics), group.one_sided, group.least)
             judge = replace(
                 judge,
                 distances={**judge.distances, group.name: distance},
@@ -207,66 +214,6 @@ def _judge(
 
 def _second(judge: Judge, field: Field) -> Field:
     return judge.second_field(field, judge.first_pass(field)[1])
-
-
-def _finite(statistics: np.ndarray) -> np.ndarray:
-    """Rows of patches that have all statistics, ``(n, k)``."""
-    flat = statistics.reshape(-1, statistics.shape[-1])
-    return flat[np.isfinite(flat).all(axis=1)]
-
-
-def _check_alike(ids: Sequence[str], values: Sequence[FrameValues]) -> list[str]:
-    """Refuse references of which one is far from all the others, by what; name those that are a little."""
-    found: dict[str, float] = {}
-    for k, frame_id in enumerate(ids):
-        others = FrameReference.fit([*values[:k], *values[k + 1 :]])
-        sigmas = others.sigmas(values[k], two_sided=True)
-        worst = max(sigmas, key=sigmas.__getitem__, default="")
-        if worst and sigmas[worst] > ODD:
-            found[f"{frame_id} ({worst}, {sigmas[worst]:.0f} robust sigma)"] = sigmas[worst]
-    # The spread of a few frames is a poor measure: with five of them the limit is twice as wide.
-    limit = UNLIKE * max(1.0, FEW_FRAMES / len(ids))
-    unlike = [text for text, sigma in found.items() if sigma > limit]
-    if unlike:
-        raise UsageError(
-            f"of {len(ids)} reference frames {len(unlike)} unlike the others: {', '.join(unlike[:5])}",
-            expected="frames of one kind: focus, guiding, sky and noise within "
-            f"{limit:.0f} robust sigma of their median (least spread: {_spreads()})",
-            consequence="What is normal would be whatever they span, and bad frames would pass",
-            remedy="leave them out, or calibrate them apart",
-        )
-    return [f"Look at {', '.join(found)}: unlike the other reference frames."] if found else []
-
-
-def _spreads() -> str:
-    return ", ".join(f"{name} {spread:g}" for name, spread in LEAST_SPREAD.items() if name != "stars")
-
-
-def _check_noise(values: Sequence[FrameValues]) -> None:
-    """Refuse a noise model that does not hold on frames that did not fit it."""
-    ratio = float(np.exp(np.median([value.noise for value in values]) / 2))
-    if not NOISE_RANGE[0] <= ratio <= NOISE_RANGE[1]:
-        raise UsageError(
-            f"on held-out reference frames the noise is {ratio:.2f} times what the noise model says",
-            expected=f"a ratio of {NOISE_RANGE[0]} to {NOISE_RANGE[1]}",
-            consequence="With the wrong gain everything would be masked, or nothing",
-            remedy="check that all reference frames are of one camera, gain setting and reduction",
-        )
-
-
-def check_alpha(patches: int, alpha: float, frames: int, total: int) -> None:
-    """Refuse where no p-value could be as small as alpha.
-
-    ``patches`` good patches of ``frames`` frames set the threshold, of ``total`` reference frames in all.
-    """
-    if 1 / (patches + 1) > alpha:
-        needed = math.ceil(total * (1 / alpha - 1) / max(patches, 1))
-        raise UsageError(
-            f"{total} reference frames, of which {frames} with {patches} patches set the threshold",
-            expected=f"about {needed} reference frames of this size for alpha = {alpha:g}",
-            consequence="No patch could be masked at that alpha",
-            remedy="give more reference frames, or accept a larger alpha",
-        )
 
 
 def _notes(threshold: int, abstain: Mapping[str, str]) -> list[str]:

@@ -108,7 +108,7 @@ def _shares(
 
 
 def fold(v: torch.Tensor) -> torch.Tensor:
-    """`FOLD` x `FOLD` pixels of ``(n, P, P)`` as channels ``(n, FOLD**2, P / FOLD, P / FOLD)``, channels last.
+    """Squares of `FOLD` px of ``(n, P, P)`` as channels, ``(n, FOLD**2, P / FOLD, P / FOLD)``, channels last.
 
     What `torch.nn.PixelUnshuffle` gives, in one copy.
     """

@@ -23,6 +23,7 @@ HOT_FRAMES = 12  # and where the hot pixels are
 SIZE_WINDOW = 1024  # px of the middle of a frame in which its stars are measured
 SHARED_TOP = 4  # pixels at the largest value of a frame: then that value is where the detector is full
 GAIN_AGREES = 1.5  # factor between the header's gain and that of the frames that is not worth a word
+MOST_FULL = 0.01  # of a good frame's pixels; a header's SATURATE that more of them reach is not believed
 _BATCH = 64
 _SIGMA_PER_FWHM = 1 / 2.3548
 
@@ -46,7 +47,7 @@ class CameraNoise:
     hot : ndarray (n, 2)
         Row and column, int32.
     saturation : float
-        Counts; infinite where no frame is cut off.
+        Counts; infinite where no frame is cut off and no header says it.
     shape : tuple of int
         ``(y, x)`` of the frames.
     notes : tuple of str
@@ -109,7 +110,7 @@ def learn_noise(frames: FrameSource, members: Sequence[int], patch: int) -> Came
     for index in chosen:
         image, invalid = frames.read(index)
         found.append(levels_of(image, invalid, patch))
-        tops.append(_saturation(image, invalid))
+        tops += [_saturation(image, invalid), _stated(image, frames.cards[index].saturate)]
         integer = image.dtype.kind in "iu"
     sky, near, far = (
         np.concatenate([getattr(level, name) for level in found]) for name in ("sky", "near", "far")
@@ -167,6 +168,12 @@ def _saturation(image: np.ndarray, invalid: np.ndarray | None) -> float:
         return float("inf")
     top = seen.max()
     return float(top) if np.count_nonzero(seen == top) >= SHARED_TOP else float("inf")
+
+
+def _stated(image: np.ndarray, saturate: float) -> float:
+    """The header's saturation; infinite where it has none, or where it is below what good frames show."""
+    believed = saturate > 0 and np.count_nonzero(image >= saturate) <= MOST_FULL * image.size
+    return saturate if believed else float("inf")
 
 
 def _hot(frames: FrameSource, chosen: Sequence[int], noise: NoiseModel, patch: int) -> np.ndarray:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from typing import Any, TextIO
@@ -19,6 +18,7 @@ from rich.progress import (
 )
 
 from aqdask.engine.reporter import Reporter, Silent
+from aqdask.monitor.strict_json import strict_json
 
 LINE_SECONDS = 5.0  # between two plain lines of one stage
 
@@ -144,4 +144,4 @@ class JsonReporter:
 
     def emit(self, **fields: Any) -> None:
         """Write one object."""
-        print(json.dumps(fields, ensure_ascii=False), file=self.stream, flush=True)
+        print(strict_json(fields), file=self.stream, flush=True)

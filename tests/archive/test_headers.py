@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
 from aqdask.archive.fits import probe
-from aqdask.archive.headers import describe, header_gain, wcs_centres
+from aqdask.archive.headers import describe, header_gain, header_saturate, wcs_centres
 from aqdask.specs import Card, ReadSpec
 
 
@@ -200,3 +200,21 @@ class TestSky:
             found = wcs_centres(info.header, info.primary_header, np.array([5.0]), np.array([5.0]))
             assert found is not None, name
             assert np.isfinite(found).all()
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({"SATURATE": 60000}, 60000.0),
+        ({"SATURATE": "62000.5"}, 62000.5),
+        ({"SATURATE": 0}, math.nan),
+        ({"SATURATE": -1.0}, math.nan),
+        ({"SATURATE": "yes"}, math.nan),
+        ({"DATAMAX": 60000}, math.nan),
+        ({}, math.nan),
+    ],
+    ids=str,
+)
+def test_saturate(values: dict, expected: float) -> None:
+    assert header_saturate(cards(**values), "") == pytest.approx(expected, nan_ok=True)
+    assert header_saturate("", cards(**values)) == pytest.approx(expected, nan_ok=True)

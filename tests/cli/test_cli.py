@@ -29,9 +29,14 @@ def call(*arguments: object, cluster: str = "serial"):
     return CliRunner().invoke(aqdask, [*map(str, arguments), "--cluster", cluster])
 
 
+def refused(constant):
+    """NaN and Infinity, which Python reads and JSON does not have."""
+    raise AssertionError(f"{constant} is no JSON")
+
+
 def objects(result) -> list[dict]:
     """stdout of a command with ``--json``: every line an object."""
-    found = [json.loads(line) for line in result.stdout.splitlines()]
+    found = [json.loads(line, parse_constant=refused) for line in result.stdout.splitlines()]
     assert found
     assert all(isinstance(entry, dict) for entry in found)
     return found

@@ -1,0 +1,156 @@
+"""Whether reference frames can say what is normal: alike, fit by the noise model, and enough of them."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Container, Iterable, Sequence
+
+import numpy as np
+
+from aqdask.errors import UsageError
+from aqdask.kernels.evidence import GROUPS, Field
+from aqdask.kernels.frame_tier import LEAST_SPREAD, FrameReference, FrameValues
+from aqdask.kernels.grouping import beyond_others
+
+NOISE_RANGE = (0.93, 1.08)  # of the noise ratio on frames that did not fit the noise
+NOISE_SCATTER = 0.06  # robust sigma of ln noise variance over frames of one gain: they had .007 at most
+UNLIKE = 8.0  # robust sigma from the other references at which a frame is no reference
+ODD = 5.0  # and at which it is worth a word
+SAME_GAIN = 1.05  # factor between header gains that may be one setting, measured twice
+UNLIKE_PATCHES = 0.2  # of a frame's patches beyond those of the other frames: then it is no reference
+ODD_PATCHES = 0.06  # and from so many it is worth a word: so had one of ten sets of 14 to 17 good frames
+SKY_MATTERS = 0.1  # sigma of a pixel: smallest excess of a patch's sky over those of other frames that counts
+FEW_FRAMES = 10
+
+
+def check_alike(ids: Sequence[str], values: Sequence[FrameValues]) -> list[str]:
+    """Refuse references of which one is far from all the others, by what; name those that are a little."""
+    found: dict[str, float] = {}
+    for k, frame_id in enumerate(ids):
+        others = FrameReference.fit([*values[:k], *values[k + 1 :]])
+        sigmas = others.sigmas(values[k], two_sided=True)
+        worst = max(sigmas, key=sigmas.__getitem__, default="")
+        if worst and sigmas[worst] > ODD:
+            found[f"{frame_id} ({worst}, {sigmas[worst]:.0f} robust sigma)"] = sigmas[worst]
+    # The spread of a few frames is a poor measure: with five of them the limit is twice as wide.
+    limit = UNLIKE * max(1.0, FEW_FRAMES / len(ids))
+    unlike = [text for text, sigma in found.items() if sigma > limit]
+    if unlike:
+        raise _unlike(
+            len(ids),
+            unlike,
+            "frames of one kind: focus, guiding, sky and noise within "
+            f"{limit:.0f} robust sigma of their median (least spread: {_spreads()})",
+        )
+    return _look(found)
+
+
+def check_patches(ids: Sequence[str], fields: Sequence[Field], abstain: Container[str]) -> list[str]:
+    """Refuse references of which a part is unlike all the others, by what; name those of which a little is.
+
+    A cloud, a ghost or a gradient in one frame. Not by the size of the stars, which changes from frame to
+    frame: `check_alike` compares it. ``abstain`` names groups that cannot be used.
+    """
+    worst = dict.fromkeys(range(len(ids)), (0.0, ""))
+    for group in GROUPS:
+        if group.regional or group.name == "size" or group.name in abstain:
+            continue
+        statistics = [finite_rows(group.function(field)) for field in fields]
+        least = SKY_MATTERS if group.name == "sky" else group.least
+        for k, share in enumerate(beyond_others(statistics, group.one_sided, least)):
+            worst[k] = max(worst[k], (float(share), group.reason))
+    odd = ODD_PATCHES * max(1.0, FEW_FRAMES / len(ids))
+    found = {
+        f"{ids[k]} ({reason}, {share:.0%} of its patches)": share
+        for k, (share, reason) in worst.items()
+        if share > min(odd, UNLIKE_PATCHES)
+    }
+    if unlike := [text for text, share in found.items() if share > UNLIKE_PATCHES]:
+        raise _unlike(
+            len(ids),
+            unlike,
+            f"frames that are good all over: at most {UNLIKE_PATCHES:.0%} of the patches of one are "
+            "beyond those of the others",
+        )
+    return _look(found)
+
+
+def finite_rows(statistics: np.ndarray) -> np.ndarray:
+    """Rows of patches that have all statistics, ``(n, k)``."""
+    flat = statistics.reshape(-1, statistics.shape[-1])
+    return flat[np.isfinite(flat).all(axis=1)]
+
+
+def _unlike(total: int, unlike: Sequence[str], expected: str) -> UsageError:
+    return UsageError(
+        f"of {total} reference frames {len(unlike)} unlike the others: {', '.join(unlike[:5])}",
+        expected=expected,
+        consequence="What is normal would be whatever they span, and bad frames would pass",
+        remedy="leave them out, or calibrate them apart",
+    )
+
+
+def _look(found: Iterable[str]) -> list[str]:
+    """A note that names frames; none for none."""
+    named = ", ".join(found)
+    return [f"Look at {named}: unlike the other reference frames."] if named else []
+
+
+def _spreads() -> str:
+    return ", ".join(f"{name} {spread:g}" for name, spread in LEAST_SPREAD.items() if name != "stars")
+
+
+def check_gains(camera: str, gains: Sequence[float]) -> None:
+    """Refuse frames of one camera whose headers say several gains (electrons a count; NaN: unknown)."""
+    counts = Counter(sorted(round(gain, 4) for gain in gains if math.isfinite(gain)))
+    if counts and max(counts) > SAME_GAIN * min(counts):
+        named = ", ".join(f"{gain:g} ({number} frame{'s'[: number != 1]})" for gain, number in counts.items())
+        raise UsageError(
+            f"the headers of the reference frames of {camera or 'an unnamed camera'} say gains of {named}",
+            expected="one gain setting of a camera, in electrons a count",
+            consequence="A noise model between them holds for none",
+            remedy="choose frames of one setting; the other needs a camera name and calibration of its own",
+        )
+
+
+def check_scatter(values: Sequence[FrameValues]) -> None:
+    """Refuse frames that no single noise model fits: where half have another gain, none is odd."""
+    found = np.array([value.noise for value in values])
+    found = found[np.isfinite(found)]
+    if found.size and 1.4826 * np.median(np.abs(found - np.median(found))) > NOISE_SCATTER:
+        low, high = np.exp(np.quantile(found, [0, 1]) / 2)
+        raise UsageError(
+            f"the noise of {len(values)} reference frames is {low:.2f} to {high:.2f} times what one noise "
+            "model says",
+            expected=f"a scatter of less than {NOISE_SCATTER / 2:.0%} from frame to frame",
+            consequence="Of frames of several gain settings no noise model holds",
+            remedy="check that all reference frames are of one camera, gain setting and reduction",
+        )
+
+
+def check_noise(values: Sequence[FrameValues]) -> None:
+    """Refuse a noise model that does not hold on frames that did not fit it."""
+    ratio = float(np.exp(np.median([value.noise for value in values]) / 2))
+    if not NOISE_RANGE[0] <= ratio <= NOISE_RANGE[1]:
+        raise UsageError(
+            f"on held-out reference frames the noise is {ratio:.2f} times what the noise model says",
+            expected=f"a ratio of {NOISE_RANGE[0]} to {NOISE_RANGE[1]}",
+            consequence="With the wrong gain everything would be masked, or nothing",
+            remedy="check that all reference frames are of one camera, gain setting and reduction",
+        )
+
+
+def check_alpha(patches: int, alpha: float, frames: int, total: int) -> None:
+    """Refuse where no p-value could be as small as alpha.
+
+    ``patches`` good patches of ``frames`` frames set the threshold, of ``total`` reference frames in all.
+    """
+    if 1 / (patches + 1) > alpha:
+        needed = math.ceil(total * (1 / alpha - 1) / max(patches, 1))
+        raise UsageError(
+            f"{total} reference frames, of which {frames} with {patches} patches set the threshold",
+            expected=f"about {needed} reference frames of this size for alpha = {alpha:g}",
+            consequence="No patch could be masked at that alpha",
+            remedy="give more reference frames, or accept a larger alpha",
+        )

@@ -1,0 +1,53 @@
+"""Which part of a frame lies beyond all other frames."""
+
+import numpy as np
+import pytest
+
+from aqdask.kernels.grouping import COMPARED, beyond_others
+
+
+def statistics(frames=12, patches=256, seed=0):
+    return list(np.random.default_rng(seed).normal(size=(frames, patches, 3)))
+
+
+@pytest.mark.parametrize("frames", [3, 5, 12, 30])
+def test_frames_of_one_kind_have_hardly_a_patch_beyond_the_others(frames):
+    assert beyond_others(statistics(frames)).max() < 0.02
+
+
+@pytest.mark.parametrize("frames", [3, 12])
+@pytest.mark.parametrize("bad", [0, 2])
+def test_a_part_of_one_frame_is_found_wherever_that_stands(frames, bad):
+    values = statistics(frames)
+    values[bad][:85, 1] += 12
+    found = beyond_others(values)
+    assert found[bad] == pytest.approx(85 / 256, abs=0.01)
+    assert np.delete(found, bad).max() < 0.02
+
+
+def test_only_the_bad_side_counts():
+    values = statistics()
+    values[3][:85, 1] -= 12
+    assert beyond_others(values, one_sided=1).max() < 0.02
+    assert beyond_others(values)[3] > 0.3
+
+
+def test_what_is_below_the_least_excess_makes_no_difference():
+    values = [frame * 1e-3 for frame in statistics()]
+    values[3][:85, 1] += 0.01
+    assert beyond_others(values)[3] > 0.3
+    assert beyond_others(values, least=0.1)[3] < 0.02
+
+
+def test_many_patches_are_thinned_evenly():
+    values = statistics(4, 3 * COMPARED // 4)
+    values[1][: len(values[1]) // 3, 0] += 12
+    assert beyond_others(values)[1] == pytest.approx(1 / 3, abs=0.01)
+
+
+def test_frames_without_patches_say_nothing():
+    values = statistics(4)
+    values[2] = values[2][:0]
+    assert beyond_others(values)[2] == 0
+    assert beyond_others(values[:1]).tolist() == [0]
+    assert beyond_others([values[2]] * 2).tolist() == [0, 0]

@@ -1,0 +1,94 @@
+"""Reference frames that are no references: a part of one is bad, or they are of two gain settings."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from simulated import SIDE, Frames
+
+from aqdask.errors import UsageError
+from aqdask.models.adapt import adapt, split_groups
+from aqdask.models.settings import TrainSpec
+
+FOUR = r".*Expected: .*\. What to do: "
+SPEC = TrainSpec(name="adapted", alpha=0.02)
+
+
+def silent(progress):
+    """Tell nobody."""
+
+
+def with_a_cloud(pixels, part=0.4, rows=SIDE):
+    """The sky of the left ``part`` of a frame is a third brighter, softly; of the first ``rows`` only."""
+    glow = np.clip((part - np.linspace(0, 1, SIDE)) / 0.1, 0, 1) * 250
+    glow = np.broadcast_to(glow, pixels.shape) * (np.arange(SIDE) < rows)[:, None]
+    return (pixels + np.random.default_rng(3).poisson(glow)).astype(np.uint16)
+
+
+def with_structure(pixels):
+    """Blotches over the left two fifths of a frame."""
+    rng = np.random.default_rng(4)
+    blotches = np.kron(rng.normal(0, 80, (SIDE // 16, SIDE // 16)), np.ones((16, 16)))
+    blotches[:, 2 * SIDE // 5 :] = 0
+    return np.clip(pixels + blotches, 0, 65535).astype(np.uint16)
+
+
+@pytest.mark.parametrize("part", ["fit", "tail", "threshold"])
+@pytest.mark.parametrize(("spoil", "reason"), [(with_a_cloud, "sky"), (with_structure, r"\w+")])
+def test_a_frame_of_which_a_part_is_bad_is_named_whichever_set_it_is_in(tiny, part, spoil, reason):
+    (sets,) = split_groups(Frames(), SPEC).values()
+    bad = getattr(sets, part)[0]
+    frames = Frames(spoil=lambda index, pixels: spoil(pixels) if index == bad else pixels)
+    named = rf"1 unlike the others: night/{bad:03}\.fits \({reason}, \d\d% of its patches\)"
+    with pytest.raises(UsageError, match="of 12 reference frames " + named + FOUR):
+        adapt(tiny, frames, SPEC, silent)
+
+
+def test_a_smaller_part_is_worth_a_note(tiny):
+    frames = Frames(
+        spoil=lambda index, pixels: with_a_cloud(pixels, 0.12, SIDE // 2) if index == 5 else pixels
+    )
+    notes = adapt(tiny, frames, SPEC, silent).notes
+    (note,) = [note for note in notes if note.startswith("Look at")]
+    assert "night/005.fits (sky, " in note
+    assert "% of its patches): unlike the other reference frames." in note
+
+
+@pytest.mark.parametrize("count", [3, 4, 6, 12])
+def test_good_frames_are_accepted_without_a_word_about_them(tiny, count):
+    notes = adapt(tiny, Frames(count), SPEC, silent).notes
+    assert not [note for note in notes if note.startswith("Look at")]
+
+
+# --- two gain settings -------------------------------------------------------------------------------------
+
+
+def test_headers_that_say_several_gains_are_refused_with_their_values(tiny):
+    frames = Frames()
+    frames.cards = [replace(card, gain=(1.5, 1.9)[index % 3 == 0]) for index, card in enumerate(frames.cards)]
+    match = r"of cam say gains of 1\.5 \(8 frames\), 1\.9 \(4 frames\)"
+    with pytest.raises(UsageError, match=match + FOUR):
+        adapt(tiny, frames, SPEC, silent)
+
+
+@pytest.mark.parametrize("other", [1.54, math.nan])
+def test_a_gain_that_was_measured_twice_or_is_missing_is_one_setting(tiny, other):
+    frames = Frames()
+    frames.cards = [replace(card, gain=(1.5, other)[index % 2]) for index, card in enumerate(frames.cards)]
+    assert adapt(tiny, frames, SPEC, silent).calibrated_for("cam", "L")
+
+
+@pytest.mark.parametrize("every", [2, 3])
+@pytest.mark.parametrize("factor", [1.2, 1.5, 2, 3])
+def test_two_gains_that_no_header_tells_of_are_refused(tiny, factor, every):
+    """The skies range over a factor of two, as in a night; of frames of equal skies no one could tell."""
+
+    def spoil(index, pixels):
+        return (600 + (pixels.astype(np.float32) - 600) * (1 if index % every else factor)).astype(np.float32)
+
+    match = "of 12 reference frames is .* times what one noise model says|on held-out .* the noise is|unlike"
+    with pytest.raises(UsageError, match=f"({match})" + FOUR):
+        adapt(tiny, Frames(gain=math.nan, spoil=spoil), SPEC, silent)
