@@ -55,6 +55,12 @@ class UsageError(AqdaskError):
     exit_code = EXIT_USAGE
 
 
+class UnlikeFramesError(UsageError):
+    """Reference frames that are unlike the others; ``frames`` are their ids."""
+
+    frames: tuple[str, ...] = ()
+
+
 class ArchiveError(AqdaskError):
     """The archive cannot be read, written, or is not what it says."""
 

@@ -17,7 +17,7 @@ from aqdask.engine.clusters import Cluster, executor_of
 from aqdask.engine.replicas import default_device
 from aqdask.engine.reporter import Reporter, Silent
 from aqdask.engine.runner import collect
-from aqdask.errors import ModelError, UsageError, place_failed
+from aqdask.errors import ModelError, UnlikeFramesError, UsageError, place_failed
 from aqdask.kernels.measures import FrameMeasures
 from aqdask.models.bundle import Bundle
 from aqdask.models.fit import TrainProgress
@@ -28,6 +28,7 @@ from aqdask.sky.reference import Proposal, propose
 from aqdask.sky.tasks import MeasureJob
 
 PathLike = str | os.PathLike[str]
+MOST_UNLIKE = 0.25  # of the proposed reference frames: so many may be left out without asking
 
 
 def select(
@@ -153,7 +154,8 @@ def calibrate(
     model : Bundle, path, or name of a shipped model
         Of the method 'aqdask'.
     frames : sequence of str, optional
-        Ids or patterns (``L/*``) of good frames; None: what `select` proposes.
+        Ids or patterns (``L/*``) of good frames; None: what `select` proposes, less those that turn out to
+        be unlike the others (at most a quarter).
     out : path, optional
         Where the adapted copy is written.
     progress : callable, optional
@@ -175,10 +177,36 @@ def calibrate(
         _check_out(Path(out))
     spec = TrainSpec(archive=Path(archive).name, **({"name": bundle.name} | settings))
     chosen = _references(archive, frames, cluster, reporter)
-    adapted = adapt(bundle, chosen, spec, progress or _silent, device or default_device())
+    tell = progress or _silent
+
+    def make(references: ChosenFrames) -> Bundle:
+        return adapt(bundle, references, spec, tell, device or default_device())
+
+    adapted = make(chosen) if frames is not None else _agreeing(chosen, make, tell)
     if out:
         adapted.save(Path(out))
     return adapted
+
+
+def _agreeing(
+    chosen: ChosenFrames, make: Callable[[ChosenFrames], Bundle], tell: Callable[[TrainProgress], None]
+) -> Bundle:
+    """What ``make`` gives without the frames that it finds unlike the others, if those are few.
+
+    `select` looks at frames as a whole; a cloud in a corner shows only when patches are compared.
+    """
+    first = len(chosen.ids)
+    while True:
+        try:
+            return make(chosen)
+        except UnlikeFramesError as error:
+            left = [
+                row for row, name in zip(chosen.rows, chosen.ids, strict=True) if name not in error.frames
+            ]
+            if len(left) < (1 - MOST_UNLIKE) * first:
+                raise
+            tell(TrainProgress("note", note=f"{error.got}; left out of the references"))
+            chosen = ChosenFrames.of(chosen.store, left)
 
 
 def adapted(

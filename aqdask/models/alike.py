@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Mapping, Sequence
 
 import numpy as np
 
-from aqdask.errors import UsageError
+from aqdask.errors import UnlikeFramesError, UsageError
 from aqdask.kernels.evidence import GROUPS, Field
 from aqdask.kernels.frame_tier import LEAST_SPREAD, FrameReference, FrameValues
 from aqdask.kernels.grouping import beyond_others
@@ -26,24 +26,23 @@ FEW_FRAMES = 10
 
 def check_alike(ids: Sequence[str], values: Sequence[FrameValues]) -> list[str]:
     """Refuse references of which one is far from all the others, by what; name those that are a little."""
-    found: dict[str, float] = {}
+    found: dict[str, tuple[str, float]] = {}
     for k, frame_id in enumerate(ids):
         others = FrameReference.fit([*values[:k], *values[k + 1 :]])
         sigmas = others.sigmas(values[k], two_sided=True)
         worst = max(sigmas, key=sigmas.__getitem__, default="")
         if worst and sigmas[worst] > ODD:
-            found[f"{frame_id} ({worst}, {sigmas[worst]:.0f} robust sigma)"] = sigmas[worst]
+            found[frame_id] = f"{worst}, {sigmas[worst]:.0f} robust sigma", sigmas[worst]
     # The spread of a few frames is a poor measure: with five of them the limit is twice as wide.
     limit = UNLIKE * max(1.0, FEW_FRAMES / len(ids))
-    unlike = [text for text, sigma in found.items() if sigma > limit]
-    if unlike:
+    if unlike := {name: text for name, (text, sigma) in found.items() if sigma > limit}:
         raise _unlike(
             len(ids),
             unlike,
             "frames of one kind: focus, guiding, sky and noise within "
             f"{limit:.0f} robust sigma of their median (least spread: {_spreads()})",
         )
-    return _look(found)
+    return _look({name: text for name, (text, _) in found.items()})
 
 
 def check_patches(ids: Sequence[str], fields: Sequence[Field], abstain: Container[str]) -> list[str]:
@@ -62,18 +61,18 @@ def check_patches(ids: Sequence[str], fields: Sequence[Field], abstain: Containe
             worst[k] = max(worst[k], (float(share), group.reason))
     odd = ODD_PATCHES * max(1.0, FEW_FRAMES / len(ids))
     found = {
-        f"{ids[k]} ({reason}, {share:.0%} of its patches)": share
+        ids[k]: (f"{reason}, {share:.0%} of its patches", share)
         for k, (share, reason) in worst.items()
         if share > min(odd, UNLIKE_PATCHES)
     }
-    if unlike := [text for text, share in found.items() if share > UNLIKE_PATCHES]:
+    if unlike := {name: text for name, (text, share) in found.items() if share > UNLIKE_PATCHES}:
         raise _unlike(
             len(ids),
             unlike,
             f"frames that are good all over: at most {UNLIKE_PATCHES:.0%} of the patches of one are "
             "beyond those of the others",
         )
-    return _look(found)
+    return _look({name: text for name, (text, _) in found.items()})
 
 
 def finite_rows(statistics: np.ndarray) -> np.ndarray:
@@ -82,18 +81,22 @@ def finite_rows(statistics: np.ndarray) -> np.ndarray:
     return flat[np.isfinite(flat).all(axis=1)]
 
 
-def _unlike(total: int, unlike: Sequence[str], expected: str) -> UsageError:
-    return UsageError(
-        f"of {total} reference frames {len(unlike)} unlike the others: {', '.join(unlike[:5])}",
+def _unlike(total: int, unlike: Mapping[str, str], expected: str) -> UnlikeFramesError:
+    """``unlike`` is what is odd of each frame, by its id."""
+    named = [f"{frame_id} ({text})" for frame_id, text in unlike.items()]
+    error = UnlikeFramesError(
+        f"of {total} reference frames {len(unlike)} unlike the others: {', '.join(named[:5])}",
         expected=expected,
         consequence="What is normal would be whatever they span, and bad frames would pass",
         remedy="leave them out, or calibrate them apart",
     )
+    error.frames = tuple(unlike)
+    return error
 
 
-def _look(found: Iterable[str]) -> list[str]:
-    """A note that names frames; none for none."""
-    named = ", ".join(found)
+def _look(found: Mapping[str, str]) -> list[str]:
+    """A note that names frames, and what is odd of each; none for none."""
+    named = ", ".join(f"{frame_id} ({text})" for frame_id, text in found.items())
     return [f"Look at {named}: unlike the other reference frames."] if named else []
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from simulated import SIDE, Frames
 
-from aqdask.errors import UsageError
+from aqdask.errors import UnlikeFramesError, UsageError
 from aqdask.models.adapt import adapt, split_groups
 from aqdask.models.settings import TrainSpec
 
@@ -43,8 +43,9 @@ def test_a_frame_of_which_a_part_is_bad_is_named_whichever_set_it_is_in(tiny, pa
     bad = getattr(sets, part)[0]
     frames = Frames(spoil=lambda index, pixels: spoil(pixels) if index == bad else pixels)
     named = rf"1 unlike the others: night/{bad:03}\.fits \({reason}, \d\d% of its patches\)"
-    with pytest.raises(UsageError, match="of 12 reference frames " + named + FOUR):
+    with pytest.raises(UnlikeFramesError, match="of 12 reference frames " + named + FOUR) as raised:
         adapt(tiny, frames, SPEC, silent)
+    assert raised.value.frames == (f"night/{bad:03}.fits",)
 
 
 def test_a_smaller_part_is_worth_a_note(tiny):
