@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from aqdask.models.calibrate import Sets
 from aqdask.models.checkpoint import settings_digest
 from aqdask.models.crops import Crops, FrameSource, held_out_crops, steps_per_pass, training_crops
 from aqdask.models.fit import Report, TrainProgress
+from aqdask.models.forecast import Forecast, patches_of
 from aqdask.models.kept import Kept
 from aqdask.models.measurer import Measurer
 from aqdask.models.networks import Networks
@@ -52,7 +54,8 @@ def train_aqdask(
     cameras = learn_cameras(frames, groups, spec.patch, spec.alpha)
     normalise = Stabilise(frames, {index: cameras[key] for key in groups for index in all_of(groups[key])})
     recipe = AqdaskRecipe(frames, split, normalise, spec, device)
-    curve = fit.fit(recipe, report, checkpoint, spec.checkpoint_seconds)
+    forecast = Forecast(report, recipe, patches_of(groups, cameras, spec.patch))
+    curve = fit.fit(recipe, forecast, checkpoint, spec.checkpoint_seconds)
     networks, gained = recipe.network.now, recipe.gained(curve)
     for note in (notes := _without_gain(gained)):
         report(TrainProgress("note", note=note))
@@ -116,7 +119,7 @@ class AqdaskRecipe:
         self, frames: FrameSource, split: Split, normalise: Stabilise, spec: TrainSpec, device: torch.device
     ) -> None:
         self.frames, self.members, self.spec, self.device = frames, split.train, spec, device
-        self.normalise, self.steps = normalise, spec.steps
+        self.normalise, self.steps, self.batch_size = normalise, spec.steps, spec.batch
         self.turn = _turn(spec)
         self.digest = settings_digest(spec, frames.ids, device)
         self.start = SCRATCH if spec.start == SCRATCH else f"{SHIPPED} {load_shipped().digest}"
@@ -131,6 +134,7 @@ class AqdaskRecipe:
         first = self.shipped["autoencoder"]
         self.network = Kept(scratch, math.inf) if spec.start == SCRATCH else Kept(shipped, first)
         self.crops, self.loaded = Crops(np.empty(0), np.empty(0)), -1
+        self.loads: list[float] = []  # seconds of each filling of the reservoir, for `Forecast`
 
     @property
     def phases(self) -> dict[str, int]:
@@ -142,10 +146,16 @@ class AqdaskRecipe:
         number, place = divmod(step, steps_per_pass(self.spec))
         if number != self.loaded:
             self.crops = Crops(np.empty(0), np.empty(0))  # else two reservoirs would be in memory at once
+            begun = time.monotonic()
             self.crops = training_crops(self.frames, self.members, self.spec, number, self.normalise)
             self.loaded = number
+            self.loads.append(time.monotonic() - begun)
         part = slice(place * self.spec.batch, (place + 1) * self.spec.batch)
         return torch.from_numpy(self.crops.values[part]), torch.from_numpy(self.crops.facts[part])
+
+    def loads_left(self, step: int) -> int:
+        """How often the reservoir is still filled after ``step`` steps."""
+        return (self.steps - 1) // steps_per_pass(self.spec) - max(step - 1, 0) // steps_per_pass(self.spec)
 
     def loss(self, step: int, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
         """The reconstruction's loss in the first phase, the head's in the second; 0-d."""
