@@ -121,10 +121,11 @@ class AqdaskRecipe:
         self.frames, self.members, self.spec, self.device = frames, split.train, spec, device
         self.normalise, self.steps, self.batch_size = normalise, spec.steps, spec.batch
         self.turn = _turn(spec)
-        self.digest = settings_digest(spec, frames.ids, device)
-        self.start = SCRATCH if spec.start == SCRATCH else f"{SHIPPED} {load_shipped().digest}"
+        bundle = load_shipped()
+        self.digest = settings_digest(spec, frames.ids, device, bundle.digest)
+        self.start = SCRATCH if spec.start == SCRATCH else f"{SHIPPED} {bundle.digest}"
         self.watched = held_out_crops(frames, split.validation, spec, HELD_OUT_CROPS, normalise)
-        shipped = _on(device, networks_of(load_shipped())[0])
+        shipped = _on(device, networks_of(bundle)[0])
         with torch.no_grad(), exact_arithmetic():
             self.shipped = {name: self._watched_loss(shipped, end - 1) for name, end in self.phases.items()}
         with torch.random.fork_rng(devices=[]):

@@ -265,6 +265,23 @@ def test_an_interrupted_training_ends_in_the_same_bytes_in_both_phases(tmp_path)
 
 
 @pytest.mark.usefixtures("_small")
+def test_a_checkpoint_from_another_shipped_model_is_not_used(monkeypatch, tmp_path):
+    checkpoint, other = tmp_path / "checkpoint", load_shipped()
+
+    def interrupt(progress):
+        if progress.stage == "train":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt, match=r"^$"):
+        train(Frames(), TINY, progress=interrupt, checkpoint=checkpoint)
+    changed = replace(other, notes=("trained anew",))
+    monkeypatch.setattr(learn, "load_shipped", lambda: changed)
+    told = []
+    train(Frames(), TINY, progress=told.append, checkpoint=checkpoint)
+    assert "belongs to other settings or frames" in told[0].note
+
+
+@pytest.mark.usefixtures("_small")
 def test_both_networks_end_with_the_weights_of_the_best_point(monkeypatch):
     heights = {2: 5.0, 4: 1.0, 6: 3.0}  # held-out losses: the head is best before its end
     taken = {}
