@@ -10,6 +10,7 @@ import pytest
 
 COMMAND = Path(__file__).resolve().parent.parent / "benchmarks" / "science"
 PARTS = ("conditions", "false", "sizes", "experiments", "photometry", "gwac", "ablation", "cost", "real")
+ALONE = "training"
 
 
 @pytest.mark.slow
@@ -27,5 +28,8 @@ def test_a_quick_run_fills_every_table(tmp_path, data_dir):
     assert {row["region"] for row in results["sizes"]} == {"64 px", "128 px", "256 px", "frame"}
     assert results["cost"]["gmac"]["encoder"] > 0
     assert (tmp_path / "tables.md").read_text().count("###") >= 8
-    for part in PARTS:
+    kept = json.loads((tmp_path / "training.json").read_text())["rows"]
+    assert {len(row["runs"]) for name, row in kept.items() if name == "cost"} == {2}
+    assert "no background jitter" in (tmp_path / "training.md").read_text()
+    for part in (*PARTS, ALONE):
         assert f"\n{part}: " in ended.stdout

@@ -154,11 +154,15 @@ def _calibration(calibration: Calibration) -> dict[str, Any]:
 
 
 def _origin(bundle: Bundle) -> dict[str, str]:
-    """Which frames it was trained on, and which model it was adapted from."""
+    """Which frames it was trained on, what that gained, and which model it was adapted from."""
     found = {}
     if frames := bundle.provenance.get("frames"):
         found["trained on"] = (
             frames if isinstance(frames, str) else f"{sum(map(len, frames.values()))} frames"
+        )
+    if losses := bundle.provenance.get("held_out"):
+        found["held-out loss"] = ", ".join(
+            f"{name} {one['trained']:.4g} (as shipped {one['shipped']:.4g})" for name, one in losses.items()
         )
     if origin := bundle.provenance.get("adapted_from"):
         found["adapted from"] = f"sha256 {origin[:16]}..."

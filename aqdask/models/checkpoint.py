@@ -37,10 +37,13 @@ class Progress:
     since: list[float] = field(default_factory=list)
 
 
-def settings_digest(spec: TrainSpec, ids: Sequence[str], device: torch.device) -> str:
-    """sha256 of all that a training's result depends on; another digest means another training."""
+def settings_digest(spec: TrainSpec, ids: Sequence[str], device: torch.device, start: str = "") -> str:
+    """sha256 of all that a training's result depends on; another digest means another training.
+
+    ``start`` names the model whose weights it begins from or is compared with.
+    """
     settings = {name: value for name, value in asdict(spec).items() if name not in _NO_EFFECT}
-    identity = [settings, list(ids), str(torch.__version__), device.type]
+    identity = [settings, list(ids), str(torch.__version__), device.type, *([start] if start else [])]
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 

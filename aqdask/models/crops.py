@@ -111,14 +111,19 @@ def training_crops(
     chosen = [members[_walk(len(members), spec.seed, number * share + k)] for k in range(share)]
     generator = np.random.default_rng([_CROPS, spec.seed, number])
     crops = _draw(frames, chosen, steps * spec.batch, spec.patch, generator, normalise)
-    for crop, turn in zip(crops.values, generator.integers(0, 8, len(crops.values)), strict=True):
-        turned = np.rot90(crop, turn % 4)
-        crop[:] = (turned[::-1] if turn >= 4 else turned).copy()
+    orient(crops.values, generator.integers(0, 8, len(crops.values)))
     state = generator.bit_generator.state
     for array in (crops.values, crops.facts):  # in place: a permuted copy would double the reservoir
         generator.bit_generator.state = state
         generator.shuffle(array)
     return crops
+
+
+def orient(values: np.ndarray, turns: np.ndarray) -> None:
+    """Turn each crop ``(n, P, P)`` by ``turns % 4`` quarters, and mirror it where ``turns`` is 4 to 7."""
+    for crop, turn in zip(values, turns, strict=True):
+        turned = np.rot90(crop, turn % 4)
+        crop[:] = (turned[::-1] if turn >= 4 else turned).copy()
 
 
 def held_out_crops(

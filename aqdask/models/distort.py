@@ -11,11 +11,12 @@ from dataclasses import dataclass
 
 import torch
 
-from aqdask.kernels.noise import compress, relinear
+from aqdask.kernels.noise import compress, linear, relinear
 
 SPREAD = (0.3, 0.2, 0.2)  # of ln size, e1, e2 in training: targets are in these units
 WIDER, SHARPER = 0.8, 0.4  # largest |ln size ratio| on either side
 LONGEST = 0.5  # largest ellipticity
+TILT = 1.0  # sigma of the sky; largest rise from a crop's middle to its edges
 _PAD = 12  # px reflected at the edges before the periodic Fourier transform
 UNCHANGED, BLURRED, SHARPENED = 0.25, 0.65, 1.0  # shares of the classes, cumulated
 
@@ -90,6 +91,17 @@ def _shrunk(light: torch.Tensor, zoom: torch.Tensor) -> torch.Tensor:
         light[:, None], grid, mode="bicubic", padding_mode="reflection", align_corners=False
     )
     return found[:, 0] * (zoom**2)[:, None, None]
+
+
+def tilted(u: torch.Tensor, q: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Crops ``(n, P, P)`` in units of the noise, each on a plane of sky of up to `TILT` at the edges.
+
+    ``q`` is ``(n,)``; u and q are on the CPU.
+    """
+    along = torch.linspace(-1, 1, u.shape[-1])
+    slope = TILT * (2 * torch.rand(2, len(u), 1, 1, generator=generator) - 1)
+    q = q[:, None, None]
+    return relinear(linear(u, q) + slope[0] * along[:, None] + slope[1] * along, q)
 
 
 def with_noise(light: torch.Tensor, q: torch.Tensor, generator: torch.Generator) -> torch.Tensor:

@@ -31,6 +31,7 @@ from methods import Contest, Task, prepare
 from seeds import SEEDS
 
 PARTS = ("conditions", "false", "sizes", "experiments", "photometry", "gwac", "ablation", "cost", "real")
+ALONE = "training"  # a part that needs no model and keeps files of its own
 QUICK = Scale(
     size=512,
     reference=12,
@@ -168,7 +169,7 @@ RUN: dict[str, Callable[[Run], None]] = {
 def parser() -> argparse.ArgumentParser:
     """The options."""
     result = argparse.ArgumentParser(prog="benchmarks/science", description=__doc__.partition("\n")[0])
-    result.add_argument("--parts", default=",".join(PARTS), help="comma-separated (%(default)s)")
+    result.add_argument("--parts", default=",".join((*PARTS, ALONE)), help="comma-separated (%(default)s)")
     result.add_argument("--out", type=Path, default=Path("build/science"), help="folder (%(default)s)")
     result.add_argument("--quick", action="store_true", help="little of everything, under a minute")
     result.add_argument("--frames", type=int, help="frames a condition (4)")
@@ -185,8 +186,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the parts."""
     given = parser().parse_args(arguments)
     parts = [part for part in given.parts.split(",") if part]
-    if unknown := set(parts) - set(PARTS):
-        parser().error(f"no such part: {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
+    if unknown := set(parts) - {*PARTS, ALONE}:
+        parser().error(f"no such part: {', '.join(sorted(unknown))}; there are {', '.join((*PARTS, ALONE))}")
     torch.set_num_threads(1)
     scale = QUICK if given.quick else Scale()
     if given.frames:
@@ -196,6 +197,13 @@ def main(arguments: list[str] | None = None) -> int:
     given.out.mkdir(parents=True, exist_ok=True)
     begin = time.monotonic()
     frames = reference_frames(scale.reference, scale.size)
+    if ALONE in parts:
+        from training import training
+
+        print("\n".join(training(given.out, frames, given.quick)))
+        print(f"{ALONE}: {time.monotonic() - begin:.0f} s", flush=True)
+        if parts == [ALONE]:
+            return 0
     task = prepare(frames, scale.steps, given.out, fresh=given.fresh)
     print(f"models ready after {time.monotonic() - begin:.0f} s", flush=True)
     run = Run(given.out, task, scale, (given.gwac_frames or archive.FRAMES, given.gwac_size))

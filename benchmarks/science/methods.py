@@ -24,7 +24,7 @@ from aqdask.kernels.calibration import ScoreTable, conformal_pvalue
 from aqdask.kernels.evidence import PRIOR
 from aqdask.kernels.masking import bad_patches
 from aqdask.kernels.patches import cut_range
-from aqdask.models import crops, distort, fit, learn, losses, networks, paper_train, shipped
+from aqdask.models import crops, distort, fit, kept, learn, losses, networks, paper_train, shipped, stabilised
 from aqdask.models.adapt import adapt
 from aqdask.models.aqdask import AqdaskScorer
 from aqdask.models.bundle import Bundle
@@ -37,7 +37,9 @@ from aqdask.specs import PatchGrid
 PAPER, MAE, CLASSICAL, AQDASK = "paper", "MAE, fixed noise", "classical", "aqdask"
 NAMES = (PAPER, MAE, CLASSICAL, AQDASK)
 TWO_SIDED = "aqdask, two-sided"
-DECIDES_WEIGHTS = (noise, crops, distort, fit, learn, losses, networks, paper_train, shipped)
+DECIDES_WEIGHTS = (
+    noise, crops, distort, fit, kept, learn, losses, networks, paper_train, shipped, stabilised,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,9 @@ def prepare(
         if folder is None:
             return make()
         mark = repr((settings, frames.ids, [hashlib.sha256(image).hexdigest() for image in frames.images]))
-        mark += "".join(inspect.getsource(module) for module in DECIDES_WEIGHTS)
+        mark += shipped.load_shipped().digest + "".join(
+            inspect.getsource(module) for module in DECIDES_WEIGHTS
+        )
         stem = f"{name}-{hashlib.sha256(mark.encode()).hexdigest()[:12]}"
         path = folder / f"{stem}.safetensors"
         if fresh or not path.exists():

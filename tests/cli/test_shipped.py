@@ -193,6 +193,9 @@ def test_train_starts_from_the_shipped_model_or_from_nothing(start, stored, tmp_
     assert head
     same = all((bundle.weights[name] == shipped.weights[name]).all() for name in head)
     assert same == (start == "wide-field")
+    (line,) = (line for line in call("info", out).stdout.splitlines() if line.startswith("held-out loss "))
+    for phase, losses in bundle.provenance["held_out"].items():
+        assert f"{phase} {losses['trained']:.4g} (as shipped {losses['shipped']:.4g})" in line
 
 
 # --- info ----------------------------------------------------------------------------------------------

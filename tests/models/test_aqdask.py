@@ -1,5 +1,7 @@
 """Our scorer: the same bits however a frame is cut up, no data said plainly, and what is out of reference."""
 
+from dataclasses import replace
+
 import dask
 import dask.array as da
 import numpy as np
@@ -16,6 +18,7 @@ from aqdask.kernels.patches import cut, cut_valid
 from aqdask.models import crops, fit, learn
 from aqdask.models.bundle import Bundle
 from aqdask.models.scorer import BATCH, load_scorer, score_frame
+from aqdask.models.shipped import load_shipped
 from aqdask.models.train import train
 from aqdask.specs import MIN_VALID, PatchGrid
 
@@ -259,6 +262,79 @@ def test_an_interrupted_training_ends_in_the_same_bytes_in_both_phases(tmp_path)
         assert [number for stage, number in done if stage == "train"] == list(range(step + 1, 7))
         assert resumed.contents == expected.contents
         assert not checkpoint.exists()
+
+
+@pytest.mark.usefixtures("_small")
+def test_a_checkpoint_from_another_shipped_model_is_not_used(monkeypatch, tmp_path):
+    checkpoint, other = tmp_path / "checkpoint", load_shipped()
+
+    def interrupt(progress):
+        if progress.stage == "train":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt, match=r"^$"):
+        train(Frames(), TINY, progress=interrupt, checkpoint=checkpoint)
+    changed = replace(other, notes=("trained anew",))
+    monkeypatch.setattr(learn, "load_shipped", lambda: changed)
+    told = []
+    train(Frames(), TINY, progress=told.append, checkpoint=checkpoint)
+    assert "belongs to other settings or frames" in told[0].note
+
+
+@pytest.mark.usefixtures("_small")
+def test_both_networks_end_with_the_weights_of_the_best_point(monkeypatch):
+    heights = {2: 5.0, 4: 1.0, 6: 3.0}  # held-out losses: the head is best before its end
+    taken = {}
+
+    def held_out(recipe, step):
+        taken[step] = {name: value.clone() for name, value in recipe.network.now.state_dict().items()}
+        return heights[step]
+
+    monkeypatch.setattr(learn.AqdaskRecipe, "held_out", held_out)
+    bundle = train(Frames(), TINY)
+    for name, value in bundle.weights.items():
+        np.testing.assert_array_equal(value, taken[4][name].numpy(), err_msg=name)
+    stopped = bundle.provenance["stopped"]
+    assert stopped["autoencoder"] == {"step": 2, "of": 2, "held_out": 5.0, "best": 5.0, "kept": 2}
+    assert stopped["head"] == {"step": 6, "of": 6, "held_out": 3.0, "best": 1.0, "kept": 4}
+    assert bundle.provenance["held_out"]["head"]["trained"] == 1.0
+
+
+@pytest.mark.usefixtures("_small")
+@pytest.mark.parametrize(("change", "kept", "noted"), [(1.0, 0, True), (-1e-6, 6, True), (-0.1, 6, False)])
+def test_training_never_ends_worse_than_it_started(change, kept, noted, monkeypatch):
+    spec = replace(TINY, start="wide-field")
+
+    def held_out(recipe, step):
+        return recipe.shipped["autoencoder"] + (change if step == 6 else 1.0)
+
+    monkeypatch.setattr(learn.AqdaskRecipe, "held_out", held_out)
+    told = []
+    bundle = train(Frames(), spec, progress=lambda progress: told.append(progress.note))
+    losses = bundle.provenance["held_out"]["autoencoder"]
+    assert bundle.provenance["stopped"]["autoencoder"]["kept"] == kept
+    assert losses["trained"] == pytest.approx(losses["shipped"] + min(change, 0))
+    shipped = load_shipped().weights
+    assert all((value == shipped[name]).all() for name, value in bundle.weights.items()) == (kept == 0)
+    note = "Training the autoencoder gained nothing over `aqdask calibrate`"
+    assert any(text.startswith(note) for text in bundle.notes) == noted
+    assert any(text.startswith(note) for text in told) == noted
+
+
+@pytest.mark.usefixtures("_small")
+def test_the_shipped_networks_are_watched_on_the_same_crops_wherever_training_starts():
+    losses = [
+        train(Frames(), replace(TINY, start=start)).provenance["held_out"]["autoencoder"]
+        for start in ("wide-field", "scratch")
+    ]
+    assert losses[0]["shipped"] == losses[1]["shipped"]
+    assert losses[1]["trained"] > losses[1]["shipped"]  # two steps from random weights
+
+
+@pytest.mark.parametrize(("steps", "turn"), [(3, 1), (100, 40), (101, 100), (250, 100), (1500, 600)])
+def test_the_autoencoders_last_weights_are_a_point_of_the_curve(steps, turn):
+    assert learn._turn(replace(TINY, steps=steps)) == turn
+    assert learn._turn(replace(TINY, steps=steps, start="wide-field")) == steps
 
 
 def test_frames_of_the_three_sets_are_disjoint_and_recorded(tiny):

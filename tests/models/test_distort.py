@@ -7,7 +7,16 @@ import pytest
 import torch
 
 from aqdask.kernels.noise import expand, linear
-from aqdask.models.distort import SPREAD, Distortion, distort, draw_distortion, targets, with_noise
+from aqdask.models.distort import (
+    SPREAD,
+    TILT,
+    Distortion,
+    distort,
+    draw_distortion,
+    targets,
+    tilted,
+    with_noise,
+)
 
 SIDE = 64
 SIGMA = 1.6
@@ -94,3 +103,14 @@ def test_targets_are_in_units_of_their_spread():
     what = Distortion(*(torch.tensor([x]) for x in (1.0, 2.0, 0.1, -0.2)))
     found = targets(torch.tensor([1.5]), what, unit=1.0)[0] * torch.tensor(SPREAD)
     np.testing.assert_allclose(found.numpy(), [math.log(3.0), 0.1, -0.2], rtol=1e-6)
+
+
+def test_a_tilted_crop_has_a_plane_of_sky_more_and_its_mean_is_kept():
+    u, q = torch.zeros(50, SIDE, SIDE), torch.full((50,), 0.03)
+    found = linear(tilted(u, q, torch.Generator().manual_seed(1)), q[:, None, None])
+    assert found.mean(dim=(1, 2)).abs().max() < 1e-5
+    torch.testing.assert_close(found, -found.flip(1, 2), rtol=0, atol=1e-5)
+    bends = found[:, 2:] - 2 * found[:, 1:-1] + found[:, :-2]
+    assert bends.abs().max() < 1e-5
+    rise = (found[:, -1] - found[:, 0]).mean(dim=1) / 2
+    assert 0.8 * TILT < rise.abs().max() <= TILT

@@ -172,6 +172,15 @@ def test_passes_walk_through_all_frames(monkeypatch):
     assert sorted(frames.reads) == list(range(8))
 
 
+def test_crops_are_turned_and_mirrored_in_all_eight_ways():
+    square = np.arange(9, dtype=np.float32).reshape(3, 3)
+    found = np.stack([square] * 8)
+    crops.orient(found, np.arange(8))
+    ways = {np.rot90(side, k).tobytes() for side in (square, square[::-1]) for k in range(4)}
+    assert {one.tobytes() for one in found} == ways
+    assert len(ways) == 8
+
+
 def test_crops_avoid_what_is_not_data_and_lie_in_zero_to_one():
     frames = Frames(3, hole=np.s_[:, 200:])  # a strip of 200 px is left
     drawn = training_crops(frames, range(3), SPEC, 0).values
