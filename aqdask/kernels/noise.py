@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 CLIP = 2.5  # sigma; beyond it a pixel is a star, a hot pixel or a cosmic ray
@@ -102,7 +103,7 @@ def clipped_variance(values: torch.Tensor) -> torch.Tensor:
     if some_missing:
         count[missing] = (~squares[missing].isnan()).sum(dim=1).to(squares.dtype)
         total = squares.nansum(dim=1)
-    start = _median(squares[:, ::8], some_missing) * _MEDIAN_TO_SIGMA**2
+    start = row_median(squares[:, ::8], some_missing) * _MEDIAN_TO_SIGMA**2
     # A MAD of zero (more than half of the differences vanish) must not clip everything that is left.
     variance = torch.where(start > 0, start, total / count)
     for _ in range(_ROUNDS):
@@ -115,9 +116,17 @@ def clipped_variance(values: torch.Tensor) -> torch.Tensor:
     return variance
 
 
-def _median(values: torch.Tensor, some_missing: bool) -> torch.Tensor:
-    """(Lower) median of each row of ``(n, m)``; looking past NaN takes twice as long."""
-    return (values.nanmedian(dim=1) if some_missing else values.median(dim=1)).values
+def row_median(values: torch.Tensor, some_missing: bool = False) -> torch.Tensor:
+    """(Lower) median of each row of ``(n, m)``, of those that are not NaN where ``some_missing``.
+
+    On a CPU NumPy's partition, which is vectorised, finds the same element ten times as fast as torch.
+    """
+    if some_missing:
+        return values.nanmedian(dim=1).values
+    if values.device.type != "cpu":
+        return values.median(dim=1).values
+    middle = (values.shape[1] - 1) // 2
+    return torch.from_numpy(np.partition(values.numpy(), middle, axis=1)[:, middle].copy())
 
 
 def sky_level(patches: torch.Tensor, valid: torch.Tensor | None, variance: torch.Tensor) -> torch.Tensor:
@@ -139,7 +148,7 @@ def sky_level(patches: torch.Tensor, valid: torch.Tensor | None, variance: torch
         NaN where nothing is valid.
     """
     seen = patches if valid is None else patches.masked_fill(~valid, torch.nan)
-    level = _median(seen[:, ::4, ::2].flatten(1), valid is not None)
+    level = row_median(seen[:, ::4, ::2].flatten(1), valid is not None)
     if valid is not None:  # every eighth pixel may be none of the valid ones
         missing = level.isnan().nonzero()[:, 0]
         level = level.index_copy(0, missing, seen[missing].flatten(1).nanmedian(dim=1).values)

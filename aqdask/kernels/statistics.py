@@ -13,6 +13,8 @@ from functools import lru_cache
 
 import torch
 
+from aqdask.kernels.noise import row_median
+
 SCALES = (1, 2, 4, 8, 16)  # px over which the residual is averaged
 CELL = 16  # px of the sub-patches whose sky is taken
 CELLS = 4  # of them along a side of a patch of 64 px
@@ -115,7 +117,7 @@ def lines(view: View) -> torch.Tensor:
         sums = sums @ without_slope(sums.shape[1]).to(sums)
         found += [_ln(sums.square().mean(dim=1)), _ln(sums.abs().amax(dim=1))]
     folded = _halve(_halve(view.u)).flatten(1)
-    folded = (folded - folded.median(dim=1, keepdim=True).values).clamp(-LIMIT, LIMIT)
+    folded = (folded - row_median(folded)[:, None]).clamp(-LIMIT, LIMIT)
     weights = line_weights(view.u.shape[1] // LINE_FOLD).to(folded)
     found.append(_ln((folded @ weights).abs().amax(dim=1)))
     return torch.stack(found, dim=1)

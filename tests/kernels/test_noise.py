@@ -19,6 +19,7 @@ from aqdask.kernels.noise import (
     expand,
     linear,
     relinear,
+    row_median,
     sky_level,
     stabilise,
 )
@@ -251,3 +252,13 @@ def test_expand_undoes_compress_which_is_asinh(u):
     value = tensor(u, torch.float64)
     assert float(compress(value)) == pytest.approx(10 * math.asinh(u / 10), rel=1e-9, abs=1e-12)
     assert float(expand(compress(value))) == pytest.approx(u, rel=1e-9, abs=1e-9)
+
+
+@pytest.mark.parametrize("length", [1, 7, 256, 497])
+def test_the_median_of_rows_is_the_element_that_torch_finds(length):
+    values = torch.from_numpy(np.random.default_rng(length).poisson(30, (5, length)).astype(np.float32))
+    torch.testing.assert_close(row_median(values), values.median(dim=1).values, rtol=0, atol=0)
+    values[:, 0] = torch.nan
+    torch.testing.assert_close(
+        row_median(values, some_missing=True), values.nanmedian(dim=1).values, rtol=0, atol=0, equal_nan=True
+    )
