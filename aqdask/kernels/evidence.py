@@ -169,10 +169,8 @@ def sky(frame: Field) -> np.ndarray:
     offset = frame.misfit.mean(axis=-1)
     known = np.isfinite(offset)
     filled = np.where(known, offset, 0)
-    around = box_sum(filled, 3) - filled
-    count = box_sum(known, 3) - known
-    contrast = offset - around / np.maximum(count, 1)
-    return np.stack([offset, contrast], axis=-1)
+    count = np.maximum(box_sum(known, 3) - known, 1)
+    return np.stack([offset, offset - (box_sum(filled, 3) - filled) / count], axis=-1)
 
 
 def _signed(frame: Field, unflagged: np.ndarray | None = None, side: int = 1) -> np.ndarray:
@@ -204,10 +202,18 @@ def line(frame: Field) -> np.ndarray:
     return _stacked(frame, *LINES)
 
 
+def _steadiness(frame: Field, side: int) -> np.ndarray:
+    """``sqrt(unflagged / known)`` of a region, ``(n_y, n_x)``: what pools over the half that a defect leaves
+    scatters more than on reference frames, and times this as much."""
+    known = box_sum(np.isfinite(frame.columns["sky"]), side)
+    return np.sqrt(box_sum(frame.unflagged, side) / np.maximum(known, 1))
+
+
 def _pooled_shape(frame: Field) -> np.ndarray:
     """Size, e1 and e2 about the references' over `REGIONS`, ``(n_y, n_x, 3, len(REGIONS))``."""
-    pooled = [_signed(frame, frame.unflagged, side) for side in REGIONS]
-    return np.stack(pooled, axis=-1)
+    return np.stack(
+        [_signed(frame, frame.unflagged, side) * _steadiness(frame, side)[..., None] for side in REGIONS], -1
+    )
 
 
 def size_region(frame: Field) -> np.ndarray:
@@ -232,14 +238,8 @@ def _mean_around(values: np.ndarray, frame: Field, side: int) -> np.ndarray:
 
 def noise_region(frame: Field) -> np.ndarray:
     """Noise over 5 x 5 and 9 x 9 unflagged patches."""
-    found = noise(frame)
-    return np.concatenate(
-        [
-            np.stack([_mean_around(found[..., k], frame, side) for k in range(found.shape[-1])], axis=-1)
-            for side in REGIONS
-        ],
-        axis=-1,
-    )
+    found = noise(frame)[..., 0]
+    return np.stack([_mean_around(found, frame, side) * _steadiness(frame, side) for side in REGIONS], -1)
 
 
 def stars_region(frame: Field) -> np.ndarray:
@@ -252,7 +252,8 @@ def stars_region(frame: Field) -> np.ndarray:
     seen = stars[frame.unflagged & np.isfinite(stars)]  # a trail is counted as many stars
     whole = float(seen.mean()) if seen.size else 0.0
     around = _mean_around(stars, frame, REGIONS[-1])
-    return np.log((around + LEAST_STARS) / (whole + LEAST_STARS))[..., None]
+    missing = np.log((around + LEAST_STARS) / (whole + LEAST_STARS))
+    return (missing * _steadiness(frame, REGIONS[-1]))[..., None]
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,7 @@ from aqdask.kernels.evidence import GROUPS, Camera, Columns, Field, Group, box_s
 from aqdask.kernels.grouping import Distance, Tail
 
 FIRST_ALPHA = 0.01  # of the first pass; frozen in the bundle, so that a mask for any alpha needs no network
-BESIDE = 3  # bad patches within 3 x 3 from which a patch is taken for the edge of the same defect
-SUSPECT = 0.1  # p-value of the first pass at which a patch beside a flagged one belongs to the same defect
+BESIDE = 3  # flagged patches within 3 x 3 from which a patch is taken for the edge of the same defect
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,30 +64,27 @@ class Judge:
         }
 
     def first_pass(self, frame: Field) -> tuple[dict[str, np.ndarray], np.ndarray]:
-        """``-log10 p`` by group of single patches, and the p-value of their combination, ``(n_y, n_x)``."""
+        """``-log10 p`` by group of single patches, and which patches they flag, bool ``(n_y, n_x)``."""
         found = self.group_surprise(frame, regional=False)
         if self.first is None:
-            return found, np.ones(frame.unflagged.shape, np.float32)
-        return found, conformal_pvalue(score_of(found), self.first)
+            return found, np.zeros(frame.unflagged.shape, bool)
+        return found, conformal_pvalue(score_of(found), self.first) <= self.first_alpha
 
-    def second_field(self, frame: Field, pvalue: np.ndarray) -> Field:
-        """The frame as the second pass sees it: without what the first flags, what is suspect beside that
-        (two thresholds, as Canny's for edges: 1986, IEEE PAMI 8, 679), and the edges of both.
+    def second_field(self, frame: Field, flagged: np.ndarray) -> Field:
+        """The frame as the second pass sees it: without what is flagged and the edges of that.
 
         However much is flagged: if bad patches came back because there are many, they would take the clear
         part of the frame with them. Where a region has nothing left, it says nothing.
         """
-        flagged = pvalue <= self.first_alpha
-        bad = flagged | ((pvalue <= SUSPECT) & (box_sum(flagged, 3) > 0))
-        edge = box_sum(bad, 3) >= BESIDE
-        return replace(frame, unflagged=frame.unflagged & ~bad & ~edge)
+        edge = box_sum(flagged, 3) >= BESIDE
+        return replace(frame, unflagged=frame.unflagged & ~flagged & ~edge)
 
     def surprise(self, columns: Columns) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """``-log10 p`` of all groups through both passes, and which patches the first flagged."""
         frame = Field.of(columns, self.camera)
-        found, pvalue = self.first_pass(frame)
-        second = self.second_field(frame, pvalue)
-        return found | self.group_surprise(second, regional=True), pvalue <= self.first_alpha
+        found, flagged = self.first_pass(frame)
+        second = self.second_field(frame, flagged)
+        return found | self.group_surprise(second, regional=True), flagged
 
     def score(self, columns: Columns) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Score, final p-value and name of the worst group of every patch, ``(n_y, n_x)`` each.

@@ -31,7 +31,7 @@ class Centred:
 def unflagged(judge: Judge, columns: Columns) -> np.ndarray:
     """Patches that have data and that the first pass leaves, bool ``(n_y, n_x)``."""
     frame = Field.of(columns, judge.camera)
-    return frame.unflagged & ~(judge.first_pass(frame)[1] <= judge.first_alpha)
+    return frame.unflagged & ~judge.first_pass(frame)[1]
 
 
 def guard_of(

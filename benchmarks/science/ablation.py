@@ -17,7 +17,6 @@ from merit import Measured, mean, rate
 from methods import AQDASK, TWO_SIDED, FitAqdask, Task, Verdict
 from seeds import SEEDS
 
-from aqdask.kernels.calibration import ScoreTable
 from aqdask.kernels.evidence import GROUPS, Camera, Columns
 from aqdask.kernels.judge import Judge
 from aqdask.models import calibrate
@@ -119,9 +118,8 @@ def refit(
     """The judge of a variant, calibrated through the passes that are left."""
     fit, tail, threshold = ([_muted(c, variant) for c in part] for part in vars(references).values())
     reasons = {**abstain, **dict.fromkeys(variant.without, "left out")}
-    judge = calibrate._judge(camera, fit, tail, reasons, alpha)
-    scores = np.concatenate([judge.score(columns)[0].ravel() for columns in threshold])
-    return replace(judge, final=ScoreTable.from_scores(scores))
+    judge = calibrate._judge(camera, (fit, tail, threshold), reasons, alpha)
+    return judge
 
 
 def _muted(columns: Columns, variant: Variant) -> Columns:

@@ -149,3 +149,15 @@ def test_sharper_stars_are_bad_only_where_asked():
     )
     assert not one.any()
     assert (both < -0.5).all()
+
+
+@pytest.mark.parametrize("group", REGIONAL, ids=lambda group: group.name)
+def test_what_is_left_of_a_region_beside_a_defect_scatters_no_more_than_a_whole_one(group):
+    left = np.ones((9, 9), bool)
+    left[:, :3] = left[:3] = False  # 36 of 81
+    frames = [good_frame(n, (9, 9)) for n in range(150)]
+    whole, part = (
+        np.array([of(group, f, unflagged=u)[5, 5] for f in frames]) for u in (np.ones_like(left), left)
+    )
+    ratio = part.std(axis=0) / whole.std(axis=0)
+    assert (ratio < 1.25).all(), ratio

@@ -55,10 +55,6 @@ def test_pvalues_of_fresh_good_frames_are_uniform(moody, judge):
     assert pvalues.min() >= judge.final.smallest
 
 
-def pvalues(flagged):
-    return np.where(flagged, 0.001, 1.0)
-
-
 def test_the_first_pass_flags_its_share_of_good_patches(judge):
     flagged = np.stack([judge.surprise(good_frame(n))[1] for n in FRESH])
     assert flagged.mean() == pytest.approx(judge.first_alpha, abs=0.01)
@@ -85,27 +81,17 @@ def test_what_is_flagged_is_left_out_however_much_it_is(judge):
     for rows in (1, 3, 6, 8):
         flagged = np.zeros((8, 8), bool)
         flagged[:rows] = True
-        left = judge.second_field(frame, pvalues(flagged)).unflagged
+        left = judge.second_field(frame, flagged).unflagged
         expected = ~flagged
         expected[rows : rows + 1, 1:-1] = False  # beside three flagged ones: the edge of the same defect
         np.testing.assert_array_equal(left, expected)
-
-
-def test_what_is_suspect_is_left_out_beside_a_flagged_patch_only(judge):
-    frame = Field.of(good_frame(1001), CAMERA)
-    pvalue = np.ones((8, 8), np.float32)
-    pvalue[3, 3] = 0.001
-    pvalue[3, 4] = pvalue[6, 6] = 0.05
-    expected = np.ones((8, 8), bool)
-    expected[3, 3:5] = False
-    np.testing.assert_array_equal(judge.second_field(frame, pvalue).unflagged, expected)
 
 
 def test_a_flagged_patch_alone_takes_no_neighbour_with_it(judge):
     frame = Field.of(good_frame(1001), CAMERA)
     flagged = np.zeros((8, 8), bool)
     flagged[3, 3] = flagged[3, 4] = True
-    np.testing.assert_array_equal(judge.second_field(frame, pvalues(flagged)).unflagged, ~flagged)
+    np.testing.assert_array_equal(judge.second_field(frame, flagged).unflagged, ~flagged)
 
 
 def test_a_defect_over_two_fifths_of_a_frame_leaves_the_rest_alone(judge):
@@ -120,7 +106,7 @@ def test_patches_without_data_do_not_count_as_flagged_or_unflagged(judge):
     frame = Field.of(changed(good_frame(1002), np.s_[:4], all=np.nan), CAMERA)
     flagged = np.zeros((8, 8), bool)
     flagged[4] = True
-    left = judge.second_field(frame, pvalues(flagged)).unflagged
+    left = judge.second_field(frame, flagged).unflagged
     assert not left[:5].any()
     assert left[6:].all()
 

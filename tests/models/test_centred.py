@@ -138,7 +138,9 @@ def test_references_that_cannot_be_centred_give_the_plain_model_and_a_note(case)
     assert score_frame(load_scorer(bundle), exposure(205), None, *CAMERA)["centred"] == 0
 
 
-def test_a_reference_of_another_field_among_the_held_out_is_named():
+def test_a_reference_of_another_field_among_the_held_out_is_named(monkeypatch):
+    # In so small a frame its patches are refused before; larger ones may get as far as the guard.
+    monkeypatch.setattr("aqdask.models.calibrate.check_patches", lambda *given: [])
     sets = split_groups(Frames(COUNT), TrainSpec(calibration=0.4))["cam", "L"]
     stray = sets.threshold[0]
     _, notes = adapted(lambda index, pixels: exposure(index, field=5 + (index == stray)))
