@@ -15,7 +15,7 @@ import torch
 
 from aqdask.kernels.noise import row_median
 
-SCALES = (1, 2, 4, 8, 16)  # px over which the residual is averaged
+SCALES = (4, 8, 16)  # px over which the residual is averaged
 CELL = 16  # px of the sub-patches whose sky is taken
 CELLS = 4  # of them along a side of a patch of 64 px
 LIMIT = 2.0  # sigma at which sums of 4 x 4 px are cut before they are added up along lines
@@ -57,13 +57,18 @@ def absolute_residual(view: View) -> torch.Tensor:
 
 def residual_scales(view: View) -> torch.Tensor:
     """ln mean square and ln maximum of the residual averaged over `SCALES`, times the scale."""
-    pooled, columns = view.residual, []
-    for scale in SCALES:
-        if scale > 1:
-            pooled = _halve(pooled)
+    pooled, scale, columns = view.residual, 1, []
+    for wanted in SCALES:
+        while scale < wanted:
+            pooled, scale = _halve(pooled), 2 * scale
         flat = pooled.flatten(1)
-        columns += [_ln(flat.square().mean(dim=1)), _ln(flat.abs().amax(dim=1))]
+        columns += [_ln(flat.square().mean(dim=1)), _ln(_farthest(flat))]
     return torch.stack(columns, dim=1)
+
+
+def _farthest(flat: torch.Tensor) -> torch.Tensor:
+    """Largest absolute value of each row."""
+    return torch.maximum(flat.amax(dim=1), -flat.amin(dim=1))
 
 
 def _halve(values: torch.Tensor) -> torch.Tensor:
@@ -91,14 +96,15 @@ def latent_moments(view: View) -> torch.Tensor:
 
 
 def spikes(view: View) -> torch.Tensor:
-    """ln of the largest excess of a pixel's residual over its four neighbours, in sigma.
+    """ln of the largest excess of a pixel's residual over its four neighbours, and of the residual, in sigma.
 
-    The Laplacian of van Dokkum (2001, PASP 113, 1420), which cosmic rays and hot pixels have and stars lack.
+    The first is the Laplacian of van Dokkum (2001, PASP 113, 1420), which cosmic rays and hot pixels have and
+    stars lack.
     """
     r = view.residual
     around = r[:, 1:-1, 2:] + r[:, 1:-1, :-2] + r[:, 2:, 1:-1] + r[:, :-2, 1:-1]
     excess = (r[:, 1:-1, 1:-1] - around / 4) / math.sqrt(1.25)
-    return _ln(excess.flatten(1).amax(dim=1))[:, None]
+    return torch.stack([_ln(excess.flatten(1).amax(dim=1)), _ln(_farthest(r.flatten(1)))], dim=1)
 
 
 def lines(view: View) -> torch.Tensor:
@@ -182,7 +188,7 @@ def table(latent: int) -> tuple[Statistic, ...]:
         Statistic(residual_scales, tuple(interleaved)),
         Statistic(sky_cells, tuple(f"cell_{n}" for n in range(CELLS**2))),
         Statistic(latent_moments, tuple(f"latent_{m}_{n}" for m in ("mean", "std") for n in range(latent))),
-        Statistic(spikes, ("spike",)),
+        Statistic(spikes, ("spike", "peak_1")),
         Statistic(lines, LINES),
         Statistic(star_counts, ("stars",)),
         Statistic(lambda view: view.shape, SHAPE_COLUMNS),

@@ -94,6 +94,7 @@ def slow(u, residual):
     found = {
         "mae": np.abs(residual).mean(),
         "spike": np.log(max(spikes) / math.sqrt(1.25)),
+        "peak_1": np.log(np.abs(residual).max()),
         "stars": slow_stars(u),
     }
     found |= {f"cell_{n}": value for n, value in enumerate(cells.ravel())}
