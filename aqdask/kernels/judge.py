@@ -74,10 +74,13 @@ class Judge:
         """The frame as the second pass sees it: without what is flagged and the edges of that.
 
         However much is flagged: if bad patches came back because there are many, they would take the clear
-        part of the frame with them. Where a region has nothing left, it says nothing.
+        part of the frame with them. Where a region has nothing left, it says nothing. Flags that lie
+        scattered over the whole frame have no edges: if those were most of what is left, they stay.
         """
-        edge = box_sum(flagged, 3) >= BESIDE
-        return replace(frame, unflagged=frame.unflagged & ~flagged & ~edge)
+        left = frame.unflagged & ~flagged
+        inside = left & (box_sum(flagged, 3) < BESIDE)
+        scattered = inside.sum() < left.sum() / 2
+        return replace(frame, unflagged=left if scattered else inside)
 
     def surprise(self, columns: Columns) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """``-log10 p`` of all groups through both passes, and which patches the first flagged."""

@@ -87,6 +87,12 @@ def test_what_is_flagged_is_left_out_however_much_it_is(judge):
         np.testing.assert_array_equal(left, expected)
 
 
+def test_flags_all_over_a_frame_have_no_edges(judge):
+    frame = Field.of(good_frame(1001), CAMERA)
+    flagged = np.indices((8, 8)).sum(axis=0) % 2 == 0
+    np.testing.assert_array_equal(judge.second_field(frame, flagged).unflagged, ~flagged)
+
+
 def test_a_flagged_patch_alone_takes_no_neighbour_with_it(judge):
     frame = Field.of(good_frame(1001), CAMERA)
     flagged = np.zeros((8, 8), bool)
