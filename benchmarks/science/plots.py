@@ -48,10 +48,12 @@ def _archive_picture(
     for axes, (title, table, value) in zip(panels, what, strict=True):
         for place, row in enumerate(table):
             bar = axes.barh(place, value(row), color=COLOURS[row["mask"]])
-            axes.bar_label(bar, fmt="%.3g", padding=2, fontsize="small")
+            axes.bar_label(
+                bar, fmt=lambda v: f"{v:,.0f}" if v >= 100 else f"{v:.3f}", padding=2, fontsize="small"
+            )
         axes.set_yticks(range(len(table)), [row["mask"] for row in table])
         axes.invert_yaxis()
-        axes.margins(x=0.15)
+        axes.margins(x=0.3)
         axes.set_title(title, fontsize="medium")
     figure.savefig(path, dpi=120)
     pyplot.close(figure)
