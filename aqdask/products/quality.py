@@ -49,13 +49,18 @@ def open_frames(archive: str | os.PathLike[str]) -> xr.Dataset:
 def quality_name(archive: str | os.PathLike[str], model: str | None = None) -> str:
     """Name of the one quality group that ``model`` (a name, a digest, or the start of either) means.
 
+    A whole name comes before the start of another one: ``c17`` is not ``c17c``.
+
     Raises
     ------
     UsageError
         If there is none, or several and ``model`` does not decide.
     """
     names = maps.names(layout.open_root(archive))
-    found = [n for n in names if model is None or n.startswith(model) or n.rpartition("-")[2] == model[:8]]
+    exact = [n for n in names if model in (n, n.rpartition("-")[0])]
+    found = exact or [
+        n for n in names if model is None or n.startswith(model) or n.rpartition("-")[2] == model[:8]
+    ]
     if len(found) == 1:
         return found[0]
     raise UsageError(

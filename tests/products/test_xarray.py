@@ -18,7 +18,8 @@ from night import WCS as CARDS
 import aqdask as aq
 from aqdask import flags
 from aqdask.errors import ArchiveError, UsageError
-from aqdask.products.quality import write_mask
+from aqdask.products import quality as products
+from aqdask.products.quality import quality_name, write_mask
 from aqdask.specs import PatchGrid
 
 IDS = ["L/f00.fits", "L/f02.fits", "L/f04.fits", "R/f01.fits", "R/f03.fits", "R/f05.fits"]
@@ -167,3 +168,14 @@ def test_a_model_is_chosen_by_name_or_digest(archive, model):
     assert aq.open_quality(archive, "tiny").attrs["model"] == "tiny"
     with pytest.raises(UsageError, match="no quality groups for 'huge'"):
         aq.open_quality(archive, "huge")
+
+
+def test_a_whole_name_comes_before_the_start_of_another(archive, monkeypatch):
+    held = ["c17-00000001", "c17c-00000002", "d-00000003", "d-00000004"]
+    monkeypatch.setattr(products.maps, "names", lambda root: held)
+    assert quality_name(archive, "c17") == quality_name(archive, "c17-00000001") == "c17-00000001"
+    assert quality_name(archive, "c17c") == "c17c-00000002"
+    assert quality_name(archive, "d-00000003") == quality_name(archive, "00000003" + "f" * 56) == "d-00000003"
+    for several in ("c", "d"):
+        with pytest.raises(UsageError, match="several quality groups"):
+            quality_name(archive, several)
