@@ -143,7 +143,7 @@ def score(
 
     With ``retry``, frames whose scoring failed are tried again. Frames of a camera and filter that the model
     is not calibrated for are scored with a warning and named in the maps' attribute ``uncalibrated``; with
-    ``strict`` they are refused, before anything is scored.
+    ``strict`` they are refused, before anything is scored. Both count frames that were scored before, too.
 
     Raises
     ------

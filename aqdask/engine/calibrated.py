@@ -46,7 +46,7 @@ def warn(bundle: Bundle, found: Counter[str], reporter: Reporter, *, strict: boo
         raise UsageError(
             what,
             expected="a calibration of its own for every camera|filter",
-            consequence="Nothing was scored",
+            consequence="Nothing was scored now",
             remedy="calibrate the model on good frames of it (`aqdask calibrate`), or leave strict out",
         )
     reporter.say(

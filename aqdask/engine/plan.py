@@ -111,12 +111,12 @@ def score_batches(
             number += 1
 
 
-def to_score(
+def with_score(
     rows: Sequence[Entry], quality: str, *, ingest: bool, redo: frozenset[int] = frozenset()
 ) -> list[int]:
-    """Rows that `score_batches` with the same arguments has scored, as far as the ledger knows."""
+    """Rows that have a score after `score_batches` with the same arguments: made now, or kept from before."""
     tasks = (_score_task(entry, quality, ingest, entry.row in redo) for entry in rows)
-    return [task.row for task in tasks if task and task.score and not task.stored]
+    return [task.row for task in tasks if task and task.score]
 
 
 def clear_batches(rows: Sequence[Entry], quality: str, per_shard: int) -> Iterator[Batch]:

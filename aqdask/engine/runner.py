@@ -99,8 +99,9 @@ def process(
     """Bring every frame of ``archive`` as far as asked: taken in, scored with ``bundle``, or both.
 
     Each source is read once. Frames that are finished are not touched, except the rows of ``redo`` and, with
-    ``retry``, frames whose score is quarantined. Cameras and filters that ``bundle`` is not calibrated for
-    are told and recorded; with ``strict``, `UsageError` is raised before anything is done.
+    ``retry``, frames whose score is quarantined. Cameras and filters that ``bundle`` is not calibrated
+    for are told and recorded, scored now or before; with ``strict``, `UsageError` is raised before anything
+    is done.
     """
     rows = archive.ledger.rows()
     name = group_name(bundle) if bundle else ""
@@ -109,7 +110,7 @@ def process(
             entry.row for entry in rows if entry.state == DONE and entry.standing(name)[0] == QUARANTINED
         }
     if bundle:
-        about = plan.to_score(rows, name, ingest=ingest, redo=redo)
+        about = plan.with_score(rows, name, ingest=ingest, redo=redo)
         found = calibrated.uncalibrated_rows(bundle, archive.frames, about)
         calibrated.warn(bundle, found, reporter, strict=strict)
     quality = quality_store(archive, bundle) if bundle else None

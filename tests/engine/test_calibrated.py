@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import zarr
-from night import OPTIONS, night_frame, same_bytes, sky, tiny_bundle, write_frame, write_night
+from night import OPTIONS, files, night_frame, same_bytes, sky, tiny_bundle, write_frame, write_night
 
 import aqdask as aq
 from aqdask.engine.reporter import Silent
@@ -54,7 +54,7 @@ def test_one_line_names_pairs_frames_and_remedy_and_the_maps_remember(ingested, 
     assert aq.open_quality(archive).attrs["uncalibrated"] == ["tinycam|R"]
     assert aq.verify(archive, cluster="serial").sound
     aq.score(archive, only_l, cluster="serial", reporter=said)  # nothing is left to score
-    assert len(said.lines) == 1
+    assert said.lines == [line, line]
     assert aq.open_quality(archive).attrs["uncalibrated"] == ["tinycam|R"]
 
 
@@ -63,6 +63,17 @@ def test_strict_refuses_before_anything_is_scored(ingested, only_l):
     with pytest.raises(UsageError, match=r"'tinycam\|R' \(5 frames\).*Nothing was scored.*What to do: calib"):
         aq.score(archive, only_l, strict=True, cluster="serial")
     assert groups(archive) == []
+
+
+def test_strict_refuses_maps_of_an_earlier_run_too(night, ingested, only_l):
+    archive = ingested()
+    aq.score(archive, only_l, cluster="serial")
+    before = files(archive)
+    with pytest.raises(UsageError, match=r"'tinycam\|R' \(5 frames\)"):
+        aq.score(archive, only_l, strict=True, cluster="serial")
+    with pytest.raises(UsageError, match=r"'tinycam\|R' \(5 frames\)"):
+        aq.run(night, archive, only_l, strict=True, cluster="serial", **OPTIONS)
+    same_bytes(before, files(archive))
 
 
 def test_a_fused_run_says_and_records_the_same(night, ingested, only_l, tmp_path):
