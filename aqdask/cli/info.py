@@ -126,8 +126,7 @@ def _model(session: Session, path: str) -> None:
     ]  # fmt: skip
     columns = ("camera", "filter", "patches", "smallest p-value", "frames", "gain (e-/count)")
     session.table("calibrated for", columns, rows)
-    notes = dict.fromkeys([*facts["notes"], *(note for entry in known.values() for note in entry["notes"])])
-    for note in notes:
+    for note in facts["notes"]:  # those of the calibrations are among them, with camera and filter
         session.emit(f"note: {note}")
 
 

@@ -5,7 +5,7 @@ Training ends with it, and `aqdask calibrate` is nothing else: weights stay as t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -71,11 +71,18 @@ def adapt(
         del fresh[POOLED]  # an unknown camera goes on being judged by the model's own
     names = [key for key in fresh if key != POOLED]
     facts = {"seed": spec.seed, "alpha": spec.alpha, "calibrated": names, "archive": spec.archive}
-    history = [*bundle.provenance.get("adapted", []), facts]
+    before = bundle.provenance.get("adapted", [])
+    history = [*before, facts]
+    # What a shipped model says of its own simulated references is nothing to the user of a camera.
+    earlier = [key for one in before for key in one["calibrated"]]
+    if "shipped" not in bundle.provenance:
+        earlier = [key for key in bundle.calibrations if key != POOLED]
+    calibrations = {**bundle.calibrations, **fresh}
+    about = {key: calibrations[key].facts["about"]["notes"] for key in (*earlier, *names)}
     return bundle.with_calibrations(
-        {**bundle.calibrations, **fresh},
+        calibrations,
         name=spec.name,
-        notes=tuple(known[POOLED].facts["notes"]),
+        notes=tuple(named_notes(about)),
         provenance={**bundle.provenance, "adapted": history, "adapted_from": bundle.digest},
     )
 
@@ -133,7 +140,7 @@ def calibrate(
     """What is known by `calibration_key`; any other camera or filter is judged like the largest."""
     for key, members in groups_of(frames).items():
         if key not in groups:
-            few = f"{len(members)} reference frames of {' '.join(key).strip() or 'an unnamed camera'}"
+            few = f"{len(members)} reference frames of {_named(calibration_key(*key))}"
             report(
                 TrainProgress("note", note=f"{few}: {LEAST_FRAMES} are needed for a calibration of its own")
             )
@@ -153,8 +160,23 @@ def calibrate(
         )
     largest = max(groups, key=lambda key: len(all_of(groups[key])))
     known[POOLED] = replace(known[calibration_key(*largest)], centred=None)  # it has no place of its own
-    for key in groups:
-        for note in known[calibration_key(*key)].facts["notes"]:
-            where = f"{' '.join(key).strip()}: " if len(groups) > 1 else ""
-            report(TrainProgress("note", note=where + note))
+    for note in named_notes(notes_of(known)):
+        report(TrainProgress("note", note=note))
     return known
+
+
+def notes_of(known: Mapping[str, Knowledge]) -> dict[str, list[str]]:
+    """Notes by `calibration_key`, without those of the pooled one: it is a copy of another."""
+    return {key: knowledge.facts["notes"] for key, knowledge in known.items() if key != POOLED}
+
+
+def named_notes(notes: Mapping[str, Sequence[str]]) -> list[str]:
+    """Notes by `calibration_key` as sentences; where there are several keys, each says whose it is."""
+    return [
+        f"{_named(key)}: {note}" if len(notes) > 1 else note for key, found in notes.items() for note in found
+    ]
+
+
+def _named(key: str) -> str:
+    """Camera and filter of a key in words."""
+    return " ".join(key.split("|")).strip() or "an unnamed camera"

@@ -13,10 +13,10 @@ from torch import nn
 
 from aqdask.errors import UsageError
 from aqdask.models import fit, losses
-from aqdask.models.adapt import all_of, calibrate, learn_cameras, split_groups
+from aqdask.models.adapt import all_of, calibrate, learn_cameras, named_notes, notes_of, split_groups
 from aqdask.models.aqdask import networks_of
 from aqdask.models.autoencoder import exact_arithmetic
-from aqdask.models.bundle import POOLED, Bundle
+from aqdask.models.bundle import Bundle
 from aqdask.models.calibrate import Sets
 from aqdask.models.checkpoint import settings_digest
 from aqdask.models.crops import Crops, FrameSource, held_out_crops, steps_per_pass, training_crops
@@ -75,7 +75,7 @@ def train_aqdask(
         provenance=facts
         | {"stopped": recipe.stopped(curve), "held_out": gained, "start": recipe.start}
         | {"augmentation": AUGMENTATION},
-        notes=(*notes, *known[POOLED].facts["notes"]),
+        notes=(*notes, *named_notes(notes_of(known))),
     )
 
 

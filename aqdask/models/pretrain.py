@@ -212,7 +212,7 @@ def pretrain(
         },
         notes=(
             "Calibrated on simulated frames only: adapt it to your camera with `aqdask calibrate` first.",
-            *known[POOLED].facts["notes"],
+            *(note for note in known[POOLED].facts["notes"] if not note.startswith("Look at")),
         ),
     )
 

@@ -15,6 +15,7 @@ from aqdask.models.knowledge import Knowledge
 from aqdask.models.paper import calibration_of
 from aqdask.models.scorer import load_scorer, score_frame
 from aqdask.models.settings import TrainSpec
+from aqdask.models.shipped import load_shipped
 from aqdask.models.train import train
 from aqdask.specs import Card
 
@@ -222,6 +223,30 @@ def test_a_camera_with_too_few_frames_does_not_spoil_the_others(tiny):
     bundle = adapted(tiny, frames)
     assert bundle.calibrated_for("cam", "L")
     assert not bundle.calibrated_for("rare", "L")
+
+
+def test_notes_say_whose_they_are_where_several_are_calibrated(tiny):
+    two = Frames(first=20)
+    two.cards = [Card(camera="cam", filter=f, gain=1.5) for f in "RV" for _ in range(6)]
+    told = []
+    bundle = adapted(load_shipped(), two, report=lambda progress: told.append(progress.note))
+    assert list(bundle.notes) == [note for note in told if note]
+    for name in ("R", "V"):
+        of = [f"cam {name}: {note}" for note in bundle.calibration("cam", name).facts["about"]["notes"]]
+        assert of
+        assert set(of) <= set(bundle.notes)
+    assert all(note.startswith(("cam R: ", "cam V: ")) for note in bundle.notes)
+    more = adapted(bundle, Frames(first=20, camera="new")).notes  # earlier ones are kept
+    assert set(bundle.notes) < set(more)
+    assert {note.split(":")[0] for note in more} == {"cam R", "cam V", "new L"}
+    other = adapted(tiny, Frames(first=20, camera="new")).notes  # a trained model has a camera of its own
+    assert {note.split(":")[0] for note in other} == {"cam L", "new L"}
+
+
+def test_what_the_shipped_model_says_of_its_own_references_is_not_passed_on():
+    bundle = adapted(load_shipped(), Frames(first=20, camera="new"))
+    assert bundle.notes
+    assert not [note for note in bundle.notes if "simulat" in note]
 
 
 def test_a_training_on_unlike_frames_is_refused_before_or_after(monkeypatch):
