@@ -79,8 +79,8 @@ def load_model(model: Bundle | PathLike) -> Bundle:
     if not Path(model).exists():
         raise UsageError(
             f"no model file {model}",
-            expected=f"a bundle that `aqdask train` wrote, or {SHIPPED!r}",
-            remedy="check the path, or train a model first",
+            expected=f"a bundle that `aqdask train` or `calibrate` wrote, or {SHIPPED!r}",
+            remedy="check the path, or calibrate or train a model first",
         )
     return Bundle.load(Path(model))
 

@@ -177,14 +177,23 @@ def _tell(session: Session, out: str, bundle: Bundle) -> int:
 
 @click.command()
 @click.argument("archive")
-@click.option("--model", required=True, metavar="MODEL", help="Model bundle made by `train` or `calibrate`.")
+@click.option(
+    "--model",
+    required=True,
+    metavar="MODEL",
+    help="Model bundle made by `train` or `calibrate`; `wide-field` as it comes works with a warning.",
+)
 @click.option("--retry", is_flag=True, help="Try frames again whose scoring failed.")
 @click.option(
     "--strict", is_flag=True, help="Refuse cameras and filters that the model is not calibrated for."
 )
 @command
 def score(session: Session, archive: str, model: str, retry: bool, strict: bool) -> int:
-    """Score every patch of every frame of ARCHIVE; frames scored before are left alone."""
+    """Score every patch of every frame of ARCHIVE; frames scored before are left alone.
+
+    Run `aqdask calibrate` first: only for cameras and filters that MODEL is calibrated for is alpha the
+    share of good patches that is masked.
+    """
     from aqdask import api
 
     bundle = api.load_model(model)

@@ -135,9 +135,9 @@ class Bundle:
         except OSError as error:
             raise ModelError(
                 f"the model file {path} cannot be read ({error.strerror})",
-                expected="a bundle that `aqdask train` wrote",
+                expected="a bundle that `aqdask train` or `calibrate` wrote",
                 consequence="There is no model to score with",
-                remedy="check the path, or train a model first",
+                remedy="check the path, or calibrate or train a model first",
             ) from error
         try:
             return cls.from_bytes(data)

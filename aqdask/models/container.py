@@ -92,7 +92,7 @@ def _document(header: dict[str, Any], kind: str, version: int) -> dict[str, Any]
             f"a safetensors file with {found}",
             expected=f"the format {kind}",
             consequence="It was made by another program or for another purpose",
-            remedy="give a file that `aqdask train` wrote",
+            remedy="give a file that `aqdask train` or `calibrate` wrote",
         )
     if found_version != version:
         raise ModelError(

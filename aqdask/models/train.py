@@ -44,7 +44,7 @@ def split_frames(count: int, spec: TrainSpec) -> Split:
     if count < 3:
         raise UsageError(
             f"the number of reference frames is {count}",
-            expected="at least 3 (to fit, to watch the loss, to calibrate); 40 are a good number",
+            expected="at least 3, one for each of three sets that share no frame; 40 are a good number",
             consequence="Frames that fit the model cannot also say what is normal for it",
             remedy="give more good frames",
         )

@@ -1,7 +1,8 @@
 """Part 3: real frames: noise, held-out good frames, size against sep's FWHM, another filter, known defects.
 
-Frames are those of ``AQDASK_TEST_DATA`` (default ``../shared/data`` from the repository). For every random
-split both networks are trained anew on the frames that are not held out: no held-out frame was ever seen.
+Frames are those of ``AQDASK_TEST_DATA`` (default ``../shared/data`` from the repository). Every random
+split starts from ``wide-field``, trains the autoencoder for 300 steps on the frames that are not held out and
+calibrates on them: no held-out frame was ever seen.
 """
 
 from __future__ import annotations
