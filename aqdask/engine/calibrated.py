@@ -1,15 +1,18 @@
-"""Cameras and filters that a model was not calibrated for: said before they are scored, and recorded."""
+"""What a model was not calibrated for: cameras and filters, said before they are scored, and recorded; and
+frames unlike the references, said afterwards.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import zarr
 
 from aqdask.archive.frames import FrameStore
 from aqdask.engine.reporter import Reporter
 from aqdask.errors import UsageError
+from aqdask.kernels.frame_tier import OUTSIDE
 from aqdask.models.bundle import Bundle, calibration_key
 
 ATTRIBUTE = (
@@ -54,6 +57,33 @@ def warn(bundle: Bundle, found: Counter[str], reporter: Reporter, *, strict: boo
         "fewer false alarms than alpha says. What to do: calibrate the model on good frames of it "
         "(`aqdask calibrate`)"
     )
+
+
+class Outside:
+    """Counts the frames just scored that lie outside the reference frames, and in what."""
+
+    def __init__(self) -> None:
+        self.frames = self.outside = 0
+        self.what: Counter[str] = Counter()
+
+    def count(self, values: Iterable[Mapping[str, float]]) -> None:
+        """Per-frame numbers of some frames; empty ones (not scored) and other methods' do not count."""
+        for numbers in values:
+            if "out_of_reference" in numbers:
+                bits = int(numbers["out_of_reference"])
+                self.frames += 1
+                self.outside += bits > 0
+                self.what.update(name for name, bit in OUTSIDE.items() if bits & bit)
+
+    def tell(self, reporter: Reporter) -> None:
+        """One line, or none where all are like the references."""
+        if self.outside:
+            what = ", ".join(f"{name} {number}" for name, number in self.what.items())
+            lie, them = ("lies", "it") if self.outside == 1 else ("lie", "them")
+            reporter.say(
+                f"note: {self.outside} of {self.frames} frames {lie} outside the reference frames ({what}): "
+                f"alpha means less there. What to do: calibrate on frames like {them}"
+            )
 
 
 def record(group: zarr.Group, found: Counter[str]) -> None:

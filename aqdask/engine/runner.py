@@ -129,14 +129,17 @@ def process(
         number = plan.objects(len(rows), per_shard, pixels=archive.spec.pixels, variables=variables)
         reporter.say(f"{archive.path}: {len(rows)} frames, about {number} stored objects")
     reporter.start(stage, len(tasks))
+    outside = calibrated.Outside()
     for records in run_batches(executor, job, todo, stage=stage):
         values = {record.pop("row"): record.get("values", {}) for record in records if "row" in record}
         if quality and values:
             quality.write_frame_values(values)
+            outside.count(values.values())
         archive.ledger.append(records)
         frames = {record["frame_id"]: record["state"] for record in records}
         reporter.advance(len(frames), sum(state == QUARANTINED for state in frames.values()))
     reporter.finish()
+    outside.tell(reporter)
     if bundle and quality:
         _record_uncalibrated(archive, bundle, quality, (DONE,))
     for other in maps.names(archive.root):

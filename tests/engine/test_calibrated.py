@@ -8,6 +8,7 @@ import zarr
 from night import OPTIONS, files, night_frame, same_bytes, sky, tiny_bundle, write_frame, write_night
 
 import aqdask as aq
+from aqdask.engine.calibrated import Outside
 from aqdask.engine.reporter import Silent
 from aqdask.errors import UsageError
 from aqdask.models.bundle import calibration_key
@@ -18,7 +19,7 @@ class Said(Silent):
         self.lines = []
 
     def say(self, text):
-        if text.startswith("warning"):
+        if text.startswith(("warning", "note")):
             self.lines.append(text)
 
 
@@ -128,3 +129,29 @@ def test_unknown_cameras_can_be_calibrated_for(only_l):
     """Frames without camera and filter have a key of their own, which is not the pooled one."""
     unknown = only_l.with_calibrations({calibration_key("", ""): only_l.calibration()})
     assert "uncalibrated" not in aq.quality_of(night_frame(0), unknown).attrs
+
+
+def test_frames_outside_the_references_are_counted_by_what():
+    said, outside = Said(), Outside()
+    outside.tell(said)
+    outside.count([{"frame_score": 1.0}, {}, {"out_of_reference": 0.0}])
+    outside.tell(said)
+    assert said.lines == []
+    outside.count([{"out_of_reference": 2.0}])
+    outside.tell(said)
+    outside.count([{"out_of_reference": 6.0}])
+    outside.tell(said)
+    assert "note: 1 of 2 frames lies outside the reference frames (sky 1): alpha" in said.lines[0]
+    assert "note: 2 of 3 frames lie outside the reference frames (sky 2, gain 1): alpha" in said.lines[1]
+
+
+def test_a_run_ends_with_the_frames_outside_the_references(tmp_path):
+    """The shipped model on frames that its simulated references do not look like."""
+    folder, said = write_night(tmp_path / "night", 3), Said()
+    aq.ingest(folder, tmp_path / "a.zarr", cluster="serial", **OPTIONS)
+    aq.score(tmp_path / "a.zarr", "wide-field", cluster="serial", reporter=said)
+    found = aq.open_quality(tmp_path / "a.zarr")["out_of_reference"].values
+    assert (found > 0).any()
+    assert said.lines[-1].startswith(f"note: {(found > 0).sum()} of 3 frames ")
+    aq.score(tmp_path / "a.zarr", "wide-field", cluster="serial", reporter=said)  # nothing is scored now
+    assert not said.lines[-1].startswith("note")
