@@ -39,8 +39,8 @@ class NormalScores:
     excess: np.ndarray
 
     @classmethod
-    def fit(cls, statistics: np.ndarray, least: float = 0.0) -> NormalScores:
-        """From reference patches ``(n, k)``, all finite; ``least`` is the smallest excess."""
+    def fit(cls, statistics: np.ndarray, least: float | np.ndarray = 0.0) -> NormalScores:
+        """From reference patches ``(n, k)``, all finite; ``least`` is the smallest excess, also ``(k,)``."""
         values = statistics.astype(np.float64)
         knots = np.quantile(values, PROBABILITIES, axis=0)
         width = np.maximum(knots[-1] - knots[0], 1e-9)
@@ -87,7 +87,7 @@ class Distance:
     one_sided: int = 0
 
     @classmethod
-    def fit(cls, statistics: np.ndarray, one_sided: int = 0, least: float = 0.0) -> Distance:
+    def fit(cls, statistics: np.ndarray, one_sided: int = 0, least: float | np.ndarray = 0.0) -> Distance:
         """From reference patches ``(n, k)``, all finite."""
         return cls(NormalScores.fit(statistics, least), one_sided)
 

@@ -9,7 +9,7 @@ from collections.abc import Container, Mapping, Sequence
 import numpy as np
 
 from aqdask.errors import UnlikeFramesError, UsageError
-from aqdask.kernels.evidence import GROUPS, Field
+from aqdask.kernels.evidence import GROUPS, Columns, Field
 from aqdask.kernels.frame_tier import LEAST_SPREAD, FrameReference, FrameValues
 from aqdask.kernels.grouping import beyond_others
 
@@ -21,7 +21,28 @@ SAME_GAIN = 1.05  # factor between header gains that may be one setting, measure
 UNLIKE_PATCHES = 0.2  # of a frame's patches beyond those of the other frames: then it is no reference
 ODD_PATCHES = 0.06  # and from so many it is worth a word: so had one of ten sets of 14 to 17 good frames
 SKY_MATTERS = 0.1  # sigma of a pixel: smallest excess of a patch's sky over those of other frames that counts
+MEASURED = 0.5  # of a reference frame's patches that must say something
 FEW_FRAMES = 10
+
+
+def check_measured(ids: Sequence[str], frames: Sequence[Columns]) -> None:
+    """Refuse references in most of which nothing can be measured: constant, saturated, or without data."""
+    shares = [float(np.isfinite(columns["sky"]).mean()) for columns in frames]
+    if mute := {
+        name: f"{1 - share:.0%} of its patches are saturated or without data"
+        for name, share in zip(ids, shares, strict=True)
+        if share < MEASURED
+    }:
+        raise _unlike(
+            len(ids), mute, f"frames of which at least {MEASURED:.0%} of the patches can be measured"
+        )
+    noisy = [columns["noise"][np.isfinite(columns["sky"])] for columns in frames]
+    if flat := {
+        name: "its pixels have no noise: a constant image"
+        for name, noise in zip(ids, noisy, strict=True)
+        if np.median(noise) <= 0
+    }:
+        raise _unlike(len(ids), flat, "frames whose counts show the noise")
 
 
 def check_alike(ids: Sequence[str], values: Sequence[FrameValues]) -> list[str]:

@@ -30,6 +30,7 @@ from aqdask.models.alike import (
     FEW_FRAMES,
     check_alike,
     check_alpha,
+    check_measured,
     check_noise,
     check_patches,
     check_scatter,
@@ -47,6 +48,7 @@ from aqdask.models.scorer import batches
 from aqdask.specs import PatchGrid
 
 REGION_FRAMES = 10  # calibration frames below which what pools over a frame abstains
+RANGE = 25.0  # scatters from frame to frame, over the number of frames: what those may not have shown
 
 
 @dataclass(frozen=True)
@@ -117,8 +119,9 @@ def calibrate_group(
             measured[-1].append(_columns(measurer, frames, index, knowledge, patch))
             tick()
     fit, tail, threshold = measured
-    camera = _camera(fit, seen, two_sided)
     ids = [frames.ids[index] for members in sets for index in members]
+    check_measured(ids, [*fit, *tail, *threshold])
+    camera = _camera(fit, seen, two_sided)
     values = [frame_values(columns, camera, SPREAD) for columns in (*fit, *tail, *threshold)]
     odd = check_alike(ids, values)
     check_noise(values[len(fit) :])
@@ -199,7 +202,8 @@ def _judge(
                 judge = replace(judge, means={**judge.means, group.name: place_mean(statistics)})
                 statistics = leave_one_out(statistics)
             held = np.concatenate([finite_rows(judge.statistics(group, field)) for field in fields[1]])
-            distance = Distance.fit(finite_rows(statistics), group.one_sided, group.least)
+            least = np.maximum(group.least, _unsure(statistics)) if regional else group.least
+            distance = Distance.fit(finite_rows(statistics), group.one_sided, least)
             judge = replace(
                 judge,
                 distances={**judge.distances, group.name: distance},
@@ -210,6 +214,17 @@ def _judge(
             judge = replace(judge, first=ScoreTable.from_scores(np.concatenate(scores)))
     scores = [judge.score(columns)[0].ravel() for columns in measured[2]]
     return replace(judge, final=ScoreTable.from_scores(np.concatenate(scores)))
+
+
+def _unsure(statistics: np.ndarray) -> np.ndarray:
+    """How far beyond the fit frames good frames may lie, ``(k,)``, from statistics ``(frame, n_y, n_x, k)``.
+
+    What pools over regions is nearly one number a frame (the seeing), and a few frames know its range poorly:
+    `RANGE` / n times the scatter from frame to frame.
+    """
+    known = np.isfinite(statistics)
+    frames = np.where(known, statistics, 0).sum(axis=(1, 2)) / np.maximum(known.sum(axis=(1, 2)), 1)
+    return RANGE / len(frames) * frames.std(axis=0)
 
 
 def _second(judge: Judge, field: Field) -> Field:

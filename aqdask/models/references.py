@@ -23,7 +23,9 @@ HOT_FRAMES = 12  # and where the hot pixels are
 SIZE_WINDOW = 1024  # px of the middle of a frame in which its stars are measured
 SHARED_TOP = 4  # pixels at the largest value of a frame: then that value is where the detector is full
 GAIN_AGREES = 1.5  # factor between the header's gain and that of the frames that is not worth a word
-MOST_FULL = 0.01  # of a good frame's pixels; a header's SATURATE that more of them reach is not believed
+MOST_FULL = (
+    0.01  # of a good frame's pixels are full: what more of them reach, or SATURATE says, is not believed
+)
 _BATCH = 64
 _SIGMA_PER_FWHM = 1 / 2.3548
 
@@ -115,6 +117,9 @@ def learn_noise(frames: FrameSource, members: Sequence[int], patch: int) -> Came
     sky, near, far = (
         np.concatenate([getattr(level, name) for level in found]) for name in ("sky", "near", "far")
     )
+    flat = near <= 0  # a full or constant frame among good ones, which `alike.check_measured` names
+    if 0 < flat.mean() < 0.5:
+        sky[flat] = np.nan
     if is_coarse(near[np.isfinite(sky)], integer):
         raise UsageError(
             f"the noise of the {len(chosen)} reference frames is below half a count",
@@ -160,14 +165,15 @@ def _remarks(noise: NoiseModel, white: bool, gain: float) -> tuple[tuple[str, ..
 
 
 def _saturation(image: np.ndarray, invalid: np.ndarray | None) -> float:
-    """The largest value, where several pixels share it; else infinite."""
+    """The largest value, where several pixels share it, but not much of the frame; else infinite."""
     seen = image if invalid is None else image[~invalid]
     if image.dtype.kind == "f":
         seen = seen[np.isfinite(seen)]
     if not seen.size:
         return float("inf")
     top = seen.max()
-    return float(top) if np.count_nonzero(seen == top) >= SHARED_TOP else float("inf")
+    shared = np.count_nonzero(seen == top)
+    return float(top) if SHARED_TOP <= shared <= MOST_FULL * seen.size else float("inf")
 
 
 def _stated(image: np.ndarray, saturate: float) -> float:

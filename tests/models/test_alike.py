@@ -93,3 +93,26 @@ def test_two_gains_that_no_header_tells_of_are_refused(tiny, factor, every):
     match = "of 12 reference frames is .* times what one noise model says|on held-out .* the noise is|unlike"
     with pytest.raises(UsageError, match=f"({match})" + FOUR):
         adapt(tiny, Frames(gain=math.nan, spoil=spoil), SPEC, silent)
+
+
+@pytest.mark.parametrize("part", ["fit", "tail", "threshold"])
+@pytest.mark.parametrize(
+    ("value", "said"), [(65535, "100% of its patches are saturated"), (1000, "no noise")]
+)
+def test_a_full_or_constant_frame_among_good_ones_is_named(tiny, part, value, said):
+    (sets,) = split_groups(Frames(), SPEC).values()
+    bad = getattr(sets, part)[0]
+    frames = Frames(spoil=lambda index, pixels: np.full_like(pixels, value) if index == bad else pixels)
+    with pytest.raises(UnlikeFramesError, match=said) as raised:
+        adapt(tiny, frames, SPEC, silent)
+    assert raised.value.frames == (f"night/{bad:03}.fits",)
+
+
+def test_frames_that_are_mostly_saturated_are_refused(tiny):
+    def overexposed(index, pixels):
+        pixels = pixels.copy()
+        pixels[: 4 * SIDE // 5] = 65535
+        return pixels
+
+    with pytest.raises(UsageError, match=r"below half a count\..*full.*What to do"):
+        adapt(tiny, Frames(spoil=overexposed), SPEC, silent)
