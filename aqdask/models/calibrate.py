@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -131,7 +132,9 @@ def calibrate_group(
     odd += check_patches(ids, [Field.of(columns, whole) for columns in every], seen.abstain)
     abstain = dict(seen.abstain)
     if len(tail) + len(threshold) < REGION_FRAMES:
-        reason = f"{len(tail) + len(threshold)} calibration frames, {REGION_FRAMES} are needed"
+        found = len(tail) + len(threshold)
+        named = math.ceil(REGION_FRAMES * len(ids) / found)
+        reason = f"{found} calibration frames, {REGION_FRAMES} are needed (name about {named} frames)"
         abstain |= dict.fromkeys((group.name for group in GROUPS if group.regional), reason)
     judge = _judge(camera, measured, abstain, alpha)
     check_alpha(judge.final.total, alpha, len(threshold), len(ids))  # type: ignore[union-attr]
