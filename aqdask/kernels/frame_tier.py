@@ -1,12 +1,13 @@
 """A frame as a whole against the reference frames: a score that ranks, and a flag by a stated rule.
 
-A conformal p-value of a frame cannot fall below 1 / (n + 1) with n reference frames, so none is claimed.
+A conformal p-value of a frame cannot fall below 1 / (n + 1) with n reference frames: those of its PSF are
+given, and nothing is decided by them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -63,9 +64,18 @@ def frame_values(columns: Columns, camera: Camera, spread: Sequence[float]) -> F
 
 @dataclass(frozen=True)
 class FrameReference:
-    """What reference frames are like: by quantity their median, spread, smallest and largest value."""
+    """What reference frames are like.
+
+    Parameters
+    ----------
+    quantities : mapping of str to tuple
+        Median, spread, smallest and largest value.
+    shapes : mapping of str to tuple
+        Size and ellipticity of every frame.
+    """
 
     quantities: Mapping[str, tuple[float, float, float, float]]
+    shapes: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
     @classmethod
     def fit(cls, frames: Sequence[FrameValues]) -> FrameReference:
@@ -78,7 +88,24 @@ class FrameReference:
                 centre = float(np.median(values))
                 spread = max(1.4826 * float(np.median(np.abs(values - centre))), least)
                 found[name] = (centre, spread, float(values.min()), float(values.max()))
-        return cls(found)
+        shapes = {
+            name: tuple(float(v) for v in (getattr(frame, name) for frame in frames) if np.isfinite(v))
+            for name in ("size", "ellipticity")
+        }
+        return cls(found, shapes)
+
+    def pvalue(self, frame: FrameValues, name: str, *, two_sided: bool = False) -> float:
+        """Split conformal p-value of the frame's 'size' or 'ellipticity'; NaN where one is unknown.
+
+        ``(1 + #{reference frames at least as bad}) / (n + 1)``; wider or longer is bad, with ``two_sided``
+        what is farther from the median.
+        """
+        references, value = np.array(self.shapes.get(name, ())), getattr(frame, name)
+        if not references.size or not np.isfinite(value):
+            return float("nan")
+        centre = float(np.median(references))
+        bad, this = (np.abs(references - centre), abs(value - centre)) if two_sided else (references, value)
+        return float(1 + np.count_nonzero(bad >= this)) / (references.size + 1)
 
     def sigmas(self, frame: FrameValues, *, two_sided: bool = False) -> dict[str, float]:
         """Robust sigma of each quantity, 0 where it is on the good side or unknown.

@@ -70,6 +70,7 @@ class Knowledge:
             "tails": _tails(judge),
             "first_alpha": judge.first_alpha,
             "frame_tier": {name: list(values) for name, values in self.frames.quantities.items()},
+            "frame_shapes": {name: list(values) for name, values in self.frames.shapes.items()},
             "saturation": None if np.isinf(self.saturation) else self.saturation,
             "shape": list(self.shape),
             "patches": judge.final.total,  # type: ignore[union-attr]
@@ -93,7 +94,8 @@ class Knowledge:
         if "centred" in facts:
             own = _judge(camera, arrays, facts["centred"]["tails"], facts["first_alpha"], "centred/")
             place = Centred(own, Guard(arrays["centred/pattern"], facts["centred"]["least"]))
-        tier = FrameReference({name: tuple(values) for name, values in facts["frame_tier"].items()})
+        tables = (facts["frame_tier"], facts.get("frame_shapes", {}))
+        tier = FrameReference(*({name: tuple(found) for name, found in one.items()} for one in tables))
         full = facts["saturation"]
         return cls(
             judge,

@@ -119,3 +119,14 @@ def test_patches_without_data_have_no_part_in_the_frame():
     assert frame_values(holes, CAMERA, SPREAD) == frame_values(upper, CAMERA, SPREAD)
     nothing = frame_values(changed(frame, np.s_[:], all=np.nan), CAMERA, SPREAD)
     assert all(np.isnan(value) for value in vars(nothing).values())
+
+
+def test_the_pvalue_of_a_shape_counts_references_that_are_as_bad():
+    sizes = np.linspace(-0.1, 0.1, 9)
+    tier = FrameReference.fit([replace(USUAL, size=float(size)) for size in sizes])
+    assert tier.pvalue(replace(USUAL, size=0.5), "size") == pytest.approx(1 / 10)
+    assert tier.pvalue(replace(USUAL, size=-0.5), "size") == pytest.approx(1)
+    assert tier.pvalue(replace(USUAL, size=-0.5), "size", two_sided=True) == pytest.approx(1 / 10)
+    assert tier.pvalue(replace(USUAL, size=float(sizes[6])), "size") == pytest.approx(4 / 10)
+    assert np.isnan(tier.pvalue(replace(USUAL, size=float("nan")), "size"))
+    assert np.isnan(FrameReference({}).pvalue(USUAL, "size"))
