@@ -89,7 +89,7 @@ def open_quality(archive: str | os.PathLike[str], model: str | None = None) -> x
         ``pvalue``, ``reason``, ``mae``; with 'aqdask' also ``sky``, ``noise_ratio``, ``size_ratio``, ``e1``,
         ``e2``, ``stars``. Per frame ``frame_score``; with 'aqdask' also ``frame_flag``,
         ``out_of_reference``, ``centred``, ``frame_size_ratio``, ``frame_ellipticity``, their p-values,
-        ``frame_sky``, ``frame_noise_ratio``, ``frame_stars``. Each has ``long_name``. Coordinates of the frames,
+        ``frame_sky``, ``frame_noise_ratio``, ``frame_stars``. Each has ``long_name``. Coordinates of frames,
         patch bounds ``y0``, ``y1``, ``x0``, ``x1`` in pixels, ``ra`` and ``dec`` of patch centres in degrees
         (NaN without WCS); and ``invalid`` (frame, y, x) where some pixels of the archive are not data.
     """
