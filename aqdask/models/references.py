@@ -23,9 +23,7 @@ HOT_FRAMES = 12  # and where the hot pixels are
 SIZE_WINDOW = 1024  # px of the middle of a frame in which its stars are measured
 SHARED_TOP = 4  # pixels at the largest value of a frame: then that value is where the detector is full
 GAIN_AGREES = 1.5  # factor between the header's gain and that of the frames that is not worth a word
-MOST_FULL = (
-    0.01  # of a good frame's pixels are full: what more of them reach, or SATURATE says, is not believed
-)
+MOST_FULL = 0.01  # of a good frame's pixels: a level that more of them reach is not the detector's full well
 _BATCH = 64
 _SIGMA_PER_FWHM = 1 / 2.3548
 
