@@ -13,7 +13,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from aqdask.kernels.evidence import Columns
+from aqdask.kernels.pooling import Columns
 from aqdask.kernels.statistics import CELLS
 
 # Groups that find more so on real frames; a PSF that varies over the field is then normal where it is normal.

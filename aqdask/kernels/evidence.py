@@ -6,23 +6,21 @@ one function and one row in `GROUPS`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 
 from aqdask.kernels.noise import NoiseModel
+from aqdask.kernels.pooling import Columns, box_sum, shape
 from aqdask.kernels.sky_fit import robust_line
 from aqdask.kernels.statistics import CELLS, LINES
 
-PRIOR = 0.5  # precision of knowing nothing about the shape of stars
 REGIONS = (5, 9)  # patches a side over which the second pass pools
 NOISE_MATTERS = 0.01  # of the variance, as a logarithm
 SIZE_MATTERS = 0.03  # 1 % in size, as the head has it (`models.distort.SPREAD`)
 LEAST_STARS = 0.2  # a patch: fewer in the whole frame and none can be missed
-SHAPES = ("size", "e1", "e2")
-Columns = Mapping[str, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -103,41 +101,6 @@ def sky_misfit(columns: Columns, camera: Camera) -> np.ndarray:
     return (levels - alpha - beta * template) / sigma[..., None]
 
 
-def box_sum(values: np.ndarray, side: int) -> np.ndarray:
-    """Sum over ``side`` x ``side`` neighbours along the first two axes, zero beyond the edges; float64."""
-    reach = side // 2
-    total = np.pad(values.astype(np.float64), [(reach, reach)] * 2 + [(0, 0)] * (values.ndim - 2))
-    for axis in (0, 1):
-        total = np.lib.stride_tricks.sliding_window_view(total, side, axis=axis).sum(axis=-1)
-    return total
-
-
-def shape_sums(columns: Columns) -> np.ndarray:
-    """The head's precisions and precisions times value of each patch: ``(n_y, n_x, 2, 3)``."""
-    parts = [[np.nan_to_num(columns[f"{name}_{part}"]) for name in SHAPES] for part in ("weight", "sum")]
-    return np.moveaxis(np.array(parts, dtype=np.float64), (0, 1), (-2, -1))
-
-
-def shape(
-    columns: Columns, zero: np.ndarray, unflagged: np.ndarray | None = None, side: int = 1
-) -> np.ndarray:
-    """Size (ln), e1 and e2 of the stars about ``zero``: ``(n_y, n_x, 3)``, in `models.distort.SPREAD`.
-
-    Of each patch, or pooled over its unflagged neighbours; a region that tells nothing is like ``zero``.
-    """
-    sums = shape_sums(columns)
-    if unflagged is not None:
-        sums[~unflagged] = 0
-        sums = box_sum(sums, side)
-    return about(sums, zero)
-
-
-def about(sums: np.ndarray, zero: np.ndarray) -> np.ndarray:
-    """Estimates ``(..., 3)`` from `shape_sums` ``(..., 2, 3)`` of any region, less ``zero``."""
-    weight, product = sums[..., 0, :], sums[..., 1, :]
-    return (product - weight * zero) / (weight + PRIOR)
-
-
 def _stacked(frame: Field, *names: str) -> np.ndarray:
     return np.stack([frame.columns[name] for name in names], axis=-1)
 
@@ -171,6 +134,11 @@ def sky(frame: Field) -> np.ndarray:
     filled = np.where(known, offset, 0)
     count = np.maximum(box_sum(known, 3) - known, 1)
     return np.stack([offset, offset - (box_sum(filled, 3) - filled) / count], axis=-1)
+
+
+def residual(frame: Field) -> np.ndarray:
+    """What the autoencoder does not give back, all over the patch: ln of the published score."""
+    return np.log(np.maximum(_stacked(frame, "mae"), 1e-6))
 
 
 def _signed(frame: Field, unflagged: np.ndarray | None = None, side: int = 1) -> np.ndarray:
@@ -274,6 +242,9 @@ class Group:
     least : float
         Smallest excess beyond the references that makes a difference, in the unit of the statistic. What
         is pooled over 81 patches is so precise that without it a noise model wrong by 1 % would be bad.
+    stands_in : str
+        The group that says the same better: this one speaks only where that abstains, for every group
+        that speaks takes its share of the false masks.
     """
 
     name: str
@@ -282,13 +253,15 @@ class Group:
     regional: bool = False
     one_sided: int = 0
     least: float = 0.0
+    stands_in: str = ""
 
 
 GROUPS: tuple[Group, ...] = (
     Group("noise", "noise", noise),
     Group("background", "background", background, one_sided=1),
+    Group("residual", "residual", residual, one_sided=1),
     Group("sky", "sky", sky),
-    Group("size", "size", size),
+    Group("size", "size", size, stands_in="size_region"),
     Group("latent", "latent", latent),
     Group("spike", "spike", spike, one_sided=1),
     Group("line", "line", line, one_sided=1),

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from aqdask.kernels.evidence import Camera, Columns, about, noise_ratio, shape_sums
+from aqdask.kernels.evidence import Camera, noise_ratio
+from aqdask.kernels.pooling import Columns, about, shape_sums
 
 # What is compared, and the least spread that counts: equal references must not make half a per cent bad.
 LEAST_SPREAD = {"size": 0.02, "ellipticity": 0.01, "sky": 0.05, "noise": 0.02, "stars": 0.1}

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from aqdask.kernels.calibration import ScoreTable, conformal_pvalue
-from aqdask.kernels.evidence import GROUPS, Camera, Columns, Field, Group, box_sum
+from aqdask.kernels.evidence import GROUPS, Camera, Field, Group
 from aqdask.kernels.grouping import Distance, Tail
+from aqdask.kernels.pooling import Columns, box_sum
 
 FIRST_ALPHA = 0.01  # of the first pass; frozen in the bundle, so that a mask for any alpha needs no network
 BESIDE = 3  # flagged patches within 3 x 3 from which a patch is taken for the edge of the same defect

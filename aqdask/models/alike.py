@@ -9,9 +9,10 @@ from collections.abc import Container, Mapping, Sequence
 import numpy as np
 
 from aqdask.errors import UnlikeFramesError, UsageError
-from aqdask.kernels.evidence import GROUPS, Columns, Field
+from aqdask.kernels.evidence import GROUPS, Field
 from aqdask.kernels.frame_tier import LEAST_SPREAD, FrameReference, FrameValues
 from aqdask.kernels.grouping import beyond_others
+from aqdask.kernels.pooling import Columns
 
 NOISE_RANGE = (0.93, 1.08)  # of the noise ratio on frames that did not fit the noise
 NOISE_SCATTER = 0.06  # robust sigma of ln noise variance over frames of one gain: they had .007 at most

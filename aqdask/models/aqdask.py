@@ -13,10 +13,11 @@ import torch
 
 from aqdask import flags
 from aqdask.errors import ModelError
-from aqdask.kernels.evidence import GROUPS, Columns, noise_ratio, shape
+from aqdask.kernels.evidence import GROUPS, noise_ratio
 from aqdask.kernels.frame_tier import FLAG_SIGMA, OUTSIDE, frame_values
 from aqdask.kernels.normalise import as_float
 from aqdask.kernels.patches import gather, padded
+from aqdask.kernels.pooling import Columns, shape
 from aqdask.models.bundle import POOLED, Bundle, calibration_key
 from aqdask.models.distort import SPREAD
 from aqdask.models.knowledge import Knowledge

@@ -5,27 +5,18 @@ from __future__ import annotations
 import math
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from aqdask.kernels.calibration import ScoreTable
 from aqdask.kernels.centring import CENTRED, leave_one_out, place_mean
-from aqdask.kernels.evidence import (
-    GROUPS,
-    Camera,
-    Columns,
-    Field,
-    about,
-    as_image,
-    cell_levels,
-    shape_sums,
-    sky_sigma,
-)
+from aqdask.kernels.evidence import GROUPS, Camera, Field, Group, as_image, cell_levels, sky_sigma
 from aqdask.kernels.frame_tier import FrameReference, frame_values
 from aqdask.kernels.grouping import Distance, Tail
 from aqdask.kernels.judge import Judge, score_of
+from aqdask.kernels.pooling import Columns, about, shape_sums
 from aqdask.kernels.sky_fit import make_template
 from aqdask.models.alike import (
     FEW_FRAMES,
@@ -198,7 +189,7 @@ def _judge(
         if regional:  # the second pass sees what the first leaves
             fields = [[_second(judge, field) for field in part] for part in fields]
         for group in GROUPS:
-            if group.regional != regional or group.name in abstain:
+            if group.regional != regional or not speaks(group, abstain):
                 continue
             statistics = np.stack([group.function(field) for field in fields[0]])
             if centred and group.name in CENTRED:
@@ -217,6 +208,12 @@ def _judge(
             judge = replace(judge, first=ScoreTable.from_scores(np.concatenate(scores)))
     scores = [judge.score(columns)[0].ravel() for columns in measured[2]]
     return replace(judge, final=ScoreTable.from_scores(np.concatenate(scores)))
+
+
+def speaks(group: Group, abstain: Container[str]) -> bool:
+    """Whether a group is used, where the groups ``abstain`` cannot be."""
+    better = group.stands_in and group.stands_in not in abstain
+    return group.name not in abstain and not better
 
 
 def _unsure(statistics: np.ndarray) -> np.ndarray:

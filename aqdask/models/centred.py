@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from aqdask.kernels.centring import LEAST_FIT, SAME_FIELD, Guard
-from aqdask.kernels.evidence import Columns, Field
+from aqdask.kernels.evidence import Field
 from aqdask.kernels.judge import Judge
+from aqdask.kernels.pooling import Columns
 
 
 @dataclass(frozen=True, eq=False)

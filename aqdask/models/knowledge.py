@@ -10,11 +10,12 @@ import numpy as np
 
 from aqdask.kernels.calibration import ScoreTable
 from aqdask.kernels.centring import Guard
-from aqdask.kernels.evidence import GROUPS, Camera, Columns
+from aqdask.kernels.evidence import GROUPS, Camera
 from aqdask.kernels.frame_tier import FrameReference
 from aqdask.kernels.grouping import Distance, NormalScores, Tail
 from aqdask.kernels.judge import Judge
 from aqdask.kernels.noise import NoiseModel
+from aqdask.kernels.pooling import Columns
 from aqdask.models.bundle import Calibration
 from aqdask.models.centred import Centred, unflagged
 

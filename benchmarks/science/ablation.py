@@ -17,12 +17,13 @@ from merit import Measured, mean, rate
 from methods import AQDASK, TWO_SIDED, FitAqdask, Task, Verdict
 from seeds import SEEDS
 
-from aqdask.kernels.evidence import GROUPS, Camera, Columns
+from aqdask.kernels.evidence import GROUPS, Camera
 from aqdask.kernels.judge import Judge
+from aqdask.kernels.pooling import Columns
 from aqdask.models import calibrate
 from aqdask.models.aqdask import blank
 
-AUTOENCODER = ("latent", "spike")  # beside the columns below
+AUTOENCODER = ("latent", "spike", "residual")  # beside the columns below
 HEAD = ("size", "size_region", "ellipticity_region")
 REGIONAL = tuple(group.name for group in GROUPS if group.regional)
 RESIDUAL_COLUMNS = tuple(f"{kind}_{scale}" for kind in ("square", "peak") for scale in (4, 8, 16))
@@ -51,8 +52,12 @@ class Variant:
 
 VARIANTS: tuple[Variant, ...] = (
     Variant("everything"),
-    *(Variant(f"without the group {group.name}", (group.name,)) for group in GROUPS),
+    *(Variant(f"without the group {group.name}", (group.name,)) for group in GROUPS if not group.stands_in),
     Variant("without the second pass", REGIONAL),
+    *(
+        Variant(f"without the second pass and {name}", (*REGIONAL, name))
+        for name in ("noise", "size", "latent")
+    ),
     Variant("without the autoencoder", AUTOENCODER, RESIDUAL_COLUMNS),
     Variant("without the head", HEAD),
     Variant("without both networks", (*AUTOENCODER, *HEAD), RESIDUAL_COLUMNS),
@@ -83,7 +88,7 @@ def ablation(task: Task, scale: Scale) -> list[dict[str, Any]]:
     references = _references(known, task)
     clean = [_columns(known, frame.image) for frame in good_frames("clean", scale.clean, scale.size)]
     rows = [_row(known, row, scale) for row in scale.rows()]
-    variants = (VARIANTS[0], *VARIANTS[-6:]) if scale.conditions else VARIANTS
+    variants = (VARIANTS[0], *VARIANTS[-5:]) if scale.conditions else VARIANTS
     return [_variant(known, task, references, variant, clean, rows) for variant in variants]
 
 

@@ -21,9 +21,9 @@ from seeds import SEEDS
 
 from aqdask.kernels import noise
 from aqdask.kernels.calibration import ScoreTable, conformal_pvalue
-from aqdask.kernels.evidence import PRIOR
 from aqdask.kernels.masking import bad_patches
 from aqdask.kernels.patches import cut_range
+from aqdask.kernels.pooling import PRIOR
 from aqdask.models import crops, distort, fit, kept, learn, losses, networks, paper_train, shipped, stabilised
 from aqdask.models.adapt import adapt
 from aqdask.models.aqdask import AqdaskScorer

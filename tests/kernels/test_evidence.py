@@ -13,12 +13,12 @@ from aqdask.kernels.evidence import (
     Field,
     as_cells,
     as_image,
-    box_sum,
     cell_levels,
     noise_ratio,
     sky_misfit,
     sky_sigma,
 )
+from aqdask.kernels.pooling import box_sum
 
 LOCAL = [group for group in GROUPS if not group.regional]
 REGIONAL = [group for group in GROUPS if group.regional]
@@ -137,6 +137,17 @@ def test_a_template_of_another_shape_is_not_used():
     for shape in [(36, 16), (8, 8)]:
         found = sky_misfit(columns, Camera(NOISE, np.random.default_rng(9).normal(1000, 50, shape)))
         np.testing.assert_array_equal(found, sky_misfit(columns, Camera(NOISE)))
+
+
+def test_the_residual_group_is_the_logarithm_of_the_published_score():
+    frame = good_frame(11)
+    found = of(next(group for group in GROUPS if group.name == "residual"), frame)
+    np.testing.assert_allclose(np.exp(found[..., 0]), frame["mae"], rtol=1e-6)
+
+
+def test_a_group_stands_in_for_one_of_the_table_that_looks_at_regions():
+    regional = {group.name for group in REGIONAL}
+    assert {group.stands_in for group in LOCAL} - {""} <= regional
 
 
 def test_sharper_stars_are_bad_only_where_asked():

@@ -11,6 +11,7 @@ from aqdask.kernels.evidence import GROUPS
 from aqdask.models import learn
 from aqdask.models.adapt import adapt, split_groups
 from aqdask.models.bundle import Bundle, calibration_key
+from aqdask.models.calibrate import speaks
 from aqdask.models.knowledge import Knowledge
 from aqdask.models.paper import calibration_of
 from aqdask.models.scorer import load_scorer, score_frame
@@ -99,6 +100,13 @@ def test_few_calibration_frames_are_noted_and_what_pools_over_frames_abstains(ti
     judge = Knowledge.of(bundle.calibration("cam", "L")).judge
     assert set(judge.distances) == {group.name for group in GROUPS} - set(about["abstain"])
     assert about["noise_ratio"] == pytest.approx(1, abs=0.05)
+
+
+def test_the_size_of_a_patch_speaks_only_where_that_of_its_region_cannot():
+    size = next(group for group in GROUPS if group.name == "size")
+    assert not speaks(size, {"noise": "why"})
+    assert speaks(size, {"size_region": "few frames"})
+    assert not speaks(size, {"size_region": "few frames", "size": "why"})
 
 
 @pytest.mark.parametrize("gain", [1.5, math.nan])
