@@ -6,7 +6,6 @@ Training ends with it, and `aqdask calibrate` is nothing else: weights stay as t
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 import torch
 
@@ -14,17 +13,15 @@ from aqdask.errors import UsageError
 from aqdask.models.alike import check_alpha, check_gains
 from aqdask.models.aqdask import networks_of
 from aqdask.models.bundle import POOLED, Bundle, calibration_key
-from aqdask.models.calibrate import Sets, calibrate_group, groups_of, ticking
+from aqdask.models.calibrate import calibrate_strata, ticking
 from aqdask.models.crops import FrameSource
 from aqdask.models.fit import Report, TrainProgress
 from aqdask.models.knowledge import Knowledge
 from aqdask.models.measurer import Measurer
 from aqdask.models.references import CameraNoise, learn_noise
+from aqdask.models.sets import LEAST_FRAMES, Sets, groups_of, split_groups
 from aqdask.models.settings import TrainSpec
-from aqdask.models.train import split_frames
 from aqdask.specs import PatchGrid
-
-LEAST_FRAMES = 3  # of one camera and filter: one for each set
 
 
 def adapt(
@@ -87,43 +84,19 @@ def adapt(
     )
 
 
-def split_groups(frames: FrameSource, spec: TrainSpec) -> dict[tuple[str, str], Sets]:
-    """Fit, tail and threshold set of each camera and filter that has frames for all three.
-
-    Raises
-    ------
-    UsageError
-        If none has.
-    """
-    groups = {}
-    for key, members in groups_of(frames).items():
-        if len(members) >= LEAST_FRAMES:
-            split = split_frames(len(members), spec)
-            parts = (split.train, split.validation, split.calibration)
-            groups[key] = Sets(*(tuple(members[k] for k in part) for part in parts))
-    if not groups:
-        split_frames(max(map(len, groups_of(frames).values()), default=0), spec)  # says what is missing
-    return groups
-
-
-def all_of(sets: Sets) -> list[int]:
-    """Positions of the frames of all three sets."""
-    return [index for members in sets for index in members]
-
-
 def learn_cameras(
     frames: FrameSource, groups: Mapping[tuple[str, str], Sets], patch: int, alpha: float
 ) -> dict[tuple[str, str], CameraNoise]:
     """Noise, hot pixels and saturation of each camera, from the fit sets of its filters."""
     found: dict[str, CameraNoise] = {}
     for camera in dict.fromkeys(camera for camera, _ in groups):
-        every = [index for (name, _), sets in groups.items() if name == camera for index in all_of(sets)]
+        every = [index for (name, _), sets in groups.items() if name == camera for index in sets.every]
         check_gains(camera, [frames.cards[index].gain for index in every])
         members = [index for (name, _), sets in groups.items() if name == camera for index in sets.fit]
         found[camera] = learn_noise(frames, members, patch)
     for key, sets in groups.items():  # before anything is trained
         n_y, n_x = PatchGrid(*found[key[0]].shape, patch).shape
-        frames_, total = len(sets.threshold), len(all_of(sets))
+        frames_, total = len(sets.threshold), len(sets.every)
         check_alpha(frames_ * n_y * n_x, alpha, frames_, total)
     return {key: found[key[0]] for key in groups}
 
@@ -144,10 +117,10 @@ def calibrate(
             report(
                 TrainProgress("note", note=f"{few}: {LEAST_FRAMES} are needed for a calibration of its own")
             )
-    tick = ticking(report, sum(len(all_of(sets)) for sets in groups.values()))
+    tick = ticking(report, sum(len(sets.every) for sets in groups.values()))
     known = {}
     for key, sets in groups.items():
-        known[calibration_key(*key)] = calibrate_group(
+        known[calibration_key(*key)] = calibrate_strata(
             measurer,
             frames,
             sets,
@@ -158,8 +131,8 @@ def calibrate(
             centred=spec.centred,
             tick=tick,
         )
-    largest = max(groups, key=lambda key: len(all_of(groups[key])))
-    known[POOLED] = replace(known[calibration_key(*largest)], centred=None)  # it has no place of its own
+    largest = max(groups, key=lambda key: len(groups[key].every))
+    known[POOLED] = known[calibration_key(*largest)].plain()
     for note in named_notes(notes_of(known)):
         report(TrainProgress("note", note=note))
     return known

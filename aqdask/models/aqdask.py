@@ -230,6 +230,7 @@ _CODES = {group.name: flags.code(flags.REASONS, group.reason) for group in GROUP
 
 def judged(knowledge: Knowledge, columns: Columns) -> dict[str, np.ndarray]:
     """Every variable from the columns of a whole frame, untyped."""
+    knowledge = knowledge.under_sky(columns)
     judge, centred = knowledge.judge_for(columns)
     camera = judge.camera
     score, pvalue, worst = judge.score(columns)

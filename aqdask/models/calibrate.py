@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections import defaultdict
 from collections.abc import Callable, Container, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -37,30 +37,41 @@ from aqdask.models.knowledge import Knowledge
 from aqdask.models.measurer import Measurer
 from aqdask.models.references import CameraNoise
 from aqdask.models.scorer import batches
+from aqdask.models.sets import Sets
 from aqdask.specs import PatchGrid
 
 REGION_FRAMES = 10  # calibration frames below which what pools over a frame abstains
 RANGE = 25.0  # scatters from frame to frame, over the number of frames: what those may not have shown
 
 
-@dataclass(frozen=True)
-class Sets:
-    """Positions of the frames of one camera and filter; disjoint."""
+def calibrate_strata(
+    measurer: Measurer, frames: FrameSource, sets: Sets, seen: CameraNoise, **settings: Any
+) -> Knowledge:
+    """`calibrate_group` of each stratum of sky, as a chain from the darkest, or of all frames."""
+    if not sets.strata:
+        return calibrate_group(measurer, frames, sets, seen, **settings)
+    strata = [calibrate_group(measurer, frames, part, seen, **settings) for part in sets.strata]
+    known = strata[-1]
+    for darker, limit in zip(strata[-2::-1], sets.limits[::-1], strict=True):
+        known = replace(darker, brighter=known, limit=limit)
+    return replace(known, facts={**known.facts, **_joined(strata, sets)})
 
-    fit: tuple[int, ...]
-    tail: tuple[int, ...]
-    threshold: tuple[int, ...]
 
-    def __iter__(self):  # type: ignore[no-untyped-def]
-        return iter((self.fit, self.tail, self.threshold))
-
-
-def groups_of(frames: FrameSource) -> dict[tuple[str, str], list[int]]:
-    """Positions of the frames by camera and filter."""
-    groups: dict[tuple[str, str], list[int]] = defaultdict(list)
-    for index, card in enumerate(frames.cards):
-        groups[card.camera, card.filter].append(index)
-    return dict(groups)
+def _joined(strata: Sequence[Knowledge], sets: Sets) -> dict[str, Any]:
+    """Frames and notes of all strata."""
+    skies = [f"up to {sets.limits[0]:.4g} counts", *(f"above {limit:.4g} counts" for limit in sets.limits)]
+    counts = [f"{sky} ({len(part.every)} frames)" for sky, part in zip(skies, sets.strata, strict=True)]
+    notes = [f"A frame is judged by references under a sky like its own: {', '.join(counts)}."]
+    for sky, stratum in zip(skies, strata, strict=True):
+        own = (note for note in stratum.facts["notes"] if note not in notes)
+        notes += [
+            note if all(note in s.facts["notes"] for s in strata) else f"sky {sky}: {note}" for note in own
+        ]
+    frames = {
+        name: [frame for stratum in strata for frame in stratum.facts["frames"][name]]
+        for name in strata[0].facts["frames"]
+    }
+    return {"frames": frames, "notes": notes}
 
 
 def calibrate_group(

@@ -7,10 +7,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Protocol
 
-from aqdask.models.adapt import all_of
-from aqdask.models.calibrate import Sets
 from aqdask.models.fit import Report, TrainProgress
 from aqdask.models.references import CameraNoise
+from aqdask.models.sets import Sets
 from aqdask.specs import PatchGrid
 
 MEASURE_COST = 0.5  # of a crop in an optimiser step: what the calibration takes for a patch
@@ -77,7 +76,7 @@ def patches_of(
 ) -> int:
     """How many patches the calibration of these groups measures."""
     grids = {key: PatchGrid(*cameras[key].shape, patch).shape for key in groups}
-    return sum(len(all_of(sets)) * math.prod(grids[key]) for key, sets in groups.items())
+    return sum(len(sets.every) * math.prod(grids[key]) for key, sets in groups.items())
 
 
 def _words(seconds: float) -> str:

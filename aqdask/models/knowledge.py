@@ -19,6 +19,7 @@ from aqdask.kernels.pooling import Columns
 from aqdask.models.bundle import Calibration
 from aqdask.models.centred import Centred, unflagged
 
+BRIGHTER = "brighter/"  # before the names of the arrays of a brighter sky
 FLAT_FIELD = ("sky", "background")  # groups that measure against the flat field of a filter
 
 
@@ -42,6 +43,9 @@ class Knowledge:
         Plain JSON for the user: frames of each set, patches, notes, groups that abstain and why.
     centred : Centred or None
         How frames of the references' field are judged; None: like all others.
+    brighter : Knowledge or None
+        What holds of frames whose median sky is above ``limit`` counts, from references of that sky.
+    limit : float
     """
 
     judge: Judge
@@ -51,6 +55,19 @@ class Knowledge:
     shape: tuple[int, int]
     facts: dict[str, Any] = field(default_factory=dict)
     centred: Centred | None = None
+    brighter: Knowledge | None = None
+    limit: float = float("inf")
+
+    def under_sky(self, columns: Columns) -> Knowledge:
+        """What holds of a frame with these columns: that of its stratum of sky."""
+        sky = columns["sky"][np.isfinite(columns["sky"])]
+        if self.brighter is None or not sky.size or np.median(sky) <= self.limit:
+            return self
+        return self.brighter.under_sky(columns)
+
+    def plain(self) -> Knowledge:
+        """Without what belongs to places in the frame, and to one sky."""
+        return replace(self, centred=None, brighter=None)
 
     def judge_for(self, columns: Columns) -> tuple[Judge, bool]:
         """Who judges a frame with these columns, and whether it is the centred one."""
@@ -81,6 +98,10 @@ class Knowledge:
             arrays |= _arrays(self.centred.judge, "centred/")
             arrays["centred/pattern"] = self.centred.guard.pattern
             facts["centred"] = {"tails": _tails(self.centred.judge), "least": self.centred.guard.least}
+        if self.brighter is not None:
+            nested = self.brighter.calibration()
+            arrays |= {f"{BRIGHTER}{name}": array for name, array in nested.arrays.items()}
+            facts["brighter"] = {"limit": self.limit, "facts": dict(nested.facts)}
         return Calibration(arrays, facts | {"about": self.facts})
 
     @classmethod
@@ -98,6 +119,11 @@ class Knowledge:
         tables = (facts["frame_tier"], facts.get("frame_shapes", {}))
         tier = FrameReference(*({name: tuple(found) for name, found in one.items()} for one in tables))
         full = facts["saturation"]
+        brighter, limit = None, float("inf")
+        if "brighter" in facts:
+            inside = {n.removeprefix(BRIGHTER): a for n, a in arrays.items() if n.startswith(BRIGHTER)}
+            brighter = cls.of(Calibration(inside, facts["brighter"]["facts"]))
+            limit = facts["brighter"]["limit"]
         return cls(
             judge,
             tier,
@@ -106,6 +132,8 @@ class Knowledge:
             tuple(facts["shape"]),
             facts["about"],
             place,
+            brighter,
+            limit,
         )
 
     def elsewhere(self, *, same_camera: bool) -> Knowledge:
@@ -119,7 +147,9 @@ class Knowledge:
         camera = replace(judge.camera, template=None)
         hot = self.hot if same_camera else self.hot[:0]
         judge = replace(judge, camera=camera, distances=distances)
-        return replace(self, judge=judge, hot=hot, centred=None)
+        # The counts of another camera say nothing about its sky.
+        brighter = self.brighter.elsewhere(same_camera=True) if same_camera and self.brighter else None
+        return replace(self, judge=judge, hot=hot, centred=None, brighter=brighter)
 
     def hot_map(self) -> np.ndarray:
         """Hot pixels as bool ``(y, x)``."""

@@ -13,11 +13,10 @@ from torch import nn
 
 from aqdask.errors import UsageError
 from aqdask.models import fit, losses
-from aqdask.models.adapt import all_of, calibrate, learn_cameras, named_notes, notes_of, split_groups
+from aqdask.models.adapt import calibrate, learn_cameras, named_notes, notes_of
 from aqdask.models.aqdask import networks_of
 from aqdask.models.autoencoder import exact_arithmetic
 from aqdask.models.bundle import Bundle
-from aqdask.models.calibrate import Sets
 from aqdask.models.checkpoint import settings_digest
 from aqdask.models.crops import Crops, FrameSource, held_out_crops, steps_per_pass, training_crops
 from aqdask.models.distort import TILT, tilted
@@ -26,6 +25,7 @@ from aqdask.models.forecast import Forecast, patches_of
 from aqdask.models.kept import Kept
 from aqdask.models.measurer import Measurer
 from aqdask.models.networks import Networks
+from aqdask.models.sets import Sets, split_groups
 from aqdask.models.settings import TrainSpec
 from aqdask.models.shipped import SCRATCH, SHIPPED, load_shipped
 from aqdask.models.stabilised import Stabilise
@@ -54,7 +54,7 @@ def train_aqdask(
     groups = split_groups(frames, spec)
     split = _union(groups)
     cameras = learn_cameras(frames, groups, spec.patch, spec.alpha)
-    normalise = Stabilise(frames, {index: cameras[key] for key in groups for index in all_of(groups[key])})
+    normalise = Stabilise(frames, {index: cameras[key] for key in groups for index in groups[key].every})
     recipe = AqdaskRecipe(frames, split, normalise, spec, device)
     forecast = Forecast(report, recipe, patches_of(groups, cameras, spec.patch))
     curve = fit.fit(recipe, forecast, checkpoint, spec.checkpoint_seconds)

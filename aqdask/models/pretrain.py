@@ -22,7 +22,7 @@ import torch
 from aqdask.kernels.noise import NoiseModel, clipped_variance, compress, difference, sky_level, stabilise
 from aqdask.kernels.patches import gather
 from aqdask.models import losses
-from aqdask.models.adapt import calibrate, learn_cameras, split_groups
+from aqdask.models.adapt import calibrate, learn_cameras
 from aqdask.models.aqdask import networks_of
 from aqdask.models.bundle import POOLED, Bundle
 from aqdask.models.distort import SPREAD
@@ -30,6 +30,7 @@ from aqdask.models.fit import TrainProgress, fit
 from aqdask.models.learn import ARCHITECTURE, WARM_UP
 from aqdask.models.measurer import Measurer
 from aqdask.models.networks import Networks
+from aqdask.models.sets import split_groups
 from aqdask.models.settings import TrainSpec
 from aqdask.models.shipped import SHIPPED, place
 from aqdask.sky.psf import local_fwhm

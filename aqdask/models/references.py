@@ -20,7 +20,7 @@ from aqdask.specs import MIN_VALID, PatchGrid
 
 NOISE_FRAMES = 12  # at most so many frames say what the noise is: 50,000 patches of 4096 x 4096 px frames
 HOT_FRAMES = 12  # and where the hot pixels are
-SIZE_WINDOW = 1024  # px of the middle of a frame in which its stars are measured
+SIZE_WINDOW = 1024  # px of the middle of a frame in which its stars, and its brightness, are measured
 SHARED_TOP = 4  # pixels at the largest value of a frame: then that value is where the detector is full
 GAIN_AGREES = 1.5  # factor between the header's gain and that of the frames that is not worth a word
 MOST_FULL = 0.01  # of a good frame's pixels: a level that more of them reach is not the detector's full well
@@ -200,10 +200,13 @@ def _hot(frames: FrameSource, chosen: Sequence[int], noise: NoiseModel, patch: i
     return np.argwhere(hot_pixels(total / len(chosen), len(chosen))).astype(np.int32)
 
 
+def middle(shape: Sequence[int]) -> tuple[slice, ...]:
+    """The middle `SIZE_WINDOW` pixels of each axis, all of a shorter one."""
+    starts = [max((length - SIZE_WINDOW) // 2, 0) for length in shape]
+    return tuple(slice(start, start + SIZE_WINDOW) for start in starts)
+
+
 def star_sigma(image: np.ndarray, invalid: np.ndarray | None) -> float:
     """Gaussian sigma of the stars in the middle of a frame in pixels; NaN where there are too few."""
-    window = tuple(
-        slice(max((length - SIZE_WINDOW) // 2, 0), max((length - SIZE_WINDOW) // 2, 0) + SIZE_WINDOW)
-        for length in image.shape
-    )
+    window = middle(image.shape)
     return measure(image[window], None if invalid is None else invalid[window]).fwhm * _SIGMA_PER_FWHM

@@ -33,10 +33,11 @@ from seeds import SEEDS
 import aqdask as aq
 from aqdask.kernels.noise import linear, relinear
 from aqdask.models import crops, fit, learn
-from aqdask.models.adapt import all_of, learn_cameras, split_groups
+from aqdask.models.adapt import learn_cameras
 from aqdask.models.distort import TILT
 from aqdask.models.fit import TrainProgress
 from aqdask.models.learn import AqdaskRecipe
+from aqdask.models.sets import split_groups
 from aqdask.models.settings import TrainSpec
 from aqdask.models.shipped import load_shipped
 from aqdask.models.stabilised import Stabilise
@@ -106,7 +107,7 @@ class Prepared:
         spec = TrainSpec(seed=seed, steps=steps)
         ((key, sets),) = (groups := split_groups(frames, spec)).items()
         camera = learn_cameras(frames, groups, spec.patch, spec.alpha)[key]
-        return cls(frames, spec, Split(*sets), Stabilise(frames, dict.fromkeys(all_of(sets), camera)))
+        return cls(frames, spec, Split(*sets), Stabilise(frames, dict.fromkeys(sets.every, camera)))
 
     def losses(self, variant: str) -> dict[str, float]:
         """Held-out loss as shipped, and the least on the way of a training."""

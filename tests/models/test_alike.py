@@ -10,7 +10,8 @@ import pytest
 from simulated import SIDE, Frames
 
 from aqdask.errors import UnlikeFramesError, UsageError
-from aqdask.models.adapt import adapt, split_groups
+from aqdask.models.adapt import adapt
+from aqdask.models.sets import split_groups
 from aqdask.models.settings import TrainSpec
 
 FOUR = r".*Expected: .*\. What to do: "

@@ -9,12 +9,13 @@ from simulated import SIDE, TINY, Frames, image
 from aqdask.errors import UsageError
 from aqdask.kernels.evidence import GROUPS
 from aqdask.models import learn
-from aqdask.models.adapt import adapt, split_groups
+from aqdask.models.adapt import adapt
 from aqdask.models.bundle import Bundle, calibration_key
 from aqdask.models.calibrate import speaks
 from aqdask.models.knowledge import Knowledge
 from aqdask.models.paper import calibration_of
 from aqdask.models.scorer import load_scorer, score_frame
+from aqdask.models.sets import split_groups
 from aqdask.models.settings import TrainSpec
 from aqdask.models.shipped import load_shipped
 from aqdask.models.train import train

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from simulated import Frames
 
-from aqdask.models.adapt import adapt, split_groups
+from aqdask.models.adapt import adapt
 from aqdask.models.bundle import Bundle
 from aqdask.models.knowledge import Knowledge
 from aqdask.models.scorer import load_scorer, score_frame
+from aqdask.models.sets import split_groups
 from aqdask.models.settings import TrainSpec
 from aqdask.models.shipped import load_shipped
 from aqdask.sky.scene import SceneSpec
