@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -29,8 +29,9 @@ class Judge:
         The same groups.
     first : ScoreTable
         Scores of reference patches after the first pass.
-    final : ScoreTable or None
-        Scores of reference patches after both passes, of frames used for nothing else; None while fitting.
+    final : tuple of ScoreTable
+        Scores of reference patches after both passes, of frames used for nothing else: by the groups of
+        single patches, then by those of regions where any speaks. Empty while fitting.
     first_alpha : float
         Share of good patches that the first pass may flag.
     means : mapping of str to ndarray
@@ -42,7 +43,7 @@ class Judge:
     distances: Mapping[str, Distance]
     tails: Mapping[str, Tail] = field(default_factory=dict)
     first: ScoreTable | None = None
-    final: ScoreTable | None = None
+    final: tuple[ScoreTable, ...] = ()
     first_alpha: float = FIRST_ALPHA
     means: Mapping[str, np.ndarray] = field(default_factory=dict)
 
@@ -90,6 +91,41 @@ class Judge:
         second = self.second_field(frame, flagged)
         return found | self.group_surprise(second, regional=True), flagged
 
+    def families(self, surprise: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        """Score of each patch by the groups of single patches, and by those of regions where any speaks."""
+        families = [[group.name for group in self.groups(regional=regional)] for regional in (False, True)]
+        return [score_of({name: surprise[name] for name in names}) for names in families if names]
+
+    def calibrated(self, reference: Sequence[Columns]) -> Judge:
+        """The same with `final` from good frames that were used for nothing else."""
+        found = [self.families(self.surprise(columns)[0]) for columns in reference]
+        return replace(
+            self,
+            final=tuple(
+                ScoreTable.from_scores(np.concatenate([score.ravel() for score in scores]))
+                for scores in zip(*found, strict=True)
+            ),
+        )
+
+    @property
+    def smallest(self) -> float:
+        """The smallest p-value that can come out."""
+        return float(self._either(min(table.smallest for table in self.final)))
+
+    def _either(self, pvalue: np.ndarray | float) -> np.ndarray:
+        """p-value of the smallest of as many as `final` has tables: ``1 - (1 - p)**k`` (Sidak 1967)."""
+        return 1 - (1 - np.asarray(pvalue, dtype=np.float64)) ** len(self.final)
+
+    def pvalue(self, surprise: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Split conformal p-value of every patch through both passes, float32; NaN without data.
+
+        The smaller of those of single patches and of regions, as the smallest of two. What a region says is
+        nearly one number a frame: one odd reference frame makes all its patches odd, and in one table for
+        both no single patch could be told from them.
+        """
+        parts = [conformal_pvalue(s, t) for s, t in zip(self.families(surprise), self.final, strict=True)]
+        return self._either(np.fmin.reduce(parts)).astype(np.float32)
+
     def score(self, columns: Columns) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Score, final p-value and name of the worst group of every patch, ``(n_y, n_x)`` each.
 
@@ -99,7 +135,7 @@ class Judge:
         score = score_of(found)
         names = np.array(["", *found])
         worst = np.stack([np.nan_to_num(s, nan=-1.0) for s in found.values()]).argmax(axis=0) + 1
-        pvalue = conformal_pvalue(score, self.final) if self.final else np.full_like(score, np.nan)
+        pvalue = self.pvalue(found) if self.final else np.full_like(score, np.nan)
         return score, pvalue, names[np.where(np.isnan(score), 0, worst)]
 
 

@@ -139,7 +139,7 @@ def calibrate_group(
         reason = f"{found} calibration frames, {REGION_FRAMES} are needed (name about {named} frames)"
         abstain |= dict.fromkeys((group.name for group in GROUPS if group.regional), reason)
     judge = _judge(camera, measured, abstain, alpha)
-    check_alpha(judge.final.total, alpha, len(threshold), len(ids))  # type: ignore[union-attr]
+    check_alpha(judge.final[0].total // len(judge.final), alpha, len(threshold), len(ids))
     guard, refused = guard_of(judge, measured, ids) if centred else (None, [])
     place = Centred(_judge(camera, measured, abstain, alpha, centred=True), guard) if guard else None
     facts = {
@@ -217,8 +217,7 @@ def _judge(
         if not regional:
             scores = [score_of(judge.group_surprise(f, regional=False)).ravel() for f in fields[1]]
             judge = replace(judge, first=ScoreTable.from_scores(np.concatenate(scores)))
-    scores = [judge.score(columns)[0].ravel() for columns in measured[2]]
-    return replace(judge, final=ScoreTable.from_scores(np.concatenate(scores)))
+    return judge.calibrated(measured[2])
 
 
 def speaks(group: Group, abstain: Container[str]) -> bool:

@@ -19,6 +19,7 @@ from aqdask.kernels.pooling import Columns
 from aqdask.models.bundle import Calibration
 from aqdask.models.centred import Centred, unflagged
 
+FINAL = ("final", "final_region")  # tables of a judge, as they are stored
 BRIGHTER = "brighter/"  # before the names of the arrays of a brighter sky
 FLAT_FIELD = ("sky", "background")  # groups that measure against the flat field of a filter
 
@@ -91,8 +92,8 @@ class Knowledge:
             "frame_shapes": {name: list(values) for name, values in self.frames.shapes.items()},
             "saturation": None if np.isinf(self.saturation) else self.saturation,
             "shape": list(self.shape),
-            "patches": judge.final.total,  # type: ignore[union-attr]
-            "smallest_pvalue": judge.final.smallest,  # type: ignore[union-attr]
+            "patches": judge.final[0].total,
+            "smallest_pvalue": judge.smallest,
         }
         if self.centred is not None:
             arrays |= _arrays(self.centred.judge, "centred/")
@@ -160,9 +161,11 @@ class Knowledge:
 
 def _arrays(judge: Judge, prefix: str = "") -> dict[str, np.ndarray]:
     """A calibrated judge as arrays, their names behind ``prefix``."""
-    if judge.first is None or judge.final is None:
+    if judge.first is None or not judge.final:
         raise ValueError("a judge that was not calibrated cannot be stored")
-    arrays = judge.first.arrays(f"{prefix}first") | judge.final.arrays(f"{prefix}final")
+    arrays = judge.first.arrays(f"{prefix}first")
+    for name, table in zip(FINAL, judge.final, strict=False):
+        arrays |= table.arrays(f"{prefix}{name}")
     for name, distance in judge.distances.items():
         at = f"{prefix}group/{name}"
         arrays[f"{at}/knots"] = distance.scores.knots.astype(np.float32)
@@ -195,5 +198,7 @@ def _judge(
             tails[group.name] = Tail(ScoreTable.of(arrays, at), *stored[group.name])
             if f"{at}/mean" in arrays:
                 means[group.name] = arrays[f"{at}/mean"]
-    first, final = ScoreTable.of(arrays, f"{prefix}first"), ScoreTable.of(arrays, f"{prefix}final")
+    first = ScoreTable.of(arrays, f"{prefix}first")
+    tables = FINAL if any(group.regional and group.name in stored for group in GROUPS) else FINAL[:1]
+    final = tuple(ScoreTable.of(arrays, f"{prefix}{name}") for name in tables)
     return Judge(camera, distances, tails, first, final, first_alpha, means)

@@ -19,6 +19,7 @@ import plots
 import real_centring
 import real_defects
 import real_others
+import real_regions
 import torch
 from draws import MemoryFrames
 from merit import Measured, spearman
@@ -42,6 +43,7 @@ ALPHA = 0.01
 SPLITS = 10
 HELD_OUT = 4  # frames of a split
 CENTRED_SPLITS = 3
+REGION_SPLITS = 6
 STEPS = 300  # optimiser steps of a split, from the shipped model
 GOALS = {"MAD of u": (0.95, 1.12), "held-out masked": 0.03, "Spearman of size": 0.95}
 ROOT = Path(__file__).resolve().parents[2]
@@ -96,6 +98,9 @@ def real(folder: Path, quick: bool = False) -> tuple[dict[str, Any], list[str]]:
             good, red.frames, count, **real_centring.REGIONS
         ),
     }
+    if not quick:
+        widest = int(np.argmax([one.fwhm for one in luminance.measures]))
+        found["regions"] = real_regions.regions(luminance.frames, widest, REGION_SPLITS)
     found["others"] = [] if quick else real_others.others(data, folder, steps)
     pictures(scorer, luminance, folder)
     return found, tables(found)
@@ -210,6 +215,8 @@ def tables(found: dict[str, Any]) -> list[str]:
     made.append(output.markdown("R frames masked", columns, rows, other.get("refused", "")))
     made.append(real_defects.table(found["injected"]))
     made += [real_centring.table(title, one) for title, one in found["centring"].items()]
+    if "regions" in found:
+        made.append(real_regions.table(found["regions"]))
     return [*made, *real_others.tables(found["others"])]
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from columns import CAMERA, changed, good_frame
 
-from aqdask.kernels.calibration import ScoreTable
+from aqdask.kernels.calibration import ScoreTable, conformal_pvalue
 from aqdask.kernels.evidence import GROUPS, Field
 from aqdask.kernels.grouping import Distance, Tail
 from aqdask.kernels.judge import Judge, score_of
@@ -33,8 +33,7 @@ def learnt(abstain=(), first_alpha=0.01, moody=0.1):
         if not regional:
             scores = [score_of(judge.group_surprise(f, regional=False)) for f in sets[1]]
             judge = replace(judge, first=ScoreTable.from_scores(np.concatenate(scores)))
-    scores = [judge.score(good_frame(n, moody=moody))[0] for n in THRESHOLD]
-    return replace(judge, final=ScoreTable.from_scores(np.concatenate(scores)))
+    return judge.calibrated([good_frame(n, moody=moody) for n in THRESHOLD])
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +51,26 @@ def test_pvalues_of_fresh_good_frames_are_uniform(moody, judge):
         clustered = masked.std() * np.sqrt(1 / len(FRESH) + 1 / len(THRESHOLD))
         sigma = np.hypot(clustered, np.sqrt(alpha * (1 - alpha) / 2560))
         assert masked.mean() == pytest.approx(alpha, abs=3.5 * sigma + 0.002), alpha
-    assert pvalues.min() >= judge.final.smallest
+    assert pvalues.min() >= judge.smallest
+
+
+def test_an_odd_frame_among_those_of_the_threshold_leaves_single_patches_their_power(judge):
+    """Its regions are odd all over: what regions may say shrinks, what patches say stays."""
+    odd = changed(good_frame(THRESHOLD[0]), np.s_[:], size_sum=60.0)
+    other = judge.calibrated([odd, *(good_frame(n) for n in THRESHOLD[1:])])
+    frame = good_frame(1000)
+    loud = changed(frame, np.s_[4, 4], noise=8 * float(frame["noise"][4, 4]))
+    assert other.score(loud)[1][4, 4] == judge.score(loud)[1][4, 4] <= 0.01
+    wide = changed(frame, np.s_[:], size_sum=60.0)
+    assert (judge.score(wide)[1] <= 0.01).mean() > 0.9
+    assert (other.score(wide)[1] <= 0.01).mean() < 0.5
+
+
+def test_without_regions_the_pvalue_is_that_of_the_patches():
+    judge = learnt(abstain=tuple(group.name for group in GROUPS if group.regional))
+    found, _ = judge.surprise(good_frame(1000))
+    (table,) = judge.final
+    np.testing.assert_allclose(judge.pvalue(found), conformal_pvalue(score_of(found), table), rtol=1e-6)
 
 
 def test_the_first_pass_flags_its_share_of_good_patches(judge):
@@ -65,7 +83,7 @@ def test_a_bad_patch_is_named_and_its_neighbours_are_left_alone(judge):
     loud = changed(frame, np.s_[4, 4], noise=8 * float(frame["noise"][4, 4]))
     score, pvalue, worst = judge.score(loud)
     clean, _, _ = judge.score(frame)
-    assert pvalue[4, 4] == judge.final.smallest
+    assert pvalue[4, 4] == judge.smallest
     assert worst[4, 4].startswith("noise")
     around = np.s_[2:7, 2:7]
     others = np.ones((5, 5), bool)

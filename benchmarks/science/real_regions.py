@@ -1,0 +1,77 @@
+"""Real frames with references enough for regions to speak, with and without the worst focus among them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import output
+import real_defects
+from draws import MemoryFrames
+from methods import measured
+from seeds import SEEDS
+
+from aqdask.errors import UsageError
+from aqdask.kernels.masking import bad_patches
+from aqdask.models.adapt import adapt
+from aqdask.models.aqdask import AqdaskScorer
+from aqdask.models.settings import TrainSpec
+from aqdask.models.shipped import load_shipped
+
+ALPHA = 0.01
+
+
+def regions(frames: MemoryFrames, widest: int, splits: int) -> list[dict[str, Any]]:
+    """`wide-field` adapted to all frames but one that is held out, in random splits.
+
+    ``widest`` is the frame of the worst focus: once among the references, once judged by the others.
+    """
+    rows = []
+    others = [k for k in range(len(frames.ids)) if k != widest]
+    for number in range(splits):
+        held = int(np.random.default_rng([SEEDS["regions"], number]).choice(others))
+        rest = [k for k in others if k != held]
+        for name, members in (("without", rest), ("with", sorted([*rest[:-1], widest]))):
+            rows.append(
+                {"split": number, "widest": name, "references": len(members), "held_out": frames.ids[held]}
+            )
+            try:
+                bundle = adapt(
+                    load_shipped(), frames.part(members), TrainSpec(name="regions", seed=number), _silent
+                )
+            except UsageError as error:
+                rows[-1]["refused"] = str(error)
+                continue
+            scorer = AqdaskScorer(bundle)
+            rows[-1] |= {
+                "masked": _masked(scorer, frames, held),
+                "widest_masked": _masked(scorer, frames, widest),
+                "defects": real_defects.injected(scorer, [frames.images[held]], frames.cards[0].filter),
+            }
+    return rows
+
+
+def _masked(scorer: AqdaskScorer, frames: MemoryFrames, index: int) -> float:
+    card = frames.cards[index]
+    columns = measured(scorer, frames.images[index], card.camera, card.filter)
+    return float(bad_patches(scorer.judge(columns, card.camera, card.filter)["pvalue"], ALPHA).mean())
+
+
+def _silent(progress: object) -> None:
+    """Tell nobody."""
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """As Markdown: one row a split and set of references."""
+    known = [row for row in rows if "masked" in row]
+    titles = [one["defect"] for one in known[0]["defects"]] if known else []
+    cells = []
+    for row in sorted(rows, key=lambda row: row["widest"], reverse=True):
+        if "refused" in row:
+            found = [row["refused"], *["-"] * (len(titles) + 1)]
+        else:
+            found = [f"{row[name]:.3f}" for name in ("masked", "widest_masked")]
+            found += [f"{one['recall']:.2f}" for one in row["defects"]]
+        cells.append((f"{row['references']}, {row['widest']} the widest", row["split"], *found))
+    columns = ("references", "split", "held-out good frame masked", "widest frame masked", *titles)
+    return output.markdown("Regions with enough real reference frames", columns, cells)
