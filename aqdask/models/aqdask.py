@@ -153,12 +153,20 @@ class AqdaskScorer:
         Where nothing is: what holds of another filter of the camera, or of the pooled frames.
         """
         known = self._bundle.calibrations
-        if key in known:
-            knowledge = Knowledge.of(known[key])
-        else:
-            camera = key.rpartition("|")[0]
-            same = [other for other in sorted(known) if other and other.rpartition("|")[0] == camera]
-            knowledge = Knowledge.of(known[same[0] if same else POOLED]).elsewhere(same_camera=bool(same))
+        camera = key.rpartition("|")[0]
+        same = [other for other in sorted(known) if other and other.rpartition("|")[0] == camera]
+        nearest = key if key in known else same[0] if same else POOLED
+        try:
+            knowledge = Knowledge.of(known[nearest])
+        except KeyError as error:
+            raise ModelError(
+                f"the calibration of the model {self.name} for {nearest!r} lacks {error}",
+                expected="a calibration of this release of aqdask",
+                consequence="No patch can be judged",
+                remedy="calibrate the model again (`aqdask calibrate`)",
+            ) from error
+        if key not in known:
+            knowledge = knowledge.elsewhere(same_camera=bool(same))
         return knowledge, knowledge.hot_map()
 
     def knowledge(self, camera: str, filter: str) -> tuple[Knowledge, np.ndarray]:

@@ -10,17 +10,19 @@ from typing import Any
 import numpy as np
 from conditions import CONDITIONS, MEAN_GOAL, MEAN_RECALL_GOAL, NO_GOAL, Condition, reached
 from draws import Patches, good_frames, good_scene, spoilt_frame
+from limit import best_sizes
 from merit import Measured, auroc, mean, rate, spearman
 from methods import AQDASK, NAMES, TWO_SIDED, Contest, Verdict
 from seeds import SEEDS
 
 from aqdask.sky.scene import SceneSpec, stream
-from aqdask.sky.simulate import simulate_frame
+from aqdask.sky.simulate import SimulatedFrame, simulate_frame
 
 ALPHA = 0.01
 ALPHAS = (0.05, 0.01, 0.003)
 SIZE_GOALS = {"64 px": 0.90, "128 px": 0.98, "256 px": 0.99, "frame": 0.998}
 SIZE_RANGE = 1.8, 4.0  # px FWHM
+LIMIT = "limit (places of the stars known, no blends)"
 
 
 @dataclass(frozen=True)
@@ -213,11 +215,15 @@ def untouched(kept: Kept) -> dict[str, dict[str, Any]]:
 
 def sizes(contest: Contest, scale: Scale) -> list[dict[str, Any]]:
     """Spearman of the signed size against the true FWHM, at 64, 128 and 256 px and of the frame."""
-    truth, verdicts = [], []
-    for fwhm, image in size_frames(scale):
-        truth.append(fwhm)
-        verdicts.append(contest.score(image))
+    truth, verdicts, best = [], [], []
+    for number, (scene, frame) in enumerate(size_frames(scale)):
+        truth.append(scene.fwhm)
+        verdicts.append(contest.score(frame.image))
+        best.append(best_sizes(frame.stars, scene, SIZE_RANGE, number))
     rows = []
+    for patches in (1, 2, 4):
+        found = spearman([pooled(*one, patches) for one in best], truth)
+        rows.append(_size_row(LIMIT, f"{64 * patches} px", len(truth), found))
     for method in NAMES:
         if verdicts[0][method].size is None:
             continue
@@ -236,12 +242,12 @@ def _size_row(method: str, region: str, count: int, found: Measured) -> dict[str
             "goal": goal, "verdict": reached(found.value, goal)}  # fmt: skip
 
 
-def size_frames(scale: Scale) -> Iterator[tuple[float, np.ndarray]]:
-    """True FWHM, uniform over `SIZE_RANGE`, and a frame of the prior that has it."""
+def size_frames(scale: Scale) -> Iterator[tuple[SceneSpec, SimulatedFrame]]:
+    """Scenes of the prior with a FWHM uniform over `SIZE_RANGE`, and their frames."""
     for number in range(scale.sizes):
         seed = SEEDS["sizes"] + number
-        fwhm = float(stream(seed, "fwhm").uniform(*SIZE_RANGE))
-        yield fwhm, simulate_frame(good_scene(seed, scale.size, fwhm=fwhm), seed=seed).image
+        scene = good_scene(seed, scale.size, fwhm=float(stream(seed, "fwhm").uniform(*SIZE_RANGE)))
+        yield scene, simulate_frame(scene, seed=seed)
 
 
 def pooled(values: np.ndarray, weight: np.ndarray | None, side: int) -> np.ndarray:

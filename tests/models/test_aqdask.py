@@ -230,6 +230,14 @@ def test_weights_that_do_not_fit_are_refused(tiny):
             load_scorer(Bundle(**settings, **parts))
 
 
+def test_a_calibration_of_another_release_is_refused_with_what_it_lacks(tiny):
+    calibration = tiny.calibration("cam", "L")
+    arrays = {name: array for name, array in calibration.arrays.items() if not name.startswith("final")}
+    stale = tiny.with_calibrations({"cam|L": replace(calibration, arrays=arrays)})
+    with pytest.raises(ModelError, match=r"for 'cam\|L' lacks 'final.*calibrate the model again"):
+        score_frame(load_scorer(stale), image(40), None, "cam", "L")
+
+
 # --- training ----------------------------------------------------------------------------------------------
 
 
