@@ -147,7 +147,7 @@ class AqdaskScorer:
         self.columns = self.measurer.columns
         self._known = lru_cache(maxsize=16)(self._knowledge)
 
-    def _knowledge(self, key: str) -> tuple[Knowledge, np.ndarray]:
+    def _knowledge(self, key: str) -> tuple[Knowledge, np.ndarray | None]:
         """What is known of a camera and filter, and its hot pixels.
 
         Where nothing is: what holds of another filter of the camera, or of the pooled frames.
@@ -169,8 +169,8 @@ class AqdaskScorer:
             knowledge = knowledge.elsewhere(same_camera=bool(same))
         return knowledge, knowledge.hot_map()
 
-    def knowledge(self, camera: str, filter: str) -> tuple[Knowledge, np.ndarray]:
-        """What is known of this camera and filter, as far as it is; with bool ``(y, x)`` hot pixels."""
+    def knowledge(self, camera: str, filter: str) -> tuple[Knowledge, np.ndarray | None]:
+        """What is known of this camera and filter, as far as it is; and its `Knowledge.hot_map`."""
         return self._known(calibration_key(camera, filter))
 
     def measure(
@@ -218,10 +218,10 @@ def measure_batch(
 
 
 def without(
-    valid: np.ndarray | None, hot: np.ndarray, tops: np.ndarray, lefts: np.ndarray, size: int
+    valid: np.ndarray | None, hot: np.ndarray | None, tops: np.ndarray, lefts: np.ndarray, size: int
 ) -> np.ndarray | None:
-    """``valid`` less the hot pixels; unchanged where these patches have none."""
-    if not hot.any():
+    """``valid`` less the hot pixels (`Knowledge.hot_map`)."""
+    if hot is None:
         return valid
     there = gather(hot, tops, lefts, size)
     return ~there if valid is None else valid & ~there

@@ -152,8 +152,10 @@ class Knowledge:
         brighter = self.brighter.elsewhere(same_camera=True) if same_camera and self.brighter else None
         return replace(self, judge=judge, hot=hot, centred=None, brighter=brighter)
 
-    def hot_map(self) -> np.ndarray:
-        """Hot pixels as bool ``(y, x)``."""
+    def hot_map(self) -> np.ndarray | None:
+        """Hot pixels as bool ``(y, x)``; None where there are none."""
+        if not len(self.hot):
+            return None
         found = np.zeros(self.shape, bool)
         found[self.hot[:, 0], self.hot[:, 1]] = True
         return found

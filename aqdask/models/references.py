@@ -187,11 +187,14 @@ def _hot(frames: FrameSource, chosen: Sequence[int], noise: NoiseModel, patch: i
         image, invalid = frames.read(index)
         signal = np.zeros(image.shape, np.float32)
         grid = PatchGrid(image.shape[0], image.shape[1], patch)
-        for y, x in np.ndindex(grid.shape):
-            at = np.s_[grid.starts(0)[y] : grid.stops(0)[y], grid.starts(1)[x] : grid.stops(1)[x]]
-            pixels = as_float(image[at][None], "cpu").nan_to_num()
+        n_y, n_x = grid.shape
+        for y in range(n_y):
+            pixels = as_float(cut_range(image, grid, y * n_x, (y + 1) * n_x), "cpu").nan_to_num()
             sky = pixels.flatten(1)[:, ::4].median(dim=1).values
-            signal[at] = stabilise(pixels, sky, noise)[0].clamp(-50, 50).float().numpy()
+            above = stabilise(pixels, sky, noise).clamp(-50, 50).float().numpy()
+            for x, found in enumerate(above):
+                at = np.s_[grid.starts(0)[y] : grid.stops(0)[y], grid.starts(1)[x] : grid.stops(1)[x]]
+                signal[at] = found[: signal[at].shape[0], : signal[at].shape[1]]
         if invalid is not None:
             signal[invalid] = 0
         total = signal if total is None else total + signal
