@@ -14,7 +14,7 @@ import torch
 
 from aqdask.kernels.noise import NoiseModel
 from aqdask.kernels.pooling import Columns, box_sum, shape
-from aqdask.kernels.sky_fit import robust_line
+from aqdask.kernels.sky_fit import robust_line, smooth_amplitude
 from aqdask.kernels.statistics import CELLS, LINES
 
 REGIONS = (5, 9)  # patches a side over which the second pass pools
@@ -224,6 +224,14 @@ def stars_region(frame: Field) -> np.ndarray:
     return (missing * _steadiness(frame, REGIONS[-1]))[..., None]
 
 
+def sky_frame(frame: Field) -> np.ndarray:
+    """Slope and bowl of the sky over what is unflagged of the frame, in sigma: the same in every patch."""
+    offset = frame.misfit.mean(axis=-1)
+    known = np.isfinite(offset)
+    amplitude = smooth_amplitude(offset, frame.unflagged & known)
+    return np.where(known, amplitude, np.nan)[..., None]
+
+
 @dataclass(frozen=True)
 class Group:
     """One row of the table.
@@ -245,6 +253,8 @@ class Group:
     stands_in : str
         The group that says the same better: this one speaks only where that abstains, for every group
         that speaks takes its share of the false masks.
+    whole : bool
+        Whether all patches of a frame have the same: then frames are counted, and not patches.
     """
 
     name: str
@@ -254,6 +264,7 @@ class Group:
     one_sided: int = 0
     least: float = 0.0
     stands_in: str = ""
+    whole: bool = False
 
 
 GROUPS: tuple[Group, ...] = (
@@ -269,4 +280,5 @@ GROUPS: tuple[Group, ...] = (
     Group("ellipticity_region", "ellipticity", ellipticity_region, regional=True, least=SIZE_MATTERS),
     Group("noise_region", "noise", noise_region, regional=True, least=NOISE_MATTERS),
     Group("stars_region", "stars", stars_region, regional=True, one_sided=-1),
+    Group("sky_frame", "sky", sky_frame, regional=True, one_sided=1, whole=True),
 )

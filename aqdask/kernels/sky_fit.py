@@ -11,6 +11,7 @@ _INNER, _INNER_SIGMA = (
     0.385,
 )  # fraction of the patches that tell the spread: within .385 sigma of a normal
 _LEAST = 1e-9
+SMOOTH_PATCHES = 12  # fewer show no shape of a frame
 
 
 def robust_line(template: np.ndarray, level: np.ndarray, ridge: float) -> tuple[float, float]:
@@ -45,6 +46,37 @@ def robust_line(template: np.ndarray, level: np.ndarray, ridge: float) -> tuple[
         if abs(beta - before[1]) < 1e-6 and abs(alpha - before[0]) < 1e-6 * spread:
             break
     return float(alpha), float(beta)
+
+
+def smooth_amplitude(values: np.ndarray, usable: np.ndarray) -> float:
+    """rms over the usable patches of the slope and bowl of a frame; 0 where too few are usable.
+
+    A plane and a term in the distance from the middle squared, fitted to most of the patches with Tukey's
+    biweight.
+
+    Parameters
+    ----------
+    values : ndarray (n_y, n_x)
+        Sky above what the frame should have, in any unit.
+    usable : ndarray (n_y, n_x), bool
+        Where `values` are finite and count.
+    """
+    count = int(usable.sum())
+    if count < SMOOTH_PATCHES:
+        return 0.0
+    y, x = (
+        axis[usable] for axis in np.meshgrid(*(np.linspace(-1, 1, n) for n in values.shape), indexing="ij")
+    )
+    terms = np.column_stack([np.ones(count), y, x, y**2 + x**2])
+    found, weight = values[usable].astype(float), np.ones(count)
+    for _ in range(_ROUNDS):
+        fitted = terms @ np.linalg.lstsq(terms * weight[:, None], found * weight, rcond=None)[0]
+        away = np.abs(found - fitted)
+        spread = float(np.median(away)) / 0.6745 + _LEAST
+        before, weight = weight, np.maximum(1 - (away / (_REACH * spread)) ** 2, 0)
+        if np.abs(weight - before).max() < 1e-3:
+            break
+    return float(fitted.std())
 
 
 def mode(values: np.ndarray) -> float:

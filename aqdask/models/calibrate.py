@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -206,18 +206,25 @@ def _judge(
             if centred and group.name in CENTRED:
                 judge = replace(judge, means={**judge.means, group.name: place_mean(statistics)})
                 statistics = leave_one_out(statistics)
-            held = np.concatenate([finite_rows(judge.statistics(group, field)) for field in fields[1]])
             least = np.maximum(group.least, _unsure(statistics)) if regional else group.least
-            distance = Distance.fit(finite_rows(statistics), group.one_sided, least)
+            distance = Distance.fit(_rows(group, statistics), group.one_sided, least)
+            held = distance.of(_rows(group, [judge.statistics(group, field) for field in fields[1]]))
+            tail = Tail.of_frames(held) if group.whole else Tail.fit(held)
             judge = replace(
                 judge,
                 distances={**judge.distances, group.name: distance},
-                tails={**judge.tails, group.name: Tail.fit(distance.of(held))},
+                tails={**judge.tails, group.name: tail},
             )
         if not regional:
             scores = [score_of(judge.group_surprise(f, regional=False)).ravel() for f in fields[1]]
             judge = replace(judge, first=ScoreTable.from_scores(np.concatenate(scores)))
     return judge.calibrated(measured[2])
+
+
+def _rows(group: Group, statistics: Iterable[np.ndarray]) -> np.ndarray:
+    """Statistics of the patches of some frames, or of the frames themselves (`Group.whole`), ``(n, k)``."""
+    rows = [finite_rows(found) for found in statistics]
+    return np.concatenate([found[:1] for found in rows] if group.whole else rows)
 
 
 def speaks(group: Group, abstain: Container[str]) -> bool:

@@ -21,7 +21,7 @@ from aqdask.models.centred import Centred, unflagged
 
 FINAL = ("final", "final_region")  # tables of a judge, as they are stored
 BRIGHTER = "brighter/"  # before the names of the arrays of a brighter sky
-FLAT_FIELD = ("sky", "background")  # groups that measure against the flat field of a filter
+FLAT_FIELD = ("sky", "background", "sky_frame")  # groups that measure against the flat field of a filter
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,4 +1,4 @@
-"""What `aqdask calibrate` costs: seconds and peak memory by the number of frames, streamed from an archive."""
+"""What `aqdask calibrate` costs: seconds and peak memory by the number of frames of an archive."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from aqdask.kernels.sky_fit import make_template, mode, robust_line
+from aqdask.kernels.sky_fit import make_template, mode, robust_line, smooth_amplitude
 
 SIDE = 64  # sub-patches a side: a frame of 1024 px
 Y, X = np.meshgrid(*[np.linspace(-1, 1, SIDE)] * 2, indexing="ij")
@@ -92,3 +92,17 @@ def test_a_cloud_over_two_fifths_of_the_frame_does_not_shift_the_rest():
     alpha, beta = robust_line(template, level, ridge=1.0)
     clear = (level - alpha - beta * template)[:, 12:]
     assert abs(np.median(clear)) < 3
+
+
+def test_the_shape_of_a_frame_is_that_of_most_patches():
+    rng = np.random.default_rng(5)
+    y, x = np.meshgrid(np.linspace(-1, 1, 20), np.linspace(-1, 1, 24), indexing="ij")
+    truth = 3 * x - 2 * y + (x**2 + y**2)
+    sky = truth + rng.normal(0, 0.1, x.shape)
+    sky[:6, :8] += 40  # a cloud over a tenth of the frame
+    everywhere = np.ones(x.shape, bool)
+    assert smooth_amplitude(sky, everywhere) == pytest.approx(truth.std(), rel=0.03)
+    assert smooth_amplitude(sky, ~(sky > 20)) == pytest.approx(truth[sky <= 20].std(), rel=0.03)
+    assert smooth_amplitude(rng.normal(0, 0.1, x.shape), everywhere) < 0.03
+    assert smooth_amplitude(sky, np.zeros(x.shape, bool)) == 0
+    assert smooth_amplitude(np.ones(x.shape), everywhere) == pytest.approx(0, abs=1e-9)
