@@ -23,4 +23,5 @@ SEEDS: dict[str, int] = {
     "injected": 21_200_000,  # places and noise of defects in real frames
     "centring": 21_500_000,  # random splits of the real frames, for position centring
     "cost": 21_300_000,
+    "references": 21_600_000,  # sets of reference frames, 100 apart for each camera
 }
