@@ -71,7 +71,8 @@ def check_patches(ids: Sequence[str], fields: Sequence[Field], abstain: Containe
     """Refuse references of which a part is unlike all the others, by what; name those of which a little is.
 
     A cloud, a ghost or a gradient in one frame. Not by the size of the stars, which changes from frame to
-    frame: `check_alike` compares it. ``abstain`` names groups that cannot be used.
+    frame: `check_alike` compares it. Of a defect that more than a quarter of the frames have, see
+    `beyond_others`. ``abstain`` names groups that cannot be used.
     """
     worst = dict.fromkeys(range(len(ids)), (0.0, ""))
     for group in GROUPS:
@@ -105,14 +106,14 @@ def finite_rows(statistics: np.ndarray) -> np.ndarray:
 
 def _unlike(total: int, unlike: Mapping[str, str], expected: str) -> UnlikeFramesError:
     """``unlike`` is what is odd of each frame, by its id."""
-    named = [f"{frame_id} ({text})" for frame_id, text in unlike.items()]
+    named = [f"{frame_id} ({text})" for frame_id, text in sorted(unlike.items())]
     error = UnlikeFramesError(
         f"of {total} reference frames {len(unlike)} unlike the others: {', '.join(named[:5])}",
         expected=expected,
         consequence="What is normal would be whatever they span, and bad frames would pass",
         remedy="leave them out, or calibrate them apart",
     )
-    error.frames = tuple(unlike)
+    error.frames = tuple(sorted(unlike))
     return error
 
 

@@ -49,6 +49,17 @@ def test_a_frame_of_which_a_part_is_bad_is_named_whichever_set_it_is_in(tiny, pa
     assert raised.value.frames == (f"night/{bad:03}.fits",)
 
 
+@pytest.mark.parametrize("bad", [(2, 5), (0, 7, 11)])
+@pytest.mark.parametrize("spoil", [with_a_cloud, with_structure])
+def test_frames_with_the_same_defect_do_not_hide_each_other(tiny, bad, spoil):
+    frames = Frames(spoil=lambda index, pixels: spoil(pixels) if index in bad else pixels)
+    named = ", ".join(rf"night/{index:03}\.fits \(\w+, \d\d% of its patches\)" for index in bad)
+    match = f"of 12 reference frames {len(bad)} unlike the others: {named}"
+    with pytest.raises(UnlikeFramesError, match=match + FOUR) as raised:
+        adapt(tiny, frames, SPEC, silent)
+    assert raised.value.frames == tuple(f"night/{index:03}.fits" for index in bad)
+
+
 def test_a_smaller_part_is_worth_a_note(tiny):
     frames = Frames(
         spoil=lambda index, pixels: with_a_cloud(pixels, 0.12, SIDE // 2) if index == 5 else pixels
