@@ -12,6 +12,7 @@ from aqdask.kernels.calibration import ScoreTable, conformal_pvalue
 
 COMPARED = 20_000  # patches of all frames that are compared with each other
 AMONG_OTHERS = 0.99  # quantile of the other frames' distances from which a patch is not one of theirs
+APART = 0.2  # of a frame's patches beyond the others: then it is none of those that frames are compared with
 TABLE_LIMIT = 2000  # distances kept a group
 TAIL = 0.02  # upper fraction of the references whose mean excess makes the exponential tail
 NORMAL_EXCESS = 0.36  # of a normal variable over its 98 % quantile
@@ -153,6 +154,11 @@ def beyond_others(statistics: Sequence[np.ndarray], one_sided: int = 0, least: f
     Beyond is ``1 + 3 / n`` times the distance that one in a hundred patches of the n - 1 others exceeds: a
     few frames do not span what is normal. 0 for a frame with nothing to compare, or nothing to compare with.
 
+    Frames of the same defect hide each other. So the oddest quarter of the frames is at first compared with
+    the rest, and not the rest with them; those that turn out to be like the rest are taken back, until all
+    that are left out have more than `APART` of their patches beyond. Of good frames none is: each was
+    compared with all others. Frames of the same defect that are more than a quarter are not found.
+
     Parameters
     ----------
     statistics : sequence of ndarray (n, k)
@@ -161,11 +167,40 @@ def beyond_others(statistics: Sequence[np.ndarray], one_sided: int = 0, least: f
         As `Distance.fit`.
     """
     chosen = [values[:: max(1, len(values) * len(statistics) // COMPARED)] for values in statistics]
+    apart = _oddest(chosen, one_sided, least)
+    while True:  # `apart` only shrinks
+        found = _beyond(chosen, apart, one_sided, least)
+        still = apart & (found > APART)
+        if (still == apart).all():
+            return found
+        apart = still
+
+
+def _beyond(chosen: Sequence[np.ndarray], apart: np.ndarray, one_sided: int, least: float) -> np.ndarray:
+    """Fraction of each frame's patches beyond those of the other frames that are not ``apart``."""
     found = np.zeros(len(chosen))
     for k, own in enumerate(chosen):
-        others = np.concatenate([*chosen[:k], *chosen[k + 1 :], own[:0]])
+        kept = [values for j, values in enumerate(chosen) if j != k and not apart[j]]
+        others = np.concatenate([*kept, own[:0]])
         if len(own) and len(others):
             distance = Distance.fit(others, one_sided, least)
-            limit = (1 + 3 / len(chosen)) * float(np.quantile(distance.of(others), AMONG_OTHERS))
+            limit = (1 + 3 / (len(kept) + 1)) * float(np.quantile(distance.of(others), AMONG_OTHERS))
             found[k] = float((distance.of(own) > limit).mean())
     return found
+
+
+def _oddest(chosen: Sequence[np.ndarray], one_sided: int, least: float) -> np.ndarray:
+    """The quarter of the frames, rounded down, whose patches lie farthest from those of most frames, bool.
+
+    The scores are medians over the frames of what each says alone: a minority does not move them. A frame
+    is as far as the distance that a fraction `APART` of its patches exceeds.
+    """
+    odd = np.zeros(len(chosen), bool)
+    alone = [NormalScores.fit(values, least) for values in chosen if len(values)]
+    if count := len(chosen) // 4 if alone else 0:
+        knots = np.median([scores.knots for scores in alone], axis=0)
+        excess = np.median([scores.excess for scores in alone], axis=0)
+        typical = Distance(NormalScores(knots, excess), one_sided)
+        far = [np.quantile(typical.of(values), 1 - APART) if len(values) else 0.0 for values in chosen]
+        odd[np.argsort(far)[-count:]] = True
+    return odd

@@ -91,7 +91,7 @@ def learn_cameras(
     found: dict[str, CameraNoise] = {}
     for camera in dict.fromkeys(camera for camera, _ in groups):
         every = [index for (name, _), sets in groups.items() if name == camera for index in sets.every]
-        check_gains(camera, [frames.cards[index].gain for index in every])
+        check_gains(camera, {frames.ids[index]: frames.cards[index] for index in every})
         members = [index for (name, _), sets in groups.items() if name == camera for index in sets.fit]
         found[camera] = learn_noise(frames, members, patch)
     for key, sets in groups.items():  # before anything is trained

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from aqdask.kernels.evidence import GROUPS, Field
 from aqdask.kernels.frame_tier import LEAST_SPREAD, FrameReference, FrameValues
 from aqdask.kernels.grouping import beyond_others
 from aqdask.kernels.pooling import Columns
+from aqdask.specs import Card
 
 NOISE_RANGE = (0.93, 1.08)  # of the noise ratio on frames that did not fit the noise
 NOISE_SCATTER = 0.06  # robust sigma of ln noise variance over frames of one gain: they had .007 at most
@@ -24,6 +25,7 @@ ODD_PATCHES = 0.06  # and from so many it is worth a word: so had one of ten set
 SKY_MATTERS = 0.1  # sigma of a pixel: smallest excess of a patch's sky over those of other frames that counts
 MEASURED = 0.5  # of a reference frame's patches that must say something
 FEW_FRAMES = 10
+MOST_NAMED = 5  # frames that a message lists
 
 
 def check_measured(ids: Sequence[str], frames: Sequence[Columns]) -> None:
@@ -71,7 +73,8 @@ def check_patches(ids: Sequence[str], fields: Sequence[Field], abstain: Containe
     """Refuse references of which a part is unlike all the others, by what; name those of which a little is.
 
     A cloud, a ghost or a gradient in one frame. Not by the size of the stars, which changes from frame to
-    frame: `check_alike` compares it. ``abstain`` names groups that cannot be used.
+    frame: `check_alike` compares it. Of a defect that more than a quarter of the frames have, see
+    `beyond_others`. ``abstain`` names groups that cannot be used.
     """
     worst = dict.fromkeys(range(len(ids)), (0.0, ""))
     for group in GROUPS:
@@ -105,14 +108,14 @@ def finite_rows(statistics: np.ndarray) -> np.ndarray:
 
 def _unlike(total: int, unlike: Mapping[str, str], expected: str) -> UnlikeFramesError:
     """``unlike`` is what is odd of each frame, by its id."""
-    named = [f"{frame_id} ({text})" for frame_id, text in unlike.items()]
+    named = [f"{frame_id} ({text})" for frame_id, text in sorted(unlike.items())]
     error = UnlikeFramesError(
-        f"of {total} reference frames {len(unlike)} unlike the others: {', '.join(named[:5])}",
+        f"of {total} reference frames {len(unlike)} unlike the others: {', '.join(named[:MOST_NAMED])}",
         expected=expected,
         consequence="What is normal would be whatever they span, and bad frames would pass",
         remedy="leave them out, or calibrate them apart",
     )
-    error.frames = tuple(unlike)
+    error.frames = tuple(sorted(unlike))
     return error
 
 
@@ -126,28 +129,81 @@ def _spreads() -> str:
     return ", ".join(f"{name} {spread:g}" for name, spread in LEAST_SPREAD.items() if name != "stars")
 
 
-def check_gains(camera: str, gains: Sequence[float]) -> None:
-    """Refuse frames of one camera whose headers say several gains (electrons a count; NaN: unknown)."""
-    counts = Counter(sorted(round(gain, 4) for gain in gains if math.isfinite(gain)))
-    if counts and max(counts) > SAME_GAIN * min(counts):
-        named = ", ".join(f"{gain:g} ({number} frame{'s'[: number != 1]})" for gain, number in counts.items())
-        raise UsageError(
-            f"the headers of the reference frames of {camera or 'an unnamed camera'} say gains of {named}",
-            expected="one gain setting of a camera, in electrons a count",
-            consequence="A noise model between them holds for none",
-            remedy="choose frames of one setting; the other needs a camera name and calibration of its own",
-        )
+def check_gains(camera: str, cards: Mapping[str, Card]) -> None:
+    """Refuse frames of one camera whose headers say several gains; ``cards`` by frame id, NaN is unknown.
+
+    Those of all settings but the most frequent are named. They may be left out where they are fewer than
+    half of the frames of each filter: of a filter that has a setting of its own nothing would be left.
+    """
+    settings = _gain_settings({name: card.gain for name, card in cards.items()})
+    if len(settings) < 2:
+        return
+    usual = max(settings, key=len)
+    others = sorted(name for one in settings if one is not usual for name in one)
+    every = Counter(card.filter for card in cards.values())
+    odd = Counter(cards[name].filter for name in others)
+    minority = all(2 * number < every[filter] for filter, number in odd.items())
+    error = (UnlikeFramesError if minority else UsageError)(
+        f"the headers of the reference frames of {camera or 'an unnamed camera'} say gains of "
+        + ", ".join(_setting(one, named=one is not usual) for one in settings),
+        expected="one gain setting of a camera, in electrons a count",
+        consequence="A noise model between them holds for none",
+        remedy="choose frames of one setting; the other needs a camera name and calibration of its own",
+    )
+    if isinstance(error, UnlikeFramesError):
+        error.frames = tuple(others)
+    raise error
 
 
-def check_scatter(values: Sequence[FrameValues]) -> None:
-    """Refuse frames that no single noise model fits: where half have another gain, none is odd."""
-    found = np.array([value.noise for value in values])
-    found = found[np.isfinite(found)]
+def _gain_settings(gains: Mapping[str, float]) -> list[dict[str, float]]:
+    """Frames and their gains by setting, ascending: within `SAME_GAIN` of its smallest gain it is one."""
+    settings: list[dict[str, float]] = []
+    known = {name: round(gain, 4) for name, gain in gains.items() if math.isfinite(gain)}
+    for name, gain in sorted(known.items(), key=lambda item: item[1]):
+        if not settings or gain > SAME_GAIN * min(settings[-1].values()):
+            settings.append({})
+        settings[-1][name] = gain
+    return [dict(sorted(setting.items())) for setting in settings]
+
+
+def _setting(gains: Mapping[str, float], *, named: bool) -> str:
+    """A gain setting in words: the gain, how many frames have it and, where ``named``, which."""
+    which = f": {_listed(list(gains))}" if named else ""
+    values = _span(f"{value:g}" for value in (min(gains.values()), max(gains.values())))
+    return f"{values} ({len(gains)} frame{'s'[: len(gains) != 1]}{which})"
+
+
+def _listed(ids: Sequence[str]) -> str:
+    """At most `MOST_NAMED` ids, and how many more there are."""
+    more = f" and {len(ids) - MOST_NAMED} more" if len(ids) > MOST_NAMED else ""
+    return ", ".join(ids[:MOST_NAMED]) + more
+
+
+def _span(ends: Iterable[str]) -> str:
+    """``a to b``, or one of them where both are the same."""
+    return " to ".join(dict.fromkeys(ends))
+
+
+def check_scatter(ids: Sequence[str], values: Sequence[FrameValues]) -> None:
+    """Refuse frames that no single noise model fits: where half have another gain, none is odd.
+
+    Named are the fewer frames beside the widest gap between their noises. No choice may leave them out
+    unasked: most of the frames are off the noise model, and the gap does not say which of them are right.
+    """
+    noises = {
+        name: value.noise for name, value in zip(ids, values, strict=True) if math.isfinite(value.noise)
+    }
+    known = sorted(noises, key=noises.__getitem__)
+    found = np.array([noises[name] for name in known])
     if found.size and 1.4826 * np.median(np.abs(found - np.median(found))) > NOISE_SCATTER:
-        low, high = np.exp(np.quantile(found, [0, 1]) / 2)
+        at = 1 + int(np.argmax(np.diff(found)))
+        fewer = min(known[:at], known[at:], key=len)
+        every, few = (
+            _span(f"{np.exp(noises[part[end]] / 2):.2f}" for end in (0, -1)) for part in (known, fewer)
+        )
         raise UsageError(
-            f"the noise of {len(values)} reference frames is {low:.2f} to {high:.2f} times what one noise "
-            "model says",
+            f"the noise of {len(values)} reference frames is {every} times what one noise model says, and of "
+            f"{len(fewer)} of them, beside the widest gap, {few} times: " + _listed(sorted(fewer)),
             expected=f"a scatter of less than {NOISE_SCATTER / 2:.0%} from frame to frame",
             consequence="Of frames of several gain settings no noise model holds",
             remedy="check that all reference frames are of one camera, gain setting and reduction",

@@ -128,7 +128,7 @@ def calibrate_group(
     values = [frame_values(columns, camera, SPREAD) for columns in (*fit, *tail, *threshold)]
     odd = check_alike(ids, values)
     check_noise(values[len(fit) :])
-    check_scatter(values)
+    check_scatter(ids, values)
     every = [*fit, *tail, *threshold]  # a template of the fit set may be that of the bad frame
     whole = _camera(every, seen, two_sided)
     odd += check_patches(ids, [Field.of(columns, whole) for columns in every], seen.abstain)

@@ -10,7 +10,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from methods import Contest, Task, prepare
 from seeds import SEEDS
 
 PARTS = ("conditions", "false", "sizes", "experiments", "photometry", "gwac", "ablation", "cost", "real")
-ALONE = "training"  # a part that needs no model and keeps files of its own
+ALONE = ("references", "training")  # parts that need no model and keep files of their own
 QUICK = Scale(
     size=512,
     reference=12,
@@ -153,6 +153,22 @@ def run_real(run: Run) -> None:
     run.add("real", found, *tables)
 
 
+def run_alone(parts: Sequence[str], folder: Path, scale: Scale, quick: bool) -> None:
+    """The parts that need no model."""
+    begin = time.monotonic()
+    if "references" in parts:
+        from references import references
+
+        print("\n".join(references(folder, quick)))
+        print(f"references: {time.monotonic() - begin:.0f} s", flush=True)
+    if "training" in parts:
+        from training import training
+
+        frames = reference_frames(scale.reference, scale.size)
+        print("\n".join(training(folder, frames, quick)))
+        print(f"training: {time.monotonic() - begin:.0f} s", flush=True)
+
+
 RUN: dict[str, Callable[[Run], None]] = {
     "conditions": run_conditions,
     "false": run_false,
@@ -169,7 +185,7 @@ RUN: dict[str, Callable[[Run], None]] = {
 def parser() -> argparse.ArgumentParser:
     """The options."""
     result = argparse.ArgumentParser(prog="benchmarks/science", description=__doc__.partition("\n")[0])
-    result.add_argument("--parts", default=",".join((*PARTS, ALONE)), help="comma-separated (%(default)s)")
+    result.add_argument("--parts", default=",".join((*PARTS, *ALONE)), help="comma-separated (%(default)s)")
     result.add_argument("--out", type=Path, default=Path("build/science"), help="folder (%(default)s)")
     result.add_argument("--quick", action="store_true", help="little of everything, under a minute")
     result.add_argument("--frames", type=int, help="frames a condition (4)")
@@ -186,8 +202,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the parts."""
     given = parser().parse_args(arguments)
     parts = [part for part in given.parts.split(",") if part]
-    if unknown := set(parts) - {*PARTS, ALONE}:
-        parser().error(f"no such part: {', '.join(sorted(unknown))}; there are {', '.join((*PARTS, ALONE))}")
+    if unknown := set(parts) - {*PARTS, *ALONE}:
+        parser().error(f"no such part: {', '.join(sorted(unknown))}; there are {', '.join((*PARTS, *ALONE))}")
     torch.set_num_threads(1)
     scale = QUICK if given.quick else Scale()
     if given.frames:
@@ -196,14 +212,10 @@ def main(arguments: list[str] | None = None) -> int:
         scale = replace(scale, steps={"aqdask": given.steps})
     given.out.mkdir(parents=True, exist_ok=True)
     begin = time.monotonic()
+    run_alone(parts, given.out, scale, given.quick)
+    if set(parts) <= set(ALONE):
+        return 0
     frames = reference_frames(scale.reference, scale.size)
-    if ALONE in parts:
-        from training import training
-
-        print("\n".join(training(given.out, frames, given.quick)))
-        print(f"{ALONE}: {time.monotonic() - begin:.0f} s", flush=True)
-        if parts == [ALONE]:
-            return 0
     task = prepare(frames, scale.steps, given.out, fresh=given.fresh)
     print(f"models ready after {time.monotonic() - begin:.0f} s", flush=True)
     run = Run(given.out, task, scale, (given.gwac_frames or archive.FRAMES, given.gwac_size))

@@ -168,6 +168,27 @@ def _hurt(rows: Mapping[str, float], first: Mapping[str, float]) -> str:
     return ", ".join(f"{name} {loss:+.2f}" for loss, name in losses if loss < -0.005) or "-"
 
 
+def references(rows: Sequence[Mapping[str, Any]]) -> str:
+    """What becomes of sets of reference frames."""
+    counted = ("kind", "bad", "frames", "sets", "refused", "named", "some", "wrong", "looked")
+    columns = (
+        "defect",
+        "bad",
+        "frames",
+        "sets",
+        "refused",
+        "named",
+        "named in part",
+        "good named",
+        "look at",
+    )
+    note = (
+        "Counts of sets. 'named': the error names the bad frames and no other; 'in part': some of them; 'look"
+        " at': the set is taken, and a note names a bad frame (of a good set: any)."
+    )
+    return markdown("Bad reference frames", columns, [[row[name] for name in counted] for row in rows], note)
+
+
 def cost(found: Mapping[str, Any]) -> str:
     """Seconds, GMAC and memory."""
     seconds, macs = found["seconds"], found["gmac"]

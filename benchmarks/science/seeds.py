@@ -25,4 +25,5 @@ SEEDS: dict[str, int] = {
     "regions": 21_600_000,  # random splits of the real frames, for what pools over a frame
     "strata": 21_700_000,  # frames under two skies
     "cost": 21_300_000,
+    "references": 21_600_000,  # sets of reference frames, 100 apart for each camera
 }

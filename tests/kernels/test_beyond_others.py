@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from aqdask.kernels.grouping import COMPARED, beyond_others
+from aqdask.kernels.grouping import AMONG_OTHERS, COMPARED, Distance, beyond_others
 
 
 def statistics(frames=12, patches=256, seed=0):
@@ -51,3 +53,45 @@ def test_frames_without_patches_say_nothing():
     assert beyond_others(values)[2] == 0
     assert beyond_others(values[:1]).tolist() == [0]
     assert beyond_others([values[2]] * 2).tolist() == [0, 0]
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    frames=st.integers(3, 17),
+    bad=st.integers(0, 4),
+    shift=st.floats(12, 1e4),
+    sign=st.sampled_from([-1, 1]),
+    seed=st.integers(0, 2**16),
+)
+def test_a_quarter_of_the_frames_may_have_the_same_defect(frames, bad, shift, sign, seed):
+    values = statistics(frames, seed=seed)
+    spoilt = np.random.default_rng(seed).permutation(frames)[: min(bad, frames // 4)]
+    for k in spoilt:
+        values[k][:85, 1] += sign * shift
+    found = beyond_others(values)
+    assert found[spoilt] == pytest.approx(85 / 256, abs=0.03)
+    assert np.delete(found, spoilt).max() < 0.05
+
+
+def test_frames_of_two_defects_are_found_together():
+    values = statistics()
+    values[1][:85, 0] += 12
+    values[7][100:160, 2] -= 12
+    values[8][100:160, 2] -= 12
+    found = beyond_others(values)
+    assert set(np.flatnonzero(found > 0.2)) == {1, 7, 8}
+
+
+@pytest.mark.parametrize("frames", [3, 4, 6, 12, 17])
+@pytest.mark.parametrize("seed", range(3))
+def test_good_frames_are_compared_with_all_others(frames, seed):
+    """Whichever were left out at first."""
+    values = statistics(frames, seed=seed)
+    values[0] += 0.5
+    expected = []
+    for k, own in enumerate(values):
+        others = np.concatenate(values[:k] + values[k + 1 :])
+        distance = Distance.fit(others)
+        limit = (1 + 3 / frames) * np.quantile(distance.of(others), AMONG_OTHERS)
+        expected.append((distance.of(own) > limit).mean())
+    assert beyond_others(values).tolist() == expected

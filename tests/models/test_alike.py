@@ -10,9 +10,12 @@ import pytest
 from simulated import SIDE, Frames
 
 from aqdask.errors import UnlikeFramesError, UsageError
+from aqdask.kernels.frame_tier import FrameValues
 from aqdask.models.adapt import adapt
+from aqdask.models.alike import check_gains, check_scatter
 from aqdask.models.sets import split_groups
 from aqdask.models.settings import TrainSpec
+from aqdask.specs import Card
 
 FOUR = r".*Expected: .*\. What to do: "
 SPEC = TrainSpec(name="adapted", alpha=0.02)
@@ -49,6 +52,17 @@ def test_a_frame_of_which_a_part_is_bad_is_named_whichever_set_it_is_in(tiny, pa
     assert raised.value.frames == (f"night/{bad:03}.fits",)
 
 
+@pytest.mark.parametrize("bad", [(2, 5), (0, 7, 11)])
+@pytest.mark.parametrize("spoil", [with_a_cloud, with_structure])
+def test_frames_with_the_same_defect_do_not_hide_each_other(tiny, bad, spoil):
+    frames = Frames(spoil=lambda index, pixels: spoil(pixels) if index in bad else pixels)
+    named = ", ".join(rf"night/{index:03}\.fits \(\w+, \d\d% of its patches\)" for index in bad)
+    match = f"of 12 reference frames {len(bad)} unlike the others: {named}"
+    with pytest.raises(UnlikeFramesError, match=match + FOUR) as raised:
+        adapt(tiny, frames, SPEC, silent)
+    assert raised.value.frames == tuple(f"night/{index:03}.fits" for index in bad)
+
+
 def test_a_smaller_part_is_worth_a_note(tiny):
     frames = Frames(
         spoil=lambda index, pixels: with_a_cloud(pixels, 0.12, SIDE // 2) if index == 5 else pixels
@@ -68,18 +82,79 @@ def test_good_frames_are_accepted_without_a_word_about_them(tiny, count):
 # --- two gain settings -------------------------------------------------------------------------------------
 
 
-def test_headers_that_say_several_gains_are_refused_with_their_values(tiny):
-    frames = Frames()
-    frames.cards = [replace(card, gain=(1.5, 1.9)[index % 3 == 0]) for index, card in enumerate(frames.cards)]
-    match = r"of cam say gains of 1\.5 \(8 frames\), 1\.9 \(4 frames\)"
-    with pytest.raises(UsageError, match=match + FOUR):
+def with_gains(frames, gain):
+    """The frames with headers that say ``gain(index)``."""
+    frames.cards = [replace(card, gain=gain(index)) for index, card in enumerate(frames.cards)]
+    return frames
+
+
+def test_headers_that_say_several_gains_are_refused_with_their_values_and_frames(tiny):
+    frames = with_gains(Frames(), lambda index: (1.5, 1.9)[index % 3 == 0])
+    named = [f"night/{index:03}.fits" for index in (0, 3, 6, 9)]
+    match = rf"of cam say gains of 1\.5 \(8 frames\), 1\.9 \(4 frames: {', '.join(named)}\)"
+    with pytest.raises(UnlikeFramesError, match=match + FOUR) as raised:
         adapt(tiny, frames, SPEC, silent)
+    assert raised.value.frames == tuple(named)
+
+
+def cards_of(gains, filter="L"):
+    return {f"{filter}/{k:02}": Card(camera="cam", filter=filter, gain=gain) for k, gain in enumerate(gains)}
+
+
+def test_every_gain_but_the_most_frequent_is_named_and_no_more_than_five_frames_of_it():
+    cards = cards_of([1.0] * 2 + [2.0, 2.06] * 8 + [3.0, math.nan] + [4.0] * 5)
+    with pytest.raises(UnlikeFramesError) as raised:
+        check_gains("cam", cards)
+    four = [f"L/{k}" for k in range(20, 25)]
+    assert "1 (2 frames: L/00, L/01), 2 to 2.06 (16 frames), 3 (1 frame: L/18), 4 (5 frames: L/" in str(
+        raised.value
+    )
+    assert raised.value.frames == ("L/00", "L/01", "L/18", *four)
+    five = "L/08, L/09, L/10, L/11, L/12"
+    with pytest.raises(UnlikeFramesError, match=rf"2 \(7 frames: {five} and 2 more\)" + FOUR):
+        check_gains("cam", cards_of([1.0] * 8 + [2.0] * 7))
+
+
+@pytest.mark.parametrize(
+    "cards",
+    [
+        cards_of([1.0] * 4 + [2.0] * 4),  # no minority
+        cards_of([1.0] * 20) | cards_of([2.0] * 3, "R"),  # nothing of R would be left
+    ],
+)
+def test_frames_that_are_no_minority_of_their_filter_are_named_but_not_to_be_left_out(cards):
+    with pytest.raises(UsageError, match=r"2 \([34] frames: \w/\d") as raised:
+        check_gains("cam", cards)
+    assert not isinstance(raised.value, UnlikeFramesError)
+
+
+def values_of(ratios):
+    """Whole frames whose noise is these ratios times that of the model."""
+    return [FrameValues(0.0, 0.0, 1000.0, 2 * math.log(ratio), 10.0) for ratio in ratios]
+
+
+@pytest.mark.parametrize(
+    ("ratios", "named"),
+    [
+        ([0.9, 1.1, 0.93, 1.12, 0.96, 0.9, 1.11], r"beside the widest gap, 1\.10 to 1\.12 times: 1, 3, 6"),
+        ([1.1, 0.9, 1.09, 1.1, 1.0, 1.1, 0.9, 1.01], "of 2 of them, beside the widest gap, 0.90 times: 1, 6"),
+        ([0.8, math.nan, 1.2, 1.0], "of 1 of them, beside the widest gap, 0.80 times: 0"),
+        ([0.9] * 7 + [1.1] * 7, "0.90 times: 0, 1, 2, 3, 4 and 2 more"),
+    ],
+)
+def test_the_frames_on_the_smaller_side_of_two_noises_are_named(ratios, named):
+    with pytest.raises(UsageError, match=named + FOUR) as raised:
+        check_scatter([str(k) for k in range(len(ratios))], values_of(ratios))
+    assert not isinstance(raised.value, UnlikeFramesError)  # no choice may leave them out unasked
+
+
+def test_frames_whose_noise_hardly_scatters_are_accepted():
+    assert check_scatter(list("abcd"), values_of([1.0, 1.01, 0.99, 1.3])) is None
 
 
 @pytest.mark.parametrize("other", [1.54, math.nan])
 def test_a_gain_that_was_measured_twice_or_is_missing_is_one_setting(tiny, other):
-    frames = Frames()
-    frames.cards = [replace(card, gain=(1.5, other)[index % 2]) for index, card in enumerate(frames.cards)]
+    frames = with_gains(Frames(), lambda index: (1.5, other)[index % 2])
     assert adapt(tiny, frames, SPEC, silent).calibrated_for("cam", "L")
 
 
