@@ -10,7 +10,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,6 @@ from methods import Contest, Task, prepare
 from seeds import SEEDS
 
 PARTS = ("conditions", "false", "sizes", "experiments", "photometry", "gwac", "ablation", "cost", "real")
-ALONE = ("references", "training")  # parts that need no model and keep files of their own
 QUICK = Scale(
     size=512,
     reference=12,
@@ -153,22 +152,6 @@ def run_real(run: Run) -> None:
     run.add("real", found, *tables)
 
 
-def run_alone(parts: Sequence[str], folder: Path, scale: Scale, quick: bool) -> None:
-    """The parts that need no model."""
-    begin = time.monotonic()
-    if "references" in parts:
-        from references import references
-
-        print("\n".join(references(folder, quick)))
-        print(f"references: {time.monotonic() - begin:.0f} s", flush=True)
-    if "training" in parts:
-        from training import training
-
-        frames = reference_frames(scale.reference, scale.size)
-        print("\n".join(training(folder, frames, quick)))
-        print(f"training: {time.monotonic() - begin:.0f} s", flush=True)
-
-
 RUN: dict[str, Callable[[Run], None]] = {
     "conditions": run_conditions,
     "false": run_false,
@@ -180,6 +163,43 @@ RUN: dict[str, Callable[[Run], None]] = {
     "cost": run_cost,
     "real": run_real,
 }
+
+
+def alone_references(folder: Path, scale: Scale, quick: bool) -> list[str]:
+    """Whether bad reference frames are told from good ones."""
+    from references import references
+
+    return references(folder, quick)
+
+
+def alone_strata(folder: Path, scale: Scale, quick: bool) -> list[str]:
+    """References under two skies."""
+    import strata
+
+    return [strata.table(strata.strata(quick))]
+
+
+def alone_calibrate(folder: Path, scale: Scale, quick: bool) -> list[str]:
+    """What `aqdask calibrate` costs."""
+    import calibrating
+
+    return [calibrating.table(calibrating.calibrating(quick))]
+
+
+def alone_training(folder: Path, scale: Scale, quick: bool) -> list[str]:
+    """Held-out losses, seconds and memory of `aqdask train`."""
+    from training import training
+
+    return training(folder, reference_frames(scale.reference, scale.size), quick)
+
+
+ALONE: dict[str, Callable[[Path, Scale, bool], list[str]]] = {
+    "references": alone_references,
+    "strata": alone_strata,
+    "calibrate": alone_calibrate,
+    "training": alone_training,
+}
+"""Parts that need no model of the benchmark's; their tables are printed."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -212,7 +232,10 @@ def main(arguments: list[str] | None = None) -> int:
         scale = replace(scale, steps={"aqdask": given.steps})
     given.out.mkdir(parents=True, exist_ok=True)
     begin = time.monotonic()
-    run_alone(parts, given.out, scale, given.quick)
+    for part in ALONE:
+        if part in parts:
+            print("\n".join(ALONE[part](given.out, scale, given.quick)))
+            print(f"{part}: {time.monotonic() - begin:.0f} s", flush=True)
     if set(parts) <= set(ALONE):
         return 0
     frames = reference_frames(scale.reference, scale.size)

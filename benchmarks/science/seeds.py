@@ -22,7 +22,7 @@ SEEDS: dict[str, int] = {
     "splits": 21_100_000,  # random splits of the real frames
     "injected": 21_200_000,  # places and noise of defects in real frames
     "centring": 21_500_000,  # random splits of the real frames, for position centring
-    "regions": 21_600_000,  # random splits of the real frames, for what pools over a frame
+    "regions": 21_800_000,  # random splits of the real frames, for what pools over a frame
     "strata": 21_700_000,  # frames under two skies
     "cost": 21_300_000,
     "references": 21_600_000,  # sets of reference frames, 100 apart for each camera
