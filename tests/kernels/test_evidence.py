@@ -22,6 +22,7 @@ from aqdask.kernels.pooling import box_sum
 
 LOCAL = [group for group in GROUPS if not group.regional]
 REGIONAL = [group for group in GROUPS if group.regional]
+POOLED = [group for group in REGIONAL if not group.whole]
 
 
 def of(group, columns, **changes):
@@ -64,7 +65,7 @@ def test_a_frame_without_any_data_gives_no_number_and_no_warning():
             assert np.isnan(found).any(axis=-1).all(), group.name
 
 
-@pytest.mark.parametrize("group", REGIONAL, ids=lambda group: group.name)
+@pytest.mark.parametrize("group", POOLED, ids=lambda group: group.name)
 @given(st.integers(0, 7), st.integers(0, 7), st.floats(100, 1e3))
 @settings(max_examples=10)
 def test_what_is_flagged_is_excluded_from_pooling(group, y, x, value):
@@ -139,6 +140,21 @@ def test_a_template_of_another_shape_is_not_used():
         np.testing.assert_array_equal(found, sky_misfit(columns, Camera(NOISE)))
 
 
+def test_a_group_of_the_whole_frame_says_the_same_everywhere_and_leaves_out_what_is_flagged():
+    (group,) = [group for group in GROUPS if group.whole]
+    frame = good_frame(12, (10, 10))
+    steep = {**frame, "sky": frame["sky"] + 3 * np.arange(10, dtype=np.float32)}
+    flat, sloped = of(group, frame), of(group, steep)
+    assert len(np.unique(sloped)) == 1
+    assert sloped[0, 0, 0] > 4 * flat[0, 0, 0]
+    unflagged = np.broadcast_to(np.arange(10) > 3, (10, 10))
+    clear = Field.of(steep, CAMERA).misfit
+    cloudy = clear + np.where(unflagged, 0, 40)[..., None]
+    seen = [of(group, steep, unflagged=unflagged, misfit=misfit) for misfit in (clear, cloudy)]
+    np.testing.assert_array_equal(*seen)
+    assert of(group, steep, misfit=cloudy)[0, 0, 0] != seen[0][0, 0, 0]
+
+
 def test_the_residual_group_is_the_logarithm_of_the_published_score():
     frame = good_frame(11)
     found = of(next(group for group in GROUPS if group.name == "residual"), frame)
@@ -162,7 +178,7 @@ def test_sharper_stars_are_bad_only_where_asked():
     assert (both < -0.5).all()
 
 
-@pytest.mark.parametrize("group", REGIONAL, ids=lambda group: group.name)
+@pytest.mark.parametrize("group", POOLED, ids=lambda group: group.name)
 def test_what_is_left_of_a_region_beside_a_defect_scatters_no_more_than_a_whole_one(group):
     left = np.ones((9, 9), bool)
     left[:, :3] = left[:3] = False  # 36 of 81
