@@ -80,6 +80,7 @@ def load_model(model: Bundle | PathLike) -> Bundle:
         raise UsageError(
             f"no model file {model}",
             expected=f"a bundle that `aqdask train` or `calibrate` wrote, or {SHIPPED!r}",
+            consequence="Nothing was done",
             remedy="check the path, or calibrate or train a model first",
         )
     return Bundle.load(Path(model))

@@ -112,10 +112,16 @@ def match_frames(ids: Sequence[str], patterns: Sequence[str]) -> list[str]:
     for pattern in patterns:
         found = [frame_id for frame_id in ids if frame_id == pattern or fnmatchcase(frame_id, pattern)]
         if not found:
+            if not ids:
+                raise UsageError(
+                    f"no frame {pattern!r}, nor any other: none of the sources has been stored",
+                    expected="an archive with frames",
+                    consequence="Nothing was done",
+                    remedy="`aqdask info ARCHIVE --quarantined` says why",
+                )
             raise UsageError(
                 f"no frame {pattern!r}",
-                expected=f"a frame id or pattern of one of the {len(ids)} frames"
-                + (f", for example {ids[0]!r}" if ids else ""),
+                expected=f"a frame id or pattern of one of the {len(ids)} frames, for example {ids[0]!r}",
                 consequence="Nothing was done",
                 remedy="`aqdask info ARCHIVE --frames` lists them",
             )

@@ -118,7 +118,7 @@ def command(function: Callable[..., int | None]) -> Callable[..., None]:
         metavar="WHERE",
         help="serial, local[:WORKERS], cuda, slurm[:FILE], or tcp://HOST:PORT  [default: local]",
     )
-    @click.option("--quiet", is_flag=True, help="No progress; results and errors only.")
+    @click.option("--quiet", is_flag=True, help="No progress; results, warnings and errors only.")
     @click.option("--json", "as_json", is_flag=True, help="One JSON object a line on stdout.")
     @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
     @functools.wraps(function)

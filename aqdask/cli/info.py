@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -120,11 +121,12 @@ def _model(session: Session, path: str) -> None:
         return
     session.emit("\n".join(f"{name:18} {value}" for name, value in shown.items()))
     rows = [
-        (*_names(key), entry["patches"], entry["smallest_pvalue"], len(entry["frames"]) or "-",
-         "-" if entry["gain"] is None else entry["gain"])
+        (*_names(key), stratum["sky"], stratum["patches"], stratum["smallest_pvalue"],
+         stratum["frames"] or "-", "-" if entry["gain"] is None else entry["gain"])
         for key, entry in sorted(known.items(), key=lambda item: (item[0] == "", item[0]))
+        for stratum in entry["strata"]
     ]  # fmt: skip
-    columns = ("camera", "filter", "patches", "smallest p-value", "frames", "gain (e-/count)")
+    columns = ("camera", "filter", "sky", "patches", "smallest p-value", "frames", "gain (e-/count)")
     session.table("calibrated for", columns, rows)
     for note in facts["notes"]:  # those of the calibrations are among them, with camera and filter
         session.emit(f"note: {note}")
@@ -149,7 +151,24 @@ def _calibration(calibration: Calibration) -> dict[str, Any]:
         "gain": 1 / noise["b"] if noise.get("b", 0) > 0 else None,
         "gain_from": noise.get("source"),
         "notes": about.get("notes", []),
+        "strata": _strata(facts),
     }
+
+
+def _strata(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Sky in words, patches, smallest p-value and number of frames of each stratum, darkest first."""
+    chain, limits = [facts], []
+    while "brighter" in chain[-1]:
+        limits.append(chain[-1]["brighter"]["limit"])
+        chain.append(chain[-1]["brighter"]["facts"])
+    skies = [f"up to {limits[0]:.4g}" if limits else "any", *(f"above {limit:.4g}" for limit in limits)]
+    # The frames of the darkest are told together with those of the others.
+    counts = [sum(map(len, one.get("about", {}).get("frames", {}).values())) for one in chain]
+    counts[0] -= sum(counts[1:])
+    return [
+        {"sky": sky, "frames": count, **{name: one.get(name) for name in ("patches", "smallest_pvalue")}}
+        for sky, count, one in zip(skies, counts, chain, strict=True)
+    ]
 
 
 def _origin(bundle: Bundle) -> dict[str, str]:

@@ -50,7 +50,8 @@ def warn(bundle: Bundle, found: Counter[str], reporter: Reporter, *, strict: boo
             what,
             expected="a calibration of its own for every camera|filter",
             consequence="Nothing was scored now",
-            remedy="calibrate the model on good frames of it (`aqdask calibrate`), or leave strict out",
+            remedy="calibrate the model on good frames of it (`aqdask calibrate`), or leave out strict "
+            "(`--strict`)",
         )
     reporter.say(
         f"warning: {what}: the p-values are those of other cameras and filters, and masks may have more or "

@@ -19,7 +19,7 @@ LEAST_SPREAD = {"size": 0.02, "ellipticity": 0.01, "sky": 0.05, "noise": 0.02, "
 FLAG_SIGMA = 5.0  # robust sigma in size, ellipticity, sky or noise
 FLAG_MASKED = 0.2  # fraction of patches masked
 # Beyond the references: by how much (ln) stars a patch, sky, and noise ratio may leave their range.
-RANGE_SLACK = {"density": np.log(1.5), "sky": np.log(1.3), "gain": np.log(1.25)}
+RANGE_SLACK = {"density": np.log(1.5), "sky": np.log(1.3), "gain": np.log(1.14)}
 OUTSIDE = {"density": 1, "sky": 2, "gain": 4}  # bits of `out_of_reference`
 
 

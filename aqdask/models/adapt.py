@@ -67,6 +67,11 @@ def adapt(
     if bundle.provenance.get("adapted") or "shipped" not in bundle.provenance:
         del fresh[POOLED]  # an unknown camera goes on being judged by the model's own
     names = [key for key in fresh if key != POOLED]
+    for key in names:
+        if key in bundle.calibrations:
+            number = sum(map(len, bundle.calibrations[key].facts["about"].get("frames", {}).values()))
+            note = f"This replaces the calibration of {_named(key)} on {number} frames."
+            report(TrainProgress("note", note=note))
     facts = {"seed": spec.seed, "alpha": spec.alpha, "calibrated": names, "archive": spec.archive}
     before = bundle.provenance.get("adapted", [])
     history = [*before, facts]

@@ -110,10 +110,11 @@ def _unlike(total: int, unlike: Mapping[str, str], expected: str) -> UnlikeFrame
     """``unlike`` is what is odd of each frame, by its id."""
     named = [f"{frame_id} ({text})" for frame_id, text in sorted(unlike.items())]
     error = UnlikeFramesError(
-        f"of {total} reference frames {len(unlike)} unlike the others: {', '.join(named[:MOST_NAMED])}",
+        f"of {total} reference frames {len(unlike)} unlike the others: {_listed(named)}",
         expected=expected,
         consequence="What is normal would be whatever they span, and bad frames would pass",
-        remedy="leave them out, or calibrate them apart",
+        remedy="leave them out, or calibrate them apart: under a camera or filter name of their own, or, if "
+        "it is their sky, with 16 frames or more of each sky in one call",
     )
     error.frames = tuple(sorted(unlike))
     return error
@@ -205,8 +206,8 @@ def check_scatter(ids: Sequence[str], values: Sequence[FrameValues]) -> None:
             f"the noise of {len(values)} reference frames is {every} times what one noise model says, and of "
             f"{len(fewer)} of them, beside the widest gap, {few} times: " + _listed(sorted(fewer)),
             expected=f"a scatter of less than {NOISE_SCATTER / 2:.0%} from frame to frame",
-            consequence="Of frames of several gain settings no noise model holds",
-            remedy="check that all reference frames are of one camera, gain setting and reduction",
+            consequence="Of several gain settings, or of clouds among clear skies, no noise model holds",
+            remedy="check that all reference frames are of one camera, gain setting and reduction, and good",
         )
 
 

@@ -51,8 +51,8 @@ VARIABLES: tuple[Variable, ...] = (
     _map("sky", "sky of the patch", "count"),
     _map("noise_ratio", "measured over expected standard deviation of the noise"),
     _map("size_ratio", "PSF size relative to the reference frames, above 1 = wider"),
-    _map("e1", "PSF ellipticity along the axes about the reference frames"),
-    _map("e2", "PSF ellipticity along the diagonals about the reference frames"),
+    _map("e1", "PSF ellipticity along the axes less that of the reference frames"),
+    _map("e2", "PSF ellipticity along the diagonals less that of the reference frames"),
     _map("stars", "stars in the patch above 5 sigma"),
     _number("frame_score", "how far the frame is from the references in robust sigma, larger is worse"),
     Variable(
@@ -67,11 +67,17 @@ VARIABLES: tuple[Variable, ...] = (
         },
         per_frame=True,
     ),
-    _number("frame_size_ratio", "PSF size of the frame relative to the reference frames, above 1 = wider"),
-    _number("frame_ellipticity", "PSF ellipticity of the frame about the reference frames"),
+    _number(
+        "frame_size_ratio",
+        "PSF size of the frame over the median of the fitted references, above 1 = wider",
+    ),
+    _number("frame_ellipticity", "PSF ellipticity of the frame less that of the reference frames"),
     _number("frame_size_pvalue", "conformal p-value of the frame's PSF size, at least 1 / (references + 1)"),
-    _number("frame_ellipticity_pvalue", "the same of its PSF ellipticity"),
-    _number("frame_sky", "median sky of the patches", "count"),
+    _number(
+        "frame_ellipticity_pvalue",
+        "conformal p-value of its PSF ellipticity, at least 1 / (references + 1)",
+    ),
+    _number("frame_sky", "median sky of the patches, pedestal included", "count"),
     _number("frame_noise_ratio", "median measured over expected standard deviation of the noise"),
     _number("frame_stars", "mean number of stars a patch"),
     Variable(

@@ -13,7 +13,7 @@ import numpy as np
 from aqdask.kernels.calibration import ScoreTable
 from aqdask.kernels.centring import CENTRED, leave_one_out, place_mean
 from aqdask.kernels.evidence import GROUPS, Camera, Field, Group, as_image, cell_levels, sky_sigma
-from aqdask.kernels.frame_tier import FrameReference, frame_values
+from aqdask.kernels.frame_tier import FrameReference, FrameValues, frame_values
 from aqdask.kernels.grouping import Distance, Tail
 from aqdask.kernels.judge import Judge, score_of
 from aqdask.kernels.pooling import Columns, about, shape_sums
@@ -41,6 +41,7 @@ from aqdask.models.sets import Sets
 from aqdask.specs import PatchGrid
 
 REGION_FRAMES = 10  # calibration frames below which what pools over a frame abstains
+WORTH_A_WORD = 1.3  # factor in size between the sharpest and the widest reference frame
 RANGE = 25.0  # scatters from frame to frame, over the number of frames: what those may not have shown
 
 
@@ -126,9 +127,9 @@ def calibrate_group(
     check_measured(ids, [*fit, *tail, *threshold])
     camera = _camera(fit, seen, two_sided)
     values = [frame_values(columns, camera, SPREAD) for columns in (*fit, *tail, *threshold)]
+    check_scatter(ids, values)
     odd = check_alike(ids, values)
     check_noise(values[len(fit) :])
-    check_scatter(ids, values)
     every = [*fit, *tail, *threshold]  # a template of the fit set may be that of the bad frame
     whole = _camera(every, seen, two_sided)
     odd += check_patches(ids, [Field.of(columns, whole) for columns in every], seen.abstain)
@@ -145,7 +146,7 @@ def calibrate_group(
     facts = {
         "frames": dict(zip(("fit", "tail", "threshold"), map(list, _named(frames, sets)), strict=True)),
         "abstain": abstain,
-        "notes": [*seen.notes, *odd, *refused, *_notes(len(threshold), abstain)],
+        "notes": [*seen.notes, *odd, *_span(ids, values), *refused, *_notes(len(threshold), abstain)],
         "noise_ratio": float(np.exp(np.median([value.noise for value in values[len(fit) :]]) / 2)),
     }
     tier = FrameReference.fit(values)
@@ -246,6 +247,18 @@ def _unsure(statistics: np.ndarray) -> np.ndarray:
 
 def _second(judge: Judge, field: Field) -> Field:
     return judge.second_field(field, judge.first_pass(field)[1])
+
+
+def _span(ids: Sequence[str], values: Sequence[FrameValues]) -> list[str]:
+    """A note on how different in focus the references are, where they are: all of that is normal then."""
+    sizes = np.exp([value.size for value in values])
+    if not np.isfinite(sizes).all() or sizes.max() < WORTH_A_WORD * sizes.min():
+        return []
+    relative = sizes / np.median(sizes)
+    return [
+        f"Stars of {relative.min():.2f} to {relative.max():.2f} times their median size are normal: so the "
+        f"reference frames are ({ids[int(sizes.argmax())]} the widest)."
+    ]
 
 
 def _notes(threshold: int, abstain: Mapping[str, str]) -> list[str]:

@@ -21,7 +21,8 @@ from aqdask.models.centred import Centred, unflagged
 
 FINAL = ("final", "final_region")  # tables of a judge, as they are stored
 BRIGHTER = "brighter/"  # before the names of the arrays of a brighter sky
-FLAT_FIELD = ("sky", "background", "sky_frame")  # groups that measure against the flat field of a filter
+# Groups that measure against the flat field of a filter, or need its noise model to hold within 1 %.
+FLAT_FIELD = ("sky", "background", "sky_frame", "noise_region")
 
 
 @dataclass(frozen=True, eq=False)

@@ -23,6 +23,7 @@ from aqdask.models.train import split_frames
 LEAST_FRAMES = 3  # of one camera and filter: one for each set
 STRATUM_FRAMES = 16  # of a stratum: so many let what pools over a frame speak
 STRATA_FACTOR = 3.0  # in variance, between the middle 80 % of the frames: then one sky is not like the other
+GAP_FACTOR = 1.5  # in variance, between neighbours: a gap between two kinds of sky
 _MIDDLE = (0.1, 0.9)  # a few odd frames make no stratum
 
 
@@ -126,11 +127,19 @@ def _look(frames: FrameSource, index: int) -> tuple[float, float]:
 
 
 def _cuts(ascending: list[int], looks: dict[int, tuple[float, float]]) -> list[list[int]]:
-    """Strata of frames in the order of their variance: cut at the widest gap, as long as they differ."""
+    """Strata of frames in the order of their variance: cut at the widest gap, as long as they differ.
+
+    Not elsewhere, if too few frames lie on one side of it; without a gap in the middle of the range.
+    """
     values = np.array([looks[index][0] for index in ascending])
     low, high = np.quantile(values, _MIDDLE)
     if len(ascending) < 2 * STRATUM_FRAMES or high - low < math.log(STRATA_FACTOR):
         return [ascending]
-    places = np.arange(STRATUM_FRAMES, len(ascending) - STRATUM_FRAMES + 1)
-    at = int(places[np.argmax(values[places] - values[places - 1])])
+    gaps = np.diff(values)
+    at = int(gaps.argmax()) + 1
+    allowed = STRATUM_FRAMES, len(ascending) - STRATUM_FRAMES
+    if gaps.max() < math.log(GAP_FACTOR):
+        at = int(np.clip(np.searchsorted(values, (low + high) / 2), *allowed))
+    if not allowed[0] <= at <= allowed[1]:
+        return [ascending]
     return [*_cuts(ascending[:at], looks), *_cuts(ascending[at:], looks)]

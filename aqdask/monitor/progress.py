@@ -26,10 +26,22 @@ LINE_SECONDS = 5.0  # between two plain lines of one stage
 def reporter_for(*, quiet: bool, as_json: bool) -> Reporter:
     """The reporter that suits the terminal and the options."""
     if quiet:
-        return Silent()
+        return WarningsOnly(sys.stderr)
     if as_json:
         return JsonReporter(sys.stdout)
     return BarReporter() if sys.stderr.isatty() else LineReporter(sys.stderr)
+
+
+class WarningsOnly(Silent):
+    """What a user must not miss, and nothing else."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+
+    def say(self, text: str) -> None:
+        """A line that begins with 'warning: '."""
+        if text.startswith("warning: "):
+            print(text, file=self.stream, flush=True)
 
 
 class BarReporter:

@@ -43,7 +43,7 @@ ALPHA = 0.01
 SPLITS = 10
 HELD_OUT = 4  # frames of a split
 CENTRED_SPLITS = 3
-REGION_SPLITS = 6
+REGION_SPLITS = 10
 STEPS = 300  # optimiser steps of a split, from the shipped model
 GOALS = {"MAD of u": (0.95, 1.12), "held-out masked": 0.03, "Spearman of size": 0.95}
 ROOT = Path(__file__).resolve().parents[2]
@@ -100,7 +100,7 @@ def real(folder: Path, quick: bool = False) -> tuple[dict[str, Any], list[str]]:
     }
     if not quick:
         widest = int(np.argmax([one.fwhm for one in luminance.measures]))
-        found["regions"] = real_regions.regions(luminance.frames, widest, REGION_SPLITS)
+        found["regions"] = real_regions.regions(luminance.frames, widest, red.frames, REGION_SPLITS)
     found["others"] = [] if quick else real_others.others(data, folder, steps)
     pictures(scorer, luminance, folder)
     return found, tables(found)

@@ -17,7 +17,7 @@ import plots
 from draws import MemoryFrames
 
 from aqdask.archive.fits import probe, read_frame
-from aqdask.errors import UsageError
+from aqdask.errors import UnlikeFramesError, UsageError
 from aqdask.kernels.masking import bad_patches
 from aqdask.models.scorer import load_scorer, score_frame
 from aqdask.models.settings import TrainSpec
@@ -92,12 +92,21 @@ def one_trail(path: Path, known: KnownTrail, folder: Path, steps: int) -> dict[s
     ]
     free = [(y, x) for y, x in tiles if not touched[y : y + TILE, x : x + TILE].any()]
     row: dict[str, Any] = {"data": path.name, "frames": 1, "references": f"{len(free)} tiles"}
-    try:
-        cut = [np.ascontiguousarray(image[y : y + TILE, x : x + TILE]) for y, x in free]
-        ids = [f"{y},{x}" for y, x in free]
-        scorer = load_scorer(train(MemoryFrames(cut, ids, Card()), TrainSpec(name="trail", steps=steps)))
-    except UsageError as error:
-        return row | {"outcome": f"refused: {error.got}"}
+    cut = {f"{y},{x}": np.ascontiguousarray(image[y : y + TILE, x : x + TILE]) for y, x in free}
+    left_out: list[str] = []
+    while True:  # as where nobody names the frames: those unlike the others are left out, up to a quarter
+        try:
+            source = MemoryFrames(list(cut.values()), list(cut), Card())
+            scorer = load_scorer(train(source, TrainSpec(name="trail", steps=steps)))
+            break
+        except UnlikeFramesError as error:
+            left_out += error.frames
+            if len(left_out) > len(free) / 4:
+                return row | {"outcome": f"refused: {error.got}"}
+            cut = {name: tile for name, tile in cut.items() if name not in error.frames}
+        except UsageError as error:
+            return row | {"outcome": f"refused: {error.got}"}
+    row["references"] = f"{len(cut)} of {len(free)} tiles"
     pvalue = score_frame(scorer, image)["pvalue"]
     masked, hit = bad_patches(pvalue, ALPHA), _patches(touched)
     plots.masks([(image, pvalue, path.name)], ALPHA, folder / f"{path.stem}.png")

@@ -21,10 +21,11 @@ from aqdask.models.shipped import load_shipped
 ALPHA = 0.01
 
 
-def regions(frames: MemoryFrames, widest: int, splits: int) -> list[dict[str, Any]]:
+def regions(frames: MemoryFrames, widest: int, red: MemoryFrames, splits: int) -> list[dict[str, Any]]:
     """`wide-field` adapted to all frames but one that is held out, in random splits.
 
     ``widest`` is the frame of the worst focus: once among the references, once judged by the others.
+    ``red`` are good frames of another filter, judged by the same calibration.
     """
     rows = []
     others = [k for k in range(len(frames.ids)) if k != widest]
@@ -46,6 +47,7 @@ def regions(frames: MemoryFrames, widest: int, splits: int) -> list[dict[str, An
             rows[-1] |= {
                 "masked": _masked(scorer, frames, held),
                 "widest_masked": _masked(scorer, frames, widest),
+                "other_filter": [_masked(scorer, red, k) for k in range(len(red.ids))],
                 "defects": real_defects.injected(scorer, [frames.images[held]], frames.cards[0].filter),
             }
     return rows
@@ -68,10 +70,25 @@ def table(rows: list[dict[str, Any]]) -> str:
     cells = []
     for row in sorted(rows, key=lambda row: row["widest"], reverse=True):
         if "refused" in row:
-            found = [row["refused"], *["-"] * (len(titles) + 1)]
+            found = [row["refused"], *["-"] * (len(titles) + 2)]
         else:
+            red = row["other_filter"]
             found = [f"{row[name]:.3f}" for name in ("masked", "widest_masked")]
+            found.append(f"{np.mean(red):.3f} ({max(red):.3f})")
             found += [f"{one['recall']:.2f}" for one in row["defects"]]
         cells.append((f"{row['references']}, {row['widest']} the widest", row["split"], *found))
-    columns = ("references", "split", "held-out good frame masked", "widest frame masked", *titles)
+    for name in ("without", "with"):
+        chosen = [row for row in known if row["widest"] == name]
+        if chosen:
+            means = [np.mean([row[key] for row in chosen]) for key in ("masked", "widest_masked")]
+            red = np.mean([row["other_filter"] for row in chosen])
+            defects = np.mean([[one["recall"] for one in row["defects"]] for row in chosen], axis=0)
+            cells.append(
+                (f"mean, {name} the widest", len(chosen), *(f"{mean:.3f}" for mean in means), f"{red:.3f}",
+                 *(f"{recall:.2f}" for recall in defects))
+            )  # fmt: skip
+    columns = (
+        "references", "split", "held-out good frame masked", "widest frame masked",
+        "R frames masked, mean (most)", *titles,
+    )  # fmt: skip
     return output.markdown("Regions with enough real reference frames", columns, cells)

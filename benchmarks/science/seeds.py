@@ -8,14 +8,14 @@ from __future__ import annotations
 
 SEEDS: dict[str, int] = {
     "reference": 20_100_000,  # frames that train and calibrate
-    "clean": 20_200_000,  # clean test frames of AUROC
-    "conditions": 20_300_000,  # 1000 apart for each row
+    "clean": 22_200_000,  # clean test frames of AUROC
+    "conditions": 22_300_000,  # 1000 apart for each row
     "ablation": 21_400_000,  # the same rows: what is left out is not decided on test frames
-    "exchangeable": 20_400_000,
-    "shifts": 20_500_000,
-    "sizes": 20_600_000,
-    "fwhm": 20_700_000,
-    "background": 20_800_000,
+    "exchangeable": 22_400_000,
+    "shifts": 22_500_000,
+    "sizes": 22_600_000,
+    "fwhm": 22_700_000,
+    "background": 22_800_000,
     "archive": 20_900_000,
     "archive_reference": 21_000_000,
     "training": 5,  # of the methods' own generators

@@ -10,6 +10,7 @@ from night import tiny_bundle, write_night
 
 import aqdask as aq
 from aqdask.cli import aqdask
+from aqdask.cli.info import _strata
 
 
 def told(*arguments: object) -> str:
@@ -31,3 +32,15 @@ def test_maps_of_cameras_that_were_not_calibrated_are_named(tmp_path):
         "tiny": [],
         "only-l": ["tinycam|R"],
     }
+
+
+def test_each_stratum_of_sky_has_a_row():
+    dark = {"patches": 100, "smallest_pvalue": 0.02, "about": {"frames": {"fit": ["a", "b", "c"]}}}
+    bright = {"patches": 60, "smallest_pvalue": 0.03, "about": {"frames": {"fit": ["c"]}}}
+    rows = _strata(dark | {"brighter": {"limit": 3000.0, "facts": bright}})
+    assert rows == [
+        {"sky": "up to 3000", "frames": 2, "patches": 100, "smallest_pvalue": 0.02},
+        {"sky": "above 3000", "frames": 1, "patches": 60, "smallest_pvalue": 0.03},
+    ]
+    (row,) = _strata(dark)
+    assert (row["sky"], row["frames"]) == ("any", 3)

@@ -77,7 +77,8 @@ def test_calibrate_writes_a_model_that_info_describes(calibrated):
     assert ["sha256", aq.load_model(path).digest] in lines
     (row,) = (line for line in lines if line[0] == "SIMCAM")
     assert row[1] == "L"
-    assert row[4] == "7"  # frames
+    assert row[2] == "any"  # sky
+    assert row[5] == "7"  # frames
     assert "note: Calibrated on 2 frames" in shown.stdout
     told = json.loads(call("info", path, "--json").stdout)
     known = told["calibrations"]["SIMCAM|L"]

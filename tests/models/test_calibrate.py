@@ -172,6 +172,21 @@ def test_a_frame_that_is_unlike_the_others_is_named_with_what_it_differs_in(tiny
         adapted(tiny, Frames(spoil=spoil))
 
 
+def test_a_wide_range_of_focus_is_told_of_with_the_widest_frame(tiny):
+    from aqdask.kernels.frame_tier import FrameValues
+    from aqdask.models.calibrate import _span
+
+    def of(size):
+        return FrameValues(
+            **{**dict.fromkeys(FrameValues.__dataclass_fields__, 0.0), "size": float(np.log(size))}
+        )
+
+    (note,) = _span(["a", "b", "c"], [of(0.9), of(1.0), of(1.3)])
+    assert note.startswith("Stars of 0.90 to 1.30 times their median size are normal")
+    assert "(c the widest)" in note
+    assert _span(["a", "b"], [of(1.0), of(1.2)]) == []
+
+
 def test_frames_of_two_gains_are_refused(tiny):
     """Those of the sets that did not fit the noise were multiplied by 1.5; the others are fewer."""
     fit, held_out = sets_of(Frames())
@@ -197,7 +212,8 @@ def test_noise_that_does_not_hold_on_held_out_frames_is_refused_with_the_ratio(t
             pixels = pixels + extra.normal(0, 18, pixels.shape)
         return pixels.astype(np.float32)
 
-    with pytest.raises(UsageError, match=r"on held-out reference frames the noise is 1\.\d+ times" + FOUR):
+    said = r"(on held-out reference frames the noise is 1\.\d+|reference frames is 1\.00 to 1\.4\d) times"
+    with pytest.raises(UsageError, match=said + FOUR):
         adapted(tiny, Frames(spoil=spoil))
 
 

@@ -44,10 +44,11 @@ def strata(skies):
 @pytest.mark.parametrize("skies", [
     [1000.0] * 50,
     [1000.0] * 16 + [5000.0] * 15,  # too few for two
+    [1000.0] * 22 + [6000.0] * 12,  # the gap leaves too few on one side
     [1000.0] * 38 + [9000.0] * 2,  # odd frames make no stratum
     list(np.linspace(1000, 1800, 40)),  # not that different
     [1000.0] * 16 + [5000.0] * 16 + [np.nan],  # refused by name, elsewhere
-], ids=["same", "few", "odd", "alike", "unreadable"])  # fmt: skip
+], ids=["same", "few", "uneven", "odd", "alike", "unreadable"])  # fmt: skip
 def test_one_stratum(skies):
     assert strata(skies) == ([list(range(len(skies)))], ())
 
@@ -118,6 +119,12 @@ def test_a_frame_is_judged_by_references_under_a_sky_like_its_own(nights):
         found = score_frame(scorer, image(90, sky=sky), None, "cam", "L")
         assert found["out_of_reference"] == 0
         assert (found["pvalue"] <= 0.02).mean() < 0.15
+
+
+def test_a_calibration_that_is_replaced_is_told_of(nights, tiny):
+    said = []
+    adapt(nights[0], Frames(12), replace(TINY, name="again"), lambda p: said.append(p.note))
+    assert "This replaces the calibration of cam L on 32 frames." in said
 
 
 def test_strata_come_back_from_the_file_to_the_same_bytes(nights):
