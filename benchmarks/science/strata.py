@@ -54,8 +54,7 @@ DEFECTS: dict[str, MakeDefect] = {
 def strata(quick: bool = False) -> list[dict[str, Any]]:
     """Rows by sky and what is judged: AUROC and recall, or masked share of good frames, of both variants."""
     good, spoilt, kinds = (1, 1, list(DEFECTS)[:1]) if quick else (GOOD, SPOILT, list(DEFECTS))
-    number = sets.STRATUM_FRAMES if quick else REFERENCES
-    references = {sky: [_image(sky, k) for k in range(number)] for sky in SKIES}
+    references = {sky: [_image(sky, k) for k in range(REFERENCES)] for sky in SKIES}
     images = [image for pair in zip(*references.values(), strict=True) for image in pair]
     frames = MemoryFrames(images, [f"{k:03}" for k in range(len(images))], Card(camera=CAMERA, filter=FILTER))
     scorers = {}
@@ -73,8 +72,8 @@ def strata(quick: bool = False) -> list[dict[str, Any]]:
         rows.append(
             {"sky": sky, "frames": "good: masked", "count": good, **{n: float(m) for n, m in masked.items()}}
         )
-        for row_number, kind in enumerate(kinds):
-            found = [_spoilt(sky, kind, 1000 * (row_number + 1) + k) for k in range(spoilt)]
+        for number, kind in enumerate(kinds):
+            found = [_spoilt(sky, kind, 1000 * (number + 1) + k) for k in range(spoilt)]
             row: dict[str, Any] = {"sky": sky, "frames": kind, "count": spoilt}
             for name, scorer in scorers.items():
                 judged = [(_judged(scorer, image), affected) for image, affected in found]
