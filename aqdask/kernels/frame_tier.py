@@ -10,8 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import torch
 
 from aqdask.kernels.evidence import Camera, noise_ratio
+from aqdask.kernels.noise import NoiseModel
 from aqdask.kernels.pooling import Columns, about, shape_sums
 
 # What is compared, and the least spread that counts: equal references must not make half a per cent bad.
@@ -34,7 +36,10 @@ class FrameValues:
     ellipticity : float
         ``|e|`` about the references'.
     sky : float
-        Median sky in counts.
+        Median sky in counts, with its pedestal.
+    brightness : float
+        The same as the variance expected there in counts squared, where a pedestal hides nothing; in counts
+        where the noise model does not know it.
     noise : float
         ln of measured over expected variance.
     stars : float
@@ -44,6 +49,7 @@ class FrameValues:
     size: float
     ellipticity: float
     sky: float
+    brightness: float
     noise: float
     stars: float
 
@@ -52,12 +58,13 @@ def frame_values(columns: Columns, camera: Camera, spread: Sequence[float]) -> F
     """Sums and medians over the patches of a frame; ``spread`` are the units of the head's values."""
     known = np.isfinite(columns["sky"])
     if not known.any():
-        return FrameValues(*[float("nan")] * 5)
+        return FrameValues(*[float("nan")] * 6)
     found = about(shape_sums(columns)[known].sum(axis=0), camera.shape_zero) * np.asarray(spread)
     return FrameValues(
         size=float(found[0]),
         ellipticity=float(np.hypot(found[1], found[2])),
         sky=float(np.median(columns["sky"][known])),
+        brightness=_brightness(float(np.median(columns["sky"][known])), camera.noise),
         noise=float(np.median(noise_ratio(columns, camera.noise)[known])),
         stars=float(columns["stars"][known].mean()),
     )
@@ -83,7 +90,7 @@ class FrameReference:
         """From at least one reference frame."""
         found = {}
         for name, least in LEAST_SPREAD.items():
-            values = np.array([_scaled(name, getattr(frame, name)) for frame in frames])
+            values = np.array([_compared(frame, name) for frame in frames])
             values = values[np.isfinite(values)]
             if values.size:
                 centre = float(np.median(values))
@@ -119,7 +126,7 @@ class FrameReference:
             if name not in self.quantities:
                 continue
             centre, spread, *_ = self.quantities[name]
-            z = (_scaled(name, getattr(frame, name)) - centre) / spread
+            z = (_compared(frame, name) - centre) / spread
             both = name in ("sky", "noise") or (name == "size" and two_sided)
             found[name] = float(np.nan_to_num(abs(z) if both else max(z, 0.0)))
         return found
@@ -137,7 +144,7 @@ class FrameReference:
         """Bits of `OUTSIDE`: what of the frame lies outside the range of the references."""
         bits = 0
         for name, quantity in (("density", "stars"), ("sky", "sky"), ("gain", "noise")):
-            value = _scaled(quantity, getattr(frame, quantity))
+            value = _compared(frame, quantity)
             if quantity in self.quantities and np.isfinite(value):
                 _, _, low, high = self.quantities[quantity]
                 slack = RANGE_SLACK[name]
@@ -145,10 +152,17 @@ class FrameReference:
         return bits
 
 
-def _scaled(name: str, value: float) -> float:
-    """Sky and star counts are compared as logarithms."""
+def _brightness(sky: float, noise: NoiseModel) -> float:
+    """See `FrameValues`."""
+    if noise.b <= 0:
+        return sky
+    return float(noise.variance(torch.tensor(sky, dtype=torch.float64)))
+
+
+def _compared(frame: FrameValues, name: str) -> float:
+    """A quantity as it is compared: sky and star counts as logarithms."""
     if name == "stars":
-        return float(np.log(max(value, 0.1)))
+        return float(np.log(max(frame.stars, 0.1)))
     if name == "sky":
-        return float(np.log(max(value, 1e-3)))
-    return value
+        return float(np.log(max(frame.brightness, 1e-3)))
+    return float(getattr(frame, name))

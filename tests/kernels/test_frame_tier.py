@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from columns import CAMERA, changed, good_frame
 
+from aqdask.kernels.evidence import Camera
 from aqdask.kernels.frame_tier import (
     FLAG_MASKED,
     FLAG_SIGMA,
@@ -15,9 +16,10 @@ from aqdask.kernels.frame_tier import (
     FrameValues,
     frame_values,
 )
+from aqdask.kernels.noise import NoiseModel
 
 SPREAD = (0.3, 0.2, 0.2)
-USUAL = FrameValues(size=0.0, ellipticity=0.05, sky=1000.0, noise=0.0, stars=6.0)
+USUAL = FrameValues(size=0.0, ellipticity=0.05, sky=1000.0, brightness=1000.0, noise=0.0, stars=6.0)
 
 
 @pytest.fixture(scope="module")
@@ -27,8 +29,8 @@ def reference():
     return FrameReference.fit(
         [
             FrameValues(
-                size=0.02 * d[0], ellipticity=0.05 + 0.01 * d[1], sky=1000 * np.exp(0.05 * d[2]),
-                noise=0.02 * d[3], stars=6 * np.exp(0.1 * d[4]),
+                size=0.02 * d[0], ellipticity=0.05 + 0.01 * d[1], sky=1000.0,
+                brightness=1000 * np.exp(0.05 * d[2]), noise=0.02 * d[3], stars=6 * np.exp(0.1 * d[4]),
             )
             for d in draws
         ]
@@ -48,7 +50,8 @@ MOVED = {
 @pytest.mark.parametrize("side", [1, -1])
 def test_a_frame_is_flagged_beyond_five_robust_sigma_of_one_quantity(reference, name, side):
     good_side = side < 0 and name in ("size", "ellipticity")
-    near, far = (replace(USUAL, **{name: float(MOVED[name](side * s))}) for s in (4.5, 5.5))
+    field = {"sky": "brightness"}.get(name, name)
+    near, far = (replace(USUAL, **{field: float(MOVED[name](side * s))}) for s in (4.5, 5.5))
     assert reference.score(near, 0.0) < FLAG_SIGMA
     assert (reference.score(far, 0.0) > FLAG_SIGMA) is not good_side
     assert reference.sigmas(far)[name] == pytest.approx(0 if good_side else 5.5, abs=0.4)
@@ -69,11 +72,11 @@ def test_frames_that_are_all_alike_do_not_make_small_differences_large():
     alike = FrameReference.fit([USUAL] * 12)
     for name, least in LEAST_SPREAD.items():
         assert alike.quantities[name][1] == least
-    assert alike.score(replace(USUAL, sky=1010.0), 0.0) < 1
+    assert alike.score(replace(USUAL, brightness=1010.0), 0.0) < 1
 
 
 def test_what_cannot_be_measured_is_nothing_against_a_frame(reference):
-    unknown = FrameValues(*[float("nan")] * 5)
+    unknown = FrameValues(*[float("nan")] * 6)
     assert reference.score(unknown, 0.0) == 0
     assert reference.outside(unknown) == 0
     assert FrameReference.fit([unknown] * 3).score(USUAL, 0.1) == pytest.approx(2.5)
@@ -84,14 +87,14 @@ def test_what_cannot_be_measured_is_nothing_against_a_frame(reference):
     ("frame", "bits"),
     [
         (USUAL, ()),
-        (replace(USUAL, sky=1200.0), ()),
-        (replace(USUAL, sky=3000.0), ("sky",)),
-        (replace(USUAL, sky=300.0), ("sky",)),
-        (replace(USUAL, sky=-5.0), ("sky",)),
+        (replace(USUAL, brightness=1200.0), ()),
+        (replace(USUAL, brightness=3000.0), ("sky",)),
+        (replace(USUAL, brightness=300.0), ("sky",)),
+        (replace(USUAL, brightness=-5.0), ("sky",)),
         (replace(USUAL, stars=24.0), ("density",)),
         (replace(USUAL, stars=0.0), ("density",)),
         (replace(USUAL, noise=0.5), ("gain",)),
-        (replace(USUAL, noise=-0.5, sky=3000.0, stars=1.0), ("density", "sky", "gain")),
+        (replace(USUAL, noise=-0.5, brightness=3000.0, stars=1.0), ("density", "sky", "gain")),
     ],
 )
 def test_what_lies_outside_the_references_is_said_bit_by_bit(reference, frame, bits):
@@ -110,6 +113,25 @@ def test_values_of_a_frame_are_those_of_its_patches():
     assert found.noise == pytest.approx(0, abs=0.03)
     wider = dict(frame, size_sum=frame["size_sum"] + frame["size_weight"])  # one unit of SPREAD wider
     assert frame_values(wider, CAMERA, SPREAD).size == pytest.approx(0.3, abs=0.02)
+
+
+def test_a_pedestal_does_not_hide_a_brighter_sky():
+    """A pedestal of 10,000 counts: the sky is half as bright again, the counts are 5 % more."""
+    noise = NoiseModel(a=64 - 10_000.0, b=1.0, floor=1.0)
+    tier = FrameReference.fit([frame_values(_flat(11_000 + k), Camera(noise), SPREAD) for k in range(-5, 6)])
+    brighter = frame_values(_flat(11_500), Camera(noise), SPREAD)
+    assert tier.outside(brighter) == OUTSIDE["sky"]
+    assert tier.sigmas(brighter)["sky"] > 5
+    unknown = Camera(replace(noise, b=0.0))
+    assert frame_values(_flat(11_500), unknown, SPREAD).brightness == 11_500
+
+
+def _flat(level):
+    """A good frame whose sky has one level, with the noise of a gain of 1 above 10,000 counts."""
+    frame = good_frame(4)
+    return dict(
+        frame, sky=np.full_like(frame["sky"], level), noise=np.full_like(frame["noise"], level - 9936)
+    )
 
 
 def test_patches_without_data_have_no_part_in_the_frame():

@@ -130,7 +130,7 @@ def test_frames_that_are_no_minority_of_their_filter_are_named_but_not_to_be_lef
 
 def values_of(ratios):
     """Whole frames whose noise is these ratios times that of the model."""
-    return [FrameValues(0.0, 0.0, 1000.0, 2 * math.log(ratio), 10.0) for ratio in ratios]
+    return [FrameValues(0.0, 0.0, 1000.0, 1000.0, 2 * math.log(ratio), 10.0) for ratio in ratios]
 
 
 @pytest.mark.parametrize(
