@@ -1,4 +1,4 @@
-"""Reason codes of patches and DQ bits of pixels: the one table that every product reads.
+"""Reason codes of patches, DQ bits of pixels, bits of frames: the one table that every product reads.
 
 ``REASONS`` are stored per patch in ``quality/<model>/reason`` (CF ``flag_values``): which evidence was
 worst. ``DQ`` bits are written to exported masks: why a pixel is bad, 0 = good.
@@ -38,6 +38,9 @@ DQ: tuple[Flag, ...] = (
     Flag(2, "no_data", "the patch has no score: no valid pixels, or the frame was not scored"),
     Flag(4, "invalid", "the pixel itself is not data: NaN, BLANK, input mask or bad-pixel map"),
 )
+
+OUTSIDE = {"density": 1, "sky": 2, "gain": 4}
+"""Bits of ``out_of_reference``: what of a frame lies outside the range of the reference frames."""
 
 
 def code(table: tuple[Flag, ...], name: str) -> int:

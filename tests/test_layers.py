@@ -110,3 +110,11 @@ def test_what_importing_a_layer_does_not_load(modules, absent):
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
     )
     assert not absent & set(done.stdout.split())
+
+
+def test_who_only_ingests_does_not_load_torch():
+    code = "import sys, aqdask.engine.ingest, aqdask.engine.tasks; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
+    )
+    assert "torch" not in done.stdout.split()

@@ -12,7 +12,7 @@ import zarr
 from aqdask.archive.frames import FrameStore
 from aqdask.engine.reporter import Reporter
 from aqdask.errors import UsageError
-from aqdask.kernels.frame_tier import OUTSIDE
+from aqdask.flags import OUTSIDE
 from aqdask.models.bundle import Bundle, calibration_key
 
 ATTRIBUTE = (

@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import torch
 
-from aqdask.kernels.evidence import Camera, noise_ratio
+from aqdask.flags import OUTSIDE
+from aqdask.kernels.evidence import Camera, noise_ratio, sky_sigma
 from aqdask.kernels.noise import NoiseModel
 from aqdask.kernels.pooling import Columns, about, shape_sums
 
@@ -22,7 +22,6 @@ FLAG_SIGMA = 5.0  # robust sigma in size, ellipticity, sky or noise
 FLAG_MASKED = 0.2  # fraction of patches masked
 # Beyond the references: by how much (ln) stars a patch, sky, and noise ratio may leave their range.
 RANGE_SLACK = {"density": np.log(1.5), "sky": np.log(1.3), "gain": np.log(1.14)}
-OUTSIDE = {"density": 1, "sky": 2, "gain": 4}  # bits of `out_of_reference`
 
 
 @dataclass(frozen=True)
@@ -156,7 +155,7 @@ def _brightness(sky: float, noise: NoiseModel) -> float:
     """See `FrameValues`."""
     if noise.b <= 0:
         return sky
-    return float(noise.variance(torch.tensor(sky, dtype=torch.float64)))
+    return float(sky_sigma({"sky": np.array(sky)}, noise) ** 2)
 
 
 def _compared(frame: FrameValues, name: str) -> float:

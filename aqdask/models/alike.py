@@ -13,6 +13,7 @@ from aqdask.kernels.evidence import GROUPS, Field
 from aqdask.kernels.frame_tier import LEAST_SPREAD, FrameReference, FrameValues
 from aqdask.kernels.grouping import beyond_others
 from aqdask.kernels.pooling import Columns
+from aqdask.models.sets import STRATUM_FRAMES
 from aqdask.specs import Card
 
 NOISE_RANGE = (0.93, 1.08)  # of the noise ratio on frames that did not fit the noise
@@ -114,7 +115,7 @@ def _unlike(total: int, unlike: Mapping[str, str], expected: str) -> UnlikeFrame
         expected=expected,
         consequence="What is normal would be whatever they span, and bad frames would pass",
         remedy="leave them out, or calibrate them apart: under a camera or filter name of their own, or, if "
-        "it is their sky, with 16 frames or more of each sky in one call",
+        f"it is their sky, with {STRATUM_FRAMES} frames or more of each sky in one call",
     )
     error.frames = tuple(sorted(unlike))
     return error

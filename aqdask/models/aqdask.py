@@ -14,7 +14,7 @@ import torch
 from aqdask import flags
 from aqdask.errors import ModelError
 from aqdask.kernels.evidence import GROUPS, noise_ratio
-from aqdask.kernels.frame_tier import FLAG_SIGMA, OUTSIDE, frame_values
+from aqdask.kernels.frame_tier import FLAG_SIGMA, frame_values
 from aqdask.kernels.normalise import as_float
 from aqdask.kernels.patches import gather, padded
 from aqdask.kernels.pooling import Columns, shape
@@ -86,8 +86,8 @@ VARIABLES: tuple[Variable, ...] = (
         0,
         {
             "long_name": "what of the frame lies outside the range of the reference frames",
-            "flag_masks": list(OUTSIDE.values()),
-            "flag_meanings": " ".join(OUTSIDE),
+            "flag_masks": list(flags.OUTSIDE.values()),
+            "flag_meanings": " ".join(flags.OUTSIDE),
         },
         per_frame=True,
     ),

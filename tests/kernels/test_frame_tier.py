@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from columns import CAMERA, changed, good_frame
 
+from aqdask.flags import OUTSIDE
 from aqdask.kernels.evidence import Camera
 from aqdask.kernels.frame_tier import (
     FLAG_MASKED,
     FLAG_SIGMA,
     LEAST_SPREAD,
-    OUTSIDE,
     FrameReference,
     FrameValues,
     frame_values,

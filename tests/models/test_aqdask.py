@@ -13,7 +13,7 @@ from simulated import TINY, Frames, image
 import aqdask as aq
 from aqdask import flags
 from aqdask.errors import ModelError
-from aqdask.kernels.frame_tier import OUTSIDE
+from aqdask.flags import OUTSIDE
 from aqdask.kernels.patches import cut, cut_valid
 from aqdask.models import crops, fit, learn
 from aqdask.models.bundle import Bundle
