@@ -7,6 +7,7 @@ The geometry is `aqdask.specs.PatchGrid`'s; here are the arrays. Patches are num
 from __future__ import annotations
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 
 from aqdask.errors import UsageError
 from aqdask.specs import PatchGrid
@@ -29,6 +30,9 @@ def gather(image: np.ndarray, tops: np.ndarray, lefts: np.ndarray, size: int) ->
     ndarray (n, size, size)
         Type of the image. What reaches beyond the image is zero (False).
     """
+    inside = (tops + size <= image.shape[0]) & (lefts + size <= image.shape[1])
+    if len(tops) and inside.all():
+        return sliding_window_view(image, (size, size))[tops, lefts]
     squares = np.zeros((len(tops), size, size), dtype=image.dtype)
     for square, top, left in zip(squares, tops, lefts, strict=True):
         piece = image[top : top + size, left : left + size]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import torch
 
@@ -49,6 +49,16 @@ class View:
     latent: torch.Tensor
     shape: torch.Tensor
 
+    @cached_property
+    def clipped(self) -> torch.Tensor:
+        """``u`` cut at `WINSOR` sigma, ``(n, P, P)``."""
+        return self.u.clamp(-WINSOR, WINSOR)
+
+    @cached_property
+    def halved(self) -> torch.Tensor:
+        """``u`` averaged over 2 x 2 px, times 2, ``(n, P / 2, P / 2)``."""
+        return _halve(self.u)
+
 
 def absolute_residual(view: View) -> torch.Tensor:
     """Mean absolute residual: the published score, in units of the noise."""
@@ -83,16 +93,19 @@ def _ln(values: torch.Tensor) -> torch.Tensor:
 
 def sky_cells(view: View) -> torch.Tensor:
     """Sky of the sub-patches of 16 px above that of the patch, in sigma: winsorised means, ``(n, 16)``."""
-    cut = view.u.clamp(-WINSOR, WINSOR)
-    for _ in range(int(math.log2(CELL))):
-        cut = _halve(cut)
-    return cut.flatten(1) / (CELL * _WINSOR_SLOPE)
+    count, side, _ = view.clipped.shape
+    cells = side // CELL
+    # Rows first: whole rows are added up several times as fast as parts of them.
+    rows = view.clipped.view(count, cells, CELL, side).sum(dim=2)
+    return rows.view(count, cells, cells, CELL).sum(dim=3).flatten(1) / (CELL**2 * _WINSOR_SLOPE)
 
 
 def latent_moments(view: View) -> torch.Tensor:
     """Mean and standard deviation of each latent channel over the patch."""
     flat = view.latent.flatten(2)
-    return torch.cat([flat.mean(dim=2), flat.std(dim=2, correction=0)], dim=1)
+    mean = flat.mean(dim=2)
+    scatter = (flat - mean[:, :, None]).square().mean(dim=2).sqrt()  # twice as fast as `Tensor.std`
+    return torch.cat([mean, scatter], dim=1)
 
 
 def spikes(view: View) -> torch.Tensor:
@@ -102,9 +115,9 @@ def spikes(view: View) -> torch.Tensor:
     stars lack.
     """
     r = view.residual
-    around = r[:, 1:-1, 2:] + r[:, 1:-1, :-2] + r[:, 2:, 1:-1] + r[:, :-2, 1:-1]
-    excess = (r[:, 1:-1, 1:-1] - around / 4) / math.sqrt(1.25)
-    return torch.stack([_ln(excess.flatten(1).amax(dim=1)), _ln(_farthest(r.flatten(1)))], dim=1)
+    around = (r[:, 1:-1, 2:] + r[:, 1:-1, :-2]).add_(r[:, 2:, 1:-1]).add_(r[:, :-2, 1:-1])
+    excess = torch.sub(r[:, 1:-1, 1:-1], around, alpha=1 / 4).flatten(1).amax(dim=1) / math.sqrt(1.25)
+    return torch.stack([_ln(excess), _ln(_farthest(r.flatten(1)))], dim=1)
 
 
 def lines(view: View) -> torch.Tensor:
@@ -117,12 +130,11 @@ def lines(view: View) -> torch.Tensor:
     autoencoder gives back a part of a trail.
     """
     found = []
-    cut = view.u.clamp(-WINSOR, WINSOR)
     for axis in (2, 1):
-        sums = cut.sum(dim=axis) / math.sqrt(cut.shape[axis])
+        sums = view.clipped.sum(dim=axis) / math.sqrt(view.clipped.shape[axis])
         sums = sums @ without_slope(sums.shape[1]).to(sums)
         found += [_ln(sums.square().mean(dim=1)), _ln(sums.abs().amax(dim=1))]
-    folded = _halve(_halve(view.u)).flatten(1)
+    folded = _halve(view.halved).flatten(1)
     folded = (folded - row_median(folded)[:, None]).clamp(-LIMIT, LIMIT)
     weights = line_weights(view.u.shape[1] // LINE_FOLD).to(folded)
     found.append(_ln((folded @ weights).abs().amax(dim=1)))
@@ -157,7 +169,7 @@ def line_weights(side: int) -> torch.Tensor:
 
 def star_counts(view: View) -> torch.Tensor:
     """Number of local maxima above `STAR_SIGMA` in the signal averaged over 2 x 2 px."""
-    p = _halve(view.u)
+    p = view.halved
     down = torch.maximum(torch.maximum(p[:, :-2], p[:, 2:]), p[:, 1:-1])
     around = torch.maximum(torch.maximum(down[:, :, :-2], down[:, :, 2:]), down[:, :, 1:-1])
     peak = p[:, 1:-1, 1:-1]

@@ -12,7 +12,7 @@ from aqdask.kernels.patches import cut_range, valid_range
 from aqdask.models.bundle import Bundle
 from aqdask.specs import PatchGrid, Variable
 
-BATCH = 32  # patches of a frame that are cut and measured at a time
+BATCH = 128  # patches of a frame that are cut and measured at a time
 
 
 class Scorer(Protocol):

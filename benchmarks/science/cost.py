@@ -103,15 +103,16 @@ def _view(measurer: Measurer, u: torch.Tensor, watch: Stopwatch) -> View:
     """As `Measurer.view`, timed."""
     with watch.part("stabilise"):
         v = compress(u)
-        folded = fold(v)
+        strips = fold(v)
     with watch.part("encoder"):
-        latent = measurer.encoder(folded)
-    with watch.part("decoder"):
-        residual = v - unfold(measurer.decoder(latent))
+        latent = measurer.encoder(strips)
     with watch.part("head"):
-        value, weight = measurer.head(folded).split(3, dim=1)
-        weight = nn.functional.softplus(weight)
+        value, weight = measurer.head(strips).split(3, dim=1)
+        weight = nn.functional.softplus(weight.contiguous())
         shape = torch.cat([weight, weight * value], dim=1).flatten(2).sum(dim=2)
+    with watch.part("decoder"):
+        smooth = unfold(measurer.decoder(latent))
+        residual = torch.sub(v, smooth, out=smooth)
     return View(u, residual, latent, shape)
 
 
@@ -133,10 +134,10 @@ def _whole(scorer: AqdaskScorer, image: np.ndarray) -> tuple[float, float]:
 def gmac(measurer: Measurer, patch: int, grid: PatchGrid) -> dict[str, float]:
     """1e9 multiply-accumulates of a frame in convolutions, and in the sums along lines."""
     count = grid.shape[0] * grid.shape[1]
-    folded = fold(torch.zeros(1, patch, patch))
+    strips = fold(torch.zeros(1, patch, patch))
     with torch.inference_mode():
-        latent = measurer.encoder(folded)
-        inputs = {"encoder": folded, "decoder": latent, "head": folded}
+        latent = measurer.encoder(strips)
+        inputs = {"encoder": strips, "decoder": latent, "head": strips}
         found = {name: count * _macs(getattr(measurer, name), given) / GIGA for name, given in inputs.items()}
     weights = line_weights(patch // 4)
     found["lines"] = 2 * count * weights.numel() / GIGA

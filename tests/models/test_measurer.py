@@ -1,4 +1,4 @@
-"""Folding against torch's own layers, and which share of a patch is full."""
+"""Folding, and networks on strips, against torch's own layers, and which share of a patch is full."""
 
 import numpy as np
 import pytest
@@ -21,12 +21,12 @@ def counts(seed=0, number=4):
     return torch.from_numpy(np.random.default_rng(seed).poisson(1000, (number, 64, 64)).astype(np.float32))
 
 
-def test_folding_is_pixel_unshuffle_and_back():
+def test_strips_are_a_view_and_squares_are_pixel_shuffle():
     v = counts()
-    folded = fold(v)
-    torch.testing.assert_close(folded, torch.nn.PixelUnshuffle(FOLD)(v[:, None]), rtol=0, atol=0)
-    assert folded.is_contiguous(memory_format=torch.channels_last)
-    torch.testing.assert_close(unfold(folded), v, rtol=0, atol=0)
+    strips = fold(v)
+    assert strips.data_ptr() == v.data_ptr()
+    assert strips.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(strips[1, :, 5, 2], v[1, 5, 2 * FOLD : 3 * FOLD], rtol=0, atol=0)
     channels = torch.randn(2, FOLD**2, 8, 8)
     torch.testing.assert_close(unfold(channels), torch.nn.PixelShuffle(FOLD)(channels)[:, 0], rtol=0, atol=0)
 
