@@ -210,7 +210,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--quick", action="store_true", help="little of everything, under a minute")
     result.add_argument("--frames", type=int, help="frames a condition (4)")
     result.add_argument(
-        "--gwac-frames", type=int, help="frames of the GWAC-like archive (24; 600 on a cluster)"
+        "--gwac-frames", type=int, help="frames of the GWAC-like archive (24; 600 in a Slurm job)"
     )
     result.add_argument("--gwac-size", type=int, default=4096, help="their side in px (%(default)s)")
     result.add_argument("--steps", type=int, help="optimiser steps of aqdask (its default)")

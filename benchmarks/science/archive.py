@@ -8,6 +8,7 @@ has changed, whose difference image is searched as well. The arithmetic is `aqda
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -31,7 +32,8 @@ from aqdask.sky.scenes import preset
 from aqdask.sky.simulate import SimulatedFrame, simulate_frame
 from aqdask.specs import Card, PatchGrid
 
-FRAMES, REFERENCES = 24, 20  # of the archive (600 on a cluster), and to train on
+FRAMES = 600 if "SLURM_JOB_ID" in os.environ else 24  # of the archive; on one machine a sample
+REFERENCES = 20  # frames to train on
 LEVEL = 0.3  # complex background, rms fraction of the sky
 SCALES = (8, 32)  # px
 APERTURE = 1.7  # FWHM, radius
