@@ -119,7 +119,7 @@ def _shares(
         above = patches[reached] >= saturation
         if valid is not None:
             above &= valid[reached]
-        full[reached] = torch.count_nonzero(above.flatten(1), dim=1) / number
+        full[reached] = torch.count_nonzero(above.flatten(1), dim=1).to(full.dtype) / number
     return full / share.clamp(min=1 / number), share
 
 

@@ -45,9 +45,10 @@ def test_a_view_is_what_the_networks_give_without_any_folding_of_ours(measurer):
     torch.testing.assert_close(view.shape, shape, rtol=1e-4, atol=1e-3)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("masked", [False, True])
-def test_full_pixels_are_counted_among_the_valid(measurer, masked):
-    patches = counts()
+def test_full_pixels_are_counted_among_the_valid(measurer, masked, dtype):
+    patches = counts().to(dtype)
     patches[1, :16] = 5000
     patches[2, 0, 0] = 4999
     valid = torch.ones(patches.shape, dtype=torch.bool)
