@@ -114,7 +114,8 @@ def _shares(
     number = patches[0].numel()
     full = torch.zeros_like(patches[:, 0, 0])
     share = torch.ones_like(full) if valid is None else valid.flatten(1).sum(dim=1) / number
-    reached = (patches.flatten(1).amax(dim=1) >= saturation).nonzero()[:, 0]
+    below = patches.flatten(1).amax(dim=1) < saturation  # False for NaN, which may hide full pixels
+    reached = (~below).nonzero()[:, 0]
     if len(reached):  # few patches have full pixels
         above = patches[reached] >= saturation
         if valid is not None:

@@ -53,6 +53,8 @@ def test_full_pixels_are_counted_among_the_valid(measurer, masked, dtype):
     patches[2, 0, 0] = 4999
     valid = torch.ones(patches.shape, dtype=torch.bool)
     valid[1, :8] = False
+    if masked:
+        patches[1, :4] = torch.nan
     with torch.inference_mode():
         levels, _ = measurer.normalised(patches, valid if masked else None, DETECTOR)
     share, full = levels[:, 0], levels[:, 1]
