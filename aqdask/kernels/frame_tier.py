@@ -7,7 +7,7 @@ given, and nothing is decided by them.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -100,6 +100,14 @@ class FrameReference:
             for name in ("size", "ellipticity")
         }
         return cls(found, shapes)
+
+    def widened(self, factor: float) -> FrameReference:
+        """The same with spreads ``factor`` times as wide, if that is more: few frames show theirs poorly."""
+        wider = {
+            name: (centre, spread * max(factor, 1.0), low, high)
+            for name, (centre, spread, low, high) in self.quantities.items()
+        }
+        return replace(self, quantities=wider)
 
     def pvalue(self, frame: FrameValues, name: str, *, two_sided: bool = False) -> float:
         """Split conformal p-value of the frame's 'size' or 'ellipticity'; NaN where one is unknown.

@@ -9,9 +9,10 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 import numpy as np
 
 from aqdask.errors import UnlikeFramesError, UsageError
-from aqdask.kernels.evidence import GROUPS, Field
+from aqdask.kernels.evidence import GROUPS, Field, sky_sigma
 from aqdask.kernels.frame_tier import LEAST_SPREAD, FrameReference, FrameValues
 from aqdask.kernels.grouping import beyond_others
+from aqdask.kernels.noise import NoiseModel
 from aqdask.kernels.pooling import Columns
 from aqdask.models.sets import STRATUM_FRAMES
 from aqdask.specs import Card
@@ -186,30 +187,59 @@ def _span(ends: Iterable[str]) -> str:
     return " to ".join(dict.fromkeys(ends))
 
 
-def check_scatter(ids: Sequence[str], values: Sequence[FrameValues]) -> None:
+def check_scatter(ids: Sequence[str], values: Sequence[FrameValues], noise: NoiseModel) -> None:
     """Refuse frames that no single noise model fits: where half have another gain, none is odd.
 
-    Named are the fewer frames beside the widest gap between their noises. No choice may leave them out
-    unasked: most of the frames are off the noise model, and the gap does not say which of them are right.
+    ``noise`` is the model that ``values`` were measured with, which fits none where gains are mixed. Named
+    are the frames that the gain of most does not fit; where there is none, those beside the widest gap
+    between noises. No choice may leave them out unasked: most of the frames are off the noise model.
     """
-    noises = {
-        name: value.noise for name, value in zip(ids, values, strict=True) if math.isfinite(value.noise)
+    found = {
+        name: value for name, value in zip(ids, values, strict=True) if math.isfinite(value.noise + value.sky)
     }
-    known = sorted(noises, key=noises.__getitem__)
-    found = np.array([noises[name] for name in known])
-    if found.size and 1.4826 * np.median(np.abs(found - np.median(found))) > NOISE_SCATTER:
-        at = 1 + int(np.argmax(np.diff(found)))
-        fewer = min(known[:at], known[at:], key=len)
-        every, few = (
-            _span(f"{np.exp(noises[part[end]] / 2):.2f}" for end in (0, -1)) for part in (known, fewer)
-        )
-        raise UsageError(
-            f"the noise of {len(values)} reference frames is {every} times what one noise model says, and of "
-            f"{len(fewer)} of them, beside the widest gap, {few} times: " + _listed(sorted(fewer)),
-            expected=f"a scatter of less than {NOISE_SCATTER / 2:.0%} from frame to frame",
-            consequence="Of several gain settings, or of clouds among clear skies, no noise model holds",
-            remedy="check that all reference frames are of one camera, gain setting and reduction, and good",
-        )
+    noises = np.array([value.noise for value in found.values()])
+    if not noises.size or 1.4826 * np.median(np.abs(noises - np.median(noises))) <= NOISE_SCATTER:
+        return
+    order = np.argsort(noises, kind="stable")
+    known = [list(found)[k] for k in order]
+    one = _of_one_gain(list(found.values()), noise)
+    if one.sum() > len(one) / 2:
+        odd = [name for name, fits in zip(found, one, strict=True) if not fits]
+        what = f"one gain fits {one.sum()} of them, and not"
+    else:
+        at = 1 + int(np.argmax(np.diff(noises[order])))
+        odd = sorted(known[at:] if at >= len(known) / 2 else known[:at])
+        times = _span(f"{np.exp(found[name].noise / 2):.2f}" for name in _ends(odd, known))
+        what = f"of {len(odd)} of them, beside the widest gap, {times} times"
+    every = _span(f"{np.exp(found[name].noise / 2):.2f}" for name in (known[0], known[-1]))
+    raise UsageError(
+        f"the noise of {len(values)} reference frames is {every} times what one noise model says; {what}: "
+        + _listed(odd),
+        expected=f"a scatter of less than {NOISE_SCATTER / 2:.0%} from frame to frame",
+        consequence="Of several gain settings, or of clouds among clear skies, no noise model holds",
+        remedy="check that all reference frames are of one camera, gain setting and reduction, and good",
+    )
+
+
+def _ends(some: Sequence[str], order: Sequence[str]) -> tuple[str, str]:
+    """The first and the last of ``some`` in the order of all."""
+    return min(some, key=order.index), max(some, key=order.index)
+
+
+def _of_one_gain(frames: Sequence[FrameValues], noise: NoiseModel) -> np.ndarray:
+    """The most frames that lie on one line of variance against sky, within `NOISE_SCATTER`; bool ``(n,)``.
+
+    All lines through two frames, and all that are level: a few frames of another gain pull none of them.
+    """
+    sky = np.array([frame.sky for frame in frames])
+    variance = sky_sigma({"sky": sky}, noise) ** 2 * np.exp([frame.noise for frame in frames])
+    first, second = np.triu_indices(len(frames))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        slope = np.nan_to_num((variance[second] - variance[first]) / (sky[second] - sky[first]), posinf=0)
+        slope = np.maximum(slope, 0)  # a variance falls with no sky
+        line = variance[first, None] + slope[:, None] * (sky - sky[first, None])
+        fits = np.abs(np.log(variance / np.maximum(line, 0))) < NOISE_SCATTER
+    return fits[fits.sum(axis=1).argmax()]
 
 
 def check_noise(values: Sequence[FrameValues]) -> None:

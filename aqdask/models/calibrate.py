@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -127,7 +126,7 @@ def calibrate_group(
     check_measured(ids, [*fit, *tail, *threshold])
     camera = _camera(fit, seen, two_sided)
     values = [frame_values(columns, camera, SPREAD) for columns in (*fit, *tail, *threshold)]
-    check_scatter(ids, values)
+    check_scatter(ids, values, seen.noise)
     odd = check_alike(ids, values)
     check_noise(values[len(fit) :])
     every = [*fit, *tail, *threshold]  # a template of the fit set may be that of the bad frame
@@ -136,8 +135,7 @@ def calibrate_group(
     abstain = dict(seen.abstain)
     if len(tail) + len(threshold) < REGION_FRAMES:
         found = len(tail) + len(threshold)
-        named = math.ceil(REGION_FRAMES * len(ids) / found)
-        reason = f"{found} calibration frames, {REGION_FRAMES} are needed (name about {named} frames)"
+        reason = f"{found} calibration frames, {REGION_FRAMES} are needed (name 16 to 20 reference frames)"
         abstain |= dict.fromkeys((group.name for group in GROUPS if group.regional), reason)
     judge = _judge(camera, measured, abstain, alpha)
     check_alpha(judge.final[0].total // len(judge.final), alpha, len(threshold), len(ids))
@@ -146,10 +144,16 @@ def calibrate_group(
     facts = {
         "frames": dict(zip(("fit", "tail", "threshold"), map(list, _named(frames, sets)), strict=True)),
         "abstain": abstain,
-        "notes": [*seen.notes, *odd, *_span(ids, values), *refused, *_notes(len(threshold), abstain)],
+        "notes": [
+            *seen.notes,
+            *odd,
+            *_span(ids, values),
+            *refused,
+            *_notes(len(ids), len(threshold), abstain),
+        ],
         "noise_ratio": float(np.exp(np.median([value.noise for value in values[len(fit) :]]) / 2)),
     }
-    tier = FrameReference.fit(values)
+    tier = FrameReference.fit(values).widened(FEW_FRAMES / len(values))
     return Knowledge(judge, tier, seen.saturation, seen.hot, seen.shape, facts, place)
 
 
@@ -261,9 +265,14 @@ def _span(ids: Sequence[str], values: Sequence[FrameValues]) -> list[str]:
     ]
 
 
-def _notes(threshold: int, abstain: Mapping[str, str]) -> list[str]:
-    """What a user of the p-values has to know."""
+def _notes(total: int, threshold: int, abstain: Mapping[str, str]) -> list[str]:
+    """What a user has to know of a calibration on ``total`` frames, ``threshold`` of which set p-values."""
     notes = []
+    if total < FEW_FRAMES:
+        notes.append(
+            f"Whole frames are compared with {FEW_FRAMES / total:.1f} times the spread of the references: "
+            f"{total} frames show it poorly, {FEW_FRAMES} are enough."
+        )
     if threshold < FEW_FRAMES:
         notes.append(
             f"Calibrated on {threshold} frame{'s'[: threshold > 1]}: the patches of one frame are alike, so "

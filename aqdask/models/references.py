@@ -150,7 +150,7 @@ def _remarks(noise: NoiseModel, white: bool, gain: float) -> tuple[tuple[str, ..
     elif noise.source == "frames" and not 1 / GAIN_AGREES < gain * noise.b < GAIN_AGREES and gain > 0:
         notes.append(
             f"the frames show a gain of {1 / noise.b:.3g} electrons a count, the header says {gain:.3g}: the "
-            "frames are believed"
+            "frames are believed (were their counts rescaled, stacked or averaged?)"
         )
     if noise.source == "none":
         reason = "the gain is unknown: too little range of sky in the reference frames, none in the header"

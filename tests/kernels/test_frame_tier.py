@@ -57,6 +57,14 @@ def test_a_frame_is_flagged_beyond_five_robust_sigma_of_one_quantity(reference, 
     assert reference.sigmas(far)[name] == pytest.approx(0 if good_side else 5.5, abs=0.4)
 
 
+def test_few_references_are_compared_with_a_wider_spread(reference):
+    far = replace(USUAL, size=MOVED["size"](9))
+    wide = reference.widened(2.0)
+    assert wide.sigmas(far)["size"] == pytest.approx(reference.sigmas(far)["size"] / 2)
+    assert wide.outside(far) == reference.outside(far)
+    assert reference.widened(0.5) == reference
+
+
 def test_sharper_stars_count_where_asked(reference):
     sharp = replace(USUAL, size=-0.2)
     assert reference.score(sharp, 0.0) < FLAG_SIGMA < reference.score(sharp, 0.0, two_sided=True)

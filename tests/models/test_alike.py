@@ -10,7 +10,9 @@ import pytest
 from simulated import SIDE, Frames
 
 from aqdask.errors import UnlikeFramesError, UsageError
+from aqdask.kernels.evidence import sky_sigma
 from aqdask.kernels.frame_tier import FrameValues
+from aqdask.kernels.noise import NoiseModel
 from aqdask.models.adapt import adapt
 from aqdask.models.alike import check_gains, check_scatter
 from aqdask.models.sets import split_groups
@@ -128,6 +130,9 @@ def test_frames_that_are_no_minority_of_their_filter_are_named_but_not_to_be_lef
     assert not isinstance(raised.value, UnlikeFramesError)
 
 
+LEVEL = NoiseModel(1000.0, 0.0)
+
+
 def values_of(ratios):
     """Whole frames whose noise is these ratios times that of the model."""
     return [FrameValues(0.0, 0.0, 1000.0, 1000.0, 2 * math.log(ratio), 10.0) for ratio in ratios]
@@ -139,17 +144,35 @@ def values_of(ratios):
         ([0.9, 1.1, 0.93, 1.12, 0.96, 0.9, 1.11], r"beside the widest gap, 1\.10 to 1\.12 times: 1, 3, 6"),
         ([1.1, 0.9, 1.09, 1.1, 1.0, 1.1, 0.9, 1.01], "of 2 of them, beside the widest gap, 0.90 times: 1, 6"),
         ([0.8, math.nan, 1.2, 1.0], "of 1 of them, beside the widest gap, 0.80 times: 0"),
-        ([0.9] * 7 + [1.1] * 7, "0.90 times: 0, 1, 2, 3, 4 and 2 more"),
+        ([0.9] * 7 + [1.1] * 7, "1.10 times: 10, 11, 12, 13, 7 and 2 more"),
     ],
 )
 def test_the_frames_on_the_smaller_side_of_two_noises_are_named(ratios, named):
     with pytest.raises(UsageError, match=named + FOUR) as raised:
-        check_scatter([str(k) for k in range(len(ratios))], values_of(ratios))
+        check_scatter([str(k) for k in range(len(ratios))], values_of(ratios), LEVEL)
     assert not isinstance(raised.value, UnlikeFramesError)  # no choice may leave them out unasked
 
 
 def test_frames_whose_noise_hardly_scatters_are_accepted():
-    assert check_scatter(list("abcd"), values_of([1.0, 1.01, 0.99, 1.3])) is None
+    assert check_scatter(list("abcd"), values_of([1.0, 1.01, 0.99, 1.3]), LEVEL) is None
+
+
+@pytest.mark.parametrize("odd", [{2, 9}, {0, 1, 5, 11, 16}])
+def test_frames_of_another_gain_are_named_although_they_bent_the_noise_model(odd):
+    rng = np.random.default_rng(3)
+    sky = rng.uniform(500, 3000, 18)
+    variance = np.array([100 + s * (4.0 if k in odd else 1.0) for k, s in enumerate(sky)])
+    b, a = np.polyfit(sky, variance, 1)  # what learn_noise would be near to
+    bent = NoiseModel(a, b)
+    expected = sky_sigma({"sky": sky}, bent) ** 2
+    values = [
+        FrameValues(0.0, 0.0, s, e, math.log(v / e), 10.0)
+        for s, e, v in zip(sky, expected, variance * rng.normal(1, 0.005, 18), strict=True)
+    ]
+    names = [f"{k:02}" for k in range(18)]
+    named = ", ".join(names[k] for k in sorted(odd))
+    with pytest.raises(UsageError, match=f"one gain fits {18 - len(odd)} of them, and not: {named}" + FOUR):
+        check_scatter(names, values, bent)
 
 
 @pytest.mark.parametrize("other", [1.54, math.nan])
