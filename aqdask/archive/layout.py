@@ -26,6 +26,7 @@ from aqdask.specs import ArchiveSpec, ReadSpec
 
 FORMAT = "aqdask"
 LAYOUT_VERSION = 1
+CONVENTIONS = "CF-1.11"
 ROWS_PER_CHUNK = 4096  # rows of the 1-D arrays that go with the frames
 CODECS: dict[str, tuple[Any, int]] = {
     "lz4": ("lz4", 5),
@@ -64,7 +65,7 @@ def create(path: str | os.PathLike[str], spec: ArchiveSpec, *, created_by: str) 
         "layout_version": LAYOUT_VERSION,
         "created_by": created_by,
         "archive": dataclasses.asdict(spec),
-        "Conventions": "CF-1.11",
+        "Conventions": CONVENTIONS,
     }
     try:
         root = zarr.create_group(str(path), attributes=attributes)

@@ -72,7 +72,7 @@ class QualityStore:
         store.write_bounds(grid)
         store.write_bundle(bundle)
         # written last: a group without it was cut off while being made and is made anew
-        group.attrs.update({**attributes, "complete": True})
+        group.attrs.update({"Conventions": layout.CONVENTIONS, **attributes, "complete": True})
         return store
 
     def write_bounds(self, grid: PatchGrid) -> None:

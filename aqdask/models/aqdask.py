@@ -62,8 +62,8 @@ VARIABLES: tuple[Variable, ...] = (
         {
             "long_name": "frame is flagged: frame_score above 5 (robust sigma of size, ellipticity, sky or "
             "noise, or more than 20 % of the patches masked)",
-            "flag_values": [0, 1],
-            "flag_meanings": "good flagged",
+            "flag_values": [0, 1, 255],
+            "flag_meanings": "good flagged not_scored",
         },
         per_frame=True,
     ),
@@ -97,8 +97,8 @@ VARIABLES: tuple[Variable, ...] = (
         255,  # not scored
         {
             "long_name": "patches were judged against the mean of the reference frames at their place",
-            "flag_values": [0, 1],
-            "flag_meanings": "plain centred",
+            "flag_values": [0, 1, 255],
+            "flag_meanings": "plain centred not_scored",
         },
         per_frame=True,
     ),
@@ -201,10 +201,8 @@ class AqdaskScorer:
         """See `aqdask.models.scorer.Scorer.judge`."""
         knowledge, _ = self.knowledge(camera, filter)
         columns = {name: measured[..., k] for k, name in enumerate(self.columns)}
-        full = columns["saturated"] > SATURATED
-        scored = blank(columns)
-        found = judged(knowledge, scored)
-        found["reason"][full] = flags.code(flags.REASONS, "saturated")
+        found = judged(knowledge, blank(columns))
+        found["reason"][saturated(columns)] = flags.code(flags.REASONS, "saturated")
         typed = {variable.name: np.dtype(variable.dtype) for variable in self.variables}
         return {name: np.asarray(found[name]).astype(dtype) for name, dtype in typed.items()}
 
@@ -213,7 +211,8 @@ def measure_batch(
     measurer: Measurer, patches: np.ndarray, valid: np.ndarray | None, knowledge: Knowledge
 ) -> np.ndarray:
     """Columns ``(n, k)`` of at most `BATCH` patches of any type, padded to that many."""
-    limit = np.iinfo(patches.dtype).max if patches.dtype.kind in "iu" else np.inf
+    integer = patches.dtype.kind in "iu" and patches.dtype.itemsize <= 2  # no detector counts in 32 bits
+    limit = np.iinfo(patches.dtype).max if integer else np.inf
     detector = Detector(knowledge.judge.camera.noise, float(min(knowledge.saturation, limit)))
     values = as_float(padded(patches, BATCH), measurer.device)
     mask = None if valid is None else torch.from_numpy(padded(valid, BATCH)).to(measurer.device)
@@ -233,9 +232,16 @@ def without(
     return ~there if valid is None else valid & ~there
 
 
+def saturated(columns: Columns) -> np.ndarray:
+    """Which patches are mostly full, bool ``(n_y, n_x)``; a dead one is flat, too, but not bright."""
+    full = columns["saturated"] > SATURATED
+    others = columns["sky"][~full & np.isfinite(columns["sky"])]
+    return full & (columns["sky"] > np.median(others)) if others.size else full
+
+
 def blank(columns: Columns) -> dict[str, np.ndarray]:
     """Columns with NaN in the patches that say nothing: too few valid pixels, or mostly saturated."""
-    mute = ~(columns["valid"] >= MIN_VALID) | (columns["saturated"] > SATURATED)
+    mute = ~(columns["valid"] >= MIN_VALID) | saturated(columns)
     return {name: np.where(mute, np.nan, values) for name, values in columns.items()}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import cast
@@ -16,6 +17,7 @@ from aqdask.models.autoencoder import exact_arithmetic
 from aqdask.models.networks import FOLD, Networks
 
 LEVELS = ("valid", "saturated", "sky", "noise")
+PLATEAU = 0.25  # of a patch's pixels: so many at its largest value are full, or dead
 LEARNT = 31 * 2**20  # bytes; glibc learns from sizes of up to 32 MiB
 
 
@@ -110,17 +112,24 @@ def reuse_buffers() -> None:
 def _shares(
     patches: torch.Tensor, valid: torch.Tensor | None, saturation: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Which fraction of the valid pixels is full, and which fraction of all is valid; ``(n,)`` each."""
+    """Which fraction of the valid pixels is full, and which fraction of all is valid; ``(n,)`` each.
+
+    Where nobody knows from where on a pixel is full, those at the largest value of the patch are, if they are
+    more than `PLATEAU`.
+    """
     number = patches[0].numel()
     full = torch.zeros_like(patches[:, 0, 0])
     share = torch.ones_like(full) if valid is None else valid.flatten(1).sum(dim=1) / number
-    below = patches.flatten(1).amax(dim=1) < saturation  # False for NaN, which may hide full pixels
-    reached = (~below).nonzero()[:, 0]
-    if len(reached):  # few patches have full pixels
-        above = patches[reached] >= saturation
-        if valid is not None:
-            above &= valid[reached]
-        full[reached] = torch.count_nonzero(above.flatten(1), dim=1).to(full.dtype) / number
+    seen = (patches if valid is None else patches.masked_fill(~valid, -torch.inf)).flatten(1)
+    top = seen.amax(dim=1)
+    known = math.isfinite(saturation)
+    level = torch.full_like(top, saturation) if known else top
+    reached = ((top >= level) & top.isfinite()).nonzero()[:, 0]
+    if len(reached):  # with a known saturation, few patches
+        count = torch.count_nonzero(seen[reached] >= level[reached, None], dim=1)
+        full[reached] = count.to(full.dtype) / number
+    if not known:
+        full = full.where(full > PLATEAU, 0)
     return full / share.clamp(min=1 / number), share
 
 

@@ -101,6 +101,17 @@ def test_quality_of_any_chunking_is_score_frame(tiny, scorer, frame, invalid, ch
 # --- what is not data ------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("dtype", ["uint16", "int32", "float32", "float64"])
+def test_a_full_block_is_saturated_in_any_type_and_a_dead_one_is_not(scorer, frame, dtype):
+    spoilt = frame.copy()
+    spoilt[64:192, 64:192], spoilt[256:384, 64:192] = 65535, 0
+    found = score_frame(scorer, spoilt.astype(dtype), None, *CAMERA)
+    assert (found["reason"][1:3, 1:3] == SATURATED).all()
+    assert (found["reason"] == SATURATED).sum() == 4
+    assert np.isfinite(found["score"][4:6, 1:3]).all()
+    assert (found["pvalue"][4:6, 1:3] < 0.05).all()
+
+
 def test_patches_without_enough_data_have_no_score_and_half_a_patch_has(scorer, frame, invalid):
     result = score_frame(scorer, frame, invalid, *CAMERA)
     share = cut_valid(invalid, PatchGrid(*SHAPE)).mean(axis=(2, 3))

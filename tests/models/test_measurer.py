@@ -60,3 +60,15 @@ def test_full_pixels_are_counted_among_the_valid(measurer, masked, dtype):
     share, full = levels[:, 0], levels[:, 1]
     assert share.tolist() == [1, 0.875 if masked else 1, 1, 1]
     assert full.tolist() == pytest.approx([0, 1 / 7 if masked else 0.25, 0, 0])
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_where_saturation_is_unknown_a_plateau_at_the_top_is_full(measurer, masked):
+    patches = counts()
+    patches[1, :24] = 65000  # three eighths
+    patches[2, :10] = 65000  # a bright star is no plateau
+    patches[3] = 0
+    valid = torch.ones(patches.shape, dtype=torch.bool) if masked else None
+    with torch.inference_mode():
+        levels, _ = measurer.normalised(patches, valid, Detector(DETECTOR.noise))
+    assert levels[:, 1].tolist() == [0, 0.375, 0, 1]
