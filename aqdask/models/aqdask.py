@@ -219,6 +219,8 @@ def measure_batch(
     if patches.dtype.kind == "f":  # NaN and infinity are no data, whatever the mask says
         finite = values.isfinite()
         mask = finite if mask is None else mask & finite
+    if mask is not None and bool(mask.all()):
+        mask = None  # the same bits, and less work
     return measurer.measure(values, mask, detector)[: len(patches)]
 
 

@@ -55,7 +55,14 @@ def cost(bundle: Bundle, size: int = 4096, repeat: int = 3) -> dict[str, Any]:
         image = simulate_frame(good_scene(seed, size), seed=seed).image
         scorer = AqdaskScorer(bundle)
         runs = [_parts(scorer, image) for _ in range(repeat + 1)][1:]  # the first warms up
-        whole = [_whole(scorer, image) for _ in range(repeat)]
+        sparse = np.zeros(image.shape, bool)
+        sparse[::37, ::41] = True  # a pixel or two of every patch
+        kinds = {
+            "score_frame": (image, None),
+            "score_frame, float32": (image.astype(np.float32), None),
+            "score_frame, invalid pixels in every patch": (image, sparse),
+        }
+        whole = {name: [_whole(scorer, *given) for _ in range(repeat)] for name, given in kinds.items()}
     finally:
         torch.set_num_threads(threads)
     seconds = {name: median(run[name] for run in runs) for name in runs[0]}
@@ -63,9 +70,9 @@ def cost(bundle: Bundle, size: int = 4096, repeat: int = 3) -> dict[str, Any]:
         "size": size,
         "repeat": repeat,
         "seconds": seconds,
-        "score_frame": {
-            "processor": median(cpu for cpu, _ in whole),
-            "wall": median(wall for _, wall in whole),
+        "whole": {
+            name: {"processor": median(cpu for cpu, _ in times), "wall": median(wall for _, wall in times)}
+            for name, times in whole.items()
         },
         "gmac": gmac(scorer.measurer, scorer.patch, PatchGrid(size, size, scorer.patch)),
         "parameters": {
@@ -124,10 +131,10 @@ def _statistics(measurer: Measurer, view: View, watch: Stopwatch) -> list[torch.
     return found
 
 
-def _whole(scorer: AqdaskScorer, image: np.ndarray) -> tuple[float, float]:
+def _whole(scorer: AqdaskScorer, image: np.ndarray, invalid: np.ndarray | None) -> tuple[float, float]:
     """Processor and wall seconds of `score_frame`."""
     begin = time.process_time(), time.perf_counter()
-    score_frame(scorer, image, None, CAMERA, FILTER)
+    score_frame(scorer, image, invalid, CAMERA, FILTER)
     return time.process_time() - begin[0], time.perf_counter() - begin[1]
 
 

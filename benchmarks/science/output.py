@@ -197,7 +197,7 @@ def cost(found: Mapping[str, Any]) -> str:
         (name, f"{value:.3f}", f"{value / total:.0%}", _macs(name, macs)) for name, value in seconds.items()
     ]
     rows.append(("sum of the parts", f"{total:.3f}", "", f"{sum(macs.values()):.1f}"))
-    rows.append(("score_frame", f"{found['score_frame']['processor']:.3f}", "", ""))
+    rows += [(name, f"{times['processor']:.3f}", "", "") for name, times in found["whole"].items()]
     peaks = ", ".join(f"{peak:.0f} MiB after a frame of {size}" for size, peak in found["peak_mib"].items())
     parameters = ", ".join(f"{name} {count:,}" for name, count in found["parameters"].items())
     note = (
