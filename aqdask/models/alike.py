@@ -27,6 +27,7 @@ ODD_PATCHES = 0.06  # and from so many it is worth a word: so had one of ten set
 SKY_MATTERS = 0.1  # sigma of a pixel: smallest excess of a patch's sky over those of other frames that counts
 MEASURED = 0.5  # of a reference frame's patches that must say something
 FEW_FRAMES = 10
+ANCHORS = 60  # frames through which lines of variance against sky are drawn
 MOST_NAMED = 5  # frames that a message lists
 
 
@@ -201,20 +202,22 @@ def check_scatter(ids: Sequence[str], values: Sequence[FrameValues], noise: Nois
     if not noises.size or 1.4826 * np.median(np.abs(noises - np.median(noises))) <= NOISE_SCATTER:
         return
     order = np.argsort(noises, kind="stable")
-    known = [list(found)[k] for k in order]
+    known, ascending = [list(found)[k] for k in order], noises[order]
+    at = 1 + int(np.argmax(np.diff(ascending)))
+    parted = max(np.ptp(ascending[:at]), np.ptp(ascending[at:])) < NOISE_SCATTER
     one = _of_one_gain(list(found.values()), noise)
-    if one.sum() > len(one) / 2:
-        odd = [name for name, fits in zip(found, one, strict=True) if not fits]
-        what = f"one gain fits {one.sum()} of them, and not"
+    odd = [name for name, fits in zip(found, one, strict=True) if not fits]
+    if not parted and not odd:
+        what = "one gain fits all of them, but not that of the noise model"
+    elif not parted and len(odd) < len(one) / 2:
+        what = f"one gain fits {one.sum()} of them, and not: {_listed(odd)}"
     else:
-        at = 1 + int(np.argmax(np.diff(noises[order])))
         odd = sorted(known[at:] if at >= len(known) / 2 else known[:at])
         times = _span(f"{np.exp(found[name].noise / 2):.2f}" for name in _ends(odd, known))
-        what = f"of {len(odd)} of them, beside the widest gap, {times} times"
+        what = f"of {len(odd)} of them, beside the widest gap, {times} times: {_listed(odd)}"
     every = _span(f"{np.exp(found[name].noise / 2):.2f}" for name in (known[0], known[-1]))
     raise UsageError(
-        f"the noise of {len(values)} reference frames is {every} times what one noise model says; {what}: "
-        + _listed(odd),
+        f"the noise of {len(values)} reference frames is {every} times what one noise model says; {what}",
         expected=f"a scatter of less than {NOISE_SCATTER / 2:.0%} from frame to frame",
         consequence="Of several gain settings, or of clouds among clear skies, no noise model holds",
         remedy="check that all reference frames are of one camera, gain setting and reduction, and good",
@@ -229,11 +232,12 @@ def _ends(some: Sequence[str], order: Sequence[str]) -> tuple[str, str]:
 def _of_one_gain(frames: Sequence[FrameValues], noise: NoiseModel) -> np.ndarray:
     """The most frames that lie on one line of variance against sky, within `NOISE_SCATTER`; bool ``(n,)``.
 
-    All lines through two frames, and all that are level: a few frames of another gain pull none of them.
+    Lines through two frames (of `ANCHORS` of them), and level ones: a few frames of another gain pull none.
     """
     sky = np.array([frame.sky for frame in frames])
     variance = sky_sigma({"sky": sky}, noise) ** 2 * np.exp([frame.noise for frame in frames])
-    first, second = np.triu_indices(len(frames))
+    anchors = np.unique(np.linspace(0, len(frames) - 1, ANCHORS).astype(int))
+    first, second = (anchors[k] for k in np.triu_indices(len(anchors)))
     with np.errstate(divide="ignore", invalid="ignore"):
         slope = np.nan_to_num((variance[second] - variance[first]) / (sky[second] - sky[first]), posinf=0)
         slope = np.maximum(slope, 0)  # a variance falls with no sky

@@ -27,6 +27,7 @@ from aqdask.models.scorer import BATCH
 from aqdask.specs import MIN_VALID, Variable
 
 SATURATED = 0.5  # fraction of a patch's pixels that are full, from which it says nothing else
+BRIGHTER = 5.0  # sigma of a pixel above the other patches, from which a plateau is full
 
 
 def _map(name: str, long_name: str, units: str = "1") -> Variable:
@@ -235,10 +236,19 @@ def without(
 
 
 def saturated(columns: Columns) -> np.ndarray:
-    """Which patches are mostly full, bool ``(n_y, n_x)``; a dead one is flat, too, but not bright."""
-    full = columns["saturated"] > SATURATED
-    others = columns["sky"][~full & np.isfinite(columns["sky"])]
-    return full & (columns["sky"] > np.median(others)) if others.size else full
+    """Which patches are mostly full, bool ``(n_y, n_x)``.
+
+    Where saturation is not known (`measurer`), those with a plateau that is brighter than the other patches:
+    zeros where there are no data are flat, too, and a constant frame is none that is full.
+    """
+    share, sky, variance = (columns[name] for name in ("saturated", "sky", "noise"))
+    flat = share < -SATURATED
+    others = ~flat & np.isfinite(sky) & np.isfinite(variance)
+    if flat.any() and others.any():
+        flat &= sky > np.median(sky[others]) + BRIGHTER * np.sqrt(np.median(variance[others]))
+    else:
+        flat[:] = False
+    return flat | (share > SATURATED)
 
 
 def blank(columns: Columns) -> dict[str, np.ndarray]:

@@ -17,7 +17,7 @@ from aqdask.models.autoencoder import exact_arithmetic
 from aqdask.models.networks import FOLD, Networks
 
 LEVELS = ("valid", "saturated", "sky", "noise")
-PLATEAU = 0.25  # of a patch's pixels: so many at its largest value are full, or dead
+PLATEAU = 0.25  # of a patch's valid pixels: so many at its largest value are full, or dead
 LEARNT = 31 * 2**20  # bytes; glibc learns from sizes of up to 32 MiB
 
 
@@ -103,7 +103,7 @@ def reuse_buffers() -> None:
 
     glibc hands free memory beyond twice the largest mapped buffer that it has seen freed back to the kernel,
     which clears it before the next batch: up to 300,000 page faults, .3 s, a frame of 4096 x 4096 px. One
-    large buffer that is freed, of which no page is touched, teaches it. Dask workers are told in
+    large buffer that is freed, whose pages are not touched, teaches it. Dask workers are told in
     `aqdask.engine.worker`, and other allocators take no notice.
     """
     np.empty(LEARNT, np.uint8)
@@ -114,8 +114,8 @@ def _shares(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Which fraction of the valid pixels is full, and which fraction of all is valid; ``(n,)`` each.
 
-    Where nobody knows from where on a pixel is full, those at the largest value of the patch are, if they are
-    more than `PLATEAU`.
+    Where nobody knows from where on a pixel is full, less than 0: the fraction at the largest value of the
+    patch, if it is above `PLATEAU`. Whether they are full or dead, other patches tell.
     """
     number = patches[0].numel()
     full = torch.zeros_like(patches[:, 0, 0])
@@ -128,9 +128,8 @@ def _shares(
     if len(reached):  # with a known saturation, few patches
         count = torch.count_nonzero(seen[reached] >= level[reached, None], dim=1)
         full[reached] = count.to(full.dtype) / number
-    if not known:
-        full = full.where(full > PLATEAU, 0)
-    return full / share.clamp(min=1 / number), share
+    full = full / share.clamp(min=1 / number)
+    return full if known else torch.where(full > PLATEAU, -full, 0.0), share
 
 
 def fold(v: torch.Tensor) -> torch.Tensor:
@@ -182,6 +181,8 @@ def _on_strips(layers: nn.Sequential) -> nn.Sequential:
         stride=(FOLD, 1),
         padding=(FOLD * (height // 2), width // 2),
         bias=first.bias is not None,
+        device=first.weight.device,
+        dtype=first.weight.dtype,
     )
     kernel = squares.permute(0, 2, 3, 1, 4).reshape(strips.weight.shape)
     strips.load_state_dict(first.state_dict() | {"weight": kernel})

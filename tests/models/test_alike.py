@@ -175,6 +175,27 @@ def test_frames_of_another_gain_are_named_although_they_bent_the_noise_model(odd
         check_scatter(names, values, bent)
 
 
+def test_two_groups_with_a_gap_between_are_parted_there_and_not_by_a_steep_line():
+    rng = np.random.default_rng(5)
+    sky = np.concatenate([rng.uniform(497, 503, 9), rng.uniform(517, 523, 9)])
+    noise = NoiseModel(0.0, 1.7)
+    expected = sky_sigma({"sky": sky}, noise) ** 2
+    values = [
+        FrameValues(0.0, 0.0, s, e, math.log(v / e), 10.0)
+        for s, e, v in zip(sky, expected, [600.0] * 9 + [1200.0] * 9, strict=True)
+    ]
+    with pytest.raises(UsageError, match=r"of 9 of them, beside the widest gap, .* 12, 13 and 4 more"):
+        check_scatter([f"{k:02}" for k in range(18)], values, noise)
+
+
+def test_a_noise_model_that_is_wrong_for_all_names_none():
+    sky = np.linspace(500, 3000, 120)
+    wrong = NoiseModel(1000.0, 0.0)
+    values = [FrameValues(0.0, 0.0, s, s, math.log((100 + s) / 1000), 10.0) for s in sky]
+    with pytest.raises(UsageError, match=r"one gain fits all of them, but not that of the noise model\."):
+        check_scatter([str(k) for k in range(120)], values, wrong)
+
+
 @pytest.mark.parametrize("other", [1.54, math.nan])
 def test_a_gain_that_was_measured_twice_or_is_missing_is_one_setting(tiny, other):
     frames = with_gains(Frames(), lambda index: (1.5, other)[index % 2])

@@ -112,6 +112,21 @@ def test_a_full_block_is_saturated_in_any_type_and_a_dead_one_is_not(scorer, fra
     assert (found["pvalue"][4:6, 1:3] < 0.05).all()
 
 
+@pytest.mark.parametrize("dtype", ["uint16", "int32", "float32"])
+@pytest.mark.parametrize("value", [0, 1000])
+def test_a_constant_frame_is_not_saturated_in_any_type(scorer, dtype, value):
+    found = score_frame(scorer, np.full(SHAPE, value, dtype), None, *CAMERA)
+    assert not (found["reason"] == SATURATED).any()
+    assert (found["pvalue"] <= 0.01).all()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_zeros_where_a_frame_without_sky_has_no_data_are_not_saturated(scorer, seed):
+    pixels = np.random.default_rng(seed).normal(0, 25, SHAPE).astype(np.float32)
+    pixels[64:192, 64:192] = 0
+    assert not (score_frame(scorer, pixels, None, *CAMERA)["reason"] == SATURATED).any()
+
+
 def test_patches_without_enough_data_have_no_score_and_half_a_patch_has(scorer, frame, invalid):
     result = score_frame(scorer, frame, invalid, *CAMERA)
     share = cut_valid(invalid, PatchGrid(*SHAPE)).mean(axis=(2, 3))
