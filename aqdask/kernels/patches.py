@@ -30,14 +30,11 @@ def gather(image: np.ndarray, tops: np.ndarray, lefts: np.ndarray, size: int) ->
     ndarray (n, size, size)
         Type of the image. What reaches beyond the image is zero (False).
     """
-    inside = (tops + size <= image.shape[0]) & (lefts + size <= image.shape[1])
-    if len(tops) and inside.all():
-        return sliding_window_view(image, (size, size))[tops, lefts]
-    squares = np.zeros((len(tops), size, size), dtype=image.dtype)
-    for square, top, left in zip(squares, tops, lefts, strict=True):
-        piece = image[top : top + size, left : left + size]
-        square[: piece.shape[0], : piece.shape[1]] = piece
-    return squares
+    ends = [int(starts.max(initial=0)) + size for starts in (tops, lefts)]
+    beyond = [(0, max(end - length, 0)) for end, length in zip(ends, image.shape, strict=True)]
+    if np.any(beyond):  # a frame smaller than a square
+        image = np.pad(image, beyond)
+    return sliding_window_view(image, (size, size))[tops, lefts]
 
 
 def cut_range(image: np.ndarray, grid: PatchGrid, first: int, stop: int) -> np.ndarray:
