@@ -90,3 +90,55 @@ class FrameError(Exception):
 
     It never stops a run; tasks turn it into a record with the state ``quarantined``.
     """
+
+
+class SourceUnreachable(FrameError):
+    """A source file could not be read by no fault of its content: absent, forbidden, or its disk failed.
+
+    It says nothing about the frame: what is stored of it stays, and the source is tried again next time.
+
+    Parameters
+    ----------
+    reason : str
+        What the operating system said, in words.
+    number : int
+        Its ``errno``; 0 where there was none.
+    """
+
+    def __init__(self, reason: str, number: int = 0) -> None:
+        self.reason, self.number = reason, number
+        super().__init__(reason)
+
+    @property
+    def is_about_path(self) -> bool:
+        """Whether the path itself is the matter (not there, forbidden), rather than the disk or network."""
+        return self.number in ABOUT_THE_PATH
+
+    def __reduce__(self) -> tuple:
+        """Errors travel from workers to the client."""
+        return type(self), (self.reason, self.number)
+
+
+ABOUT_THE_PATH = frozenset(
+    {errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG, errno.EISDIR}
+)
+
+
+class FrameTimeout(Exception):
+    """Work on one frame did not end within ``aqdask.frame-timeout``.
+
+    Parameters
+    ----------
+    subject : str
+        The frame id or path that was worked on.
+    seconds : float
+        For how long.
+    """
+
+    def __init__(self, subject: str, seconds: float) -> None:
+        self.subject, self.seconds = subject, seconds
+        super().__init__(f"no end after {seconds:.0f} s (aqdask.frame-timeout)")
+
+    def __reduce__(self) -> tuple:
+        """Errors travel from workers to the client."""
+        return type(self), (self.subject, self.seconds)

@@ -86,6 +86,8 @@ class Card:
         Electrons per count; NaN where unknown. Read again from the stored header, no coordinate of its own.
     saturate : float
         Counts at which the header says a pixel is full; NaN where unknown. Like ``gain``.
+    notes : tuple of str
+        What in the headers could not be understood or contradicts itself; see `FrameInfo`.
     """
 
     time: int | None = None
@@ -94,6 +96,7 @@ class Card:
     camera: str = ""
     gain: float = math.nan
     saturate: float = math.nan
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -129,6 +132,9 @@ class FrameInfo:
         the primary HDU.
     card : Card
         What the headers say, mapped.
+    notes : tuple of str
+        What the user should know of this frame though it can be used: one short clause each, the same words
+        for every frame of its kind, so that a run can count them and say each once.
     """
 
     hdu: int
@@ -138,6 +144,7 @@ class FrameInfo:
     header: str
     primary_header: str
     card: Card
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
