@@ -14,8 +14,9 @@ from aqdask.archive import layout
 from aqdask.engine.clusters import Cluster, executor_of
 from aqdask.engine.ingest import IngestOptions
 from aqdask.engine.ingest import ingest as _ingest
+from aqdask.engine.opened import writing
 from aqdask.engine.reporter import Reporter, Silent
-from aqdask.engine.runner import Summary, process, writing
+from aqdask.engine.runner import Summary, process
 from aqdask.engine.verify import Verification
 from aqdask.engine.verify import verify as _verify
 from aqdask.errors import UsageError, place_failed
@@ -60,7 +61,7 @@ def ingest(
     **options
         Fields of `aqdask.engine.ingest.IngestOptions`: ``hdu``, ``mask_hdu``, ``bad_pixel_map``,
         ``keywords``, ``chunk``, ``codec``, ``frames_per_shard``, ``pixels``, ``by_shape``, ``rehash``,
-        ``retry``.
+        ``retry``, ``forget``.
 
     Returns
     -------
@@ -244,6 +245,7 @@ def verify(
     sample: float = 1.0,
     seed: int = 0,
     repair: bool = False,
+    forget: bool = False,
     cluster: Cluster = None,
     reporter: Reporter | None = None,
 ) -> Verification:
@@ -255,6 +257,8 @@ def verify(
         Fraction of the frames whose bytes are read again, in (0, 1], drawn with ``seed``.
     repair : bool
         Make what is damaged again, pixels from their sources and maps with the model kept in the archive.
+    forget : bool
+        With ``repair``: give up what cannot be made again, frames as quarantined.
 
     Raises
     ------
@@ -269,7 +273,8 @@ def verify(
             remedy="leave it out to read every frame",
         )
     with executor_of(cluster) as executor:
-        return _verify(archive, executor, reporter or Silent(), sample=sample, seed=seed, repair=repair)
+        listener = reporter or Silent()
+        return _verify(archive, executor, listener, sample=sample, seed=seed, repair=repair, forget=forget)
 
 
 def _listed(sources: PathLike | Sequence[PathLike]) -> list[str]:

@@ -9,15 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from aqdask.archive import layout
-from aqdask.archive.frames import ChosenFrames, FrameStore
-from aqdask.archive.ledger import DONE, Ledger
+from aqdask.archive.frames import ChosenFrames, FrameStore, Place
+from aqdask.archive.ledger import DONE, open_ledger
 from aqdask.archive.manifest import match_frames
 from aqdask.engine import plan
 from aqdask.engine.clusters import Cluster, executor_of
 from aqdask.engine.replicas import default_device
 from aqdask.engine.reporter import Reporter, Silent
-from aqdask.engine.runner import collect
+from aqdask.engine.runner import blame, collect
 from aqdask.errors import ModelError, UnlikeFramesError, UsageError, place_failed
+from aqdask.escape import printable
 from aqdask.kernels.measures import FrameMeasures
 from aqdask.models.bundle import Bundle
 from aqdask.models.fit import TrainProgress
@@ -45,21 +46,27 @@ def select(
     pattern without a frame, and as `ingest`.
     """
     frames = FrameStore.open(archive)
-    ledger = Ledger(layout.open_root(archive)["ledger"])  # type: ignore[arg-type]
-    rows = [entry.row for entry in ledger.rows() if entry.state == DONE]
+    ledger = open_ledger(layout.open_root(archive))
+    places = [entry.place for entry in ledger.rows() if entry.state == DONE]
     report = reporter or Silent()
-    measures: dict[int, FrameMeasures] = {}
-    report.start("select", len(rows))
+    measures: dict[Place, FrameMeasures] = {}
+
+    def failed(place: Place, error: Exception) -> FrameMeasures:
+        report.say(f"warning: {printable(place.path)} could not be measured: {blame(error)}")
+        return FrameMeasures()
+
+    report.start("select", len(places))
     with executor_of(cluster) as executor:
         job = MeasureJob(str(Path(archive).absolute()))
-        for part, found in collect(executor, job, plan.slices(rows, 1), stage="select"):
+        parts = plan.slices(places, 1)
+        for part, found in collect(executor, job, parts, stage="select", failed=failed):
             measures |= dict(zip(part, found, strict=True))
             report.advance(len(part))
     report.finish()
-    chosen = ChosenFrames.of(frames, rows)
+    chosen = ChosenFrames.of(frames, places)
     groups = [(card.camera, card.filter) for card in chosen.cards]
     kept, dropped = (match_frames(chosen.ids, _listed(patterns)) for patterns in (keep, drop))
-    return propose(chosen.ids, [measures[row] for row in rows], groups, kept, dropped)
+    return propose(chosen.ids, [measures[place] for place in places], groups, kept, dropped)
 
 
 def load_model(model: Bundle | PathLike) -> Bundle:
@@ -201,9 +208,8 @@ def _agreeing(
         try:
             return make(chosen)
         except UnlikeFramesError as error:
-            left = [
-                row for row, name in zip(chosen.rows, chosen.ids, strict=True) if name not in error.frames
-            ]
+            named = zip(chosen.places, chosen.ids, strict=True)
+            left = [place for place, name in named if name not in error.frames]
             if len(left) < (1 - MOST_UNLIKE) * first:
                 raise
             tell(TrainProgress("note", note=f"{error.got}; left out of the references"))
@@ -247,8 +253,8 @@ def _references(
 ) -> ChosenFrames:
     """The frames that are named, or that `select` proposes, in the order of their rows."""
     store = FrameStore.open(archive)
-    ledger = Ledger(layout.open_root(archive)["ledger"])  # type: ignore[arg-type]
-    done = {entry.frame_id: entry.row for entry in ledger.rows() if entry.state == DONE}
+    ledger = open_ledger(layout.open_root(archive))
+    done = {entry.frame_id: entry.place for entry in ledger.rows() if entry.state == DONE}
     if frames is None:
         proposals = select(archive, cluster=cluster, reporter=reporter)
         ids = [proposal.id for proposal in proposals if proposal.proposed]

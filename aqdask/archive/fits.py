@@ -24,7 +24,7 @@ from aqdask.archive.filebytes import decompress, frame_errors, load_bytes, open_
 from aqdask.archive.fits_out import frame_to_fits
 from aqdask.archive.hdus import BLOCK, Hdu, choose, matches, suffixes, walk
 from aqdask.archive.headers import describe
-from aqdask.errors import FrameError
+from aqdask.errors import FrameError, SourceUnreachable
 from aqdask.specs import FrameInfo, ReadSpec
 
 __all__ = ["Frame", "frame_to_fits", "load_bytes", "probe", "read_frame"]
@@ -60,6 +60,8 @@ class Frame:
     invalid: np.ndarray | None
     sha256: str
     size: int
+    info: FrameInfo | None = None
+    mtime_ns: int = 0
 
 
 def probe(path: str | os.PathLike[str], read: ReadSpec) -> tuple[FrameInfo, ...]:
@@ -96,7 +98,22 @@ def read_frame(path: str | os.PathLike[str], info_hdu: int, read: ReadSpec) -> F
     with frame_errors(), ThreadPoolExecutor(max_workers=1) as pool:
         digest = pool.submit(lambda: hashlib.sha256(raw).hexdigest())  # hashlib lets the decoder run
         image, invalid = _decode(decompress(raw), info_hdu, read)
-        return Frame(image, invalid, digest.result(), len(raw))
+        found = [info for info in probe(path, read) if info.hdu == info_hdu]
+        return Frame(
+            image, invalid, digest.result(), len(raw), found[0] if found else None, os.stat(path).st_mtime_ns
+        )
+
+
+def is_reachable(path: str | os.PathLike[str]) -> bool:
+    """Whether the first byte of a file can be read by this process."""
+    try:
+        with open_stream(path) as stream:
+            stream.read(1)
+    except SourceUnreachable:
+        return False
+    except (FrameError, OSError):
+        pass  # it is there, whatever it is
+    return True
 
 
 @dataclass(frozen=True)

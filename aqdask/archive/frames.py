@@ -10,7 +10,8 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import google_crc32c
 import numpy as np
@@ -19,7 +20,8 @@ from zarr.codecs import ZstdCodec
 
 from aqdask.archive import fits, layout
 from aqdask.archive.headers import header_gain, header_saturate
-from aqdask.errors import FrameError
+from aqdask.errors import ArchiveError, FrameError
+from aqdask.escape import printable
 from aqdask.specs import ArchiveSpec, Card, FrameInfo
 
 NO_TIME = int(np.iinfo("int64").min)  # xarray decodes it as NaT
@@ -52,6 +54,10 @@ COORDINATES: dict[str, tuple[Any, Any, dict[str, Any]]] = {
 }
 
 
+DAMAGED = (
+    "the stored pixels are missing or damaged: `aqdask verify --repair` makes them again from the source"
+)
+
 Coordinates = tuple[Any, ...]
 """Values of one row, in the order of `COORDINATES`."""
 
@@ -65,35 +71,58 @@ class FrameStore:
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], *, writable: bool = False) -> FrameStore:
-        """Open the frames of the archive at ``path`` (errors as `aqdask.archive.layout.open_root`)."""
-        root = layout.open_root(path, writable=writable)
-        return cls(layout.subgroup(root, "frames"), layout.read_spec(root))
+        """Open the frames of the archive at ``path`` (errors as `aqdask.archive.layout.open_root`).
+
+        An array that has lost its metadata is an `ArchiveError` when it is used, and listed by `problems`.
+        """
+        return cls.at(layout.open_root(path, writable=writable))
+
+    @classmethod
+    def at(cls, root: zarr.Group) -> FrameStore:
+        """The frames below a root group."""
+        return cls(layout.group(root, "frames"), layout.read_spec(root))
 
     @classmethod
     def create(cls, root: zarr.Group) -> FrameStore:
         """Make the arrays, with no frame in them; the client's work, once."""
-        store = cls(layout.subgroup(root, "frames"), layout.read_spec(root))
-        if store.spec.pixels:
-            store._create_plane("image", store.spec.dtype, "pixels in the frame's own type")
-        store._create_plane("invalid", "bool", "pixel is not data (NaN, BLANK, input mask, bad-pixel map)")
-        for name, (dtype, fill, attributes) in COORDINATES.items():
-            store.group.create_array(
-                name, shape=(0,), dtype=dtype, chunks=(layout.ROWS_PER_CHUNK,), fill_value=fill,
-                compressors=[ZstdCodec(level=1, checksum=True)], attributes=dict(attributes),
-                dimension_names=("frame",), overwrite=True,
-            )  # fmt: skip
+        store = cls.at(root)
+        store.mend(0)
         return store
+
+    @cached_property
+    def arrays(self) -> dict[str, dict[str, Any]]:
+        """What the arrays are made with, by name: arguments of ``create_array``, without rows."""
+        planes = {"image": (self.spec.dtype, "pixels in the frame's own type")} if self.spec.pixels else {}
+        planes["invalid"] = ("bool", "pixel is not data (NaN, BLANK, input mask, bad-pixel map)")
+        found = {name: self._plane(*about) for name, about in planes.items()}
+        for name, (dtype, fill, attributes) in COORDINATES.items():
+            found[name] = {
+                "shape": (0,), "dtype": dtype, "chunks": (layout.ROWS_PER_CHUNK,), "fill_value": fill,
+                "compressors": [ZstdCodec(level=1, checksum=True)], "attributes": dict(attributes),
+                "dimension_names": ("frame",),
+            }  # fmt: skip
+        return found
+
+    def problems(self) -> dict[str, str]:
+        """Arrays that are not there or not what they were made as, by name, in words."""
+        found = ((name, layout.array_problem(self.group, name, made)) for name, made in self.arrays.items())
+        return {name: problem for name, problem in found if problem}
+
+    def mend(self, rows: int) -> None:
+        """Write lost metadata of arrays anew, with room for ``rows`` frames; what is stored stays."""
+        for name in self.problems():
+            layout.mend_array(self.group, name, self.arrays[name], rows)
+            self._opened.pop(name, None)
 
     def __len__(self) -> int:
         return int(self._array("frame_id").shape[0])
 
     def grow(self, rows: int) -> None:
         """Make room for ``rows`` frames in all; never shrinks."""
-        for name in ("image", "invalid", *COORDINATES):
-            if name in self.group:
-                array = self._array(name)
-                if array.shape[0] < rows:
-                    array.resize((rows, *array.shape[1:]))
+        for name in self.arrays:
+            array = self._array(name)
+            if array.shape[0] < rows:
+                array.resize((rows, *array.shape[1:]))
 
     def write_coordinates(self, start: int, rows: Sequence[tuple[str, str, FrameInfo]]) -> None:
         """Write ``(frame_id, path, info)`` of consecutive frames from row ``start``."""
@@ -111,7 +140,7 @@ class FrameStore:
         return np.asarray(self._array(name)[rows])
 
     def write(self, row: int, image: np.ndarray, invalid: np.ndarray | None) -> None:
-        """Store one frame as its whole shard.
+        """Store one frame as its whole shard; an earlier one is there until the new one replaces it.
 
         Raises
         ------
@@ -120,26 +149,51 @@ class FrameStore:
         """
         check_fits(self.spec, image.shape, image.dtype)
         for name, pixels in (("image", image), ("invalid", invalid)):
-            if name not in self.group:
-                continue
-            array = self._array(name)
-            layout.delete_shard(array, (row, 0, 0))
-            if pixels is not None:
-                array[row] = pixels
+            if name in self.planes and pixels is not None:
+                layout.replace_shard(self._array(name), (row, 0, 0), row, pixels)
+        if invalid is None:
+            layout.delete_shard(self._array("invalid"), (row, 0, 0))
+
+    @property
+    def planes(self) -> tuple[str, ...]:
+        """Names of the arrays of pixels: ``image``, where the archive keeps it, and ``invalid``."""
+        return tuple(name for name in ("image", "invalid") if name in self.arrays)
 
     def erase(self, row: int) -> None:
         """Remove one frame's pixels: it reads as no data."""
-        for name in ("image", "invalid"):
-            if name in self.group:
-                layout.delete_shard(self._array(name), (row, 0, 0))
+        for name in self.planes:
+            layout.delete_shard(self._array(name), (row, 0, 0))
+
+    def has_pixels(self, row: int) -> bool:
+        """Whether anything is stored of a frame's pixels."""
+        return any(layout.has_shard(self._array(name), (row, 0, 0)) for name in self.planes)
+
+    def stored_beyond(self, rows: int) -> list[int]:
+        """Rows from ``rows`` on that hold pixels."""
+        return [row for row in range(rows, self._length()) if self.has_pixels(row)]
+
+    def _length(self) -> int:
+        """Rows of the longest array that is there: a kill may leave some of them shorter."""
+        lost = self.problems()
+        return max((self._array(name).shape[0] for name in self.arrays if name not in lost), default=0)
 
     def truncate(self, rows: int) -> None:
-        """Cut rows that a killed client made but never registered."""
-        if len(self) > rows:
-            for name in ("image", "invalid", *COORDINATES):
-                if name in self.group:
-                    array = self._array(name)
-                    array.resize((rows, *array.shape[1:]))
+        """Cut rows that a killed client made but never registered.
+
+        Raises
+        ------
+        ArchiveError
+            If one of them holds pixels, which are stored for registered frames only: the ledger has lost
+            records.
+        """
+        if self._length() <= rows:
+            return
+        if stored := self.stored_beyond(rows):
+            what = f"{len(stored)} rows from {stored[0]} on hold pixels of which the ledger knows nothing"
+            raise layout.damaged(self.group.store_path, {"ledger": what})
+        for name in self.arrays:
+            array = self._array(name)
+            array.resize((rows, *array.shape[1:]))
 
     def read(self, row: int) -> tuple[np.ndarray, np.ndarray | None]:
         """One frame ``(y, x)`` and its invalid pixels, None where every pixel is data."""
@@ -147,37 +201,68 @@ class FrameStore:
         invalid = np.asarray(self._array("invalid")[row])
         return image, invalid if invalid.any() else None
 
-    def _create_plane(self, name: str, dtype: str, meaning: str) -> None:
+    def read_checked(self, row: int, crc32c: str) -> tuple[np.ndarray, np.ndarray | None]:
+        """`read`, for a frame whose `checksum` is known.
+
+        Raises
+        ------
+        FrameError
+            If the stored pixels are missing, do not decode, or are others.
+        """
+        try:
+            found = self.read(row)
+        except layout.UNREADABLE as error:
+            raise FrameError(DAMAGED) from error
+        if checksum(*found) != crc32c:
+            raise FrameError(DAMAGED)
+        return found
+
+    def _plane(self, dtype: str, meaning: str) -> dict[str, Any]:
         spec = self.spec
         coordinates = " ".join(name for name in COORDINATES if "header" not in name)
-        self.group.create_array(
-            name, shape=(0, *spec.shape), dtype=dtype, chunks=spec.chunk_shape, shards=spec.shard_shape,
-            fill_value=0, compressors=layout.compressors(spec.codec, dtype),
-            dimension_names=("frame", "y", "x"), overwrite=True,
-            attributes={"long_name": meaning, "coordinates": coordinates},
-        )  # fmt: skip
+        return {
+            "shape": (0, *spec.shape), "dtype": dtype, "chunks": spec.chunk_shape, "shards": spec.shard_shape,
+            "fill_value": 0, "compressors": layout.compressors(spec.codec, dtype),
+            "dimension_names": ("frame", "y", "x"),
+            "attributes": {"long_name": meaning, "coordinates": coordinates},
+        }  # fmt: skip
+
+    @cached_property
+    def _opened(self) -> dict[str, zarr.Array]:
+        return {}
 
     def _array(self, name: str) -> zarr.Array:
-        return self.group[name]  # type: ignore[return-value]
+        if name not in self._opened:
+            self._opened[name] = layout.open_array(self.group, name)
+        return self._opened[name]
+
+
+class Place(NamedTuple):
+    """Where a frame is: its row, its source, and the checksum of its stored pixels."""
+
+    row: int
+    path: str
+    hdu: int
+    crc32c: str
 
 
 @dataclass
 class ChosenFrames:
-    """Some frames of an archive, by row: what training reads from.
+    """Some frames of an archive: what training reads from.
 
     ``cards`` are time, exposure, filter and camera of each frame.
     """
 
     store: FrameStore
-    rows: tuple[int, ...]
+    places: tuple[Place, ...]
     ids: Sequence[str]
     cards: Sequence[Card]
 
     @classmethod
-    def of(cls, store: FrameStore, rows: Sequence[int]) -> ChosenFrames:
-        """The frames of these rows, in this order."""
+    def of(cls, store: FrameStore, places: Sequence[Place]) -> ChosenFrames:
+        """The frames at these places, in this order."""
         names = ("frame_id", "time", "exptime", "filter", "camera", "header", "primary_header")
-        columns = [store.coordinate(name)[list(rows)] for name in names]
+        columns = [store.coordinate(name)[[place.row for place in places]] for name in names]
         ids, cards = [], []
         for frame_id, time, exptime, band, camera, *headers in zip(*columns, strict=True):
             ids.append(str(frame_id))
@@ -185,25 +270,46 @@ class ChosenFrames:
             texts = [str(text) for text in headers]
             levels = header_gain(*texts), header_saturate(*texts)
             cards.append(Card(known, float(exptime), str(band), str(camera), *levels))
-        return cls(store, tuple(rows), ids, cards)
+        return cls(store, tuple(places), ids, cards)
 
     def read(self, position: int) -> tuple[np.ndarray, np.ndarray | None]:
-        """Pixels and invalid mask of one frame; from its source where the archive keeps no pixels."""
-        row = self.rows[position]
-        if self.store.spec.pixels:
-            return self.store.read(row)
-        at = slice(row, row + 1)
-        path, hdu = str(self.store.coordinate("path", at)[0]), int(self.store.coordinate("hdu", at)[0])
-        frame = fits.read_frame(path, hdu, self.store.spec.read)
+        """Pixels and invalid mask of one frame; from its source where the archive keeps no pixels.
+
+        Raises
+        ------
+        ArchiveError
+            If they cannot be read, or are not those that were taken in.
+        """
+        place = self.places[position]
+        try:
+            if self.store.spec.pixels:
+                return self.store.read_checked(place.row, place.crc32c)
+            frame = fits.read_frame(place.path, place.hdu, self.store.spec.read)
+        except FrameError as error:
+            raise ArchiveError(
+                f"{printable(self.ids[position])}: {error}",
+                expected="frames that can be read as they were taken in",
+                consequence="Nothing was learnt from it",
+                remedy="`aqdask verify ARCHIVE`, or leave this frame out",
+            ) from error
         return frame.image, frame.invalid
 
 
 def coordinates_of(frame_id: str, path: str, info: FrameInfo) -> Coordinates:
-    """What the coordinates of a frame's row are."""
+    """What the coordinates of a frame's row are; text is stored as it is shown (`aqdask.escape`)."""
     card = info.card
     time = NO_TIME if card.time is None else card.time
     headers = (info.header, info.primary_header)
-    return (frame_id, path, info.hdu, time, card.exptime, card.filter, card.camera, *headers)
+    return (
+        printable(frame_id),
+        printable(path),
+        info.hdu,
+        time,
+        card.exptime,
+        card.filter,
+        card.camera,
+        *headers,
+    )
 
 
 def row_checksum(row: Coordinates) -> str:

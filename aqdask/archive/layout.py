@@ -10,23 +10,35 @@ import contextlib
 import dataclasses
 import errno
 import fcntl
+import json
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import zarr
 from zarr.codecs import BloscCodec, Crc32cCodec
+from zarr.core.buffer import default_buffer_prototype
+from zarr.core.group import AsyncGroup, GroupMetadata
 from zarr.core.sync import sync
+from zarr.storage import StorePath
 
 from aqdask.errors import ArchiveError, UsageError, place_failed
 from aqdask.specs import ArchiveSpec, ReadSpec
 
 FORMAT = "aqdask"
-LAYOUT_VERSION = 1
+LAYOUT_VERSION = 2
 CONVENTIONS = "CF-1.11"
+GROUPS = ("frames", "quality", "ledger")
+METADATA = "zarr.json"
+UNREADABLE = (
+    ValueError,
+    RuntimeError,
+    KeyError,
+    TypeError,
+)  # from zarr, for metadata or chunks that are damaged
 ROWS_PER_CHUNK = 4096  # rows of the 1-D arrays that go with the frames
 CODECS: dict[str, tuple[Any, int]] = {
     "lz4": ("lz4", 5),
@@ -75,10 +87,21 @@ def create(path: str | os.PathLike[str], spec: ArchiveSpec, *, created_by: str) 
     return root
 
 
+@contextlib.contextmanager
+def storing(path: object) -> Iterator[None]:
+    """Turn an `OSError` of what is written to the archive at ``path`` into an `ArchiveError`."""
+    try:
+        yield
+    except OSError as error:
+        raise place_failed(path, error) from error
+
+
 def complete(root: zarr.Group) -> None:
     """Make the groups that are not there yet (a client may have been killed while creating)."""
-    for name in ("frames", "quality", "ledger"):
-        root.require_group(name)
+    for name in GROUPS:
+        if not has_metadata(root.store_path / name):
+            delete_metadata(root.store_path / name)
+            root.require_group(name)
 
 
 def open_root(path: str | os.PathLike[str], *, writable: bool = False) -> zarr.Group:
@@ -117,11 +140,73 @@ def open_root(path: str | os.PathLike[str], *, writable: bool = False) -> zarr.G
     return root
 
 
-def subgroup(root: zarr.Group, name: str) -> zarr.Group:
-    """A group below the root, never through its own consolidated metadata (it may be older, too)."""
-    return zarr.open_group(
-        root.store, path=name, mode="r" if root.read_only else "r+", use_consolidated=False, zarr_format=3
-    )
+def version_of(root: zarr.Group) -> int:
+    """The archive's layout version."""
+    return int(root.attrs["layout_version"])  # type: ignore[arg-type]
+
+
+def group(root: zarr.Group, name: str) -> zarr.Group:
+    """A group below the root, never through its own consolidated metadata (it may be older, too).
+
+    Where its metadata are lost, it is given as a group without attributes: what lies in it is found again.
+    """
+    try:
+        return zarr.open_group(
+            root.store, path=name, mode="r" if root.read_only else "r+", use_consolidated=False, zarr_format=3
+        )
+    except (FileNotFoundError, *UNREADABLE):
+        bare = GroupMetadata(zarr_format=3, attributes={})
+        return zarr.Group(AsyncGroup(metadata=bare, store_path=root.store_path / name))
+
+
+def has_metadata(place: StorePath) -> bool:
+    """Whether a group or an array at ``place`` has metadata that can be read."""
+    found = sync((place / METADATA).get(prototype=default_buffer_prototype()))
+    try:
+        return found is not None and "node_type" in json.loads(found.to_bytes())
+    except ValueError:
+        return False
+
+
+def delete_metadata(place: StorePath) -> None:
+    """Remove damaged metadata of a group or an array, and nothing else."""
+    sync((place / METADATA).delete())
+
+
+def open_array(group: zarr.Group, name: str) -> zarr.Array:
+    """An array of a group; `ArchiveError` where its metadata are missing or damaged."""
+    try:
+        return group[name]  # type: ignore[return-value]
+    except UNREADABLE as error:
+        problem = f"{group.path}/{name} has lost its metadata ({METADATA} is missing or damaged)"
+        raise damaged(group.store, {name: problem}) from error
+
+
+def array_problem(group: zarr.Group, name: str, expected: Mapping[str, Any]) -> str:
+    """Say in words in which way an array is not what it was made as; empty where it is.
+
+    ``expected`` are the arguments of ``create_array``; the length along the first axis is not compared.
+    """
+    if not has_metadata(group.store_path / name):
+        return f"{name} has lost its metadata ({METADATA} is missing or damaged)"
+    try:
+        array: zarr.Array = group[name]  # type: ignore[assignment]
+        found = (array.shape[1:], array.chunks, array.shards, array.metadata.dimension_names)  # type: ignore[union-attr]
+        is_text = array.dtype.kind in "TU"
+    except UNREADABLE as error:
+        return f"{name} has metadata that cannot be read ({type(error).__name__})"
+    wanted = (expected["shape"][1:], expected["chunks"], expected.get("shards"), expected["dimension_names"])
+    same_type = is_text if expected["dtype"] is str else array.dtype == np.dtype(expected["dtype"])
+    if found != wanted or not same_type:
+        return f"{name} has other metadata than it was made with ({METADATA} is of another array)"
+    return ""
+
+
+def mend_array(group: zarr.Group, name: str, expected: Mapping[str, Any], rows: int | None = None) -> None:
+    """Write the metadata of an array anew, with ``rows`` along the first axis; stored chunks stay."""
+    delete_metadata(group.store_path / name)
+    shape = expected["shape"] if rows is None else (rows, *expected["shape"][1:])
+    group.create_array(name, **{**expected, "shape": shape})
 
 
 def is_archive(path: str | os.PathLike[str]) -> bool:
@@ -137,7 +222,7 @@ def is_archive(path: str | os.PathLike[str]) -> bool:
 def read_spec(root: zarr.Group) -> ArchiveSpec:
     """The `ArchiveSpec` that the archive was made with."""
     stored: dict[str, Any] = dict(root.attrs["archive"])  # type: ignore[arg-type]
-    read = stored.pop("read")
+    read = dict(stored.pop("read"))
     keywords = tuple((name, keyword) for name, keyword in read.pop("keywords"))
     stored["shape"] = tuple(stored["shape"])
     return ArchiveSpec(**stored, read=ReadSpec(**read, keywords=keywords))
@@ -176,13 +261,26 @@ def _is_consolidated(root: zarr.Group) -> bool:
 
 
 def delete_shard(array: zarr.Array, index: tuple[int, ...]) -> None:
-    """Remove one stored shard; a missing one is fine.
-
-    zarr reads a shard before it overwrites it, even as a whole, so a truncated one can only be replaced
-    after it is deleted (zarr-python 3.1).
-    """
+    """Remove one stored shard; a missing one is fine."""
     key = array.metadata.encode_chunk_key(index)
     sync((array.store_path / key).delete())
+
+
+def has_shard(array: zarr.Array, index: tuple[int, ...]) -> bool:
+    """Whether a shard is stored."""
+    return sync((array.store_path / array.metadata.encode_chunk_key(index)).exists())
+
+
+def replace_shard(array: zarr.Array, index: tuple[int, ...], rows: int | slice, values: np.ndarray) -> None:
+    """Write a whole shard; the former one, if there is one, stays until the new one is renamed over it.
+
+    Only a shard that is damaged is deleted first, because zarr (3.1) reads a shard before it overwrites it.
+    """
+    try:
+        array[rows] = values
+    except UNREADABLE:
+        delete_shard(array, index)
+        array[rows] = values
 
 
 def sweep_partials(path: str | os.PathLike[str]) -> int:
@@ -221,6 +319,17 @@ def sole_writer(path: str | os.PathLike[str]) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def damaged(path: object, problems: Mapping[str, str]) -> ArchiveError:
+    """The error for an archive that has lost a part which its frames or maps hang on."""
+    shown = "; ".join(list(problems.values())[:5]) + ("; and more" if len(problems) > 5 else "")
+    return ArchiveError(
+        f"{path} is damaged: {shown}",
+        expected="every array and record that the archive was made with",
+        consequence="Nothing was changed, since what is missing could be taken for what was never there",
+        remedy="`aqdask verify ARCHIVE` lists everything, and `aqdask verify ARCHIVE --repair` mends it",
+    )
 
 
 def _foreign(place: str, why: str) -> ArchiveError:

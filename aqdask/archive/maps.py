@@ -6,14 +6,17 @@ Frame-level variables are ``(frame,)`` and written by the client.
 
 from __future__ import annotations
 
+import dataclasses
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import zarr
 from zarr.codecs import ZstdCodec
+from zarr.core.sync import sync
 
 from aqdask.archive import layout
 from aqdask.archive.frames import checksum
@@ -30,6 +33,61 @@ SKY = (
 
 
 @dataclass(frozen=True)
+class QualitySpec:
+    """What a quality group is made with; kept in the ledger, so that what must be there does not follow from
+    what is found.
+
+    Parameters
+    ----------
+    name : str
+        Of the group.
+    grid : PatchGrid
+        The patches of every frame.
+    per_shard : int
+        K: frames in one stored object.
+    variables : tuple of Variable
+        What the scorer gives.
+    attributes : dict
+        Of the group: model, method, model_sha256, patch, frame_shape.
+    """
+
+    name: str
+    grid: PatchGrid
+    per_shard: int
+    variables: tuple[Variable, ...]
+    attributes: dict[str, Any]
+
+    def arrays(self) -> dict[str, dict[str, Any]]:
+        """Arguments of ``create_array`` of every variable, by name, without rows."""
+        variables = (*self.variables, *SKY)
+        return {v.name: _array_arguments(v, self.grid, self.per_shard) for v in variables}
+
+    def group_attributes(self) -> dict[str, Any]:
+        """Attributes of the group; ``complete`` is the last of them."""
+        listed = sorted(v.name for v in (*self.variables, *SKY))
+        return {"Conventions": layout.CONVENTIONS, **self.attributes, "variables": listed, "complete": True}
+
+    def record(self) -> dict[str, Any]:
+        """The same as a record of the ledger."""
+        variables = [dataclasses.asdict(variable) for variable in self.variables]
+        for variable in variables:
+            variable["fill"] = None if np.isnan(variable["fill"]) else variable["fill"]
+        about = {"size": self.grid.size, "per_shard": self.per_shard, "attributes": self.attributes}
+        return {"event": "quality", "name": self.name, **about, "variables": variables}
+
+    @classmethod
+    def of_record(cls, record: Mapping[str, Any]) -> QualitySpec:
+        """The spec that `record` told of."""
+        height, width = record["attributes"]["frame_shape"]
+        variables = tuple(
+            Variable(**{**about, "fill": float("nan") if about["fill"] is None else about["fill"]})
+            for about in record["variables"]
+        )
+        grid = PatchGrid(height, width, record["size"])
+        return cls(record["name"], grid, record["per_shard"], variables, record["attributes"])
+
+
+@dataclass(frozen=True)
 class QualityStore:
     """The arrays of one quality group."""
 
@@ -37,51 +95,80 @@ class QualityStore:
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], name: str, *, writable: bool = False) -> QualityStore:
-        """Open group ``name`` of the archive at ``path``; `UsageError` if the archive has no such group."""
+        """Open group ``name`` of the archive at ``path``; `UsageError` if the archive has no such group.
+
+        An array that has lost its metadata is an `ArchiveError` when it is used, and listed by `problems`.
+        """
         root = layout.open_root(path, writable=writable)
         if name not in names(root):
             raise UsageError(
                 f"no quality group {name!r} in {path}",
                 expected=f"one of {', '.join(names(root)) or '(none yet)'}",
                 consequence="There are no scores to read",
-                remedy="run `aqdask score` with that model first",
+                remedy="run `aqdask score` with that model first (`aqdask verify` tells of groups that are lost)",
             )
-        return cls(layout.subgroup(root, f"quality/{name}"))
+        return cls(layout.group(root, f"quality/{name}"))
 
     @classmethod
-    def create(
-        cls,
-        root: zarr.Group,
-        name: str,
-        variables: Sequence[Variable],
-        grid: PatchGrid,
-        attributes: dict[str, Any],
-        bundle: bytes,
-    ) -> QualityStore:
-        """Make the group with no frame in it, or return it if it is there (with a damaged model mended)."""
-        if name in names(root):
-            store = cls(layout.subgroup(root, f"quality/{name}"))
-            if store.bundle() != bundle:
-                store.write_bundle(bundle)
-            return store
-        per_shard = layout.read_spec(root).frames_per_shard
-        group = root.create_group(f"quality/{name}", overwrite=True)
-        for variable in (*variables, *SKY):
-            _create(group, variable, grid, per_shard)
-        store = cls(group)
-        store.write_bounds(grid)
-        store.write_bundle(bundle)
-        # written last: a group without it was cut off while being made and is made anew
-        group.attrs.update({"Conventions": layout.CONVENTIONS, **attributes, "complete": True})
+    def create(cls, root: zarr.Group, made: QualitySpec, bundle: bytes) -> QualityStore:
+        """Make the group with no frame in it, or mend what it lacks; what is stored in it stays."""
+        store = cls(layout.group(root, f"quality/{made.name}"))
+        if not layout.has_metadata(store.group.store_path):
+            layout.delete_metadata(store.group.store_path)
+            store = cls(root.create_group(f"quality/{made.name}"))
+        store.mend(made, 0)
+        if store.bundle() != bundle:
+            store.write_bundle(bundle)
+        # written last: a group without it was cut off while being made
+        attributes = made.group_attributes()
+        if any(store.group.attrs.get(name) != value for name, value in attributes.items()):
+            store.group.attrs.update(attributes)
         return store
+
+    def problems(self, made: QualitySpec) -> dict[str, str]:
+        """Arrays that are not there or not what they were made as, by name, in words."""
+        expected = made.arrays()
+        found = ((name, layout.array_problem(self.group, name, about)) for name, about in expected.items())
+        problems = {name: f"quality/{made.name}/{problem}" for name, problem in found if problem}
+        if any(self.group.attrs.get(name) != value for name, value in made.group_attributes().items()):
+            problems[""] = f"quality/{made.name} has lost its attributes"
+        return problems
+
+    def mend(self, made: QualitySpec, rows: int) -> None:
+        """Write lost metadata of arrays anew, with room for ``rows`` frames; what is stored stays."""
+        expected = made.arrays()
+        for name, about in expected.items():
+            if layout.array_problem(self.group, name, about):
+                layout.mend_array(self.group, name, about, rows)
+        vars(self).pop("_opened", None)
+        for axis, letter in enumerate("yx"):
+            for name, values in bounds(made.grid, axis).items():
+                stored = self._whole(name)
+                if stored is None or not np.array_equal(stored, values):
+                    self._write_bound(letter, name, values)
+
+    def described(self) -> tuple[Variable, ...]:
+        """The variables as they are found."""
+        return tuple(
+            Variable(name, str(array.dtype), array.fill_value, array.attrs.asdict(), array.ndim == 1)  # type: ignore[arg-type]
+            for name, array in self._opened.items()
+            if name not in {position.name for position in SKY}
+        )
+
+    def write_attributes(self, made: QualitySpec) -> None:
+        """Write the attributes of the group."""
+        self.group.attrs.update(made.group_attributes())
 
     def write_bounds(self, grid: PatchGrid) -> None:
         """Write where the patches are; the same for all frames."""
         for axis, letter in enumerate("yx"):
             for name, values in bounds(grid, axis).items():
-                side = "first pixel" if name.endswith("0") else "one past the last pixel"
-                attributes = {"long_name": f"{side} of the patch along {letter}", "units": "pixel"}
-                self._write_whole(name, values, f"patch_{letter}", attributes)
+                self._write_bound(letter, name, values)
+
+    def _write_bound(self, letter: str, name: str, values: np.ndarray) -> None:
+        side = "first pixel" if name.endswith("0") else "one past the last pixel"
+        attributes = {"long_name": f"{side} of the patch along {letter}", "units": "pixel"}
+        self._write_whole(name, values, f"patch_{letter}", attributes)
 
     def write_bundle(self, bundle: bytes) -> None:
         """Write the model itself."""
@@ -97,69 +184,78 @@ class QualityStore:
 
     def bundle(self) -> bytes:
         """The model bundle that made these maps, so that an archive can be repaired; empty if damaged."""
+        found = self._whole("bundle")
+        return b"" if found is None else found.tobytes()
+
+    def _whole(self, name: str) -> np.ndarray | None:
+        """A small array that is written at once; None where it is not there or does not decode."""
         try:
-            return np.asarray(self._array("bundle")[:]).tobytes()
-        except (ValueError, RuntimeError, OSError):
-            return b""
+            return np.asarray(self.group[name][:])  # type: ignore[index]
+        except (*layout.UNREADABLE, OSError):
+            return None
+
+    @cached_property
+    def _opened(self) -> dict[str, zarr.Array]:
+        """Arrays along the frames, by name; those that the group was made with, there or not."""
+        listed: Any = self.group.attrs.get("variables")
+        if listed is None:  # a group of layout 1
+            found = {name: array for name, array in self.group.arrays() if array.ndim in (1, 3)}
+            named = {n: a.metadata.to_dict()["dimension_names"] for n, a in found.items()}
+            listed = [name for name, dimensions in named.items() if dimensions[0] == "frame"]
+        return {name: self._array(name) for name in sorted(listed)}
 
     @property
     def variables(self) -> tuple[str, ...]:
         """Names of the per-patch variables, sorted."""
-        return tuple(sorted(name for name, array in self.group.arrays() if array.ndim == 3))
+        return tuple(name for name, array in self._opened.items() if array.ndim == 3)
 
     @property
     def frame_variables(self) -> tuple[str, ...]:
         """Names of the per-frame variables, sorted."""
-        return tuple(
-            sorted(
-                n
-                for n, a in self.group.arrays()
-                if a.ndim == 1 and a.metadata.to_dict()["dimension_names"] == ("frame",)
-            )
-        )
+        return tuple(name for name, array in self._opened.items() if array.ndim == 1)
 
     @property
     def frames_per_shard(self) -> int:
         """K: frames in one stored object."""
-        return int(self._array(self.variables[0]).shards[0])  # type: ignore[index]
+        return int(self._opened[self.variables[0]].shards[0])  # type: ignore[index]
 
     def grow(self, rows: int) -> None:
         """Make room for ``rows`` frames in all; never shrinks."""
         for name in (*self.variables, *self.frame_variables):
-            array = self._array(name)
+            array = self._opened[name]
             if array.shape[0] < rows:
                 array.resize((rows, *array.shape[1:]))
 
     def read(self, start: int, stop: int) -> dict[str, np.ndarray]:
         """Per-patch variables of rows ``start:stop``, by name."""
-        return {name: np.asarray(self._array(name)[start:stop]) for name in self.variables}
+        return {name: np.asarray(self._opened[name][start:stop]) for name in self.variables}
 
     def empty(self, rows: int) -> dict[str, np.ndarray]:
         """No data for ``rows`` frames, by per-patch variable."""
-        arrays = ((name, self._array(name)) for name in self.variables)
+        arrays = ((name, self._opened[name]) for name in self.variables)
         return {name: np.full((rows, *a.shape[1:]), a.fill_value, dtype=a.dtype) for name, a in arrays}
 
     def write_shard(self, start: int, block: Mapping[str, np.ndarray]) -> None:
         """Replace the shard that begins at row ``start`` in every variable by ``block`` (all its rows)."""
         per_shard = self.frames_per_shard
         for name in self.variables:
-            array = self._array(name)
+            array = self._opened[name]
             rows = min(start + per_shard, array.shape[0]) - start
             if start % per_shard or len(block[name]) != rows:
                 raise ValueError(f"rows {start}+{len(block[name])} are not one whole shard of {per_shard}")
-            layout.delete_shard(array, (start // per_shard, 0, 0))
-            array[start : start + rows] = block[name]
+            rows_of_shard = slice(start, start + rows)
+            layout.replace_shard(array, (start // per_shard, 0, 0), rows_of_shard, block[name])
 
     def write_frame_values(self, values: Mapping[int, Mapping[str, float]]) -> None:
         """Write per-frame numbers by row; the client's work."""
         rows = np.array(sorted(values))
         for name in self.frame_variables:
-            array = self._array(name)
+            array = self._opened[name]
             column = np.array([values[row].get(name, array.fill_value) for row in rows])
             array.oindex[rows] = column.astype(array.dtype)
 
     def _array(self, name: str) -> zarr.Array:
-        return self.group[name]  # type: ignore[return-value]
+        return layout.open_array(self.group, name)
 
 
 def bounds(grid: PatchGrid, axis: int) -> dict[str, np.ndarray]:
@@ -170,8 +266,24 @@ def bounds(grid: PatchGrid, axis: int) -> dict[str, np.ndarray]:
 
 def names(root: zarr.Group) -> list[str]:
     """Names of the finished quality groups of an archive, sorted."""
-    groups = root["quality"].groups()  # type: ignore[union-attr]
-    return sorted(name for name, group in groups if group.attrs.get("complete"))
+    return sorted(
+        name for name in group_names(root) if layout.group(root, f"quality/{name}").attrs.get("complete")
+    )
+
+
+def remove(root: zarr.Group, name: str) -> None:
+    """Remove a quality group and everything in it."""
+    sync((root.store_path / f"quality/{name}").delete_dir())
+
+
+def group_names(root: zarr.Group) -> list[str]:
+    """Names of everything below ``quality/``, finished or not, sorted."""
+
+    async def listed() -> list[str]:
+        place = root.store_path / "quality"
+        return [name async for name in place.store.list_dir(place.path) if name != layout.METADATA]
+
+    return sorted(sync(listed()))
 
 
 def row_checksum(block: Mapping[str, np.ndarray], row: int) -> str:
@@ -179,20 +291,20 @@ def row_checksum(block: Mapping[str, np.ndarray], row: int) -> str:
     return checksum(*(block[name][row] for name in sorted(block)))
 
 
-def _create(group: zarr.Group, variable: Variable, grid: PatchGrid, per_shard: int) -> None:
+def _array_arguments(variable: Variable, grid: PatchGrid, per_shard: int) -> dict[str, Any]:
+    """Arguments of ``create_array`` for a variable, without rows."""
     if variable.per_frame:
-        group.create_array(
-            variable.name, shape=(0,), dtype=variable.dtype, chunks=(layout.ROWS_PER_CHUNK,),
-            fill_value=variable.fill, compressors=[ZstdCodec(level=1, checksum=True)],
-            dimension_names=("frame",), attributes=dict[str, Any](variable.attributes),
-        )  # fmt: skip
-        return
+        return {
+            "shape": (0,), "dtype": variable.dtype, "chunks": (layout.ROWS_PER_CHUNK,),
+            "fill_value": variable.fill, "compressors": [ZstdCodec(level=1, checksum=True)],
+            "dimension_names": ("frame",), "attributes": dict[str, Any](variable.attributes),
+        }  # fmt: skip
     attributes: dict[str, Any] = dict(variable.attributes)
-    attributes["coordinates"] = "ra dec" if variable not in SKY else ""
-    group.create_array(
-        variable.name, shape=(0, *grid.shape), dtype=variable.dtype, chunks=(1, *grid.shape),
-        shards=(per_shard, *grid.shape), fill_value=variable.fill,
-        compressors=layout.compressors("zstd", variable.dtype),
-        dimension_names=("frame", "patch_y", "patch_x"),
-        attributes={k: v for k, v in attributes.items() if v != ""},
-    )  # fmt: skip
+    if variable.name not in {position.name for position in SKY}:
+        attributes["coordinates"] = "ra dec"
+    return {
+        "shape": (0, *grid.shape), "dtype": variable.dtype, "chunks": (1, *grid.shape),
+        "shards": (per_shard, *grid.shape), "fill_value": variable.fill,
+        "compressors": layout.compressors("zstd", variable.dtype),
+        "dimension_names": ("frame", "patch_y", "patch_x"), "attributes": attributes,
+    }  # fmt: skip

@@ -149,7 +149,7 @@ def _simulate(
     session: Session, executor: Executor, folder: Path, frames: int, size: int, seed: int
 ) -> tuple[DemoFrame, ...]:
     """Write the frames of the plan, unless all of them are there."""
-    from aqdask.engine.runner import collect
+    from aqdask.engine.runner import collect, raised
     from aqdask.sky.demo import demo_plan, is_written, write_truth_table
     from aqdask.sky.tasks import SimulateJob
 
@@ -159,7 +159,8 @@ def _simulate(
         return plan
     session.reporter.start("simulate", len(plan))
     batches = [(frame,) for frame in plan]
-    for batch, _ in collect(executor, SimulateJob(str(folder.absolute())), batches, stage="simulate"):
+    job = SimulateJob(str(folder.absolute()))
+    for batch, _ in collect(executor, job, batches, stage="simulate", failed=raised):
         session.reporter.advance(len(batch))
     session.reporter.finish()
     write_truth_table(folder, plan)

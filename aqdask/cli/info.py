@@ -32,11 +32,11 @@ def info(session: Session, path: str, quarantined: bool, frames: bool) -> int:
         _model(session, path)
         return EXIT_DONE
     from aqdask.archive import layout, maps
-    from aqdask.archive.ledger import QUARANTINED, Ledger
+    from aqdask.archive.ledger import QUARANTINED, open_ledger
     from aqdask.engine.calibrated import ATTRIBUTE
 
     root = layout.open_root(path)
-    ledger, spec = Ledger(root["ledger"]), layout.read_spec(root)  # type: ignore[arg-type]
+    ledger, spec = open_ledger(root), layout.read_spec(root)
     names = maps.names(root)
     counts = ledger.counts(names)
     scored = {name: _scored(ledger, name) for name in names}

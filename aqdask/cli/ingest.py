@@ -27,6 +27,8 @@ def ingest_options(function: Callable[..., Any]) -> Callable[..., Any]:
                      help="Frames in one stored object of a quality map.  [default: 1 to 16, by archive]"),
         click.option("--rehash", is_flag=True, help="Compare contents, not sizes and times, of known files."),
         click.option("--retry", is_flag=True, help="Try again what is quarantined."),
+        click.option("--forget", is_flag=True,
+                     help="Give up stored frames whose source is gone or no longer holds them."),
     )):  # fmt: skip
         function = option(function)
     return function
@@ -116,16 +118,18 @@ def run(
 @click.argument("archive")
 @click.option("--sample", default=1.0, show_default=True, help="Fraction of the frames to read again.")
 @click.option("--seed", default=0, show_default=True, help="Draws the sample.")
-@click.option("--repair", is_flag=True, help="Make damaged frames again from their sources.")
+@click.option("--repair", is_flag=True, help="Make again what is damaged, frames from their sources.")
+@click.option("--forget", is_flag=True, help="With --repair: give up what cannot be made again.")
 @command
-def verify(session: Session, archive: str, sample: float, seed: int, repair: bool) -> int:
+def verify(session: Session, archive: str, sample: float, seed: int, repair: bool, forget: bool) -> int:
     """Prove that ARCHIVE is complete and that its stored bytes are what was written."""
     from aqdask import api
 
     with session.executor() as executor:
         found = api.verify(
-            archive, sample=sample, seed=seed, repair=repair, cluster=executor, reporter=session.reporter
-        )
+            archive, sample=sample, seed=seed, repair=repair, forget=forget, cluster=executor,
+            reporter=session.reporter,
+        )  # fmt: skip
     if found.damage:
         session.table("damaged", ("frame", "where", "what"), found.damage)
     if found.incomplete:

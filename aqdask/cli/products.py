@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import click
 
 from aqdask.cli.common import Session, command
-from aqdask.errors import EXIT_DONE, UsageError
+from aqdask.errors import EXIT_DONE, EXIT_QUARANTINED, UsageError
+from aqdask.escape import printable
 
 if TYPE_CHECKING:
     from aqdask.engine.executors import Executor
@@ -41,15 +42,19 @@ def mask(
         if out:
             write_mask(api.mask(api.open_quality(archive, quality), alpha), out)
         if pictures:
-            _pictures(session, executor, archive, quality, pictures, alpha, sorted(found))
+            undamaged = [row for row, cut in sorted(found.items()) if not cut.problem]
+            _pictures(session, executor, archive, quality, pictures, alpha, undamaged)
     ids = FrameStore.open(archive).coordinate("frame_id")
-    rows = [(str(ids[row]), fraction) for row, (fraction, _) in sorted(found.items())]
+    rows = [(str(ids[row]), cut.masked) for row, cut in sorted(found.items()) if not cut.problem]
     session.table(f"masked at alpha = {alpha}:", ("frame", "masked_fraction"), rows)
+    damaged = [(str(ids[row]), cut.problem) for row, cut in sorted(found.items()) if cut.problem]
+    if damaged:
+        session.table("no mask was cut:", ("frame", "reason"), damaged)
     if out:
         session.emit(f"mask: {out}", event="mask", path=out, alpha=alpha, quality=quality)
     if pictures:
         session.emit(f"pictures: {pictures}", event="pictures", path=pictures)
-    return EXIT_DONE
+    return EXIT_QUARANTINED if damaged else EXIT_DONE
 
 
 def _pictures(
@@ -61,7 +66,10 @@ def _pictures(
     alpha: float,
     rows: Sequence[int],
 ) -> None:
-    from aqdask.engine.runner import collect
+    from aqdask.archive import layout
+    from aqdask.archive.frames import Place
+    from aqdask.archive.ledger import open_ledger
+    from aqdask.engine.runner import blame, collect
     from aqdask.errors import place_failed
     from aqdask.products.plots import PictureJob, require_matplotlib
 
@@ -71,8 +79,15 @@ def _pictures(
     except OSError as error:
         raise place_failed(folder, error) from error
     job = PictureJob(str(Path(archive).absolute()), quality, str(Path(folder).absolute()), alpha)
+    places = {entry.row: entry.place for entry in open_ledger(layout.open_root(archive)).rows()}
+
+    def failed(place: Place, error: Exception) -> str:
+        session.reporter.say(f"warning: no picture of {printable(place.path)}: {blame(error)}")
+        return ""
+
     session.reporter.start("pictures", len(rows))
-    for part, _ in collect(executor, job, [(row,) for row in rows], stage="pictures"):
+    batches = [(places[row],) for row in rows]
+    for part, _ in collect(executor, job, batches, stage="pictures", failed=failed):
         session.reporter.advance(len(part))
     session.reporter.finish()
 
@@ -91,15 +106,20 @@ def export(session: Session, archive: str, out: str, alpha: float, model: str | 
     OUT/frames.parquet and OUT/frames.ecsv: one row a frame or source.
     """
     from aqdask import api
+    from aqdask.products.table import NOT_CUT
 
     with session.executor() as executor:
         table = api.export(
             archive, out, alpha=alpha, model=model, dq=not no_dq, cluster=executor, reporter=session.reporter
         )
+    names = zip(table["frame_id"].to_pylist(), table["reason"].to_pylist(), strict=True)
+    damaged = [(name, reason) for name, reason in names if reason.startswith(NOT_CUT)]
+    if damaged:
+        session.table("no mask was cut:", ("frame", "reason"), damaged)
     written = sum(bool(name) for name in table["dq_file"].to_pylist())
     text = f"{out}: {written} DQ images, frames.parquet and frames.ecsv with {table.num_rows} rows"
     session.emit(text, event="export", folder=out, dq_images=written, rows=table.num_rows)
-    return EXIT_DONE
+    return EXIT_QUARANTINED if damaged else EXIT_DONE
 
 
 @click.command()

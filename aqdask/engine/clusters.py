@@ -122,6 +122,11 @@ class Deferred:
             self._bundles.clear()
             yield from self._started.run(function, queue, stage=stage)
 
+    def avoid(self, worker: str, why: str) -> None:
+        """See `Executor`."""
+        if self._started:
+            self._started.avoid(worker, why)
+
     def provide(self, bundle: bytes, digest: str) -> None:
         """See `Executor`."""
         self._bundles[digest] = bundle
@@ -227,16 +232,16 @@ def _client(address: str) -> Client:
         ) from error
 
 
-def _with_workers(client: Client, cluster: str, hopeless: Callable[[], bool] = lambda: False) -> DaskExecutor:
+def _with_workers(client: Client, cluster: str, hopeless: Callable[[], bool] | None = None) -> DaskExecutor:
     """The executor once the first worker is there; ``hopeless`` tells when none can come any more."""
     deadline = time.monotonic() + config.seconds("worker-timeout")
     while True:
         left = deadline - time.monotonic()
         try:
             client.wait_for_workers(1, timeout=max(0.1, min(left, LOOK_EVERY)))
-            return DaskExecutor(client)
+            return DaskExecutor(client, hopeless or (lambda: True))
         except TimeoutError as error:
-            ended = hopeless()
+            ended = hopeless is not None and hopeless()
             if not ended and left > LOOK_EVERY:
                 continue
             within = "before its jobs ended" if ended else f"within {config.get('worker-timeout')}"

@@ -15,14 +15,14 @@ import zarr
 
 from aqdask.archive import layout
 from aqdask.archive.frames import COORDINATES, Coordinates, FrameStore, coordinates_of, row_checksum
-from aqdask.archive.ledger import Entry
-from aqdask.archive.maps import QualityStore, bounds
+from aqdask.archive.ledger import DONE, Entry
+from aqdask.archive.maps import QualitySpec, QualityStore, bounds
 from aqdask.engine import plan
 from aqdask.engine.executors import Executor
+from aqdask.engine.opened import OpenArchive
 from aqdask.engine.register import probe
 from aqdask.engine.reporter import Reporter
-from aqdask.engine.runner import OpenArchive
-from aqdask.specs import PatchGrid
+from aqdask.escape import printable
 
 Damage = tuple[str, str, str]  # frame id, where, what
 ALL = "(all frames)"
@@ -49,7 +49,8 @@ def repair_coordinates(
 ) -> None:
     """Write the coordinates of chunks with damaged rows anew, from the headers of their sources.
 
-    Where a source is gone, what still decodes is kept, and the rest is what the ledger knows.
+    Where a source is gone or has another header by now, what still decodes is kept, and the rest is what the
+    ledger knows.
     """
     rows = archive.ledger.rows()
     for part in plan.slices(rows, layout.ROWS_PER_CHUNK):
@@ -60,52 +61,60 @@ def repair_coordinates(
         fresh = []
         for entry, row in zip(part, _rows(columns, len(part)), strict=True):
             infos = found[entry.path]
-            known = [info for info in infos if isinstance(infos, tuple) and info.hdu == entry.hdu]  # type: ignore[union-attr]
-            new = coordinates_of(entry.frame_id, entry.path, known[0]) if known else None  # type: ignore[arg-type]
-            fresh.append(new or (entry.frame_id, entry.path, entry.hdu, *row[3:]))
+            known = [info for info in infos if info.hdu == entry.hdu] if isinstance(infos, tuple) else []
+            new = coordinates_of(entry.frame_id, entry.path, known[0]) if known else None
+            if new and entry.state == DONE and entry.card and row_checksum(new) != entry.card:
+                new = None
+            fresh.append(new or (printable(entry.frame_id), printable(entry.path), entry.hdu, *row[3:]))
         for name in lost:
             _delete_chunk(archive.frames.group, name, part[0].row)
         archive.frames.write_columns(part[0].row, fresh)
 
 
-def check_quality(store: QualityStore, name: str, rows: Sequence[Entry]) -> list[Damage]:
+def check_quality(store: QualityStore, made: QualitySpec, rows: Sequence[Entry]) -> list[Damage]:
     """What is wrong with the frame-level values, the patch bounds and the model of a quality group."""
+    name = made.name
     damage: list[Damage] = []
-    for variable in store.frame_variables:
-        values = _read(store.group, variable)
-        if values is None:
-            damage.append((ALL, f"{name} (values)", f"cannot be decoded: {variable}"))
+    for variable in made.variables:
+        if not variable.per_frame:
             continue
-        wanted = _ledger_values(name, variable, rows, values.dtype)
+        values = _read(store.group, variable.name)
+        if values is None or len(values) != len(rows):
+            damage.append((ALL, f"{name} (values)", f"cannot be decoded: {variable.name}"))
+            continue
+        wanted = _ledger_values(name, variable.name, rows, values.dtype, variable.fill)
         damage += [
-            (entry.frame_id, f"{name} (values)", f"{variable} is {found}, the ledger says {expected}")
+            (entry.frame_id, f"{name} (values)", f"{variable.name} is {found}, the ledger says {expected}")
             for entry, found, expected in zip(rows, values, wanted, strict=True)
             if found != expected and not (np.isnan(found) and np.isnan(expected))
         ]
     for axis in (0, 1):
-        for edge, expected in bounds(_grid(store), axis).items():
+        for edge, expected in bounds(made.grid, axis).items():
             values = _read(store.group, edge)
             if values is None or not np.array_equal(values, expected):
                 damage.append((ALL, f"{name} (fixed)", f"{edge} is not the bounds of the patches"))
     bundle = _read(store.group, "bundle")
     digest = "" if bundle is None else hashlib.sha256(bundle.tobytes()).hexdigest()
-    if digest != store.group.attrs["model_sha256"]:
+    if digest != made.attributes["model_sha256"]:
         remedy = "aqdask score with the model file writes it again"
         damage.append((ALL, f"{name} (bundle)", f"the stored model is damaged; {remedy}"))
     return damage
 
 
-def repair_quality(store: QualityStore, name: str, rows: Sequence[Entry], found: Sequence[Damage]) -> None:
+def repair_quality(
+    store: QualityStore, made: QualitySpec, rows: Sequence[Entry], found: Sequence[Damage]
+) -> None:
     """Write frame-level values from the ledger, and the bounds of the patches, where they are damaged."""
     places = {where for _, where, _ in found}
-    if f"{name} (values)" in places:
-        for variable in store.frame_variables:
-            array: zarr.Array = store.group[variable]  # type: ignore[assignment]
-            for start in range(0, len(rows), layout.ROWS_PER_CHUNK):
-                _delete_chunk(store.group, variable, start)
-            array[:] = _ledger_values(name, variable, rows, array.dtype)
-    if f"{name} (fixed)" in places:
-        store.write_bounds(_grid(store))
+    if f"{made.name} (values)" in places:
+        for variable in made.variables:
+            if variable.per_frame:
+                array: zarr.Array = store.group[variable.name]  # type: ignore[assignment]
+                for start in range(0, len(rows), layout.ROWS_PER_CHUNK):
+                    _delete_chunk(store.group, variable.name, start)
+                array[:] = _ledger_values(made.name, variable.name, rows, array.dtype, variable.fill)
+    if f"{made.name} (fixed)" in places:
+        store.write_bounds(made.grid)
 
 
 def _columns(frames: FrameStore, part: Sequence[Entry]) -> tuple[dict[str, np.ndarray], list[str]]:
@@ -114,7 +123,7 @@ def _columns(frames: FrameStore, part: Sequence[Entry]) -> tuple[dict[str, np.nd
     columns, lost = {}, []
     for name, (kind, fill, _) in COORDINATES.items():
         values = _read(frames.group, name, at)
-        if values is None:
+        if values is None or len(values) != len(part):
             lost.append(name)
             values = np.full(len(part), fill, dtype=object if kind is str else kind)
         columns[name] = values
@@ -125,26 +134,20 @@ def _rows(columns: dict[str, np.ndarray], count: int) -> Iterator[Coordinates]:
     return (tuple(columns[name][position] for name in COORDINATES) for position in range(count))
 
 
-def _ledger_values(name: str, variable: str, rows: Sequence[Entry], dtype: Any) -> np.ndarray:
-    """A frame-level variable as the ledger has it, NaN where a frame has none."""
+def _ledger_values(name: str, variable: str, rows: Sequence[Entry], dtype: Any, fill: float) -> np.ndarray:
+    """A frame-level variable as the ledger has it, the fill value where a frame has none."""
     scores = (entry.scores.get(name) for entry in rows)
-    return np.array([s.values.get(variable, np.nan) if s else np.nan for s in scores]).astype(dtype)
+    return np.array([s.values.get(variable, fill) if s else fill for s in scores]).astype(dtype)
 
 
 def _read(group: zarr.Group, name: str, at: slice = slice(None)) -> np.ndarray | None:
     """Part of a 1-D array; None where it does not decode."""
     try:
         return np.asarray(group[name][at])  # type: ignore[index]
-    except (ValueError, RuntimeError, OSError):
+    except (*layout.UNREADABLE, OSError):
         return None
 
 
 def _delete_chunk(group: zarr.Group, name: str, row: int) -> None:
     """Remove the chunk that begins at ``row``: a damaged one cannot be written over."""
     layout.delete_shard(group[name], (row // layout.ROWS_PER_CHUNK,))  # type: ignore[arg-type]
-
-
-def _grid(store: QualityStore) -> PatchGrid:
-    attributes: dict[str, Any] = store.group.attrs.asdict()
-    height, width = attributes["frame_shape"]
-    return PatchGrid(height, width, attributes["patch"])

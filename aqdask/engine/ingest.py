@@ -11,13 +11,14 @@ from typing import Any
 
 from aqdask.archive import fits, layout
 from aqdask.archive.frames import FrameStore
-from aqdask.archive.ledger import Ledger
+from aqdask.archive.ledger import open_ledger
 from aqdask.archive.manifest import scan
 from aqdask.engine import plan
 from aqdask.engine.executors import Executor
+from aqdask.engine.opened import writing
 from aqdask.engine.register import PAGE, Found, probe, register
 from aqdask.engine.reporter import Reporter
-from aqdask.engine.runner import Summary, process, writing
+from aqdask.engine.runner import Summary, process
 from aqdask.errors import FrameError, UsageError, place_failed
 from aqdask.models.bundle import Bundle
 from aqdask.specs import ArchiveSpec, FrameInfo, ReadSpec, Source
@@ -39,6 +40,7 @@ class IngestOptions:
     by_shape: bool = False
     rehash: bool = False
     retry: bool = False
+    forget: bool = False
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> IngestOptions:
@@ -114,8 +116,9 @@ def ingest(
                 belong = {entry.path for entry in archive.ledger.entries.values()} | probed.keys()
                 mine = [source for source in scanned if source.path in belong]
             register(
-                archive, mine, executor, reporter, retry=options.retry, rehash=options.rehash, probed=probed
-            )
+                archive, mine, executor, reporter, retry=options.retry, rehash=options.rehash,
+                forget=options.forget, probed=probed,
+            )  # fmt: skip
             summaries.append(
                 process(
                     archive,
@@ -150,7 +153,7 @@ def _create(
             reporter.finish()
             return {str(path): found}
     reporter.finish()
-    reasons = Counter(reason for reason in found.values() if isinstance(reason, str))
+    reasons = Counter(str(reason) for reason in found.values() if isinstance(reason, FrameError))
     raise UsageError(
         f"none of the {len(scanned)} sources holds a 2-D image (most often: {reasons.most_common(1)[0][0]})",
         expected="FITS files with an image of two axes",
@@ -172,7 +175,7 @@ def _by_shape(
     for place in sorted(path.parent.glob(f"{path.stem}-*x*-*{path.suffix}")):
         if layout.is_archive(place):
             archives[str(place)] = {}
-            entries = Ledger(layout.open_root(place)["ledger"]).entries.values()  # type: ignore[arg-type]
+            entries = open_ledger(layout.open_root(place)).entries.values()
             known |= {(entry.path, entry.size, entry.mtime_ns) for entry in entries}
             sizes[str(place)] = sum(entry.row >= 0 for entry in entries)
     new = [s.path for s in scanned if (s.path, s.size, s.mtime_ns) not in known or options.retry]
@@ -180,7 +183,7 @@ def _by_shape(
     found = probe(new, options.read(), executor, reporter)
     reporter.finish()
     paths = {path for path, _, _ in known}
-    bad = {name: why for name, why in found.items() if isinstance(why, str) and name not in paths}
+    bad = {name: why for name, why in found.items() if isinstance(why, FrameError) and name not in paths}
     kinds = Counter((info.shape, info.dtype) for infos in _frames(found) for info in infos)
     if not kinds and not archives:
         return _create(scanned, path, executor, reporter, options)
@@ -190,7 +193,7 @@ def _by_shape(
     for kind in sorted(kinds, key=lambda k: (k != most, k)):
         share: dict[str, Found] = dict(bad) if kind == most else {}
         for source_path, frames in found.items():
-            if isinstance(frames, str):
+            if isinstance(frames, FrameError):
                 continue
             if fitting := tuple(info for info in frames if (info.shape, info.dtype) == kind):
                 share[source_path] = fitting

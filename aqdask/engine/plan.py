@@ -24,8 +24,10 @@ INGEST_FRAMES = 4  # frames a task when nothing is scored
 class FrameTask:
     """What is to be done with one frame: take it in from its source, score it, or clear stale scores.
 
-    ``stored`` is the checksum of maps that are finished and to be kept; where the shard does not hold them
-    any more, the frame is scored again.
+    ``crc32c`` is the checksum of the pixels that are stored, empty where none are; they stay until others from
+    the source can take their place. ``stored`` is the checksum of maps that are finished and to be kept; where
+    the shard does not hold them any more, the frame is scored again. ``suffix`` and ``card`` are what was
+    registered: the part of the id that names the HDU, and the checksum of the coordinates.
     """
 
     row: int
@@ -35,6 +37,14 @@ class FrameTask:
     ingest: bool = False
     score: bool = False
     stored: str = ""
+    crc32c: str = ""
+    suffix: str = ""
+    card: str = ""
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether nothing is to be done as long as its maps are what they were."""
+        return bool(self.stored) and not self.ingest
 
 
 @dataclass(frozen=True)
@@ -57,8 +67,11 @@ class Batch:
         if len(self.frames) < 2:
             return (self,)
         middle = len(self.frames) // 2
-        halves = (self.frames[:middle], self.frames[middle:])
-        return tuple(replace(self, frames=half, keep=True, rest=()) for half in halves)
+        return self.only(self.frames[:middle]), self.only(self.frames[middle:])
+
+    def only(self, frames: Sequence[FrameTask]) -> Batch:
+        """The same for some of its frames: the others' rows survive, and nothing waits for it."""
+        return replace(self, frames=tuple(frames), keep=True, rest=())
 
     def following(self) -> Batch | None:
         """The batch that waits for this one, with what waits behind it."""
@@ -77,7 +90,7 @@ def frames_per_shard(frames: int) -> int:
 
 def ingest_batches(rows: Sequence[Entry]) -> Iterator[Batch]:
     """Batches of the frames that are pending, a few a task, in row order."""
-    pending = [entry for entry in rows if entry.state == PENDING]
+    pending = [entry for entry in rows if entry.state == PENDING or entry.changed]
     for number, start in enumerate(range(0, len(pending), INGEST_FRAMES)):
         part = pending[start : start + INGEST_FRAMES]
         tasks = tuple(_task(entry, ingest=True) for entry in part)
@@ -85,7 +98,13 @@ def ingest_batches(rows: Sequence[Entry]) -> Iterator[Batch]:
 
 
 def score_batches(
-    rows: Sequence[Entry], quality: str, per_shard: int, *, ingest: bool, redo: frozenset[int] = frozenset()
+    rows: Sequence[Entry],
+    quality: str,
+    per_shard: int,
+    *,
+    ingest: bool,
+    redo: frozenset[int] = frozenset(),
+    check: bool = False,
 ) -> Iterator[Batch]:
     """One batch for each quality shard with something to do, in row order.
 
@@ -101,12 +120,14 @@ def score_batches(
         Take pending frames in from their sources too (the fused run), else leave them.
     redo : set of int
         Rows whose shard is to be made anew although their frames are known as scored (repair).
+    check : bool
+        Also shards in which everything is finished: their maps are compared with the ledger.
     """
     number = 0
     for start in range(0, len(rows), per_shard):
         shard = rows[start : start + per_shard]
         tasks = tuple(task for e in shard if (task := _score_task(e, quality, ingest, e.row in redo)))
-        if any(not task.stored for task in tasks):
+        if any(check or not task.is_kept for task in tasks):
             yield Batch(number, start, start + len(shard), tasks, keep=len(tasks) < len(shard))
             number += 1
 
@@ -129,7 +150,7 @@ def clear_batches(rows: Sequence[Entry], quality: str, per_shard: int) -> Iterat
 
 
 def _is_stale(entry: Entry, quality: str) -> bool:
-    """Whether a frame was scored once and its source has since gone bad."""
+    """Whether a frame was scored once and its pixels have since been given up."""
     score = entry.scores.get(quality)
     return entry.state == QUARANTINED and score is not None and bool(score.crc32c)
 
@@ -139,14 +160,28 @@ def _score_task(entry: Entry, quality: str, ingest: bool, redo: bool) -> FrameTa
         return _task(entry, ingest=True, score=True) if ingest else None
     score = entry.scores.get(quality)
     if entry.state == DONE:
-        if score is None or redo or entry.score_pending(quality):
-            return _task(entry, score=True)
-        return _task(entry, score=True, stored=score.crc32c) if score.state == DONE else None
+        take_in = ingest and entry.changed
+        finished = score is not None and not redo and score.state != PENDING
+        if not finished or _of_other_pixels(entry, quality):
+            return _task(entry, ingest=take_in, score=True)
+        assert score is not None
+        if score.state == DONE:
+            return _task(entry, ingest=take_in, score=True, stored=score.crc32c)
+        return _task(entry, ingest=True, score=True) if take_in else None
     return _task(entry) if _is_stale(entry, quality) else None
 
 
+def _of_other_pixels(entry: Entry, quality: str) -> bool:
+    score = entry.scores[quality]
+    return score.state == DONE and score.source != entry.crc32c
+
+
 def _task(entry: Entry, *, ingest: bool = False, score: bool = False, stored: str = "") -> FrameTask:
-    return FrameTask(entry.row, entry.frame_id, entry.path, entry.hdu, ingest, score, stored)
+    pixels = entry.crc32c if entry.state == DONE else ""
+    return FrameTask(
+        entry.row, entry.frame_id, entry.path, entry.hdu, ingest, score, stored, pixels, entry.suffix,
+        entry.card,
+    )  # fmt: skip
 
 
 def objects(frames: int, per_shard: int, *, pixels: bool, variables: int) -> int:

@@ -6,26 +6,30 @@ nothing.
 
 from __future__ import annotations
 
+import errno
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
-from aqdask.archive import maps
+from aqdask.archive import layout, maps
 from aqdask.archive.frames import check_fits, coordinates_of, row_checksum
-from aqdask.archive.ledger import DONE, PENDING, QUARANTINED, Entry, Ledger, Record
+from aqdask.archive.ledger import DONE, PENDING, QUARANTINED, UNREACHABLE, Entry, Ledger, Record
 from aqdask.archive.manifest import assign_ids
 from aqdask.archive.maps import QualityStore
 from aqdask.engine import plan
 from aqdask.engine.executors import Executor
+from aqdask.engine.notes import Notes
+from aqdask.engine.opened import OpenArchive
 from aqdask.engine.reporter import Reporter
-from aqdask.engine.runner import OpenArchive, collect
+from aqdask.engine.runner import blame, collect
 from aqdask.engine.tasks import ProbeJob, hash_sources
-from aqdask.errors import FrameError
+from aqdask.errors import FrameError, SourceUnreachable
 from aqdask.specs import ArchiveSpec, FrameInfo, ReadSpec, Source
 
 PAGE = 4096  # sources whose headers the client holds at a time
 PROBES = 32  # sources a probe task
+GONE = (errno.ENOENT, errno.ENOTDIR)  # what a path that names nothing gives
 
-Found = tuple[FrameInfo, ...] | str  # the frames of a file, or why there are none
+Found = tuple[FrameInfo, ...] | FrameError  # the frames of a file, or why there are none
 
 
 def register(
@@ -35,9 +39,13 @@ def register(
     reporter: Reporter,
     retry: bool = False,
     rehash: bool = False,
+    forget: bool = False,
     probed: Mapping[str, Found] | None = None,
 ) -> None:
     """Give every new or changed source its entry in the ledger, and its frames their rows.
+
+    What is stored of a frame stays, whatever has become of its source: it is marked as changed, or told of as
+    kept.
 
     Parameters
     ----------
@@ -49,6 +57,8 @@ def register(
         Look again into what is quarantined.
     rehash : bool
         Compare the content of known sources, whatever their sizes and times say.
+    forget : bool
+        Give up stored frames whose source is not there any more, or no longer holds them.
     probed : mapping, optional
         What is known of files already, by path.
     """
@@ -58,77 +68,168 @@ def register(
     ids = assign_ids(scanned, {path: _base_id(entries[0]) for path, entries in known.items()})
     if rehash:
         _rehash(archive.ledger, scanned, known, executor, reporter)
-    wanted = [source for source in scanned if _is_new(source, known.get(source.path, ()), retry)]
+    _welcome_back(archive.ledger, scanned, known)
+    again = retry or forget
+    wanted = [source for source in scanned if _is_new(source, known.get(source.path, ()), again)]
     wanted.sort(key=lambda source: ids[source.path])
     unseen = [source.path for source in wanted if source.path not in (probed or {})]
+    notes, looked_into = Notes(), {source.path for source in wanted}
+    reached = any(source.size >= 0 and source.path not in looked_into for source in scanned)
     reporter.start("look", len(unseen), "sources")
     for page in plan.slices(wanted, PAGE):
         found = dict(probed or {})
         found |= probe([s.path for s in page if s.path not in found], archive.spec.read, executor, reporter)
-        _register_page(archive, page, ids, found, known)
-    rows = archive.ledger.row_count
-    archive.frames.truncate(rows)
-    for name in maps.names(archive.root):
-        QualityStore.open(archive.path, name, writable=True).grow(rows)
+        with layout.storing(archive.path):
+            _Page(archive, ids, known, notes, forget, reached).register(page, found)
+    with layout.storing(archive.path):
+        rows = archive.ledger.row_count
+        archive.frames.truncate(rows)
+        for name in maps.names(archive.root):
+            QualityStore.open(archive.path, name, writable=True).grow(rows)
     reporter.finish()
+    notes.tell(reporter)
 
 
-def _register_page(
-    archive: OpenArchive,
-    page: Sequence[Source],
-    ids: Mapping[str, str],
-    found: Mapping[str, Found],
-    known: Mapping[str, Sequence[Entry]],
-) -> None:
-    """Rows and coordinates first, the ledger last: what it names is there."""
-    next_row = archive.ledger.row_count
-    records: list[Record] = []
-    fresh: list[tuple[str, str, FrameInfo]] = []
-    for source in page:
-        frames = found[source.path]
-        base = {"event": "register", "path": source.path, "size": source.size, "mtime_ns": source.mtime_ns}
-        stale = {entry.frame_id: entry for entry in known.get(source.path, ())}
-        for info in frames if isinstance(frames, tuple) else ():
-            frame_id = ids[source.path] + info.suffix
-            former = stale.pop(frame_id, None) or archive.ledger.entries.get(frame_id)
-            reason, row = _misfit(archive.spec, info), former.row if former else -1
-            if not reason and row < 0:
-                row = next_row + len(fresh)
-                fresh.append((frame_id, source.path, info))
-            elif not reason:
-                archive.frames.write_coordinates(row, [(frame_id, source.path, info)])
-            elif row >= 0:
-                archive.frames.erase(row)
-            state = QUARANTINED if reason else PENDING
-            about = {"hdu": info.hdu, "row": row, "suffix": info.suffix, "state": state, "reason": reason}
-            if reason:  # its coordinates stay what they were
-                card = former.card if former else ""
+class _Page:
+    """Registers the sources of one page: rows and coordinates first, the ledger last: what it names is there."""
+
+    def __init__(
+        self,
+        archive: OpenArchive,
+        ids: Mapping[str, str],
+        known: Mapping[str, Sequence[Entry]],
+        notes: Notes,
+        forget: bool,
+        reached: bool,
+    ) -> None:
+        self.archive, self.ids, self.known, self.notes = archive, ids, known, notes
+        self.forget, self.reached = forget, reached
+        self.records: list[Record] = []
+        self.fresh: list[tuple[str, str, FrameInfo]] = []
+        self.given_up: list[int] = []
+        self.next_row = archive.ledger.row_count
+
+    def register(self, page: Sequence[Source], found: Mapping[str, Found]) -> None:
+        """Write what was found in the sources of ``page``."""
+        unreachable = [isinstance(found[source.path], SourceUnreachable) for source in page]
+        # one source that is not there is a fact about it; all of them are an outage
+        outage = not self.reached and len(page) > 1 and all(unreachable)
+        for source in page:
+            frames = found[source.path]
+            stale = {entry.frame_id: entry for entry in self.known.get(source.path, ())}
+            if isinstance(frames, FrameError):
+                self._without_frames(source, frames, stale, outage)
+                continue
+            for info in frames:
+                frame_id = self.ids[source.path] + info.suffix
+                former = stale.pop(frame_id, None) or self.archive.ledger.entries.get(frame_id)
+                self._frame(source, frame_id, info, former)
+                self.notes.add(frame_id, info.notes)
+            for entry in stale.values():  # frames that the file gave once and gives no more
+                if entry.row >= 0:
+                    self._lost(source, entry, FrameError("the source no longer holds this HDU"))
+                else:
+                    self.records.append({"event": "drop", "frame_id": entry.frame_id})
+        archive = self.archive
+        if self.fresh:
+            archive.frames.grow(self.next_row + len(self.fresh))
+            archive.frames.write_coordinates(self.next_row, self.fresh)
+        archive.ledger.append(self.records)
+        archive.ledger.flush()
+        for row in self.given_up:
+            archive.frames.erase(row)
+
+    def _frame(self, source: Source, frame_id: str, info: FrameInfo, former: Entry | None) -> None:
+        reason, row = _misfit(self.archive.spec, info), former.row if former else -1
+        if former and former.state == DONE:
+            if reason:
+                self._lost(source, former, FrameError(reason))
+            else:  # its coordinates change with its pixels
+                self.records.append({"event": "changed", "frame_id": frame_id, "hdu": info.hdu})
+            return
+        card = former.card if former else ""
+        if not reason:
+            card = row_checksum(coordinates_of(frame_id, source.path, info))
+            if row < 0:
+                row = self.next_row + len(self.fresh)
+                self.fresh.append((frame_id, source.path, info))
             else:
-                card = row_checksum(coordinates_of(frame_id, source.path, info))
-            records.append({**base, "frame_id": frame_id, **about, "card": card})
-        if isinstance(frames, str) and not stale:
-            about = {"hdu": -1, "row": -1, "suffix": "", "state": QUARANTINED, "reason": frames}
-            records.append({**base, "frame_id": ids[source.path], **about})
-        for frame_id, entry in stale.items():  # frames that the file gave once and gives no more
+                self.archive.frames.write_coordinates(row, [(frame_id, source.path, info)])
+        state = QUARANTINED if reason else PENDING
+        about = {"hdu": info.hdu, "row": row, "suffix": info.suffix, "state": state, "reason": reason}
+        self._register(source, frame_id, about | {"card": card})
+
+    def _without_frames(
+        self, source: Source, failure: FrameError, stale: Mapping[str, Entry], outage: bool
+    ) -> None:
+        for entry in stale.values():
             if entry.row >= 0:
-                archive.frames.erase(entry.row)
-            reason = frames if isinstance(frames, str) else "the source no longer holds this HDU"
-            about = {n: getattr(entry, n) for n in ("hdu", "row", "suffix", "card")} | {"state": QUARANTINED}
-            records.append({**base, "frame_id": frame_id, **about, "reason": reason})
-    if fresh:
-        archive.frames.grow(next_row + len(fresh))
-        archive.frames.write_coordinates(next_row, fresh)
-    archive.ledger.append(records)
-    archive.ledger.flush()
+                self._lost(source, entry, failure, outage)
+        if not any(entry.row >= 0 for entry in stale.values()):
+            about: dict[str, object] = {"hdu": -1, "row": -1, "suffix": ""}
+            self._register(source, self.ids[source.path], about | _standing(failure, outage))
+
+    def _lost(self, source: Source, entry: Entry, failure: FrameError, outage: bool = False) -> None:
+        """A frame whose source no longer gives it: what is stored of it stays, unless it is to be forgotten."""
+        unreachable = isinstance(failure, SourceUnreachable)
+        certain = not unreachable or failure.number in GONE
+        if entry.state == DONE and self.forget and certain:
+            reason = f"given up (--forget): {failure}"
+            about = {"frame_id": entry.frame_id, "state": QUARANTINED, "reason": reason}
+            self.records.append({"event": "ingest", **about, "size": -1, "mtime_ns": -1})
+            self.given_up.append(entry.row)
+        elif entry.state == DONE:
+            reason = f"{UNREACHABLE}{failure}" if unreachable else str(failure)
+            stamp = {} if unreachable else {"size": source.size, "mtime_ns": source.mtime_ns}
+            self.records.append({"event": "kept", "frame_id": entry.frame_id, "reason": reason, **stamp})
+        else:
+            about = {n: getattr(entry, n) for n in ("hdu", "row", "suffix", "card")}
+            self._register(source, entry.frame_id, about | _standing(failure, outage))
+
+    def _register(self, source: Source, frame_id: str, about: Mapping[str, object]) -> None:
+        base = {"event": "register", "frame_id": frame_id, "path": source.path}
+        stamp = {"size": source.size, "mtime_ns": source.mtime_ns}
+        self.records.append({**base, **stamp, **about})
+
+
+def _standing(failure: FrameError, outage: bool) -> dict[str, object]:
+    """State and reason of a frame of which nothing is stored, and whose source gives nothing.
+
+    What could not be reached has the size -1, so that the next run looks again.
+    """
+    if not isinstance(failure, SourceUnreachable):
+        return {"state": QUARANTINED, "reason": str(failure)}
+    state = QUARANTINED if failure.is_about_path and not outage else PENDING
+    return {"state": state, "reason": f"{UNREACHABLE}{failure}", "size": -1, "mtime_ns": -1}
 
 
 def probe(paths: Sequence[str], read: ReadSpec, executor: Executor, reporter: Reporter) -> dict[str, Found]:
-    """Look into the headers of files: their frames, or why there are none, by path."""
+    """Look into the headers of files: their frames, or why there are none, by path.
+
+    A path that a worker cannot reach is looked into by this process, which found it.
+    """
     found: dict[str, Found] = {}
-    for _, answers in collect(executor, ProbeJob(read), plan.slices(paths, PROBES), stage="look"):
+    job = ProbeJob(read)
+
+    def failed(path: str, error: Exception) -> tuple[str, Found]:
+        return path, FrameError(blame(error))
+
+    for _, answers in collect(executor, job, plan.slices(paths, PROBES), stage="look", failed=failed):
+        lost = [path for path, answer in answers if isinstance(answer, SourceUnreachable)]
         found.update(answers)
-        reporter.advance(len(answers), sum(isinstance(answer, str) for _, answer in answers))
+        if lost:
+            found.update(job(lost))
+        reporter.advance(len(answers), sum(isinstance(found[path], FrameError) for path, _ in answers))
     return found
+
+
+def _welcome_back(ledger: Ledger, scanned: Sequence[Source], known: Mapping[str, Sequence[Entry]]) -> None:
+    """Clear what was told of stored frames whose sources are again what they were."""
+    for source in scanned:
+        for entry in known.get(source.path, ()):
+            stamp = {"size": source.size, "mtime_ns": source.mtime_ns}
+            if entry.problem and (entry.size, entry.mtime_ns) == (source.size, source.mtime_ns):
+                ledger.append([{"event": "touch", "frame_id": entry.frame_id, **stamp}])
 
 
 def _rehash(
@@ -141,8 +242,14 @@ def _rehash(
     """Compare the content of known files, whatever their times: the changed become new, the touched known."""
     paths = [source.path for source in scanned if any(e.state == DONE for e in known.get(source.path, ()))]
     by_path = {source.path: source for source in scanned}
+
+    def failed(path: str, error: Exception) -> tuple[str, str]:
+        return path, ""
+
     reporter.start("hash", len(paths), "sources")
-    for _, answers in collect(executor, hash_sources, plan.slices(paths, PROBES), stage="hash"):
+    for _, answers in collect(
+        executor, hash_sources, plan.slices(paths, PROBES), stage="hash", failed=failed
+    ):
         for path, digest in answers:
             # an image of the file that was never taken in has no digest of its own
             same = all(digest == entry.sha256 for entry in known[path] if entry.state == DONE)
@@ -157,10 +264,11 @@ def _rehash(
 
 
 def _is_new(source: Source, entries: Sequence[Entry], retry: bool) -> bool:
-    """Whether a source must be looked into: unknown, changed in size or time, or quarantined and retried."""
-    if not entries or any((e.size, e.mtime_ns) != (source.size, source.mtime_ns) for e in entries):
+    """Whether a source must be looked into: unknown, changed in size or time, or failed once and retried."""
+    stamp = source.size, source.mtime_ns
+    if retry and any(entry.state == QUARANTINED or entry.problem for entry in entries):
         return True
-    return retry and any(entry.state == QUARANTINED for entry in entries)
+    return not entries or any(stamp not in ((e.size, e.mtime_ns), e.tried) for e in entries)
 
 
 def _base_id(entry: Entry) -> str:

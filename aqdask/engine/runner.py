@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import os
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
-import zarr
-
-from aqdask.archive import layout, maps
-from aqdask.archive.frames import FrameStore
+from aqdask.archive import fits, layout, maps
 from aqdask.archive.ledger import DONE, PENDING, QUARANTINED, Ledger, Record
-from aqdask.archive.maps import QualityStore
-from aqdask.engine import calibrated, plan
+from aqdask.archive.maps import QualitySpec, QualityStore
+from aqdask.engine import calibrated, config, plan, qualities
 from aqdask.engine.executors import Executor, WorkQueue
-from aqdask.engine.plan import Batch
+from aqdask.engine.opened import OpenArchive
+from aqdask.engine.plan import Batch, FrameTask
+from aqdask.engine.qualities import group_name
+from aqdask.engine.recorder import Recorder
 from aqdask.engine.reporter import Reporter
 from aqdask.engine.tasks import FrameJob
-from aqdask.errors import AqdaskError, ClusterError, ModelError, place_failed
+from aqdask.errors import AqdaskError, ClusterError, FrameTimeout, ModelError
+from aqdask.escape import printable
 from aqdask.models.bundle import Bundle
-from aqdask.models.scorer import load_scorer
-from aqdask.specs import MIN_VALID, ArchiveSpec, PatchGrid
+from aqdask.specs import MIN_VALID
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -32,21 +30,11 @@ log = logging.getLogger(__name__)
 
 
 @dataclass
-class OpenArchive:
-    """An archive held by this process for writing."""
-
-    path: str
-    root: zarr.Group
-    spec: ArchiveSpec
-    ledger: Ledger
-    frames: FrameStore
-
-
-@dataclass
 class Summary:
     """How an archive stands after a run.
 
-    ``problems`` are ``(frame_id, reason)`` of everything quarantined, in pixels or in a score.
+    ``problems`` are ``(frame_id, reason)`` of everything quarantined, in pixels or in a score; ``waiting`` of
+    what is pending, where a reason is known; ``kept`` of stored frames whose sources could not be read again.
     """
 
     archive: str
@@ -55,34 +43,8 @@ class Summary:
     pending: int = 0
     worked: int = 0
     problems: list[tuple[str, str]] = field(default_factory=list)
-
-
-@contextlib.contextmanager
-def writing(path: str | os.PathLike[str]) -> Iterator[OpenArchive]:
-    """Hold an archive for writing: its lock, its ledger; consolidated metadata last, when all went well.
-
-    Raises
-    ------
-    ArchiveError
-        If another process holds it, or the place cannot be written.
-    """
-    root = layout.open_root(path, writable=True)
-    with layout.sole_writer(path):
-        try:
-            layout.complete(root)
-            if "primary_header" not in root["frames"]:  # type: ignore[operator]
-                FrameStore.create(root)
-            layout.sweep_partials(path)
-            ledger = Ledger(root["ledger"])  # type: ignore[arg-type]
-            frames = FrameStore.open(path, writable=True)
-            try:
-                yield OpenArchive(str(Path(path).absolute()), root, frames.spec, ledger, frames)
-            finally:
-                ledger.flush()
-            ledger.close()
-            layout.consolidate(path, root)
-        except OSError as error:
-            raise place_failed(path, error) from error
+    waiting: list[tuple[str, str]] = field(default_factory=list)
+    kept: list[tuple[str, str]] = field(default_factory=list)
 
 
 def process(
@@ -109,43 +71,60 @@ def process(
         redo |= {
             entry.row for entry in rows if entry.state == DONE and entry.standing(name)[0] == QUARANTINED
         }
+    quality, is_mended = None, False
     if bundle:
         about = plan.with_score(rows, name, ingest=ingest, redo=redo)
         found = calibrated.uncalibrated_rows(bundle, archive.frames, about)
         calibrated.warn(bundle, found, reporter, strict=strict)
-    quality = quality_store(archive, bundle) if bundle else None
-    if bundle and quality:
+        quality, is_mended = quality_store(archive, bundle)
         _record_uncalibrated(archive, bundle, quality, (DONE, PENDING) if ingest else (DONE,))
-        todo = list(plan.score_batches(rows, name, quality.frames_per_shard, ingest=ingest, redo=redo))
+        per_shard = quality.frames_per_shard
+        todo = list(plan.score_batches(rows, name, per_shard, ingest=ingest, redo=redo, check=is_mended))
         executor.provide(bundle.contents, bundle.digest)
     else:
         todo = list(plan.ingest_batches(rows))
-    tasks = [task for batch in todo for task in batch.frames if not task.stored]
-    job = FrameJob(archive.path, archive.spec.read, name, bundle.digest if bundle else "")
-    stage = "run" if ingest and bundle else "score" if bundle else "ingest"
-    if tasks:
-        variables = len(quality.variables) if quality else 0
-        per_shard = quality.frames_per_shard if quality else 1
-        number = plan.objects(len(rows), per_shard, pixels=archive.spec.pixels, variables=variables)
-        reporter.say(f"{archive.path}: {len(rows)} frames, about {number} stored objects")
-    reporter.start(stage, len(tasks))
-    outside = calibrated.Outside()
-    for records in run_batches(executor, job, todo, stage=stage):
-        values = {record.pop("row"): record.get("values", {}) for record in records if "row" in record}
-        if quality and values:
-            quality.write_frame_values(values)
-            outside.count(values.values())
-        archive.ledger.append(records)
-        frames = {record["frame_id"]: record["state"] for record in records}
-        reporter.advance(len(frames), sum(state == QUARANTINED for state in frames.values()))
-    reporter.finish()
-    outside.tell(reporter)
+    worked = _work(archive, executor, reporter, todo, quality, name, bundle.digest if bundle else "")
     if bundle and quality:
         _record_uncalibrated(archive, bundle, quality, (DONE,))
     for other in maps.names(archive.root):
         if ingest and other != name:
-            _clear_stale(archive, executor, other)
-    return summarise(archive.path, archive.ledger, name, worked=len(tasks))
+            clear_stale(archive, executor, other)
+    return summarise(archive.path, archive.ledger, name, worked=worked)
+
+
+def _work(
+    archive: OpenArchive,
+    executor: Executor,
+    reporter: Reporter,
+    todo: list[Batch],
+    quality: QualityStore | None,
+    name: str,
+    model: str,
+) -> int:
+    """Run batches and keep what comes back; the number of frames that were to be worked on."""
+    tasks = [task for batch in todo for task in batch.frames if not task.is_kept]
+    if tasks:
+        rows, variables = len(archive.ledger.rows()), len(quality.variables) if quality else 0
+        per_shard = quality.frames_per_shard if quality else 1
+        number = plan.objects(rows, per_shard, pixels=archive.spec.pixels, variables=variables)
+        reporter.say(f"{archive.path}: {rows} frames, about {number} stored objects")
+    is_ingest = any(task.ingest for task in tasks)
+    stage = "ingest" if not name else "run" if is_ingest else "score"
+    reporter.start(stage, len(tasks))
+    job = FrameJob(archive.path, archive.spec.read, name, model)
+    counted = {
+        task.frame_id for task in tasks
+    }  # others are only done where their maps turn out to be damaged
+    records = Recorder(archive, quality)
+    for answers in run_batches(executor, job, todo, stage=stage):
+        finished = records.keep(answers)
+        known = finished.keys() & counted
+        reporter.advance(len(known), sum(finished[name] == QUARANTINED for name in known))
+    missed = records.conclude()
+    reporter.advance(len(missed), 0)
+    reporter.finish()
+    records.tell(reporter)
+    return len(tasks)
 
 
 def _record_uncalibrated(
@@ -156,53 +135,96 @@ def _record_uncalibrated(
     calibrated.record(quality.group, calibrated.uncalibrated_rows(bundle, archive.frames, rows))
 
 
-def _clear_stale(archive: OpenArchive, executor: Executor, name: str) -> None:
-    """Turn maps of frames that were scored once and have since gone bad into no data."""
+def clear_stale(archive: OpenArchive, executor: Executor, name: str) -> None:
+    """Turn maps of frames that were scored once and have since been given up into no data."""
     quality = QualityStore.open(archive.path, name, writable=True)
     batches = list(plan.clear_batches(archive.ledger.rows(), name, quality.frames_per_shard))
     job = FrameJob(archive.path, archive.spec.read, name)
+    recorder = Recorder(archive, quality)
     for records in run_batches(executor, job, batches, stage="clear"):
-        quality.write_frame_values({record.pop("row"): {} for record in records})
-        archive.ledger.append(records)
+        recorder.keep(records)
 
 
 def run_batches(
     executor: Executor, job: FrameJob, batches: Iterable[Batch], *, stage: str
 ) -> Iterator[list[Record]]:
-    """Run ``batches`` and yield their records; a batch that fails is halved until one frame is to blame.
+    """Run batches and yield their records; what fails again and again is halved down to one frame.
+
+    Batches of one quality shard are never on the way together: a batch's ``rest`` follows when it is done.
+    Frames whose source a worker could not reach, while this process can, are given to another.
 
     Raises
     ------
     AqdaskError
-        What is about the place and not about a frame: disk, model, cluster.
+        About the place, not about a frame: the disk, the archive, the model, the cluster.
     """
     queue = WorkQueue(batches)
+    tries: Counter[str] = Counter()
     for batch, result in executor.run(job, queue, stage=stage):
-        following = batch.following()
+        again: tuple[Batch, ...] = ()
         if isinstance(result, (AqdaskError, ImportError)):
             raise result if isinstance(result, AqdaskError) else _cannot_import(result)
         if isinstance(result, Exception):
             log.debug("batch %d failed", batch.number, exc_info=result)
-            first, *others = batch.split()
-            if others:
-                queue.put(plan.chain(first, (*others, *batch.rest)))
-                continue
-            yield [_blame(batch, job, result)]
+            blamed, again = _blamed(batch, job, result)
         else:
-            yield result
-        if following:
-            queue.put(following)
+            blamed, elsewhere = _unreachable_there_only(executor, batch, result, tries)
+            again = (batch.only(elsewhere),) if elsewhere else ()
+        if blamed:
+            yield blamed
+        waiting = (*again, *batch.rest)
+        if waiting:
+            queue.put(plan.chain(waiting[0], waiting[1:]))
 
 
-def _blame(batch: Batch, job: FrameJob, error: Exception) -> Record:
+def _blamed(batch: Batch, job: FrameJob, error: Exception) -> tuple[list[Record], tuple[Batch, ...]]:
+    """Records of the frame whose task failed, where it is known which, and the batches to be tried again."""
+    if isinstance(error, FrameTimeout) and len(batch.frames) > 1:
+        guilty = [task for task in batch.frames if task.frame_id == error.subject]
+        others = [task for task in batch.frames if task.frame_id != error.subject]
+        if guilty:
+            return [_blame(guilty[0], job, error)], (batch.only(others),)
+    if len(batch.frames) > 1:
+        return [], batch.split()
+    return [_blame(batch.frames[0], job, error)], ()
+
+
+def _blame(task: FrameTask, job: FrameJob, error: Exception) -> Record:
     """The record of a single frame whose task failed in a way that no file should cause."""
-    task = batch.frames[0]
-    what = " ".join(str(error).split())[:200]
-    record: Record = {"frame_id": task.frame_id, "state": QUARANTINED}
-    record["reason"] = f"the task failed on this frame ({type(error).__name__}: {what})"
+    reason = blame(error)
+    record: Record = {"frame_id": task.frame_id, "state": QUARANTINED, "reason": reason}
+    if task.ingest and task.crc32c:
+        return {"event": "kept", "frame_id": task.frame_id, "reason": reason}
     if task.ingest:
         return {**record, "event": "ingest"}
     return {**record, "event": "score", "quality": job.quality, "row": task.row}
+
+
+def blame(error: Exception) -> str:
+    """The reason of a frame or source whose task failed in a way that no file should cause."""
+    what = printable(" ".join(str(error).split())[:200])
+    if isinstance(error, FrameTimeout):
+        return f"the work on it did not end: {what}"
+    return f"the task failed on this frame ({type(error).__name__}: {what})"
+
+
+def _unreachable_there_only(
+    executor: Executor, batch: Batch, records: list[Record], tries: Counter[str]
+) -> tuple[list[Record], list[FrameTask]]:
+    """Part records into those that stand and frames to be tried elsewhere, since their source is there."""
+    named = {record["frame_id"]: record for record in records if record["event"] == "unreachable"}
+    again = []
+    for task in batch.frames:
+        record = named.get(task.frame_id)
+        if record is None or not fits.is_reachable(task.path):
+            continue
+        record["is_about_path"] = False  # the place is the matter, not the path
+        if tries[task.frame_id] < int(config.get("retries")):
+            tries[task.frame_id] += 1
+            again.append(task)
+            executor.avoid(record["worker"], f"cannot read {printable(task.path)}, which is there")
+    ids = {task.frame_id for task in again}
+    return [record for record in records if record["frame_id"] not in ids], again
 
 
 def _cannot_import(error: ImportError) -> ClusterError:
@@ -214,37 +236,63 @@ def _cannot_import(error: ImportError) -> ClusterError:
     )
 
 
+def raised(thing: object, error: Exception) -> NoReturn:
+    """Let the error on one thing end the run: for `collect`, where every thing is needed."""
+    raise error
+
+
 def collect(
-    executor: Executor, function: Callable[[T], list[R]], items: Iterable[T], *, stage: str
-) -> Iterator[tuple[T, list[R]]]:
-    """Run a function that only reads, yield ``(item, result)``; an exception of any kind ends the run."""
-    for item, result in executor.run(function, WorkQueue(items), stage=stage):
-        if isinstance(result, ImportError):
-            raise _cannot_import(result)
-        if isinstance(result, Exception):
-            raise result
-        yield item, result
+    executor: Executor,
+    function: Callable[[Sequence[T]], list[R]],
+    items: Iterable[Sequence[T]],
+    *,
+    stage: str,
+    failed: Callable[[T, Exception], R],
+) -> Iterator[tuple[Sequence[T], list[R]]]:
+    """Run a function over lists of things (paths, rows), yield ``(list, answers)``.
+
+    A list on which it fails is halved, down to the one thing that it fails on; ``failed`` gives the answer for
+    that. An `AqdaskError` ends the run, and so does a worker that cannot import the function.
+    """
+    queue = WorkQueue(items)
+    for part, result in executor.run(function, queue, stage=stage):
+        if isinstance(result, (AqdaskError, ImportError)):
+            raise result if isinstance(result, AqdaskError) else _cannot_import(result)
+        if not isinstance(result, Exception):
+            yield part, result
+            continue
+        log.debug("a part of %s failed", stage, exc_info=result)
+        if len(part) == 1:
+            yield part, [failed(part[0], result)]
+            continue
+        guilty = [n for n, thing in enumerate(part) if str(thing) == getattr(result, "subject", None)]
+        middle = guilty[0] if guilty else len(part) // 2
+        if guilty:
+            yield part[middle : middle + 1], [failed(part[middle], result)]
+        for rest in (part[:middle], part[middle + bool(guilty) :]):
+            if rest:
+                queue.put(rest)
 
 
-def group_name(bundle: Bundle) -> str:
-    """Name of the quality group of a model: ``<name>-<digest8>``."""
-    return f"{bundle.name}-{bundle.digest[:8]}"
+def quality_store(archive: OpenArchive, bundle: Bundle) -> tuple[QualityStore, bool]:
+    """The quality group of ``bundle`` with room for every row, and whether a part of it had to be made.
 
-
-def quality_store(archive: OpenArchive, bundle: Bundle) -> QualityStore:
-    """The quality group of ``bundle``, made where it is new, with room for every row."""
-    grid = PatchGrid(*archive.spec.shape, bundle.patch)
+    What it must hold is written to the ledger first. A group that is there keeps what is stored in it, and a
+    lost part of it is made anew.
+    """
     check_patch(bundle, archive.spec.shape)
-    variables = load_scorer(bundle, "cpu").variables
-    attributes = {
-        "model": bundle.name, "method": bundle.method, "model_sha256": bundle.digest,
-        "patch": bundle.patch, "frame_shape": list(archive.spec.shape),
-    }  # fmt: skip
-    store = QualityStore.create(
-        archive.root, group_name(bundle), variables, grid, attributes, bundle.contents
-    )
+    name = group_name(bundle)
+    if name in archive.ledger.qualities:
+        made = QualitySpec.of_record(archive.ledger.qualities[name])
+    else:
+        made = qualities.spec_of(bundle, archive.spec)
+        archive.ledger.append([made.record()])
+        archive.ledger.flush()
+    problems = QualityStore(layout.group(archive.root, f"quality/{name}")).problems(made)
+    store = QualityStore.create(archive.root, made, bundle.contents)
     store.grow(len(archive.ledger.rows()))
-    return store
+    qualities.record_versions(store.group)
+    return store, bool(problems)
 
 
 def check_patch(bundle: Bundle, shape: tuple[int, int]) -> None:
@@ -267,8 +315,13 @@ def summarise(path: str, ledger: Ledger, quality: str = "", *, worked: int = 0) 
         state, reason = entry.standing(quality)
         summary.done += state == DONE
         summary.pending += state == PENDING
+        if state == PENDING and reason:
+            summary.waiting.append((entry.frame_id, reason))
         if state == QUARANTINED:
             summary.quarantined += 1
             summary.problems.append((entry.frame_id, reason))
-    summary.problems.sort()
+        if entry.problem:
+            summary.kept.append((entry.frame_id, entry.problem))
+    for listed in (summary.problems, summary.waiting, summary.kept):
+        listed.sort()
     return summary

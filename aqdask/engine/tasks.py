@@ -6,7 +6,9 @@ raises is about the place (disk, archive, model), not about one frame.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,14 +16,17 @@ from functools import cached_property, partial
 
 import numpy as np
 
-from aqdask.archive import fits
-from aqdask.archive.frames import FrameStore, check_fits, checksum
+from aqdask.archive import fits, layout
+from aqdask.archive.frames import FrameStore, check_fits, checksum, coordinates_of, row_checksum
 from aqdask.archive.headers import wcs_centres
 from aqdask.archive.ledger import DONE, QUARANTINED, Record
-from aqdask.archive.maps import QualityStore, row_checksum
+from aqdask.archive.maps import QualityStore
+from aqdask.archive.maps import row_checksum as maps_checksum
 from aqdask.engine.plan import Batch, FrameTask
 from aqdask.engine.replicas import one_thread, replica
-from aqdask.errors import FrameError, place_failed
+from aqdask.engine.worker import address, at_work
+from aqdask.errors import FrameError, SourceUnreachable, place_failed
+from aqdask.escape import printable
 from aqdask.models.scorer import Scorer, score_frame
 from aqdask.specs import FrameInfo, ReadSpec
 
@@ -30,19 +35,33 @@ NO_FRAME = "the frame itself is quarantined"
 
 
 @dataclass(frozen=True)
+class Reading:
+    """A frame in memory, and what its header says of it.
+
+    ``headers`` are the cards of the image's HDU and of the primary one.
+    """
+
+    pixels: Pixels
+    camera: str
+    filter: str
+    headers: tuple[str, str]
+
+
+@dataclass(frozen=True)
 class ProbeJob:
     """Look into files: headers only."""
 
     read: ReadSpec
 
-    def __call__(self, paths: Sequence[str]) -> list[tuple[str, tuple[FrameInfo, ...] | str]]:
+    def __call__(self, paths: Sequence[str]) -> list[tuple[str, tuple[FrameInfo, ...] | FrameError]]:
         """For each path its frames, or the reason why there is none."""
-        found: list[tuple[str, tuple[FrameInfo, ...] | str]] = []
+        found: list[tuple[str, tuple[FrameInfo, ...] | FrameError]] = []
         for path in paths:
-            try:
-                found.append((path, fits.probe(path, self.read)))
-            except FrameError as error:
-                found.append((path, str(error)))
+            with at_work(path):
+                try:
+                    found.append((path, fits.probe(path, self.read)))
+                except FrameError as error:
+                    found.append((path, error.with_traceback(None)))
         return found
 
 
@@ -53,7 +72,8 @@ def hash_sources(paths: Sequence[str]) -> list[tuple[str, str]]:
 
 def _digest(path: str) -> str:
     try:
-        return hashlib.sha256(fits.load_bytes(path)).hexdigest()
+        with at_work(path):
+            return hashlib.sha256(fits.load_bytes(path)).hexdigest()
     except FrameError:
         return ""
 
@@ -78,32 +98,52 @@ class FrameJob:
     model: str = ""
 
     def __call__(self, batch: Batch) -> list[Record]:
-        """Do what ``batch`` says; one or two records a frame, everything written before they return."""
+        """Do what ``batch`` says; records of what came of it, everything written before they return.
+
+        What is stored of a frame stays until its replacement has been read and decoded. A source that could
+        not be reached gives a record with the event 'unreachable', which is for the client to decide on.
+        """
         frames = FrameStore.open(self.archive, writable=True)
         scoring = _Scoring.begin(self, batch) if self.quality else None
         records: list[Record] = []
         for task in batch.frames:
-            if scoring and scoring.keeps(task):
-                continue
-            started = time.perf_counter()
-            pixels, record = self._take_in(frames, task) if task.ingest else (None, None)
-            if record:
-                records.append({**record, "seconds": round(time.perf_counter() - started, 4)})
-            if scoring:
-                bad = record is not None and record["state"] == QUARANTINED
-                found = pixels or (NO_FRAME if bad else self._stored(frames, task))
-                records.append(scoring.score(frames, task, found))
+            with at_work(task.frame_id):
+                records += self._one(frames, scoring, task)
         if scoring:
             scoring.finish(records)
         return records
 
-    def _take_in(self, frames: FrameStore, task: FrameTask) -> tuple[Pixels | None, Record]:
+    def _one(self, frames: FrameStore, scoring: _Scoring | None, task: FrameTask) -> list[Record]:
+        if not task.ingest:
+            if not scoring or scoring.keeps(task):
+                return []
+            return [scoring.score(task, self._stored(frames, task))]
+        started = time.perf_counter()
+        reading, record = self._take_in(frames, task)
+        record["seconds"] = round(time.perf_counter() - started, 4)
+        if not scoring:
+            return [record]
+        if reading is not None:
+            return [record, scoring.score(task, reading)]
+        if not task.crc32c:  # nothing is stored, and nothing came
+            failed = record["event"] == "ingest"
+            return [record, scoring.score(task, FrameError(NO_FRAME))] if failed else [record]
+        if scoring.keeps(task):
+            return [record]
+        return [record, scoring.score(task, self._stored(frames, task))]
+
+    def _take_in(self, frames: FrameStore, task: FrameTask) -> tuple[Reading | None, Record]:
         """Read one source, store its pixels; the record says how that went."""
         record: Record = {"event": "ingest", "frame_id": task.frame_id}
         try:
-            frame = fits.read_frame(task.path, task.hdu, self.read)
+            frame = self._read(task)
             check_fits(frames.spec, frame.image.shape, frame.image.dtype)
+        except SourceUnreachable as error:
+            about = {"reason": str(error), "is_about_path": error.is_about_path, "worker": address()}
+            return None, {**record, "event": "unreachable", **about}
         except FrameError as error:
+            if task.crc32c:
+                return None, {**record, "event": "kept", "reason": str(error), **_stamp(task.path)}
             frames.erase(task.row)
             return None, {**record, "state": QUARANTINED, "reason": str(error)}
         try:
@@ -111,21 +151,53 @@ class FrameJob:
         except OSError as error:
             raise place_failed(self.archive, error) from error
         record |= {"state": DONE, "sha256": frame.sha256, "crc32c": checksum(frame.image, frame.invalid)}
+        record |= {"size": frame.size, "mtime_ns": frame.mtime_ns}
         if frame.invalid is not None:
             record["invalid_pixels"] = int(frame.invalid.sum())
-        return (frame.image, frame.invalid), record
+        row = coordinates_of(task.frame_id, task.path, frame.info)
+        record["card"] = row_checksum(row)
+        if (
+            record["card"] != task.card
+        ):  # other headers than those that were looked at: the client stores these
+            record["coordinates"] = row
+        if frame.info.notes:
+            record["notes"] = list(frame.info.notes)
+        card, headers = frame.info.card, (frame.info.header, frame.info.primary_header)
+        return Reading((frame.image, frame.invalid), card.camera, card.filter, headers), record
 
-    def _stored(self, frames: FrameStore, task: FrameTask) -> Pixels | str:
-        """A frame's pixels from the archive (or its source, where that keeps none), or why there are none."""
+    def _read(self, task: FrameTask) -> fits.Frame:
+        frame = fits.read_frame(task.path, task.hdu, self.read)
+        if frame.info.suffix != task.suffix:
+            raise FrameError(
+                f"the file was replaced after it was looked at: HDU {task.hdu} is now "
+                f"{printable(frame.info.suffix) or 'the only image'}"
+            )
+        return frame
+
+    def _stored(self, frames: FrameStore, task: FrameTask) -> Reading | FrameError:
+        """A frame from the archive (or its source, where that keeps no pixels), or why there is none."""
         if not task.score:
-            return NO_FRAME
-        if frames.spec.pixels:
-            return frames.read(task.row)
+            return FrameError(NO_FRAME)
+        at = slice(task.row, task.row + 1)
+        names = ("camera", "filter", "header", "primary_header")
         try:
-            frame = fits.read_frame(task.path, task.hdu, self.read)
+            if frames.spec.pixels:
+                pixels = frames.read_checked(task.row, task.crc32c)
+            else:
+                frame = fits.read_frame(task.path, task.hdu, self.read)
+                pixels = frame.image, frame.invalid
         except FrameError as error:
-            return str(error)
-        return frame.image, frame.invalid
+            return error
+        camera, band, *headers = (str(frames.coordinate(name, at)[0]) for name in names)
+        return Reading(pixels, camera, band, (headers[0], headers[1]))
+
+
+def _stamp(path: str) -> dict[str, int]:
+    """Size and time of a source that is there but of no use."""
+    with contextlib.suppress(OSError):
+        status = os.stat(path)
+        return {"size": status.st_size, "mtime_ns": status.st_mtime_ns}
+    return {}
 
 
 class _Scoring:
@@ -143,7 +215,7 @@ class _Scoring:
     @classmethod
     def begin(cls, job: FrameJob, batch: Batch) -> _Scoring:
         scoring = cls(job, batch, QualityStore.open(job.archive, job.quality, writable=True))
-        if batch.keep or any(task.stored for task in batch.frames):
+        if batch.keep or any(task.stored or (task.ingest and task.crc32c) for task in batch.frames):
             scoring._recall()
         return scoring
 
@@ -151,49 +223,45 @@ class _Scoring:
         """Take over what the shard holds; a shard that cannot be read holds nothing."""
         try:
             stored = self.store.read(self.batch.start, self.batch.stop)
-        except (ValueError, RuntimeError, OSError):
+        except (*layout.UNREADABLE, OSError):
             return
-        replaced = {task.row for task in self.batch.frames if not task.stored}
-        for row in range(self.batch.start, self.batch.stop):
-            if row not in replaced:
-                for name, values in stored.items():
-                    self.block[name][row - self.batch.start] = values[row - self.batch.start]
+        self.block = {name: np.array(values) for name, values in stored.items()}
 
     def keeps(self, task: FrameTask) -> bool:
         """Whether the maps of ``task`` are finished and still what the ledger says."""
-        return bool(task.stored) and row_checksum(self.block, task.row - self.batch.start) == task.stored
+        return bool(task.stored) and maps_checksum(self.block, task.row - self.batch.start) == task.stored
 
-    def score(self, frames: FrameStore, task: FrameTask, pixels: Pixels | str) -> Record:
-        """Fill one frame's maps (no data, if instead of pixels there is a reason); `finish` completes it."""
+    def score(self, task: FrameTask, found: Reading | FrameError) -> Record:
+        """Fill one frame's maps (no data, if instead of a frame there is a reason); `finish` completes it."""
+        record: Record = {"event": "score", "frame_id": task.frame_id, "quality": self.job.quality}
+        if isinstance(found, SourceUnreachable):  # its maps stay what they are
+            about = {"reason": str(found), "is_about_path": found.is_about_path, "worker": address()}
+            return {**record, "event": "unreachable", **about}
         position = task.row - self.batch.start
         for name, values in self.store.empty(1).items():
             self.block[name][position] = values[0]
-        record: Record = {"event": "score", "frame_id": task.frame_id, "quality": self.job.quality}
-        if isinstance(pixels, str):
-            return {**record, "state": QUARANTINED, "reason": pixels, "row": task.row}  # no values
-        image, invalid = pixels
+        if isinstance(found, FrameError):
+            return {**record, "state": QUARANTINED, "reason": str(found), "row": task.row}  # no values
+        image, invalid = found.pixels
         started = time.perf_counter()
-        at = slice(task.row, task.row + 1)
-        about = {name: str(frames.coordinate(name, at)[0]) for name in ("camera", "filter")}
         with one_thread():
-            maps = score_frame(self.scorer, image, invalid, **about)
+            maps = score_frame(self.scorer, image, invalid, found.camera, found.filter)
         for name in self.block:
             if name in maps:
                 self.block[name][position] = maps[name]
-        self._locate(frames, at, position)
+        self._locate(found.headers, position)
         numbers = {name: float(maps[name]) for name in self.store.frame_variables if name in maps}
         seconds = round(time.perf_counter() - started, 4)
         done: Record = {"state": DONE, "source": checksum(image, invalid), "seconds": seconds}
         return {**record, **done, "row": task.row, "values": numbers}
 
-    def _locate(self, frames: FrameStore, at: slice, position: int) -> None:
+    def _locate(self, headers: tuple[str, str], position: int) -> None:
         """Sky position of the patch centres, where the header has a celestial WCS."""
         centres = [
             (np.asarray(self.store.group[a + "0"][:]) + np.asarray(self.store.group[a + "1"][:]) - 1) / 2  # type: ignore[index]
             for a in "yx"
         ]
         y, x = np.meshgrid(*centres, indexing="ij")
-        headers = [str(frames.coordinate(name, at)[0]) for name in ("header", "primary_header")]
         found = wcs_centres(headers[0], headers[1], y, x)
         if found is not None:
             self.block["ra"][position], self.block["dec"][position] = found
@@ -206,7 +274,7 @@ class _Scoring:
             raise place_failed(self.job.archive, error) from error
         for record in records:
             if record["event"] == "score" and record["state"] == DONE:
-                record["crc32c"] = row_checksum(self.block, record["row"] - self.batch.start)
+                record["crc32c"] = maps_checksum(self.block, record["row"] - self.batch.start)
 
 
 @dataclass(frozen=True)
@@ -225,12 +293,13 @@ class VerifyJob:
         frames = FrameStore.open(self.archive)
         stores = {name: QualityStore.open(self.archive, name) for name in self.qualities}
         for row, expected, maps in batch:
-            if expected and frames.spec.pixels:
-                what = _damage(partial(_pixel_checksum, frames, row), expected)
-                damage += [(row, "frames", what)] if what else []
-            for name, wanted in maps.items():
-                what = _damage(partial(_map_checksum, stores[name], row), wanted)
-                damage += [(row, name, what)] if what else []
+            with at_work(str((row, expected, maps))):
+                if expected and frames.spec.pixels:
+                    what = _damage(partial(_pixel_checksum, frames, row), expected)
+                    damage += [(row, "frames", what)] if what else []
+                for name, wanted in maps.items():
+                    what = _damage(partial(_map_checksum, stores[name], row), wanted)
+                    damage += [(row, name, what)] if what else []
         return damage
 
 
@@ -239,14 +308,14 @@ def _pixel_checksum(frames: FrameStore, row: int) -> str:
 
 
 def _map_checksum(store: QualityStore, row: int) -> str:
-    return row_checksum(store.read(row, row + 1), 0)
+    return maps_checksum(store.read(row, row + 1), 0)
 
 
 def _damage(read: Callable[[], str], expected: str) -> str:
     """What is wrong with a stored piece; empty for nothing."""
     try:
         found = read()
-    except (ValueError, RuntimeError, OSError):
+    except (*layout.UNREADABLE, OSError):
         return "damaged: the stored bytes do not decode or fail their own checksum"
     same = found == expected
     return "" if same else f"missing, emptied or replaced: checksum {found}, the ledger says {expected}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,17 +12,19 @@ import numpy as np
 
 from aqdask.archive import fits, layout, maps
 from aqdask.archive.frames import FrameStore
-from aqdask.archive.ledger import DONE, PENDING, Entry, Ledger
-from aqdask.archive.maps import QualityStore
-from aqdask.engine import columns, plan
+from aqdask.archive.ledger import DONE, PENDING, QUARANTINED, Entry, Ledger, open_ledger
+from aqdask.archive.maps import QualitySpec, QualityStore
+from aqdask.engine import columns, plan, qualities, structure
 from aqdask.engine.executors import Executor
+from aqdask.engine.opened import OpenArchive, writing
 from aqdask.engine.reporter import Reporter
-from aqdask.engine.runner import OpenArchive, collect, process, writing
+from aqdask.engine.runner import blame, clear_stale, collect, process
 from aqdask.engine.tasks import VerifyJob
 from aqdask.errors import FrameError
 from aqdask.models.bundle import Bundle
 
 FRAMES_PER_TASK = 8
+Item = tuple[int, str, dict[str, str]]  # row, checksum of pixels, checksums of maps by quality group
 
 
 @dataclass
@@ -65,31 +68,58 @@ def verify(
     sample: float = 1.0,
     seed: int = 0,
     repair: bool = False,
+    forget: bool = False,
 ) -> Verification:
     """Check completeness, and stored checksums of all frames or of a random ``sample`` of them.
 
-    With ``repair``, what is damaged is made again, pixels from their sources and maps with the model that is
-    kept beside them, and checked once more.
+    With ``repair``, what is damaged is made again: lost metadata from the archive's spec and its ledger, pixels
+    from their sources and maps with the model that is kept beside them; then everything is checked once more.
+    With ``forget``, what cannot be made again is given up: frames are quarantined with that reason, quality
+    groups without a model are removed.
     """
+    found = _check(path, executor, reporter, sample, seed)
+    if not repair or found.sound:
+        return found
+    broken = {(frame_id, where) for frame_id, where, _ in found.damage}
     root = layout.open_root(path)
-    ledger, names = Ledger(root["ledger"]), maps.names(root)  # type: ignore[arg-type]
-    entries = _chosen(ledger.rows(), sample, seed)
-    found = Verification(len(entries), counts=ledger.counts(names))
+    made = qualities.known(root, open_ledger(root))
+    with writing(path, repairing=True) as archive, layout.storing(path):
+        structure.mend(archive, made)
+    if any(frame_id == columns.ALL for frame_id, _ in broken) or sample < 1:  # more can be seen now
+        found = _check(path, executor, reporter)
+        broken |= {(frame_id, where) for frame_id, where, _ in found.damage}
+    with writing(path) as archive:
+        lost = _repair(archive, found, made, executor, reporter)
+        if forget:
+            _forget(archive, lost, executor)
+    again = _check(path, executor, reporter)
+    left = {(frame_id, where) for frame_id, where, _ in again.damage}
+    again.repaired = sorted({frame_id for frame_id, _ in broken - left})
+    again.lost = [] if forget else lost
+    return again
+
+
+def _check(
+    path: str | os.PathLike[str], executor: Executor, reporter: Reporter, sample: float = 1.0, seed: int = 0
+) -> Verification:
+    root = layout.open_root(path)
+    ledger, frames = open_ledger(root), FrameStore.at(root)
+    made = qualities.known(root, ledger)
     rows = ledger.rows()
-    found.damage = columns.check_coordinates(FrameStore.open(path), rows)
-    for name in names:
-        found.damage += columns.check_quality(QualityStore.open(path, name), name, rows)
-    found.damage += _damage(path, entries, names, executor, reporter)
-    found.incomplete = _incomplete(path, ledger, names)
-    if repair and not found.sound:
-        broken = {(frame_id, where) for frame_id, where, _ in found.damage}
-        with writing(path) as archive:
-            lost = _repair(archive, found, names, executor, reporter)
-        again = verify(path, executor, reporter, sample=1.0)
-        left = {(frame_id, where) for frame_id, where, _ in again.damage}
-        again.repaired = sorted({frame_id for frame_id, _ in broken - left})
-        again.lost = lost
-        return again
+    entries = _chosen(rows, sample, seed)
+    found = Verification(len(entries), counts=ledger.counts(list(made)))
+    found.damage = structure.check(root, ledger, frames, made)
+    places = {where for _, where, _ in found.damage}
+    if "frames (metadata)" in places:
+        found.incomplete = [(columns.ALL, "pixels and coordinates were not read: their metadata come first")]
+        return found
+    found.damage += columns.check_coordinates(frames, rows)
+    whole = [name for name in made if f"{name} (metadata)" not in places]
+    for name in whole:
+        store = QualityStore(layout.group(root, f"quality/{name}"))
+        found.damage += columns.check_quality(store, made[name], rows)
+    found.damage += _damage(path, entries, whole, executor, reporter)
+    found.incomplete = _incomplete(frames, ledger, list(made))
     return found
 
 
@@ -109,7 +139,7 @@ def _damage(
     reporter: Reporter,
 ) -> list[tuple[str, str, str]]:
     """Compare every stored checksum of ``entries``."""
-    items = []
+    items: list[Item] = []
     for entry in entries:
         pixels = entry.crc32c if entry.state == DONE else ""
         scores = {n: s.crc32c for n in names if (s := entry.scores.get(n)) and s.state == DONE}
@@ -118,47 +148,59 @@ def _damage(
     reporter.start("verify", len(items))
     job = VerifyJob(str(Path(path).absolute()), tuple(names))
     damage = []
+
+    def failed(item: Item, error: Exception) -> tuple[int, str, str]:
+        return item[0], "frames", f"could not be checked: {blame(error)}"
+
     batches = plan.slices(items, FRAMES_PER_TASK)
-    for batch, answers in collect(executor, job, batches, stage="verify"):
+    for batch, answers in collect(executor, job, batches, stage="verify", failed=failed):
         damage += [(ids[row], where, what) for row, where, what in answers]
         reporter.advance(len(batch), len({row for row, _, _ in answers}))
     reporter.finish()
     return sorted(damage)
 
 
-def _incomplete(path: str | os.PathLike[str], ledger: Ledger, names: list[str]) -> list[tuple[str, str]]:
+def _incomplete(frames: FrameStore, ledger: Ledger, names: list[str]) -> list[tuple[str, str]]:
     """Frames that are not finished, and a ledger and arrays that disagree on how many there are."""
     rows = ledger.rows()
-    found = [(e.frame_id, "not taken in yet (resume the ingest)") for e in rows if e.state == PENDING]
+    found = [
+        (e.frame_id, f"not taken in yet (resume the ingest){': ' + e.reason if e.reason else ''}")
+        for e in rows
+        if e.standing()[0] == PENDING
+    ]
     for name in names:
         found += [
             (e.frame_id, f"not scored by {name} yet (resume the score)")
             for e in rows
-            if e.state == DONE and e.standing(name)[0] == PENDING
+            if e.state == DONE and not e.changed and e.standing(name)[0] == PENDING
         ]
-    stored = len(FrameStore.open(path))
+    stored = len(frames)
     if stored != len(rows) or [e.row for e in rows] != list(range(len(rows))):
         found.append(("(archive)", f"{stored} rows are stored, the ledger knows {len(rows)}"))
     return found
 
 
 def _repair(
-    archive: OpenArchive, found: Verification, names: list[str], executor: Executor, reporter: Reporter
+    archive: OpenArchive,
+    found: Verification,
+    made: Mapping[str, QualitySpec],
+    executor: Executor,
+    reporter: Reporter,
 ) -> list[tuple[str, str]]:
     """Small arrays first, since scoring reads them; then make damaged frames pending, and run again.
 
-    Returns ``(frame_id, why)`` of what cannot be made again: what is left may be worth more than nothing.
+    Returns ``(frame_id or name of a quality group, why)`` of what cannot be made again: what is left may be
+    worth more than nothing.
     """
     lost: list[tuple[str, str]] = []
     entries, rows = archive.ledger.entries, archive.ledger.rows()
     broken = {frame_id for frame_id, where, _ in found.damage if where == columns.COORDINATES_OF_FRAMES}
     if broken:
         columns.repair_coordinates(archive, broken, executor, reporter)
-    for name in names:
-        columns.repair_quality(QualityStore.open(archive.path, name, writable=True), name, rows, found.damage)
-    for frame_id, where, _ in found.damage:
-        if where != "frames":
-            continue
+    for name, about in made.items():
+        store = QualityStore.open(archive.path, name, writable=True)
+        columns.repair_quality(store, about, rows, found.damage)
+    for frame_id in sorted({frame_id for frame_id, where, _ in found.damage if where == "frames"}):
         why = _cannot_repair(entries[frame_id])
         if why:
             lost.append((frame_id, why))
@@ -166,13 +208,34 @@ def _repair(
             archive.ledger.append([{"event": "ingest", "frame_id": frame_id, "state": PENDING}])
     archive.ledger.flush()
     process(archive, executor, reporter, ingest=True)
-    for name in names:
+    for name, about in made.items():
         redo = frozenset(entries[frame_id].row for frame_id, where, _ in found.damage if where == name)
-        if (columns.ALL, f"{name} (bundle)") in {(frame_id, where) for frame_id, where, _ in found.damage}:
-            continue  # there is no model to score with
-        bundle = Bundle.from_bytes(QualityStore.open(archive.path, name).bundle())
-        process(archive, executor, reporter, ingest=False, bundle=bundle, redo=redo)
+        data = QualityStore.open(archive.path, name).bundle()
+        if hashlib.sha256(data).hexdigest() != about.attributes["model_sha256"]:
+            digest = about.attributes["model_sha256"][:16]
+            lost.append(
+                (name, f"its model is lost: `aqdask score` with the model {digest}... makes it again")
+            )
+            continue
+        process(archive, executor, reporter, ingest=False, bundle=Bundle.from_bytes(data), redo=redo)
     return lost
+
+
+def _forget(archive: OpenArchive, lost: list[tuple[str, str]], executor: Executor) -> None:
+    """Give up what cannot be made again: the records first, so that nothing is missed that is not told."""
+    for name, why in lost:
+        if name in archive.ledger.qualities:
+            archive.ledger.append([{"event": "forget_quality", "name": name}])
+            archive.ledger.flush()
+            maps.remove(archive.root, name)
+            continue
+        entry = archive.ledger.entries[name]
+        about = {"state": QUARANTINED, "reason": f"given up (--forget): {why}", "size": -1, "mtime_ns": -1}
+        archive.ledger.append([{"event": "ingest", "frame_id": name, **about}])
+        archive.ledger.flush()
+        archive.frames.erase(entry.row)
+    for name in maps.names(archive.root):
+        clear_stale(archive, executor, name)
 
 
 def _cannot_repair(entry: Entry) -> str:

@@ -6,22 +6,42 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from astropy.io import fits
 from astropy.wcs import WCS
 
 from aqdask import flags
+from aqdask.archive import layout
 from aqdask.archive.cards import parse, quiet
 from aqdask.archive.frames import FrameStore
 from aqdask.archive.manifest import safe_name
-from aqdask.archive.maps import QualityStore
+from aqdask.archive.maps import QualityStore, row_checksum
+from aqdask.engine.worker import at_work
 from aqdask.errors import place_failed
 from aqdask.kernels.masking import bad_pixels, dq_image
 from aqdask.specs import PatchGrid
 from aqdask.version import __version__
 
 TILE_ROWS = 64
+DAMAGED_MAPS = "the stored maps are missing or damaged: `aqdask verify --repair` makes them again"
+
+
+class Wanted(NamedTuple):
+    """A frame to be cut: its row, and the checksum of its stored maps (empty where it has none)."""
+
+    row: int
+    crc32c: str
+
+
+class Cut(NamedTuple):
+    """The mask of one frame: masked fraction of its pixels and name of the file, or why there is none."""
+
+    row: int
+    masked: float | None = None
+    name: str = ""
+    problem: str = ""
 
 
 @dataclass(frozen=True)
@@ -43,19 +63,32 @@ class ExportJob:
     folder: str
     alpha: float
 
-    def __call__(self, rows: Sequence[int]) -> list[tuple[int, float, str]]:
-        """For each row ``(row, masked fraction of its pixels, name of the file)``."""
+    def __call__(self, items: Sequence[Wanted]) -> list[Cut]:
+        """Cut the masks of some frames; one whose stored maps are damaged gets a problem instead of a mask."""
         frames = FrameStore.open(self.archive)
         store = QualityStore.open(self.archive, self.quality)
-        return [self._one(frames, store, row) for row in rows]
+        cuts = []
+        for item in items:
+            with at_work(str(item)):
+                cuts.append(self._one(frames, store, item))
+        return cuts
 
-    def _one(self, frames: FrameStore, store: QualityStore, row: int) -> tuple[int, float, str]:
-        pvalue = np.asarray(store.group["pvalue"][row])  # type: ignore[index]
+    def _one(self, frames: FrameStore, store: QualityStore, item: Wanted) -> Cut:
+        row = item.row
+        try:
+            pvalue = np.asarray(store.group["pvalue"][row])  # type: ignore[index]
+            # inner chunks have checksums of their own; a shard that is gone reads as no data
+            if item.crc32c and not np.isfinite(pvalue).any():
+                stored = store.read(row, row + 1)
+                if row_checksum(stored, 0) != item.crc32c:
+                    return Cut(row, problem=DAMAGED_MAPS)
+        except layout.UNREADABLE:
+            return Cut(row, problem=DAMAGED_MAPS)
         invalid = np.asarray(frames.group["invalid"][row])  # type: ignore[index]
         grid = PatchGrid(*frames.spec.shape, int(store.group.attrs["patch"]))  # type: ignore[arg-type]
         masked = float((bad_pixels(pvalue, self.alpha, grid) | invalid).mean())
         if not self.folder:
-            return row, masked, ""
+            return Cut(row, masked)
         frame_id, path, header, primary = (
             str(frames.coordinate(name, slice(row, row + 1))[0])
             for name in ("frame_id", "path", "header", "primary_header")
@@ -73,7 +106,7 @@ class ExportJob:
             write_whole(Path(self.folder) / name, hdus)
         except OSError as error:
             raise place_failed(self.folder, error) from error
-        return row, masked, name
+        return Cut(row, masked, name)
 
 
 def dq_hdus(dq: np.ndarray, header: str) -> fits.HDUList:

@@ -8,13 +8,13 @@ from pathlib import Path
 import pyarrow as pa
 
 from aqdask.archive import layout
-from aqdask.archive.ledger import Ledger
+from aqdask.archive.ledger import DONE, Entry, open_ledger
 from aqdask.engine import plan
 from aqdask.engine.executors import Executor
 from aqdask.engine.reporter import Reporter
-from aqdask.engine.runner import collect
+from aqdask.engine.runner import blame, collect
 from aqdask.errors import place_failed
-from aqdask.products.dq import ExportJob
+from aqdask.products.dq import Cut, ExportJob, Wanted
 from aqdask.products.table import frame_table, write_table
 
 PathLike = str | os.PathLike[str]
@@ -51,17 +51,28 @@ def masked_fractions(
     reporter: Reporter,
     *,
     folder: Path | None = None,
-) -> dict[int, tuple[float, str]]:
-    """Row to (masked fraction of the pixels, exported file); with ``folder``, DQ images are written there."""
-    ledger = Ledger(layout.open_root(archive)["ledger"])  # type: ignore[arg-type]
-    rows = [entry.row for entry in ledger.rows()]
-    reporter.start("export" if folder else "mask", len(rows))
+) -> dict[int, Cut]:
+    """What was cut of every frame, by row; with ``folder``, DQ images are written there."""
+    ledger = open_ledger(layout.open_root(archive))
+    items = [Wanted(entry.row, _maps_checksum(entry, quality)) for entry in ledger.rows()]
+    stage = "export" if folder else "mask"
+    reporter.start(stage, len(items))
     place = str(folder.absolute()) if folder else ""
     job = ExportJob(str(Path(archive).absolute()), quality, place, alpha)
-    found: dict[int, tuple[float, str]] = {}
-    batches = plan.slices(rows, FRAMES_PER_TASK)
-    for part, answers in collect(executor, job, batches, stage="export" if folder else "mask"):
-        found |= {row: (fraction, name) for row, fraction, name in answers}
-        reporter.advance(len(part))
+
+    def failed(item: Wanted, error: Exception) -> Cut:
+        return Cut(item.row, problem=blame(error))
+
+    found: dict[int, Cut] = {}
+    parts = plan.slices(items, FRAMES_PER_TASK)
+    for part, answers in collect(executor, job, parts, stage=stage, failed=failed):
+        found |= {cut.row: cut for cut in answers}
+        reporter.advance(len(part), sum(bool(cut.problem) for cut in answers))
     reporter.finish()
     return found
+
+
+def _maps_checksum(entry: Entry, quality: str) -> str:
+    """Checksum of a frame's stored maps; empty where it has none."""
+    score = entry.scores.get(quality)
+    return score.crc32c if score and score.state == DONE else ""

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from astropy.visualization import ZScaleInterval
 
-from aqdask.archive.frames import ChosenFrames, FrameStore
+from aqdask.archive.frames import ChosenFrames, FrameStore, Place
 from aqdask.archive.manifest import safe_name
 from aqdask.archive.maps import QualityStore
 from aqdask.errors import UsageError
@@ -30,15 +30,15 @@ class PictureJob:
     folder: str
     alpha: float
 
-    def __call__(self, rows: Sequence[int]) -> list[str]:
-        """Paths of the pictures of these rows."""
+    def __call__(self, places: Sequence[Place]) -> list[str]:
+        """Paths of the pictures of these frames."""
         store = QualityStore.open(self.archive, self.quality)
-        chosen = ChosenFrames.of(FrameStore.open(self.archive), rows)
+        chosen = ChosenFrames.of(FrameStore.open(self.archive), places)
         paths = []
-        for position, (row, frame_id) in enumerate(zip(rows, chosen.ids, strict=True)):
+        for position, (place, frame_id) in enumerate(zip(places, chosen.ids, strict=True)):
             image, invalid = chosen.read(position)
             grid = PatchGrid(image.shape[0], image.shape[1], int(store.group.attrs["patch"]))  # type: ignore[arg-type]
-            pvalue = np.asarray(store.group["pvalue"][row])  # type: ignore[index]
+            pvalue = np.asarray(store.group["pvalue"][place.row])  # type: ignore[index]
             mask = bad_pixels(pvalue, self.alpha, grid)
             if invalid is not None:
                 mask |= invalid

@@ -13,7 +13,7 @@ import zarr
 
 from aqdask.archive import layout, maps
 from aqdask.archive.frames import COORDINATES
-from aqdask.archive.ledger import PENDING, Ledger
+from aqdask.archive.ledger import PENDING, open_ledger
 from aqdask.errors import ArchiveError, UsageError, place_failed
 from aqdask.kernels.masking import bad_pixels, check_alpha
 from aqdask.specs import PatchGrid
@@ -42,7 +42,7 @@ def open_frames(archive: str | os.PathLike[str]) -> xr.Dataset:
     planes = [name for name in ("image", "invalid") if name in frames]
     frames = frames.assign({name: frames[name].chunk(FRAME_CHUNKS) for name in planes})
     frames = frames.set_coords([name for name in COORDINATES if name in frames])
-    states = [entry.state for entry in Ledger(root["ledger"]).rows()]  # type: ignore[arg-type]
+    states = [entry.state for entry in open_ledger(root).rows()]
     return frames.assign_coords(state=_states(states, frames.sizes["frame"]))
 
 
@@ -98,7 +98,7 @@ def open_quality(archive: str | os.PathLike[str], model: str | None = None) -> x
     quality = quality.drop_vars("bundle").set_coords(["y0", "y1", "x0", "x1", "ra", "dec"])
     quality = quality[sorted(map(str, quality.data_vars))]
     frames = open_frames(archive).drop_vars(["header", "primary_header"])
-    entries = Ledger(layout.open_root(archive)["ledger"]).rows()  # type: ignore[arg-type]
+    entries = open_ledger(layout.open_root(archive)).rows()
     states = _states([entry.standing(name)[0] for entry in entries], frames.sizes["frame"])
     quality = quality.assign_coords(dict(frames.coords) | {"state": states})
     if any(entry.invalid_pixels for entry in entries):

@@ -15,10 +15,13 @@ from astropy.time import Time
 
 from aqdask.archive import layout
 from aqdask.archive.frames import NO_TIME, FrameStore
-from aqdask.archive.ledger import Ledger
+from aqdask.archive.ledger import QUARANTINED, open_ledger
 from aqdask.archive.maps import QualityStore
 from aqdask.errors import place_failed
+from aqdask.escape import printable
+from aqdask.products.dq import Cut
 
+NOT_CUT = "no mask was cut: "  # how the reason of a frame begins whose stored maps are damaged
 COLUMNS: dict[str, tuple[pa.DataType, str]] = {
     "frame_id": (pa.string(), "path below the source root, with the HDU where needed"),
     "path": (pa.string(), "source file"),
@@ -39,7 +42,7 @@ COLUMNS: dict[str, tuple[pa.DataType, str]] = {
 def frame_table(
     archive: str | os.PathLike[str],
     quality: str = "",
-    masked: Mapping[int, tuple[float, str]] | None = None,
+    masked: Mapping[int, Cut] | None = None,
 ) -> pa.Table:
     """Everything that is known of every frame and source of an archive.
 
@@ -50,7 +53,7 @@ def frame_table(
     quality : str
         Name of a quality group, for the frame score and the state; empty: the state of the pixels.
     masked : mapping, optional
-        Row to (masked fraction, exported file).
+        What was cut of each frame, by row.
 
     Returns
     -------
@@ -59,13 +62,15 @@ def frame_table(
         then the sources that gave no frame.
     """
     frames = FrameStore.open(archive)
-    ledger = Ledger(layout.open_root(archive)["ledger"])  # type: ignore[arg-type]
+    ledger = open_ledger(layout.open_root(archive))
     known = {n: frames.coordinate(n) for n in ("time", "exptime", "filter", "camera")}
     measured, kinds = _frame_variables(archive, quality)
     columns: dict[str, list[Any]] = {name: [] for name in kinds}
     for entry in [*ledger.rows(), *ledger.rejected()]:
         state, reason = entry.standing(quality)
-        fraction, name = (masked or {}).get(entry.row, (None, ""))
+        cut = (masked or {}).get(entry.row, Cut(entry.row))
+        if cut.problem:
+            state, reason = QUARANTINED, f"{NOT_CUT}{cut.problem}"
         about = {
             name: _plain(column[entry.row]) if entry.row >= 0 else None for name, column in known.items()
         }
@@ -73,8 +78,8 @@ def frame_table(
         scored = entry.row >= 0 and bool(measured) and not np.isnan(measured["frame_score"][entry.row])
         numbers = {name: _plain(column[entry.row]) if scored else None for name, column in measured.items()}
         values = {"frame_score": None} | numbers | about | {
-            "frame_id": entry.frame_id, "path": entry.path, "row": entry.row, "sha256": entry.sha256,
-            "state": state, "reason": reason, "masked_fraction": fraction, "dq_file": name,
+            "frame_id": printable(entry.frame_id), "path": printable(entry.path), "row": entry.row, "sha256": entry.sha256,
+            "state": state, "reason": reason, "masked_fraction": cut.masked, "dq_file": cut.name,
         }  # fmt: skip
         for column, value in values.items():
             columns[column].append(value)

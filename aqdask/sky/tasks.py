@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from aqdask.archive.frames import ChosenFrames, FrameStore
+from aqdask.archive.frames import ChosenFrames, FrameStore, Place
+from aqdask.engine.worker import at_work
+from aqdask.errors import ArchiveError
 from aqdask.kernels.measures import FrameMeasures, measure
 from aqdask.sky.demo import DemoFrame, write_demo_frame
 
@@ -16,10 +18,17 @@ class MeasureJob:
 
     archive: str
 
-    def __call__(self, rows: Sequence[int]) -> list[FrameMeasures]:
-        """One `FrameMeasures` a row."""
-        chosen = ChosenFrames.of(FrameStore.open(self.archive), rows)
-        return [measure(*chosen.read(position)) for position in range(len(rows))]
+    def __call__(self, places: Sequence[Place]) -> list[FrameMeasures]:
+        """One `FrameMeasures` a frame; nothing measured where its pixels are damaged or out of reach."""
+        chosen = ChosenFrames.of(FrameStore.open(self.archive), places)
+        return [self._one(chosen, position) for position in range(len(places))]
+
+    def _one(self, chosen: ChosenFrames, position: int) -> FrameMeasures:
+        with at_work(str(chosen.places[position])):
+            try:
+                return measure(*chosen.read(position))
+            except ArchiveError:
+                return FrameMeasures()
 
 
 @dataclass(frozen=True)

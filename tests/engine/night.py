@@ -9,7 +9,7 @@ import numpy as np
 from astropy.io import fits
 
 from aqdask.archive import layout
-from aqdask.archive.ledger import Ledger
+from aqdask.archive.ledger import Ledger, open_ledger
 from aqdask.engine.reporter import Silent
 from aqdask.models.autoencoder import seeded_autoencoder
 from aqdask.models.bundle import Bundle, calibration_key
@@ -134,7 +134,7 @@ def stamps(archive: Path) -> dict[str, tuple[int, int]]:
 
 
 def ledger_of(archive: Path) -> Ledger:
-    return Ledger(layout.open_root(archive)["ledger"])
+    return open_ledger(layout.open_root(archive))
 
 
 def states(archive: Path) -> dict[str, str]:

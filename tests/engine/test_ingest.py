@@ -33,7 +33,7 @@ from night import (
 import aqdask as aq
 from aqdask.archive import layout
 from aqdask.archive.frames import FrameStore
-from aqdask.archive.ledger import DONE, PENDING, QUARANTINED, Ledger
+from aqdask.archive.ledger import DONE, PENDING, Ledger
 from aqdask.archive.maps import QualityStore
 from aqdask.engine.executors import SerialExecutor
 from aqdask.errors import ArchiveError, UsageError
@@ -220,47 +220,6 @@ def test_a_changed_source_is_done_again_in_its_row_and_no_other_is(own, bundle):
     assert aq.verify(archive, cluster="serial").sound
 
 
-@pytest.mark.parametrize("way", ["ingest and score", "run"])
-@pytest.mark.parametrize("damage", ["header", "pixels", "shape"])
-def test_a_source_gone_bad_is_quarantined_and_its_pixels_and_maps_are_cleared(own, bundle, way, damage):
-    folder, archive = own
-    path, row = folder / "L" / "f02.fits", ledger_of(archive).entries["L/f02.fits"].row
-    if damage == "shape":
-        write_frame(path, sky(2, (64, 64)))
-    else:
-        path.write_bytes(b"nothing" if damage == "header" else path.read_bytes()[:9000])
-    touch_later(path)
-    if way == "run":
-        (summary,) = aq.run(folder, archive, bundle, cluster="serial")
-    else:
-        ingest(folder, archive)
-        summary = aq.score(archive, bundle, cluster="serial")
-    assert list(reasons(summary)) == ["L/f02.fits"]
-    image, invalid = FrameStore.open(archive).read(row)
-    assert not image.any()
-    assert invalid is None
-    maps = quality_of_row(archive, bundle, row)
-    assert np.isnan(maps["score"]).all()
-    assert np.isnan(maps["ra"]).all()
-    assert not maps["reason"].any()
-    assert np.isnan(maps["frame_score"])
-    assert aq.verify(archive, cluster="serial").sound
-    assert aq.score(archive, bundle, cluster="serial").worked == 0
-
-
-def test_a_source_that_is_good_again_is_taken_in_again(own, bundle):
-    folder, archive = own
-    held, good = files(archive), (folder / "L" / "f02.fits").read_bytes()
-    status = (folder / "L" / "f02.fits").stat()
-    (folder / "L" / "f02.fits").write_bytes(b"nothing")
-    aq.run(folder, archive, bundle, cluster="serial")
-    (folder / "L" / "f02.fits").write_bytes(good)
-    os.utime(folder / "L" / "f02.fits", ns=(status.st_atime_ns, status.st_mtime_ns))
-    (summary,) = aq.run(folder, archive, bundle, cluster="serial")
-    assert (summary.worked, summary.quarantined) == (1, 0)
-    same_bytes(files(archive), held)
-
-
 def test_retry_looks_again_into_what_is_quarantined_and_nothing_else_does(own, tmp_path):
     folder, archive = own
     shutil.copy(folder / "L" / "f00.fits", tmp_path / "good.fits")
@@ -331,8 +290,10 @@ def test_by_shape_sends_a_source_that_changed_its_shape_to_the_other_archive(tmp
     touch_later(folder / "L" / "f00.fits")
     aq.ingest(folder, tmp_path / "s.zarr", cluster="serial", by_shape=True)
     large, small = states(tmp_path / "s-130x200-int16.zarr"), states(tmp_path / "s-100x100-int16.zarr")
-    assert large == {"L/f00.fits": QUARANTINED, "L/f02.fits": DONE, "R/f01.fits": DONE}
+    assert large == {"L/f00.fits": DONE, "L/f02.fits": DONE, "R/f01.fits": DONE}  # as it was stored
     assert small == {"L/f00.fits": DONE, "other.fits": DONE}
+    problem = ledger_of(tmp_path / "s-130x200-int16.zarr").entries["L/f00.fits"].problem
+    assert problem == "the source no longer holds this HDU"
 
 
 def test_by_shape_accounts_for_a_new_source_that_is_no_frame(tmp_path):
@@ -358,7 +319,10 @@ def test_no_pixels_says_of_a_frame_why_it_could_not_be_scored(tmp_path, bundle):
     ingest(folder, archive, pixels=False)
     (folder / "R" / "f01.fits").unlink()
     summary = aq.score(archive, bundle, cluster="serial")
-    assert reasons(summary) == {"R/f01.fits": "the file is not there (moved or deleted, or a broken link)"}
+    assert (summary.done, summary.pending, summary.quarantined) == (2, 1, 0)
+    assert summary.kept == [
+        ("R/f01.fits", "source unreachable: the file is not there (moved or deleted, or a broken link)")
+    ]
 
 
 def test_input_masks_and_the_bad_pixel_map_become_invalid_pixels(tmp_path):
@@ -391,7 +355,7 @@ def test_every_image_of_a_multi_extension_file_is_a_frame(tmp_path):
     assert states(tmp_path / "one.zarr") == {"mosaic.fits": DONE}
 
 
-def test_an_image_that_a_file_holds_no_more_is_quarantined(tmp_path):
+def test_an_image_that_a_file_holds_no_more_is_kept_as_stored_and_told(tmp_path):
     images = [fits.ImageHDU(sky(n), name=name) for n, name in enumerate(("CHIP1", "CHIP2"))]
     path = tmp_path / "n" / "mosaic.fits"
     path.parent.mkdir()
@@ -402,8 +366,14 @@ def test_an_image_that_a_file_holds_no_more_is_quarantined(tmp_path):
     )
     touch_later(path)
     summary = ingest(path.parent, tmp_path / "a.zarr")
-    assert reasons(summary) == {"mosaic.fits[CHIP2]": "the source no longer holds this HDU"}
+    assert summary.kept == [("mosaic.fits[CHIP2]", "the source no longer holds this HDU")]
     assert states(tmp_path / "a.zarr")["mosaic.fits[CHIP3]"] == DONE
+    np.testing.assert_array_equal(FrameStore.open(tmp_path / "a.zarr").read(1)[0], sky(1))
+    assert ingest(path.parent, tmp_path / "a.zarr").worked == 0
+    summary = ingest(path.parent, tmp_path / "a.zarr", forget=True)
+    assert reasons(summary) == {
+        "mosaic.fits[CHIP2]": "given up (--forget): the source no longer holds this HDU"
+    }
     assert not FrameStore.open(tmp_path / "a.zarr").read(1)[0].any()
 
 

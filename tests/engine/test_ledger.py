@@ -7,7 +7,7 @@ import pytest
 import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from zarr.storage import MemoryStore
+from zarr.storage import MemoryStore, StorePath
 
 from aqdask.archive import ledger as module
 from aqdask.archive.ledger import DONE, PENDING, QUARANTINED, Ledger
@@ -140,7 +140,7 @@ def test_records_are_kept_for_the_next_flush_where_one_fails(tmp_path, monkeypat
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(zarr.Array, "__setitem__", full)
+        patch.setattr(StorePath, "set", full)
         with pytest.raises(OSError, match="No space"):
             ledger.flush()
     ledger.flush()

@@ -1,0 +1,70 @@
+"""The quality groups of an archive: what each must hold, and with which versions it was made."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import zarr
+
+from aqdask.archive import layout, maps
+from aqdask.archive.ledger import Ledger
+from aqdask.archive.maps import QualitySpec, QualityStore
+from aqdask.engine.versions import versions
+from aqdask.errors import ModelError
+from aqdask.models.bundle import Bundle
+from aqdask.models.scorer import load_scorer
+from aqdask.specs import ArchiveSpec, PatchGrid
+
+VERSIONS = "versions"  # attribute of a quality group: list of {package: version}, one for each that scored
+
+
+def group_name(bundle: Bundle) -> str:
+    """Name of the quality group of a model: ``<name>-<digest8>``."""
+    return f"{bundle.name}-{bundle.digest[:8]}"
+
+
+def spec_of(bundle: Bundle, archive: ArchiveSpec) -> QualitySpec:
+    """What the quality group of ``bundle`` is made with in an archive."""
+    attributes = {
+        "model": bundle.name, "method": bundle.method, "model_sha256": bundle.digest,
+        "patch": bundle.patch, "frame_shape": list(archive.shape),
+    }  # fmt: skip
+    grid = PatchGrid(*archive.shape, bundle.patch)
+    variables = load_scorer(bundle, "cpu").variables
+    return QualitySpec(group_name(bundle), grid, archive.frames_per_shard, variables, attributes)
+
+
+def known(root: zarr.Group, ledger: Ledger) -> dict[str, QualitySpec]:
+    """What every quality group must hold, by name: those that the ledger tells of, and those that are there.
+
+    A group of which the ledger does not tell (of an archive of layout 1, or of a client that was killed) is
+    what the model stored in it makes; without a model, what is found in it.
+    """
+    found = {name: QualitySpec.of_record(record) for name, record in ledger.qualities.items()}
+    archive = layout.read_spec(root)
+    for name in maps.names(root):
+        if name not in found:
+            store = QualityStore(layout.group(root, f"quality/{name}"))
+            found[name] = _from_model(store, archive) or _as_found(store, name, archive)
+    return found
+
+
+def _from_model(store: QualityStore, archive: ArchiveSpec) -> QualitySpec | None:
+    try:
+        return spec_of(Bundle.from_bytes(store.bundle()), archive)
+    except ModelError:
+        return None
+
+
+def _as_found(store: QualityStore, name: str, archive: ArchiveSpec) -> QualitySpec:
+    attributes: dict[str, Any] = store.group.attrs.asdict()
+    facts = {n: attributes[n] for n in ("model", "method", "model_sha256", "patch", "frame_shape")}
+    grid = PatchGrid(*archive.shape, facts["patch"])
+    return QualitySpec(name, grid, archive.frames_per_shard, store.described(), facts)
+
+
+def record_versions(group: zarr.Group) -> None:
+    """Add the versions of this process to those that made the maps of a group."""
+    made: Any = group.attrs.get(VERSIONS, [])
+    if versions() not in made:
+        group.attrs[VERSIONS] = [*made, versions()]
