@@ -6,6 +6,7 @@ Shapes are ``(y, x)`` = ``(NAXIS2, NAXIS1)`` in pixels throughout.
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -157,18 +158,51 @@ class ReadSpec:
         'first' (the first 2-D image), 'all', an index, or an EXTNAME.
     mask_hdu : str
         EXTNAME or index of an extension whose non-zero pixels are bad; empty for none. For a file with
-        several images, the mask with the same EXTVER.
+        several images, the mask with the same EXTVER. With ``:BITS`` behind it, only pixels with one of
+        these bits: names from the mask's header, bit numbers, or values with 0x (``MASK:BAD,SAT,3,0x10``).
     bad_pixel_map : str
         Path of a FITS image of the frame's shape, non-zero = bad, for every frame; empty for none.
     keywords : tuple of (str, str)
         Overrides of the header table: ``(coordinate, keyword)`` with coordinate one of 'time',
         'exptime', 'filter', 'camera'.
+    mask_files : str
+        Path of each frame's own mask file, below the frame's folder unless absolute, with ``{name}`` for
+        the frame's file name without its FITS and compression suffixes and ``{folder}`` for its folder;
+        empty for none. ``mask_hdu`` then names the HDU (and the bits) of that file, and is its first image,
+        or that named like the frame's, where it is empty.
+
+    Raises
+    ------
+    UsageError
+        For a ``mask_hdu`` or ``mask_files`` that says nothing definite.
     """
 
     hdu: str = "first"
     mask_hdu: str = ""
     bad_pixel_map: str = ""
     keywords: tuple[tuple[str, str], ...] = ()
+    mask_files: str = ""
+
+    def __post_init__(self) -> None:
+        hdu, colon, bits = self.mask_hdu.partition(":")
+        if colon and not all(bit.strip() for bit in bits.split(",")):
+            raise _refused(
+                "mask_hdu", self.mask_hdu, "bits behind the colon, as in MASK:BAD,SAT or DQ:0,3 or DQ:0x9"
+            )
+        if colon and not hdu.strip() and not self.mask_files:
+            raise _refused("mask_hdu", self.mask_hdu, "an HDU before the colon, as in MASK:BAD,SAT")
+        unknown = set(re.findall(r"\{[^{}]*\}", self.mask_files)) - {"{name}", "{folder}"}
+        if self.mask_files and ("{name}" not in self.mask_files or unknown):
+            raise _refused(
+                "mask_files", self.mask_files, "a pattern with {name}, as in masks/{name}_mask.fits"
+            )
+
+
+def _refused(name: str, value: str, expected: str) -> UsageError:
+    option = "--" + name.replace("_", "-")
+    return UsageError(
+        f"{option} {value}", expected=expected, consequence="Nothing was done", remedy=f"check {option}"
+    )
 
 
 @dataclass(frozen=True)

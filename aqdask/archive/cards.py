@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from astropy.io import fits
+
+from aqdask.errors import FrameError
+from aqdask.escape import printable
+
+CARD = 80
+# A keyword that is not where the standard wants it, in lower case, or of the HIERARCH convention.
+LOOSE = re.compile(r" {0,7}(?:HIERARCH +)?([A-Z]+[0-9]*)(?=[ =:]|$)", re.IGNORECASE)
+READABLE = re.compile(r" {0,7}(?:HIERARCH +)?[A-Z]+[0-9]* *= ", re.IGNORECASE)
 
 _lock = threading.Lock()
 _already = threading.local()
@@ -51,6 +60,77 @@ def lookup(header: fits.Header, keyword: str) -> object:
     except Exception:  # a damaged card can fail in any of astropy's parsers
         return None
     return None if isinstance(value, fits.card.Undefined) else value
+
+
+class Structure:
+    """The cards of one header that say how its data lie and scale, read without forgiveness.
+
+    A card that is there and cannot be read is never taken as absent, and of two that differ none is right.
+
+    Parameters
+    ----------
+    text : str
+        Cards of 80 characters each.
+    where : str
+        Name of the header in messages.
+    """
+
+    def __init__(self, text: str, where: str) -> None:
+        self.text, self.where = text, where
+        self._at: dict[str, list[int]] = {}
+        for at in range(0, len(text), CARD):
+            word = text[at : at + 8].rstrip()
+            if not (word.isalnum() and word.isupper()) or word == "HIERARCH":
+                card = text[at : at + CARD]
+                loose = LOOSE.match(card)
+                word = loose[1].upper() if loose and (card[0] != " " or "=" in card) else ""
+            self._at.setdefault(word, []).append(at)
+
+    def get(self, keyword: str) -> object:
+        """The value of a card; None where there is none.
+
+        Raises
+        ------
+        FrameError
+            For a card that cannot be read, has no value, or is given again with another value.
+        """
+        places = self._at.get(keyword)
+        if places is None:
+            return None
+        values = [self._value(at) for at in places]
+        first = values[0]
+        for at, value in zip(places[1:], values[1:], strict=True):
+            if value != first or isinstance(value, bool) != isinstance(first, bool):
+                raise FrameError(
+                    f"{self.where} has {keyword} twice with different values:"
+                    f" {self._shown(places[0])} and {self._shown(at)}"
+                )
+        return first
+
+    def first(self, keyword: str) -> object:
+        """The value of the first card of that name, long strings included; None where it cannot be read."""
+        if keyword not in self._at:
+            return None
+        start = stop = self._at[keyword][0]
+        while self.text.startswith("CONTINUE", stop + CARD):
+            stop += CARD
+        return lookup(parse(self.text[start : stop + CARD]), keyword)
+
+    def _value(self, at: int) -> object:
+        text = self.text[at : at + CARD]
+        value: object = fits.card.UNDEFINED
+        if READABLE.match(text):
+            try:
+                with quiet():
+                    value = fits.Card.fromstring(text.lstrip(" ")).value
+            except Exception:  # a damaged card can fail in any of astropy's parsers
+                value = fits.card.UNDEFINED
+        if isinstance(value, fits.card.Undefined):
+            raise FrameError(f"{self.where} has a card that cannot be read: {self._shown(at)}")
+        return value
+
+    def _shown(self, at: int) -> str:
+        return f"'{printable(self.text[at : at + CARD].rstrip())}'"
 
 
 class Cards:

@@ -6,60 +6,100 @@ lazily and with a reason, and the byte offset of its pixels. The FITS standard 4
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import BinaryIO
+from itertools import islice
 
-from astropy.io import fits
-
-from aqdask.archive.cards import lookup, parse
-from aqdask.archive.filebytes import starting_with
+from aqdask.archive.cards import CARD, Structure
+from aqdask.archive.filebytes import Stream, starting_with
+from aqdask.archive.inflate import REST
+from aqdask.archive.masks import Mask
 from aqdask.errors import FrameError
+from aqdask.escape import printable
 from aqdask.specs import ReadSpec
 
-BLOCK, CARD = 2880, 80
+BLOCK = 2880
 LONGEST_HEADER = 4096 * BLOCK  # no real header is near 11 MiB; a damaged one would be read to the file's end
+LONGEST_HEADERS = 8 * LONGEST_HEADER  # all headers of a file: small files can hold very many of them
+MOST_PIXELS = 2**34  # of one image; a larger claim is refused
 BITPIX = (8, 16, 32, 64, -32, -64)
 END = re.compile(rb"(?:.{80})*?END[ \0]{5}", re.DOTALL)
 # Look-up tables of distortions (WCS paper IV) are 2-D images, but never observations.
 LOOKUP_TABLES = ("WCSDVARR", "D2IMARR")
+# Images that go with another of their file and are no frames of their own, by the names that pipelines give.
+COMPANIONS = re.compile(
+    r"(ERR|DQ|MASK|MSK|VAR|IVAR|WHT|WEIGHT|WTMAP|CTX|CON|SAMP|TIME|EXP|SIGMA|UNC|BKG|BACK).*"
+)
+LOOK_AHEAD = 64  # HDUs behind the frame that are looked at for further images
+# Most pixel bytes a byte of a compressed table, by algorithm: 32 values in 3 to 5 bits, deflate's limit,
+# runs of 4095 in 2 bytes of 4-byte pixels; a blank tile of any size takes HCOMPRESS some 30 bytes.
+TILE_RATIO = {"RICE": 1024, "GZIP": 2064, "PLIO": 8192, "HCOM": 2**20, "NOCO": 2}
 
 
 @dataclass(frozen=True)
 class Hdu:
-    """One header-data unit: ``text`` and ``header`` are its cards, ``offset`` and ``size`` its data in bytes.
+    """One header-data unit: ``text`` and ``cards`` are its header, ``offset`` and ``size`` its data in bytes.
 
     ``shape`` is ``(y, x)`` of a 2-D image, else None and ``what`` says in words what it is instead.
-    ``compressed`` marks a tile-compressed image; ``bitpix`` is then that of the image, not of its table.
+    ``compressed`` marks a tile-compressed image; ``bitpix`` and ``axes`` (slowest first) are then those of
+    the image, not of its table.
     """
 
     index: int
     name: str
     version: int
     text: str
-    header: fits.Header
+    cards: Structure
     offset: int
     size: int
     compressed: bool
     bitpix: int
+    axes: tuple[int, ...]
     shape: tuple[int, int] | None
     what: str
 
 
-def walk(stream: BinaryIO) -> Iterator[Hdu]:
+class Hdus:
+    """The HDUs of a stream, read as far as somebody asks, in any number of passes."""
+
+    def __init__(self, stream: Stream) -> None:
+        self.seen: list[Hdu] = []
+        self._rest = walk(stream)
+
+    def __iter__(self) -> Iterator[Hdu]:
+        index = 0
+        while index < len(self.seen) or self._read_one():
+            yield self.seen[index]
+            index += 1
+
+    def _read_one(self) -> bool:
+        hdu = next(self._rest, None)
+        if hdu is not None:
+            self.seen.append(hdu)
+        return hdu is not None
+
+
+def walk(stream: Stream) -> Iterator[Hdu]:
     """The HDUs of a stream one by one; bytes after the last one are ignored, as the standard asks.
 
     Raises
     ------
     FrameError
-        Not FITS, a header without END, or structural keywords that make no sense.
+        Not FITS, a header without END, or structural keywords that cannot be read or make no sense.
     """
-    offset = index = 0
+    offset = index = length = 0
     while text := _read_header(stream, offset, index):
         start = offset + -(-(len(text) + CARD) // BLOCK) * BLOCK
         hdu = _interpret(text, index, start)
         yield hdu
+        length += len(text)
+        if length > LONGEST_HEADERS:
+            raise FrameError(
+                f"the headers of the first {index + 1} HDU are longer than {LONGEST_HEADERS} bytes"
+            )
+        # at least one block further, as no size is negative
         offset, index = start + -(-hdu.size // BLOCK) * BLOCK, index + 1
 
 
@@ -115,13 +155,94 @@ def suffixes(hdus: list[Hdu]) -> list[str]:
     return result
 
 
+def check_claims(hdus: list[Hdu], stream: Stream) -> None:
+    """Refuse a file whose headers claim more data than the file can hold.
+
+    An image that is cut short beside whole ones of its shape is left to be refused on its own.
+
+    Raises
+    ------
+    FrameError
+        With the numbers.
+    """
+    failures: dict[int, FrameError] = {}
+    for hdu in hdus:
+        try:
+            check_claim(hdu, stream)
+        except FrameError as error:
+            failures[hdu.index] = error
+    if not failures:
+        return
+    whole = {hdu.shape for hdu in hdus if hdu.index not in failures}
+    for hdu in hdus:
+        if hdu.index in failures and hdu.shape not in whole:
+            raise failures[hdu.index]
+
+
+def check_claim(hdu: Hdu, stream: Stream) -> None:
+    """Raise `FrameError` where an image claims more than there can be, before anything is allocated."""
+    assert hdu.shape is not None
+    pixels = hdu.shape[0] * hdu.shape[1]
+    claim = f"HDU {hdu.index} claims {hdu.shape[0]} x {hdu.shape[1]} px"
+    # an uncompressed image is as large as its file
+    if pixels > MOST_PIXELS and (stream.is_inflated or hdu.compressed):
+        raise FrameError(f"{claim}, more than the {MOST_PIXELS} px that an image may have")
+    if hdu.offset + hdu.size > stream.most:
+        raise FrameError(f"{claim}, the compressed file can hold {int(stream.most)} bytes")
+    there = max(stream.reach(hdu.offset + hdu.size) - hdu.offset, 0)
+    if there < hdu.size:
+        raise FrameError(f"truncated: HDU {hdu.index} needs {hdu.size} bytes of data, {there} are there")
+    if not hdu.compressed:
+        return
+    tiles = math.prod(-(-axis // side) for axis, side in zip(hdu.axes, tile_shape(hdu), strict=True))
+    rows = _integer(hdu.cards, "NAXIS2", hdu.cards.where)
+    if rows < tiles:
+        raise FrameError(f"{claim} in {tiles} tiles, the table has {rows}")
+    ratio = TILE_RATIO.get(str(hdu.cards.get("ZCMPTYPE"))[:4], 2**20)
+    if pixels * abs(hdu.bitpix) // 8 > hdu.size * ratio:
+        raise FrameError(f"{claim}, which no tile compression packs into {hdu.size} bytes")
+
+
+def tile_shape(hdu: Hdu) -> tuple[int, ...]:
+    """Sides of the tiles of a compressed image, slowest axis first; rows where the header does not say."""
+    default = {1: hdu.axes[-1]}
+    sides = [
+        _integer(hdu.cards, f"ZTILE{n}", hdu.cards.where, default.get(n, 1))
+        for n in range(len(hdu.axes), 0, -1)
+    ]
+    if min(sides) < 1:
+        raise FrameError(f"{hdu.cards.where} says tiles of {sides} px")
+    return tuple(sides)
+
+
+def has_more_images(hdus: Hdus, frame: Hdu, read: ReadSpec, stream: Stream) -> bool:
+    """Whether a further frame of the same shape stands behind ``frame``, among the next HDUs.
+
+    Damage there is none of the frame's. A compressed stream is not inflated much further for it.
+    """
+    end = frame.offset + frame.size + REST if stream.is_inflated else math.inf
+    try:
+        for hdu in islice(hdus, frame.index + 1, frame.index + 1 + LOOK_AHEAD):
+            is_companion = COMPANIONS.fullmatch(hdu.name.upper())
+            if _is_frame(hdu, read) and hdu.shape == frame.shape and not is_companion:
+                return True
+            if hdu.offset + hdu.size > end:
+                return False
+    except FrameError:
+        pass
+    return False
+
+
 def _is_frame(hdu: Hdu, read: ReadSpec) -> bool:
-    is_mask = bool(read.mask_hdu) and matches(hdu, read.mask_hdu)
+    mask = Mask.of(read)
+    is_mask = bool(mask.hdu) and not mask.files and matches(hdu, mask.hdu)
     return hdu.shape is not None and hdu.name.upper() not in LOOKUP_TABLES and not is_mask
 
 
-def _read_header(stream: BinaryIO, offset: int, index: int) -> str:
+def _read_header(stream: Stream, offset: int, index: int) -> str:
     """Cards up to END as text; empty where no further HDU starts."""
+    if index and stream.reach(offset + 1) <= offset:
+        return ""
     stream.seek(offset)
     block = stream.read(BLOCK)
     if index and not block.startswith(b"XTENSION"):
@@ -142,50 +263,58 @@ def _read_header(stream: BinaryIO, offset: int, index: int) -> str:
 
 
 def _interpret(text: str, index: int, offset: int) -> Hdu:
-    header = parse(text)
     where = f"the header of HDU {index}"
-    bitpix, axes = _geometry(header, "", where)
+    cards = Structure(text, where)
+    bitpix, axes = _geometry(cards, "", where)
     pixels = _product(axes)
-    if lookup(header, "GROUPS") is True and axes and axes[-1] == 0:
+    if cards.get("GROUPS") is True and axes and axes[-1] == 0:
         pixels = _product(axes[:-1])
-    group = _integer(header, "PCOUNT", where, 0) + pixels
-    size = abs(bitpix) // 8 * _integer(header, "GCOUNT", where, 1) * group
-    compressed = lookup(header, "ZIMAGE") is True and lookup(header, "XTENSION") in ("BINTABLE", "A3DTABLE")
+    group = _count(cards, "PCOUNT", where, 0) + pixels
+    size = abs(bitpix) // 8 * _count(cards, "GCOUNT", where, 1) * group
+    compressed = cards.get("ZIMAGE") is True and cards.get("XTENSION") in ("BINTABLE", "A3DTABLE")
     if compressed:
-        bitpix, axes = _geometry(header, "Z", where)
-    name = lookup(header, "EXTNAME")
-    version = lookup(header, "EXTVER")
+        bitpix, axes = _geometry(cards, "Z", where)
+    name = cards.first("EXTNAME")
+    version = cards.first("EXTVER")
     # the name that fpack and astropy give to every compressed image says nothing
     name = "" if name is None or (compressed and name == "COMPRESSED_IMAGE") else str(name).strip()
-    what = _what(header, axes, compressed)
+    what = _what(cards, axes, compressed)
     shape = None if what else (axes[-2], axes[-1])
     version = version if isinstance(version, int) else 1
-    return Hdu(index, name, version, text, header, offset, size, compressed, bitpix, shape, what)
+    return Hdu(index, name, version, text, cards, offset, size, compressed, bitpix, axes, shape, what)
 
 
-def _geometry(header: fits.Header, prefix: str, where: str) -> tuple[int, tuple[int, ...]]:
+def _geometry(cards: Structure, prefix: str, where: str) -> tuple[int, tuple[int, ...]]:
     """BITPIX and the axes, slowest first, as numpy has them."""
-    bitpix = _integer(header, f"{prefix}BITPIX", where)
+    bitpix = _integer(cards, f"{prefix}BITPIX", where)
     if bitpix not in BITPIX:
         raise FrameError(f"{where} says {prefix}BITPIX = {bitpix}, which is no FITS pixel type")
-    count = _integer(header, f"{prefix}NAXIS", where)
+    count = _integer(cards, f"{prefix}NAXIS", where)
     if not 0 <= count <= 999:
         raise FrameError(f"{where} says {prefix}NAXIS = {count}")
-    axes = tuple(_integer(header, f"{prefix}NAXIS{n}", where) for n in range(count, 0, -1))
+    axes = tuple(_integer(cards, f"{prefix}NAXIS{n}", where) for n in range(count, 0, -1))
     if any(axis < 0 for axis in axes):
         raise FrameError(f"{where} says negative axis lengths: {axes}")
     return bitpix, axes
 
 
-def _integer(header: fits.Header, key: str, where: str, default: int | None = None) -> int:
-    value = lookup(header, key)
+def _integer(cards: Structure, key: str, where: str, default: int | None = None) -> int:
+    value = cards.get(key)
     if value is None and default is not None:
         return default
     if value is None:
         raise FrameError(f"{where} has no readable {key}")
-    if isinstance(value, bool) or not isinstance(value, int | float) or value != value // 1:
-        raise FrameError(f"{where} says {key} = {value!r}, which is no integer")
+    # not value // 1: of an infinite value that is NaN
+    if isinstance(value, bool) or not isinstance(value, int | float) or not float(value).is_integer():
+        raise FrameError(f"{where} says {key} = {printable(repr(value))}, which is no integer")
     return int(value)
+
+
+def _count(cards: Structure, key: str, where: str, default: int) -> int:
+    value = _integer(cards, key, where, default)
+    if value < 0:
+        raise FrameError(f"{where} says {key} = {value}")
+    return value
 
 
 def _product(axes: tuple[int, ...]) -> int:
@@ -195,14 +324,14 @@ def _product(axes: tuple[int, ...]) -> int:
     return result
 
 
-def _what(header: fits.Header, axes: tuple[int, ...], compressed: bool) -> str:
+def _what(cards: Structure, axes: tuple[int, ...], compressed: bool) -> str:
     """What the HDU is where it is no 2-D image; empty where it is one. Axes of length 1 do not count."""
-    kind = str(lookup(header, "XTENSION") or "IMAGE").strip()
+    kind = printable(str(cards.get("XTENSION") or "IMAGE").strip())
     if kind not in ("IMAGE", "IUEIMAGE") and not compressed:
         return f"a table ({kind})" if kind.endswith("TABLE") else f"an unknown extension ({kind})"
-    if lookup(header, "SIMPLE") is False:
+    if cards.get("SIMPLE") is False:
         return "an HDU that says it is not standard FITS (SIMPLE = F)"
-    if lookup(header, "GROUPS") is True and axes and axes[-1] == 0:
+    if cards.get("GROUPS") is True and axes and axes[-1] == 0:
         return "random groups"
     if not axes or 0 in axes:
         return "a header without data"
@@ -215,7 +344,7 @@ def _what(header: fits.Header, axes: tuple[int, ...], compressed: bool) -> str:
 
 def _nothing_usable(seen: list[Hdu]) -> str:
     named = [
-        f"{hdu.what or 'a distortion or mask image'} {hdu.name!r}" if hdu.name else hdu.what for hdu in seen
+        f"{hdu.what or 'a distortion or mask image'} {_shown(hdu)}" if hdu.name else hdu.what for hdu in seen
     ]
     with_data = [words for hdu, words in zip(seen, named, strict=True) if not hdu.what.startswith("a header")]
     if not with_data:
@@ -227,8 +356,12 @@ def _nothing_usable(seen: list[Hdu]) -> str:
 
 def _listing(seen: list[Hdu]) -> str:
     return "the file has HDU " + _join(
-        [f"{hdu.index} {hdu.name!r}" if hdu.name else str(hdu.index) for hdu in seen]
+        [f"{hdu.index} {_shown(hdu)}" if hdu.name else str(hdu.index) for hdu in seen]
     )
+
+
+def _shown(hdu: Hdu) -> str:
+    return f"'{printable(hdu.name)}'"
 
 
 def _join(words: list[str]) -> str:

@@ -15,7 +15,12 @@ def ingest_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """The options of an ingest, for `ingest` and `run`."""
     for option in reversed((
         click.option("--hdu", metavar="N|NAME|all", help="Which image HDU; default the first 2-D image."),
-        click.option("--mask-hdu", metavar="NAME", help="Extension whose non-zero pixels are bad (DQ)."),
+        click.option("--mask-hdu", metavar="NAME[:BITS]",
+                     help="Extension whose non-zero pixels are bad (DQ), or those with one of BITS: names of "
+                          "its header, bit numbers from 0, values with 0x (MASK:BAD,SAT, DQ:0,3 or DQ:0x9)."),
+        click.option("--mask-files", metavar="PATTERN",
+                     help="A mask file for each frame, below the frame's folder: masks/{name}_mask.fits. "
+                          "--mask-hdu NAME:BITS is then of that file."),
         click.option("--bad-pixel-map", metavar="FITS", help="Image whose non-zero pixels are bad."),
         click.option("--keyword", "keywords", multiple=True, metavar="WHAT=CARD",
                      help="Take time, exptime, filter or camera from this header card."),

@@ -24,6 +24,8 @@ from aqdask.models.bundle import Bundle
 from aqdask.specs import ArchiveSpec, FrameInfo, ReadSpec, Source
 from aqdask.version import __version__
 
+READ = ("hdu", "mask_hdu", "mask_files", "bad_pixel_map", "keywords")  # fields of ReadSpec that are options
+
 
 @dataclass(frozen=True)
 class IngestOptions:
@@ -35,6 +37,7 @@ class IngestOptions:
     pixels: bool | None = None
     hdu: str | None = None
     mask_hdu: str | None = None
+    mask_files: str | None = None
     bad_pixel_map: str | None = None
     keywords: tuple[tuple[str, str], ...] | None = None
     by_shape: bool = False
@@ -58,7 +61,7 @@ class IngestOptions:
 
     def read(self) -> ReadSpec:
         """How a new archive takes frames out of files."""
-        return replace(ReadSpec(), **self._given(("hdu", "mask_hdu", "bad_pixel_map", "keywords")))
+        return replace(ReadSpec(), **self._given(READ))
 
     def spec(self, shape: tuple[int, int], dtype: str, frames: int) -> ArchiveSpec:
         """A new archive for about ``frames`` frames."""
@@ -69,7 +72,7 @@ class IngestOptions:
         """Raise `UsageError` if an option contradicts what the archive was made with."""
         for name, value in self._given(("chunk", "codec", "frames_per_shard", "pixels")).items():
             _agree(name, value, getattr(spec, name), path)
-        for name, value in self._given(("hdu", "mask_hdu", "bad_pixel_map", "keywords")).items():
+        for name, value in self._given(READ).items():
             _agree(name, value, getattr(spec.read, name), path)
 
     def _given(self, names: Sequence[str]) -> dict:

@@ -49,8 +49,8 @@ def test_the_client_of_the_process_is_used_where_no_cluster_is_named(client, nig
 def test_a_fused_run_reads_each_source_once_and_writes_the_same_bytes(
     night, undisturbed, bundle, tmp_path, monkeypatch
 ):
-    opened, load_bytes = [], reader.load_bytes
-    monkeypatch.setattr(reader, "load_bytes", lambda path: opened.append(str(path)) or load_bytes(path))
+    opened, load_file = [], reader.load_file
+    monkeypatch.setattr(reader, "load_file", lambda path: opened.append(str(path)) or load_file(path))
     aq.run(night, tmp_path / "a.zarr", bundle, cluster="serial", **OPTIONS)
     assert sorted(opened) == sorted(str(path) for path in night.rglob("*.fits"))
     same_bytes(tmp_path / "a.zarr", undisturbed)
