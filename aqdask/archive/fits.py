@@ -23,7 +23,7 @@ from aqdask.archive.cards import lookup, quiet
 from aqdask.archive.filebytes import decompress, frame_errors, load_bytes, open_stream
 from aqdask.archive.fits_out import frame_to_fits
 from aqdask.archive.hdus import BLOCK, Hdu, choose, matches, suffixes, walk
-from aqdask.archive.headers import describe
+from aqdask.archive.headers import describe, tell_apart
 from aqdask.errors import FrameError
 from aqdask.specs import FrameInfo, ReadSpec
 
@@ -76,10 +76,11 @@ def probe(path: str | os.PathLike[str], read: ReadSpec) -> tuple[FrameInfo, ...]
         hdus = walk(stream)
         primary = next(hdus)
         frames = choose(chain([primary], hdus), read)
-        return tuple(
+        infos = tuple(
             _info(hdu, suffix, primary.text if hdu.index else "", read)
             for hdu, suffix in zip(frames, suffixes(frames), strict=True)
         )
+        return tell_apart(infos, read.keywords)
 
 
 def read_frame(path: str | os.PathLike[str], info_hdu: int, read: ReadSpec) -> Frame:
