@@ -116,7 +116,7 @@ class Cards:
 
     def scopes(self) -> Iterator[Cards]:
         """The image's header alone, then all of them."""
-        for count in sorted({1, len(self.parts)}):
+        for count in sorted({1, len(self.parts)} - {0}):
             scope = Cards()
             scope.parts = self.parts[:count]
             yield scope

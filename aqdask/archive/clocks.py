@@ -52,7 +52,8 @@ CLOCKS = [
         re.ASCII | re.IGNORECASE,
     )
     for pattern in (
-        rf"(?P<h>\d\d?):(?P<m>\d\d?)(?::{SECONDS})?",  # 21:34:56.25
+        rf"(?P<h>\d\d?):(?P<m>\d\d?):{SECONDS}",  # 21:34:56.25
+        r"(?P<h>\d\d?):(?P<m>\d\d)(?P<s>)",  # 21:34
         r"(?P<h>\d\d?):(?P<m>\d\d):(?P<s>\d\d:\d{3})",  # 21:34:56:250
         rf"(?P<h>\d\d?)(?P<sep>[-._ ])(?P<m>\d\d?)(?P=sep){SECONDS}",  # 21-34-56, 21.34.56, 21 34 56.2
         rf"(?P<h>\d\d?) ?h ?(?P<m>\d\d?) ?m(?:in)? ?(?:{SECONDS} ?s?(?:ec)?)?",  # 21h34m56.2s

@@ -117,7 +117,7 @@ def describe(header: str, primary_header: str, overrides: tuple[tuple[str, str],
 def tell_apart(infos: tuple[FrameInfo, ...], overrides: tuple[tuple[str, str], ...]) -> tuple[FrameInfo, ...]:
     """Give the detectors of one file camera names of their own where their cards do not.
 
-    Images of one camera that began at one time come from several detectors: their extension's name, or
+    Images of one camera whose exposures overlap come from several detectors: their extension's name, or
     where that says nothing its number, is added. Successive exposures of one detector keep its name, as
     does the only image of its camera with a name like 'SCI' (others then are its errors or its mask).
     """
@@ -125,18 +125,28 @@ def tell_apart(infos: tuple[FrameInfo, ...], overrides: tuple[tuple[str, str], .
         return infos
     alike = defaultdict(list)
     for info in infos:
-        alike[info.card.camera, info.card.time].append(info)
+        alike[info.card.camera].append(info)
     labels: dict[int, str] = {}
     for group in alike.values():
+        if len(group) == 1 or _are_successive([info.card for info in group]):
+            continue
         generic = [info for info in group if GENERIC_NAME.fullmatch(info.suffix.strip("[]"))]
         kept = generic if len(generic) == 1 else []
-        labels |= {info.hdu: info.suffix.strip("[]") for info in group if len(group) > 1 and info not in kept}
+        labels |= {info.hdu: info.suffix.strip("[]") for info in group if info not in kept}
     return tuple(
         replace(info, card=replace(info.card, camera=f"{info.card.camera} {labels[info.hdu]}".strip()))
         if info.hdu in labels
         else info
         for info in infos
     )
+
+
+def _are_successive(cards: list[Card]) -> bool:
+    """Tell if each exposure began after the one before had ended, as those of one detector do."""
+    times = sorted(card.time for card in cards if card.time is not None)
+    longest = max([2.0, *(card.exptime for card in cards if card.exptime > 0)])
+    gaps = np.diff(times) / 1e6
+    return len(times) == len(cards) and bool((gaps >= longest).all())
 
 
 def header_gain(header: str, primary_header: str) -> float:
@@ -235,8 +245,9 @@ def _camera(cards: Cards, keyword: str | None, is_extension: bool) -> Noted:
     number = cards.text(["CAMERA"])
     parts = [cards.text(row) for row in detectors] + ([number] if number.isdecimal() and not keyword else [])
     parts = [part for part in parts if part and not SAYS_NOTHING.fullmatch(part)]
-    extension = "" if keyword or parts or not is_extension else cards.text(["EXTNAME"])
-    parts += [extension] if CHIP_NAME.fullmatch(extension) else []
+    own = next(cards.scopes(), cards)
+    if is_extension and not keyword and not any(own.text(row) for row in detectors):
+        parts += [extension] if CHIP_NAME.fullmatch(extension := own.text(["EXTNAME"])) else []
     for part in dict.fromkeys(parts):
         if not _holds(name, part):
             name = part if name and _holds(part, name) else f"{name} {part}".strip()

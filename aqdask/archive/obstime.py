@@ -6,9 +6,9 @@ has. The first instant is the answer, unless another statement contradicts it. N
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterator
+from decimal import Decimal
 from typing import NamedTuple
 
 import astropy.units as u
@@ -74,9 +74,12 @@ def start_time(cards: Cards, exposure: float = 0.0) -> Found:
 def named_time(cards: Cards, keyword: str) -> Found:
     """The time in one keyword: a date (with a clock keyword where it has none), an MJD or a JD."""
     system = _time_system(cards)
-    is_number = math.isfinite(cards.number((keyword,)))
-    found = _numbers(cards, (keyword,), (MJD_RANGE, JD_RANGE), system) if is_number else None
-    return _agreed(list(found or _dates(cards, (keyword,), system)), SLACK)
+    number = cards.number((keyword,))
+    if any(low <= number <= high for low, high in (MJD_RANGE, JD_RANGE)):
+        found = list(_numbers(cards, (keyword,), (MJD_RANGE, JD_RANGE), system))
+    elif not (found := list(_dates(cards, (keyword,), system))) and cards.text((keyword,)):
+        found = [Unknown(f"the date in {keyword} is not understood")]
+    return _agreed(found, SLACK)
 
 
 def _agreed(found: list[Statement | Unknown], tolerance: int) -> Found:
@@ -101,7 +104,7 @@ def _statements(cards: Cards, system: str | None) -> Iterator[Statement | Unknow
     """Dates, MJD, JD in the order in which they answer; last what is missing beside a date."""
     late: list[Unknown] = []
     for item in _dates(cards, DATE, system):
-        if isinstance(item, Unknown) and item.reason.endswith("no clock"):
+        if isinstance(item, Unknown) and item.reason.endswith(("no clock", "no date")):
             late.append(item)  # no fault where MJD or JD has the time
         else:
             yield item
@@ -113,15 +116,17 @@ def _statements(cards: Cards, system: str | None) -> Iterator[Statement | Unknow
 def _dates(cards: Cards, keywords: tuple[str, ...], system: str | None) -> Iterator[Statement | Unknown]:
     """What each date says, with its own clock or else with that of the first clock card."""
     clock_key, clock, problems = _first_clock(cards)
-    is_first = True
+    is_first, is_dated = True, False
     for key, value in cards.items(keywords):
         if value is UNREADABLE:
             yield Unknown(f"the card {key} cannot be read")
             continue
         day = read_day(value)
+        if day is None and key in CLOCK and read_clock(value):
+            continue  # UTC-OBS is a date or a clock
+        is_dated = True
         if day is None:
-            if key not in CLOCK or read_clock(value) is None:  # UTC-OBS is a date or a clock
-                yield Unknown(f"the date in {key} is not understood")
+            yield Unknown(f"the date in {key} is not understood")
             continue
         if not (is_first or day.four_digits):
             continue  # 20/11/20 beside a full date: the year may stand first
@@ -134,6 +139,9 @@ def _dates(cards: Cards, keywords: tuple[str, ...], system: str | None) -> Itera
         yield from _of_date(clock_key if day.rest and clock and not own else key, day, own or clock, system)
         if own and clock and clock_key != key:
             yield from _beside(clock_key, day, clock, system)
+    if not is_dated and len(keywords) > 1:
+        yield from problems
+        yield from [Unknown(f"{clock_key} has a clock and no date")] if clock else []
 
 
 def _first_clock(cards: Cards) -> tuple[str, Clock | None, list[Unknown]]:
@@ -220,11 +228,19 @@ def _scale(key: str, clock: Clock | None, system: str | None) -> tuple[str, int]
 
 
 def _instant(day: str, clock: Clock, scale: tuple[str, int]) -> tuple[int | None, str]:
-    try:
-        with quiet():
-            time, note = _microseconds(Time(f"{day}T{clock.hms}", format="isot", scale=scale[0]), scale)
-    except (ValueError, OverflowError):
-        return None, ""
+    """Microseconds of POSIX time, or None where the date does not exist; and a note, see `_microseconds`."""
+    hours, minutes, seconds = clock.hms.split(":")
+    if scale == SYSTEMS["UTC"] and not seconds.startswith("60"):
+        # integers: before 1972 some days of UTC are stretched by a tenth of a second
+        midnight = int(np.datetime64(day, "us").astype(np.int64))
+        seconds_of_minute = round(Decimal(seconds) * SECOND)
+        time, note = midnight + (60 * int(hours) + int(minutes)) * 60 * SECOND + seconds_of_minute, ""
+    else:
+        try:
+            with quiet():
+                time, note = _microseconds(Time(f"{day}T{clock.hms}", format="isot", scale=scale[0]), scale)
+        except (ValueError, OverflowError):
+            return None, ""
     return time + clock.days * DAY - clock.zone * 60 * SECOND, note
 
 
