@@ -7,8 +7,8 @@ import math
 import re
 import threading
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 
 from astropy.io import fits
 
@@ -19,6 +19,9 @@ CARD = 80
 # A keyword that is not where the standard wants it, in lower case, or of the HIERARCH convention.
 LOOSE = re.compile(r" {0,7}(?:HIERARCH +)?([A-Z]+[0-9]*)(?=[ =:]|$)", re.IGNORECASE)
 READABLE = re.compile(r" {0,7}(?:HIERARCH +)?[A-Z]+[0-9]* *= ", re.IGNORECASE)
+QUOTED = re.compile(r"\s*'((?:[^']|'')*)'")
+NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*", re.ASCII)
+UNREADABLE = object()  # the value of a card that is there and cannot be parsed
 
 _lock = threading.Lock()
 _already = threading.local()
@@ -133,41 +136,102 @@ class Structure:
         return f"'{printable(self.text[at : at + CARD].rstrip())}'"
 
 
+class Part:
+    """One header with the text of its cards, as astropy forgets or mends what it cannot parse.
+
+    ``raw`` maps each keyword to its first card, 80 characters, with the CONTINUE cards behind it.
+    """
+
+    def __init__(self, text: str) -> None:
+        self.header = parse(text)
+        self.raw: dict[str, str] = {}
+        keyword, before = "", "no card"
+        for start in range(0, len(text), CARD):
+            card = text[start : start + CARD]
+            if card.startswith("CONTINUE") and self.raw.get(keyword, "").endswith(before):
+                self.raw[keyword] = self.raw.get(keyword, "") + card
+                before = card
+                continue
+            before = card
+            keyword = " ".join((card.partition("=")[0] if "=" in card else card[:8]).upper().split())
+            self.raw.setdefault(keyword, card)
+
+    def value(self, keyword: str) -> object:
+        """The value of the first card of that name; None where it is missing, undefined or blank."""
+        card = self.raw.get(keyword)
+        if card is None:
+            return None
+        if "=" in card[:CARD] and card[8:10] != "= " and not card.startswith("HIERARCH "):
+            return UNREADABLE  # astropy takes such a card for a comment, or for another keyword
+        try:
+            with quiet():
+                value = self.header.get(keyword)
+        except Exception:  # a damaged card can fail in any of astropy's parsers
+            value = _quoted(card)
+        blank = isinstance(value, fits.card.Undefined) or (isinstance(value, str) and not value.strip(" \0"))
+        return None if blank else value
+
+
+def _quoted(card: str) -> object:
+    """The string in a card that astropy refuses for characters that are not printable ASCII."""
+    pieces = [card[start : start + CARD] for start in range(0, len(card), CARD)]
+    matches = [QUOTED.match(pieces[0].partition("=")[2]), *(QUOTED.match(piece[8:]) for piece in pieces[1:])]
+    words = [match[1].replace("''", "'") for match in matches if match]
+    rest = pieces[0].partition("=")[2][matches[0].end() :].strip() if matches[0] else "?"
+    if len(words) < len(matches) or (rest and not rest.startswith("/")):
+        return UNREADABLE
+    return "".join(word.rstrip().removesuffix("&") for word in words[:-1]) + words[-1]
+
+
 class Cards:
     """Look-up in the image's header, then in the primary one."""
 
-    def __init__(self, header: str, primary_header: str) -> None:
-        self.headers = [parse(text) for text in (header, primary_header) if text]
+    def __init__(self, *texts: str) -> None:
+        self.parts = [Part(text) for text in texts if text]
 
-    def values(self, keywords: tuple[str, ...] | list[str]) -> Iterator[object]:
-        """Values that are there, keyword by keyword."""
+    def scopes(self) -> Iterator[Cards]:
+        """The image's header alone, then all of them."""
+        for count in sorted({1, len(self.parts)} - {0}):
+            scope = Cards()
+            scope.parts = self.parts[:count]
+            yield scope
+
+    def items(self, keywords: Iterable[str]) -> Iterator[tuple[str, object]]:
+        """Keywords that are there with their values, keyword by keyword; see `UNREADABLE`."""
         for keyword in keywords:
-            for header in self.headers:
-                value = lookup(header, keyword)
-                if value is not None and value != "":
-                    yield value
+            for part in self.parts:
+                if (value := part.value(keyword)) is not None:
+                    yield keyword, value
 
-    def text(self, keywords: tuple[str, ...] | list[str]) -> str:
-        """The first value as printable words; empty where there is none."""
-        for value in self.values(keywords):
-            words = "".join(c if " " <= c <= "~" else " " for c in str(value)).split()
-            if words:
-                return " ".join(words)
-        return ""
+    def unreadable(self, keywords: Iterable[str]) -> list[str]:
+        """Keywords of cards that are there and cannot be parsed."""
+        return list(dict.fromkeys(keyword for keyword, value in self.items(keywords) if value is UNREADABLE))
 
-    def number(self, keywords: tuple[str, ...]) -> float:
+    def text(self, keywords: Iterable[str]) -> str:
+        """The first readable value as printable words; empty where there is none."""
+        return next((words(value) for _, value in self.items(keywords) if value is not UNREADABLE), "")
+
+    def number(self, keywords: Iterable[str]) -> float:
         """The first value that is a finite number, also as a string; NaN where there is none."""
-        for value in self.values(keywords):
-            number = as_number(value)
-            if math.isfinite(number):
-                return number
-        return math.nan
+        numbers = (as_number(value) for _, value in self.items(keywords))
+        return next((number for number in numbers if math.isfinite(number)), math.nan)
+
+
+def words(value: object) -> str:
+    """A value as printable text; bytes beyond ASCII, which arrive as Latin-1, are UTF-8 where they can be."""
+    text = str(value).strip(" \0")
+    with suppress(UnicodeError):
+        text = text.encode("latin-1").decode("utf-8")
+    return printable(re.sub(" +", " ", text))
 
 
 def as_number(value: object) -> float:
+    """A number, or a string that is one as FITS writes it; NaN for anything else."""
+    if isinstance(value, str) and not NUMBER.fullmatch(value):
+        return math.nan
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return math.nan
     try:
         return float(value)
-    except (ValueError, OverflowError):
+    except OverflowError:
         return math.nan

@@ -44,7 +44,7 @@ from aqdask.archive.hdus import (
     matches,
     suffixes,
 )
-from aqdask.archive.headers import describe
+from aqdask.archive.headers import describe, tell_apart
 from aqdask.archive.masks import Mask, defects
 from aqdask.archive.tiles import decode_tiles, image_cards
 from aqdask.errors import FrameError, SourceUnreachable
@@ -108,7 +108,7 @@ def probe(path: str | os.PathLike[str], read: ReadSpec) -> tuple[FrameInfo, ...]
         frames = _choose(hdus, stream, read)
         # a compressed file would be inflated for it
         notes = () if stream.is_inflated else _notes(hdus, frames, read, stream)
-        return tuple(_info(hdus, hdu, suffix, read, notes) for hdu, suffix in _named(frames))
+        return _infos(hdus, frames, read, notes)
 
 
 def read_frame(path: str | os.PathLike[str], info_hdu: int, read: ReadSpec) -> Frame:
@@ -140,7 +140,8 @@ def read_frame(path: str | os.PathLike[str], info_hdu: int, read: ReadSpec) -> F
         with quiet():
             notes = _notes(hdus, frames, read, stream)
             stream.finish()
-            info = _info(hdus, hdu, suffix, read, tuple(dict.fromkeys((*notes, *stream.notes))))
+            infos = _infos(hdus, frames, read, tuple(dict.fromkeys((*notes, *stream.notes))))
+            info = next(info for info in infos if info.hdu == info_hdu)
         return Frame(image, invalid, digest.result(), file.size, file.mtime_ns, info)
 
 
@@ -160,6 +161,13 @@ def _choose(hdus: Hdus, stream: Stream, read: ReadSpec) -> list[Hdu]:
     frames = choose(hdus, read)
     check_claims(frames, stream)
     return frames
+
+
+def _infos(
+    hdus: Hdus, frames: list[Hdu], read: ReadSpec, notes: tuple[str, ...]
+) -> tuple[FrameInfo, ...]:
+    infos = tuple(_info(hdus, hdu, suffix, read, notes) for hdu, suffix in _named(frames))
+    return tell_apart(infos, read.keywords)
 
 
 def _named(frames: list[Hdu]) -> list[tuple[Hdu, str]]:

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import math
 import re
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import replace
 
 import numpy as np
 from astropy.wcs import WCS
 
-from aqdask.archive.cards import Cards, parse, quiet
+from aqdask.archive.cards import UNREADABLE, Cards, as_number, parse, quiet
 from aqdask.archive.obstime import named_time, start_time
-from aqdask.specs import Card
+from aqdask.specs import Card, FrameInfo
 
 EXPTIME = (
     "EXPTIME",
@@ -28,14 +31,25 @@ EXPTIME = (
     "TELAPSE",
 )
 FILTER = ("FILTER", "FILTNAM", "FILTNAME", "FILTERID", "INSFILTE", "INSFLNAM", "FILTERS", "BAND")
-WHEELS: tuple[tuple[str, ...], ...] = (
-    ("FILTNAM1", "FILTNAM2", "FILTNAM3"),
-    ("FILTER1", "FILTER2", "FILTER3"),
-    ("FILTER01", "FILTER02"),
-    ("HIERARCH ESO INS FILT1 NAME", "HIERARCH ESO INS FILT2 NAME"),
-    ("HIERARCH ESO INS FILTER",),
+# spellings of the same wheels: the first that holds glass is taken
+WHEELS = tuple(
+    tuple(pattern.format(n) for n in numbers)
+    for pattern, numbers in (
+        ("FILTNAM{}", range(1, 7)),
+        ("FILTER{}", range(1, 7)),
+        ("FILTER0{}", range(1, 7)),
+        ("FILTER_{}", (*range(1, 7), *"ABC")),
+        ("HIERARCH ESO INS FILT{} NAME", range(1, 7)),
+        ("HIERARCH ESO INS FILTER{}", ("", " NAME")),
+    )
 )
+PUPIL = ("PUPIL",)  # the second wheel of NIRCam and NIRISS
 CAMERA = ("INSTRUME", "CAMERA", "CAMNAME", "CAMERAID", "DETECTOR", "DETNAM", "DETNAME", "CCDNAME")
+DETECTOR = (
+    ("DETECTOR",), ("DETNAM", "DETNAME"), ("DETID", "DET-ID", "DET_ID", "DETNUM"), ("CCDNAME", "CHIPNAME"),
+    ("CHIPID", "CHIP", "CHIPNUM", "CHIPNO"), ("CCDID", "CCD_ID", "CCDNUM", "CCDNO", "CCDCHIP", "CCD"),
+    ("CAMCOL",), ("QID",), ("HIERARCH ESO DET CHIP ID",), ("AMPNAME", "AMPID"),
+)  # fmt: skip
 BINNING = (
     ("XBINNING", "YBINNING"),
     ("CCDXBIN", "CCDYBIN"),
@@ -48,7 +62,23 @@ BINNING = (
 )
 BINNING_PAIR = ("CCDSUM", "BINNING", "CCDBIN")
 GAIN = ("EGAIN", "GAIN", "CCDGAIN", "DETGAIN")
-EMPTY_SLOT = re.compile(r"(CLEAR|OPEN|EMPTY|AIR|NONE|FREE|NOTPRESENT|N/?A|0$|$)", re.IGNORECASE)
+# CLEAR2L of ACS, CLEARP of NIRISS and open1-6 of GMOS are no glass; NaD, AirGlow and OpenCaT are
+EMPTY_SLOT = re.compile(
+    r"(CLEAR|OPEN|EMPTY|AIR|NONE|FREE|NO[ _-]?FILTER|NOT[ _-]?PRESENT|UNUSED|NULL)"
+    r"([ _-]?(FILTER|SLOT|GLASS|HOLE|POSITION))?([ _-]?\d+)*[LSP]?|N/A|-+|0",
+    re.IGNORECASE,
+)
+SAYS_NOTHING = re.compile(  # of a detector: its kind, or that nobody filled the card in
+    r"CCD|S?CMOS|EMCCD|DETECTOR|SENSOR|CAMERA|CHIP|DEFAULT|UNKNOWN|UNDEFINED|NOT ?SET|NOT ?PRESENT|NONE|NULL"
+    r"|N/?A|-+|\?+",
+    re.IGNORECASE,
+)
+GENERIC_NAME = re.compile(  # of an extension: its content, not its detector
+    r"(SCI(ENCE)?|IMA?GE?|DATA|FLUX|RAW|PRIMARY|COMPRESSED_IMAGE|FRAME|\d+|)(,\d+)?", re.IGNORECASE
+)
+CHIP_NAME = re.compile(r"(IM|CCD|CHIP|AMP|DET|DETECTOR|SENSOR|QUAD)[ ._-]?\d+(\.[A-Z]+\d*)?", re.IGNORECASE)
+
+Noted = tuple[str, tuple[str, ...]]
 
 
 def describe(header: str, primary_header: str, overrides: tuple[tuple[str, str], ...] = ()) -> Card:
@@ -65,23 +95,67 @@ def describe(header: str, primary_header: str, overrides: tuple[tuple[str, str],
     Returns
     -------
     Card
-        Unknown or senseless entries are None, NaN or empty; never an exception.
+        Unknown or senseless entries are None, NaN or empty, and ``notes`` say which cards are the matter;
+        never an exception.
     """
-    cards = Cards(header, primary_header)
-    named = dict(overrides)
-    slots = [named["filter"]] if "filter" in named else None
-    exposure = cards.number((named["exptime"],) if "exptime" in named else EXPTIME)
-    return Card(
-        time=named_time(cards, named["time"]) if "time" in named else start_time(cards),
-        exptime=exposure if 0 <= exposure < math.inf else math.nan,
-        filter=cards.text(slots) if slots else _filter(cards),
-        camera=_camera(cards, (named["camera"],) if "camera" in named else CAMERA),
+    with quiet():
+        cards = Cards(header, primary_header)
+        named = dict(overrides)
+        exptime, about_exptime = _exposure(cards, (named["exptime"],) if "exptime" in named else EXPTIME)
+        exposure = 0.0 if math.isnan(exptime) else exptime
+        time, about_time = (
+            named_time(cards, named["time"]) if "time" in named else start_time(cards, exposure)
+        )
+        glass, about_filter = (
+            _named(cards, named["filter"], "filter") if "filter" in named else _filter(cards)
+        )
+        camera, about_camera = _camera(cards, named.get("camera"), is_extension=bool(primary_header))
+    notes = (*about_time, *about_exptime, *about_filter, *about_camera)
+    return Card(time=time, exptime=exptime, filter=glass, camera=camera, notes=notes)
+
+
+def tell_apart(infos: tuple[FrameInfo, ...], overrides: tuple[tuple[str, str], ...]) -> tuple[FrameInfo, ...]:
+    """Give the detectors of one file camera names of their own where their cards do not.
+
+    Images of one camera whose exposures overlap come from several detectors: their extension's name, or
+    where that says nothing its number, is added. Successive exposures of one detector keep its name, as
+    does the only image of its camera with a name like 'SCI' (others then are its errors or its mask).
+    """
+    if "camera" in dict(overrides):
+        return infos
+    alike = defaultdict(list)
+    for info in infos:
+        alike[info.card.camera].append(info)
+    labels: dict[int, str] = {}
+    for group in alike.values():
+        if len(group) == 1 or _are_successive([info.card for info in group]):
+            continue
+        generic = [info for info in group if GENERIC_NAME.fullmatch(info.suffix.strip("[]"))]
+        kept = generic if len(generic) == 1 else []
+        labels |= {info.hdu: info.suffix.strip("[]") for info in group if info not in kept}
+    return tuple(
+        replace(info, card=replace(info.card, camera=f"{info.card.camera} {labels[info.hdu]}".strip()))
+        if info.hdu in labels
+        else info
+        for info in infos
     )
 
 
+def _are_successive(cards: list[Card]) -> bool:
+    """Tell if each exposure began after the one before had ended, as those of one detector do."""
+    times = sorted(card.time for card in cards if card.time is not None)
+    longest = max([2.0, *(card.exptime for card in cards if card.exptime > 0)])
+    gaps = np.diff(times) / 1e6
+    return len(times) == len(cards) and bool((gaps >= longest).all())
+
+
 def header_gain(header: str, primary_header: str) -> float:
-    """Electrons per count as the headers say; NaN where they do not, or not between 0.01 and 100."""
-    gain = Cards(header, primary_header).number(GAIN)
+    """Electrons per count as the headers say; NaN where they do not, or not between 0.01 and 100.
+
+    The first card that is there decides: GAIN beside an EGAIN that cannot be read may be a setting.
+    """
+    with quiet():
+        gain = next((as_number(value) for _, value in Cards(header, primary_header).items(GAIN)), math.nan)
     return gain if 0.01 <= gain <= 100 else math.nan
 
 
@@ -113,22 +187,77 @@ def wcs_centres(
     return None
 
 
-def _filter(cards: Cards) -> str:
-    """One keyword, or the wheels that hold glass joined with '+'."""
-    if one := cards.text(FILTER):
-        return one
+def _exposure(cards: Cards, keywords: tuple[str, ...]) -> tuple[float, tuple[str, ...]]:
+    """The first statement that is a number of seconds, with a note on those before it that are none."""
+    wrong: list[str] = []
+    for keyword, value in cards.items(keywords):
+        seconds = as_number(value)
+        if 0 <= seconds < math.inf:
+            return seconds, tuple(f"{reason}: exposure time taken from {keyword}" for reason in wrong)
+        reason = f"the card {keyword} " + ("cannot be read" if value is UNREADABLE else "is no exposure time")
+        wrong += [reason] if reason not in wrong else []
+    return math.nan, tuple(f"{reason}: exposure time unknown" for reason in wrong)
+
+
+def _unreadable(cards: Cards, keywords: Iterable[str], what: str) -> tuple[str, ...]:
+    return tuple(
+        f"the card {keyword} cannot be read: {what} unknown" for keyword in cards.unreadable(keywords)
+    )
+
+
+def _named(cards: Cards, keyword: str, what: str) -> Noted:
+    """The words of one card that the user names."""
+    notes = _unreadable(cards, [keyword], what)
+    return ("" if notes else cards.text([keyword])), notes
+
+
+def _filter(cards: Cards) -> Noted:
+    """All glass in the light's path, joined with '+': of the filter card, its wheels and the pupil wheel."""
+    if notes := _unreadable(cards, (*FILTER, *(key for wheel in WHEELS for key in wheel), *PUPIL), "filter"):
+        return "", notes
+    slots = [cards.text(FILTER)]
     for wheel in WHEELS:
-        slots = [slot for keyword in wheel if (slot := cards.text([keyword]))]
-        if slots:
-            glass = [slot for slot in slots if not EMPTY_SLOT.match(slot)]
-            return "+".join(glass) or slots[0]
-    return ""
+        slots += (wheel_slots := [cards.text([keyword]) for keyword in wheel])
+        if any(_is_glass(slot) for slot in wheel_slots):
+            break
+    pupil = cards.text(PUPIL)
+    slots += [pupil] if math.isnan(as_number(pupil)) else []  # a number is a size
+    glass: list[str] = []
+    for slot in filter(_is_glass, slots):
+        # a summary such as 'air,gp' has named its wheels already
+        if slot not in glass and not any(slot in re.split(r"[+,;/& ]+", other) for other in glass):
+            glass.append(slot)
+    return "+".join(glass) or next(filter(None, slots), ""), ()
 
 
-def _camera(cards: Cards, keywords: tuple[str, ...]) -> str:
-    """Name, with the binning where it is not 1 x 1."""
+def _is_glass(slot: str) -> bool:
+    return bool(slot) and not EMPTY_SLOT.fullmatch(slot)
+
+
+def _camera(cards: Cards, keyword: str | None, is_extension: bool) -> Noted:
+    """Instrument, detector, and the binning where it is not 1 x 1."""
+    detectors = () if keyword else DETECTOR
+    consulted = (*((keyword,) if keyword else CAMERA), *(key for row in detectors for key in row))
+    binning_cards = (*(key for pair in BINNING for key in pair), *BINNING_PAIR)
+    if notes := _unreadable(cards, (*consulted, *binning_cards), "camera"):
+        return "", notes
+    name = cards.text([keyword] if keyword else CAMERA)
+    number = cards.text(["CAMERA"])
+    parts = [cards.text(row) for row in detectors] + ([number] if number.isdecimal() and not keyword else [])
+    parts = [part for part in parts if part and not SAYS_NOTHING.fullmatch(part)]
+    own = next(cards.scopes(), cards)
+    if is_extension and not keyword and not any(own.text(row) for row in detectors):
+        parts += [extension] if CHIP_NAME.fullmatch(extension := own.text(["EXTNAME"])) else []
+    for part in dict.fromkeys(parts):
+        if not _holds(name, part):
+            name = part if name and _holds(part, name) else f"{name} {part}".strip()
     binning = _binning(cards)
-    return f"{cards.text(keywords)} {binning}".strip() if binning != "1x1" else cards.text(keywords)
+    return (f"{name} {binning}".strip() if binning != "1x1" else name), ()
+
+
+def _holds(text: str, words: str) -> bool:
+    """Tell if ``words`` stand in ``text`` as they are; '2' does not in 'WFPC2'."""
+    return re.search(rf"(?<!\w){re.escape(words)}(?!\w)", text, re.IGNORECASE) is not None
 
 
 def _binning(cards: Cards) -> str:
