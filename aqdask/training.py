@@ -18,12 +18,14 @@ from aqdask.engine.replicas import default_device
 from aqdask.engine.reporter import Reporter, Silent
 from aqdask.engine.runner import collect
 from aqdask.errors import ModelError, UnlikeFramesError, UsageError, place_failed
+from aqdask.escape import printable
 from aqdask.kernels.measures import FrameMeasures
 from aqdask.models.bundle import Bundle
 from aqdask.models.fit import TrainProgress
 from aqdask.models.settings import TrainSpec
 from aqdask.models.shipped import SHIPPED, load_shipped
 from aqdask.models.train import train as _train
+from aqdask.places import check_local
 from aqdask.sky.reference import Proposal, propose
 from aqdask.sky.tasks import MeasureJob
 
@@ -44,6 +46,7 @@ def select(
     ``keep`` and ``drop`` are frame ids or patterns (``L/*``) that always win. Errors: `UsageError` for a
     pattern without a frame, and as `ingest`.
     """
+    check_local(archive)
     frames = FrameStore.open(archive)
     ledger = Ledger(layout.open_root(archive)["ledger"])  # type: ignore[arg-type]
     rows = [entry.row for entry in ledger.rows() if entry.state == DONE]
@@ -76,6 +79,7 @@ def load_model(model: Bundle | PathLike) -> Bundle:
         return model
     if model == SHIPPED:
         return load_shipped()
+    check_local(model)
     if not Path(model).exists():
         raise UsageError(
             f"no model file {model}",
@@ -119,7 +123,8 @@ def train(
     UsageError
         For too few frames, a pattern without a frame, or a setting out of range.
     """
-    spec = TrainSpec(archive=Path(archive).name, **settings)
+    check_local(archive, out)
+    spec = TrainSpec(archive=printable(Path(archive).name), **settings)
     if out:
         _check_out(Path(out))
     chosen = _references(archive, frames, cluster, reporter)
@@ -173,10 +178,11 @@ def calibrate(
     """
     from aqdask.models.adapt import adapt
 
+    check_local(archive, out)
     bundle = load_model(model)
     if out:
         _check_out(Path(out))
-    spec = TrainSpec(archive=Path(archive).name, **({"name": bundle.name} | settings))
+    spec = TrainSpec(archive=printable(Path(archive).name), **({"name": bundle.name} | settings))
     chosen = _references(archive, frames, cluster, reporter)
     tell = progress or _silent
 

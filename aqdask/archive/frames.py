@@ -20,6 +20,7 @@ from zarr.codecs import ZstdCodec
 from aqdask.archive import fits, layout
 from aqdask.archive.headers import header_gain, header_saturate
 from aqdask.errors import FrameError
+from aqdask.escape import printable
 from aqdask.specs import ArchiveSpec, Card, FrameInfo
 
 NO_TIME = int(np.iinfo("int64").min)  # xarray decodes it as NaT
@@ -202,8 +203,8 @@ def coordinates_of(frame_id: str, path: str, info: FrameInfo) -> Coordinates:
     """What the coordinates of a frame's row are."""
     card = info.card
     time = NO_TIME if card.time is None else card.time
-    headers = (info.header, info.primary_header)
-    return (frame_id, path, info.hdu, time, card.exptime, card.filter, card.camera, *headers)
+    names, headers = (printable(frame_id), printable(path)), (info.header, info.primary_header)
+    return (*names, info.hdu, time, card.exptime, card.filter, card.camera, *headers)
 
 
 def row_checksum(row: Coordinates) -> str:

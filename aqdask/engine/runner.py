@@ -46,7 +46,8 @@ class OpenArchive:
 class Summary:
     """How an archive stands after a run.
 
-    ``problems`` are ``(frame_id, reason)`` of everything quarantined, in pixels or in a score.
+    ``problems`` are ``(frame_id, reason)`` of everything quarantined, in pixels or in a score; ``left_out``
+    counts, by suffix, the files that an ingest found and did not take (`aqdask.archive.manifest.Scan`).
     """
 
     archive: str
@@ -55,6 +56,7 @@ class Summary:
     pending: int = 0
     worked: int = 0
     problems: list[tuple[str, str]] = field(default_factory=list)
+    left_out: dict[str, int] = field(default_factory=dict)
 
 
 @contextlib.contextmanager

@@ -18,6 +18,7 @@ from aqdask.archive.frames import NO_TIME, FrameStore
 from aqdask.archive.ledger import Ledger
 from aqdask.archive.maps import QualityStore
 from aqdask.errors import place_failed
+from aqdask.escape import printable
 
 COLUMNS: dict[str, tuple[pa.DataType, str]] = {
     "frame_id": (pa.string(), "path below the source root, with the HDU where needed"),
@@ -77,7 +78,7 @@ def frame_table(
             "state": state, "reason": reason, "masked_fraction": fraction, "dq_file": name,
         }  # fmt: skip
         for column, value in values.items():
-            columns[column].append(value)
+            columns[column].append(printable(value) if isinstance(value, str) else value)
     fields = [pa.field(n, kind, metadata={"description": text}) for n, (kind, text) in kinds.items()]
     return pa.table({n: pa.array(columns[n], kinds[n][0]) for n in kinds}, schema=pa.schema(fields))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -26,20 +27,20 @@ def tree(tmp_path: Path) -> Path:
     return tmp_path / "night"
 
 
-def relatives(sources: list[Source]) -> list[str]:
+def relatives(sources: Sequence[Source]) -> list[str]:
     return [source.relative for source in sources]
 
 
 class TestScan:
     def test_folder(self, tree: Path) -> None:
-        found = scan([tree])
+        found = scan([tree]).sources
         assert relatives(found) == ["B.FIT.gz", "a.fits", "e.mt", "sub/c.fits.fz", "sub/deep/d.fts.Z"]
         assert {(source.root, source.size) for source in found} == {(str(tree), 7)}
         assert found[1].mtime_ns == (tree / "a.fits").stat().st_mtime_ns
         assert found[1].path == str(tree / "a.fits")
 
     def test_file_is_taken_whatever_its_name(self, tree: Path) -> None:
-        (found,) = scan([tree / "notes.txt"])
+        (found,) = scan([tree / "notes.txt"]).sources
         assert (found.relative, found.root) == ("notes.txt", str(tree))
 
     @pytest.mark.parametrize(
@@ -54,24 +55,24 @@ class TestScan:
     def test_glob(self, tree: Path, pattern: str, expected: list[str]) -> None:
         if pattern == "**/*.f*":
             (tree / "sub/f.dat").unlink()
-        assert relatives(scan([f"{tree}/{pattern}"])) == expected
+        assert relatives(scan([f"{tree}/{pattern}"]).sources) == expected
 
     def test_list(self, tree: Path, tmp_path: Path) -> None:
         (tmp_path / "other.fits").touch()
         listing = tree / "list.txt"
         listing.write_text(f"# frames\n a.fits \n\nsub/gone.fits # was here\n{tmp_path}/other.fits\nsub\n")
-        found = {source.relative: source for source in scan([f"@{listing}"])}
+        found = {source.relative: source for source in scan([f"@{listing}"]).sources}
         assert sorted(found) == ["a.fits", "other.fits", "sub/c.fits.fz", "sub/deep/d.fts.Z", "sub/gone.fits"]
         assert found["other.fits"].root == str(tmp_path)
         assert (found["sub/gone.fits"].size, found["sub/gone.fits"].mtime_ns) == (-1, 0)
 
     def test_every_file_once_whatever_the_order(self, tree: Path) -> None:
         sources = [str(tree), f"{tree}/sub", f"{tree}/*.fits", tree / "a.fits", f"{tree}/sub/**"]
-        expected = scan(sources)
+        expected = scan(sources).sources
         assert len({source.path for source in expected}) == len(expected) == 6
         for _ in range(5):
             random.Random(1).shuffle(sources)
-            assert scan(sources) == expected
+            assert scan(sources).sources == expected
 
     def test_links(self, tree: Path, tmp_path: Path) -> None:
         """Followed; one that leads back up ends; a broken one is a source that will be quarantined."""
@@ -80,7 +81,7 @@ class TestScan:
         (tmp_path / "elsewhere").mkdir()
         (tmp_path / "elsewhere/z.fits").touch()
         (tree / "linked").symlink_to(tmp_path / "elsewhere")
-        found = {source.relative: source.size for source in scan([tree])}
+        found = {source.relative: source.size for source in scan([tree]).sources}
         assert len(found) == 7
         assert found["broken.fits"] == -1
         assert found["linked/z.fits"] == 0
@@ -88,7 +89,7 @@ class TestScan:
     def test_folder_named_like_a_frame_and_pipe(self, tree: Path) -> None:
         (tree / "folder.fits").mkdir()
         os.mkfifo(tree / "pipe.fits")
-        found = {source.relative: source.size for source in scan([tree])}
+        found = {source.relative: source.size for source in scan([tree]).sources}
         assert "folder.fits" not in found
         assert found["pipe.fits"] == -1
 
@@ -119,13 +120,13 @@ class TestScan:
 
         monkeypatch.setattr(os, "scandir", refuse)
         with pytest.raises(UsageError, match=r"deep' cannot be read: Permission denied"):
-            scan([tree])
+            scan([tree]).sources
 
     def test_ten_thousand_files(self, tmp_path: Path) -> None:
         for number in range(10_000):
             os.close(os.open(tmp_path / f"{number}.fits", os.O_CREAT))
         began = time.perf_counter()
-        assert len(scan([tmp_path])) == 10_000
+        assert len(scan([tmp_path]).sources) == 10_000
         assert time.perf_counter() - began < 2  # 0.1 s on an idle machine
 
 
