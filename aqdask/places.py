@@ -68,11 +68,29 @@ def check_regular(path: str | os.PathLike[str], what: str) -> None:
         return
     except OSError as error:
         raise UsageError(
-            f"{what} {printable(path)} cannot be read ({error.strerror})",
+            f"{what} {printable(path)} cannot be used ({error.strerror})",
             expected="a regular file",
             consequence="Nothing was done",
             remedy="check the path",
         ) from error
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write a text file, UTF-8, or to a device or pipe that somebody reads.
+
+    Raises
+    ------
+    OSError
+        If it cannot be written; also for a pipe that nobody reads, where opening it would wait for ever.
+    """
+
+    def open_now(path: str, flags: int) -> int:
+        number = os.open(path, flags | os.O_NONBLOCK, 0o666)
+        os.set_blocking(number, True)
+        return number
+
+    with open(path, "w", encoding="utf-8", opener=open_now) as stream:
+        stream.write(text)
 
 
 def read_list(path: str) -> list[str]:

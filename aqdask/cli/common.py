@@ -146,7 +146,7 @@ def _guarded(
     except (KeyboardInterrupt, click.Abort):
         return interrupted(session, debug)
     except BaseException as error:
-        if isinstance(error, BrokenPipeError) and _reader_gone():
+        if isinstance(error, BrokenPipeError | SystemExit) and _reader_gone():  # rich exits then
             # say nothing more, and not that all is done
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return EXIT_FAILED
@@ -168,7 +168,7 @@ def _check_request(cluster: str | None, arguments: dict[str, Any]) -> None:
     kind, _, place = (cluster or "").partition(":")
     if kind == "slurm" and place:
         check_local(place)
-        check_regular(place, "--cluster slurm:")
+        check_regular(place, "the file of --cluster slurm:")
     elif place.startswith("//") and kind not in SCHEDULERS:
         raise UsageError(
             f"--cluster {cluster}",

@@ -7,7 +7,7 @@ import os
 import traceback
 from pathlib import Path
 
-from aqdask.errors import AqdaskError, ArchiveError, ClusterError, place_failed
+from aqdask.errors import AqdaskError, ArchiveError, ClusterError, FrameError, FrameTimeout, place_failed
 
 TO_WRITE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EEXIST, errno.ENOTEMPTY})
 NO_PLACE = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN})  # limits of the process
@@ -18,6 +18,13 @@ def as_error(cause: BaseException) -> AqdaskError:
     """The error that stands for ``cause``: of the cluster, of a place, or one that nobody foresaw."""
     if isinstance(cause, AqdaskError):
         return cause
+    if isinstance(cause, FrameError | FrameTimeout):  # of a command that needs every frame that it looks at
+        return ArchiveError(
+            f"a frame cannot be read: {cause}",
+            expected="the source of every frame where it was when it was taken in",
+            consequence=KEPT,
+            remedy="`aqdask verify` names the frames; bring their sources back, or ingest with --retry",
+        )
     if _is_of_cluster(cause):
         return ClusterError(
             f"the connection to the cluster was lost ({_words(cause)})",
@@ -81,5 +88,8 @@ def _unforeseen(cause: BaseException) -> AqdaskError:
 
 def _words(cause: BaseException) -> str:
     """Type and message on one line."""
-    message = " ".join(str(cause).split())
+    try:
+        message = " ".join(str(cause).split())
+    except Exception:  # an exception that cannot even say what it is
+        message = ""
     return f"{type(cause).__name__}: {message}" if message else type(cause).__name__

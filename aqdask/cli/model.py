@@ -11,6 +11,7 @@ import click
 
 from aqdask.cli.common import Session, command
 from aqdask.errors import EXIT_DONE
+from aqdask.places import write_text
 
 if TYPE_CHECKING:
     from aqdask.models.bundle import Bundle
@@ -233,6 +234,6 @@ def _write_list(path: str, ids: Sequence[str]) -> None:
     from aqdask.errors import place_failed
 
     try:
-        Path(path).write_text("".join(f"{list_line(frame_id)}\n" for frame_id in ids), encoding="utf-8")
+        write_text(path, "".join(f"{list_line(frame_id)}\n" for frame_id in ids))
     except OSError as error:
         raise place_failed(path, error) from error

@@ -16,7 +16,7 @@ import numpy as np
 from aqdask.errors import ModelError, place_failed
 from aqdask.models.container import pack, unpack, write_atomic
 from aqdask.models.settings import DEFAULTS, PATCHES, is_name, is_patch
-from aqdask.places import read_regular
+from aqdask.places import check_local, read_regular
 
 FORMAT = "aqdask-bundle"
 VERSION = 2
@@ -120,6 +120,7 @@ class Bundle:
 
     def save(self, path: str | Path) -> None:
         """Write the file whole or not at all; an existing one is replaced."""
+        check_local(path)
         try:
             write_atomic(Path(path), self.contents)
         except OSError as error:
@@ -135,6 +136,7 @@ class Bundle:
             If the file cannot be read or is no sound bundle.
         """
         try:
+            check_local(path)
             data = read_regular(path)
         except OSError as error:
             raise ModelError(

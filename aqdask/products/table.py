@@ -105,8 +105,10 @@ def write_table(table: pa.Table, folder: Path, stem: str = "frames") -> tuple[Pa
     """Write ``<stem>.parquet`` and ``<stem>.ecsv`` and return their paths."""
     parquet, ecsv = folder / f"{stem}.parquet", folder / f"{stem}.ecsv"
     try:
-        pq.write_table(table, parquet)
-        _astropy(table).write(ecsv, format="ascii.ecsv", overwrite=True)
+        with open(parquet, "wb") as stream:  # by name pyarrow takes UTF-8 only
+            pq.write_table(table, stream)
+        with open(ecsv, "w", encoding="utf-8", newline="") as stream:
+            _astropy(table).write(stream, format="ascii.ecsv")
     except OSError as error:
         raise place_failed(folder, error) from error
     return parquet, ecsv
