@@ -23,6 +23,7 @@ from aqdask.errors import UsageError, place_failed
 from aqdask.kernels.masking import check_alpha
 from aqdask.models.bundle import Bundle
 from aqdask.models.shipped import SHIPPED
+from aqdask.places import check_local, check_regular
 from aqdask.products import lazy
 from aqdask.products.compare import compare
 from aqdask.products.comparison import Comparison
@@ -77,8 +78,10 @@ def ingest(
     ClusterError
         If the cluster does not answer.
     """
+    settings, paths = IngestOptions.of(options), _listed(sources)
+    _check_places(paths, archive, settings)
     with executor_of(cluster) as executor:
-        return _ingest(_listed(sources), archive, executor, reporter or Silent(), IngestOptions.of(options))
+        return _ingest(paths, archive, executor, reporter or Silent(), settings)
 
 
 def run(
@@ -100,6 +103,9 @@ def run(
     is adapted first, to the frames that `select` proposes: `aqdask.training.adapted`.
     """
     check_alpha(alpha)
+    settings, paths = IngestOptions.of(options), _listed(sources)
+    _check_places(paths, archive, settings)
+    check_local(products)
     bundle = load_model(model)
     report = reporter or Silent()
     if products is not None:
@@ -108,7 +114,6 @@ def run(
         except OSError as error:
             raise place_failed(products, error) from error
     with executor_of(cluster) as executor:
-        paths, settings = _listed(sources), IngestOptions.of(options)
         shipped = model == SHIPPED
         first = None if shipped else bundle
         summaries = _ingest(paths, archive, executor, report, settings, first, strict=strict and not shipped)
@@ -155,6 +160,7 @@ def score(
     ArchiveError, ClusterError
         As `ingest`.
     """
+    check_local(archive)
     bundle = load_model(model)
     layout.open_root(archive)
     with executor_of(cluster) as executor, writing(archive) as held:
@@ -234,6 +240,7 @@ def export(
         For alpha outside (0, 1), or no or several models. ArchiveError if ``folder`` cannot be written.
     """
     check_alpha(alpha)
+    check_local(archive, folder)
     quality = quality_name(archive, model)
     with executor_of(cluster) as executor:
         return export_all(archive, quality, Path(folder), alpha, executor, reporter or Silent(), dq=dq)
@@ -265,6 +272,7 @@ def verify(
     UsageError, ArchiveError, ClusterError
         As `ingest`.
     """
+    check_local(archive)
     if not 0 < sample <= 1:
         raise UsageError(
             f"sample = {sample}",
@@ -275,6 +283,13 @@ def verify(
     with executor_of(cluster) as executor:
         listener = reporter or Silent()
         return _verify(archive, executor, listener, sample=sample, seed=seed, repair=repair, forget=forget)
+
+
+def _check_places(sources: Sequence[str], archive: PathLike, settings: IngestOptions) -> None:
+    """Refuse, before a cluster is started, what is on no file system of this machine or would block."""
+    check_local(*sources, archive, settings.bad_pixel_map)
+    if settings.bad_pixel_map:
+        check_regular(settings.bad_pixel_map, "the bad-pixel map")
 
 
 def _listed(sources: PathLike | Sequence[PathLike]) -> list[str]:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import errno
 
+from aqdask.escape import printable
+
 EXIT_DONE = 0  # every frame done
 EXIT_QUARANTINED = 1  # finished, some frames quarantined
 EXIT_USAGE = 2  # the request cannot be understood or makes no sense
@@ -31,14 +33,14 @@ class AqdaskError(Exception):
         super().__init__(self.paragraph())
 
     def paragraph(self) -> str:
-        """The four statements as one paragraph."""
+        """The four statements as one paragraph, printable whatever names they hold."""
         parts = [
             self.got,
             self.expected and f"Expected: {self.expected}",
             self.consequence,
             self.remedy and f"What to do: {self.remedy}",
         ]
-        return " ".join(part.rstrip(".") + "." for part in parts if part)
+        return printable(" ".join(part.rstrip(".") + "." for part in parts if part))
 
     def __reduce__(self) -> tuple:
         """Errors travel from workers to the client: pickle by the four statements."""

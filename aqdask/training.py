@@ -25,6 +25,7 @@ from aqdask.models.fit import TrainProgress
 from aqdask.models.settings import TrainSpec
 from aqdask.models.shipped import SHIPPED, load_shipped
 from aqdask.models.train import train as _train
+from aqdask.places import check_local
 from aqdask.sky.reference import Proposal, propose
 from aqdask.sky.tasks import MeasureJob
 
@@ -45,6 +46,7 @@ def select(
     ``keep`` and ``drop`` are frame ids or patterns (``L/*``) that always win. Errors: `UsageError` for a
     pattern without a frame, and as `ingest`.
     """
+    check_local(archive)
     frames = FrameStore.open(archive)
     ledger = open_ledger(layout.open_root(archive))
     places = [entry.place for entry in ledger.rows() if entry.state == DONE]
@@ -83,6 +85,7 @@ def load_model(model: Bundle | PathLike) -> Bundle:
         return model
     if model == SHIPPED:
         return load_shipped()
+    check_local(model)
     if not Path(model).exists():
         raise UsageError(
             f"no model file {model}",
@@ -126,7 +129,8 @@ def train(
     UsageError
         For too few frames, a pattern without a frame, or a setting out of range.
     """
-    spec = TrainSpec(archive=Path(archive).name, **settings)
+    check_local(archive, out)
+    spec = TrainSpec(archive=printable(Path(archive).name), **settings)
     if out:
         _check_out(Path(out))
     chosen = _references(archive, frames, cluster, reporter)
@@ -180,10 +184,11 @@ def calibrate(
     """
     from aqdask.models.adapt import adapt
 
+    check_local(archive, out)
     bundle = load_model(model)
     if out:
         _check_out(Path(out))
-    spec = TrainSpec(archive=Path(archive).name, **({"name": bundle.name} | settings))
+    spec = TrainSpec(archive=printable(Path(archive).name), **({"name": bundle.name} | settings))
     chosen = _references(archive, frames, cluster, reporter)
     tell = progress or _silent
 

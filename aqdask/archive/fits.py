@@ -163,9 +163,7 @@ def _choose(hdus: Hdus, stream: Stream, read: ReadSpec) -> list[Hdu]:
     return frames
 
 
-def _infos(
-    hdus: Hdus, frames: list[Hdu], read: ReadSpec, notes: tuple[str, ...]
-) -> tuple[FrameInfo, ...]:
+def _infos(hdus: Hdus, frames: list[Hdu], read: ReadSpec, notes: tuple[str, ...]) -> tuple[FrameInfo, ...]:
     infos = tuple(_info(hdus, hdu, suffix, read, notes) for hdu, suffix in _named(frames))
     return tell_apart(infos, read.keywords)
 

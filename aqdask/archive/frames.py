@@ -299,17 +299,8 @@ def coordinates_of(frame_id: str, path: str, info: FrameInfo) -> Coordinates:
     """What the coordinates of a frame's row are; text is stored as it is shown (`aqdask.escape`)."""
     card = info.card
     time = NO_TIME if card.time is None else card.time
-    headers = (info.header, info.primary_header)
-    return (
-        printable(frame_id),
-        printable(path),
-        info.hdu,
-        time,
-        card.exptime,
-        card.filter,
-        card.camera,
-        *headers,
-    )
+    names, headers = (printable(frame_id), printable(path)), (info.header, info.primary_header)
+    return (*names, info.hdu, time, card.exptime, card.filter, card.camera, *headers)
 
 
 def row_checksum(row: Coordinates) -> str:

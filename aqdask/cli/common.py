@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
+import select
 import shlex
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from aqdask.errors import (
-    EXIT_DONE,
-    EXIT_FAILED,
-    EXIT_INTERRUPTED,
-    EXIT_QUARANTINED,
-    AqdaskError,
-    place_failed,
-)
+from aqdask.cli.failures import as_error
+from aqdask.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_QUARANTINED, UsageError
+from aqdask.escape import printable
 from aqdask.monitor.strict_json import strict_json
+from aqdask.places import check_local, check_regular
 
 if TYPE_CHECKING:
     from aqdask.engine.executors import Executor
@@ -31,6 +28,7 @@ if TYPE_CHECKING:
     from aqdask.engine.runner import Summary
 
 SHOWN = 20  # quarantined frames that are listed one by one
+SCHEDULERS = ("tcp", "tls", "ucx", "ucxx", "ws", "wss", "inproc")  # protocols of an address of --cluster
 
 
 @dataclass
@@ -48,7 +46,7 @@ class Session:
 
         return reporter_for(quiet=self.quiet, as_json=self.json)
 
-    @contextmanager
+    @contextlib.contextmanager
     def executor(self) -> Iterator[Executor]:
         """The cluster of ``--cluster``, or of the configuration, once there is something to run."""
         from aqdask.engine import config
@@ -61,32 +59,31 @@ class Session:
         if executor.dashboard:
             self.reporter.say(f"dashboard: {executor.dashboard}")
 
-    def emit(self, text: str, **fields: Any) -> None:
-        """A result: ``text`` for people, or ``fields`` as one JSON object a line."""
-        if self.json:
-            click.echo(strict_json(fields))
-        else:
-            click.echo(text)
+    def emit(self, *lines: str, **fields: Any) -> None:
+        """A result: ``lines`` for people, or ``fields`` as one JSON object a line."""
+        for line in [strict_json(fields)] if self.json else map(printable, lines):
+            click.echo(line)
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
         """A table for people; with ``--json`` one object a row."""
         if self.json:
             for row in rows:
-                self.emit("", event="row", table=title, **dict(zip(columns, row, strict=True)))
+                self.emit(event="row", table=title, **dict(zip(columns, row, strict=True)))
             return
         from rich.console import Console
         from rich.table import Table
+        from rich.text import Text
 
         shown = Table(header_style="bold", pad_edge=False, box=None)
         for position, column in enumerate(columns):
-            numeric = all(isinstance(row[position], (int, float)) for row in rows)
+            numeric = all(isinstance(row[position], int | float | None) for row in rows)
             shown.add_column(column, justify="right" if numeric else "left", overflow="fold")
         for row in rows:
-            shown.add_row(*(_cell(value) for value in row))
+            shown.add_row(*(Text(_cell(value)) for value in row))  # not str: "[b]" is no markup
         width = None if sys.stdout.isatty() else 1000  # one line a row: for grep and less
         console = Console(width=width, highlight=False)
         if title:
-            console.print(title, style="italic", markup=False)
+            console.print(Text(printable(title), style="italic"))
         console.print(shown)
 
     def summary(self, summary: Summary, what: str) -> int:
@@ -98,8 +95,15 @@ class Session:
             self.table("quarantined:", ("frame", "reason"), shown)
             if len(summary.problems) > SHOWN:
                 more = len(summary.problems) - SHOWN
-                click.echo(f"... and {more} more: aqdask info {summary.archive} --quarantined")
-        fields = {"archive": summary.archive, "worked": summary.worked, **counts}
+                self.emit(f"... and {more} more: aqdask info {_shell(summary.archive)} --quarantined")
+        if summary.left_out:
+            parts += f", {sum(summary.left_out.values())} left out"
+        fields = {
+            "archive": summary.archive,
+            "worked": summary.worked,
+            **counts,
+            "left_out": summary.left_out,
+        }
         problems = [{"frame_id": name, "reason": reason} for name, reason in summary.problems]
         text = f"{summary.archive}: {parts} ({summary.worked} {what} now)"
         self.emit(text, event="summary", **fields, problems=problems)
@@ -107,7 +111,9 @@ class Session:
 
 
 def _cell(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    if value is None:
+        return "-"
+    return f"{value:.4g}" if isinstance(value, float) else printable(str(value))
 
 
 def command(function: Callable[..., int | None]) -> Callable[..., None]:
@@ -133,39 +139,99 @@ def _guarded(
     function: Callable[..., int | None], session: Session, debug: bool, arguments: dict[str, Any]
 ) -> int:
     try:
+        _check_request(session.cluster, arguments)
         return function(session, **arguments) or EXIT_DONE
-    except AqdaskError as error:
-        return _failed(session, debug, error)
-    except BrokenPipeError:  # the reader of our output has gone: say nothing more, and not that all is done
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_FAILED
-    except OSError as error:  # of no frame: those are quarantined
-        place = error.filename or "an output"
-        return _failed(session, debug, place_failed(place, error))
-    except KeyboardInterrupt:
-        session.reporter.finish()
-        if debug:
-            traceback.print_exc()
-        click.echo(
-            "aqdask: interrupted. What was finished is kept; to resume, run the same command again: "
-            + _same_command(),
-            err=True,
+    except (click.ClickException, click.exceptions.Exit):
+        raise
+    except (KeyboardInterrupt, click.Abort):
+        return interrupted(session, debug)
+    except BaseException as error:
+        if isinstance(error, BrokenPipeError | SystemExit) and _reader_gone():  # rich exits then
+            # say nothing more, and not that all is done
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return EXIT_FAILED
+        return failed(session, debug, error)
+
+
+def _check_request(cluster: str | None, arguments: dict[str, Any]) -> None:
+    """Refuse what no command can use: text that is empty, places elsewhere, files that would block."""
+    for name, value in arguments.items():
+        for text in value if isinstance(value, tuple) else (value,):
+            check_local(text)
+            if text == "":
+                raise UsageError(
+                    f"{name.replace('_', '-')} is given as an empty text",
+                    expected="a value",
+                    consequence="Nothing was done",
+                    remedy="check the variable of the shell that should hold it, or leave the option out",
+                )
+    kind, _, place = (cluster or "").partition(":")
+    if kind == "slurm" and place:
+        check_local(place)
+        check_regular(place, "the file of --cluster slurm:")
+    elif place.startswith("//") and kind not in SCHEDULERS:
+        raise UsageError(
+            f"--cluster {cluster}",
+            expected=f"the address of a scheduler, with one of {', '.join(f'{s}://' for s in SCHEDULERS)}",
+            consequence="Nothing was started",
+            remedy="leave it out for workers on this machine",
         )
-        return EXIT_INTERRUPTED
 
 
-def _failed(session: Session, debug: bool, error: AqdaskError) -> int:
-    """Say what went wrong, in one paragraph."""
-    session.reporter.finish()
-    if debug:
-        traceback.print_exc()
+def _reader_gone() -> bool:
+    """Whether the pipe that stdout writes to has no reader any more."""
+    with contextlib.suppress(OSError, ValueError):
+        watch = select.poll()
+        watch.register(sys.stdout.fileno(), select.POLLERR)
+        return bool(watch.poll(0))
+    return False
+
+
+def interrupted(session: Session, debug: bool = False) -> int:
+    """Say that the user, or the batch system, stopped the command, and how it goes on."""
+    _finish(session, debug)
+    _say_last(
+        "aqdask: interrupted. What was finished is kept; to resume, run the same command again: "
+        + " ".join(map(_shell, _same_command()))
+    )
+    return EXIT_INTERRUPTED
+
+
+def failed(session: Session, debug: bool, cause: BaseException) -> int:
+    """Say what went wrong, in one paragraph, and as one object with ``--json``."""
+    _finish(session, debug)
+    error = as_error(cause)
     if session.json:
-        click.echo(strict_json({"event": "error", "message": str(error), "exit_code": error.exit_code}))
-    click.echo(f"aqdask: {error}", err=True)
+        with contextlib.suppress(OSError):
+            session.emit(event="error", message=str(error), exit_code=error.exit_code)
+    _say_last(f"aqdask: {error}")
     return error.exit_code
 
 
-def _same_command() -> str:
-    """What the user typed, fit for a shell."""
+def _finish(session: Session, debug: bool) -> None:
+    """End the progress whatever state it is in, and show the traceback that was asked for."""
+    with contextlib.suppress(Exception):
+        session.reporter.finish()
+    if debug:
+        with contextlib.suppress(OSError):
+            click.echo("\n".join(map(printable, traceback.format_exc().splitlines())), err=True)
+
+
+def _say_last(text: str) -> None:
+    """A line on stderr; where that is gone too, the exit code has to do."""
+    with contextlib.suppress(OSError):
+        click.echo(printable(text), err=True)
+
+
+def _same_command() -> list[str]:
+    """What the user typed."""
     program = Path(sys.argv[0]).name
-    return shlex.join([program if program in ("aqdask", "dask") else "aqdask", *sys.argv[1:]])
+    return [program if program in ("aqdask", "dask") else "aqdask", *sys.argv[1:]]
+
+
+def _shell(word: str) -> str:
+    r"""A word fit for a shell, as ``$'a\x1b'`` where it is not printable."""
+    if printable(word) == word:
+        return shlex.quote(word)
+    quoted = word.replace("\\", "\\\\").replace("'", "\\'")
+    return f"$'{printable(quoted)}'"

@@ -12,6 +12,7 @@ import numpy as np
 
 from aqdask.cli.common import Session, command
 from aqdask.errors import EXIT_DONE
+from aqdask.escape import printable
 
 if TYPE_CHECKING:
     from aqdask.engine.executors import Executor
@@ -88,8 +89,8 @@ def demo(session: Session, out: str, frames: int, size: int, seed: int, alpha: f
         "evaluation": write(folder / "evaluation.json", findings),
     }  # fmt: skip
     outputs |= _pictures(session, archive, bundle.digest, plan, folder, alpha)
-    lines = "\n".join(f"  {what:18} {place}" for what, place in outputs.items())
-    session.emit(f"\noutputs, in {time.monotonic() - began:.0f} s:\n{lines}", event="demo",
+    lines = (f"  {what:18} {place}" for what, place in outputs.items())
+    session.emit("", f"outputs, in {time.monotonic() - began:.0f} s:", *lines, event="demo",
                  outputs={what: str(place) for what, place in outputs.items()})  # fmt: skip
     return EXIT_DONE
 
@@ -136,7 +137,8 @@ def _check_frames(archive: Path, sources: Path, plan: tuple[DemoFrame, ...]) -> 
     frames = api.open_frames(archive)
     ids, stored = (frames[name].values for name in ("frame_id", "path"))
     paths = {str(name): str(path) for name, path in zip(ids, stored, strict=True)}
-    if any(paths.get(frame.name) != str((sources / frame.name).absolute()) for frame in plan):
+    expected = {frame.name: printable((sources / frame.name).absolute()) for frame in plan}
+    if any(paths.get(name) != path for name, path in expected.items()):
         raise UsageError(
             f"{archive} holds frames of another demonstration",
             expected=f"those of {sources}",

@@ -8,18 +8,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+import numpy as np
 
 from aqdask.cli.common import Session, command
 from aqdask.errors import EXIT_DONE
 
 if TYPE_CHECKING:
+    from aqdask.archive.ledger import Ledger
     from aqdask.models.bundle import Bundle, Calibration
 
 
 @click.command()
 @click.argument("path")
 @click.option("--quarantined", is_flag=True, help="List every quarantined frame with its reason.")
-@click.option("--frames", is_flag=True, help="List every frame.")
+@click.option(
+    "--frames", is_flag=True, help="List every frame: state, time (UTC), exposure (s), filter, camera."
+)
 @command
 def info(session: Session, path: str, quarantined: bool, frames: bool) -> int:
     """Say what an archive, or a model, holds.
@@ -33,12 +37,31 @@ def info(session: Session, path: str, quarantined: bool, frames: bool) -> int:
         return EXIT_DONE
     from aqdask.archive import layout, maps
     from aqdask.archive.ledger import QUARANTINED, open_ledger
-    from aqdask.engine.calibrated import ATTRIBUTE
 
     root = layout.open_root(path)
-    ledger, spec = open_ledger(root), layout.read_spec(root)
-    names = maps.names(root)
-    counts = ledger.counts(names)
+    ledger, names = open_ledger(root), maps.names(root)
+    _archive(session, path, root, ledger, names)
+    entries = sorted(ledger.entries.values(), key=lambda entry: entry.frame_id)
+    bad = [
+        (e.frame_id, reason) for e in entries for state, reason in [e.worst(names)] if state == QUARANTINED
+    ]
+    if quarantined:
+        session.table("quarantined", ("frame", "reason"), bad)
+    elif bad and not session.json:
+        reasons = Counter(reason for _, reason in bad).most_common(10)
+        title = "quarantined, by reason (all with --quarantined)"
+        session.table(title, ("files", "reason"), [(number, reason) for reason, number in reasons])
+    if frames:
+        _frames(session, path, ledger, names)
+    return EXIT_DONE
+
+
+def _archive(session: Session, path: str, root: Any, ledger: Ledger, names: list[str]) -> None:
+    """The facts about an archive as a whole."""
+    from aqdask.archive import layout
+    from aqdask.engine.calibrated import ATTRIBUTE
+
+    spec, counts = layout.read_spec(root), ledger.counts(names)
     scored = {name: _scored(ledger, name) for name in names}
     unknown: dict[str, Any] = {name: root[f"quality/{name}"].attrs.get(ATTRIBUTE, []) for name in names}
     facts = {
@@ -58,7 +81,7 @@ def info(session: Session, path: str, quarantined: bool, frames: bool) -> int:
             f"{name} for {_pairs(keys)}" for name, keys in unknown.items() if keys
         )
     session.emit(
-        "\n".join(f"{name:18} {value}" for name, value in facts.items()),
+        *(f"{name:18} {value}" for name, value in facts.items()),
         event="info",
         archive=path,
         layout_version=root.attrs["layout_version"],
@@ -73,20 +96,33 @@ def info(session: Session, path: str, quarantined: bool, frames: bool) -> int:
             for name, (done, of) in scored.items()
         },
     )
-    entries = sorted(ledger.entries.values(), key=lambda entry: entry.frame_id)
-    bad = [
-        (e.frame_id, reason) for e in entries for state, reason in [e.worst(names)] if state == QUARANTINED
-    ]
-    if quarantined:
-        session.table("quarantined", ("frame", "reason"), bad)
-    elif bad and not session.json:
-        reasons = Counter(reason for _, reason in bad).most_common(10)
-        title = "quarantined, by reason (all with --quarantined)"
-        session.table(title, ("files", "reason"), [(number, reason) for reason, number in reasons])
-    if frames:
-        rows = [(e.row, e.frame_id, e.worst(names)[0]) for e in ledger.rows()]
-        session.table("frames", ("row", "frame", "state"), rows)
-    return EXIT_DONE
+
+
+def _frames(session: Session, path: str, ledger: Ledger, names: list[str]) -> None:
+    """One line a frame, with what was read of its headers, so that a wrong reading is seen."""
+    from aqdask.archive.frames import FrameStore
+
+    store = FrameStore.open(path)
+    times, exposures, filters, cameras = (
+        store.coordinate(n) for n in ("time", "exptime", "filter", "camera")
+    )
+    rows = [
+        (e.row, e.frame_id, e.worst(names)[0], _instant(times[e.row]), _number(exposures[e.row]),
+         str(filters[e.row]) or None, str(cameras[e.row]) or None)
+        for e in ledger.rows()
+    ]  # fmt: skip
+    columns = ("row", "frame", "state", "time", "exptime", "filter", "camera")
+    session.table("frames", columns, rows)
+
+
+def _instant(microseconds: int) -> str | None:
+    """ISO text of a stored time (UTC); None where it is not known."""
+    time = np.datetime64(int(microseconds), "us")  # the fill value of the archive is NaT's own number
+    return None if np.isnat(time) else str(time).removesuffix("000").removesuffix(".000")
+
+
+def _number(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)
 
 
 def _pairs(keys: list[str]) -> str:
@@ -117,9 +153,9 @@ def _model(session: Session, path: str) -> None:
         **_origin(bundle),
     }
     if session.json:
-        session.emit("", event="model", **facts | {"calibrations": known})
+        session.emit(event="model", **facts | {"calibrations": known})
         return
-    session.emit("\n".join(f"{name:18} {value}" for name, value in shown.items()))
+    session.emit(*(f"{name:18} {value}" for name, value in shown.items()))
     rows = [
         (*_names(key), stratum["sky"], stratum["patches"], stratum["smallest_pvalue"],
          stratum["frames"] or "-", "-" if entry["gain"] is None else entry["gain"])

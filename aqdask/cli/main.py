@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from types import FrameType
+from typing import Any
 
 import click
 
+from aqdask.cli.common import Session, failed, interrupted
+from aqdask.errors import EXIT_INTERRUPTED
 from aqdask.version import __version__
 
 COMMANDS = {
@@ -39,6 +48,21 @@ class LazyGroup(click.Group):
         module = importlib.import_module(f"aqdask.cli.{COMMANDS[cmd_name]}")
         return getattr(module, cmd_name)
 
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; what goes wrong before it has begun ends like what goes wrong in it."""
+        for stream in (sys.stdout, sys.stderr):  # a terminal that is not UTF-8 shows escapes
+            with contextlib.suppress(AttributeError, ValueError):
+                stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+        outside = Session(cluster=None, quiet=True, json=False)
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            sys.exit(interrupted(outside))
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except Exception as error:
+            sys.exit(failed(outside, False, error))
+
 
 @click.group(
     name="aqdask",
@@ -62,6 +86,31 @@ def aqdask() -> None:
     """
 
 
+@contextlib.contextmanager
+def ended_like_ctrl_c() -> Iterator[None]:
+    """End the command on SIGTERM and SIGHUP, which batch systems and lost terminals send, as on Ctrl-C.
+
+    A second one ends the process at once. Signals that are ignored (``nohup``) stay ignored.
+    """
+    numbers = [n for n in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) != signal.SIG_IGN]
+
+    def at_once(number: int, frame: FrameType | None) -> None:
+        os._exit(EXIT_INTERRUPTED)
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        for other in numbers:
+            signal.signal(other, at_once)
+        raise KeyboardInterrupt(signal.Signals(number).name)
+
+    former = {number: signal.signal(number, interrupt) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
+
+
 def main() -> None:
     """Entry point of the ``aqdask`` script."""
-    aqdask(prog_name="aqdask")
+    with ended_like_ctrl_c():
+        aqdask(prog_name="aqdask")

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from aqdask.cli.common import Session, command
-from aqdask.errors import EXIT_DONE, UsageError
+from aqdask.errors import EXIT_DONE
+from aqdask.places import write_text
 
 if TYPE_CHECKING:
     from aqdask.models.bundle import Bundle
@@ -43,7 +44,7 @@ def select(session: Session, archive: str, keep: Sequence[str], drop: Sequence[s
     session.table("", columns, rows)
     chosen = [proposal.id for proposal in found if proposal.proposed]
     if out:
-        _write_lines(out, sorted(chosen))
+        _write_list(out, sorted(chosen))
     session.emit(
         f"{len(chosen)} of {len(found)} frames proposed" + (f", listed in {out}" if out else ""),
         event="select",
@@ -152,13 +153,18 @@ def _named(frames: Sequence[str]) -> list[str] | None:
     """Frame ids and patterns of ``--frames``, lists read; None where none is given."""
     if not frames:
         return None
-    named = (_read_lines(entry[1:]) if entry.startswith("@") else [entry] for entry in frames)
+    from aqdask.archive.manifest import listed_frames
+
+    named = (listed_frames(entry[1:]) if entry.startswith("@") else [entry] for entry in frames)
     return [line for lines in named for line in lines]
 
 
 def _name_from(out: str) -> str:
     """A model's name from its file's."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", Path(out).stem).strip("-._") or "model"
+    from aqdask.models.settings import LONGEST_NAME
+
+    name = re.sub(r"[^A-Za-z0-9._-]+|\.{2,}", "-", Path(out).stem)
+    return name[:LONGEST_NAME].strip("-._") or "model"
 
 
 def _tell(session: Session, out: str, bundle: Bundle) -> int:
@@ -215,7 +221,7 @@ class TrainTeller:
         if progress.stage == "note":
             self.session.reporter.say(f"note: {progress.note}")
             return
-        if progress.stage != self._stage:
+        if progress.stage != self._stage or progress.done < self._done:  # also one that begins anew
             unit = "steps" if progress.stage == "train" else "frames"
             self.session.reporter.start(progress.stage, progress.total, unit)
             self._stage, self._done = progress.stage, 0
@@ -223,20 +229,11 @@ class TrainTeller:
         self._done = progress.done
 
 
-def _read_lines(path: str) -> list[str]:
-    try:
-        lines = Path(path).read_text().splitlines()
-    except OSError as error:
-        raise UsageError(
-            f"the list {path} cannot be read ({error.strerror})", expected="one frame id a line"
-        ) from error
-    return [line.strip() for line in lines if line.strip() and not line.startswith("#")]
-
-
-def _write_lines(path: str, lines: Sequence[str]) -> None:
+def _write_list(path: str, ids: Sequence[str]) -> None:
+    from aqdask.archive.manifest import list_line
     from aqdask.errors import place_failed
 
     try:
-        Path(path).write_text("".join(f"{line}\n" for line in lines))
+        write_text(path, "".join(f"{list_line(frame_id)}\n" for frame_id in ids))
     except OSError as error:
         raise place_failed(path, error) from error

@@ -152,8 +152,8 @@ def compare(session: Session, archive: str, models: Sequence[str], alpha: float,
     a, b = (api.open_quality(archive, name) for name in names)
     found = api.compare(a, b, alpha, reporter=session.reporter)
     facts = found.facts()
-    text = "\n".join(f"{name.replace('_', ' '):18} {_shown(value)}" for name, value in facts.items()) + "\n"
-    session.emit(text, event="compare", archive=archive, **facts)
+    lines = (f"{name.replace('_', ' '):18} {_shown(value)}" for name, value in facts.items())
+    session.emit(*lines, "", event="compare", archive=archive, **facts)
     reasons = [(change.reason, change.gained, change.lost) for change in found.by_reason]
     session.table("reasons of changes", ("reason", "gained", "lost"), reasons)
     table = found.by_frame.isel(frame=slice(max(frames, 0)))

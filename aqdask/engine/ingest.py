@@ -95,7 +95,8 @@ def ingest(
     summary, or with ``by_shape`` one for each archive. Errors: see `aqdask.ingest`.
     """
     _check_map(options.bad_pixel_map)
-    scanned = scan([str(source) for source in sources])
+    listing = scan([str(source) for source in sources])
+    scanned = listing.sources
     if not scanned:
         raise UsageError(
             "no sources were given",
@@ -104,6 +105,8 @@ def ingest(
             remedy="name at least one",
         )
     reporter.say(f"{len(scanned)} sources")
+    if listing.left_out:
+        reporter.say(f"note: {listing.note()}")
     if options.by_shape:
         archives = _by_shape(scanned, Path(path), executor, reporter, options)
     elif layout.is_archive(path):
@@ -133,6 +136,7 @@ def ingest(
                     strict=strict,
                 )
             )
+            summaries[-1].left_out = dict(listing.left_out)
     return summaries
 
 

@@ -35,6 +35,8 @@ class Summary:
 
     ``problems`` are ``(frame_id, reason)`` of everything quarantined, in pixels or in a score; ``waiting`` of
     what is pending, where a reason is known; ``kept`` of stored frames whose sources could not be read again.
+    ``left_out`` counts, by suffix, the files that an ingest found and did not take
+    (`aqdask.archive.manifest.Scan`).
     """
 
     archive: str
@@ -45,6 +47,7 @@ class Summary:
     problems: list[tuple[str, str]] = field(default_factory=list)
     waiting: list[tuple[str, str]] = field(default_factory=list)
     kept: list[tuple[str, str]] = field(default_factory=list)
+    left_out: dict[str, int] = field(default_factory=dict)
 
 
 def process(

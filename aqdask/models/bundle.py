@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import textwrap
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,9 +15,12 @@ import numpy as np
 
 from aqdask.errors import ModelError, place_failed
 from aqdask.models.container import pack, unpack, write_atomic
+from aqdask.models.settings import DEFAULTS, PATCHES, is_name, is_patch
+from aqdask.places import check_local, read_regular
 
 FORMAT = "aqdask-bundle"
 VERSION = 2
+LONGEST_SHOWN = 80  # characters of a value in a message
 POOLED = ""  # key of the calibration on all calibration frames together
 _FIELDS = ("name", "method", "patch", "normalisation", "architecture", "provenance", "notes")
 
@@ -116,6 +120,7 @@ class Bundle:
 
     def save(self, path: str | Path) -> None:
         """Write the file whole or not at all; an existing one is replaced."""
+        check_local(path)
         try:
             write_atomic(Path(path), self.contents)
         except OSError as error:
@@ -131,7 +136,8 @@ class Bundle:
             If the file cannot be read or is no sound bundle.
         """
         try:
-            data = Path(path).read_bytes()
+            check_local(path)
+            data = read_regular(path)
         except OSError as error:
             raise ModelError(
                 f"the model file {path} cannot be read ({error.strerror})",
@@ -161,6 +167,7 @@ class Bundle:
         tensors, document = unpack(data, FORMAT, VERSION)
         try:
             settings = {name: document[name] for name in _FIELDS}
+            _check(settings | {"calibrations": document["calibrations"]})
             settings["notes"] = tuple(settings["notes"])
             calibrations = _calibrations(tensors, document["calibrations"])
             calibrations[POOLED]  # the one that every lookup falls back to
@@ -198,6 +205,51 @@ class Bundle:
             "provenance": dict(self.provenance),
             "notes": list(self.notes),
         }
+
+
+def _check(document: Mapping[str, Any]) -> None:
+    """Raise `ModelError` for fields that no model of ours has: they would name files and size arrays."""
+    sound: dict[str, tuple[Callable[[Any], bool], str]] = {
+        "name": (is_name, "at most 100 letters, digits, '.', '_' and '-'"),
+        "method": (lambda word: _is_text(word) and word in DEFAULTS, f"one of {', '.join(DEFAULTS)}"),
+        "patch": (is_patch, f"a whole number of px, {PATCHES[0]} to {PATCHES[-1]}"),
+        "normalisation": (_is_text, "a word"),
+        "architecture": (_is_mapping, "settings by name"),
+        "provenance": (_is_mapping, "facts by name"),
+        "notes": (lambda notes: isinstance(notes, list) and all(map(_is_text, notes)), "a list of sentences"),
+        "calibrations": (lambda facts: _is_mapping(facts) and all(map(_are_facts, facts.values())),
+                         "facts by name for each camera and filter"),
+    }  # fmt: skip
+    for name, (is_sound, meaning) in sound.items():
+        if not is_sound(document[name]):
+            shown = textwrap.shorten(repr(document[name]), LONGEST_SHOWN, placeholder="...")
+            raise ModelError(
+                f"a bundle with the {name} {shown}",
+                expected=meaning,
+                consequence="It was not made by aqdask, and nothing was loaded",
+                remedy="give a file that `aqdask train` or `calibrate` wrote",
+            )
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _is_mapping(value: object) -> bool:
+    return isinstance(value, Mapping)
+
+
+def _are_facts(value: object) -> bool:
+    """Whether the facts of a calibration have the types that are printed and looked into."""
+    if not isinstance(value, Mapping):
+        return False
+    patches, smallest = value.get("patches"), value.get("smallest_pvalue")
+    numbers = (patches is None or type(patches) is int) and (
+        smallest is None or type(smallest) in (int, float)
+    )
+    return numbers and all(
+        isinstance(value.get(name, {}), Mapping) for name in ("about", "noise", "brighter")
+    )
 
 
 def _calibrations(

@@ -62,7 +62,7 @@ def unpack(data: bytes, kind: str, version: int) -> tuple[dict[str, np.ndarray],
     try:
         tensors = load(data)
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+    except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ModelError(
             f"the file cannot be read as safetensors ({error})",
             expected=f"a complete {kind} file",
@@ -85,7 +85,7 @@ def _document(header: dict[str, Any], kind: str, version: int) -> dict[str, Any]
     try:
         document = json.loads(header["__metadata__"][_KEY])
         found, found_version = document["format"], document["bundle_version"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         document, found, found_version = {}, "no aqdask metadata", version
     if found != kind:
         raise ModelError(

@@ -17,14 +17,29 @@ DEFAULTS: dict[str, dict[str, Any]] = {
 }
 _BY_METHOD: Any = None  # stands for the method's own default until `TrainSpec` is made
 
+LONGEST_NAME = 100
+PATCHES = range(8, 4097)  # px; sides of a patch
 _RANGES = {
-    "name": "letters, digits, '.', '_' and '-', beginning with a letter or digit",
+    "name": "at most 100 letters, digits, '.', '_' and '-', beginning with a letter or digit, no '..'",
+    "patch": f"a whole number of px, {PATCHES[0]} to {PATCHES[-1]}",
     "seed": "a whole number, not negative",
     "validation": "a fraction between 0 and 1",
     "calibration": "a fraction between 0 and 1",
     "alpha": "a rate between 0 and 1",
     "start": "'wide-field' or 'scratch'",
 }
+
+
+def is_name(name: object) -> bool:
+    """Whether ``name`` can be a model's: it becomes part of the name of a quality group and of a file."""
+    if not isinstance(name, str) or len(name) > LONGEST_NAME or ".." in name:
+        return False
+    return re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) is not None
+
+
+def is_patch(side: object) -> bool:
+    """Whether ``side`` can be the side of a patch in px."""
+    return isinstance(side, int) and not isinstance(side, bool) and side in PATCHES
 
 
 @dataclass(frozen=True)
@@ -101,8 +116,8 @@ class TrainSpec:
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
         sound = {
-            "name": re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name) is not None,
-            "patch": self.patch >= 1,
+            "name": is_name(self.name),
+            "patch": is_patch(self.patch),
             "steps": self.steps >= 1,
             "batch": self.batch >= 1,
             "seed": self.seed >= 0,

@@ -18,6 +18,7 @@ from rich.progress import (
 )
 
 from aqdask.engine.reporter import Reporter, Silent
+from aqdask.escape import printable
 from aqdask.monitor.strict_json import strict_json
 
 LINE_SECONDS = 5.0  # between two plain lines of one stage
@@ -41,7 +42,7 @@ class WarningsOnly(Silent):
     def say(self, text: str) -> None:
         """A line that begins with 'warning: '."""
         if text.startswith("warning: "):
-            print(text, file=self.stream, flush=True)
+            print(printable(text), file=self.stream, flush=True)
 
 
 class BarReporter:
@@ -51,17 +52,18 @@ class BarReporter:
         self.console = Console(stderr=True)
         self._bar: Progress | None = None
         self._task: TaskID | None = None
-        self._quarantined = 0
+        self._quarantined = self._total = self._done = 0
 
     def start(self, stage: str, total: int, unit: str = "frames") -> None:
         """See `Reporter`."""
         self.finish()
-        self._quarantined = 0
+        self._quarantined, self._total, self._done = 0, total, 0
         if total == 0:
             return
         columns = (
-            TextColumn("{task.description:8}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit),
-            TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
+            TextColumn("{task.description:8}", markup=False), BarColumn(), MofNCompleteColumn(),
+            TextColumn(unit), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
         )  # fmt: skip
         self._bar = Progress(*columns, console=self.console)
         self._task = self._bar.add_task(stage, total=total, note="")
@@ -72,7 +74,9 @@ class BarReporter:
         self._quarantined += quarantined
         if self._bar is not None and self._task is not None:
             note = f"{self._quarantined} quarantined" if self._quarantined else ""
-            self._bar.update(self._task, advance=done, note=note)
+            self._done += done
+            self._total = max(self._total, self._done)  # frames may turn out to need work that seemed done
+            self._bar.update(self._task, completed=self._done, total=self._total, note=note)
 
     def finish(self) -> None:
         """See `Reporter`."""
@@ -82,7 +86,7 @@ class BarReporter:
 
     def say(self, text: str) -> None:
         """See `Reporter`."""
-        self.console.print(text, highlight=False, soft_wrap=True)
+        self.console.print(printable(text), highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
 class LineReporter:
@@ -104,19 +108,20 @@ class LineReporter:
     def advance(self, done: int, quarantined: int = 0) -> None:
         """See `Reporter`."""
         self._done += done
+        self._total = max(self._total, self._done)
         self._quarantined += quarantined
         if time.monotonic() - self._told >= LINE_SECONDS:
             self._tell()
 
     def finish(self) -> None:
         """See `Reporter`."""
-        if self._total and self._done != self._said:
+        if self._stage and self._done != self._said:
             self._tell()
-        self._total = 0
+        self._stage = ""
 
     def say(self, text: str) -> None:
         """See `Reporter`."""
-        print(text, file=self.stream, flush=True)
+        print(printable(text), file=self.stream, flush=True)
 
     def _tell(self) -> None:
         self._told, self._said = time.monotonic(), self._done
@@ -143,6 +148,7 @@ class JsonReporter:
     def advance(self, done: int, quarantined: int = 0) -> None:
         """See `Reporter`."""
         self._done += done
+        self._total = max(self._total, self._done)
         self._quarantined += quarantined
         counts = {"done": self._done, "total": self._total, "quarantined": self._quarantined}
         self.emit(event="progress", stage=self._stage, **counts)

@@ -20,6 +20,7 @@ from aqdask.archive.manifest import safe_name
 from aqdask.archive.maps import QualityStore, row_checksum
 from aqdask.engine.worker import at_work
 from aqdask.errors import place_failed
+from aqdask.escape import printable
 from aqdask.kernels.masking import bad_pixels, dq_image
 from aqdask.specs import PatchGrid
 from aqdask.version import __version__
@@ -96,9 +97,9 @@ class ExportJob:
         hdus = dq_hdus(dq_image(pvalue, invalid, self.alpha, grid), header or primary)
         cards = hdus[0].header
         cards["FRAMEID"] = (_ascii(frame_id), "frame in the archive")
-        cards["SRCFILE"] = (_ascii(Path(path).name), "source file")
+        cards["SRCFILE"] = (_ascii(path.rpartition("/")[2]), "source file")
         cards["ALPHA"] = (self.alpha, "false-mask rate on good patches")
-        cards["MODEL"] = (self.quality, "quality group: model name and digest")
+        cards["MODEL"] = (_ascii(self.quality), "quality group: model name and digest")
         cards["MODELSHA"] = (str(store.group.attrs["model_sha256"]), "sha256 of the model bundle")
         cards["ORIGIN"] = (f"aqdask {__version__}", "program that cut the mask")
         name = safe_name(frame_id) + ".dq.fits"
@@ -152,5 +153,8 @@ def _wcs_cards(header: str) -> fits.Header:
 
 
 def _ascii(text: str) -> str:
-    """FITS takes printable ASCII only."""
-    return text.encode("ascii", "replace").decode()
+    r"""FITS takes printable ASCII only; other characters become ``\u00e9``, unlike the bytes ``\xe9``."""
+    wide = (
+        c if c.isascii() else f"\\u{ord(c):04x}" if ord(c) < 0x10000 else f"\\U{ord(c):08x}" for c in text
+    )
+    return printable("".join(wide))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from aqdask.archive.frames import ChosenFrames, FrameStore, Place
 from aqdask.archive.manifest import safe_name
 from aqdask.archive.maps import QualityStore
 from aqdask.errors import UsageError
+from aqdask.escape import printable
 from aqdask.kernels.masking import bad_pixels
 from aqdask.specs import PatchGrid
 
@@ -81,8 +83,11 @@ def mask_over_frame(
     overlay = np.zeros((*red.shape, 4))
     overlay[..., 0], overlay[..., 3] = 1, 0.35 * red
     axes.imshow(overlay, origin="lower", extent=extent)
-    axes.set(title=title, xlabel="x [px]", ylabel="y [px]")
-    figure.savefig(path, dpi=110)
+    axes.set_title(printable(title), parse_math=False)  # a name may hold two dollar signs
+    axes.set(xlabel="x [px]", ylabel="y [px]")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")  # boxes then
+        figure.savefig(path, dpi=110)
 
 
 def require_matplotlib() -> Any:

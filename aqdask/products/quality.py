@@ -16,6 +16,7 @@ from aqdask.archive.frames import COORDINATES
 from aqdask.archive.ledger import PENDING, open_ledger
 from aqdask.errors import ArchiveError, UsageError, place_failed
 from aqdask.kernels.masking import bad_pixels, check_alpha
+from aqdask.places import check_local
 from aqdask.specs import PatchGrid
 
 MASK_FORMAT = "aqdask-mask"
@@ -37,6 +38,7 @@ def open_frames(archive: str | os.PathLike[str]) -> xr.Dataset:
     UsageError, ArchiveError
         If there is no archive, or one that cannot be read.
     """
+    check_local(archive)
     root = layout.open_root(archive)
     frames = xr.open_zarr(str(archive), group="frames", consolidated=False, chunks=None)
     planes = [name for name in ("image", "invalid") if name in frames]
@@ -56,6 +58,7 @@ def quality_name(archive: str | os.PathLike[str], model: str | None = None) -> s
     UsageError
         If there is none, or several and ``model`` does not decide.
     """
+    check_local(archive)
     names = maps.names(layout.open_root(archive))
     exact = [n for n in names if model in (n, n.rpartition("-")[0])]
     found = exact or [
@@ -156,7 +159,11 @@ def mask(quality: xr.Dataset, alpha: float) -> xr.DataArray:
 
 
 def check_mask_path(path: str | os.PathLike[str]) -> None:
-    """Raise `ArchiveError` unless ``path`` is free, or holds a mask that `write_mask` wrote."""
+    """Raise `ArchiveError` unless ``path`` is free, or holds a mask that `write_mask` wrote.
+
+    `UsageError` for a path that is not on this machine.
+    """
+    check_local(path)
     place = Path(path)
     if not place.exists() or (place.is_dir() and not any(place.iterdir())):
         return

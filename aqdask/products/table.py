@@ -78,11 +78,11 @@ def frame_table(
         scored = entry.row >= 0 and bool(measured) and not np.isnan(measured["frame_score"][entry.row])
         numbers = {name: _plain(column[entry.row]) if scored else None for name, column in measured.items()}
         values = {"frame_score": None} | numbers | about | {
-            "frame_id": printable(entry.frame_id), "path": printable(entry.path), "row": entry.row, "sha256": entry.sha256,
+            "frame_id": entry.frame_id, "path": entry.path, "row": entry.row, "sha256": entry.sha256,
             "state": state, "reason": reason, "masked_fraction": cut.masked, "dq_file": cut.name,
         }  # fmt: skip
         for column, value in values.items():
-            columns[column].append(value)
+            columns[column].append(printable(value) if isinstance(value, str) else value)
     fields = [pa.field(n, kind, metadata={"description": text}) for n, (kind, text) in kinds.items()]
     return pa.table({n: pa.array(columns[n], kinds[n][0]) for n in kinds}, schema=pa.schema(fields))
 
@@ -109,8 +109,10 @@ def write_table(table: pa.Table, folder: Path, stem: str = "frames") -> tuple[Pa
     """Write ``<stem>.parquet`` and ``<stem>.ecsv`` and return their paths."""
     parquet, ecsv = folder / f"{stem}.parquet", folder / f"{stem}.ecsv"
     try:
-        pq.write_table(table, parquet)
-        _astropy(table).write(ecsv, format="ascii.ecsv", overwrite=True)
+        with open(parquet, "wb") as stream:  # by name pyarrow takes UTF-8 only
+            pq.write_table(table, stream)
+        with open(ecsv, "w", encoding="utf-8", newline="") as stream:
+            _astropy(table).write(stream, format="ascii.ecsv")
     except OSError as error:
         raise place_failed(folder, error) from error
     return parquet, ecsv

@@ -1,4 +1,4 @@
-"""Ctrl-C: exit code 130, how to resume, no process left behind, and the resumed run completes."""
+"""Ctrl-C, SIGTERM, SIGHUP: exit code 130, how to resume, no process left, and the resumed run completes."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import pytest
 from night import OPTIONS, same_bytes, write_night
 
 import aqdask as aq
+from aqdask.cli.main import ended_like_ctrl_c
 
 SCRIPT = Path(sys.executable).parent / "aqdask"
 MANY = 120
@@ -21,7 +22,8 @@ MANY = 120
 
 def hear_interrupts():
     """A shell's background job, such as a CI run, hands its children an ignored SIGINT."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="module")
@@ -39,11 +41,27 @@ def whole(tmp_path_factory, long_night):
 @pytest.mark.slow
 @pytest.mark.cluster
 @pytest.mark.parametrize(
-    ("cluster", "everyone"),
-    [("serial", False), ("local:2", False), ("local:2", True)],
-    ids=["serial", "kill -INT of the command", "Ctrl-C on a terminal"],
+    ("cluster", "number", "everyone"),
+    [
+        ("serial", signal.SIGINT, False),
+        ("local:2", signal.SIGINT, False),
+        ("local:2", signal.SIGINT, True),
+        ("local:2", signal.SIGTERM, False),
+        ("local:2", signal.SIGTERM, True),
+        ("serial", signal.SIGHUP, False),
+    ],
+    ids=[
+        "serial",
+        "kill -INT of the command",
+        "Ctrl-C on a terminal",
+        "kill of the command",
+        "scancel, or the end of a time limit",
+        "the terminal is closed",
+    ],
 )
-def test_an_interrupted_ingest_says_how_to_resume_and_does(cluster, everyone, long_night, whole, tmp_path):
+def test_an_interrupted_ingest_says_how_to_resume_and_does(
+    cluster, number, everyone, long_night, whole, tmp_path
+):
     archive = tmp_path / "a.zarr"
     options = ["--cluster", cluster, "--chunk", "64", "--frames-per-shard", "4"]
     process = subprocess.Popen(
@@ -62,9 +80,9 @@ def test_an_interrupted_ingest_says_how_to_resume_and_does(cluster, everyone, lo
     family = psutil.Process(process.pid).children(recursive=True)
     assert len(family) >= (2 if cluster == "local:2" else 0)
     if everyone:
-        os.killpg(process.pid, signal.SIGINT)
+        os.killpg(process.pid, number)
     else:
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
     assert "interrupted. What was finished is kept; to resume, run the same command again" in errors
@@ -76,3 +94,35 @@ def test_an_interrupted_ingest_says_how_to_resume_and_does(cluster, everyone, lo
     (summary,) = aq.ingest(long_night, archive, cluster="serial")
     assert 0 < summary.worked < MANY
     same_bytes(archive, whole)
+
+
+def test_the_handlers_are_those_of_the_command_only(monkeypatch):
+    monkeypatch.setattr(signal, "signal", heard := Heard(signal.signal))
+    former = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)]
+    with pytest.raises(KeyboardInterrupt, match="SIGTERM"), ended_like_ctrl_c():
+        signal.raise_signal(signal.SIGTERM)
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)] == former
+    second = [handler for number, handler in heard.calls if number == signal.SIGTERM][1]
+    monkeypatch.setattr(os, "_exit", lambda code: heard.calls.append(("exit", code)))
+    second(signal.SIGTERM, None)
+    assert heard.calls[-1] == ("exit", 130)
+
+
+class Heard:
+    """`signal.signal` that remembers what it was called with."""
+
+    def __init__(self, real):
+        self.real, self.calls = real, []
+
+    def __call__(self, number, handler):
+        self.calls.append((number, handler))
+        return self.real(number, handler)
+
+
+def test_a_signal_that_is_ignored_stays_ignored():
+    former = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # nohup
+    try:
+        with ended_like_ctrl_c():
+            signal.raise_signal(signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, former)

@@ -9,12 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import save
 
-from aqdask.errors import ModelError
+from aqdask.errors import ModelError, UsageError
 from aqdask.kernels.calibration import ScoreTable
 from aqdask.models.bundle import Bundle, Calibration, calibration_key
 from aqdask.models.container import pack, unpack
 from aqdask.models.paper import calibration_of
 from aqdask.models.scorer import load_scorer
+from aqdask.models.settings import TrainSpec
 
 
 def make(**changes):
@@ -159,6 +160,55 @@ def test_unsound_files_are_refused_with_a_remedy(data, message, tmp_path):
         Bundle.from_bytes(data)
     with pytest.raises(ModelError, match=r"bad\.safetensors: .*" + message + FOUR):
         Bundle.load(path)
+
+
+UNSOUND = {
+    "name": ["", "a/b", "..", "a..b", "../x", "a\x1b[31m", "a\n", "x" * 101, " a", "-a", 3, None, ["a"]],
+    "method": ["oracle", "", None, 1, ["paper"], {}],
+    "patch": ["64", True, 7, 4097, 0, -64, 64.0, None, 10**30],
+    "normalisation": [1, None],
+    "architecture": [[], "x", None],
+    "provenance": [[], "x"],
+    "notes": ["abc", [1], [["a"]], {"a": 1}, None, [None]],
+}
+
+
+@pytest.mark.parametrize(("field", "value"), [(name, v) for name, values in UNSOUND.items() for v in values])
+def test_fields_that_no_model_has_are_refused(field, value):
+    tensors, read = unpack(make().contents, "aqdask-bundle", 2)
+    with pytest.raises(ModelError, match=f"a bundle with the {field} " + FOUR) as error:
+        Bundle.from_bytes(pack(tensors, read | {field: value}))
+    assert str(error.value).isprintable()
+    assert len(str(error.value)) < 500
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [[], "", None, 3, {"": []}, {"": "ab"}, {"": None}, {"": {"patches": "9"}}, {"": {"patches": True}},
+     {"": {"smallest_pvalue": "x"}}, {"": {"about": []}}, {"": {"noise": 3}}, {"": {"brighter": "x"}}],
+)  # fmt: skip
+def test_facts_of_another_kind_are_refused(facts):
+    tensors, read = unpack(make().contents, "aqdask-bundle", 2)
+    with pytest.raises(ModelError, match="a bundle with the calibrations"):
+        Bundle.from_bytes(pack(tensors, read | {"calibrations": facts}))
+
+
+def test_the_longest_name_and_the_bounds_of_patches_are_taken():
+    for name, patch in (("x" * 100, 8), ("a.b_c-D", 4096)):
+        loaded = Bundle.from_bytes(make(name=name, patch=patch).contents)
+        assert (loaded.name, loaded.patch) == (name, patch)
+
+
+@pytest.mark.parametrize("name", ["x" * 101, "a/b", "..", "a..b", "", "a\x1b"])
+def test_training_refuses_such_a_name_too(name):
+    with pytest.raises(UsageError, match=r"the training setting name is .*at most 100 letters"):
+        TrainSpec(name=name)
+
+
+def test_metadata_nested_without_end_is_no_traceback():
+    deep = "[" * 200_000 + "]" * 200_000
+    with pytest.raises(ModelError, match="no aqdask metadata"):
+        Bundle.from_bytes(save({"x": np.zeros(1)}, metadata={"aqdask": deep}))
 
 
 def test_a_changed_word_in_the_metadata_is_noticed():

@@ -10,7 +10,7 @@ import pytest
 from astropy.io import fits
 from astropy.table import Table
 from astropy.wcs import WCS
-from night import BLANK, SHAPE, night_frame
+from night import BLANK, SHAPE, night_frame, sky, write_frame
 from night import WCS as CARDS
 
 import aqdask as aq
@@ -18,7 +18,9 @@ from aqdask import flags
 from aqdask.archive.fits import frame_to_fits
 from aqdask.archive.frames import FrameStore
 from aqdask.errors import ArchiveError, UsageError
+from aqdask.escape import printable
 from aqdask.kernels.masking import dq_image
+from aqdask.products.plots import PictureJob
 from aqdask.specs import PatchGrid
 
 NAMES = ["L__f00", "L__f02", "L__f04", "R__f01", "R__f03", "R__f05"]
@@ -147,3 +149,28 @@ def test_real_frames_written_back_equal_their_sources(data_dir, tmp_path):
     (summary,) = aq.ingest(data_dir / "bsu_2022yid", tmp_path / "real.zarr", cluster="serial")
     assert (summary.done, summary.quarantined) == (24, 0)
     back_and_compare(tmp_path / "real.zarr", tmp_path)
+
+
+ODD = ("tab\there.fits", "esc\x1b[31m.fits", "new\nline.fits", "M31_\udce9.fits", "\u00e9\u2603.fits",
+       "q'\".fits", "a$b$c.fits", "[red]x.fits", "long_" + 200 * "x" + ".fits")  # fmt: skip
+
+
+def test_names_of_any_kind_are_exported_and_drawn(model, tmp_path):
+    (tmp_path / "night").mkdir()
+    for name in ODD:
+        write_frame(tmp_path / "night" / "made" / "a.fits", sky(1)).rename(tmp_path / "night" / name)
+    archive, out = tmp_path / "a.zarr", tmp_path / "N\udce9"
+    aq.ingest(tmp_path / "night", archive, cluster="serial")
+    aq.score(archive, model, cluster="serial")
+    table = aq.export(archive, out, cluster="serial").to_pylist()
+    assert [row["frame_id"] for row in table] == list(Table.read(out / "frames.ecsv")["frame_id"])
+    for row in table:
+        assert printable(row["frame_id"]) == row["frame_id"]
+        cards = fits.getheader(out / "dq" / row["dq_file"])
+        assert (
+            cards["SRCFILE"] == cards["FRAMEID"] == row["frame_id"].replace("\u00e9\u2603", r"\u00e9\u2603")
+        )
+    job = PictureJob(
+        str(archive), aq.open_quality(archive).attrs["model"] + f"-{model.digest[:8]}", str(out), 0.1
+    )
+    assert len(set(job(range(len(ODD))))) == len(ODD) == len(list(out.glob("*.png")))

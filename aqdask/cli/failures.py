@@ -1,0 +1,95 @@
+"""From any exception to a paragraph for the user."""
+
+from __future__ import annotations
+
+import errno
+import os
+import traceback
+from pathlib import Path
+
+from aqdask.errors import AqdaskError, ArchiveError, ClusterError, FrameError, FrameTimeout, place_failed
+
+TO_WRITE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EEXIST, errno.ENOTEMPTY})
+NO_PLACE = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN})  # limits of the process
+KEPT = "What was finished is kept, and the archive can be resumed"
+
+
+def as_error(cause: BaseException) -> AqdaskError:
+    """The error that stands for ``cause``: of the cluster, of a place, or one that nobody foresaw."""
+    if isinstance(cause, AqdaskError):
+        return cause
+    if isinstance(cause, FrameError | FrameTimeout):  # of a command that needs every frame that it looks at
+        return ArchiveError(
+            f"a frame cannot be read: {cause}",
+            expected="the source of every frame where it was when it was taken in",
+            consequence=KEPT,
+            remedy="`aqdask verify` names the frames; bring their sources back, or ingest with --retry",
+        )
+    if _is_of_cluster(cause):
+        return ClusterError(
+            f"the connection to the cluster was lost ({_words(cause)})",
+            expected="a scheduler and workers that answer until the end",
+            consequence=KEPT,
+            remedy="see that the cluster is up, then run the same command again",
+        )
+    if isinstance(cause, OSError) and cause.errno not in NO_PLACE:
+        return _of_place(cause)
+    return _unforeseen(cause)
+
+
+def _is_of_cluster(cause: BaseException) -> bool:
+    """Whether a connection failed: Dask's own errors, and those of sockets, which have no file name."""
+    if any(kind.__module__.partition(".")[0] == "distributed" for kind in type(cause).__mro__):
+        return True
+    return isinstance(cause, ConnectionError | TimeoutError) and getattr(cause, "filename", None) is None
+
+
+def _of_place(cause: OSError) -> AqdaskError:
+    """Tell a file that could not be read from one that could not be written, as far as can be known."""
+    if cause.errno in TO_WRITE:
+        return place_failed(cause.filename or "an output", cause)
+    if cause.filename is None or isinstance(cause.filename, int):
+        return _unforeseen(cause)
+    place = Path(os.fsdecode(cause.filename))
+    if _is_input(place, cause.errno):
+        return ArchiveError(
+            f"{place} could not be read: {cause.strerror or cause}",
+            expected="a file or folder that is there and that this user may read",
+            consequence=KEPT,
+            remedy="check that it exists, its permissions and its disk, then run the same command again",
+        )
+    return place_failed(place, cause)
+
+
+def _is_input(place: Path, number: int | None) -> bool:
+    """Whether a failure was one of reading: nothing is there, or what is there may be written, too."""
+    try:
+        if os.path.lexists(place):
+            return not os.access(place, os.R_OK) or os.access(place, os.W_OK)
+        return number == errno.ENOENT and place.parent.is_dir()
+    except (OSError, ValueError):
+        return False
+
+
+def _unforeseen(cause: BaseException) -> AqdaskError:
+    """An error of the program, or of this machine: type, message and place in the code."""
+    frames = traceback.extract_tb(cause.__traceback__)
+    where = f" in {Path(frames[-1].filename).name}, line {frames[-1].lineno}" if frames else ""
+    memory = isinstance(cause, MemoryError)
+    return AqdaskError(
+        f"an error that aqdask did not foresee: {_words(cause)}{where}",
+        expected="more free memory" if memory else "no such error",
+        consequence=KEPT,
+        remedy="use fewer workers (--cluster local:N) and run the same command again"
+        if memory
+        else "run the same command again; if it returns, run it with --debug and report the traceback",
+    )
+
+
+def _words(cause: BaseException) -> str:
+    """Type and message on one line."""
+    try:
+        message = " ".join(str(cause).split())
+    except Exception:  # an exception that cannot even say what it is
+        message = ""
+    return f"{type(cause).__name__}: {message}" if message else type(cause).__name__
