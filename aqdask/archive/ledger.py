@@ -100,7 +100,7 @@ class Entry:
             state, reason = self.standing(quality)
             if state == QUARANTINED:
                 return state, reason if self.state == QUARANTINED else f"{quality}: {reason}"
-        return self.state, self.reason
+        return self.standing()
 
     def standing(self, quality: str = "") -> tuple[str, str]:
         """State and reason of the frame: of its pixels, or with ``quality`` of the frame as scored."""

@@ -105,7 +105,7 @@ class QualityStore:
                 f"no quality group {name!r} in {path}",
                 expected=f"one of {', '.join(names(root)) or '(none yet)'}",
                 consequence="There are no scores to read",
-                remedy="run `aqdask score` with that model first (`aqdask verify` tells of groups that are lost)",
+                remedy="run `aqdask score` with that model first; `aqdask verify` tells of lost groups",
             )
         return cls(layout.group(root, f"quality/{name}"))
 
@@ -200,7 +200,7 @@ class QualityStore:
         listed: Any = self.group.attrs.get("variables")
         if listed is None:  # a group of layout 1
             found = {name: array for name, array in self.group.arrays() if array.ndim in (1, 3)}
-            named = {n: a.metadata.to_dict()["dimension_names"] for n, a in found.items()}
+            named: dict[str, Any] = {n: a.metadata.to_dict()["dimension_names"] for n, a in found.items()}
             listed = [name for name, dimensions in named.items() if dimensions[0] == "frame"]
         return {name: self._array(name) for name in sorted(listed)}
 

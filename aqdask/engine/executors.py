@@ -169,9 +169,9 @@ class DaskExecutor:
                 if not items:
                     return
                 for future, result in _finished(running, watchdog):
-                    item = items.pop(future, None)
-                    if item is None:  # given up by the watchdog, and came to an end after all
+                    if future not in items:  # given up by the watchdog, and came to an end after all
                         continue
+                    item = items.pop(future)
                     outcome = _outcome(future, result)
                     if isinstance(outcome, Exception) and self._refuse_strangers():
                         queue.put(item)

@@ -55,7 +55,7 @@ def writing(path: str | os.PathLike[str], *, repairing: bool = False) -> Iterato
 
 
 def _opened(path: str | os.PathLike[str], root: zarr.Group) -> OpenArchive:
-    """An archive ready to be written: what a killed client left half made is completed, older layouts raised."""
+    """An archive ready to be written: what a kill left half made is completed, an older layout raised."""
     layout.complete(root)
     layout.sweep_partials(path)
     ledger, frames = open_ledger(root), FrameStore.at(root)

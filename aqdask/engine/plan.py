@@ -24,10 +24,10 @@ INGEST_FRAMES = 4  # frames a task when nothing is scored
 class FrameTask:
     """What is to be done with one frame: take it in from its source, score it, or clear stale scores.
 
-    ``crc32c`` is the checksum of the pixels that are stored, empty where none are; they stay until others from
-    the source can take their place. ``stored`` is the checksum of maps that are finished and to be kept; where
-    the shard does not hold them any more, the frame is scored again. ``suffix`` and ``card`` are what was
-    registered: the part of the id that names the HDU, and the checksum of the coordinates.
+    ``crc32c`` is the checksum of the pixels that are stored, empty where none are; they stay until others
+    from the source can take their place. ``stored`` is the checksum of maps that are finished and to be kept;
+    where the shard does not hold them any more, the frame is scored again. ``suffix`` and ``card`` are what
+    was registered: the part of the id that names the HDU, and the checksum of the coordinates.
     """
 
     row: int

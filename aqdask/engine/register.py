@@ -91,7 +91,7 @@ def register(
 
 
 class _Page:
-    """Registers the sources of one page: rows and coordinates first, the ledger last: what it names is there."""
+    """Registers the sources of one page: rows and coordinates first, then the ledger, which names them."""
 
     def __init__(
         self,
@@ -170,9 +170,9 @@ class _Page:
             self._register(source, self.ids[source.path], about | _standing(failure, outage))
 
     def _lost(self, source: Source, entry: Entry, failure: FrameError, outage: bool = False) -> None:
-        """A frame whose source no longer gives it: what is stored of it stays, unless it is to be forgotten."""
+        """Account for a frame that its source gives no more: what is stored stays, unless to be forgotten."""
         unreachable = isinstance(failure, SourceUnreachable)
-        certain = not unreachable or failure.number in GONE
+        certain = not isinstance(failure, SourceUnreachable) or failure.number in GONE
         if entry.state == DONE and self.forget and certain:
             reason = f"given up (--forget): {failure}"
             about = {"frame_id": entry.frame_id, "state": QUARANTINED, "reason": reason}

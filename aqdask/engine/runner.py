@@ -254,8 +254,8 @@ def collect(
 ) -> Iterator[tuple[Sequence[T], list[R]]]:
     """Run a function over lists of things (paths, rows), yield ``(list, answers)``.
 
-    A list on which it fails is halved, down to the one thing that it fails on; ``failed`` gives the answer for
-    that. An `AqdaskError` ends the run, and so does a worker that cannot import the function.
+    A list on which it fails is halved, down to the one thing that it fails on; ``failed`` gives the answer
+    for that. An `AqdaskError` ends the run, and so does a worker that cannot import the function.
     """
     queue = WorkQueue(items)
     for part, result in executor.run(function, queue, stage=stage):

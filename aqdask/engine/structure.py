@@ -82,8 +82,9 @@ def _lost_records(ledger: Ledger, frames: FrameStore) -> Iterator[Record]:
             continue
         if entry is None:
             yield {
-                "event": "register", "frame_id": frame_id, "path": path, "row": row, "size": -1, "mtime_ns": -1,
-                "hdu": int(frames.coordinate("hdu", at)[0]), "suffix": _suffix(frame_id, path),
+                "event": "register", "frame_id": frame_id, "path": path, "row": row,
+                "size": -1, "mtime_ns": -1, "suffix": _suffix(frame_id, path),
+                "hdu": int(frames.coordinate("hdu", at)[0]),
                 "state": PENDING, "reason": "its record in the ledger was lost",
             }  # fmt: skip
         yield from _stored_record(frames, frame_id, row, entry)

@@ -72,8 +72,9 @@ def verify(
 ) -> Verification:
     """Check completeness, and stored checksums of all frames or of a random ``sample`` of them.
 
-    With ``repair``, what is damaged is made again: lost metadata from the archive's spec and its ledger, pixels
-    from their sources and maps with the model that is kept beside them; then everything is checked once more.
+    With ``repair``, what is damaged is made again: lost metadata from the archive's spec and its ledger,
+    pixels from their sources and maps with the model that is kept beside them; then everything is checked
+    once more.
     With ``forget``, what cannot be made again is given up: frames are quarantined with that reason, quality
     groups without a model are removed.
     """

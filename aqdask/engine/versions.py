@@ -29,7 +29,7 @@ def _reader() -> Callable[[], dict[str, str]]:
             except ImportError:  # PackageNotFoundError is one
                 version = "missing"
             if name == "aqdask" and ".dev" in version:  # one name for many states of the source
-                folder = pathlib.Path(sys.modules[name].__file__).parent
+                folder = pathlib.Path(str(sys.modules[name].__file__)).parent
                 digest = hashlib.sha256()
                 for path in sorted(folder.rglob("*.py")):
                     digest.update(path.relative_to(folder).as_posix().encode() + path.read_bytes())

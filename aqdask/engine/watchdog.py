@@ -86,8 +86,8 @@ class Watchdog:
                 f"all workers are gone, and for {config.get('worker-timeout')} none has come",
                 expected="at least one worker",
                 consequence="What was finished is kept",
-                remedy="start workers and run the same command again: it resumes. aqdask.worker-timeout is how "
-                "long to wait",
+                remedy="start workers and run the same command again: it resumes. "
+                "aqdask.worker-timeout is how long to wait",
             )
 
     def _free(self, worker: str) -> None:
@@ -106,7 +106,7 @@ async def _work_of_all(client: Client) -> list[tuple[str, str, str, float]]:
     async def of_one(worker: str) -> list[Any]:
         with contextlib.suppress(Exception):
             answer = client.run(current_work, workers=[worker])
-            return (await asyncio.wait_for(answer, ANSWER_SECONDS))[worker]  # type: ignore[no-any-return]
+            return (await asyncio.wait_for(answer, ANSWER_SECONDS))[worker]
         return []
 
     workers = list(client.scheduler_info(n_workers=-1)["workers"])

@@ -65,7 +65,7 @@ class ExportJob:
     alpha: float
 
     def __call__(self, items: Sequence[Wanted]) -> list[Cut]:
-        """Cut the masks of some frames; one whose stored maps are damaged gets a problem instead of a mask."""
+        """Cut the masks of some frames; damaged maps give a problem instead of a mask."""
         frames = FrameStore.open(self.archive)
         store = QualityStore.open(self.archive, self.quality)
         cuts = []

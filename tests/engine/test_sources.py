@@ -102,7 +102,7 @@ def test_a_source_rewritten_badly_costs_nothing(own, bundle, way, damage):
     summary = run(listed, archive, bundle, way)
     assert (summary.done, summary.quarantined, summary.pending) == (4, 0, 0)
     ((name, reason),) = summary.kept
-    assert name == "L/f02.fits"
+    assert name == "own/L/f02.fits"
     assert reason
     assert pixels_and_maps(archive) == held
     assert aq.verify(archive, cluster="serial").sound
@@ -113,7 +113,7 @@ def test_a_source_rewritten_badly_costs_nothing(own, bundle, way, damage):
     summary = run(listed, archive, bundle, way)
     assert (summary.worked, summary.kept) == (1, [])
     np.testing.assert_array_equal(FrameStore.open(archive).read(0)[0], sky(0))
-    row = ledger_of(archive).entries["L/f02.fits"].row
+    row = ledger_of(archive).entries["own/L/f02.fits"].row
     np.testing.assert_array_equal(FrameStore.open(archive).read(row)[0], sky(77))
 
 
@@ -122,14 +122,14 @@ def test_forget_gives_up_what_is_certainly_gone_and_nothing_else(own, bundle, mo
     (folder / "L" / "f00.fits").unlink()
     (folder / "R" / "f01.fits").write_bytes(b"nothing")
     touch_later(folder / "R" / "f01.fits")
-    fail_with(monkeypatch, "L/f02.fits", errno.EIO)
     touch_later(folder / "L" / "f02.fits")
+    fail_with(monkeypatch, "own/L/f02.fits", errno.EIO)
     summary = run(listed, archive, bundle, "run", forget=True)
-    assert {name for name, _ in summary.problems} == {"L/f00.fits", "R/f01.fits"}
-    assert [name for name, _ in summary.kept] == ["L/f02.fits"]
+    assert {name for name, _ in summary.problems} == {"own/L/f00.fits", "own/R/f01.fits"}
+    assert [name for name, _ in summary.kept] == ["own/L/f02.fits"]
     store = QualityStore.open(archive, f"{bundle.name}-{bundle.digest[:8]}")
     for name, entry in ledger_of(archive).entries.items():
-        given_up = name in ("L/f00.fits", "R/f01.fits")
+        given_up = name in ("own/L/f00.fits", "own/R/f01.fits")
         assert FrameStore.open(archive).read(entry.row)[0].any() != given_up
         assert np.isnan(store.read(entry.row, entry.row + 1)["score"]).all() == given_up
     assert aq.verify(archive, cluster="serial").sound
@@ -252,7 +252,7 @@ def test_pixels_and_header_are_of_one_reading(tmp_path):
 
 def test_the_header_of_a_replaced_frame_is_the_old_one_until_its_pixels_are_new(own, bundle):
     folder, archive, listed = own
-    path, row = folder / "L" / "f02.fits", ledger_of(archive).entries["L/f02.fits"].row
+    path, row = folder / "L" / "f02.fits", ledger_of(archive).entries["own/L/f02.fits"].row
 
     def cut():  # after the look, which saw a good file
         path.write_bytes(path.read_bytes()[:9000])
@@ -260,7 +260,7 @@ def test_the_header_of_a_replaced_frame_is_the_old_one_until_its_pixels_are_new(
     write_frame(path, sky(77), FILTER="B")
     touch_later(path)
     summary = ingest(f"@{listed}", archive, cluster=GoneBetween(cut))
-    assert [name for name, _ in summary.kept] == ["L/f02.fits"]
+    assert [name for name, _ in summary.kept] == ["own/L/f02.fits"]
     frames = FrameStore.open(archive)
     np.testing.assert_array_equal(frames.read(row)[0], night_frame(2))
     assert str(frames.coordinate("filter")[row]) == "L"
@@ -336,7 +336,7 @@ def test_unreachable_tells_path_from_disk():
 
 def test_what_is_stored_is_replaced_by_renaming(own, monkeypatch):
     """A writer that is killed within leaves the old shard."""
-    folder, archive, _ = own
+    _, archive, _ = own
     frames = FrameStore.open(archive, writable=True)
     before = files(archive, "frames/image/c")
 
