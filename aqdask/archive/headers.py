@@ -36,11 +36,13 @@ WHEELS = tuple(
     tuple(pattern.format(n) for n in numbers)
     for pattern, numbers in (
         ("FILTNAM{}", range(1, 7)),
-        ("FILTER{}", range(1, 7)),
+        ("FILTER{}", (*range(1, 7), *"AB")),
+        ("FILT{}", range(1, 7)),
         ("FILTER0{}", range(1, 7)),
         ("FILTER_{}", (*range(1, 7), *"ABC")),
         ("HIERARCH ESO INS FILT{} NAME", range(1, 7)),
         ("HIERARCH ESO INS FILTER{}", ("", " NAME")),
+        ("{}FLTNM", ("AL", "FA", "FB")),  # ALFOSC and FASU at the NOT
     )
 )
 PUPIL = ("PUPIL",)  # the second wheel of NIRCam and NIRISS
@@ -215,7 +217,7 @@ def _filter(cards: Cards) -> Noted:
     """All glass in the light's path, joined with '+': of the filter card, its wheels and the pupil wheel."""
     if notes := _unreadable(cards, (*FILTER, *(key for wheel in WHEELS for key in wheel), *PUPIL), "filter"):
         return "", notes
-    slots = [cards.text(FILTER)]
+    slots = _alternatives([cards.text([keyword]) for keyword in FILTER])
     for wheel in WHEELS:
         slots += (wheel_slots := [cards.text([keyword]) for keyword in wheel])
         if any(_is_glass(slot) for slot in wheel_slots):
@@ -228,6 +230,13 @@ def _filter(cards: Cards) -> Noted:
         if slot not in glass and not any(slot in re.split(r"[+,;/& ]+", other) for other in glass):
             glass.append(slot)
     return "+".join(glass) or next(filter(None, slots), ""), ()
+
+
+def _alternatives(slots: list[str]) -> list[str]:
+    """The one of several names for the same wheel: the first, or the first of glass that is no number."""
+    named = [slot for slot in slots if slot]
+    glass = (slot for slot in named[1:] if _is_glass(slot) and math.isnan(as_number(slot)))
+    return named[:1] if not named or _is_glass(named[0]) else [*named[:1], *list(glass)[:1]]
 
 
 def _is_glass(slot: str) -> bool:

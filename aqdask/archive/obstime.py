@@ -131,7 +131,7 @@ def _dates(cards: Cards, keywords: tuple[str, ...], system: str | None) -> Itera
         if not (is_first or day.four_digits):
             continue  # 20/11/20 beside a full date: the year may stand first
         is_first = False
-        own = read_clock(day.rest) if day.rest else None
+        own = read_clock(day.rest, behind_date=True) if day.rest else None
         if own is None:
             unread = [Unknown(f"the clock in {key} is not understood")] if day.rest else []
             none = [] if unread or problems or clock else [Unknown(f"{key} has a date and no clock")]
