@@ -15,7 +15,7 @@ from dataclasses import replace
 import numpy as np
 from astropy.wcs import WCS
 
-from aqdask.archive.cards import UNREADABLE, Cards, as_number, parse, quiet
+from aqdask.archive.cards import UNREADABLE, Cards, as_number, parse, quiet, words
 from aqdask.archive.obstime import named_time, start_time
 from aqdask.specs import Card, FrameInfo
 
@@ -134,7 +134,7 @@ def tell_apart(infos: tuple[FrameInfo, ...], overrides: tuple[tuple[str, str], .
             continue
         generic = [info for info in group if GENERIC_NAME.fullmatch(info.suffix.strip("[]"))]
         kept = generic if len(generic) == 1 else []
-        labels |= {info.hdu: info.suffix.strip("[]") for info in group if info not in kept}
+        labels |= {info.hdu: words(info.suffix.strip("[]")) for info in group if info not in kept}
     return tuple(
         replace(info, card=replace(info.card, camera=f"{info.card.camera} {labels[info.hdu]}".strip()))
         if info.hdu in labels
@@ -217,19 +217,22 @@ def _filter(cards: Cards) -> Noted:
     """All glass in the light's path, joined with '+': of the filter card, its wheels and the pupil wheel."""
     if notes := _unreadable(cards, (*FILTER, *(key for wheel in WHEELS for key in wheel), *PUPIL), "filter"):
         return "", notes
-    slots = _alternatives([cards.text([keyword]) for keyword in FILTER])
+    summary = _alternatives([cards.text([keyword]) for keyword in FILTER])
+    slots: list[str] = []
     for wheel in WHEELS:
         slots += (wheel_slots := [cards.text([keyword]) for keyword in wheel])
         if any(_is_glass(slot) for slot in wheel_slots):
             break
     pupil = cards.text(PUPIL)
     slots += [pupil] if math.isnan(as_number(pupil)) else []  # a number is a size
-    glass: list[str] = []
+    glass = list(filter(_is_glass, summary))
+    named = [name for slot in glass for name in re.split("[+,;/]", slot)]  # by a summary such as 'air,gp'
     for slot in filter(_is_glass, slots):
-        # a summary such as 'air,gp' has named its wheels already
-        if slot not in glass and not any(slot in re.split(r"[+,;/& ]+", other) for other in glass):
+        if slot in named:
+            named.remove(slot)
+        else:
             glass.append(slot)
-    return "+".join(glass) or next(filter(None, slots), ""), ()
+    return "+".join(glass) or next(filter(None, (*summary, *slots)), ""), ()
 
 
 def _alternatives(slots: list[str]) -> list[str]:
@@ -258,15 +261,15 @@ def _camera(cards: Cards, keyword: str | None, is_extension: bool) -> Noted:
     if is_extension and not keyword and not any(own.text(row) for row in detectors):
         parts += [extension] if CHIP_NAME.fullmatch(extension := own.text(["EXTNAME"])) else []
     for part in dict.fromkeys(parts):
-        if not _holds(name, part):
+        if len(part) < 3 or not _holds(name, part):  # always a number: 1 of 'Cam 1' is no chip
             name = part if name and _holds(part, name) else f"{name} {part}".strip()
     binning = _binning(cards)
     return (f"{name} {binning}".strip() if binning != "1x1" else name), ()
 
 
-def _holds(text: str, words: str) -> bool:
-    """Tell if ``words`` stand in ``text`` as they are; '2' does not in 'WFPC2'."""
-    return re.search(rf"(?<!\w){re.escape(words)}(?!\w)", text, re.IGNORECASE) is not None
+def _holds(text: str, name: str) -> bool:
+    """Tell if ``name`` stands in ``text`` as whole words: 'FPC' does not in 'WFPC2'."""
+    return re.search(rf"(?<!\w){re.escape(name)}(?!\w)", text, re.IGNORECASE) is not None
 
 
 def _binning(cards: Cards) -> str:
