@@ -220,6 +220,17 @@ AGREEING = [
 ]  # fmt: skip
 
 
+def test_time_system_of_the_date_alone_is_no_contradiction() -> None:
+    values = {"DATE-OBS": "2024-03-05T21:35:33", "TIMESYS": "TAI", "MJD-OBS": 60374.899259}
+    assert described(values).time == microseconds(INSTANT)
+
+
+def test_note_names_the_clock_that_answered() -> None:
+    values = {"DATE-OBS": "2024-03-05", "TIME-OBS": "??", "UT": "21:34:56"}
+    note = "the clock in TIME-OBS is not understood: time taken from UT"
+    assert (described(values).time, described(values).notes) == (microseconds(INSTANT), (note,))
+
+
 @pytest.mark.parametrize("values", AGREEING, ids=str)
 def test_cards_that_agree(values: dict) -> None:
     card = described(values)
