@@ -201,21 +201,22 @@ def _exposure(cards: Cards, keywords: tuple[str, ...]) -> tuple[float, tuple[str
     return math.nan, tuple(f"{reason}: exposure time unknown" for reason in wrong)
 
 
-def _unreadable(cards: Cards, keywords: Iterable[str], what: str) -> tuple[str, ...]:
-    return tuple(
-        f"the card {keyword} cannot be read: {what} unknown" for keyword in cards.unreadable(keywords)
-    )
+def _unreadable(cards: Cards, rows: Iterable[tuple[str, ...]], what: str) -> tuple[str, ...]:
+    """Notes on cards that cannot be read; a row holds keywords of one thing, of which one is enough."""
+    keywords = dict.fromkeys(keyword for row in rows for keyword in cards.unreadable(row))
+    return tuple(f"the card {keyword} cannot be read: {what} unknown" for keyword in keywords)
 
 
 def _named(cards: Cards, keyword: str, what: str) -> Noted:
     """The words of one card that the user names."""
-    notes = _unreadable(cards, [keyword], what)
+    notes = _unreadable(cards, [(keyword,)], what)
     return ("" if notes else cards.text([keyword])), notes
 
 
 def _filter(cards: Cards) -> Noted:
     """All glass in the light's path, joined with '+': of the filter card, its wheels and the pupil wheel."""
-    if notes := _unreadable(cards, (*FILTER, *(key for wheel in WHEELS for key in wheel), *PUPIL), "filter"):
+    rows = (FILTER, *((keyword,) for wheel in WHEELS for keyword in wheel), PUPIL)
+    if notes := _unreadable(cards, rows, "filter"):
         return "", notes
     summary = _alternatives([cards.text([keyword]) for keyword in FILTER])
     slots: list[str] = []
@@ -249,11 +250,12 @@ def _is_glass(slot: str) -> bool:
 def _camera(cards: Cards, keyword: str | None, is_extension: bool) -> Noted:
     """Instrument, detector, and the binning where it is not 1 x 1."""
     detectors = () if keyword else DETECTOR
-    consulted = (*((keyword,) if keyword else CAMERA), *(key for row in detectors for key in row))
-    binning_cards = (*(key for pair in BINNING for key in pair), *BINNING_PAIR)
-    if notes := _unreadable(cards, (*consulted, *binning_cards), "camera"):
+    instruments = (keyword,) if keyword else CAMERA
+    binning = _binning(cards)
+    binning_rows = () if binning else (*((key,) for pair in BINNING for key in pair), BINNING_PAIR)
+    if notes := _unreadable(cards, (instruments, *detectors, *binning_rows), "camera"):
         return "", notes
-    name = cards.text([keyword] if keyword else CAMERA)
+    name = instrument = cards.text(instruments)
     number = cards.text(["CAMERA"])
     parts = [cards.text(row) for row in detectors] + ([number] if number.isdecimal() and not keyword else [])
     parts = [part for part in parts if part and not SAYS_NOTHING.fullmatch(part)]
@@ -261,10 +263,10 @@ def _camera(cards: Cards, keyword: str | None, is_extension: bool) -> Noted:
     if is_extension and not keyword and not any(own.text(row) for row in detectors):
         parts += [extension] if CHIP_NAME.fullmatch(extension := own.text(["EXTNAME"])) else []
     for part in dict.fromkeys(parts):
-        if len(part) < 3 or not _holds(name, part):  # always a number: 1 of 'Cam 1' is no chip
+        # a short one is said in any case: the 1 of 'Cam 1' is no chip
+        if part != instrument and (len(part) < 3 or not _holds(name, part)):
             name = part if name and _holds(part, name) else f"{name} {part}".strip()
-    binning = _binning(cards)
-    return (f"{name} {binning}".strip() if binning != "1x1" else name), ()
+    return (f"{name} {binning}".strip() if binning not in ("", "1x1") else name), ()
 
 
 def _holds(text: str, name: str) -> bool:
@@ -273,10 +275,11 @@ def _holds(text: str, name: str) -> bool:
 
 
 def _binning(cards: Cards) -> str:
+    """Binning as in '2x2'; empty where no card says it."""
     pairs = [(cards.number((x,)), cards.number((y,))) for x, y in BINNING]
     numbers = re.findall(r"\d+", cards.text(BINNING_PAIR))
     pairs.append((float(numbers[0]), float(numbers[-1])) if numbers else (math.nan, math.nan))
     for x, y in pairs:
         if 1 <= x < 1000 and 1 <= y < 1000:
             return f"{x:g}x{y:g}"
-    return "1x1"
+    return ""

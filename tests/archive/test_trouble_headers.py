@@ -387,6 +387,8 @@ CAMERAS = [
     ({"INSTRUME": "NICMOS", "CAMERA": 2}, "NICMOS 2"),
     ({"INSTRUME": "Cam", "CAMERA": "driver 1.25"}, "Cam"),
     ({"INSTRUME": "Cam", "DETECTOR": "UNKNOWN", "CCDNAME": "default"}, "Cam"),
+    ({"CAMERA": 1}, "1"),
+    ({"DETECTOR": "E2"}, "E2"),
     ({"INSTRUME": "Cam 1", "CCDID": 1, "QID": 2}, "Cam 1 1 2"),
     ({"INSTRUME": "Cam 1", "CCDID": 2, "QID": 1}, "Cam 1 2 1"),
     ({"INSTRUME": "KCWI", "DETECTOR": "KCWI blue"}, "KCWI blue"),
@@ -446,6 +448,10 @@ UNREADABLE = [
     ),
     (raw("EXPTIME ="), Card()),  # undefined, as the standard allows
     (raw("EXPTIME =   / seconds"), Card()),
+    # another card says the same: one is enough
+    (raw("FILTER  = 'R'", "BAND    = 5-8 GHz"), Card(filter="R")),
+    (raw("INSTRUME= 'A'", "CAMNAME = B C"), Card(camera="A")),
+    (raw("INSTRUME= 'A'", "XBINNING= 2", "YBINNING= 2", "BINNING = 2x2"), Card(camera="A 2x2")),
     (raw("FILTER  = R"), Card(notes=("the card FILTER cannot be read: filter unknown",))),
     (raw("FILTER  = 'R", "FILTER1 = 'V'"), Card(notes=("the card FILTER cannot be read: filter unknown",))),
     (raw("FILTER  = 'H\xe9' x"), Card(notes=("the card FILTER cannot be read: filter unknown",))),
