@@ -9,6 +9,7 @@ import threading
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from itertools import takewhile
 
 from astropy.io import fits
 
@@ -204,8 +205,9 @@ class Cards:
                     yield keyword, value
 
     def unreadable(self, keywords: Iterable[str]) -> list[str]:
-        """Keywords of cards that are there and cannot be parsed."""
-        return list(dict.fromkeys(keyword for keyword, value in self.items(keywords) if value is UNREADABLE))
+        """Keywords of cards that cannot be parsed, of those that come before the first readable one."""
+        before = takewhile(lambda item: item[1] is UNREADABLE, self.items(keywords))
+        return list(dict.fromkeys(keyword for keyword, _ in before))
 
     def text(self, keywords: Iterable[str]) -> str:
         """The first readable value as printable words; empty where there is none."""

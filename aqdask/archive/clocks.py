@@ -34,10 +34,10 @@ DATES = [
     for pattern in (
         r"(?:\+0)?(?P<y>\d{4})(?P<sep>[-/.:_ ])(?P<m>\d\d?)(?P=sep)(?P<d>\d\d?)(?!\d)",  # 2024-03-05
         r"(?P<y>\d{4})(?P<m>\d\d)(?P<d>\d\d)(?=\D|\d{6}(?!\d)|$)",  # 20240305, 20240305213456
-        r"(?P<y>\d{4})[-/.:_ ]?(?P<doy>\d{3})(?!\d)",  # 2024:065
+        r"(?P<y>\d{4})[-/:]?(?P<doy>\d{3})(?!\d)",  # 2024:065
         r"(?P<y>\d{4})[-/. ](?P<mon>[a-z]{3,9})[-/. ](?P<d>\d\d?)(?!\d)",  # 2024-Mar-05
-        r"(?P<d>\d\d?)[-/. ]*(?P<mon>[a-z]{3,9})[-/., ]*(?P<y>\d{4})(?!\d)",  # 05-Mar-2024
-        r"(?P<mon>[a-z]{3,9})\.? (?P<d>\d\d?),? (?P<y>\d{4})(?!\d)",  # March 5, 2024
+        r"(?P<d>\d\d?)(?:st|nd|rd|th)?[-/. ]*(?P<mon>[a-z]{3,9})[-/., ]*(?P<y>\d{4})(?!\d)",  # 05-Mar-2024
+        r"(?P<mon>[a-z]{3,9})\.? (?P<d>\d\d?)(?:st|nd|rd|th)?,? (?P<y>\d{4})(?!\d)",  # March 5, 2024
         r"(?P<mon>[a-z]{3}) (?P<d>\d\d?) (?P<rest>\d\d:\d\d:\d\d(?: UTC| GMT)?) (?P<y>\d{4})$",  # ctime, date
         r"(?P<a>\d\d?)(?P<sep>[-/.])(?P<b>\d\d?)(?P=sep)(?P<y>\d{4})(?!\d)",  # 05/03/2024: May or March
         r"(?P<d>\d\d?)/(?P<m>\d\d?)/(?P<yy>1?\d\d)$",  # FITS before 2000: 19yy, and what came of it: 102
@@ -61,8 +61,10 @@ CLOCKS = [
     )
 ]
 WEEKDAY = re.compile(r"(?:mon|tue|wed|thu|fri|sat|sun)[a-z]*\.?,? ", re.IGNORECASE)
-BLANK_DIGIT = re.compile(r"(?<=[-/:]) (?=\d)")  # "2024- 3- 5", "21: 4: 6.2": numbers padded with blanks
-BETWEEN = re.compile(r" ?[Tt_:/,-]? ?")
+PADDING = re.compile(r"(?<=[-/:]) (?=\d)| (?=:)")  # "2024- 3- 5", "21: 4: 6.2", "21 : 34 : 56"
+# a dash or a dot only before a whole clock: 2024-03-05-03:00 is a date with its zone
+BETWEEN = re.compile(r" ?[Tt_:/,] ?(?!\.)| |[-.](?=\d\d?([-:._])\d\d?\1\d)|-(?=\d{6})")
+DAY_FRACTION = re.compile(r"\.\d{3,}")  # 2024-03-05.899259
 SAYS_UTC = re.compile(r"[(\[]?(?:UTC?|GMT|Z)[)\]]?", re.IGNORECASE)
 
 
@@ -87,7 +89,7 @@ class Clock(NamedTuple):
 def plain(value: object) -> str:
     """A card's value in one spelling: single blanks, no quotes, no padding, ASCII minus."""
     text = " ".join(words(value).strip("'\" ").replace("\u2212", "-").split())
-    return BLANK_DIGIT.sub("", text)
+    return PADDING.sub("", text)
 
 
 def read_day(value: object) -> Day | None:
@@ -134,19 +136,24 @@ def _month(found: dict[str, str]) -> int:
     return MONTHS.index(name[:3]) + 1 if is_month else 0
 
 
-def read_clock(value: object) -> Clock | None:
-    """The clock in a value, behind a date or alone, as text or as a number; None where there is none."""
+def read_clock(value: object, behind_date: bool = False) -> Clock | None:
+    """The clock in a value, alone or with a date, as text or as a number; None where there is none.
+
+    ``behind_date``: the value is what stands behind a date, where '.899259' is the rest of a decimal day.
+    """
     if isinstance(value, int | float):
-        return _number(float(value), f"{value!r}")
+        return _number(float(value))
     text = plain(value)
     if (day := read_day(value)) and day.rest:
-        text = day.rest
+        return read_clock(day.rest, behind_date=True)
     for pattern in CLOCKS:
         if match := pattern.fullmatch(text):
             return _clock(match)
-    decimals = len(text.partition(".")[2])  # 21.34 may be hours and minutes
     number = as_number(text)
-    return _number(number, text) if np.isfinite(number) and (decimals > 2 or number >= 3600) else None
+    if DAY_FRACTION.fullmatch(text):
+        return _fraction(86400, number) if behind_date else None
+    decimals = len(text.partition(".")[2])  # 21.34 may be hours and minutes
+    return _number(number) if np.isfinite(number) and (decimals > 2 or number >= 3600) else None
 
 
 def _clock(match: re.Match[str]) -> Clock | None:
@@ -173,14 +180,11 @@ def _clock(match: re.Match[str]) -> Clock | None:
     return Clock(hms, int(ends_day), unit, zone, system)
 
 
-def _number(number: float, text: str) -> Clock | None:
+def _number(number: float) -> Clock | None:
     """A clock that is one number: hours, or where only one of them is possible seconds or hhmmss."""
-    unit = last_digit(number)
     if 0 < number < 24:
-        if "." not in text:
-            return None  # a whole hour alone is no clock
-        decimals = max(0, int(np.floor(-np.log10(3600 * unit))))
-        return _of_day(round(3600 * number, decimals), 3600 * unit)
+        return None if number.is_integer() else _fraction(3600, number)  # a whole hour alone is no clock
+    unit = last_digit(number)
     readings = []
     if 3600 <= number < 86400:
         readings.append(_of_day(number, unit))
@@ -188,6 +192,12 @@ def _number(number: float, text: str) -> Clock | None:
     if 3600 <= number < 240000 and minute < 60 and second < 60:
         readings.append(_of_day(3600 * hour + 60 * minute + second, unit))
     return readings[0] if len(readings) == 1 else None
+
+
+def _fraction(seconds: int, number: float) -> Clock:
+    """A number of units of so many seconds, rounded to its own last digit."""
+    unit = seconds * last_digit(number)
+    return _of_day(round(seconds * number, max(0, int(np.floor(-np.log10(unit))))), unit)
 
 
 def _of_day(seconds: float, unit: float) -> Clock:

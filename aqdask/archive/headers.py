@@ -15,7 +15,7 @@ from dataclasses import replace
 import numpy as np
 from astropy.wcs import WCS
 
-from aqdask.archive.cards import UNREADABLE, Cards, as_number, parse, quiet
+from aqdask.archive.cards import UNREADABLE, Cards, as_number, parse, quiet, words
 from aqdask.archive.obstime import named_time, start_time
 from aqdask.specs import Card, FrameInfo
 
@@ -36,11 +36,13 @@ WHEELS = tuple(
     tuple(pattern.format(n) for n in numbers)
     for pattern, numbers in (
         ("FILTNAM{}", range(1, 7)),
-        ("FILTER{}", range(1, 7)),
+        ("FILTER{}", (*range(1, 7), *"AB")),
+        ("FILT{}", range(1, 7)),
         ("FILTER0{}", range(1, 7)),
         ("FILTER_{}", (*range(1, 7), *"ABC")),
         ("HIERARCH ESO INS FILT{} NAME", range(1, 7)),
         ("HIERARCH ESO INS FILTER{}", ("", " NAME")),
+        ("{}FLTNM", ("AL", "FA", "FB")),  # ALFOSC and FASU at the NOT
     )
 )
 PUPIL = ("PUPIL",)  # the second wheel of NIRCam and NIRISS
@@ -132,7 +134,7 @@ def tell_apart(infos: tuple[FrameInfo, ...], overrides: tuple[tuple[str, str], .
             continue
         generic = [info for info in group if GENERIC_NAME.fullmatch(info.suffix.strip("[]"))]
         kept = generic if len(generic) == 1 else []
-        labels |= {info.hdu: info.suffix.strip("[]") for info in group if info not in kept}
+        labels |= {info.hdu: words(info.suffix.strip("[]")) for info in group if info not in kept}
     return tuple(
         replace(info, card=replace(info.card, camera=f"{info.card.camera} {labels[info.hdu]}".strip()))
         if info.hdu in labels
@@ -199,35 +201,46 @@ def _exposure(cards: Cards, keywords: tuple[str, ...]) -> tuple[float, tuple[str
     return math.nan, tuple(f"{reason}: exposure time unknown" for reason in wrong)
 
 
-def _unreadable(cards: Cards, keywords: Iterable[str], what: str) -> tuple[str, ...]:
-    return tuple(
-        f"the card {keyword} cannot be read: {what} unknown" for keyword in cards.unreadable(keywords)
-    )
+def _unreadable(cards: Cards, rows: Iterable[tuple[str, ...]], what: str) -> tuple[str, ...]:
+    """Notes on cards that cannot be read; a row holds keywords of one thing, of which one is enough."""
+    keywords = dict.fromkeys(keyword for row in rows for keyword in cards.unreadable(row))
+    return tuple(f"the card {keyword} cannot be read: {what} unknown" for keyword in keywords)
 
 
 def _named(cards: Cards, keyword: str, what: str) -> Noted:
     """The words of one card that the user names."""
-    notes = _unreadable(cards, [keyword], what)
+    notes = _unreadable(cards, [(keyword,)], what)
     return ("" if notes else cards.text([keyword])), notes
 
 
 def _filter(cards: Cards) -> Noted:
     """All glass in the light's path, joined with '+': of the filter card, its wheels and the pupil wheel."""
-    if notes := _unreadable(cards, (*FILTER, *(key for wheel in WHEELS for key in wheel), *PUPIL), "filter"):
+    rows = (FILTER, *((keyword,) for wheel in WHEELS for keyword in wheel), PUPIL)
+    if notes := _unreadable(cards, rows, "filter"):
         return "", notes
-    slots = [cards.text(FILTER)]
+    summary = _alternatives([cards.text([keyword]) for keyword in FILTER])
+    slots: list[str] = []
     for wheel in WHEELS:
         slots += (wheel_slots := [cards.text([keyword]) for keyword in wheel])
         if any(_is_glass(slot) for slot in wheel_slots):
             break
     pupil = cards.text(PUPIL)
     slots += [pupil] if math.isnan(as_number(pupil)) else []  # a number is a size
-    glass: list[str] = []
+    glass = list(filter(_is_glass, summary))
+    named = [name for slot in glass for name in re.split("[+,;/]", slot)]  # by a summary such as 'air,gp'
     for slot in filter(_is_glass, slots):
-        # a summary such as 'air,gp' has named its wheels already
-        if slot not in glass and not any(slot in re.split(r"[+,;/& ]+", other) for other in glass):
+        if slot in named:
+            named.remove(slot)
+        else:
             glass.append(slot)
-    return "+".join(glass) or next(filter(None, slots), ""), ()
+    return "+".join(glass) or next(filter(None, (*summary, *slots)), ""), ()
+
+
+def _alternatives(slots: list[str]) -> list[str]:
+    """The one of several names for the same wheel: the first, or the first of glass that is no number."""
+    named = [slot for slot in slots if slot]
+    glass = (slot for slot in named[1:] if _is_glass(slot) and math.isnan(as_number(slot)))
+    return named[:1] if not named or _is_glass(named[0]) else [*named[:1], *list(glass)[:1]]
 
 
 def _is_glass(slot: str) -> bool:
@@ -237,11 +250,12 @@ def _is_glass(slot: str) -> bool:
 def _camera(cards: Cards, keyword: str | None, is_extension: bool) -> Noted:
     """Instrument, detector, and the binning where it is not 1 x 1."""
     detectors = () if keyword else DETECTOR
-    consulted = (*((keyword,) if keyword else CAMERA), *(key for row in detectors for key in row))
-    binning_cards = (*(key for pair in BINNING for key in pair), *BINNING_PAIR)
-    if notes := _unreadable(cards, (*consulted, *binning_cards), "camera"):
+    instruments = (keyword,) if keyword else CAMERA
+    binning = _binning(cards)
+    binning_rows = () if binning else (*((key,) for pair in BINNING for key in pair), BINNING_PAIR)
+    if notes := _unreadable(cards, (instruments, *detectors, *binning_rows), "camera"):
         return "", notes
-    name = cards.text([keyword] if keyword else CAMERA)
+    name = instrument = cards.text(instruments)
     number = cards.text(["CAMERA"])
     parts = [cards.text(row) for row in detectors] + ([number] if number.isdecimal() and not keyword else [])
     parts = [part for part in parts if part and not SAYS_NOTHING.fullmatch(part)]
@@ -249,22 +263,23 @@ def _camera(cards: Cards, keyword: str | None, is_extension: bool) -> Noted:
     if is_extension and not keyword and not any(own.text(row) for row in detectors):
         parts += [extension] if CHIP_NAME.fullmatch(extension := own.text(["EXTNAME"])) else []
     for part in dict.fromkeys(parts):
-        if not _holds(name, part):
+        # a short one is said in any case: the 1 of 'Cam 1' is no chip
+        if part != instrument and (len(part) < 3 or not _holds(name, part)):
             name = part if name and _holds(part, name) else f"{name} {part}".strip()
-    binning = _binning(cards)
-    return (f"{name} {binning}".strip() if binning != "1x1" else name), ()
+    return (f"{name} {binning}".strip() if binning not in ("", "1x1") else name), ()
 
 
-def _holds(text: str, words: str) -> bool:
-    """Tell if ``words`` stand in ``text`` as they are; '2' does not in 'WFPC2'."""
-    return re.search(rf"(?<!\w){re.escape(words)}(?!\w)", text, re.IGNORECASE) is not None
+def _holds(text: str, name: str) -> bool:
+    """Tell if ``name`` stands in ``text`` as whole words: 'FPC' does not in 'WFPC2'."""
+    return re.search(rf"(?<!\w){re.escape(name)}(?!\w)", text, re.IGNORECASE) is not None
 
 
 def _binning(cards: Cards) -> str:
+    """Binning as in '2x2'; empty where no card says it."""
     pairs = [(cards.number((x,)), cards.number((y,))) for x, y in BINNING]
     numbers = re.findall(r"\d+", cards.text(BINNING_PAIR))
     pairs.append((float(numbers[0]), float(numbers[-1])) if numbers else (math.nan, math.nan))
     for x, y in pairs:
         if 1 <= x < 1000 and 1 <= y < 1000:
             return f"{x:g}x{y:g}"
-    return "1x1"
+    return ""

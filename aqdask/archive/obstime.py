@@ -33,6 +33,7 @@ MJD_EPOCH, JD_EPOCH = 40587.0, 2440587.5  # of 1970-01-01
 MJD_RANGE, JD_RANGE = (1.0, 125e3), (2.39e6, 2.525e6)  # 1858 and 1831 to 2201
 SECOND, DAY = 10**6, 86400 * 10**6
 SLACK = 2 * SECOND  # cards of one exposure are written by several computers
+LARGEST_OFFSET = 70 * SECOND  # of a time system from UTC: TIMESYS may be meant for the date alone, or for MJD
 EPOCH_YEAR = re.compile(r"\d{4}(\.\d*)?")  # TIMESYS before FITS knew it: an epoch, and no time scale
 
 Found = tuple[int | None, tuple[str, ...]]
@@ -52,9 +53,10 @@ class Statement(NamedTuple):
 
 
 class Unknown(NamedTuple):
-    """A clause that says why a card, or what is missing beside it, gives no time."""
+    """A reason why a card gives no time; no fault where only something beside the card is missing."""
 
     reason: str
+    is_fault: bool = True
 
 
 def start_time(cards: Cards, exposure: float = 0.0) -> Found:
@@ -64,11 +66,13 @@ def start_time(cards: Cards, exposure: float = 0.0) -> Found:
     None where there is none of them, or where they differ by more than ``exposure`` seconds.
     """
     found: list[Statement | Unknown] = []
+    system = _time_system(cards)
     for scope in cards.scopes():
-        found = list(_statements(scope, _time_system(cards)))
+        found = list(_statements(scope, system))
         if any(isinstance(item, Statement) and item.is_instant for item in found):
             break
-    return _agreed(found, round(exposure * SECOND) + SLACK)
+    offset = 0 if SYSTEMS.get(system or "UTC") == SYSTEMS["UTC"] else LARGEST_OFFSET
+    return _agreed(found, round(exposure * SECOND) + SLACK + offset)
 
 
 def named_time(cards: Cards, keyword: str) -> Found:
@@ -101,11 +105,11 @@ def _agreed(found: list[Statement | Unknown], tolerance: int) -> Found:
 
 
 def _statements(cards: Cards, system: str | None) -> Iterator[Statement | Unknown]:
-    """Dates, MJD, JD in the order in which they answer; last what is missing beside a date."""
+    """Dates, MJD, JD in the order in which they answer; reasons that are no faults come last."""
     late: list[Unknown] = []
     for item in _dates(cards, DATE, system):
-        if isinstance(item, Unknown) and item.reason.endswith(("no clock", "no date")):
-            late.append(item)  # no fault where MJD or JD has the time
+        if isinstance(item, Unknown) and not item.is_fault:
+            late.append(item)  # MJD or JD may have the time
         else:
             yield item
     yield from _numbers(cards, MJD, (MJD_RANGE, JD_RANGE), system)
@@ -114,7 +118,7 @@ def _statements(cards: Cards, system: str | None) -> Iterator[Statement | Unknow
 
 
 def _dates(cards: Cards, keywords: tuple[str, ...], system: str | None) -> Iterator[Statement | Unknown]:
-    """What each date says, with its own clock or else with that of the first clock card."""
+    """Statements of the dates, each with its own clock or else with that of the first clock card."""
     clock_key, clock, problems = _first_clock(cards)
     is_first, is_dated = True, False
     for key, value in cards.items(keywords):
@@ -131,21 +135,26 @@ def _dates(cards: Cards, keywords: tuple[str, ...], system: str | None) -> Itera
         if not (is_first or day.four_digits):
             continue  # 20/11/20 beside a full date: the year may stand first
         is_first = False
-        own = read_clock(day.rest) if day.rest else None
+        own = read_clock(day.rest, behind_date=True) if day.rest else None
         if own is None:
             unread = [Unknown(f"the clock in {key} is not understood")] if day.rest else []
-            none = [] if unread or problems or clock else [Unknown(f"{key} has a date and no clock")]
+            none = (
+                []
+                if unread or problems or clock
+                else [Unknown(f"{key} has a date and no clock", is_fault=False)]
+            )
             yield from (*unread, *problems, *none)
-        yield from _of_date(clock_key if day.rest and clock and not own else key, day, own or clock, system)
+        source = clock_key if clock and not own and (day.rest or problems) else key
+        yield from _of_date(source, day, own or clock, system)
         if own and clock and clock_key != key:
             yield from _beside(clock_key, day, clock, system)
     if not is_dated and len(keywords) > 1:
         yield from problems
-        yield from [Unknown(f"{clock_key} has a clock and no date")] if clock else []
+        yield from [Unknown(f"{clock_key} has a clock and no date", is_fault=False)] if clock else []
 
 
 def _first_clock(cards: Cards) -> tuple[str, Clock | None, list[Unknown]]:
-    """The first clock card that is understood, and what is wrong with those before it."""
+    """The first clock card that is understood, and the faults of those before it."""
     problems = []
     for key, value in cards.items(CLOCK):
         if value is UNREADABLE:
@@ -186,7 +195,7 @@ def _beside(key: str, day: Day, clock: Clock, system: str | None) -> Iterator[St
 def _numbers(
     cards: Cards, keywords: tuple[str, ...], ranges: tuple[tuple[float, float], ...], system: str | None
 ) -> Iterator[Statement | Unknown]:
-    """The first MJD or JD among the keywords, as its size says, and what is wrong with those before."""
+    """The first MJD or JD among the keywords, told apart by size, and the faults of those before it."""
     for key, value in cards.items(keywords):
         number = as_number(value)
         bounds = next((bounds for bounds in ranges if bounds[0] <= number <= bounds[1]), None)
