@@ -11,6 +11,7 @@ import lzma
 import os
 import re
 import resource
+import stat
 import subprocess
 import sys
 import time
@@ -602,10 +603,12 @@ class TestOneReading:
 
     def test_a_named_pipe_does_not_block(self, tmp_path: Path) -> None:
         os.mkfifo(tmp_path / "pipe.fits")
-        for use in (lambda: probe(tmp_path / "pipe.fits", FIRST), lambda: load_file(tmp_path / "pipe.fits")):
-            with pytest.raises(FrameError, match="not a regular file") as caught:
-                use()
-            assert not isinstance(caught.value, SourceUnreachable)
+        os.mknod(tmp_path / "socket.fits", stat.S_IFSOCK | 0o600)
+        for name in ("pipe.fits", "socket.fits"):
+            for use in (lambda path: probe(path, FIRST), load_file):
+                with pytest.raises(FrameError, match="not a regular file") as caught:
+                    use(tmp_path / name)
+                assert not isinstance(caught.value, SourceUnreachable)
 
     def test_nothing_stays_open(self, tmp_path: Path) -> None:
         before = len(os.listdir("/proc/self/fd"))
@@ -677,6 +680,21 @@ class TestClaims:
         path.write_bytes(whole)
         for call in (f"probe({str(path)!r}, ReadSpec())", f"read_frame({str(path)!r}, 1, ReadSpec())"):
             assert "refused: HDU 1 claims" in alone(call, 100 << 20)
+
+    @pytest.mark.parametrize("scheme", ["RICE_1", "GZIP_1", "GZIP_2", "PLIO_1", "HCOMPRESS_1"])
+    @pytest.mark.parametrize("dtype", ["uint8", "int16", "int32", "float32", "float64"])
+    def test_a_blank_frame_is_no_lie(self, tmp_path: Path, scheme: str, dtype: str) -> None:
+        """However tightly an image of one value packs."""
+        hdu = fits.CompImageHDU(np.zeros((999, 1000), dtype), compression_type=scheme, tile_shape=(999, 1000))
+        path = write(tmp_path / "a.fits", fits.PrimaryHDU(), hdu)
+        assert probe(path, FIRST)[0].shape == read_frame(path, 1, FIRST).image.shape == (999, 1000)
+
+    @pytest.mark.parametrize("pack", PACKS)
+    def test_a_blank_frame_packed_is_no_lie(self, tmp_path: Path, pack) -> None:
+        (tmp_path / "a.fits").write_bytes(pack(content(fits.PrimaryHDU(np.zeros((2000, 2000), "i4")))))
+        for read in (FIRST, ALL):
+            assert probe(tmp_path / "a.fits", read)[0].shape == (2000, 2000)
+            assert not read_frame(tmp_path / "a.fits", 0, read).image.any()
 
     def test_a_short_image_beside_whole_ones_is_refused_alone(self, tmp_path: Path) -> None:
         path = write(tmp_path / "a.fits", fits.PrimaryHDU(), fits.ImageHDU(IMAGE), fits.ImageHDU(IMAGE))
