@@ -98,8 +98,6 @@ def frame_errors() -> Iterator[None]:
             raise FrameError(f"could not be decoded: {_words(error)}") from error
         if error.errno in ABOUT_THE_MACHINE:
             raise
-        if error.errno == errno.ENXIO:  # a socket
-            raise FrameError("not a regular file") from error
         told = WORDS.get(error.errno, f"the file cannot be read: {os.strerror(error.errno)}")
         raise SourceUnreachable(told, error.errno) from error
     except Exception as error:
@@ -186,7 +184,12 @@ def starting_with(first: bytes) -> str:
 def _open_regular(path: str | os.PathLike[str]) -> Iterator[tuple[OpenFile, os.stat_result]]:
     """An open regular file and its status; the file may not change before it is closed."""
     # without O_NONBLOCK, opening a named pipe would wait for a writer for ever
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    except OSError as error:
+        if error.errno == errno.ENXIO and stat.S_ISSOCK(os.stat(path).st_mode):
+            raise FrameError("not a regular file") from error
+        raise
     try:
         before = os.fstat(descriptor)
         if not stat.S_ISREG(before.st_mode):

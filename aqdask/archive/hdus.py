@@ -30,7 +30,8 @@ END = re.compile(rb"(?:.{80})*?END[ \0]{5}", re.DOTALL)
 LOOKUP_TABLES = ("WCSDVARR", "D2IMARR")
 # Images that go with another of their file and are no frames of their own, by the names that pipelines give.
 COMPANIONS = re.compile(
-    r"(ERR|DQ|MASK|MSK|VAR|IVAR|WHT|WEIGHT|WTMAP|CTX|CON|SAMP|TIME|EXP|SIGMA|UNC|BKG|BACK).*"
+    r"(ERR|ERROR|DQ|MASK|MSK|FLAGS?|VAR|VARIANCE|IVAR|WHT|WEIGHT|WTMAP|CTX|CON|SAMP|TIME|EXPMAP|SIGMA|UNC|BKG|BACKGROUND)"
+    r"[_ -]?\d*"
 )
 LOOK_AHEAD = 64  # HDUs behind the frame that are looked at for further images
 # Most pixel bytes a byte of a compressed table, by algorithm: 32 values in 3 to 5 bits, deflate's limit,
@@ -277,7 +278,8 @@ def _interpret(text: str, index: int, offset: int) -> Hdu:
     name = cards.first("EXTNAME")
     version = cards.first("EXTVER")
     # the name that fpack and astropy give to every compressed image says nothing
-    name = "" if name is None or (compressed and name == "COMPRESSED_IMAGE") else str(name).strip()
+    unnamed = name is None or (compressed and name == "COMPRESSED_IMAGE")
+    name = "" if unnamed else printable(str(name).strip())  # it becomes part of frame ids
     what = _what(cards, axes, compressed)
     shape = None if what else (axes[-2], axes[-1])
     version = version if isinstance(version, int) else 1
@@ -344,7 +346,7 @@ def _what(cards: Structure, axes: tuple[int, ...], compressed: bool) -> str:
 
 def _nothing_usable(seen: list[Hdu]) -> str:
     named = [
-        f"{hdu.what or 'a distortion or mask image'} {_shown(hdu)}" if hdu.name else hdu.what for hdu in seen
+        f"{hdu.what or 'a distortion or mask image'} '{hdu.name}'" if hdu.name else hdu.what for hdu in seen
     ]
     with_data = [words for hdu, words in zip(seen, named, strict=True) if not hdu.what.startswith("a header")]
     if not with_data:
@@ -356,12 +358,8 @@ def _nothing_usable(seen: list[Hdu]) -> str:
 
 def _listing(seen: list[Hdu]) -> str:
     return "the file has HDU " + _join(
-        [f"{hdu.index} {_shown(hdu)}" if hdu.name else str(hdu.index) for hdu in seen]
+        [f"{hdu.index} '{hdu.name}'" if hdu.name else str(hdu.index) for hdu in seen]
     )
-
-
-def _shown(hdu: Hdu) -> str:
-    return f"'{printable(hdu.name)}'"
 
 
 def _join(words: list[str]) -> str:

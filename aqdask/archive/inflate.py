@@ -107,7 +107,7 @@ class Inflated:
         if not self._keep and stop <= self._plausible:
             return stop
         if not self._keep:
-            self._position = max(self._position, stop)
+            self._position = max(self._position, stop - 1)  # what was passed is dropped
         self._grow(stop)
         return min(stop, self._dropped + len(self.kept))
 

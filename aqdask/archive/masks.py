@@ -91,7 +91,7 @@ def defects(plane: np.ndarray, mask: Mask, header: str, primary_header: str) -> 
         if harmless:
             raise FrameError(
                 f"not every bit of it is a defect ({', '.join(harmless)}): choose from {_listed(names)}"
-                f" with --mask-hdu {mask.hdu or 'MASK'}:{','.join(n for n in names if n not in harmless)}"
+                f" with --mask-hdu {mask.hdu}:{','.join(n for n in names if n not in harmless)}"
             )
         return plane != 0
     if plane.dtype.kind not in "iu":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from astropy.wcs import WCS
 
 from aqdask import flags
 from aqdask.archive import layout
-from aqdask.archive.cards import parse, quiet
+from aqdask.archive.cards import CARD, parse, quiet
 from aqdask.archive.frames import FrameStore
 from aqdask.archive.manifest import safe_name
 from aqdask.archive.maps import QualityStore, row_checksum
@@ -26,6 +27,15 @@ from aqdask.specs import PatchGrid
 from aqdask.version import __version__
 
 TILE_ROWS = 64
+REQUIRED = ("CTYPE1", "CTYPE2", "CRVAL1", "CRVAL2", "CRPIX1", "CRPIX2")
+MATRIX_CARD = re.compile(r"(CD|PC)\d_\d|CDELT\d|CROTA\d")
+# FITS 4.0, section 8, with the SIP convention; alternate descriptions (a letter behind) are not exported.
+WCS_CARD = re.compile(
+    r"WCSAXES|C(TYPE|RVAL|RPIX|UNIT|DELT|ROTA)\d|(CD|PC)\d_\d|P[VS]\d_\d+|LONPOLE|LATPOLE|RADE(SYS|CSYS)|EQUINOX|EPOCH|"
+    r"[AB]P?_(ORDER|\d_\d)|WAT\d_\d+|DATE-OBS|MJD-OBS"
+)
+# Distortions by look-up table (WCS paper IV): their tables are not in the archive, and astropy asks for them.
+LOOKUP_CARD = re.compile(r"(CPDIS|CPERR|CQDIS|CQERR|DP|DQ|D2IMDIS|D2IMERR|D2IM)\d|D2IMARR|D2IMEXT|AXISCORR")
 DAMAGED_MAPS = "the stored maps are missing or damaged: `aqdask verify --repair` makes them again"
 
 
@@ -94,7 +104,7 @@ class ExportJob:
             str(frames.coordinate(name, slice(row, row + 1))[0])
             for name in ("frame_id", "path", "header", "primary_header")
         )
-        hdus = dq_hdus(dq_image(pvalue, invalid, self.alpha, grid), header or primary)
+        hdus = dq_hdus(dq_image(pvalue, invalid, self.alpha, grid), header, primary)
         cards = hdus[0].header
         cards["FRAMEID"] = (_ascii(frame_id), "frame in the archive")
         cards["SRCFILE"] = (_ascii(path.rpartition("/")[2]), "source file")
@@ -110,17 +120,17 @@ class ExportJob:
         return Cut(row, masked, name)
 
 
-def dq_hdus(dq: np.ndarray, header: str) -> fits.HDUList:
+def dq_hdus(dq: np.ndarray, header: str, primary_header: str = "") -> fits.HDUList:
     """A DQ image as FITS: an empty primary HDU and the compressed extension ``DQ``.
 
     Parameters
     ----------
     dq : ndarray of uint8, (y, x)
-        Bits of `aqdask.flags.DQ`; their meanings stand in the header (``DQBITn``, ``DQNAMEn``).
-    header : str
-        Cards of the frame; its celestial WCS is kept, if it has one.
+        Bits of `aqdask.flags.DQ`; their values and names stand in the header (``DQBITn`` and its comment).
+    header, primary_header : str
+        Cards of the frame as in `FrameInfo`; its celestial WCS is kept, if it has one.
     """
-    cards = _wcs_cards(header)
+    cards = _wcs_cards(header, primary_header)
     for flag in flags.DQ:
         bit = flag.value.bit_length() - 1
         cards[f"DQBIT{bit}"] = (flag.value, flag.name)
@@ -142,14 +152,44 @@ def write_whole(path: Path, hdus: fits.HDUList) -> None:
         partial.unlink(missing_ok=True)
 
 
-def _wcs_cards(header: str) -> fits.Header:
-    """The celestial WCS of a header, with distortions as astropy can write them; empty without one."""
-    try:
-        with quiet():
-            wcs = WCS(parse(header), naxis=2)
-            return wcs.to_header(relax=True) if wcs.has_celestial else fits.Header()
-    except Exception:  # any damaged card may end here; a mask without WCS is still the mask
-        return fits.Header()
+def _wcs_cards(header: str, primary_header: str) -> fits.Header:
+    """The celestial WCS of a frame, with distortions as astropy can write them; empty without one.
+
+    What the image's header leaves open of it stands in the primary one: often all, sometimes a part.
+    """
+    text = "".join(card for card in _split(header) if not LOOKUP_CARD.match(card))
+    rest = "".join(card for card in _split(primary_header) if not LOOKUP_CARD.match(card))
+    with quiet():
+        image, primary = parse(text), parse(rest)
+        for cards in (_merged(image, primary), primary):
+            try:
+                wcs = WCS(cards, naxis=2)
+                if not wcs.has_celestial:
+                    continue
+                result = wcs.to_header(relax=True)
+            except Exception:  # any damaged card may end here; a mask without WCS is still the mask
+                continue
+            if len(text) + len(rest) < len(header) + len(primary_header):
+                result.add_comment("The source corrects its WCS by look-up tables that are not in this file.")
+            return result
+    return fits.Header()
+
+
+def _merged(cards: fits.Header, primary: fits.Header) -> fits.Header:
+    """The image's cards with those of a WCS from the primary header that it lacks, unless it is complete."""
+    has_matrix = any(MATRIX_CARD.fullmatch(keyword) for keyword in cards)
+    if has_matrix and all(keyword in cards for keyword in REQUIRED):
+        return cards
+    cards = cards.copy()
+    for card in primary.cards:
+        is_second = card.keyword in cards or (has_matrix and MATRIX_CARD.fullmatch(card.keyword))
+        if WCS_CARD.fullmatch(card.keyword) and not is_second:
+            cards.append(card, end=True)
+    return cards
+
+
+def _split(text: str) -> list[str]:
+    return [text[at : at + CARD] for at in range(0, len(text), CARD)]
 
 
 def _ascii(text: str) -> str:
