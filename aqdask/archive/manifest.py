@@ -38,7 +38,7 @@ NO_FITS = "FITS files (" + " ".join("*" + suffix for suffix in SUFFIXES) + ", al
 
 @dataclass(frozen=True)
 class Scan:
-    """What `scan` found.
+    """Files that `scan` found.
 
     Parameters
     ----------
@@ -227,7 +227,7 @@ def _candidates(source: Source, plain: bool) -> Iterator[str]:
 
 
 def _expand(source: str, others: dict[str, str]) -> Iterator[Source]:
-    """Files of one source; what is left out of folders goes into ``others``, path to kind."""
+    """Files of one source; those left out of folders go into ``others``, path to kind."""
     path = os.path.abspath(os.path.expanduser(source))
     if os.path.isdir(path):
         return _folder(path, path, others)
@@ -293,7 +293,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def _suffix(name: str) -> str:
-    """What a file is counted by that is left out: its last suffix where that is a word."""
+    """The kind that a left-out file is counted as: its last suffix where that is a word."""
     word = WORD_SUFFIX.search(name.lower())
     return word.group() if word else "other" if "." in name else "no suffix"
 
