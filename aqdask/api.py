@@ -126,6 +126,7 @@ def run(
                 used = adapted(summary.archive, bundle, folder, alpha, executor, report)
                 where: dict[str, Any] = {"cluster": executor, "reporter": report}
                 summaries[number] = score(summary.archive, used, strict=strict, **where)
+                summaries[number].left_out = summary.left_out
             export(summary.archive, folder, alpha=alpha, model=used.digest, cluster=executor, reporter=report)
     return summaries
 

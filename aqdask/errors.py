@@ -67,8 +67,13 @@ class ArchiveError(AqdaskError):
     """The archive cannot be read, written, or is not what it says."""
 
 
-def place_failed(place: object, error: OSError) -> ArchiveError:
-    """The error for a place that does not take our bytes: full, read-only, forbidden, not a folder."""
+def place_failed(place: object, error: OSError) -> AqdaskError:
+    """The error for a place that does not take our bytes: full, read-only, forbidden, not a folder.
+
+    Connections fail by `OSError`, too, also while something is written: then it is `connection_lost`.
+    """
+    if is_of_connection(error):
+        return connection_lost(error)
     full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     remedy = "free space" if full else "check that its folder exists and may be written"
     return ArchiveError(
@@ -85,6 +90,32 @@ class ModelError(AqdaskError):
 
 class ClusterError(AqdaskError):
     """The cluster does not answer or cannot be started."""
+
+
+def is_of_connection(error: BaseException) -> bool:
+    """True for a failed connection: Dask's own errors, and those of sockets, which name no file."""
+    if any(kind.__module__.partition(".")[0] == "distributed" for kind in type(error).__mro__):
+        return True
+    return isinstance(error, ConnectionError | TimeoutError) and getattr(error, "filename", None) is None
+
+
+def connection_lost(error: BaseException) -> ClusterError:
+    """The error for a scheduler or workers that were there and do not answer any more."""
+    return ClusterError(
+        f"the connection to the cluster was lost ({in_words(error)})",
+        expected="a scheduler and workers that answer until the end",
+        consequence="What was finished is kept, and the archive can be resumed",
+        remedy="see that the cluster is up, then run the same command again",
+    )
+
+
+def in_words(error: BaseException) -> str:
+    """Type and message of any exception, on one line."""
+    try:
+        message = " ".join(str(error).split())
+    except Exception:  # one that cannot even say what it is, such as a KilledWorker of an unknown worker
+        message = ""
+    return f"{type(error).__name__}: {message}" if message else type(error).__name__
 
 
 class FrameError(Exception):

@@ -31,6 +31,7 @@ ENDINGS = (*(s + c for s in SUFFIXES for c in COMPRESSIONS), *filter(None, COMPR
 EXTENSION = re.compile(r"(\.(fits|fit|fts|ftz|mt))?(\.fz)?(\.(gz|bz2|xz|z|zip))?$", re.IGNORECASE)
 WORD_SUFFIX = re.compile(r"\.[a-z][a-z0-9_~-]{0,11}$")  # of a file that is left out; others are told together
 HIDDEN, HIDDEN_FOLDER, ZARR_FOLDER = "hidden", "hidden folder", "zarr folder"
+KINDS_SHOWN = 8
 LONGEST_NAME = 180  # file systems take 255 bytes; products add endings of their own
 
 NO_FITS = "FITS files (" + " ".join("*" + suffix for suffix in SUFFIXES) + ", also with .gz .bz2 .xz .Z .zip)"
@@ -38,7 +39,7 @@ NO_FITS = "FITS files (" + " ".join("*" + suffix for suffix in SUFFIXES) + ", al
 
 @dataclass(frozen=True)
 class Scan:
-    """What `scan` found.
+    """Files that `scan` found.
 
     Parameters
     ----------
@@ -57,8 +58,10 @@ class Scan:
         if not self.left_out:
             return ""
         number = sum(self.left_out.values())
-        kinds = ", ".join(f"{suffix} {count}" for suffix, count in self.left_out.items())
-        return f"{number} {'file' if number == 1 else 'files'} left out by suffix: {kinds}"
+        kinds = [f"{suffix} {count}" for suffix, count in self.left_out.items()]
+        more = [f"and {len(kinds) - KINDS_SHOWN} kinds more"] if len(kinds) > KINDS_SHOWN else []
+        what = ", ".join(kinds[:KINDS_SHOWN] + more)
+        return f"{number} {'file' if number == 1 else 'files'} left out by suffix: {what}"
 
 
 def scan(sources: Sequence[str | Path]) -> Scan:
@@ -86,20 +89,22 @@ def scan(sources: Sequence[str | Path]) -> Scan:
     for source in sources:
         before = len(found)
         entries = 0
-        for entry in _expand(os.fspath(source), others):
+        beside: dict[str, str] = {}
+        for entry in _expand(os.fspath(source), beside):
             entries += 1
             known = found.get(entry.path)
             # one file by two ways: the choice of its root must not depend on the order of sources
             if known is None or (len(entry.root), entry.root) < (len(known.root), known.root):
                 found[entry.path] = entry
         if entries == 0 and len(found) == before:
-            beside = Scan((), _counted(others.values())).note()
+            note = Scan((), _counted(beside.values())).note()
             raise UsageError(
-                f"no FITS file in {_quoted(source)}" + (f" ({beside})" if beside else ""),
+                f"no FITS file in {_quoted(source)}" + (f" ({note})" if note else ""),
                 expected=NO_FITS,
                 consequence="There is nothing to read",
                 remedy="check the path; files that end otherwise can be named by a glob such as 'night/*'",
             )
+        others |= beside
     ordered = sorted(found.values(), key=lambda entry: (entry.relative, entry.path))
     return Scan(tuple(ordered), _counted(kind for path, kind in others.items() if path not in found))
 
@@ -153,7 +158,8 @@ def match_frames(ids: Sequence[str], patterns: Sequence[str]) -> list[str]:
     chosen: set[str] = set()
     for pattern in patterns:
         text = printable(pattern)
-        literal = by_text.get(pattern, by_text.get(text))
+        readings = (pattern, text, *([] if _is_utf8(pattern) else [_latin1(pattern)]))
+        literal = next((by_text[reading] for reading in readings if reading in by_text), None)
         found = [literal] if literal else [name for name in ids if fnmatchcase(shown[name], text)]
         if not found:
             raise _no_frame(text, list(shown.values()))
@@ -227,7 +233,7 @@ def _candidates(source: Source, plain: bool) -> Iterator[str]:
 
 
 def _expand(source: str, others: dict[str, str]) -> Iterator[Source]:
-    """Files of one source; what is left out of folders goes into ``others``, path to kind."""
+    """Files of one source; those left out of folders go into ``others``, path to kind."""
     path = os.path.abspath(os.path.expanduser(source))
     if os.path.isdir(path):
         return _folder(path, path, others)
@@ -293,7 +299,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def _suffix(name: str) -> str:
-    """What a file is counted by that is left out: its last suffix where that is a word."""
+    """The kind that a left-out file is counted as: its last suffix where that is a word."""
     word = WORD_SUFFIX.search(name.lower())
     return word.group() if word else "other" if "." in name else "no suffix"
 
@@ -339,10 +345,14 @@ def _named(line: str, folder: str) -> str | None:
         return None
     path = os.path.abspath(os.path.join(folder, os.path.expanduser(name)))
     if not os.path.lexists(path) and not _is_utf8(name):
-        other = os.fsencode(path[len(folder) :]).decode("latin-1")
-        if path.startswith(folder) and os.path.lexists(folder + other):
-            return folder + other
+        other = os.path.abspath(os.path.join(folder, _latin1(name)))
+        if os.path.lexists(other):
+            return other
     return path
+
+
+def _latin1(text: str) -> str:
+    return os.fsencode(text).decode("latin-1")
 
 
 def _is_utf8(text: str) -> bool:

@@ -160,7 +160,7 @@ def _check_request(cluster: str | None, arguments: dict[str, Any]) -> None:
             check_local(text)
             if text == "":
                 raise UsageError(
-                    f"{name.replace('_', '-')} is given as an empty text",
+                    f"{name.upper()} is given as an empty text",
                     expected="a value",
                     consequence="Nothing was done",
                     remedy="check the variable of the shell that should hold it, or leave the option out",
@@ -179,8 +179,8 @@ def _check_request(cluster: str | None, arguments: dict[str, Any]) -> None:
 
 
 def _reader_gone() -> bool:
-    """Whether the pipe that stdout writes to has no reader any more."""
-    with contextlib.suppress(OSError, ValueError):
+    """True if the pipe that stdout writes to has lost its reader."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # none, or of a test
         watch = select.poll()
         watch.register(sys.stdout.fileno(), select.POLLERR)
         return bool(watch.poll(0))
@@ -224,7 +224,7 @@ def _say_last(text: str) -> None:
 
 
 def _same_command() -> list[str]:
-    """What the user typed."""
+    """The command line as the user typed it."""
     program = Path(sys.argv[0]).name
     return [program if program in ("aqdask", "dask") else "aqdask", *sys.argv[1:]]
 

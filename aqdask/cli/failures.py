@@ -7,9 +7,20 @@ import os
 import traceback
 from pathlib import Path
 
-from aqdask.errors import AqdaskError, ArchiveError, ClusterError, FrameError, FrameTimeout, place_failed
+from aqdask.errors import (
+    AqdaskError,
+    ArchiveError,
+    FrameError,
+    FrameTimeout,
+    UsageError,
+    connection_lost,
+    in_words,
+    is_of_connection,
+    place_failed,
+)
 
 TO_WRITE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EEXIST, errno.ENOTEMPTY})
+NO_PATH = frozenset({errno.ENAMETOOLONG, errno.ELOOP})
 NO_PLACE = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN})  # limits of the process
 KEPT = "What was finished is kept, and the archive can be resumed"
 
@@ -25,23 +36,11 @@ def as_error(cause: BaseException) -> AqdaskError:
             consequence=KEPT,
             remedy="`aqdask verify` names the frames; bring their sources back, or ingest with --retry",
         )
-    if _is_of_cluster(cause):
-        return ClusterError(
-            f"the connection to the cluster was lost ({_words(cause)})",
-            expected="a scheduler and workers that answer until the end",
-            consequence=KEPT,
-            remedy="see that the cluster is up, then run the same command again",
-        )
+    if is_of_connection(cause):
+        return connection_lost(cause)
     if isinstance(cause, OSError) and cause.errno not in NO_PLACE:
         return _of_place(cause)
     return _unforeseen(cause)
-
-
-def _is_of_cluster(cause: BaseException) -> bool:
-    """Whether a connection failed: Dask's own errors, and those of sockets, which have no file name."""
-    if any(kind.__module__.partition(".")[0] == "distributed" for kind in type(cause).__mro__):
-        return True
-    return isinstance(cause, ConnectionError | TimeoutError) and getattr(cause, "filename", None) is None
 
 
 def _of_place(cause: OSError) -> AqdaskError:
@@ -51,6 +50,13 @@ def _of_place(cause: OSError) -> AqdaskError:
     if cause.filename is None or isinstance(cause.filename, int):
         return _unforeseen(cause)
     place = Path(os.fsdecode(cause.filename))
+    if cause.errno in NO_PATH:
+        return UsageError(
+            f"{place} cannot be a file: {cause.strerror}",
+            expected="the path of a file or folder",
+            consequence="Nothing could be read or written there",
+            remedy="check the path",
+        )
     if _is_input(place, cause.errno):
         return ArchiveError(
             f"{place} could not be read: {cause.strerror or cause}",
@@ -62,7 +68,7 @@ def _of_place(cause: OSError) -> AqdaskError:
 
 
 def _is_input(place: Path, number: int | None) -> bool:
-    """Whether a failure was one of reading: nothing is there, or what is there may be written, too."""
+    """True if a failure was one of reading: nothing is there, or the user may write what is there."""
     try:
         if os.path.lexists(place):
             return not os.access(place, os.R_OK) or os.access(place, os.W_OK)
@@ -77,19 +83,10 @@ def _unforeseen(cause: BaseException) -> AqdaskError:
     where = f" in {Path(frames[-1].filename).name}, line {frames[-1].lineno}" if frames else ""
     memory = isinstance(cause, MemoryError)
     return AqdaskError(
-        f"an error that aqdask did not foresee: {_words(cause)}{where}",
+        f"an error that aqdask did not foresee: {in_words(cause)}{where}",
         expected="more free memory" if memory else "no such error",
         consequence=KEPT,
         remedy="use fewer workers (--cluster local:N) and run the same command again"
         if memory
         else "run the same command again; if it returns, run it with --debug and report the traceback",
     )
-
-
-def _words(cause: BaseException) -> str:
-    """Type and message on one line."""
-    try:
-        message = " ".join(str(cause).split())
-    except Exception:  # an exception that cannot even say what it is
-        message = ""
-    return f"{type(cause).__name__}: {message}" if message else type(cause).__name__

@@ -15,6 +15,7 @@ import click
 
 from aqdask.cli.common import Session, failed, interrupted
 from aqdask.errors import EXIT_INTERRUPTED
+from aqdask.escape import printable
 from aqdask.version import __version__
 
 COMMANDS = {
@@ -56,9 +57,12 @@ class LazyGroup(click.Group):
         outside = Session(cluster=None, quiet=True, json=False)
         try:
             return super().invoke(ctx)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, click.Abort):
             sys.exit(interrupted(outside))
-        except (click.ClickException, click.exceptions.Exit, click.Abort):
+        except click.exceptions.Exit:
+            raise
+        except click.ClickException as error:
+            vars(error)["message"] = printable(error.message)  # it may quote what was typed
             raise
         except Exception as error:
             sys.exit(failed(outside, False, error))

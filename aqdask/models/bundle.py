@@ -240,7 +240,7 @@ def _is_mapping(value: object) -> bool:
 
 
 def _are_facts(value: object) -> bool:
-    """Whether the facts of a calibration have the types that are printed and looked into."""
+    """True if the facts of a calibration have the types that other code relies on."""
     if not isinstance(value, Mapping):
         return False
     patches, smallest = value.get("patches"), value.get("smallest_pvalue")

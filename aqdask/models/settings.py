@@ -31,14 +31,14 @@ _RANGES = {
 
 
 def is_name(name: object) -> bool:
-    """Whether ``name`` can be a model's: it becomes part of the name of a quality group and of a file."""
+    """True for a valid model name: it becomes part of the names of a quality group and of files."""
     if not isinstance(name, str) or len(name) > LONGEST_NAME or ".." in name:
         return False
     return re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) is not None
 
 
 def is_patch(side: object) -> bool:
-    """Whether ``side`` can be the side of a patch in px."""
+    """True for a valid side of a patch in px."""
     return isinstance(side, int) and not isinstance(side, bool) and side in PATCHES
 
 

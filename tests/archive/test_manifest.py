@@ -152,6 +152,7 @@ class TestScan:
         )
         assert Scan((), {".tmp": 1}).note() == "1 file left out by suffix: .tmp 1"
         assert scan([tree / "a.fits"]).note() == ""
+        assert Scan((), {f".x{n}": 1 for n in range(10)}).note().endswith(".x7 1, and 2 kinds more")
 
     def test_the_chunks_of_an_archive_in_the_folder_are_no_files_of_the_night(self, tree: Path) -> None:
         for name in ("night.zarr/zarr.json", "night.zarr/frames/image/c/0/0/0", "night.zarr/x.fits"):
@@ -269,6 +270,7 @@ class TestMatch:
         "star1.fits",
         "t\\x09b.fits",
         "old\tid",
+        "\u00e9t\u00e9.fits",
     )
 
     @pytest.mark.parametrize(
@@ -282,6 +284,7 @@ class TestMatch:
             ("t\\x09b.fits", ["t\\x09b.fits"]),
             ("old\\x09id", ["old\tid"]),  # an id of an earlier release, as it is shown
             ("old*", ["old\tid"]),
+            ("\udce9t\udce9.fits", ["\u00e9t\u00e9.fits"]),  # from a list in Latin-1
         ],
     )
     def test_frames_by_what_is_shown(self, pattern: str, expected: list[str]) -> None:

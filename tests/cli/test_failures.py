@@ -18,7 +18,14 @@ from distributed.scheduler import KilledWorker
 from aqdask.cli import aqdask
 from aqdask.cli.common import command, interrupted
 from aqdask.cli.failures import as_error
-from aqdask.errors import AqdaskError, ArchiveError, ClusterError, FrameTimeout, SourceUnreachable
+from aqdask.errors import (
+    AqdaskError,
+    ArchiveError,
+    ClusterError,
+    FrameTimeout,
+    SourceUnreachable,
+    place_failed,
+)
 
 
 def ending(error: BaseException, *options: str):
@@ -82,6 +89,8 @@ def test_a_lost_connection_is_the_clusters(error):
     assert result.exit_code == 3
     assert "the connection to the cluster was lost" in result.stderr
     assert type(as_error(error)) is ClusterError
+    if isinstance(error, OSError):  # of a run that writes: it is not the archive's disk
+        assert type(place_failed("a.zarr", error)) is ClusterError
 
 
 def test_what_is_read_is_told_from_what_is_written(tmp_path):
@@ -95,6 +104,7 @@ def test_what_is_read_is_told_from_what_is_written(tmp_path):
     assert "could not be read: Input/output error" in said(errno.EIO, tmp_path / "there")
     assert "could not be written: No space left" in said(errno.ENOSPC, tmp_path / "there")
     assert "could not be written: Permission denied" in said(errno.EACCES, tmp_path / "new")
+    assert "cannot be a file: File name too long" in said(errno.ENAMETOOLONG, "x" * 300)
     assert "could not be written: Read-only" in str(as_error(OSError(errno.EROFS, "Read-only")))
 
 
@@ -109,6 +119,18 @@ def test_what_click_says_itself_stays():
     assert ending(click.UsageError("no")).exit_code == 2
     assert ending(click.exceptions.Exit(0)).exit_code == 0
     assert ending(click.Abort()).exit_code == 130
+
+
+def test_what_click_quotes_is_shown_escaped():
+    for words in (
+        ["x\x1b[31m"],
+        ["info", "a", "b\x1b[31m"],
+        ["info", "--x\x1b[31m"],
+        ["demo", "--size", "\x1b"],
+    ):
+        result = CliRunner().invoke(aqdask, words)
+        assert result.exit_code == 2
+        assert "\x1b" not in result.stderr
 
 
 def test_an_error_before_a_command_begins_is_said_too(monkeypatch):

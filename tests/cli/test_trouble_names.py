@@ -38,7 +38,7 @@ def call(*arguments: object):
 
 
 def is_shown(result) -> bool:
-    """Whether a command ended without an error and wrote nothing that a terminal should not be given."""
+    """True if a command ended without an error and wrote printable text only."""
     assert result.exit_code == 0, result.output
     return all(printable(line) == line for line in (result.stdout + result.stderr).split("\n"))
 
