@@ -82,7 +82,7 @@ class Card:
     exptime : float
         Seconds; NaN where unknown.
     filter, camera : str
-        Camera = instrument, with binning where it is not 1 x 1.
+        Camera = instrument, detector, and binning where it is not 1 x 1.
     gain : float
         Electrons per count; NaN where unknown. Read again from the stored header, no coordinate of its own.
     saturate : float

@@ -359,7 +359,15 @@ def _numbers(group: zarr.Group) -> list[int]:
         names = [name async for name in group.store_path.store.list_dir(group.store_path.path)]
         return sorted(int(name) for name in names if name.isdecimal())
 
-    return sync(listed())
+    numbers: list[int] = sync(listed())
+    while numbers and not _is_begun(group, numbers[-1]):
+        numbers.pop()  # a folder in which a killed writer wrote nothing whole
+    return numbers
+
+
+def _is_begun(group: zarr.Group, number: int) -> bool:
+    place = group.store_path / f"{number:06d}"
+    return any(sync((place / key).exists()) for key in ("c/0", layout.METADATA))
 
 
 def _chunk(group: zarr.Group, number: int) -> bytes | None:

@@ -23,6 +23,7 @@ from aqdask.engine.reporter import Reporter
 from aqdask.engine.runner import blame, collect
 from aqdask.engine.tasks import ProbeJob, hash_sources
 from aqdask.errors import FrameError, SourceUnreachable
+from aqdask.escape import printable
 from aqdask.specs import ArchiveSpec, FrameInfo, ReadSpec, Source
 
 PAGE = 4096  # sources whose headers the client holds at a time
@@ -121,7 +122,7 @@ class _Page:
                 self._without_frames(source, frames, stale, outage)
                 continue
             for info in frames:
-                frame_id = self.ids[source.path] + info.suffix
+                frame_id = self.ids[source.path] + printable(info.suffix)
                 former = stale.pop(frame_id, None) or self.archive.ledger.entries.get(frame_id)
                 self._frame(source, frame_id, info, former)
                 self.notes.add(frame_id, info.notes)
@@ -156,7 +157,8 @@ class _Page:
             else:
                 self.archive.frames.write_coordinates(row, [(frame_id, source.path, info)])
         state = QUARANTINED if reason else PENDING
-        about = {"hdu": info.hdu, "row": row, "suffix": info.suffix, "state": state, "reason": reason}
+        suffix = printable(info.suffix)
+        about = {"hdu": info.hdu, "row": row, "suffix": suffix, "state": state, "reason": reason}
         self._register(source, frame_id, about | {"card": card})
 
     def _without_frames(

@@ -167,10 +167,11 @@ class FrameJob:
 
     def _read(self, task: FrameTask) -> fits.Frame:
         frame = fits.read_frame(task.path, task.hdu, self.read)
-        if frame.info.suffix != task.suffix:
+        suffix = printable(frame.info.suffix)
+        if suffix != task.suffix:
             raise FrameError(
                 f"the file was replaced after it was looked at: HDU {task.hdu} is now "
-                f"{printable(frame.info.suffix) or 'the only image'}"
+                f"{suffix or 'the only image'}"
             )
         return frame
 

@@ -8,10 +8,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import zarr
 from night import ledger_of, sky, touch_later, write_frame, write_night
 from zarr.storage import LocalStore
 
 import aqdask as aq
+from aqdask.archive import layout, maps
 from aqdask.archive import ledger as ledger_module
 from aqdask.archive.frames import FrameStore
 from aqdask.archive.ledger import DONE, Entry
@@ -103,6 +105,8 @@ class Scene:
         if self.name == "change":
             write_frame(self.night / "L" / "f02.fits", sky(77), FILTER="B")
             touch_later(self.night / "L" / "f02.fits")
+        elif self.name == "migrate":
+            to_layout_1(self.start)
         elif self.name == "repair pixels":
             (self.start / "frames/image/c/1/0/0").unlink()
         elif self.name == "repair maps":
@@ -119,6 +123,9 @@ class Scene:
             aq.ingest(self.night, archive, cluster="serial", **OPTIONS)
         elif self.name == "score":
             aq.score(archive, self.bundle, cluster="serial")
+        elif self.name == "migrate":
+            with writing(archive):
+                pass
         elif self.name == "compaction":
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(ledger_module, "COMPACT_SEGMENTS", 0)
@@ -135,6 +142,23 @@ class Scene:
         if self.start.exists():
             shutil.copytree(self.start, archive)
         return archive
+
+
+def to_layout_1(archive: Path) -> None:
+    """Turn an archive into one as 0.2.0.dev0 wrote it: no snapshots, no quality groups in the ledger."""
+    ledger = ledger_of(archive)
+    records = [r for entry in ledger.entries.values() for r in ledger_module._records_of(entry)]
+    shutil.rmtree(archive / "ledger")
+    root = zarr.open_group(archive, mode="r+", use_consolidated=False)
+    group = root.create_group("ledger")
+    for number in (0, 1):
+        one = ledger_module.Ledger(group)
+        one.append((records[: len(records) // 2], records[len(records) // 2 :])[number])
+        one.flush()
+    root.attrs["layout_version"] = 1
+    for name in maps.names(root):
+        for attribute in ("variables", "versions"):
+            del layout.group(root, f"quality/{name}").attrs[attribute]
 
 
 def _contents(archive: Path) -> dict[str, tuple]:
