@@ -33,6 +33,7 @@ LAYOUT_VERSION = 2
 CONVENTIONS = "CF-1.11"
 GROUPS = ("frames", "quality", "ledger")
 METADATA = "zarr.json"
+REQUIRED = {"group": set(), "array": {"shape", "data_type", "chunk_grid", "chunk_key_encoding", "codecs"}}
 UNREADABLE = (
     ValueError,
     RuntimeError,
@@ -150,21 +151,21 @@ def group(root: zarr.Group, name: str) -> zarr.Group:
 
     Where its metadata are lost, it is given as a group without attributes: what lies in it is found again.
     """
-    try:
-        return zarr.open_group(
-            root.store, path=name, mode="r" if root.read_only else "r+", use_consolidated=False, zarr_format=3
-        )
-    except (FileNotFoundError, *UNREADABLE):
+    if not has_metadata(root.store_path / name):
         bare = GroupMetadata(zarr_format=3, attributes={})
         return zarr.Group(AsyncGroup(metadata=bare, store_path=root.store_path / name))
+    return zarr.open_group(
+        root.store, path=name, mode="r" if root.read_only else "r+", use_consolidated=False, zarr_format=3
+    )
 
 
-def has_metadata(place: StorePath) -> bool:
-    """Whether a group or an array at ``place`` has metadata that can be read."""
+def has_metadata(place: StorePath, node_type: str = "group") -> bool:
+    """Whether a group (or an 'array') at ``place`` has metadata that can be read."""
     found = sync((place / METADATA).get(prototype=default_buffer_prototype()))
     try:
-        return found is not None and "node_type" in json.loads(found.to_bytes())
-    except ValueError:
+        known = json.loads(found.to_bytes()) if found is not None else {}
+        return known["node_type"] == node_type and known.keys() >= REQUIRED[node_type]
+    except UNREADABLE:
         return False
 
 
@@ -187,7 +188,7 @@ def array_problem(group: zarr.Group, name: str, expected: Mapping[str, Any]) -> 
 
     ``expected`` are the arguments of ``create_array``; the length along the first axis is not compared.
     """
-    if not has_metadata(group.store_path / name):
+    if not has_metadata(group.store_path / name, "array"):
         return f"{name} has lost its metadata ({METADATA} is missing or damaged)"
     try:
         array: zarr.Array = group[name]  # type: ignore[assignment]
@@ -231,8 +232,11 @@ def read_spec(root: zarr.Group) -> ArchiveSpec:
 def consolidate(path: str | os.PathLike[str], root: zarr.Group) -> None:
     """Write consolidated metadata for every group that is opened on its own, and last of all for the root.
 
-    Where the root's is what the arrays say, nothing is written.
+    Where the root's is what the arrays say, nothing is written; nor where an array or a group has lost its
+    metadata, of which `aqdask verify` tells.
     """
+    if not _is_whole(root.store_path, root):
+        return
     groups = ["frames", *(f"quality/{name}" for name in sorted(root["quality"].group_keys()))]  # type: ignore[union-attr]
     if _is_consolidated(root):
         return
@@ -242,6 +246,19 @@ def consolidate(path: str | os.PathLike[str], root: zarr.Group) -> None:
         for group in groups:
             zarr.consolidate_metadata(str(path), path=group, zarr_format=3)
         zarr.consolidate_metadata(str(path), zarr_format=3)
+
+
+def _is_whole(place: StorePath, root: zarr.Group) -> bool:
+    """Whether everything directly below the root and its groups of arrays has metadata."""
+
+    async def names(name: str) -> list[str]:
+        return [found async for found in place.store.list_dir(f"{place.path}/{name}".strip("/"))]
+
+    groups = [*GROUPS, *(f"quality/{name}" for name in sync(names("quality")) if name != METADATA)]
+    arrays = [f"{group}/{n}" for group in groups if group != "quality" for n in sync(names(group))]
+    return all(has_metadata(place / name) for name in groups) and all(
+        has_metadata(place / name, "array") for name in arrays if not name.endswith(METADATA)
+    )
 
 
 def _is_consolidated(root: zarr.Group) -> bool:

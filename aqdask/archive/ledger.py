@@ -282,9 +282,20 @@ class Ledger:
             self.orphans[frame_id] = None
 
 
-def open_ledger(root: zarr.Group) -> Ledger:
-    """The ledger of the archive with this root group, also where the metadata of its group is lost."""
-    return Ledger(layout.group(root, "ledger"), layout.version_of(root))
+def open_ledger(root: zarr.Group, *, damaged: bool = False) -> Ledger:
+    """The ledger of the archive with this root group, also where the metadata of its group is lost.
+
+    Raises
+    ------
+    ArchiveError
+        If records are lost, unless ``damaged``: what is left would be an older state than the archive's.
+    """
+    ledger = Ledger(layout.group(root, "ledger"), layout.version_of(root))
+    if ledger.damage and not damaged:
+        raise layout.damaged(
+            root.store, {text: f"its ledger has lost records ({text})" for text in ledger.damage}
+        )
+    return ledger
 
 
 def _ingested(entry: Entry, record: Record) -> None:

@@ -6,16 +6,20 @@ Frame-level variables are ``(frame,)`` and written by the client.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import hashlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numcodecs
 import numpy as np
 import zarr
 from zarr.codecs import ZstdCodec
+from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 
 from aqdask.archive import layout
@@ -30,6 +34,7 @@ SKY = (
              "long_name": "declination of the patch centre (ICRS)"}),
 )  # fmt: skip
 """Position of patch centres, where the frame has a WCS; stored beside what the scorer gives."""
+BUNDLE = {"long_name": "the model bundle itself, a safetensors file"}  # attributes of the stored model
 
 
 @dataclass(frozen=True)
@@ -125,12 +130,15 @@ class QualityStore:
             store.group.attrs.update(attributes)
         return store
 
-    def problems(self, made: QualitySpec) -> dict[str, str]:
+    def problems(self, made: QualitySpec, layout_version: int = layout.LAYOUT_VERSION) -> dict[str, str]:
         """Arrays that are not there or not what they were made as, by name, in words."""
         expected = made.arrays()
         found = ((name, layout.array_problem(self.group, name, about)) for name, about in expected.items())
         problems = {name: f"quality/{made.name}/{problem}" for name, problem in found if problem}
-        if any(self.group.attrs.get(name) != value for name, value in made.group_attributes().items()):
+        attributes = made.group_attributes()
+        if layout_version < 2:
+            del attributes["variables"]
+        if any(self.group.attrs.get(name) != value for name, value in attributes.items()):
             problems[""] = f"quality/{made.name} has lost its attributes"
         return problems
 
@@ -141,6 +149,8 @@ class QualityStore:
             if layout.array_problem(self.group, name, about):
                 layout.mend_array(self.group, name, about, rows)
         vars(self).pop("_opened", None)
+        if not layout.has_metadata(self.group.store_path / "bundle", "array"):
+            self._mend_bundle(made)
         for axis, letter in enumerate("yx"):
             for name, values in bounds(made.grid, axis).items():
                 stored = self._whole(name)
@@ -172,14 +182,23 @@ class QualityStore:
 
     def write_bundle(self, bundle: bytes) -> None:
         """Write the model itself."""
-        meaning = {"long_name": "the model bundle itself, a safetensors file"}
-        self._write_whole("bundle", np.frombuffer(bundle, dtype="uint8"), "byte", meaning)
+        self._write_whole("bundle", np.frombuffer(bundle, dtype="uint8"), "byte", BUNDLE)
+
+    def _mend_bundle(self, made: QualitySpec) -> None:
+        """Write lost metadata of the stored model anew, if its bytes are what they were."""
+        chunk = sync((self.group.store_path / "bundle/c/0").get(prototype=default_buffer_prototype()))
+        if chunk is None:
+            return
+        with contextlib.suppress(*layout.UNREADABLE):
+            data = bytes(numcodecs.Zstd().decode(chunk.to_bytes()))
+            if hashlib.sha256(data).hexdigest() == made.attributes["model_sha256"]:
+                about = _whole_arguments(np.frombuffer(data, dtype="uint8"), "byte", BUNDLE)
+                layout.mend_array(self.group, "bundle", about)
 
     def _write_whole(self, name: str, values: np.ndarray, dimension: str, attributes: dict[str, Any]) -> None:
         array = self.group.create_array(
-            name, shape=values.shape, dtype=values.dtype, chunks=values.shape, dimension_names=(dimension,),
-            compressors=[ZstdCodec(level=1, checksum=True)], attributes=attributes, overwrite=True,
-        )  # fmt: skip
+            name, **_whole_arguments(values, dimension, attributes), overwrite=True
+        )
         array[:] = values
 
     def bundle(self) -> bytes:
@@ -225,6 +244,17 @@ class QualityStore:
             array = self._opened[name]
             if array.shape[0] < rows:
                 array.resize((rows, *array.shape[1:]))
+
+    def lost(self) -> dict[str, str]:
+        """Variables that have lost their metadata, by name, in words."""
+        listed: Any = self.group.attrs.get("variables", [])
+        place = self.group.store_path
+        gone = [name for name in listed if not layout.has_metadata(place / name, "array")]
+        return {name: f"{self.group.path}/{name} has lost its metadata" for name in gone}
+
+    def read_map(self, name: str, row: int) -> np.ndarray:
+        """One per-patch variable of one frame."""
+        return np.asarray(self._array(name)[row])
 
     def read(self, start: int, stop: int) -> dict[str, np.ndarray]:
         """Per-patch variables of rows ``start:stop``, by name."""
@@ -289,6 +319,14 @@ def group_names(root: zarr.Group) -> list[str]:
 def row_checksum(block: Mapping[str, np.ndarray], row: int) -> str:
     """crc32c over one frame's maps, in the order of their names."""
     return checksum(*(block[name][row] for name in sorted(block)))
+
+
+def _whole_arguments(values: np.ndarray, dimension: str, attributes: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of ``create_array`` for a small array that is one chunk."""
+    return {
+        "shape": values.shape, "dtype": values.dtype, "chunks": values.shape, "dimension_names": (dimension,),
+        "compressors": [ZstdCodec(level=1, checksum=True)], "attributes": attributes,
+    }  # fmt: skip
 
 
 def _array_arguments(variable: Variable, grid: PatchGrid, per_shard: int) -> dict[str, Any]:

@@ -38,6 +38,7 @@ class Session:
     cluster: str | None
     quiet: bool
     json: bool
+    frame_timeout: str | None = None
 
     @functools.cached_property
     def reporter(self) -> Reporter:
@@ -52,8 +53,11 @@ class Session:
         from aqdask.engine import config
         from aqdask.engine.clusters import Deferred
 
-        with Deferred(self.cluster or config.get("cluster"), self._tell_dashboard) as executor:
-            yield executor
+        timeout = {"aqdask.frame-timeout": self.frame_timeout} if self.frame_timeout else {}
+        with config.changed(timeout):
+            config.seconds("frame-timeout")  # refused before anything starts
+            with Deferred(self.cluster or config.get("cluster"), self._tell_dashboard) as executor:
+                yield executor
 
     def _tell_dashboard(self, executor: Executor) -> None:
         if executor.dashboard:
@@ -86,16 +90,22 @@ class Session:
             console.print(Text(printable(title), style="italic"))
         console.print(shown)
 
+    def _listed(self, title: str, pairs: Sequence[tuple[str, str]], remedy: str = "") -> None:
+        """Frames with their reasons, the first of many."""
+        if pairs:
+            self.table(title, ("frame", "reason"), pairs[:SHOWN])
+        if len(pairs) > SHOWN:
+            self.emit(f"... and {len(pairs) - SHOWN} more{': ' if remedy else ''}{remedy}")
+
     def summary(self, summary: Summary, what: str) -> int:
         """Tell how an archive stands; the exit code that goes with it."""
         counts = {"done": summary.done, "quarantined": summary.quarantined, "pending": summary.pending}
         parts = ", ".join(f"{number} {state}" for state, number in counts.items())
-        if summary.problems and not self.json:
-            shown = summary.problems[:SHOWN]
-            self.table("quarantined:", ("frame", "reason"), shown)
-            if len(summary.problems) > SHOWN:
-                more = len(summary.problems) - SHOWN
-                self.emit(f"... and {more} more: aqdask info {_shell(summary.archive)} --quarantined")
+        if not self.json:
+            remedy = f"aqdask info {_shell(summary.archive)} --quarantined"
+            self._listed("quarantined:", summary.problems, remedy)
+            self._listed("pending, tried again by the same command:", summary.waiting)
+            self._listed("kept as stored, since their sources could not be read again:", summary.kept)
         if summary.left_out:
             parts += f", {sum(summary.left_out.values())} left out"
         fields = {
@@ -104,10 +114,16 @@ class Session:
             **counts,
             "left_out": summary.left_out,
         }
-        problems = [{"frame_id": name, "reason": reason} for name, reason in summary.problems]
+        told = {"problems": summary.problems, "waiting": summary.waiting, "kept": summary.kept}
+        for name, pairs in told.items():
+            fields[name] = [{"frame_id": frame_id, "reason": reason} for frame_id, reason in pairs]
+        if summary.kept:
+            parts += f", {len(summary.kept)} of them kept as stored"
         text = f"{summary.archive}: {parts} ({summary.worked} {what} now)"
-        self.emit(text, event="summary", **fields, problems=problems)
-        return EXIT_FAILED if summary.pending else EXIT_QUARANTINED if summary.quarantined else EXIT_DONE
+        self.emit(text, event="summary", **fields)
+        if summary.pending:
+            return EXIT_FAILED
+        return EXIT_QUARANTINED if summary.quarantined or summary.kept else EXIT_DONE
 
 
 def _cell(value: Any) -> str:
@@ -124,12 +140,24 @@ def command(function: Callable[..., int | None]) -> Callable[..., None]:
         metavar="WHERE",
         help="serial, local[:WORKERS], cuda, slurm[:FILE], or tcp://HOST:PORT  [default: local]",
     )
+    @click.option(
+        "--frame-timeout",
+        metavar="TIME",
+        help="End the work on a frame that takes longer, such as 90s or 5min.  [default: 10 minutes]",
+    )
     @click.option("--quiet", is_flag=True, help="No progress; results, warnings and errors only.")
     @click.option("--json", "as_json", is_flag=True, help="One JSON object a line on stdout.")
     @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
     @functools.wraps(function)
-    def wrapped(cluster: str | None, quiet: bool, as_json: bool, debug: bool, **arguments: Any) -> None:
-        session = Session(cluster, quiet, as_json)
+    def wrapped(
+        cluster: str | None,
+        frame_timeout: str | None,
+        quiet: bool,
+        as_json: bool,
+        debug: bool,
+        **arguments: Any,
+    ) -> None:
+        session = Session(cluster, quiet, as_json, frame_timeout)
         sys.exit(_guarded(function, session, debug, arguments))
 
     return wrapped

@@ -11,7 +11,7 @@ import click
 import numpy as np
 
 from aqdask.cli.common import Session, command
-from aqdask.errors import EXIT_DONE
+from aqdask.errors import EXIT_DONE, EXIT_FAILED
 
 if TYPE_CHECKING:
     from aqdask.archive.ledger import Ledger
@@ -39,7 +39,7 @@ def info(session: Session, path: str, quarantined: bool, frames: bool) -> int:
     from aqdask.archive.ledger import QUARANTINED, open_ledger
 
     root = layout.open_root(path)
-    ledger, names = open_ledger(root), maps.names(root)
+    ledger, names = open_ledger(root, damaged=True), maps.names(root)
     _archive(session, path, root, ledger, names)
     entries = sorted(ledger.entries.values(), key=lambda entry: entry.frame_id)
     bad = [
@@ -53,7 +53,7 @@ def info(session: Session, path: str, quarantined: bool, frames: bool) -> int:
         session.table(title, ("files", "reason"), [(number, reason) for reason, number in reasons])
     if frames:
         _frames(session, path, ledger, names)
-    return EXIT_DONE
+    return EXIT_FAILED if ledger.damage else EXIT_DONE
 
 
 def _archive(session: Session, path: str, root: Any, ledger: Ledger, names: list[str]) -> None:
@@ -76,6 +76,9 @@ def _archive(session: Session, path: str, root: Any, ledger: Ledger, names: list
         "quality": ", ".join(f"{n} ({done} of {of} frames)" for n, (done, of) in scored.items())
         or "none yet",
     }
+    if ledger.damage:
+        lost = f"{'; '.join(ledger.damage)}: what is said here may be out of date"
+        facts["DAMAGED"] = f"its ledger has lost records ({lost}). `aqdask verify {path} --repair` mends it"
     if any(unknown.values()):
         facts["uncalibrated"] = "; ".join(
             f"{name} for {_pairs(keys)}" for name, keys in unknown.items() if keys
@@ -91,6 +94,7 @@ def _archive(session: Session, path: str, root: Any, ledger: Ledger, names: list
         frames=ledger.row_count,
         **counts,
         pixels=spec.pixels,
+        damage=ledger.damage,
         quality={
             name: {"done": done, "of": of, "uncalibrated": unknown[name]}
             for name, (done, of) in scored.items()

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
+import re
 from importlib import resources
 from typing import Any
 
 import dask
 import dask.config
 import yaml
+
+from aqdask.errors import UsageError
 
 _defaults = yaml.safe_load(resources.files("aqdask").joinpath("aqdask.yaml").read_text())
 dask.config.update_defaults(_defaults)
@@ -19,5 +23,29 @@ def get(name: str) -> Any:
 
 
 def seconds(name: str) -> float:
-    """A duration of the configuration (``30 s``, ``2 min``) in seconds."""
-    return float(dask.utils.parse_timedelta(get(name)))
+    """A duration of the configuration (``30 s``, ``2 min``) in seconds, above 0.
+
+    Raises
+    ------
+    UsageError
+        For a setting that is no duration.
+    """
+    value = get(name)
+    try:
+        text = re.sub(r"\bmin(s|utes?)?\b|(?<=\d)min(s|utes?)?\b", "minutes", str(value))
+        found = float(dask.utils.parse_timedelta(text))
+    except (ValueError, KeyError, TypeError):
+        found = math.nan
+    if not 0 < found < math.inf:
+        raise UsageError(
+            f"the setting aqdask.{name} is {value!r}",
+            expected="a time above 0, such as 90s, '5 min' or '2 hours'",
+            consequence="Nothing was done",
+            remedy="set it in Dask's configuration, or leave it out",
+        )
+    return found
+
+
+def changed(settings: dict[str, Any]) -> Any:
+    """A context in which settings, by their whole names, are others."""
+    return dask.config.set(settings)

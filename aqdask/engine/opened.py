@@ -13,6 +13,7 @@ import zarr
 from aqdask.archive import layout
 from aqdask.archive.frames import FrameStore
 from aqdask.archive.ledger import Ledger, open_ledger
+from aqdask.archive.maps import QualityStore
 from aqdask.engine import qualities
 from aqdask.specs import ArchiveSpec
 
@@ -58,19 +59,31 @@ def _opened(path: str | os.PathLike[str], root: zarr.Group) -> OpenArchive:
     """An archive ready to be written: what a kill left half made is completed, an older layout raised."""
     layout.complete(root)
     layout.sweep_partials(path)
-    ledger, frames = open_ledger(root), FrameStore.at(root)
+    ledger, frames = open_ledger(root, damaged=True), FrameStore.at(root)
     if not ledger.damage:
         ledger.mend_metadata()
         if not ledger.row_count and not frames.stored_beyond(0):
             frames.mend(0)
         if layout.version_of(root) < layout.LAYOUT_VERSION:
-            ledger.append(spec.record() for spec in qualities.known(root, ledger).values())
-            ledger.compact()
-            root.attrs["layout_version"] = layout.LAYOUT_VERSION
+            _raise_layout(root, ledger)
     return OpenArchive(str(Path(path).absolute()), root, frames.spec, ledger, frames)
 
 
+def _raise_layout(root: zarr.Group, ledger: Ledger) -> None:
+    """Bring an archive of an older layout to this one; the version is written last."""
+    for name, made in qualities.known(root, ledger).items():
+        QualityStore(layout.group(root, f"quality/{name}")).write_attributes(made)
+        if name not in ledger.qualities:
+            ledger.append([made.record()])
+    ledger.compact()
+    root.attrs["layout_version"] = layout.LAYOUT_VERSION
+
+
 def _refuse_damage(archive: OpenArchive) -> None:
-    problems = {text: text for text in archive.ledger.damage} | archive.frames.problems()
+    lost = {text: f"its ledger has lost records ({text})" for text in archive.ledger.damage}
+    problems = lost | archive.frames.problems()
+    if not problems and (beyond := archive.frames.stored_beyond(archive.ledger.row_count)):
+        what = f"{len(beyond)} rows from {beyond[0]} on hold pixels of which its ledger knows nothing"
+        problems = {"ledger": what}
     if problems:
         raise layout.damaged(archive.path, problems)

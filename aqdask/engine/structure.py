@@ -39,7 +39,8 @@ def check(
         damage.append((ALL, LEDGER, f"{len(beyond)} stored frames are unknown to it: records are lost"))
     for name, made in qualities.items():
         store = QualityStore(layout.group(root, f"quality/{name}"))
-        damage += [(ALL, f"{name} (metadata)", problem) for problem in store.problems(made).values()]
+        problems = store.problems(made, layout.version_of(root))
+        damage += [(ALL, f"{name} (metadata)", problem) for problem in problems.values()]
     return damage
 
 

@@ -83,7 +83,7 @@ def verify(
         return found
     broken = {(frame_id, where) for frame_id, where, _ in found.damage}
     root = layout.open_root(path)
-    made = qualities.known(root, open_ledger(root))
+    made = qualities.known(root, open_ledger(root, damaged=True))
     with writing(path, repairing=True) as archive, layout.storing(path):
         structure.mend(archive, made)
     if any(frame_id == columns.ALL for frame_id, _ in broken) or sample < 1:  # more can be seen now
@@ -104,7 +104,7 @@ def _check(
     path: str | os.PathLike[str], executor: Executor, reporter: Reporter, sample: float = 1.0, seed: int = 0
 ) -> Verification:
     root = layout.open_root(path)
-    ledger, frames = open_ledger(root), FrameStore.at(root)
+    ledger, frames = open_ledger(root, damaged=True), FrameStore.at(root)
     made = qualities.known(root, ledger)
     rows = ledger.rows()
     entries = _chosen(rows, sample, seed)
@@ -214,6 +214,9 @@ def _repair(
         data = QualityStore.open(archive.path, name).bundle()
         if hashlib.sha256(data).hexdigest() != about.attributes["model_sha256"]:
             digest = about.attributes["model_sha256"][:16]
+            pending = {"event": "score", "quality": name, "state": PENDING}
+            again = sorted({frame_id for frame_id, where, _ in found.damage if where == name})
+            archive.ledger.append({**pending, "frame_id": frame_id} for frame_id in again)
             lost.append(
                 (name, f"its model is lost: `aqdask score` with the model {digest}... makes it again")
             )

@@ -12,8 +12,9 @@ import xarray as xr
 import zarr
 
 from aqdask.archive import layout, maps
-from aqdask.archive.frames import COORDINATES
+from aqdask.archive.frames import COORDINATES, FrameStore
 from aqdask.archive.ledger import PENDING, open_ledger
+from aqdask.archive.maps import QualityStore
 from aqdask.errors import ArchiveError, UsageError, place_failed
 from aqdask.kernels.masking import bad_pixels, check_alpha
 from aqdask.places import check_local
@@ -40,6 +41,8 @@ def open_frames(archive: str | os.PathLike[str]) -> xr.Dataset:
     """
     check_local(archive)
     root = layout.open_root(archive)
+    if problems := FrameStore.at(root).problems():
+        raise layout.damaged(archive, problems)
     frames = xr.open_zarr(str(archive), group="frames", consolidated=False, chunks=None)
     planes = [name for name in ("image", "invalid") if name in frames]
     frames = frames.assign({name: frames[name].chunk(FRAME_CHUNKS) for name in planes})
@@ -97,6 +100,8 @@ def open_quality(archive: str | os.PathLike[str], model: str | None = None) -> x
         (NaN without WCS); and ``invalid`` (frame, y, x) where some pixels of the archive are not data.
     """
     name = quality_name(archive, model)
+    if lost := QualityStore.open(archive, name).lost():
+        raise layout.damaged(archive, lost)
     quality = xr.open_zarr(str(archive), group=f"quality/{name}", consolidated=False, chunks={})
     quality = quality.drop_vars("bundle").set_coords(["y0", "y1", "x0", "x1", "ra", "dec"])
     quality = quality[sorted(map(str, quality.data_vars))]
