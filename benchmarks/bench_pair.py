@@ -120,9 +120,7 @@ def make_model(listed: Path, folder: Path) -> Path:
 
     archive, out = folder / "model.zarr", folder / "model.safetensors"
     aq.ingest(f"@{listed}.first", archive, cluster="serial")
-    aq.train(
-        archive, frames=["*"], out=out, method="paper", device="cpu", steps=STEPS, seed=0, name="bench"
-    )
+    aq.train(archive, frames=["*"], out=out, method="paper", device="cpu", steps=STEPS, seed=0, name="bench")
     return out
 
 
