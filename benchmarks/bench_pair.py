@@ -23,6 +23,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
+FEW = 4  # frames, so that what a run costs however little it does is seen
 LEAST = 128  # px, the smallest frame that the simulator draws
 FIRST = 3  # frames that warm a process up, and train the model: as few as can
 STEPS, SEED = 5, 20240507  # of a model that means nothing, and costs what any of its method costs
@@ -138,7 +139,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--frames", type=int, default=6, help="large frames (%(default)s)")
     parser.add_argument("--many", type=int, default=400, help="small frames (%(default)s)")
     parser.add_argument("--repeat", type=int, default=5, help="pairs (%(default)s)")
-    parser.add_argument("--only", choices=("large", "many"), help="one half of it")
+    parser.add_argument("--only", choices=("large", "many", "few"), help="one part of it")
     parser.add_argument("--out", type=Path, default=HERE / "results/pair.md", help="(%(default)s)")
     return parser.parse_args()
 
@@ -160,6 +161,7 @@ def main() -> int:
     cases = {
         "large": (f"{arguments.frames} frames of {arguments.size} px", arguments.frames, arguments.size),
         "many": (f"{arguments.many} frames of {LEAST} px", arguments.many, LEAST),
+        "few": (f"{FEW} frames of {LEAST} px", FEW, LEAST),
     }
     rows = []
     with tempfile.TemporaryDirectory(prefix="aqdask-bench-") as name:

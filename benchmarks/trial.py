@@ -73,10 +73,19 @@ class Trial:
         """Files of the night in the order of their rows."""
         return sorted(self.night.glob("*.fits"))
 
-    def stored(self) -> None:
-        """Let the night be taken in and scored already."""
-        aq.ingest(self.night, self.archive, cluster="serial", **SETTINGS)
-        aq.score(self.archive, str(self.undisturbed.model), cluster="serial")
+    def stored(self, archive: Path | None = None) -> None:
+        """Let the night be taken in and scored already, in this process."""
+        archive = archive or self.archive
+        aq.ingest(self.night, archive, cluster="serial", **SETTINGS)
+        aq.score(archive, str(self.undisturbed.model), cluster="serial")
+
+    def expect_as_now(self, last: str = "") -> None:
+        """Expect what an undisturbed process makes of the sources as they are, ``last`` in the last row."""
+        self.expected = self.folder / "expected.zarr"
+        if last:
+            others = [path for path in self.sources() if path.name != last]
+            aq.ingest(others, self.expected, cluster="serial", **SETTINGS)
+        self.stored(self.expected)
 
     def words(self, name: str) -> tuple[object, ...]:
         """The command line of ingest, score, run, verify, repair or export; ``name@``: from the list."""
@@ -169,12 +178,15 @@ class Trial:
 def spawn(
     command: list[object], *, fault: str = "", package: Path = HERE.parent, output: int = subprocess.PIPE
 ) -> subprocess.Popen:
-    """Start a process in a session of its own, with the package of one folder."""
+    """Start a process in a session of its own, with the package of one folder.
+
+    It starts in the root folder: ``python -m`` would take the package of the folder that it starts in.
+    """
     paths = [str(HERE / "faults")] * bool(fault) + [str(package)]
     variables = os.environ | QUIET | {"PYTHONPATH": os.pathsep.join(paths)}
     return subprocess.Popen(
         [str(word) for word in command], start_new_session=True, text=True, stdout=output,
-        stderr=subprocess.STDOUT, env=variables | ({"AQDASK_FAULT": fault} if fault else {}),
+        stderr=subprocess.STDOUT, cwd="/", env=variables | ({"AQDASK_FAULT": fault} if fault else {}),
     )  # fmt: skip
 
 
