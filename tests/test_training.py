@@ -14,8 +14,8 @@ from aqdask.errors import UnlikeFramesError
 def chosen(monkeypatch):
     """Twelve frames, of which `ChosenFrames.of` takes some by row."""
 
-    def of(store, rows):
-        return SimpleNamespace(store=store, rows=tuple(rows), ids=[f"f{row}" for row in rows])
+    def of(store, places):
+        return SimpleNamespace(store=store, places=tuple(places), ids=[f"f{row}" for row in places])
 
     monkeypatch.setattr(training.ChosenFrames, "of", of)
     return of(None, range(12))

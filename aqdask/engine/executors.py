@@ -173,7 +173,9 @@ class DaskExecutor:
                         continue
                     item = items.pop(future)
                     outcome = _outcome(future, result)
-                    if isinstance(outcome, Exception) and self._refuse_strangers():
+                    if isinstance(outcome, Exception) and (
+                        self._refuse_strangers() or isinstance(outcome, OtherVersion)
+                    ):
                         queue.put(item)
                     else:
                         yield item, outcome
@@ -233,13 +235,15 @@ class OtherVersion(Exception):
     """A worker has other versions than the client: what it would compute is not asked for."""
 
 
-def run_task(function: Callable[[T], R], item: T, expected: Mapping[str, str]) -> R | AqdaskError:
+def run_task(
+    function: Callable[[T], R], item: T, expected: Mapping[str, str]
+) -> R | AqdaskError | OtherVersion:
     """Run a task on a worker of the same versions as the client.
 
     An error of the place comes back as a value, neither retried nor logged.
     """
     if different := difference(versions(), expected):
-        raise OtherVersion(different)
+        return OtherVersion(different)
     try:
         return function(item)
     except AqdaskError as error:

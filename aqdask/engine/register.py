@@ -17,7 +17,6 @@ from aqdask.archive.manifest import assign_ids
 from aqdask.archive.maps import QualityStore
 from aqdask.engine import plan
 from aqdask.engine.executors import Executor
-from aqdask.engine.notes import Notes
 from aqdask.engine.opened import OpenArchive
 from aqdask.engine.reporter import Reporter
 from aqdask.engine.runner import blame, collect
@@ -74,21 +73,20 @@ def register(
     wanted = [source for source in scanned if _is_new(source, known.get(source.path, ()), again)]
     wanted.sort(key=lambda source: ids[source.path])
     unseen = [source.path for source in wanted if source.path not in (probed or {})]
-    notes, looked_into = Notes(), {source.path for source in wanted}
+    looked_into = {source.path for source in wanted}
     reached = any(source.size >= 0 and source.path not in looked_into for source in scanned)
     reporter.start("look", len(unseen), "sources")
     for page in plan.slices(wanted, PAGE):
         found = dict(probed or {})
         found |= probe([s.path for s in page if s.path not in found], archive.spec.read, executor, reporter)
         with layout.storing(archive.path):
-            _Page(archive, ids, known, notes, forget, reached).register(page, found)
+            _Page(archive, ids, known, forget, reached).register(page, found)
     with layout.storing(archive.path):
         rows = archive.ledger.row_count
         archive.frames.truncate(rows)
         for name in maps.names(archive.root):
             QualityStore.open(archive.path, name, writable=True).grow(rows)
     reporter.finish()
-    notes.tell(reporter)
 
 
 class _Page:
@@ -99,11 +97,10 @@ class _Page:
         archive: OpenArchive,
         ids: Mapping[str, str],
         known: Mapping[str, Sequence[Entry]],
-        notes: Notes,
         forget: bool,
         reached: bool,
     ) -> None:
-        self.archive, self.ids, self.known, self.notes = archive, ids, known, notes
+        self.archive, self.ids, self.known = archive, ids, known
         self.forget, self.reached = forget, reached
         self.records: list[Record] = []
         self.fresh: list[tuple[str, str, FrameInfo]] = []
@@ -125,7 +122,6 @@ class _Page:
                 frame_id = self.ids[source.path] + printable(info.suffix)
                 former = stale.pop(frame_id, None) or self.archive.ledger.entries.get(frame_id)
                 self._frame(source, frame_id, info, former)
-                self.notes.add(frame_id, info.notes)
             for entry in stale.values():  # frames that the file gave once and gives no more
                 if entry.row >= 0:
                     self._lost(source, entry, FrameError("the source no longer holds this HDU"))

@@ -66,7 +66,7 @@ class Watchdog:
             return []
         by_key = {str(future.key): future for future in self._since}
         given_up = []
-        for worker, key, subject, seconds in self.client.sync(_work_of_all, self.client):
+        for worker, key, subject, seconds in self._work():
             if seconds > self.frame_timeout and key in by_key:
                 future = by_key[key]
                 # first the task, then the worker: the other way round another worker would get the task
@@ -75,6 +75,11 @@ class Watchdog:
                 self._free(worker)
                 given_up.append((future, FrameTimeout(subject, seconds)))
         return given_up
+
+    def _work(self) -> list[tuple[str, str, str, float]]:
+        workers = list(self.client.nthreads())
+        found: list[tuple[str, str, str, float]] = self.client.sync(_work_of, self.client, workers)
+        return found
 
     def _check_workers(self, now: float) -> None:
         if self.client.nthreads():
@@ -100,8 +105,8 @@ class Watchdog:
                 self.client.retire_workers([worker], close_workers=True, remove=True)
 
 
-async def _work_of_all(client: Client) -> list[tuple[str, str, str, float]]:
-    """What every worker that answers works on: its address, key of the task, subject, seconds."""
+async def _work_of(client: Client, workers: list[str]) -> list[tuple[str, str, str, float]]:
+    """Ask workers for their work: for each that answers its address, key of the task, subject, seconds."""
 
     async def of_one(worker: str) -> list[Any]:
         with contextlib.suppress(Exception):
@@ -109,6 +114,5 @@ async def _work_of_all(client: Client) -> list[tuple[str, str, str, float]]:
             return (await asyncio.wait_for(answer, ANSWER_SECONDS))[worker]
         return []
 
-    workers = list(client.scheduler_info(n_workers=-1)["workers"])
     answers = await asyncio.gather(*map(of_one, workers))
     return [(worker, *work) for worker, works in zip(workers, answers, strict=True) for work in works]

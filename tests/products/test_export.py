@@ -15,8 +15,10 @@ from night import WCS as CARDS
 
 import aqdask as aq
 from aqdask import flags
+from aqdask.archive import layout
 from aqdask.archive.fits import frame_to_fits
 from aqdask.archive.frames import FrameStore
+from aqdask.archive.ledger import open_ledger
 from aqdask.errors import ArchiveError, UsageError
 from aqdask.escape import printable
 from aqdask.kernels.masking import dq_image
@@ -173,4 +175,5 @@ def test_names_of_any_kind_are_exported_and_drawn(model, tmp_path):
     job = PictureJob(
         str(archive), aq.open_quality(archive).attrs["model"] + f"-{model.digest[:8]}", str(out), 0.1
     )
-    assert len(set(job(range(len(ODD))))) == len(ODD) == len(list(out.glob("*.png")))
+    places = [entry.place for entry in open_ledger(layout.open_root(archive)).rows()]
+    assert len(set(job(places))) == len(ODD) == len(list(out.glob("*.png")))
