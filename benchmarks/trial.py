@@ -136,11 +136,11 @@ class Trial:
     # --- verdicts ----------------------------------------------------------------------------------------
 
     def expect(self, ended: Ended, code: int, words: str = "") -> None:
-        """Note how the fault ended, with the part of the message that ``words`` matches."""
+        """Note how the fault ended, with the part of the message that ``words`` (or its groups) match."""
         flat = " ".join(ended.text.replace(str(self.folder), "").split())
         found = re.search(words, flat)
         shown = f"exit {ended.code}" if ended.code >= 0 else f"killed ({signal.Signals(-ended.code).name})"
-        said = f': "{found[0]}"' if found and words else ""
+        said = f': "{" ... ".join(found.groups() or [found[0]])}"' if found and words else ""
         self.outcome += ("; " if self.outcome else "") + shown + said
         if ended.code != code or not found:
             self.findings.append(f"expected exit {code} with /{words}/, got exit {ended.code}: {flat[-600:]}")
@@ -265,7 +265,7 @@ def until(condition: Callable[[], object]) -> None:
         time.sleep(0.02)
 
 
-# --- archives from outside -----------------------------------------------------------------------------------
+# --- archives from outside ---------------------------------------------------------------------------------
 
 
 def shards(archive: Path, what: str) -> int:

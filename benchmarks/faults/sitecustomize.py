@@ -1,8 +1,8 @@
 """Trouble for one process: Python imports this by itself where its folder is on PYTHONPATH.
 
 ``AQDASK_FAULT="KIND PART [FUNCTION]"`` strikes whenever a file is opened whose path holds PART, with FUNCTION
-on the stack where one is named. Kinds: ``EIO`` and every other errno, ``sleep=SECONDS``, ``SEGV`` (the process
-dies), ``replace`` (PATH.new takes the place of PATH just before it is opened).
+on the stack where one is named. Kinds: ``EIO`` and every other errno, ``sleep=SECONDS``, ``SEGV`` (the
+process dies), ``replace`` (PATH.new takes the place of PATH just before it is opened).
 """
 
 import errno
