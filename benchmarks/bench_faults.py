@@ -39,6 +39,7 @@ SLOW = "sleep=0.3 .fits read_frame"  # every reading of a source, so that a run 
 SLOW_SCORE = "sleep=0.3 image/c/"
 AGAIN = r"run the same command again"
 ONE = "frame_003.fits"
+IMPATIENT = ("env", "DASK_AQDASK__WORKER_TIMEOUT=6s")
 MEMORY = 1024  # MiB that a worker may take
 Fault = Callable[[Trial], None]
 
@@ -248,7 +249,7 @@ def no_workers(trial: Trial, in_mid_run: bool) -> None:
     with by_hand(trial.folder, 0) as cluster:
         workers = [cluster.worker(number, fault=SLOW) for number in (1, 2) if in_mid_run]
         since = time.monotonic()
-        process = trial.start(*trial.words("run"), cluster=cluster.address)
+        process = trial.start(*trial.words("run"), cluster=cluster.address, before=IMPATIENT)
         if in_mid_run:
             trial.wait(process, "pvalue", 1)
             cluster.kill(*workers)

@@ -26,7 +26,7 @@ SHARD = 2  # frames a shard of the maps
 SETTINGS = {"chunk": 128, "frames_per_shard": SHARD}
 OPTIONS = ("--chunk", 128, "--frames-per-shard", SHARD)
 PATIENCE = 180  # seconds until a process counts as one that hangs
-QUIET = {"DASK_AQDASK__WORKER_TIMEOUT": "6s", "DASK_DISTRIBUTED__LOGGING__DISTRIBUTED": "critical"}
+QUIET = {"DASK_DISTRIBUTED__LOGGING__DISTRIBUTED": "critical"}
 
 
 @dataclass
