@@ -25,7 +25,8 @@ HERE = Path(__file__).resolve().parent
 SHARD = 2  # frames a shard of the maps
 SETTINGS = {"chunk": 128, "frames_per_shard": SHARD}
 OPTIONS = ("--chunk", 128, "--frames-per-shard", SHARD)
-PATIENCE = 180  # seconds until a process counts as one that hangs
+PATIENCE = 420  # seconds until a process counts as one that hangs
+LONG = 30  # seconds that a command takes before the table says so
 QUIET = {"DASK_DISTRIBUTED__LOGGING__DISTRIBUTED": "critical"}
 
 
@@ -140,6 +141,7 @@ class Trial:
         flat = " ".join(ended.text.replace(str(self.folder), "").split())
         found = re.search(words, flat)
         shown = f"exit {ended.code}" if ended.code >= 0 else f"killed ({signal.Signals(-ended.code).name})"
+        shown += f" after {ended.seconds:.0f} s" if ended.seconds > LONG else ""
         said = f': "{" ... ".join(found.groups() or [found[0]])}"' if found and words else ""
         self.outcome += ("; " if self.outcome else "") + shown + said
         if ended.code != code or not found:
@@ -199,7 +201,14 @@ def kill_group(process: subprocess.Popen) -> None:
 def workers_of(process: subprocess.Popen) -> list[psutil.Process]:
     """Worker processes of a local cluster."""
     children = psutil.Process(process.pid).children(recursive=True)
-    return [child for child in children if "spawn_main" in " ".join(child.cmdline())]
+    return [child for child in children if is_worker(child)]
+
+
+def is_worker(process: psutil.Process) -> bool:
+    """Tell a worker process from others that its client started; False for one that has ended."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return "spawn_main" in " ".join(process.cmdline())
+    return False
 
 
 class Cluster:
