@@ -72,7 +72,7 @@ def worker_killed(trial: Trial) -> None:
     process, _ = caught(trial, "run")
     workers_of(process)[0].kill()
     ended = trial.end(process, time.monotonic())
-    trial.expect(ended, 0, "12 done, 0 quarantined, 0 pending")
+    trial.expect(ended, 0, "ALL done, 0 quarantined, 0 pending")
     trial.note("by itself", ended.seconds)
 
 
@@ -98,7 +98,7 @@ def moved_away(trial: Trial, stored: bool) -> None:
         trial.stored()
         trial.night.rename(away)
         trial.expect(
-            trial.command(*trial.words("run@")), 1, "kept as stored.*?cannot|12 of them kept as stored"
+            trial.command(*trial.words("run@")), 1, "kept as stored.*?cannot|ALL of them kept as stored"
         )
     else:
         process = trial.start(*trial.words("run@"), fault=SLOW)
@@ -129,7 +129,7 @@ def replaced(trial: Trial) -> None:
     new = trial.night / f"{ONE}.new"
     shutil.copy(trial.sources()[7], new)
     ended = trial.command(*trial.words("run"), fault=f"replace {ONE} read_frame")
-    trial.expect(ended, 0, "12 done, 0 quarantined, 0 pending")
+    trial.expect(ended, 0, "ALL done, 0 quarantined, 0 pending")
     if new.exists():
         trial.findings.append("the source was not replaced")
     trial.expect_as_now()
@@ -405,9 +405,9 @@ def all_faults(every: int) -> dict[str, Fault]:
             code=3,
             words="source unreachable: the file cannot be read: Input/output error",
         ),
-        "EIO of all sources": partial(failing_disk, part=".fits", code=3, words="12 pending"),
+        "EIO of all sources": partial(failing_disk, part=".fits", code=3, words="ALL pending"),
         "EIO of all sources when stored": partial(
-            failing_disk, part=".fits", code=1, words="12 of them kept as stored", stored=True
+            failing_disk, part=".fits", code=1, words="ALL of them kept as stored", stored=True
         ),
         "one of two workers without the sources": blind_worker,
         "worker of another version": stranger,

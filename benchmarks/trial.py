@@ -137,7 +137,11 @@ class Trial:
     # --- verdicts ----------------------------------------------------------------------------------------
 
     def expect(self, ended: Ended, code: int, words: str = "") -> None:
-        """Note how the fault ended, with the part of the message that ``words`` (or its groups) match."""
+        """Note how the fault ended, with the part of the message that ``words`` (or its groups) match.
+
+        ALL in ``words`` stands for the number of frames of a night.
+        """
+        words = words.replace("ALL", str(len(list(self.undisturbed.night.glob("*.fits")))))
         flat = " ".join(ended.text.replace(str(self.folder), "").split())
         found = re.search(words, flat)
         shown = f"exit {ended.code}" if ended.code >= 0 else f"killed ({signal.Signals(-ended.code).name})"
