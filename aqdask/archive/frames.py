@@ -22,7 +22,7 @@ from aqdask.archive import fits, layout
 from aqdask.archive.headers import header_gain, header_saturate
 from aqdask.errors import ArchiveError, FrameError
 from aqdask.escape import printable
-from aqdask.specs import ArchiveSpec, Card, FrameInfo
+from aqdask.specs import ArchiveSpec, Card, FrameInfo, ReadSpec
 
 NO_TIME = int(np.iinfo("int64").min)  # xarray decodes it as NaT
 
@@ -284,7 +284,7 @@ class ChosenFrames:
         try:
             if self.store.spec.pixels:
                 return self.store.read_checked(place.row, place.crc32c)
-            frame = fits.read_frame(place.path, place.hdu, self.store.spec.read)
+            return read_again(place.path, place.hdu, self.store.spec.read, place.crc32c)
         except FrameError as error:
             raise ArchiveError(
                 f"{printable(self.ids[position])}: {error}",
@@ -292,7 +292,20 @@ class ChosenFrames:
                 consequence="Nothing was learnt from it",
                 remedy="`aqdask verify ARCHIVE`, or leave this frame out",
             ) from error
-        return frame.image, frame.invalid
+
+
+def read_again(path: str, hdu: int, read: ReadSpec, crc32c: str) -> tuple[np.ndarray, np.ndarray | None]:
+    """Pixels and invalid mask of a frame that was taken in before, from its source.
+
+    Raises
+    ------
+    FrameError
+        If they are not those with this `checksum`; and as `aqdask.archive.fits.read_frame`.
+    """
+    frame = fits.read_frame(path, hdu, read)
+    if checksum(frame.image, frame.invalid) != crc32c:
+        raise FrameError("its source has changed since it was taken in: `aqdask ingest` takes it in again")
+    return frame.image, frame.invalid
 
 
 def coordinates_of(frame_id: str, path: str, info: FrameInfo) -> Coordinates:
