@@ -198,8 +198,12 @@ class FrameStore:
     def read(self, row: int) -> tuple[np.ndarray, np.ndarray | None]:
         """One frame ``(y, x)`` and its invalid pixels, None where every pixel is data."""
         image = np.asarray(self._array("image")[row])
-        invalid = np.asarray(self._array("invalid")[row])
+        invalid = self.read_invalid(row)
         return image, invalid if invalid.any() else None
+
+    def read_invalid(self, row: int) -> np.ndarray:
+        """Bool ``(y, x)``, True where a pixel of one frame is not data."""
+        return np.asarray(self._array("invalid")[row])
 
     def read_checked(self, row: int, crc32c: str) -> tuple[np.ndarray, np.ndarray | None]:
         """`read`, for a frame whose `checksum` is known.

@@ -14,7 +14,7 @@ from astropy.io import fits
 from aqdask import flags
 from aqdask.archive import layout
 from aqdask.archive.cards import quiet
-from aqdask.archive.frames import FrameStore
+from aqdask.archive.frames import DAMAGED, FrameStore
 from aqdask.archive.manifest import safe_name
 from aqdask.archive.maps import QualityStore, row_checksum
 from aqdask.archive.wcs import celestial_wcs
@@ -30,10 +30,11 @@ DAMAGED_MAPS = "the stored maps are missing or damaged: `aqdask verify --repair`
 
 
 class Wanted(NamedTuple):
-    """A frame to be cut: its row, and the checksum of its stored maps (empty where it has none)."""
+    """A frame to be cut: row, checksum of its maps (empty where it has none), number of invalid pixels."""
 
     row: int
     crc32c: str
+    invalid_pixels: int
 
 
 class Cut(NamedTuple):
@@ -85,7 +86,12 @@ class ExportJob:
                     return Cut(row, problem=DAMAGED_MAPS)
         except layout.UNREADABLE:
             return Cut(row, problem=DAMAGED_MAPS)
-        invalid = np.asarray(frames.group["invalid"][row])  # type: ignore[index]
+        try:
+            invalid = frames.read_invalid(row)
+        except layout.UNREADABLE:
+            return Cut(row, problem=DAMAGED)
+        if item.crc32c and np.count_nonzero(invalid) != item.invalid_pixels:
+            return Cut(row, problem=DAMAGED)
         grid = PatchGrid(*frames.spec.shape, int(store.group.attrs["patch"]))  # type: ignore[arg-type]
         masked = float((bad_pixels(pvalue, self.alpha, grid) | invalid).mean())
         if not self.folder:

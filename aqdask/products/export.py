@@ -54,7 +54,7 @@ def masked_fractions(
 ) -> dict[int, Cut]:
     """What was cut of every frame, by row; with ``folder``, DQ images are written there."""
     ledger = open_ledger(layout.open_root(archive))
-    items = [Wanted(entry.row, _maps_checksum(entry, quality)) for entry in ledger.rows()]
+    items = [Wanted(e.row, _maps_checksum(e, quality), e.invalid_pixels) for e in ledger.rows()]
     stage = "export" if folder else "mask"
     reporter.start(stage, len(items))
     place = str(folder.absolute()) if folder else ""
