@@ -91,7 +91,7 @@ class FrameStore:
 
     @cached_property
     def arrays(self) -> dict[str, dict[str, Any]]:
-        """What the arrays are made with, by name: arguments of ``create_array``, without rows."""
+        """Arguments of ``create_array`` for every array, by name, without rows."""
         planes = {"image": (self.spec.dtype, "pixels in the frame's own type")} if self.spec.pixels else {}
         planes["invalid"] = ("bool", "pixel is not data (NaN, BLANK, input mask, bad-pixel map)")
         found = {name: self._plane(*about) for name, about in planes.items()}
@@ -165,7 +165,7 @@ class FrameStore:
             layout.delete_shard(self._array(name), (row, 0, 0))
 
     def has_pixels(self, row: int) -> bool:
-        """Whether anything is stored of a frame's pixels."""
+        """Tell if anything is stored of a frame's pixels."""
         return any(layout.has_shard(self._array(name), (row, 0, 0)) for name in self.planes)
 
     def stored_beyond(self, rows: int) -> list[int]:
@@ -242,7 +242,7 @@ class FrameStore:
 
 
 class Place(NamedTuple):
-    """Where a frame is: its row, its source, and the checksum of its stored pixels."""
+    """Place of a frame: its row, its source, and the checksum of its stored pixels."""
 
     row: int
     path: str
@@ -313,7 +313,7 @@ def read_again(path: str, hdu: int, read: ReadSpec, crc32c: str) -> tuple[np.nda
 
 
 def coordinates_of(frame_id: str, path: str, info: FrameInfo) -> Coordinates:
-    """What the coordinates of a frame's row are; text is stored as it is shown (`aqdask.escape`)."""
+    """Coordinates of a frame's row; text is stored as it is shown (`aqdask.escape`)."""
     card = info.card
     time = NO_TIME if card.time is None else card.time
     names, headers = (printable(frame_id), printable(path)), (info.header, info.primary_header)

@@ -214,7 +214,7 @@ class DaskExecutor:
         return allowed
 
     def _strangers(self) -> dict[str, str]:
-        """How the versions of workers differ from those of this process, by address."""
+        """Versions of workers that differ from those of this process, by address, in words."""
         found = self.client.run(read_versions, on_error="return")
         return {
             worker: what

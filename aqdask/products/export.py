@@ -52,7 +52,7 @@ def masked_fractions(
     *,
     folder: Path | None = None,
 ) -> dict[int, Cut]:
-    """What was cut of every frame, by row; with ``folder``, DQ images are written there."""
+    """Masks of every frame as they were cut, by row; with ``folder``, DQ images are written there."""
     ledger = open_ledger(layout.open_root(archive))
     items = [Wanted(e.row, _maps_checksum(e, quality), e.invalid_pixels) for e in ledger.rows()]
     stage = "export" if folder else "mask"
