@@ -172,6 +172,7 @@ class DaskExecutor:
                     if future not in items:  # given up by the watchdog, and came to an end after all
                         continue
                     item = items.pop(future)
+                    watchdog.ended(future)
                     outcome = _outcome(future, result)
                     if isinstance(outcome, Exception) and (
                         self._refuse_strangers() or isinstance(outcome, OtherVersion)
