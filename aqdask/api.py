@@ -29,6 +29,7 @@ from aqdask.products.compare import compare
 from aqdask.products.comparison import Comparison
 from aqdask.products.export import export_all
 from aqdask.products.quality import mask, open_frames, open_quality, quality_name
+from aqdask.products.table import uncut
 from aqdask.training import adapted, load_model
 
 __all__ = [
@@ -117,6 +118,7 @@ def run(
         shipped = model == SHIPPED
         first = None if shipped else bundle
         summaries = _ingest(paths, archive, executor, report, settings, first, strict=strict and not shipped)
+        where: dict[str, Any] = {"cluster": executor, "reporter": report}
         for number, summary in enumerate(summaries):
             folder = products_folder(summary.archive) if products is None else Path(products)
             if products is not None and len(summaries) > 1:
@@ -124,10 +126,10 @@ def run(
             used = bundle
             if shipped:
                 used = adapted(summary.archive, bundle, folder, alpha, executor, report)
-                where: dict[str, Any] = {"cluster": executor, "reporter": report}
                 summaries[number] = score(summary.archive, used, strict=strict, **where)
                 summaries[number].left_out = summary.left_out
-            export(summary.archive, folder, alpha=alpha, model=used.digest, cluster=executor, reporter=report)
+            table = export(summary.archive, folder, alpha=alpha, model=used.digest, **where)
+            summaries[number].blame(uncut(table))
     return summaries
 
 

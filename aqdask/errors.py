@@ -144,7 +144,7 @@ class SourceUnreachable(FrameError):
 
     @property
     def is_about_path(self) -> bool:
-        """Whether the path itself is the matter (not there, forbidden), rather than the disk or network."""
+        """True if the path itself is the matter (not there, forbidden), rather than the disk or network."""
         return self.number in ABOUT_THE_PATH
 
     def __reduce__(self) -> tuple:

@@ -25,8 +25,8 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 
 import aqdask as aq
 from aqdask.archive.frames import FrameStore
-from aqdask.archive.headers import wcs_centres
 from aqdask.archive.maps import QualityStore
+from aqdask.archive.wcs import wcs_centres
 from aqdask.engine.clusters import Cluster, connect
 from aqdask.engine.replicas import one_thread
 from aqdask.models.autoencoder import ConvAutoencoder

@@ -146,7 +146,7 @@ def read_frame(path: str | os.PathLike[str], info_hdu: int, read: ReadSpec) -> F
 
 
 def is_reachable(path: str | os.PathLike[str]) -> bool:
-    """Whether the first byte of a file can be read by this process."""
+    """Tell if the first byte of a file can be read by this process."""
     try:
         with open_stream(path) as stream:
             stream.read(1)

@@ -22,7 +22,7 @@ from aqdask.archive import fits, layout
 from aqdask.archive.headers import header_gain, header_saturate
 from aqdask.errors import ArchiveError, FrameError
 from aqdask.escape import printable
-from aqdask.specs import ArchiveSpec, Card, FrameInfo
+from aqdask.specs import ArchiveSpec, Card, FrameInfo, ReadSpec
 
 NO_TIME = int(np.iinfo("int64").min)  # xarray decodes it as NaT
 
@@ -91,7 +91,7 @@ class FrameStore:
 
     @cached_property
     def arrays(self) -> dict[str, dict[str, Any]]:
-        """What the arrays are made with, by name: arguments of ``create_array``, without rows."""
+        """Arguments of ``create_array`` for every array, by name, without rows."""
         planes = {"image": (self.spec.dtype, "pixels in the frame's own type")} if self.spec.pixels else {}
         planes["invalid"] = ("bool", "pixel is not data (NaN, BLANK, input mask, bad-pixel map)")
         found = {name: self._plane(*about) for name, about in planes.items()}
@@ -165,7 +165,7 @@ class FrameStore:
             layout.delete_shard(self._array(name), (row, 0, 0))
 
     def has_pixels(self, row: int) -> bool:
-        """Whether anything is stored of a frame's pixels."""
+        """Tell if anything is stored of a frame's pixels."""
         return any(layout.has_shard(self._array(name), (row, 0, 0)) for name in self.planes)
 
     def stored_beyond(self, rows: int) -> list[int]:
@@ -198,8 +198,12 @@ class FrameStore:
     def read(self, row: int) -> tuple[np.ndarray, np.ndarray | None]:
         """One frame ``(y, x)`` and its invalid pixels, None where every pixel is data."""
         image = np.asarray(self._array("image")[row])
-        invalid = np.asarray(self._array("invalid")[row])
+        invalid = self.read_invalid(row)
         return image, invalid if invalid.any() else None
+
+    def read_invalid(self, row: int) -> np.ndarray:
+        """Bool ``(y, x)``, True where a pixel of one frame is not data."""
+        return np.asarray(self._array("invalid")[row])
 
     def read_checked(self, row: int, crc32c: str) -> tuple[np.ndarray, np.ndarray | None]:
         """`read`, for a frame whose `checksum` is known.
@@ -238,7 +242,7 @@ class FrameStore:
 
 
 class Place(NamedTuple):
-    """Where a frame is: its row, its source, and the checksum of its stored pixels."""
+    """Place of a frame: its row, its source, and the checksum of its stored pixels."""
 
     row: int
     path: str
@@ -284,7 +288,7 @@ class ChosenFrames:
         try:
             if self.store.spec.pixels:
                 return self.store.read_checked(place.row, place.crc32c)
-            frame = fits.read_frame(place.path, place.hdu, self.store.spec.read)
+            return read_again(place.path, place.hdu, self.store.spec.read, place.crc32c)
         except FrameError as error:
             raise ArchiveError(
                 f"{printable(self.ids[position])}: {error}",
@@ -292,11 +296,24 @@ class ChosenFrames:
                 consequence="Nothing was learnt from it",
                 remedy="`aqdask verify ARCHIVE`, or leave this frame out",
             ) from error
-        return frame.image, frame.invalid
+
+
+def read_again(path: str, hdu: int, read: ReadSpec, crc32c: str) -> tuple[np.ndarray, np.ndarray | None]:
+    """Pixels and invalid mask of a frame that was taken in before, from its source.
+
+    Raises
+    ------
+    FrameError
+        If they are not those with this `checksum`; and as `aqdask.archive.fits.read_frame`.
+    """
+    frame = fits.read_frame(path, hdu, read)
+    if checksum(frame.image, frame.invalid) != crc32c:
+        raise FrameError("its source has changed since it was taken in: `aqdask ingest` takes it in again")
+    return frame.image, frame.invalid
 
 
 def coordinates_of(frame_id: str, path: str, info: FrameInfo) -> Coordinates:
-    """What the coordinates of a frame's row are; text is stored as it is shown (`aqdask.escape`)."""
+    """Coordinates of a frame's row; text is stored as it is shown (`aqdask.escape`)."""
     card = info.card
     time = NO_TIME if card.time is None else card.time
     names, headers = (printable(frame_id), printable(path)), (info.header, info.primary_header)

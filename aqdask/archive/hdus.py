@@ -217,7 +217,7 @@ def tile_shape(hdu: Hdu) -> tuple[int, ...]:
 
 
 def has_more_images(hdus: Hdus, frame: Hdu, read: ReadSpec, stream: Stream) -> bool:
-    """Whether a further frame of the same shape stands behind ``frame``, among the next HDUs.
+    """Tell if a further frame of the same shape stands behind ``frame``, among the next HDUs.
 
     Damage there is none of the frame's. A compressed stream is not inflated much further for it.
     """

@@ -13,9 +13,8 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 import numpy as np
-from astropy.wcs import WCS
 
-from aqdask.archive.cards import UNREADABLE, Cards, as_number, parse, quiet, words
+from aqdask.archive.cards import UNREADABLE, Cards, as_number, quiet, words
 from aqdask.archive.obstime import named_time, start_time
 from aqdask.specs import Card, FrameInfo
 
@@ -165,28 +164,6 @@ def header_saturate(header: str, primary_header: str) -> float:
     """Counts at which a pixel is full, of the keyword SATURATE; NaN where it is missing or not above 0."""
     full = Cards(header, primary_header).number(("SATURATE",))
     return full if full > 0 else math.nan
-
-
-def wcs_centres(
-    header: str, primary_header: str, y: np.ndarray, x: np.ndarray
-) -> tuple[np.ndarray, np.ndarray] | None:
-    """ICRS right ascension and declination in degrees at pixels ``y, x`` (0-based, any shape, broadcast).
-
-    None where neither header has a celestial WCS that can be turned into ICRS; NaN outside its projection.
-    """
-    for text in (header, primary_header):
-        if not text:
-            continue
-        try:
-            with quiet():
-                wcs = WCS(parse(text)).celestial
-                if not wcs.has_celestial:
-                    continue
-                sky = wcs.pixel_to_world(*np.broadcast_arrays(x, y)).icrs
-                return np.asarray(sky.ra.deg, dtype=float), np.asarray(sky.dec.deg, dtype=float)
-        except Exception:  # a WCS that wcslib or the frame transformations refuse is none
-            continue
-    return None
 
 
 def _exposure(cards: Cards, keywords: tuple[str, ...]) -> tuple[float, tuple[str, ...]]:

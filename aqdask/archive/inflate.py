@@ -83,7 +83,7 @@ class Inflated:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What the user should know of the stream, so far as it was inflated."""
+        """Remarks on the stream for the user, so far as it was inflated."""
         return tuple(self._notes)
 
     def seek(self, offset: int) -> int:

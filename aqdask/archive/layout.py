@@ -160,7 +160,7 @@ def group(root: zarr.Group, name: str) -> zarr.Group:
 
 
 def has_metadata(place: StorePath, node_type: str = "group") -> bool:
-    """Whether a group (or an 'array') at ``place`` has metadata that can be read."""
+    """Tell if a group (or an 'array') at ``place`` has metadata that can be read."""
     found = sync((place / METADATA).get(prototype=default_buffer_prototype()))
     try:
         known = json.loads(found.to_bytes()) if found is not None else {}
@@ -249,7 +249,7 @@ def consolidate(path: str | os.PathLike[str], root: zarr.Group) -> None:
 
 
 def _is_whole(place: StorePath, root: zarr.Group) -> bool:
-    """Whether everything directly below the root and its groups of arrays has metadata."""
+    """Tell if everything directly below the root and its groups of arrays has metadata."""
 
     async def names(name: str) -> list[str]:
         return [found async for found in place.store.list_dir(f"{place.path}/{name}".strip("/"))]
@@ -284,7 +284,7 @@ def delete_shard(array: zarr.Array, index: tuple[int, ...]) -> None:
 
 
 def has_shard(array: zarr.Array, index: tuple[int, ...]) -> bool:
-    """Whether a shard is stored."""
+    """Tell if a shard is stored."""
     return sync((array.store_path / array.metadata.encode_chunk_key(index)).exists())
 
 

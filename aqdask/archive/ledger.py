@@ -84,7 +84,7 @@ class Entry:
 
     @property
     def place(self) -> Place:
-        """Where the frame is."""
+        """Row, source and checksum of the frame."""
         return Place(self.row, self.path, self.hdu, self.crc32c)
 
     def score_pending(self, quality: str) -> bool:

@@ -39,8 +39,8 @@ BUNDLE = {"long_name": "the model bundle itself, a safetensors file"}  # attribu
 
 @dataclass(frozen=True)
 class QualitySpec:
-    """What a quality group is made with; kept in the ledger, so that what must be there does not follow from
-    what is found.
+    """Contents of a quality group as it was made; kept in the ledger, so that what must be there does not
+    follow from what is found.
 
     Parameters
     ----------

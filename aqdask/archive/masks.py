@@ -35,7 +35,7 @@ JWST = re.split(
 
 @dataclass(frozen=True)
 class Mask:
-    """What a `ReadSpec` says of input masks.
+    """Choice of input masks of a `ReadSpec`.
 
     Parameters
     ----------

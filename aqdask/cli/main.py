@@ -7,6 +7,7 @@ import importlib
 import os
 import signal
 import sys
+import threading
 from collections.abc import Iterator
 from types import FrameType
 from typing import Any
@@ -56,7 +57,8 @@ class LazyGroup(click.Group):
                 stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
         outside = Session(cluster=None, quiet=True, json=False)
         try:
-            return super().invoke(ctx)
+            with ended_like_ctrl_c():
+                return super().invoke(ctx)
         except (KeyboardInterrupt, click.Abort):
             sys.exit(interrupted(outside))
         except click.exceptions.Exit:
@@ -94,8 +96,12 @@ def aqdask() -> None:
 def ended_like_ctrl_c() -> Iterator[None]:
     """End the command on SIGTERM and SIGHUP, which batch systems and lost terminals send, as on Ctrl-C.
 
-    A second one ends the process at once. Signals that are ignored (``nohup``) stay ignored.
+    A second one ends the process at once. Signals that are ignored (``nohup``) stay ignored; only the main
+    thread can set any.
     """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     numbers = [n for n in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) != signal.SIG_IGN]
 
     def at_once(number: int, frame: FrameType | None) -> None:
@@ -116,5 +122,4 @@ def ended_like_ctrl_c() -> Iterator[None]:
 
 def main() -> None:
     """Entry point of the ``aqdask`` script."""
-    with ended_like_ctrl_c():
-        aqdask(prog_name="aqdask")
+    aqdask(prog_name="aqdask")

@@ -106,14 +106,13 @@ def export(session: Session, archive: str, out: str, alpha: float, model: str | 
     OUT/frames.parquet and OUT/frames.ecsv: one row a frame or source.
     """
     from aqdask import api
-    from aqdask.products.table import NOT_CUT
+    from aqdask.products.table import uncut
 
     with session.executor() as executor:
         table = api.export(
             archive, out, alpha=alpha, model=model, dq=not no_dq, cluster=executor, reporter=session.reporter
         )
-    names = zip(table["frame_id"].to_pylist(), table["reason"].to_pylist(), strict=True)
-    damaged = [(name, reason) for name, reason in names if reason.startswith(NOT_CUT)]
+    damaged = uncut(table)
     if damaged:
         session.table("no mask was cut:", ("frame", "reason"), damaged)
     written = sum(bool(name) for name in table["dq_file"].to_pylist())

@@ -172,6 +172,7 @@ class DaskExecutor:
                     if future not in items:  # given up by the watchdog, and came to an end after all
                         continue
                     item = items.pop(future)
+                    watchdog.ended(future)
                     outcome = _outcome(future, result)
                     if isinstance(outcome, Exception) and (
                         self._refuse_strangers() or isinstance(outcome, OtherVersion)
@@ -214,7 +215,7 @@ class DaskExecutor:
         return allowed
 
     def _strangers(self) -> dict[str, str]:
-        """How the versions of workers differ from those of this process, by address."""
+        """Versions of workers that differ from those of this process, by address, in words."""
         found = self.client.run(read_versions, on_error="return")
         return {
             worker: what

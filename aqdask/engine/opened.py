@@ -16,6 +16,7 @@ from aqdask.archive.ledger import Ledger, open_ledger
 from aqdask.archive.maps import QualityStore
 from aqdask.engine import qualities
 from aqdask.specs import ArchiveSpec
+from aqdask.version import __version__
 
 
 @dataclass
@@ -76,7 +77,8 @@ def _raise_layout(root: zarr.Group, ledger: Ledger) -> None:
         if name not in ledger.qualities:
             ledger.append([made.record()])
     ledger.compact()
-    root.attrs["layout_version"] = layout.LAYOUT_VERSION
+    made_by = f"{root.attrs['created_by']}, raised to layout {layout.LAYOUT_VERSION} by aqdask {__version__}"
+    root.attrs.update({"created_by": made_by, "layout_version": layout.LAYOUT_VERSION})
 
 
 def _refuse_damage(archive: OpenArchive) -> None:

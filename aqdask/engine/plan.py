@@ -43,7 +43,7 @@ class FrameTask:
 
     @property
     def is_kept(self) -> bool:
-        """Whether nothing is to be done as long as its maps are what they were."""
+        """True if nothing is to be done as long as its maps are what they were."""
         return bool(self.stored) and not self.ingest
 
 
@@ -150,7 +150,7 @@ def clear_batches(rows: Sequence[Entry], quality: str, per_shard: int) -> Iterat
 
 
 def _is_stale(entry: Entry, quality: str) -> bool:
-    """Whether a frame was scored once and its pixels have since been given up."""
+    """Tell if a frame was scored once and its pixels have since been given up."""
     score = entry.scores.get(quality)
     return entry.state == QUARANTINED and score is not None and bool(score.crc32c)
 

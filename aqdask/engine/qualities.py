@@ -24,7 +24,7 @@ def group_name(bundle: Bundle) -> str:
 
 
 def spec_of(bundle: Bundle, archive: ArchiveSpec) -> QualitySpec:
-    """What the quality group of ``bundle`` is made with in an archive."""
+    """Contents of the quality group of ``bundle`` in an archive."""
     attributes = {
         "model": bundle.name, "method": bundle.method, "model_sha256": bundle.digest,
         "patch": bundle.patch, "frame_shape": list(archive.shape),
@@ -35,7 +35,7 @@ def spec_of(bundle: Bundle, archive: ArchiveSpec) -> QualitySpec:
 
 
 def known(root: zarr.Group, ledger: Ledger) -> dict[str, QualitySpec]:
-    """What every quality group must hold, by name: those that the ledger tells of, and those that are there.
+    """Contents that every quality group must have, by name: those of the ledger, and those that are there.
 
     A group of which the ledger does not tell (of an archive of layout 1, or of a client that was killed) is
     what the model stored in it makes; without a model, what is found in it.

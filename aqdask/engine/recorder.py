@@ -1,4 +1,4 @@
-"""What comes back from the workers, kept: numbers of frames, coordinates, and last of all the ledger."""
+"""Keeping of what the workers send back: numbers of frames, coordinates, and last of all the ledger."""
 
 from __future__ import annotations
 

@@ -262,7 +262,7 @@ def _rehash(
 
 
 def _is_new(source: Source, entries: Sequence[Entry], retry: bool) -> bool:
-    """Whether a source must be looked into: unknown, changed in size or time, or failed once and retried."""
+    """Tell if a source must be looked into: unknown, changed in size or time, or failed once and retried."""
     stamp = source.size, source.mtime_ns
     if retry and any(entry.state == QUARANTINED or entry.problem for entry in entries):
         return True

@@ -49,6 +49,12 @@ class Summary:
     kept: list[tuple[str, str]] = field(default_factory=list)
     left_out: dict[str, int] = field(default_factory=dict)
 
+    def blame(self, problems: Sequence[tuple[str, str]]) -> None:
+        """Count frames that were done as quarantined after all."""
+        self.problems = sorted([*self.problems, *problems])
+        self.done -= len(problems)
+        self.quarantined += len(problems)
+
 
 def process(
     archive: OpenArchive,

@@ -17,11 +17,11 @@ from functools import cached_property, partial
 import numpy as np
 
 from aqdask.archive import fits, layout
-from aqdask.archive.frames import FrameStore, check_fits, checksum, coordinates_of, row_checksum
-from aqdask.archive.headers import wcs_centres
+from aqdask.archive.frames import FrameStore, check_fits, checksum, coordinates_of, read_again, row_checksum
 from aqdask.archive.ledger import DONE, QUARANTINED, Record
 from aqdask.archive.maps import QualityStore
 from aqdask.archive.maps import row_checksum as maps_checksum
+from aqdask.archive.wcs import wcs_centres
 from aqdask.engine.plan import Batch, FrameTask
 from aqdask.engine.replicas import one_thread, replica
 from aqdask.engine.worker import address, at_work
@@ -185,8 +185,7 @@ class FrameJob:
             if frames.spec.pixels:
                 pixels = frames.read_checked(task.row, task.crc32c)
             else:
-                frame = fits.read_frame(task.path, task.hdu, self.read)
-                pixels = frame.image, frame.invalid
+                pixels = read_again(task.path, task.hdu, self.read, task.crc32c)
         except FrameError as error:
             return error
         camera, band, *headers = (str(frames.coordinate(name, at)[0]) for name in names)

@@ -43,6 +43,10 @@ class Watchdog:
         """A task was given to the scheduler."""
         self._since[future] = time.monotonic()
 
+    def ended(self, future: Future) -> None:
+        """A task has come back; the scheduler may forget its result."""
+        self._since.pop(future, None)
+
     def look(self) -> list[tuple[Future, FrameTimeout]]:
         """Every few seconds: end the work on frames that take longer than ``aqdask.frame-timeout``.
 
@@ -60,7 +64,6 @@ class Watchdog:
         if now - self._looked < self.every:
             return []
         self._looked = now
-        self._since = {future: since for future, since in self._since.items() if not future.done()}
         self._check_workers(now)
         if not any(now - since > self.frame_timeout for since in self._since.values()):
             return []

@@ -82,7 +82,7 @@ def at_work(subject: str) -> Iterator[None]:
 
 
 def current_work() -> list[tuple[str, str, float]]:
-    """What this process works on: key of the task, subject, and for how many seconds."""
+    """Work under way in this process: key of the task, subject, and for how many seconds."""
     now = time.monotonic()
     return [(key, subject, now - since) for key, subject, since in list(_at_work.values())]
 

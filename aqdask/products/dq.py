@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,14 +10,14 @@ from typing import NamedTuple
 
 import numpy as np
 from astropy.io import fits
-from astropy.wcs import WCS
 
 from aqdask import flags
 from aqdask.archive import layout
-from aqdask.archive.cards import CARD, parse, quiet
-from aqdask.archive.frames import FrameStore
+from aqdask.archive.cards import quiet
+from aqdask.archive.frames import DAMAGED, FrameStore
 from aqdask.archive.manifest import safe_name
 from aqdask.archive.maps import QualityStore, row_checksum
+from aqdask.archive.wcs import celestial_wcs
 from aqdask.engine.worker import at_work
 from aqdask.errors import place_failed
 from aqdask.escape import printable
@@ -27,23 +26,15 @@ from aqdask.specs import PatchGrid
 from aqdask.version import __version__
 
 TILE_ROWS = 64
-REQUIRED = ("CTYPE1", "CTYPE2", "CRVAL1", "CRVAL2", "CRPIX1", "CRPIX2")
-MATRIX_CARD = re.compile(r"(CD|PC)\d_\d|CDELT\d|CROTA\d")
-# FITS 4.0, section 8, with the SIP convention; alternate descriptions (a letter behind) are not exported.
-WCS_CARD = re.compile(
-    r"WCSAXES|C(TYPE|RVAL|RPIX|UNIT|DELT|ROTA)\d|(CD|PC)\d_\d|P[VS]\d_\d+|LONPOLE|LATPOLE|RADE(SYS|CSYS)|EQUINOX|EPOCH|"
-    r"[AB]P?_(ORDER|\d_\d)|WAT\d_\d+|DATE-OBS|MJD-OBS"
-)
-# Distortions by look-up table (WCS paper IV): their tables are not in the archive, and astropy asks for them.
-LOOKUP_CARD = re.compile(r"(CPDIS|CPERR|CQDIS|CQERR|DP|DQ|D2IMDIS|D2IMERR|D2IM)\d|D2IMARR|D2IMEXT|AXISCORR")
 DAMAGED_MAPS = "the stored maps are missing or damaged: `aqdask verify --repair` makes them again"
 
 
 class Wanted(NamedTuple):
-    """A frame to be cut: its row, and the checksum of its stored maps (empty where it has none)."""
+    """A frame to be cut: row, checksum of its maps (empty where it has none), number of invalid pixels."""
 
     row: int
     crc32c: str
+    invalid_pixels: int
 
 
 class Cut(NamedTuple):
@@ -95,7 +86,12 @@ class ExportJob:
                     return Cut(row, problem=DAMAGED_MAPS)
         except layout.UNREADABLE:
             return Cut(row, problem=DAMAGED_MAPS)
-        invalid = np.asarray(frames.group["invalid"][row])  # type: ignore[index]
+        try:
+            invalid = frames.read_invalid(row)
+        except layout.UNREADABLE:
+            return Cut(row, problem=DAMAGED)
+        if item.crc32c and np.count_nonzero(invalid) != item.invalid_pixels:
+            return Cut(row, problem=DAMAGED)
         grid = PatchGrid(*frames.spec.shape, int(store.group.attrs["patch"]))  # type: ignore[arg-type]
         masked = float((bad_pixels(pvalue, self.alpha, grid) | invalid).mean())
         if not self.folder:
@@ -153,43 +149,18 @@ def write_whole(path: Path, hdus: fits.HDUList) -> None:
 
 
 def _wcs_cards(header: str, primary_header: str) -> fits.Header:
-    """The celestial WCS of a frame, with distortions as astropy can write them; empty without one.
-
-    What the image's header leaves open of it stands in the primary one: often all, sometimes a part.
-    """
-    text = "".join(card for card in _split(header) if not LOOKUP_CARD.match(card))
-    rest = "".join(card for card in _split(primary_header) if not LOOKUP_CARD.match(card))
+    """The celestial WCS of a frame, with distortions as astropy can write them; empty without one."""
+    found = celestial_wcs(header, primary_header)
+    if found is None:
+        return fits.Header()
     with quiet():
-        image, primary = parse(text), parse(rest)
-        for cards in (_merged(image, primary), primary):
-            try:
-                wcs = WCS(cards, naxis=2)
-                if not wcs.has_celestial:
-                    continue
-                result = wcs.to_header(relax=True)
-            except Exception:  # any damaged card may end here; a mask without WCS is still the mask
-                continue
-            if len(text) + len(rest) < len(header) + len(primary_header):
-                result.add_comment("The source corrects its WCS by look-up tables that are not in this file.")
-            return result
-    return fits.Header()
-
-
-def _merged(cards: fits.Header, primary: fits.Header) -> fits.Header:
-    """The image's cards with those of a WCS from the primary header that it lacks, unless it is complete."""
-    has_matrix = any(MATRIX_CARD.fullmatch(keyword) for keyword in cards)
-    if has_matrix and all(keyword in cards for keyword in REQUIRED):
-        return cards
-    cards = cards.copy()
-    for card in primary.cards:
-        is_second = card.keyword in cards or (has_matrix and MATRIX_CARD.fullmatch(card.keyword))
-        if WCS_CARD.fullmatch(card.keyword) and not is_second:
-            cards.append(card, end=True)
+        try:
+            cards = found.wcs.to_header(relax=True)
+        except Exception:  # any damaged card may end here; a mask without WCS is still the mask
+            return fits.Header()
+    if found.is_partial:
+        cards.add_comment("The source corrects its WCS by look-up tables that are not in this file.")
     return cards
-
-
-def _split(text: str) -> list[str]:
-    return [text[at : at + CARD] for at in range(0, len(text), CARD)]
 
 
 def _ascii(text: str) -> str:

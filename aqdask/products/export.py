@@ -52,9 +52,9 @@ def masked_fractions(
     *,
     folder: Path | None = None,
 ) -> dict[int, Cut]:
-    """What was cut of every frame, by row; with ``folder``, DQ images are written there."""
+    """Masks of every frame as they were cut, by row; with ``folder``, DQ images are written there."""
     ledger = open_ledger(layout.open_root(archive))
-    items = [Wanted(entry.row, _maps_checksum(entry, quality)) for entry in ledger.rows()]
+    items = [Wanted(e.row, _maps_checksum(e, quality), e.invalid_pixels) for e in ledger.rows()]
     stage = "export" if folder else "mask"
     reporter.start(stage, len(items))
     place = str(folder.absolute()) if folder else ""

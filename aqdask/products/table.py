@@ -87,6 +87,12 @@ def frame_table(
     return pa.table({n: pa.array(columns[n], kinds[n][0]) for n in kinds}, schema=pa.schema(fields))
 
 
+def uncut(table: pa.Table) -> list[tuple[str, str]]:
+    """Frames whose masks could not be cut, and why."""
+    pairs = zip(table["frame_id"].to_pylist(), table["reason"].to_pylist(), strict=True)
+    return [(name, reason) for name, reason in pairs if reason.startswith(NOT_CUT)]
+
+
 def _frame_variables(
     archive: str | os.PathLike[str], quality: str
 ) -> tuple[dict[str, np.ndarray], dict[str, tuple[pa.DataType, str]]]:

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
 from aqdask.archive.fits import probe
-from aqdask.archive.headers import describe, header_gain, header_saturate, wcs_centres
+from aqdask.archive.headers import describe, header_gain, header_saturate
+from aqdask.archive.wcs import wcs_centres
 from aqdask.specs import Card, ReadSpec
 
 

@@ -301,6 +301,8 @@ class TestMatch:
     ) -> None:
         listing = tmp_path_factory.getbasetemp() / "ids.txt"
         for frame_id in ids:
+            if list_line(frame_id) in set(ids) - {frame_id}:  # '#' is listed as '[#]', which may be an id too
+                continue
             listing.write_text(list_line(frame_id) + "\n")
             assert match_frames(ids, listed_frames(str(listing))) == [frame_id]
 

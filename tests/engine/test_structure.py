@@ -177,6 +177,14 @@ def test_missing_maps_are_not_exported_as_masks(scored, bundle, tmp_path, loss):
     assert len(list((tmp_path / "out/dq").iterdir())) == 6
 
 
+def test_missing_invalid_pixels_are_missed_in_an_export(scored, tmp_path):
+    entry = next(entry for entry in ledger_of(scored).rows() if entry.invalid_pixels)
+    (scored / "frames/invalid/c" / str(entry.row) / "0/0").unlink()
+    table = aq.export(scored, tmp_path / "out", cluster="serial")
+    reasons = dict(zip(table["frame_id"].to_pylist(), table["reason"].to_pylist(), strict=True))
+    assert [name for name, reason in reasons.items() if "--repair" in reason] == [entry.frame_id]
+
+
 def test_missing_pixels_are_no_reference(scored):
     (scored / "frames/image/c/3/0/0").unlink()
     (name,) = [entry.frame_id for entry in ledger_of(scored).rows() if entry.row == 3]
