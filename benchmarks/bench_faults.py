@@ -268,7 +268,7 @@ def scheduler_killed(trial: Trial) -> None:
         trial.wait(process, "pvalue", 1)
         cluster.kill(cluster.processes[0])
         trial.expect(
-            trial.end(process, since), 3, "scheduler.*?lost|connection to the cluster was lost|dropped"
+            trial.end(process, since), 3, r"aqdask: (the (?:connection to the )?Dask scheduler [^.]*)"
         )
     with by_hand(trial.folder, 1) as cluster:
         trial.recover(*trial.words("run"), cluster=cluster.address, told="a new cluster, same command")
@@ -357,7 +357,7 @@ def every_point(trial: Trial, name: str, every: int) -> None:
     from kill_points import Killed, Scene, _contents, killing
     from night import tiny_bundle
 
-    scene = Scene(name, trial.folder, tiny_bundle())
+    scene = Scene(name, trial.folder / "scene", tiny_bundle())
     trial.expected = scene.copy("expected")
     with killing(None) as point:
         scene.act(trial.expected)

@@ -148,6 +148,8 @@ class Trial:
         shown += f" after {ended.seconds:.0f} s" if ended.seconds > LONG else ""
         said = f': "{" ... ".join(found.groups() or [found[0]])}"' if found and words else ""
         self.outcome += ("; " if self.outcome else "") + shown + said
+        if "Traceback" in ended.text:
+            self.findings.append(f"a traceback is shown: {flat[:600]}")
         if ended.code != code or not found:
             self.findings.append(f"expected exit {code} with /{words}/, got exit {ended.code}: {flat[-600:]}")
 
@@ -289,11 +291,15 @@ def shards(archive: Path, what: str) -> int:
 
 
 def stored(archive: Path) -> dict[str, bytes]:
-    """Bytes of stored pixels and maps, by name; coordinates are left out, since they hold paths."""
+    """Bytes of stored pixels and maps, by name.
+
+    Coordinates are left out, since they hold paths, and what a killed writer left half written.
+    """
     places = ("frames/image/c", "frames/invalid/c", "quality")
     found = (path for place in places for path in (archive / place).rglob("*") if path.is_file())
     names = ((path, path.relative_to(archive).as_posix()) for path in found)
-    return {name: path.read_bytes() for path, name in names if "/c/" in name}
+    whole = ((path, name) for path, name in names if "/c/" in name and not name.endswith(".partial"))
+    return {name: path.read_bytes() for path, name in whole}
 
 
 def frames_lost(archive: Path, expected: Path) -> list[str]:
