@@ -155,8 +155,10 @@ def main() -> int:
     sides = {"this": HERE.parent, "other": arguments.other.resolve()}
     names = [commit_of(checkout) for checkout in sides.values()]
     about = helpers.environment() | {"this": names[0], "other": names[1]}
-    about["command"] = f"python benchmarks/bench_pair.py {names[1]} " + " ".join(
-        f"--{name} {getattr(arguments, name)}" for name in ("size", "frames", "many", "repeat")
+    about["command"] = (
+        f"python benchmarks/bench_pair.py {names[1]} "
+        + " ".join(f"--{name} {getattr(arguments, name)}" for name in ("size", "frames", "many", "repeat"))
+        + f" --only {arguments.only}" * bool(arguments.only)
     )
     cases = {
         "large": (f"{arguments.frames} frames of {arguments.size} px", arguments.frames, arguments.size),
