@@ -149,7 +149,8 @@ class Trial:
         said = f': "{" ... ".join(found.groups() or [found[0]])}"' if found and words else ""
         self.outcome += ("; " if self.outcome else "") + shown + said
         if "Traceback" in ended.text:
-            self.findings.append(f"a traceback is shown: {flat[:600]}")
+            by = re.search(r"[\w.]+ - (?:ERROR|CRITICAL)", flat)
+            self.findings.append(f"a traceback is shown{f' ({by[0]})' if by else ''}")
         if ended.code != code or not found:
             self.findings.append(f"expected exit {code} with /{words}/, got exit {ended.code}: {flat[-600:]}")
 
