@@ -1,0 +1,50 @@
+"""Trouble for one process: Python imports this by itself where its folder is on PYTHONPATH.
+
+``AQDASK_FAULT="KIND PART [FUNCTION]"`` strikes whenever a file is opened whose path holds PART, with FUNCTION
+on the stack where one is named. Kinds: ``EIO`` and every other errno, ``sleep=SECONDS``, ``SEGV`` (the
+process dies), ``replace`` (PATH.new takes the place of PATH just before it is opened).
+"""
+
+import errno
+import os
+import signal
+import sys
+import time
+
+
+def is_below(function: str) -> bool:
+    """Tell whether a function of this name is being executed in this thread."""
+    frame = sys._getframe(1)
+    while frame is not None and frame.f_code.co_name != function:
+        frame = frame.f_back
+    return frame is not None
+
+
+def strike(kind: str, path: str) -> None:
+    """Let the fault happen."""
+    name, _, seconds = kind.partition("=")
+    if name == "sleep":
+        time.sleep(float(seconds))
+    elif name == "SEGV":
+        os.kill(os.getpid(), signal.SIGSEGV)
+    elif name == "replace" and os.path.exists(f"{path}.new"):
+        os.replace(f"{path}.new", path)
+    elif name != "replace":
+        number = getattr(errno, name)
+        raise OSError(number, os.strerror(number), path)
+
+
+def install(kind: str, part: str, function: str = "") -> None:
+    """Watch all files that this process opens, by Python's own audit events."""
+
+    def look(event: str, arguments: tuple) -> None:
+        if event == "open" and isinstance(arguments[0], (str, bytes)):
+            path = os.fsdecode(arguments[0])
+            if part in path and not path.endswith(".new") and (not function or is_below(function)):
+                strike(kind, path)
+
+    sys.addaudithook(look)
+
+
+if "AQDASK_FAULT" in os.environ:
+    install(*os.environ["AQDASK_FAULT"].split())
