@@ -203,7 +203,7 @@ def _sky(cards: Cards) -> tuple[str, ...]:
         if part is None or part.is_plain(keyword):
             continue
         if isinstance(value := part.value(keyword), Unreadable):
-            notes.append(f"the card {keyword} {value.reason}: sky positions may be wrong")
+            notes.append(f"the card {keyword} {value.reason}: sky positions unknown")
     return tuple(notes)
 
 
