@@ -84,6 +84,18 @@ def place_failed(place: object, error: OSError) -> AqdaskError:
     )
 
 
+def place_unreadable(place: object, error: OSError) -> AqdaskError:
+    """The error for stored bytes that are there and cannot be read now: forbidden, a disk that fails."""
+    if is_of_connection(error):
+        return connection_lost(error)
+    return ArchiveError(
+        f"{place} could not be read: {error.strerror or error}",
+        expected="a place that this user may read, on a disk that answers",
+        consequence="Nothing was changed, and what is stored is not taken for damaged",
+        remedy="check permissions, the disk and the mount; then run the same command again",
+    )
+
+
 class ModelError(AqdaskError):
     """A model bundle is corrupt, foreign, or does not fit the request."""
 

@@ -9,6 +9,7 @@ import threading
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from itertools import takewhile
 
 from astropy.io import fits
@@ -22,9 +23,24 @@ LOOSE = re.compile(r" {0,7}(?:HIERARCH +)?([A-Z]+[0-9]*)(?=[ =:]|$)", re.IGNOREC
 READABLE = re.compile(r" {0,7}(?:HIERARCH +)?[A-Z]+[0-9]* *= ", re.IGNORECASE)
 QUOTED = re.compile(r"\s*'((?:[^']|'')*)'")
 NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*", re.ASCII)
-UNREADABLE = object()  # the value of a card that is there and cannot be parsed
 # What nearly all cards are like, read without astropy, which takes twenty times longer.
 SIMPLE_CARD = re.compile(r"[A-Z0-9 ]{8}= +(?:(-?[0-9]+)|([TF])|'([^']*)')(?: *| *\/.*)$")
+# A card whose value is surely a number or a string, told without parsing it.
+PLAIN_CARD = re.compile(
+    r"[A-Z0-9 ]{8}= +(?:[+-]?(?:\d+\.?\d*|\.\d+)(?:[ED][+-]?\d+)?|'[^']*') *(?:/|$)", re.ASCII
+)
+COMMENTARY = ("COMMENT", "HISTORY", "CONTINUE", "")
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """The value of a card that is there and cannot be known; ``reason`` is said behind 'the card X'."""
+
+    reason: str
+
+
+UNREADABLE = Unreadable("cannot be read")
+CONTRADICTORY = Unreadable("stands twice with different values")
 
 _lock = threading.Lock()
 _already = threading.local()
@@ -147,28 +163,52 @@ class Structure:
 class Part:
     """One header with the text of its cards, as astropy forgets or mends what it cannot parse.
 
-    ``raw`` maps each keyword to its first card, 80 characters, with the CONTINUE cards behind it.
+    ``raw`` maps each keyword to its first card, 80 characters, with the CONTINUE cards behind it, and
+    ``repeats`` those that are there again to their further cards.
     """
 
     def __init__(self, text: str) -> None:
         self.header = parse(text)
         self.raw: dict[str, str] = {}
+        self.repeats: dict[str, list[str]] = {}
         keyword, before = "", "no card"
         for start in range(0, len(text), CARD):
             card = text[start : start + CARD]
+            if card.startswith("CONTINUE") and keyword in self.repeats:
+                self.repeats[keyword][-1] += card
+                continue
             if card.startswith("CONTINUE") and self.raw.get(keyword, "").endswith(before):
                 self.raw[keyword] = self.raw.get(keyword, "") + card
                 before = card
                 continue
             before = card
             keyword = " ".join((card.partition("=")[0] if "=" in card else card[:8]).upper().split())
-            self.raw.setdefault(keyword, card)
+            if self.raw.setdefault(keyword, card) is not card and keyword not in COMMENTARY:
+                self.repeats.setdefault(keyword, []).append(card)
 
     def value(self, keyword: str) -> object:
-        """The value of the first card of that name; None where it is missing, undefined or blank."""
+        """The value of a card; None where it is missing, undefined or blank."""
         card = self.raw.get(keyword)
         if card is None:
             return None
+        first = self._first(keyword, card)
+        if keyword not in self.repeats:
+            return first
+        others = [Part(other).value(keyword) for other in self.repeats[keyword] if other != card]
+        values = [value for value in (first, *others) if value is not None]
+        if UNREADABLE in values:
+            return UNREADABLE
+        if not all(is_same(values[0], value) for value in values[1:]):
+            return CONTRADICTORY
+        return values[0] if values else None
+
+    def is_plain(self, keyword: str) -> bool:
+        """True if the value of a card surely can be read; it is not parsed."""
+        card = self.raw.get(keyword)
+        return card is None or (keyword not in self.repeats and PLAIN_CARD.match(card) is not None)
+
+    def _first(self, keyword: str, card: str) -> object:
+        """The value of the first card of that name, whose text is ``card``."""
         if "=" in card[:CARD] and card[8:10] != "= " and not card.startswith("HIERARCH "):
             return UNREADABLE  # astropy takes such a card for a comment, or for another keyword
         try:
@@ -211,19 +251,34 @@ class Cards:
                 if (value := part.value(keyword)) is not None:
                     yield keyword, value
 
-    def unreadable(self, keywords: Iterable[str]) -> list[str]:
-        """Keywords of cards that cannot be parsed, of those that come before the first readable one."""
-        before = takewhile(lambda item: item[1] is UNREADABLE, self.items(keywords))
-        return list(dict.fromkeys(keyword for keyword, _ in before))
+    def holds(self, keyword: str) -> bool:
+        """True if there is a card of that name, whatever it says."""
+        return any(keyword in part.raw for part in self.parts)
+
+    def unreadable(self, keywords: Iterable[str]) -> dict[str, str]:
+        """Cards of unknown value, with the reason, of those that come before the first readable one."""
+        before = takewhile(lambda item: isinstance(item[1], Unreadable), self.items(keywords))
+        found: dict[str, str] = {}
+        for keyword, value in before:
+            if isinstance(value, Unreadable):
+                found.setdefault(keyword, value.reason)
+        return found
 
     def text(self, keywords: Iterable[str]) -> str:
         """The first readable value as printable words; empty where there is none."""
-        return next((words(value) for _, value in self.items(keywords) if value is not UNREADABLE), "")
+        return next(
+            (words(value) for _, value in self.items(keywords) if not isinstance(value, Unreadable)), ""
+        )
 
     def number(self, keywords: Iterable[str]) -> float:
         """The first value that is a finite number, also as a string; NaN where there is none."""
         numbers = (as_number(value) for _, value in self.items(keywords))
         return next((number for number in numbers if math.isfinite(number)), math.nan)
+
+
+def is_same(one: object, other: object) -> bool:
+    """True if two cards say the same, be it 10, 10.0 or '10'."""
+    return words(one) == words(other) or as_number(one) == as_number(other)
 
 
 def words(value: object) -> str:

@@ -8,7 +8,6 @@ image an integer.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import math
 import os
@@ -118,7 +117,7 @@ def read_frame(path: str | os.PathLike[str], info_hdu: int, read: ReadSpec) -> F
     ------
     FrameError
         Truncated or undecodable, no valid pixel, no longer one of the images that ``read`` takes from the
-        file, or a mask that is missing or of another shape.
+        file, or a mask that the file lacks or of another shape.
     SourceUnreachable
         The file, its mask or the bad-pixel map is not there, forbidden, or cannot be read.
     OSError, MemoryError
@@ -323,13 +322,7 @@ def _mask_hdu(hdus: Hdus, image: Hdu, wanted: str) -> Hdu:
 def _mask_file(mask: Mask, place: Path, image: Hdu, suffix: str) -> np.ndarray:
     """The mask in a file of its own: its first image, or for one of several that of the same name."""
     with _named_errors(f"mask file {printable(place)}"):
-        try:
-            stream = in_memory(load_bytes(place))
-        except SourceUnreachable as error:
-            if error.number in (errno.ENOENT, errno.ENOTDIR):  # its frame may not pass for one without a mask
-                raise FrameError(error.reason) from error
-            raise
-        hdus = Hdus(stream)
+        hdus = Hdus(stream := in_memory(load_bytes(place)))
         if mask.hdu:
             plane = _mask_hdu(hdus, replace(image, index=-1), mask.hdu)
         elif suffix:

@@ -103,14 +103,15 @@ class FrameStore:
             }  # fmt: skip
         return found
 
-    def problems(self) -> dict[str, str]:
-        """Arrays that are not there or not what they were made as, by name, in words."""
-        found = ((name, layout.array_problem(self.group, name, made)) for name, made in self.arrays.items())
+    def problems(self, rows: int = 0) -> dict[str, str]:
+        """Arrays that are lost, not what they were made as, or shorter than ``rows``; by name, in words."""
+        expected = self.arrays.items()
+        found = ((name, layout.array_problem(self.group, name, made, rows)) for name, made in expected)
         return {name: problem for name, problem in found if problem}
 
     def mend(self, rows: int) -> None:
         """Write lost metadata of arrays anew, with room for ``rows`` frames; what is stored stays."""
-        for name in self.problems():
+        for name in self.problems(rows):
             layout.mend_array(self.group, name, self.arrays[name], rows)
             self._opened.pop(name, None)
 

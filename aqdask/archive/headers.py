@@ -14,8 +14,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from aqdask.archive.cards import UNREADABLE, Cards, as_number, quiet, words
-from aqdask.archive.obstime import named_time, start_time
+from aqdask.archive.cards import Cards, Unreadable, as_number, quiet, words
+from aqdask.archive.obstime import absence, named_time, start_time
 from aqdask.specs import Card, FrameInfo
 
 EXPTIME = (
@@ -62,6 +62,8 @@ BINNING = (
     ("BINX", "BINY"),
 )
 BINNING_PAIR = ("CCDSUM", "BINNING", "CCDBIN")
+SKY = ("CTYPE1", "CTYPE2", "CRVAL1", "CRVAL2", "CRPIX1", "CRPIX2")
+SATURATE = ("SATURATE",)
 GAIN = ("EGAIN", "GAIN", "CCDGAIN", "DETGAIN")
 # CLEAR2L of ACS, CLEARP of NIRISS and open1-6 of GMOS are no glass; NaD, AirGlow and OpenCaT are
 EMPTY_SLOT = re.compile(
@@ -102,7 +104,7 @@ def describe(header: str, primary_header: str, overrides: tuple[tuple[str, str],
     with quiet():
         cards = Cards(header, primary_header)
         named = dict(overrides)
-        exptime, about_exptime = _exposure(cards, (named["exptime"],) if "exptime" in named else EXPTIME)
+        exptime, about_exptime = _exposure(cards, named.get("exptime"))
         exposure = 0.0 if math.isnan(exptime) else exptime
         time, about_time = (
             named_time(cards, named["time"]) if "time" in named else start_time(cards, exposure)
@@ -111,7 +113,8 @@ def describe(header: str, primary_header: str, overrides: tuple[tuple[str, str],
             _named(cards, named["filter"], "filter") if "filter" in named else _filter(cards)
         )
         camera, about_camera = _camera(cards, named.get("camera"), is_extension=bool(primary_header))
-    notes = (*about_time, *about_exptime, *about_filter, *about_camera)
+        levels = (*_unreadable(cards, [SATURATE], "saturation"), *_unreadable(cards, [GAIN], "gain"))
+        notes = (*about_time, *about_exptime, *about_filter, *about_camera, *levels, *_sky(cards))
     return Card(time=time, exptime=exptime, filter=glass, camera=camera, notes=notes)
 
 
@@ -162,31 +165,51 @@ def header_gain(header: str, primary_header: str) -> float:
 
 def header_saturate(header: str, primary_header: str) -> float:
     """Counts at which a pixel is full, of the keyword SATURATE; NaN where it is missing or not above 0."""
-    full = Cards(header, primary_header).number(("SATURATE",))
+    cards = Cards(header, primary_header)
+    full = math.nan if cards.unreadable(SATURATE) else cards.number(SATURATE)
     return full if full > 0 else math.nan
 
 
-def _exposure(cards: Cards, keywords: tuple[str, ...]) -> tuple[float, tuple[str, ...]]:
+def _exposure(cards: Cards, named: str | None) -> tuple[float, tuple[str, ...]]:
     """The first statement that is a number of seconds, with a note on those before it that are none."""
-    wrong: list[str] = []
-    for keyword, value in cards.items(keywords):
+    wrong: list[str] = [reason] if named and (reason := absence(cards, named)) else []
+    for keyword, value in cards.items((named,) if named else EXPTIME):
         seconds = as_number(value)
         if 0 <= seconds < math.inf:
             return seconds, tuple(f"{reason}: exposure time taken from {keyword}" for reason in wrong)
-        reason = f"the card {keyword} " + ("cannot be read" if value is UNREADABLE else "is no exposure time")
+        what = value.reason if isinstance(value, Unreadable) else "is no exposure time"
+        reason = f"the card {keyword} {what}"
         wrong += [reason] if reason not in wrong else []
     return math.nan, tuple(f"{reason}: exposure time unknown" for reason in wrong)
 
 
 def _unreadable(cards: Cards, rows: Iterable[tuple[str, ...]], what: str) -> tuple[str, ...]:
     """Notes on cards that cannot be read; a row holds keywords of one thing, of which one is enough."""
-    keywords = dict.fromkeys(keyword for row in rows for keyword in cards.unreadable(row))
-    return tuple(f"the card {keyword} cannot be read: {what} unknown" for keyword in keywords)
+    reasons = {keyword: reason for row in rows for keyword, reason in cards.unreadable(row).items()}
+    return tuple(f"the card {keyword} {reason}: {what} unknown" for keyword, reason in reasons.items())
+
+
+def _absent(cards: Cards, keyword: str, what: str) -> tuple[str, ...]:
+    """A note where a card that the user names says nothing."""
+    reason = absence(cards, keyword)
+    return (f"{reason}: {what} unknown",) if reason else ()
+
+
+def _sky(cards: Cards) -> tuple[str, ...]:
+    """Notes on cards of a WCS that cannot be read; the primary header's count where the image has none."""
+    notes: list[str] = []
+    for keyword in SKY if cards.holds("CTYPE1") else ():
+        part = next((part for part in cards.parts if keyword in part.raw), None)
+        if part is None or part.is_plain(keyword):
+            continue
+        if isinstance(value := part.value(keyword), Unreadable):
+            notes.append(f"the card {keyword} {value.reason}: sky positions unknown")
+    return tuple(notes)
 
 
 def _named(cards: Cards, keyword: str, what: str) -> Noted:
     """The words of one card that the user names."""
-    notes = _unreadable(cards, [(keyword,)], what)
+    notes = _unreadable(cards, [(keyword,)], what) or _absent(cards, keyword, what)
     return ("" if notes else cards.text([keyword])), notes
 
 
@@ -231,6 +254,8 @@ def _camera(cards: Cards, keyword: str | None, is_extension: bool) -> Noted:
     binning = _binning(cards)
     binning_rows = () if binning else (*((key,) for pair in BINNING for key in pair), BINNING_PAIR)
     if notes := _unreadable(cards, (instruments, *detectors, *binning_rows), "camera"):
+        return "", notes
+    if keyword and (notes := _absent(cards, keyword, "camera")):
         return "", notes
     name = instrument = cards.text(instruments)
     number = cards.text(["CAMERA"])

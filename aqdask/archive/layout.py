@@ -13,7 +13,7 @@ import fcntl
 import json
 import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,9 @@ from zarr.codecs import BloscCodec, Crc32cCodec
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.group import AsyncGroup, GroupMetadata
 from zarr.core.sync import sync
-from zarr.storage import StorePath
+from zarr.storage import MemoryStore, StorePath
 
-from aqdask.errors import ArchiveError, UsageError, place_failed
+from aqdask.errors import ArchiveError, UsageError, place_failed, place_unreadable
 from aqdask.specs import ArchiveSpec, ReadSpec
 
 FORMAT = "aqdask"
@@ -86,6 +86,15 @@ def create(path: str | os.PathLike[str], spec: ArchiveSpec, *, created_by: str) 
     except OSError as error:
         raise place_failed(path, error) from error
     return root
+
+
+@contextlib.contextmanager
+def reading(path: object) -> Iterator[None]:
+    """Turn an `OSError` of what is read from the archive at ``path`` into an `ArchiveError`."""
+    try:
+        yield
+    except OSError as error:
+        raise place_unreadable(error.filename or path, error) from error
 
 
 @contextlib.contextmanager
@@ -183,24 +192,38 @@ def open_array(group: zarr.Group, name: str) -> zarr.Array:
         raise damaged(group.store, {name: problem}) from error
 
 
-def array_problem(group: zarr.Group, name: str, expected: Mapping[str, Any]) -> str:
+def array_problem(group: zarr.Group, name: str, expected: Mapping[str, Any], rows: int = 0) -> str:
     """Say in words in which way an array is not what it was made as; empty where it is.
 
-    ``expected`` are the arguments of ``create_array``; the length along the first axis is not compared.
+    ``expected`` are the arguments of ``create_array``; along the first axis there must be ``rows`` at least.
     """
     if not has_metadata(group.store_path / name, "array"):
         return f"{name} has lost its metadata ({METADATA} is missing or damaged)"
     try:
         array: zarr.Array = group[name]  # type: ignore[assignment]
-        found = (array.shape[1:], array.chunks, array.shards, array.metadata.dimension_names)  # type: ignore[union-attr]
-        is_text = array.dtype.kind in "TU"
+        found = _made_as(array)
     except UNREADABLE as error:
         return f"{name} has metadata that cannot be read ({type(error).__name__})"
-    wanted = (expected["shape"][1:], expected["chunks"], expected.get("shards"), expected["dimension_names"])
-    same_type = is_text if expected["dtype"] is str else array.dtype == np.dtype(expected["dtype"])
-    if found != wanted or not same_type:
+    if found != _made_as(zarr.create_array(MemoryStore(), **expected)):
         return f"{name} has other metadata than it was made with ({METADATA} is of another array)"
+    if array.shape[0] < rows:
+        return f"{name} has {array.shape[0]} rows of {rows} ({METADATA} is of an earlier time)"
     return ""
+
+
+def _made_as(array: zarr.Array) -> tuple[Any, ...]:
+    """Everything of an array that decides about its values, and that no version of zarr writes otherwise."""
+    metadata: Any = array.metadata.to_dict()
+    codecs = [codec["name"] for codec in _all_codecs(metadata["codecs"])]
+    shape = (array.shape[1:], array.chunks, array.shards, metadata["dimension_names"])
+    return (*shape, str(array.dtype), str(array.fill_value), codecs, metadata["attributes"].get("long_name"))
+
+
+def _all_codecs(codecs: Iterable[Any]) -> Iterator[Any]:
+    """Codecs, those inside a shard included."""
+    for codec in codecs:
+        yield codec
+        yield from _all_codecs(codec.get("configuration", {}).get("codecs", ()))
 
 
 def mend_array(group: zarr.Group, name: str, expected: Mapping[str, Any], rows: int | None = None) -> None:
@@ -340,9 +363,10 @@ def sole_writer(path: str | os.PathLike[str]) -> Iterator[None]:
 
 def damaged(path: object, problems: Mapping[str, str]) -> ArchiveError:
     """The error for an archive that has lost a part which its frames or maps hang on."""
+    place = str(path).removeprefix("file://")
     shown = "; ".join(list(problems.values())[:5]) + ("; and more" if len(problems) > 5 else "")
     return ArchiveError(
-        f"{path} is damaged: {shown}",
+        f"{place} is damaged: {shown}",
         expected="every array and record that the archive was made with",
         consequence="Nothing was changed, since what is missing could be taken for what was never there",
         remedy="`aqdask verify ARCHIVE` lists everything, and `aqdask verify ARCHIVE --repair` mends it",

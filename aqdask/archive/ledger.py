@@ -138,7 +138,7 @@ class Ledger:
     """
 
     def __init__(self, group: zarr.Group, layout_version: int = layout.LAYOUT_VERSION) -> None:
-        self._group = group
+        self._group, self._layout_version = group, layout_version
         self._buffer: list[Record] = []
         self._flushed = time.monotonic()
         self.entries: dict[str, Entry] = {}
@@ -271,6 +271,9 @@ class Ledger:
             self.entries.pop(frame_id, None)
         elif event == "register":
             former = self.entries.get(frame_id)
+            if former and former.state == DONE and self._layout_version > 1:
+                self.damage.append(f"{frame_id} is registered again, though it is stored")
+                return
             self.row_count = max(self.row_count, record["row"] + 1)
             scores = former.scores if former else {}
             known = {name: record[name] for name in REGISTERED if name in record}

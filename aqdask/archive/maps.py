@@ -130,10 +130,12 @@ class QualityStore:
             store.group.attrs.update(attributes)
         return store
 
-    def problems(self, made: QualitySpec, layout_version: int = layout.LAYOUT_VERSION) -> dict[str, str]:
-        """Arrays that are not there or not what they were made as, by name, in words."""
-        expected = made.arrays()
-        found = ((name, layout.array_problem(self.group, name, about)) for name, about in expected.items())
+    def problems(
+        self, made: QualitySpec, rows: int = 0, layout_version: int = layout.LAYOUT_VERSION
+    ) -> dict[str, str]:
+        """Arrays that are lost, not what they were made as, or shorter than ``rows``; by name, in words."""
+        expected = made.arrays().items()
+        found = ((name, layout.array_problem(self.group, name, about, rows)) for name, about in expected)
         problems = {name: f"quality/{made.name}/{problem}" for name, problem in found if problem}
         attributes = made.group_attributes()
         if layout_version < 2:
@@ -146,7 +148,7 @@ class QualityStore:
         """Write lost metadata of arrays anew, with room for ``rows`` frames; what is stored stays."""
         expected = made.arrays()
         for name, about in expected.items():
-            if layout.array_problem(self.group, name, about):
+            if layout.array_problem(self.group, name, about, rows):
                 layout.mend_array(self.group, name, about, rows)
         vars(self).pop("_opened", None)
         if not layout.has_metadata(self.group.store_path / "bundle", "array"):
@@ -158,12 +160,14 @@ class QualityStore:
                     self._write_bound(letter, name, values)
 
     def described(self) -> tuple[Variable, ...]:
-        """The variables as they are found."""
-        return tuple(
-            Variable(name, str(array.dtype), array.fill_value, array.attrs.asdict(), array.ndim == 1)  # type: ignore[arg-type]
-            for name, array in self._opened.items()
-            if name not in {position.name for position in SKY}
-        )
+        """The variables as they are found; those that have lost their metadata are left out."""
+        lost, found = self.lost(), []
+        listed: Any = self.group.attrs.get("variables") or list(self._opened)
+        for name in sorted(set(listed) - lost.keys() - {position.name for position in SKY}):
+            array = self._array(name)
+            fill, attributes = np.asarray(array.fill_value).item(), dict[str, Any](array.attrs.asdict())
+            found.append(Variable(name, str(array.dtype), fill, attributes, array.ndim == 1))
+        return tuple(found)
 
     def write_attributes(self, made: QualitySpec) -> None:
         """Write the attributes of the group."""
@@ -210,7 +214,7 @@ class QualityStore:
         """A small array that is written at once; None where it is not there or does not decode."""
         try:
             return np.asarray(self.group[name][:])  # type: ignore[index]
-        except (*layout.UNREADABLE, OSError):
+        except layout.UNREADABLE:
             return None
 
     @cached_property
@@ -255,6 +259,10 @@ class QualityStore:
     def read_map(self, name: str, row: int) -> np.ndarray:
         """One per-patch variable of one frame."""
         return np.asarray(self._array(name)[row])
+
+    def read_variable(self, name: str, start: int, stop: int) -> np.ndarray:
+        """One per-patch variable of rows ``start:stop``."""
+        return np.array(self._opened[name][start:stop])
 
     def read(self, start: int, stop: int) -> dict[str, np.ndarray]:
         """Per-patch variables of rows ``start:stop``, by name."""

@@ -16,8 +16,9 @@ import numpy as np
 from astropy.time import Time
 from astropy.utils import iers
 
-from aqdask.archive.cards import UNREADABLE, Cards, as_number, quiet
+from aqdask.archive.cards import Cards, Unreadable, as_number, quiet
 from aqdask.archive.clocks import SYSTEMS, Clock, Day, last_digit, read_clock, read_day
+from aqdask.escape import printable
 
 DATE = (
     "DATE-OBS", "DATE_OBS", "DATEOBS", "UTC-OBS", "DATE-BEG", "DATE_BEG", "DATEBEG", "OBS-DATE", "OBSDATE",
@@ -83,7 +84,17 @@ def named_time(cards: Cards, keyword: str) -> Found:
         found = list(_numbers(cards, (keyword,), (MJD_RANGE, JD_RANGE), system))
     elif not (found := list(_dates(cards, (keyword,), system))) and cards.text((keyword,)):
         found = [Unknown(f"the date in {keyword} is not understood")]
+    elif not found and (reason := absence(cards, keyword)):
+        found = [Unknown(reason)]
     return _agreed(found, SLACK)
+
+
+def absence(cards: Cards, keyword: str) -> str:
+    """The reason why a card that the user names says nothing; empty where it says something."""
+    if any(cards.items([keyword])):
+        return ""
+    what = "has no value" if cards.holds(keyword) else "is not there"
+    return f"the card {printable(keyword)} of --keyword {what}"
 
 
 def _agreed(found: list[Statement | Unknown], tolerance: int) -> Found:
@@ -122,8 +133,8 @@ def _dates(cards: Cards, keywords: tuple[str, ...], system: str | None) -> Itera
     clock_key, clock, problems = _first_clock(cards)
     is_first, is_dated = True, False
     for key, value in cards.items(keywords):
-        if value is UNREADABLE:
-            yield Unknown(f"the card {key} cannot be read")
+        if isinstance(value, Unreadable):
+            yield Unknown(f"the card {key} {value.reason}")
             continue
         day = read_day(value)
         if day is None and key in CLOCK and read_clock(value):
@@ -157,8 +168,8 @@ def _first_clock(cards: Cards) -> tuple[str, Clock | None, list[Unknown]]:
     """The first clock card that is understood, and the faults of those before it."""
     problems = []
     for key, value in cards.items(CLOCK):
-        if value is UNREADABLE:
-            problems.append(Unknown(f"the card {key} cannot be read"))
+        if isinstance(value, Unreadable):
+            problems.append(Unknown(f"the card {key} {value.reason}"))
         elif clock := read_clock(value):
             return key, clock, problems
         elif not ((day := read_day(value)) and not day.rest):
@@ -200,8 +211,8 @@ def _numbers(
         number = as_number(value)
         bounds = next((bounds for bounds in ranges if bounds[0] <= number <= bounds[1]), None)
         scale = _scale(key, None, system)
-        if value is UNREADABLE:
-            yield Unknown(f"the card {key} cannot be read")
+        if isinstance(value, Unreadable):
+            yield Unknown(f"the card {key} {value.reason}")
         elif bounds is None:
             yield Unknown(f"the number in {key} is no date")
         elif isinstance(scale, Unknown):

@@ -9,7 +9,7 @@ import numpy as np
 from astropy.io import fits
 from astropy.wcs import WCS
 
-from aqdask.archive.cards import CARD, parse, quiet
+from aqdask.archive.cards import CARD, Part, Unreadable, parse, quiet
 
 REQUIRED = ("CTYPE1", "CTYPE2", "CRVAL1", "CRVAL2", "CRPIX1", "CRPIX2")
 MATRIX_CARD = re.compile(r"(CD|PC)\d_\d|CDELT\d|CROTA\d")
@@ -30,10 +30,13 @@ class Celestial(NamedTuple):
 
 
 def celestial_wcs(header: str, primary_header: str) -> Celestial | None:
-    """The celestial WCS of a frame; None where neither header has one.
+    """The celestial WCS of a frame; None where neither header has one, or a card of it cannot be read.
 
     What the image's header leaves open of it stands in the primary one: often all, sometimes a part.
     """
+    parts = [Part(cards) for cards in (header, primary_header) if cards]
+    if any(isinstance(part.value(keyword), Unreadable) for part in parts for keyword in REQUIRED):
+        return None
     text = "".join(card for card in _split(header) if not LOOKUP_CARD.match(card))
     rest = "".join(card for card in _split(primary_header) if not LOOKUP_CARD.match(card))
     is_partial = len(text) + len(rest) < len(header) + len(primary_header)

@@ -146,6 +146,8 @@ def verify(session: Session, archive: str, sample: float, seed: int, repair: boo
     fields = {"checked": found.checked, "sound": found.sound, "counts": found.counts}
     text = f"{archive}: {verdict}; {found.checked} frames read again; {counts}"
     session.emit(text, event="verify", archive=archive, **fields)
+    if found.given_up:
+        session.table("given up (--forget)", ("frame", "why"), found.given_up)
     if found.lost:
         session.table("cannot be repaired", ("frame", "why"), found.lost)
     if not found.sound:

@@ -144,7 +144,7 @@ def _read(group: zarr.Group, name: str, at: slice = slice(None)) -> np.ndarray |
     """Part of a 1-D array; None where it does not decode."""
     try:
         return np.asarray(group[name][at])  # type: ignore[index]
-    except (*layout.UNREADABLE, OSError):
+    except layout.UNREADABLE:
         return None
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from aqdask.archive import fits, layout
 from aqdask.archive.frames import FrameStore
-from aqdask.archive.ledger import open_ledger
+from aqdask.archive.ledger import Ledger, open_ledger
 from aqdask.archive.manifest import scan
 from aqdask.engine import plan
 from aqdask.engine.executors import Executor
@@ -121,6 +121,8 @@ def ingest(
             if options.by_shape and probed is not None:
                 belong = {entry.path for entry in archive.ledger.entries.values()} | probed.keys()
                 mine = [source for source in scanned if source.path in belong]
+            if options.forget:
+                mine = [*mine, *_gone(archive.ledger, sources, mine)]
             register(
                 archive, mine, executor, reporter, retry=options.retry, rehash=options.rehash,
                 forget=options.forget, probed=probed,
@@ -138,6 +140,20 @@ def ingest(
             )
             summaries[-1].left_out = dict(listing.left_out)
     return summaries
+
+
+def _gone(
+    ledger: Ledger, sources: Sequence[str | os.PathLike[str]], scanned: Sequence[Source]
+) -> list[Source]:
+    """Known sources below the folders that were named, of which a scan finds nothing any more."""
+    folders = [os.path.abspath(os.path.expanduser(os.fspath(source))) for source in sources]
+    found = {source.path for source in scanned}
+    gone = {}
+    for entry in ledger.entries.values():
+        root = next((f for f in folders if entry.path.startswith(f.rstrip("/") + "/")), None)
+        if root and entry.path not in found:
+            gone[entry.path] = Source(entry.path, root, os.path.relpath(entry.path, root), -1, 0)
+    return list(gone.values())
 
 
 def _create(

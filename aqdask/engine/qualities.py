@@ -45,7 +45,8 @@ def known(root: zarr.Group, ledger: Ledger) -> dict[str, QualitySpec]:
     for name in maps.names(root):
         if name not in found:
             store = QualityStore(layout.group(root, f"quality/{name}"))
-            found[name] = _from_model(store, archive) or _as_found(store, name, archive)
+            made = _from_model(store, archive)
+            found[name] = made if made and made.name == name else _as_found(store, name, archive)
     return found
 
 

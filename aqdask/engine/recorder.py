@@ -35,6 +35,7 @@ class Recorder:
         self.notes, self.outside = Notes(), Outside()
         self._unreachable: dict[str, Record] = {}
         self._reached = 0
+        self.worked: set[str] = set()
 
     def keep(self, records: list[Record]) -> dict[str, str]:
         """Write what records say; the state of every frame that is finished, by id."""
@@ -57,6 +58,8 @@ class Recorder:
             self.notes.add(record["frame_id"], record.get("notes", ()))
             if record["event"] == "unreachable":
                 self._unreachable[record["frame_id"]] = record
+        states = {r["frame_id"]: r.get("state", DONE) for r in known if r["event"] != "kept"}
+        self.worked.update(name for name, state in states.items() if state != PENDING)
         self._reached += any(record["event"] == "ingest" for record in known)
         return {r["frame_id"]: r.get("state", DONE) for r in known if r["frame_id"] not in self._unreachable}
 

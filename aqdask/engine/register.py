@@ -20,7 +20,7 @@ from aqdask.engine.executors import Executor
 from aqdask.engine.opened import OpenArchive
 from aqdask.engine.reporter import Reporter
 from aqdask.engine.runner import blame, collect
-from aqdask.engine.tasks import ProbeJob, hash_sources
+from aqdask.engine.tasks import STORED, ProbeJob, hash_sources
 from aqdask.errors import FrameError, SourceUnreachable
 from aqdask.escape import printable
 from aqdask.specs import ArchiveSpec, FrameInfo, ReadSpec, Source
@@ -182,7 +182,10 @@ class _Page:
             self.records.append({"event": "kept", "frame_id": entry.frame_id, "reason": reason, **stamp})
         else:
             about = {n: getattr(entry, n) for n in ("hdu", "row", "suffix", "card")}
-            self._register(source, entry.frame_id, about | _standing(failure, outage))
+            standing = _standing(failure, outage)
+            if self.archive.frames.has_pixels(entry.row):  # of which a lost record told
+                standing = {"state": PENDING, "reason": f"{failure}; {STORED}", "size": -1, "mtime_ns": -1}
+            self._register(source, entry.frame_id, about | standing)
 
     def _register(self, source: Source, frame_id: str, about: Mapping[str, object]) -> None:
         base = {"event": "register", "frame_id": frame_id, "path": source.path}

@@ -96,7 +96,7 @@ def process(
     if bundle and quality:
         _record_uncalibrated(archive, bundle, quality, (DONE,))
     for other in maps.names(archive.root):
-        if ingest and other != name:
+        if ingest and other != name and not QualityStore.open(archive.path, other).lost():
             clear_stale(archive, executor, other)
     return summarise(archive.path, archive.ledger, name, worked=worked)
 
@@ -110,7 +110,7 @@ def _work(
     name: str,
     model: str,
 ) -> int:
-    """Run batches and keep what comes back; the number of frames that were to be worked on."""
+    """Run batches and keep what comes back; the number of frames that came to an end."""
     tasks = [task for batch in todo for task in batch.frames if not task.is_kept]
     if tasks:
         rows, variables = len(archive.ledger.rows()), len(quality.variables) if quality else 0
@@ -133,7 +133,7 @@ def _work(
     reporter.advance(len(missed), 0)
     reporter.finish()
     records.tell(reporter)
-    return len(tasks)
+    return len(records.worked)
 
 
 def _record_uncalibrated(

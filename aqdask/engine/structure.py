@@ -13,10 +13,11 @@ import zarr
 
 from aqdask.archive import fits, layout
 from aqdask.archive.frames import FrameStore, checksum
-from aqdask.archive.ledger import DONE, PENDING, Entry, Ledger, Record
+from aqdask.archive.ledger import DONE, PENDING, QUARANTINED, Entry, Ledger, Record
 from aqdask.archive.maps import QualitySpec, QualityStore
 from aqdask.engine.columns import ALL, Damage
 from aqdask.engine.opened import OpenArchive
+from aqdask.errors import FrameError
 from aqdask.escape import printable
 
 LEDGER = "ledger"
@@ -33,13 +34,20 @@ def check(
     for name in layout.GROUPS:
         if not layout.has_metadata(root.store_path / name):
             damage.append((ALL, "metadata", f"the group {name} has lost its metadata"))
-    problems = frames.problems()
+    problems = frames.problems(ledger.row_count)
     damage += [(ALL, "frames (metadata)", problem) for problem in problems.values()]
-    if not problems and (beyond := frames.stored_beyond(ledger.row_count)):
-        damage.append((ALL, LEDGER, f"{len(beyond)} stored frames are unknown to it: records are lost"))
+    if not problems:
+        if beyond := frames.stored_beyond(ledger.row_count):
+            damage.append((ALL, LEDGER, f"{len(beyond)} stored frames are unknown to it: records are lost"))
+        given_up = [entry for entry in ledger.rows() if entry.state == QUARANTINED]
+        damage += [
+            (entry.frame_id, LEDGER, "its pixels are stored, but it is quarantined: a record is lost")
+            for entry in given_up
+            if frames.has_pixels(entry.row)
+        ]
     for name, made in qualities.items():
         store = QualityStore(layout.group(root, f"quality/{name}"))
-        problems = store.problems(made, layout.version_of(root))
+        problems = store.problems(made, ledger.row_count, layout.version_of(root)) | store.lost()
         damage += [(ALL, f"{name} (metadata)", problem) for problem in problems.values()]
     return damage
 
@@ -49,8 +57,7 @@ def mend(archive: OpenArchive, qualities: Mapping[str, QualitySpec]) -> None:
     layout.complete(archive.root)
     ledger, frames = archive.ledger, archive.frames
     frames.mend(ledger.row_count)
-    if ledger.damage or frames.stored_beyond(ledger.row_count):
-        ledger.append(list(_lost_records(ledger, frames)))
+    ledger.append(list(_lost_records(ledger, frames)))
     frames.grow(ledger.row_count)
     for name, made in qualities.items():
         store = QualityStore(layout.group(archive.root, f"quality/{name}"))
@@ -75,7 +82,9 @@ def _lost_records(ledger: Ledger, frames: FrameStore) -> Iterator[Record]:
     known = {entry.row: entry for entry in ledger.rows()}
     for row in range(len(frames)):
         entry = known.get(row)
-        if entry is not None and (entry.state != PENDING or fits.is_reachable(entry.path)):
+        if entry is not None and (
+            entry.state == DONE or not frames.has_pixels(row) or _is_good(frames, entry)
+        ):
             continue
         at = slice(row, row + 1)
         frame_id, path = (str(frames.coordinate(name, at)[0]) for name in ("frame_id", "path"))
@@ -91,12 +100,20 @@ def _lost_records(ledger: Ledger, frames: FrameStore) -> Iterator[Record]:
         yield from _stored_record(frames, frame_id, row, entry)
 
 
+def _is_good(frames: FrameStore, entry: Entry) -> bool:
+    """Tell if the source of a frame gives it, as far as its headers say: then it is taken in again."""
+    try:
+        return any(info.hdu == entry.hdu for info in fits.probe(entry.path, frames.spec.read))
+    except (FrameError, OSError):
+        return False
+
+
 def _stored_record(frames: FrameStore, frame_id: str, row: int, entry: Entry | None) -> Iterator[Record]:
     if "image" not in frames.planes or not frames.has_pixels(row):
         return
     try:
         pixels = frames.read(row)
-    except (*layout.UNREADABLE, OSError):
+    except layout.UNREADABLE:
         return
     about = {"state": DONE, "crc32c": checksum(*pixels), "size": -1, "mtime_ns": -1}
     yield {"event": "ingest", "frame_id": frame_id, **about}

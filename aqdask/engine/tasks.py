@@ -18,7 +18,7 @@ import numpy as np
 
 from aqdask.archive import fits, layout
 from aqdask.archive.frames import FrameStore, check_fits, checksum, coordinates_of, read_again, row_checksum
-from aqdask.archive.ledger import DONE, QUARANTINED, Record
+from aqdask.archive.ledger import DONE, PENDING, QUARANTINED, Record
 from aqdask.archive.maps import QualityStore
 from aqdask.archive.maps import row_checksum as maps_checksum
 from aqdask.archive.wcs import wcs_centres
@@ -32,6 +32,7 @@ from aqdask.specs import FrameInfo, ReadSpec
 
 Pixels = tuple[np.ndarray, "np.ndarray | None"]
 NO_FRAME = "the frame itself is quarantined"
+STORED = "but its pixels are stored: `aqdask verify --repair` takes them as they are"
 
 
 @dataclass(frozen=True)
@@ -144,7 +145,8 @@ class FrameJob:
         except FrameError as error:
             if task.crc32c:
                 return None, {**record, "event": "kept", "reason": str(error), **_stamp(task.path)}
-            frames.erase(task.row)
+            if frames.has_pixels(task.row):  # of which a lost record told, or a killed writer's
+                return None, {**record, "state": PENDING, "reason": f"{error}; {STORED}"}
             return None, {**record, "state": QUARANTINED, "reason": str(error)}
         try:
             frames.write(task.row, frame.image, frame.invalid)
@@ -220,12 +222,21 @@ class _Scoring:
         return scoring
 
     def _recall(self) -> None:
-        """Take over what the shard holds; a shard that cannot be read holds nothing."""
-        try:
-            stored = self.store.read(self.batch.start, self.batch.stop)
-        except (*layout.UNREADABLE, OSError):
-            return
-        self.block = {name: np.array(values) for name, values in stored.items()}
+        """Take over what the shard holds, frame by frame where a part of it is damaged.
+
+        A disk that cannot be read now is no damage, and ends the run.
+        """
+        start, stop = self.batch.start, self.batch.stop
+        with layout.reading(self.job.archive):
+            for name, values in self.block.items():
+                try:
+                    self.block[name] = self.store.read_variable(name, start, stop)
+                    continue
+                except layout.UNREADABLE:
+                    pass
+                for row in range(start, stop):
+                    with contextlib.suppress(*layout.UNREADABLE):
+                        values[row - start] = self.store.read_map(name, row)
 
     def keeps(self, task: FrameTask) -> bool:
         """Whether the maps of ``task`` are finished and still what the ledger says."""
@@ -267,7 +278,15 @@ class _Scoring:
             self.block["ra"][position], self.block["dec"][position] = found
 
     def finish(self, records: list[Record]) -> None:
-        """Write the shard and complete the records: they exist only for what is stored."""
+        """Write the shard and complete the records: they exist only for what is stored.
+
+        Finished maps that turned out to be damaged, and could not be made again now, are pending again.
+        """
+        scored = {record["frame_id"] for record in records if record["event"] == "score"}
+        for task in self.batch.frames:
+            if task.stored and task.frame_id not in scored and not self.keeps(task):
+                about = {"quality": self.job.quality, "state": PENDING}
+                records.append({"event": "score", "frame_id": task.frame_id, **about})
         try:
             self.store.write_shard(self.batch.start, self.block)
         except OSError as error:
@@ -284,15 +303,20 @@ class VerifyJob:
     archive: str
     qualities: tuple[str, ...]
 
-    def __call__(self, batch: Sequence[tuple[int, str, dict[str, str]]]) -> list[tuple[int, str, str]]:
-        """For ``(row, pixel checksum, {quality: maps' checksum})`` the damage ``(row, where, what)``.
+    def __call__(self, batch: Sequence[tuple[int, str, dict[str, str]]]) -> list[list[tuple[int, str, str]]]:
+        """For each ``(row, pixel checksum, {quality: maps' checksum})`` its damage ``(row, where, what)``.
 
         ``where`` is 'frames' or the name of a quality group; checksums that are empty are not compared.
         """
-        damage: list[tuple[int, str, str]] = []
+        with layout.reading(self.archive):
+            return self._compare(batch)
+
+    def _compare(self, batch: Sequence[tuple[int, str, dict[str, str]]]) -> list[list[tuple[int, str, str]]]:
         frames = FrameStore.open(self.archive)
         stores = {name: QualityStore.open(self.archive, name) for name in self.qualities}
+        answers = []
         for row, expected, maps in batch:
+            damage: list[tuple[int, str, str]] = []
             with at_work(str((row, expected, maps))):
                 if expected and frames.spec.pixels:
                     what = _damage(partial(_pixel_checksum, frames, row), expected)
@@ -300,7 +324,8 @@ class VerifyJob:
                 for name, wanted in maps.items():
                     what = _damage(partial(_map_checksum, stores[name], row), wanted)
                     damage += [(row, name, what)] if what else []
-        return damage
+            answers.append(damage)
+        return answers
 
 
 def _pixel_checksum(frames: FrameStore, row: int) -> str:
@@ -315,7 +340,7 @@ def _damage(read: Callable[[], str], expected: str) -> str:
     """What is wrong with a stored piece; empty for nothing."""
     try:
         found = read()
-    except (*layout.UNREADABLE, OSError):
+    except layout.UNREADABLE:
         return "damaged: the stored bytes do not decode or fail their own checksum"
     same = found == expected
     return "" if same else f"missing, emptied or replaced: checksum {found}, the ledger says {expected}"

@@ -43,6 +43,8 @@ class Verification:
         Frame ids that ``repair`` made good again.
     lost : list of (str, str)
         ``(frame_id, why)`` that ``repair`` cannot make again.
+    given_up : list of (str, str)
+        Those of them that ``forget`` gave up.
     counts : dict
         Entries by state; a frame counts as quarantined where one of the models could not score it.
     """
@@ -52,6 +54,7 @@ class Verification:
     incomplete: list[tuple[str, str]] = field(default_factory=list)
     repaired: list[str] = field(default_factory=list)
     lost: list[tuple[str, str]] = field(default_factory=list)
+    given_up: list[tuple[str, str]] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
 
     @property
@@ -76,27 +79,34 @@ def verify(
     pixels from their sources and maps with the model that is kept beside them; then everything is checked
     once more.
     With ``forget``, what cannot be made again is given up: frames are quarantined with that reason, quality
-    groups without a model are removed.
+    groups that have lost maps and their model are removed.
+
+    Raises
+    ------
+    ArchiveError
+        If a part of the archive cannot be read now (permissions, a disk): that is no damage.
     """
-    found = _check(path, executor, reporter, sample, seed)
-    if not repair or found.sound:
-        return found
-    broken = {(frame_id, where) for frame_id, where, _ in found.damage}
-    root = layout.open_root(path)
-    made = qualities.known(root, open_ledger(root, damaged=True))
+    with layout.reading(path):
+        found = _check(path, executor, reporter, sample, seed)
+        if not repair or found.sound:
+            return found
+        broken = {(frame_id, where) for frame_id, where, _ in found.damage}
+        root = layout.open_root(path)
+        made = qualities.known(root, open_ledger(root, damaged=True))
     with writing(path, repairing=True) as archive, layout.storing(path):
         structure.mend(archive, made)
-    if any(frame_id == columns.ALL for frame_id, _ in broken) or sample < 1:  # more can be seen now
+    with layout.reading(path):  # with the metadata mended more can be seen, and less is damaged
         found = _check(path, executor, reporter)
-        broken |= {(frame_id, where) for frame_id, where, _ in found.damage}
+    broken |= {(frame_id, where) for frame_id, where, _ in found.damage}
     with writing(path) as archive:
         lost = _repair(archive, found, made, executor, reporter)
-        if forget:
-            _forget(archive, lost, executor)
-    again = _check(path, executor, reporter)
+        given_up = _forget(archive, lost, found, executor) if forget else []
+    with layout.reading(path):
+        again = _check(path, executor, reporter)
     left = {(frame_id, where) for frame_id, where, _ in again.damage}
-    again.repaired = sorted({frame_id for frame_id, _ in broken - left})
-    again.lost = [] if forget else lost
+    again.repaired = sorted({frame_id for frame_id, _ in broken - left} - {name for name, _ in given_up})
+    again.lost = [problem for problem in lost if problem not in given_up]
+    again.given_up = given_up
     return again
 
 
@@ -119,8 +129,9 @@ def _check(
     for name in whole:
         store = QualityStore(layout.group(root, f"quality/{name}"))
         found.damage += columns.check_quality(store, made[name], rows)
-    found.damage += _damage(path, entries, whole, executor, reporter)
-    found.incomplete = _incomplete(frames, ledger, list(made))
+    damage, unchecked = _damage(path, entries, whole, executor, reporter)
+    found.damage += damage
+    found.incomplete = unchecked + _incomplete(frames, ledger, list(made))
     return found
 
 
@@ -138,8 +149,8 @@ def _damage(
     names: list[str],
     executor: Executor,
     reporter: Reporter,
-) -> list[tuple[str, str, str]]:
-    """Compare every stored checksum of ``entries``."""
+) -> tuple[list[tuple[str, str, str]], list[tuple[str, str]]]:
+    """Compare every stored checksum of ``entries``: what is damaged, and what could not be checked."""
     items: list[Item] = []
     for entry in entries:
         pixels = entry.crc32c if entry.state == DONE else ""
@@ -148,17 +159,20 @@ def _damage(
     ids = {entry.row: entry.frame_id for entry in entries}
     reporter.start("verify", len(items))
     job = VerifyJob(str(Path(path).absolute()), tuple(names))
-    damage = []
+    damage: list[tuple[str, str, str]] = []
+    unchecked: list[tuple[str, str]] = []
 
-    def failed(item: Item, error: Exception) -> tuple[int, str, str]:
-        return item[0], "frames", f"could not be checked: {blame(error)}"
+    def failed(item: Item, error: Exception) -> list[tuple[int, str, str]]:
+        unchecked.append((ids[item[0]], f"could not be checked: {blame(error)}"))
+        return []
 
     batches = plan.slices(items, FRAMES_PER_TASK)
     for batch, answers in collect(executor, job, batches, stage="verify", failed=failed):
-        damage += [(ids[row], where, what) for row, where, what in answers]
-        reporter.advance(len(batch), len({row for row, _, _ in answers}))
+        found = [answer for answers_of_one in answers for answer in answers_of_one]
+        damage += [(ids[row], where, what) for row, where, what in found]
+        reporter.advance(len(batch), len({row for row, _, _ in found}))
     reporter.finish()
-    return sorted(damage)
+    return sorted(damage), unchecked
 
 
 def _incomplete(frames: FrameStore, ledger: Ledger, names: list[str]) -> list[tuple[str, str]]:
@@ -225,21 +239,36 @@ def _repair(
     return lost
 
 
-def _forget(archive: OpenArchive, lost: list[tuple[str, str]], executor: Executor) -> None:
-    """Give up what cannot be made again: the records first, so that nothing is missed that is not told."""
+def _forget(
+    archive: OpenArchive, lost: list[tuple[str, str]], found: Verification, executor: Executor
+) -> list[tuple[str, str]]:
+    """Give up what cannot be made again, and return it: the records first, so that nothing is missed untold.
+
+    A quality group of which only the model is lost keeps its maps.
+    """
+    given_up, ledger = [], archive.ledger
+    damaged = {where.partition(" ")[0] for _, where, _ in found.damage if not where.endswith("(bundle)")}
     for name, why in lost:
-        if name in archive.ledger.qualities:
-            archive.ledger.append([{"event": "forget_quality", "name": name}])
-            archive.ledger.flush()
+        if name in ledger.qualities:
+            if name not in damaged:
+                continue
+            ledger.append([{"event": "forget_quality", "name": name}])
+            ledger.flush()
             maps.remove(archive.root, name)
-            continue
-        entry = archive.ledger.entries[name]
-        about = {"state": QUARANTINED, "reason": f"given up (--forget): {why}", "size": -1, "mtime_ns": -1}
-        archive.ledger.append([{"event": "ingest", "frame_id": name, **about}])
-        archive.ledger.flush()
-        archive.frames.erase(entry.row)
+        else:
+            about = {
+                "state": QUARANTINED,
+                "reason": f"given up (--forget): {why}",
+                "size": -1,
+                "mtime_ns": -1,
+            }
+            ledger.append([{"event": "ingest", "frame_id": name, **about}])
+            ledger.flush()
+            archive.frames.erase(ledger.entries[name].row)
+        given_up.append((name, why))
     for name in maps.names(archive.root):
         clear_stale(archive, executor, name)
+    return given_up
 
 
 def _cannot_repair(entry: Entry) -> str:

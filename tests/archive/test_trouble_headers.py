@@ -499,3 +499,76 @@ def test_named_card_that_cannot_be_read(coordinate: str) -> None:
 def test_gain_that_cannot_be_read_is_not_the_amplifier_setting(text: str) -> None:
     assert math.isnan(header_gain(raw(text, "GAIN    = 1.0"), ""))
     assert math.isnan(header_saturate(raw("SATURATE= 60 000"), ""))
+
+
+TWICE = "stands twice with different values"
+D = "DATE-OBS= '2024-03-05T21:34:56'"
+REPEATED = [
+    ((D, "DATE-OBS= '2020-01-01T00:00:00'"), Card(notes=(f"the card DATE-OBS {TWICE}: time unknown",))),
+    (("FILTER  = 'R'", "FILTER  = 'B'"), Card(notes=(f"the card FILTER {TWICE}: filter unknown",))),
+    (("EXPTIME = 10.0", "EXPTIME = 30.0"), Card(notes=(f"the card EXPTIME {TWICE}: exposure time unknown",))),
+    (("INSTRUME= 'A'", "INSTRUME= 'B'"), Card(notes=(f"the card INSTRUME {TWICE}: camera unknown",))),
+    (("SATURATE= 60000", "SATURATE= 50000"), Card(notes=(f"the card SATURATE {TWICE}: saturation unknown",))),
+    (("GAIN    = 1.5", "GAIN    = 2.5"), Card(notes=(f"the card GAIN {TWICE}: gain unknown",))),
+    (
+        ("EXPTIME = 10.0", "EXPTIME = 30.0", "EXPOSURE= 10.0"),
+        Card(exptime=10.0, notes=(f"the card EXPTIME {TWICE}: exposure time taken from EXPOSURE",)),
+    ),
+    (("FILTER  = 'R'", "FILTER  = B"), Card(notes=("the card FILTER cannot be read: filter unknown",))),
+    (
+        ("FILTER  = 'R&'", "CONTINUE  'a'", "FILTER  = 'R&'", "CONTINUE  'b'"),
+        Card(notes=(f"the card FILTER {TWICE}: filter unknown",)),
+    ),
+    (("FILTER  = 'R&'", "CONTINUE  'a'", "FILTER  = 'Ra'"), Card(filter="Ra")),
+    ((D, D + " / again"), Card(microseconds("2024-03-05T21:34:56"))),
+    (("EXPTIME = 10", "EXPTIME = 10.0 / s", "EXPTIME = '10'"), Card(exptime=10.0)),
+    (("FILTER  = 'R'", "FILTER  ="), Card(filter="R")),
+    (("FILTER  =", "FILTER  = 'R'"), Card(filter="R")),
+    (("COMMENT = 1", "COMMENT = 2", "HISTORY a", "HISTORY b", "FILTER  = 'R'", "", ""), Card(filter="R")),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("lines", "right"), REPEATED)
+def test_card_that_stands_twice(lines: tuple[str, ...], right: Card) -> None:
+    for found in (describe(raw(*lines), ""), describe(cards({"OBJECT": "x"}), raw(*lines))):
+        assert found.exptime == pytest.approx(right.exptime, nan_ok=True)
+        assert (found.time, found.filter, found.camera, found.notes) == (
+            right.time, right.filter, right.camera, right.notes,
+        )  # fmt: skip
+    assert math.isnan(header_gain(raw(*lines), ""))
+    assert math.isnan(header_saturate(raw(*lines), ""))
+
+
+@pytest.mark.parametrize(
+    ("lines", "notes"),
+    [
+        (["SATURATE= 60 000"], ("the card SATURATE cannot be read: saturation unknown",)),
+        (["GAIN    = 1,5"], ("the card GAIN cannot be read: gain unknown",)),
+        (["EGAIN   = 1,5", "GAIN    = 120"], ("the card EGAIN cannot be read: gain unknown",)),
+        (["EGAIN   = 1.5", "GAIN    = 1,2"], ()),
+        (["GAIN    = 'high'", "SATURATE= 60000"], ()),
+        (["CTYPE1  = 'RA---TAN'", "CRVAL1  = 12345,0", "CRPIX1  = -1.5D2", "CRPIX2  = 1e3", "CRVAL2  ="],
+         ("the card CRVAL1 cannot be read: sky positions unknown",)),
+        (["CTYPE1  = 'RA---TAN'", "CRPIX2  = 1.0", "CRPIX2  = 2.0"],
+         (f"the card CRPIX2 {TWICE}: sky positions unknown",)),
+        (["CRVAL1  = 12345,0"], ()),  # of no WCS
+    ],
+)  # fmt: skip
+def test_notes_on_levels_and_sky(lines: list[str], notes: tuple[str, ...]) -> None:
+    assert describe(raw(*lines), "").notes == describe("", raw(*lines)).notes == notes
+
+
+def test_saturation_that_cannot_be_read_is_not_that_of_the_primary_header() -> None:
+    assert math.isnan(header_saturate(raw("SATURATE= 60 000"), raw("SATURATE= 100")))
+
+
+@pytest.mark.parametrize(
+    ("coordinate", "what"),
+    [("time", "time"), ("exptime", "exposure time"), ("filter", "filter"), ("camera", "camera")],
+)
+def test_named_card_that_says_nothing(coordinate: str, what: str) -> None:
+    full = raw(D, "EXPTIME = 1.0", "FILTER  = 'R'", "INSTRUME= 'A'", "BLANKED =")
+    for keyword, reason in (("NOPE", "is not there"), ("BLANKED", "has no value")):
+        card = describe(full, "", ((coordinate, keyword),))
+        assert card.notes == (f"the card {keyword} of --keyword {reason}: {what} unknown",)
+        assert getattr(card, coordinate) in (None, "") or math.isnan(getattr(card, coordinate))

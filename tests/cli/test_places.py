@@ -108,7 +108,7 @@ def test_a_url_is_refused_by_every_function(call, archive, model, tmp_path, monk
     [
         "gs://b/x",
         "https://a/b.fits",
-        "file:///tmp/a",
+        "file:///data/a",
         "S3://b",
         "simplecache::s3://b",
         Path("s3://b/x"),

@@ -135,6 +135,15 @@ def test_forget_gives_up_what_is_certainly_gone_and_nothing_else(own, bundle, mo
     assert aq.verify(archive, cluster="serial").sound
 
 
+def test_forget_looks_for_what_a_folder_no_longer_holds(tmp_path):
+    folder, archive = write_night(tmp_path / "n", 3), tmp_path / "a.zarr"
+    ingest(folder, archive)
+    (folder / "L" / "f00.fits").unlink()
+    assert ingest(folder, archive).done == 3  # files may go once they are taken in
+    summary = ingest(folder, archive, forget=True)
+    assert (summary.done, [name for name, _ in summary.problems]) == (2, ["L/f00.fits"])
+
+
 def fail_with(monkeypatch, ending, number):
     """Reading of files with this ending fails with an errno, as on a bad disk or a dead mount."""
     real = os.stat

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 
 import numpy as np
@@ -325,3 +327,131 @@ def test_creation_that_was_cut_short_goes_on(night, tmp_path, undisturbed, bundl
             aq.ingest(night, archive, cluster="serial", chunk=64, frames_per_shard=4)
         aq.ingest(night, archive, cluster="serial", chunk=64, frames_per_shard=4)
         same_bytes(files(archive, "frames/image/c"), files(undisturbed, "frames/image/c"))
+
+
+# --- found by a reader ----------------------------------------------------------------------------------
+
+
+def flip_first_chunk(path):
+    data = bytearray(path.read_bytes())
+    data[40] ^= 16
+    path.write_bytes(data)
+
+
+def test_damage_of_one_frames_maps_does_not_cost_its_neighbours(tmp_path, bundle):
+    """Without pixels and without sources nothing could make the neighbours' maps again."""
+    folder, archive = write_night(tmp_path / "n", 3), tmp_path / "a.zarr"
+    aq.run(folder, archive, bundle, cluster="serial", chunk=64, frames_per_shard=4, pixels=False)
+    store = QualityStore.open(archive, group_name(bundle))
+    before = store.read(0, 3)
+    folder.rename(tmp_path / "away")
+    aq.ingest(write_night(tmp_path / "more", 1, first=9), archive, cluster="serial")
+    flip_first_chunk(quality_of(archive, bundle) / "pvalue/c/0/0/0")
+    damaged = {frame_id for frame_id, _, _ in check(archive).damage}
+    assert len(damaged) == 1
+    summary = aq.score(archive, bundle, cluster="serial")
+    assert summary.pending == 1  # the damaged one, whose source is away
+    after = QualityStore.open(archive, group_name(bundle)).read(0, 4)
+    rows = [e.row for e in ledger_of(archive).rows() if e.frame_id not in damaged and e.row < 3]
+    assert len(rows) == 2
+    for name, values in before.items():
+        np.testing.assert_array_equal(after[name][rows], values[rows])
+    (tmp_path / "away").rename(folder)
+    assert aq.score(archive, bundle, cluster="serial").done == 4
+    assert check(archive).sound
+
+
+@pytest.mark.parametrize("place", ["frames/image/c/3/0/0", "quality/*/pvalue/c/0/0/0", "frames/time/c/0"])
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO, errno.ESTALE])
+def test_what_cannot_be_read_now_is_no_damage(scored, undisturbed, monkeypatch, place, number):
+    (path,) = scored.glob(place)
+    kind = type(path)
+
+    def refusing(real):
+        def read(self, *arguments, **options):
+            if self == path:
+                raise OSError(number, os.strerror(number), str(path))
+            return real(self, *arguments, **options)
+
+        return read
+
+    with monkeypatch.context() as patch:
+        for name in ("read_bytes", "open"):
+            patch.setattr(kind, name, refusing(getattr(kind, name)))
+        for options in ({}, {"repair": True}, {"repair": True, "forget": True}):
+            with pytest.raises(ArchiveError, match="could not be read"):
+                aq.verify(scored, cluster="serial", **options)
+    same_bytes(stored(scored), stored(undisturbed))
+    assert check(scored).sound
+
+
+@pytest.mark.parametrize("array", ["frames/image", "frames/time", "quality/*/score", "quality/*/frame_score"])
+def test_metadata_of_an_earlier_time_cost_no_frame(scored, undisturbed, array):
+    (place,) = scored.glob(f"{array}/zarr.json")
+    metadata = json.loads(place.read_text())
+    metadata["shape"][0] = 2
+    place.write_text(json.dumps(metadata))
+    assert not check(scored).sound
+    again = aq.verify(scored, cluster="serial", repair=True, forget=True)
+    assert again.sound, (again.damage, again.incomplete)
+    assert again.given_up == []
+    same_bytes(stored(scored), stored(undisturbed))
+
+
+def test_a_model_that_is_lost_does_not_cost_its_maps(scored, undisturbed, bundle):
+    shutil.rmtree(quality_of(scored, bundle) / "bundle/c")
+    again = aq.verify(scored, cluster="serial", repair=True, forget=True)
+    assert not again.sound
+    assert again.given_up == []
+    aq.score(scored, bundle, cluster="serial")
+    assert check(scored).sound
+    same_bytes(stored(scored), stored(undisturbed))
+
+
+def test_record_and_model_of_a_group_lost_at_once(scored, bundle):
+    for path in sorted((scored / "ledger").glob("0*")):
+        shutil.rmtree(path)
+    shutil.rmtree(quality_of(scored, bundle) / "bundle/c")
+    again = aq.verify(scored, cluster="serial", repair=True)
+    assert [name for name, _ in again.lost] == [group_name(bundle)]
+    aq.score(scored, bundle, cluster="serial")
+    assert check(scored).sound
+
+
+def test_record_model_and_a_map_of_a_group_lost_at_once(scored, bundle):
+    for path in sorted((scored / "ledger").glob("0*")):
+        shutil.rmtree(path)
+    shutil.rmtree(quality_of(scored, bundle) / "bundle")
+    (quality_of(scored, bundle) / "score/zarr.json").unlink()
+    found = check(scored)
+    assert any("score has lost its metadata" in what for _, _, what in found.damage)
+    again = aq.verify(scored, cluster="serial", repair=True)
+    assert not again.sound
+    aq.score(scored, bundle, cluster="serial")
+    assert check(scored).sound
+
+
+def test_a_lost_last_segment_and_bad_sources_cost_no_pixels(tmp_path):
+    folder, archive = write_night(tmp_path / "n", 3), tmp_path / "a.zarr"
+    aq.ingest(folder, archive, cluster="serial", chunk=64)
+    pixels = files(archive, "frames/image/c")
+    shutil.rmtree(sorted((archive / "ledger").glob("0*"))[-1])
+    for path in folder.rglob("*.fits"):
+        path.write_bytes(path.read_bytes()[:3000])
+    (summary,) = aq.ingest(folder, archive, cluster="serial")
+    assert (summary.quarantined, summary.pending) == (0, 3)
+    assert all("verify --repair" in reason for _, reason in summary.waiting)
+    assert files(archive, "frames/image/c") == pixels
+    again = aq.verify(archive, cluster="serial", repair=True)
+    assert again.sound, (again.damage, again.incomplete)
+    assert ledger_of(archive).counts()["done"] == 3
+    assert files(archive, "frames/image/c") == pixels
+
+
+def test_a_segment_that_stands_twice_resets_nothing(scored):
+    before = ledger_of(scored).entries
+    segments = sorted((scored / "ledger").glob("0*"))
+    shutil.copytree(segments[0], scored / "ledger" / f"{int(segments[-1].name) + 1:06d}")
+    assert not check(scored).sound
+    assert aq.verify(scored, cluster="serial", repair=True).sound
+    assert ledger_of(scored).entries == before
