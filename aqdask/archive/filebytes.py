@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from aqdask.archive.inflate import Inflated, compression
-from aqdask.errors import FrameError, SourceUnreachable
+from aqdask.errors import FrameError, FrameTimeout, SourceUnreachable
 from aqdask.escape import printable
 
 LFS = b"version https://git-lfs"
@@ -87,11 +87,11 @@ def frame_errors() -> Iterator[None]:
     SourceUnreachable
         For an ``OSError`` with an errno, unless it is about this machine.
     FrameError
-        For everything else but ``MemoryError``.
+        For everything else but ``MemoryError`` and the watchdog's `FrameTimeout`.
     """
     try:
         yield
-    except (FrameError, MemoryError):
+    except (FrameError, FrameTimeout, MemoryError):
         raise
     except OSError as error:
         if error.errno is None:  # bz2 and astropy use OSError for bad content

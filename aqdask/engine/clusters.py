@@ -26,6 +26,10 @@ T = TypeVar("T")
 R = TypeVar("R")
 Cluster = str | Executor | None
 KINDS = "serial, local[:WORKERS], cuda, slurm[:FILE], or the address of a scheduler (tcp://host:port)"
+QUIET = (
+    "distributed", "distributed.client", "distributed.core", "distributed.comm", "distributed.nanny",
+    "distributed.scheduler", "distributed.worker", "bokeh", "tornado",
+)  # fmt: skip
 LOOK_EVERY = 10.0  # seconds between looks whether the jobs that were asked for still exist
 
 
@@ -268,10 +272,7 @@ def _dashboard() -> str:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Dask's own log stays below errors: what matters to the user is said by the run itself."""
-    loggers = [
-        logging.getLogger(name)
-        for name in ("distributed", "distributed.nanny", "distributed.worker", "bokeh", "tornado")
-    ]
+    loggers = [logging.getLogger(name) for name in QUIET]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.CRITICAL)

@@ -220,7 +220,8 @@ class DaskExecutor:
         return {
             worker: what
             for worker, there in found.items()
-            if (what := str(there) if isinstance(there, Exception) else difference(there, versions()))
+            if not isinstance(there, OSError)  # a worker that is just dying
+            and (what := str(there) if isinstance(there, Exception) else difference(there, versions()))
         }
 
     def _refuse_strangers(self) -> bool:
