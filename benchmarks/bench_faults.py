@@ -386,8 +386,8 @@ def every_point(trial: Trial, name: str, every: int) -> None:
 # --- the table ----------------------------------------------------------------------------------------------
 
 
-def all_faults(every: int) -> dict[str, Fault]:
-    """Every fault by its name in the table."""
+def of_places() -> dict[str, Fault]:
+    """Death of processes, sources and disks that fail, workers that are not there or not the same."""
     faults: dict[str, Fault] = {}
     for stage in ("ingest", "score", "run"):
         faults[f"SIGKILL of client and workers, {stage}"] = partial(killed, stage=stage)
@@ -417,6 +417,12 @@ def all_faults(every: int) -> dict[str, Fault]:
         "SIGKILL of the scheduler": scheduler_killed,
         "named pipe as source": pipe,
     }
+    return faults
+
+
+def of_files() -> dict[str, Fault]:
+    """A single file that hangs or kills whatever reads it."""
+    faults: dict[str, Fault] = {}
     hang, dies = f"sleep=3600 {ONE}", f"SEGV {ONE}"
     ended, failed = r"the work on it did not end: no end after \d+ s", "the task failed on this frame"
     for where in ("serial", "local:2"):
@@ -440,6 +446,12 @@ def all_faults(every: int) -> dict[str, Fault]:
         faults[f"file kills its reader (SIGSEGV), {stage}"] = partial(
             strikes, fault=fault, where="local:2", command=command, code=code, words=failed, how=how
         )
+    return faults
+
+
+def of_storage(every: int) -> dict[str, Fault]:
+    """Full disks, damage of what is stored, and death between two changes of it."""
+    faults: dict[str, Fault] = {}
     faults["killed while a .gz with a tail of 2 GB is read"] = long_tail
     faults |= {"disk full": full_disk, "file size limited": file_limit}
     for what, place in (("pixel shard", "frames/image/c/3/0/0"), ("map shard", "quality/*/pvalue/c/1/0/0")):
@@ -459,6 +471,11 @@ def all_faults(every: int) -> dict[str, Fault]:
     for name in ("ingest", "run", "compaction", "migrate", "repair pixels", "repair maps", "repair metadata"):
         faults[f"death between two operations, {name}"] = partial(every_point, name=name, every=every)
     return faults
+
+
+def all_faults(every: int) -> dict[str, Fault]:
+    """Every fault by its name in the table."""
+    return of_places() | of_files() | of_storage(every)
 
 
 def tried(name: str, fault: Fault, folder: Path, undisturbed: Undisturbed) -> tuple[list[str], list[str]]:
