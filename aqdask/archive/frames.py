@@ -6,6 +6,7 @@ mask, bad-pixel map); a frame without any stores nothing there.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Sequence
@@ -103,10 +104,10 @@ class FrameStore:
             }  # fmt: skip
         return found
 
-    def problems(self, rows: int = 0) -> dict[str, str]:
+    def problems(self, rows: int = 0, *, thorough: bool = True) -> dict[str, str]:
         """Arrays that are lost, not what they were made as, or shorter than ``rows``; by name, in words."""
         expected = self.arrays.items()
-        found = ((name, layout.array_problem(self.group, name, made, rows)) for name, made in expected)
+        found = ((n, layout.array_problem(self.group, n, made, rows, thorough)) for n, made in expected)
         return {name: problem for name, problem in found if problem}
 
     def mend(self, rows: int) -> None:
@@ -175,8 +176,11 @@ class FrameStore:
 
     def _length(self) -> int:
         """Rows of the longest array that is there: a kill may leave some of them shorter."""
-        lost = self.problems()
-        return max((self._array(name).shape[0] for name in self.arrays if name not in lost), default=0)
+        lengths = [0]
+        for name in self.arrays:
+            with contextlib.suppress(ArchiveError):
+                lengths.append(self._array(name).shape[0])
+        return max(lengths)
 
     def truncate(self, rows: int) -> None:
         """Cut rows that a killed client made but never registered.

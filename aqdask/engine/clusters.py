@@ -30,6 +30,8 @@ QUIET = (
     "distributed", "distributed.client", "distributed.core", "distributed.comm", "distributed.nanny",
     "distributed.scheduler", "distributed.worker", "bokeh", "tornado",
 )  # fmt: skip
+# A worker that happens to be restarting when this time is over after an earlier death is closed for good.
+RESTARTED = {"distributed.deploy.lost-worker-timeout": "1 hour"}
 LOOK_EVERY = 10.0  # seconds between looks whether the jobs that were asked for still exist
 
 
@@ -59,6 +61,7 @@ def connect(cluster: str | None = None) -> Iterator[Executor]:
         starter = {"local": _local, "cuda": _cuda}[kind]
         with (
             dask.config.set(config.get("dask")),
+            dask.config.set(RESTARTED),
             _quiet(),
             starter(argument) as started,
             Client(started) as client,

@@ -171,6 +171,9 @@ class DaskExecutor:
                 for future, result in _finished(running, watchdog):
                     if future not in items:  # given up by the watchdog, and came to an end after all
                         continue
+                    if future.status in ("lost", "pending"):  # its worker died; it is computed again
+                        running.add(future)
+                        continue
                     item = items.pop(future)
                     watchdog.ended(future)
                     outcome = _outcome(future, result)

@@ -83,7 +83,7 @@ def _raise_layout(root: zarr.Group, ledger: Ledger) -> None:
 
 def _refuse_damage(archive: OpenArchive) -> None:
     lost = {text: f"its ledger has lost records ({text})" for text in archive.ledger.damage}
-    problems = lost | archive.frames.problems(archive.ledger.row_count)
+    problems = lost | archive.frames.problems(archive.ledger.row_count, thorough=False)
     if not problems and (beyond := archive.frames.stored_beyond(archive.ledger.row_count)):
         what = f"{len(beyond)} rows from {beyond[0]} on hold pixels of which its ledger knows nothing"
         problems = {"ledger": what}

@@ -122,6 +122,7 @@ def _check(
     found.damage = structure.check(root, ledger, frames, made)
     places = {where for _, where, _ in found.damage}
     if "frames (metadata)" in places:
+        found.checked = 0
         found.incomplete = [(columns.ALL, "pixels and coordinates were not read: their metadata come first")]
         return found
     found.damage += columns.check_coordinates(frames, rows)
