@@ -10,13 +10,8 @@ from aqdask.engine.notes import Notes
 from aqdask.engine.opened import OpenArchive
 from aqdask.engine.reporter import Reporter
 
-PASSING = (
-    "notes",
-    "coordinates",
-    "is_about_path",
-    "worker",
-    "row",
-)  # fields of a record that are not for the ledger
+# Fields of a record that are not for the ledger.
+PASSING = ("notes", "coordinates", "is_about_path", "worker", "row")
 
 
 class Recorder:

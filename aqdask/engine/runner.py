@@ -121,9 +121,8 @@ def _work(
     stage = "ingest" if not name else "run" if is_ingest else "score"
     reporter.start(stage, len(tasks))
     job = FrameJob(archive.path, archive.spec.read, name, model)
-    counted = {
-        task.frame_id for task in tasks
-    }  # others are only done where their maps turn out to be damaged
+    # others are done only where their maps turn out to be damaged
+    counted = {task.frame_id for task in tasks}
     records = Recorder(archive, quality)
     for answers in run_batches(executor, job, todo, stage=stage):
         finished = records.keep(answers)
