@@ -86,8 +86,9 @@ def aqdask() -> None:
       aqdask score night.zarr --model camera.safetensors
       aqdask export night.zarr masks/ --alpha 0.01
 
-    Exit codes: 0 every frame done; 1 finished, some frames quarantined; 2 usage; 3 could not finish
-    (disk, cluster, archive); 130 interrupted. Every command that was cut short resumes when it is run again.
+    Exit codes: 0 every frame done; 1 finished, some frames quarantined, or kept as stored; 2 usage; 3 could
+    not finish (disk, cluster, archive, sources out of reach); 130 interrupted. Every command that was cut
+    short resumes when it is run again.
     Settings: Dask's configuration under `aqdask:`.
     """
 
