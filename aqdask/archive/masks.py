@@ -31,6 +31,24 @@ JWST = re.split(
     "NO_LIN_CORR NO_SAT_CHECK UNRELIABLE_BIAS UNRELIABLE_DARK UNRELIABLE_SLOPE UNRELIABLE_FLAT OPEN ADJ_OPEN "
     "FLUX_ESTIMATED MSA_FAILED_OPEN OTHER_BAD_PIXEL REFERENCE_PIXEL",
 )
+# Data-quality flags of calwf3 and calacs; where UVIS and IR name a bit differently, both names mean it.
+HST = {
+    "SOFTERR": 0x1, "DATALOST": 0x2, "DETECTORPROB": 0x4, "DATAMASKED": 0x8, "BADZERO": 0x8, "HOTPIX": 0x10,
+    "CTETAIL": 0x20, "UNSTABLE": 0x20, "WARMPIX": 0x40, "BADBIAS": 0x80, "SATPIXEL": 0x100, "BADFLAT": 0x200,
+    "TRAP": 0x400, "SPIKE": 0x400, "ATODSAT": 0x800, "DATAREJECT": 0x2000,
+}  # fmt: skip
+# Bits of DECam masks of the Dark Energy Survey (despyfits, BADPIX_*); the Community Pipeline's are codes.
+DES = re.split(
+    r"\s+",
+    "BPM SATURATE INTERP BADAMP CRAY STAR TRAIL EDGEBLEED SSXTALK EDGE STREAK SUSPECT FIXED NEAREDGE "
+    "TAPEBUMP",
+)
+# Masks whose headers do not name their bits: a card that tells whose they are, and the values by name.
+KNOWN: tuple[tuple[re.Pattern[str], dict[str, int]], ...] = (
+    (re.compile(r"(.{80})*TELESCOP= 'JWST", re.DOTALL), {n: 1 << bit for bit, n in enumerate(JWST)}),
+    (re.compile(r"(.{80})*INSTRUME= '(WFC3|ACS) *'", re.DOTALL), HST),
+    (re.compile(r"(.{80})*DES_EXT = 'MASK", re.DOTALL), {n: 1 << bit for bit, n in enumerate(DES)}),
+)
 
 
 @dataclass(frozen=True)
@@ -129,9 +147,8 @@ def bit_names(header: str, primary_header: str) -> dict[str, int]:
                 ) from error
             if name and found.setdefault(name, value) != value:
                 raise FrameError(f"the bit {name} is named twice with different values")
-    if not found and re.search(r"^(.{80})*TELESCOP= 'JWST", primary_header, re.DOTALL):
-        found = {name: 1 << bit for bit, name in enumerate(JWST)}
-    return found
+    known = (names for card, names in KNOWN if card.match(primary_header) or card.match(header))
+    return found or dict(next(known, {}))
 
 
 def _named(keyword: str, value: object, comment: str, cards: object) -> tuple[str, int]:
@@ -160,8 +177,9 @@ def _capitals(text: str) -> str:
 
 def _value(bit: str, names: dict[str, int], width: int) -> int:
     """The value of a bit by its name, number or value."""
-    if _capitals(bit) in names:
-        value = names[_capitals(bit)]
+    name = _capitals(bit).removeprefix("BADPIX_")
+    if name in names:
+        value = names[name]
     elif re.fullmatch(r"0[xX][0-9a-fA-F]+", bit):
         value = int(bit, 16)
     elif bit.isdecimal() and int(bit) < width:

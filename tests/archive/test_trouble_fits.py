@@ -32,7 +32,7 @@ from numpy.testing import assert_array_equal
 
 from aqdask.archive.filebytes import load_file
 from aqdask.archive.fits import BLANK_BEYOND, SEVERAL, probe, read_frame
-from aqdask.archive.masks import Mask, bit_names
+from aqdask.archive.masks import Mask, bit_names, defects
 from aqdask.errors import FrameError, SourceUnreachable, UsageError
 from aqdask.products.dq import dq_hdus
 from aqdask.specs import FrameInfo, ReadSpec
@@ -385,6 +385,16 @@ class TestMasks:
 
     def test_names_of_jwst(self) -> None:
         assert bit_names("", "TELESCOP= 'JWST    '".ljust(80))["JUMP_DET"] == 4
+        primary = "SIMPLE  =                    T".ljust(80)
+        hst = bit_names("", primary + "INSTRUME= 'WFC3    '".ljust(80))
+        assert (hst["HOTPIX"], hst["SATPIXEL"], hst["DATAREJECT"]) == (16, 256, 8192)
+        assert bit_names("", primary + "INSTRUME= 'STIS    '".ljust(80)) == {}
+        des = bit_names(primary + "DES_EXT = 'MASK    '".ljust(80), primary)
+        assert (des["SATURATE"], des["CRAY"], des["TAPEBUMP"]) == (2, 16, 1 << 14)
+        chosen = Mask("MASK", ("BADPIX_CRAY", "BPM"), "")
+        plane = np.array([[1, 2, 16, 32]], "int32")
+        header = primary + "DES_EXT = 'MASK    '".ljust(80)
+        assert defects(plane, chosen, header, primary).tolist() == [[True, False, True, False]]
 
     @pytest.mark.parametrize("card", ["MP_BAD  = 0,5", "MP_BAD  = 99", "MP_BAD  = 'no'"])
     def test_names_that_cannot_be_read(self, card: str) -> None:
