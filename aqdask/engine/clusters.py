@@ -28,7 +28,7 @@ Cluster = str | Executor | None
 KINDS = "serial, local[:WORKERS], cuda, slurm[:FILE], or the address of a scheduler (tcp://host:port)"
 QUIET = (
     "distributed", "distributed.client", "distributed.core", "distributed.comm", "distributed.nanny",
-    "distributed.scheduler", "distributed.worker", "bokeh", "tornado",
+    "distributed.scheduler", "distributed.worker", "bokeh", "tornado", "tornado.application",
 )  # fmt: skip
 # A worker that happens to be restarting when this time is over after an earlier death is closed for good.
 RESTARTED = {"distributed.deploy.lost-worker-timeout": "1 hour"}
