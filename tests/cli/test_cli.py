@@ -56,7 +56,7 @@ def test_every_command_explains_itself(command):
 
 def test_the_group_tells_the_exit_codes():
     text = " ".join(CliRunner().invoke(aqdask, ["--help"]).stdout.split())
-    assert "0 every frame done; 1 finished, some frames quarantined; 2 usage; 3 could not finish" in text
+    assert "0 every frame done; 1 finished, some frames quarantined, or kept as stored; 2 usage; 3" in text
     assert "130 interrupted" in text
 
 
