@@ -220,7 +220,9 @@ def probe(paths: Sequence[str], read: ReadSpec, executor: Executor, reporter: Re
         found.update(answers)
         if lost:
             found.update(job(lost))
-        reporter.advance(len(answers), sum(isinstance(found[path], FrameError) for path, _ in answers))
+        bad = [path for path, _ in answers if isinstance(found[path], FrameError)]
+        # a source out of reach is decided on later: what is stored of it stays
+        reporter.advance(len(answers), sum(not isinstance(found[path], SourceUnreachable) for path in bad))
     return found
 
 
