@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         Comparison,
         Summary,
         Verification,
+        calibrate,
         compare,
         export,
         ingest,
@@ -33,10 +34,11 @@ if TYPE_CHECKING:
         quality_of,
         run,
         score,
+        select,
+        train,
         verify,
     )
     from aqdask.errors import AqdaskError
-    from aqdask.training import calibrate, select, train
     from aqdask.version import __version__
 
 __all__ = [
@@ -65,9 +67,6 @@ __all__ = [
 _ELSEWHERE = {
     "AqdaskError": "aqdask.errors",
     "__version__": "aqdask.version",
-    "calibrate": "aqdask.training",
-    "select": "aqdask.training",
-    "train": "aqdask.training",
 }
 
 

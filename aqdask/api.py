@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,31 +11,38 @@ from typing import Any
 import pyarrow as pa
 import xarray as xr
 
-from aqdask.archive import layout
-from aqdask.engine.clusters import Cluster, executor_of
-from aqdask.engine.ingest import IngestOptions
-from aqdask.engine.ingest import ingest as _ingest
-from aqdask.engine.opened import writing
-from aqdask.engine.reporter import Reporter, Silent
-from aqdask.engine.runner import Summary, process
-from aqdask.engine.verify import Verification
-from aqdask.engine.verify import verify as _verify
-from aqdask.errors import UsageError, place_failed
-from aqdask.kernels.masking import check_alpha
-from aqdask.models.bundle import Bundle
-from aqdask.models.shipped import SHIPPED
-from aqdask.places import check_local, check_regular
+from aqdask.errors import ModelError, UsageError, place_failed
+from aqdask.execution.clusters import Cluster, executor_of
+from aqdask.execution.ingest import IngestOptions
+from aqdask.execution.ingest import ingest as _ingest
+from aqdask.execution.model_cache import default_device
+from aqdask.execution.open_archive import writing
+from aqdask.execution.pipeline import Summary, process
+from aqdask.execution.reference_frames import ArchiveFrames, choose_frames, propose_frames, without_outliers
+from aqdask.execution.reporter import Reporter, Silent
+from aqdask.execution.verify import Verification
+from aqdask.execution.verify import verify as _verify
+from aqdask.methods import dispatch
+from aqdask.methods.bundle import Bundle
+from aqdask.methods.shipped import SHIPPED, load_shipped
+from aqdask.methods.training.progress import Report, TrainProgress
+from aqdask.methods.training.settings import TrainSpec
+from aqdask.paths import check_local, check_regular
 from aqdask.products import lazy
 from aqdask.products.compare import compare
 from aqdask.products.comparison import Comparison
 from aqdask.products.export import export_all
-from aqdask.products.quality import mask, open_frames, open_quality, quality_name
+from aqdask.products.open import mask, open_frames, open_quality, quality_name
 from aqdask.products.table import uncut
-from aqdask.training import adapted, load_model
+from aqdask.references.propose import Proposal
+from aqdask.stats.masking import check_alpha
+from aqdask.store import layout
+from aqdask.text import printable
 
 __all__ = [
-    "Bundle", "Comparison", "IngestOptions", "Summary", "Verification", "compare", "export", "ingest",
-    "load_model", "mask", "open_frames", "open_quality", "quality_of", "run", "score", "verify",
+    "Bundle", "Comparison", "IngestOptions", "Summary", "Verification", "calibrate", "compare", "export",
+    "ingest", "load_model", "mask", "open_frames", "open_quality", "quality_of", "run", "score", "select",
+    "train", "verify",
 ]  # fmt: skip
 
 PathLike = str | os.PathLike[str]
@@ -61,7 +69,7 @@ def ingest(
     reporter : Reporter, optional
         Listens to the progress.
     **options
-        Fields of `aqdask.engine.ingest.IngestOptions`: ``hdu``, ``mask_hdu``, ``bad_pixel_map``,
+        Fields of `aqdask.execution.ingest.IngestOptions`: ``hdu``, ``mask_hdu``, ``bad_pixel_map``,
         ``keywords``, ``chunk``, ``codec``, ``frames_per_shard``, ``pixels``, ``by_shape``, ``rehash``,
         ``retry``, ``forget``.
 
@@ -101,7 +109,7 @@ def run(
 
     Parameters are those of `ingest`, `score` and `export`; ``products`` is the folder of masks and table,
     ``<archive>-products`` where it is not given. Errors are theirs, too. A shipped model (``"wide-field"``)
-    is adapted first, to the frames that `select` proposes: `aqdask.training.adapted`.
+    is calibrated first, on the frames that `select` proposes.
     """
     check_alpha(alpha)
     settings, paths = IngestOptions.of(options), _listed(sources)
@@ -125,7 +133,7 @@ def run(
                 folder = folder / Path(summary.archive).stem
             used = bundle
             if shipped:
-                used = adapted(summary.archive, bundle, folder, alpha, executor, report)
+                used = _calibrated_on_best(summary.archive, bundle, folder, alpha, executor, report)
                 summaries[number] = score(summary.archive, used, strict=strict, **where)
                 summaries[number].left_out = summary.left_out
             table = export(summary.archive, folder, alpha=alpha, model=used.digest, **where)
@@ -137,6 +145,170 @@ def products_folder(archive: PathLike) -> Path:
     """Where `run` puts masks and table unless it is told: ``<archive>-products`` beside the archive."""
     place = Path(archive)
     return place.with_name(f"{place.stem}-products")
+
+
+def select(
+    archive: PathLike,
+    *,
+    keep: Sequence[str] = (),
+    drop: Sequence[str] = (),
+    cluster: Cluster = None,
+    reporter: Reporter | None = None,
+) -> list[Proposal]:
+    """Propose reference frames by statistics of whole images, for each camera and filter apart.
+
+    Parameters
+    ----------
+    archive : path
+        The archive.
+    keep, drop : sequence of str
+        Frame ids or patterns (``L/*``) that are proposed, or not, whatever their statistics.
+    cluster : str, optional
+        Where it runs; None: the current Dask client, else this process.
+    reporter : Reporter, optional
+        Listens to the progress.
+
+    Returns
+    -------
+    list of Proposal
+        One a frame, in the order of the archive.
+
+    Raises
+    ------
+    UsageError
+        For a pattern without a frame; and as `ingest`.
+    """
+    check_local(archive)
+    with executor_of(cluster) as executor:
+        return propose_frames(archive, _patterns(keep), _patterns(drop), executor, reporter or Silent())
+
+
+def load_model(model: Bundle | PathLike) -> Bundle:
+    """Read a model bundle; ``"wide-field"`` is the one that comes with the package.
+
+    Raises
+    ------
+    UsageError
+        If there is no such file.
+    ModelError
+        If it cannot be read, is corrupt, foreign or of another version.
+    """
+    if isinstance(model, Bundle):
+        return model
+    if model == SHIPPED:
+        return load_shipped()
+    check_local(model)
+    if not Path(model).exists():
+        raise UsageError(
+            f"no model file {model}",
+            expected=f"a bundle that `aqdask train` or `calibrate` wrote, or {SHIPPED!r}",
+            consequence="Nothing was done",
+            remedy="check the path, or calibrate or train a model first",
+        )
+    return Bundle.load(Path(model))
+
+
+def train(
+    archive: PathLike,
+    *,
+    frames: Sequence[str] | None = None,
+    out: PathLike | None = None,
+    cluster: Cluster = None,
+    reporter: Reporter | None = None,
+    progress: Report | None = None,
+    device: str | None = None,
+    **settings: Any,
+) -> Bundle:
+    """Train and calibrate a model on reference frames of an archive.
+
+    Parameters
+    ----------
+    archive : path
+        The archive.
+    frames : sequence of str, optional
+        Ids or patterns (``L/*``) of the reference frames; None: those that `select` proposes.
+    out : path, optional
+        Where the bundle is written.
+    progress : callable, optional
+        Called with `aqdask.methods.training.progress.TrainProgress`.
+    device : str, optional
+        'cpu' or 'cuda'; None: CUDA where there is one.
+    **settings
+        Fields of `aqdask.methods.training.settings.TrainSpec`: ``method``, ``name``, ``steps``, ``seed``, ...
+
+    Raises
+    ------
+    UsageError
+        For too few frames, a pattern without a frame, or a setting out of range.
+    """
+    check_local(archive, out)
+    spec = TrainSpec(archive=printable(Path(archive).name), **settings)
+    if out:
+        _check_out(Path(out))
+    with executor_of(cluster) as executor:
+        chosen = choose_frames(archive, _patterns(frames), executor, reporter or Silent())
+        bundle = dispatch.train(chosen, spec, progress=progress, device=device or default_device())
+    if out:
+        bundle.save(Path(out))
+    return bundle
+
+
+def calibrate(
+    archive: PathLike,
+    model: Bundle | PathLike,
+    *,
+    frames: Sequence[str] | None = None,
+    out: PathLike | None = None,
+    cluster: Cluster = None,
+    reporter: Reporter | None = None,
+    progress: Report | None = None,
+    device: str | None = None,
+    **settings: Any,
+) -> Bundle:
+    """Calibrate a model for the cameras and filters of good frames, without training.
+
+    Noise model, hot pixels, sky templates and p-values are fitted anew; weights stay. Frames are read on the
+    workers, each whole at most twice.
+
+    Parameters
+    ----------
+    archive : path
+        The archive.
+    model : Bundle, path, or name of a shipped model
+        Of the method 'aqdask'.
+    frames : sequence of str, optional
+        Ids or patterns (``L/*``) of good frames; None: those that `select` proposes, less outliers (at most a
+        quarter).
+    out : path, optional
+        Where the calibrated copy is written.
+    progress : callable, optional
+        Called with `aqdask.methods.training.progress.TrainProgress`.
+    device : str, optional
+        'cpu' or 'cuda'; None: CUDA where there is one.
+    **settings
+        ``name`` (the model's unless given), ``seed``, ``alpha``, ``two_sided``.
+
+    Raises
+    ------
+    UsageError
+        For too few frames, inconsistent frames, or noise far from the noise model's.
+    """
+    check_local(archive, out)
+    bundle = load_model(model)
+    if out:
+        _check_out(Path(out))
+    spec = TrainSpec(archive=printable(Path(archive).name), **({"name": bundle.name} | settings))
+    tell = progress or _ignore
+
+    def make(references: ArchiveFrames) -> Bundle:
+        return dispatch.calibrate(bundle, references, spec, progress=tell, device=device or default_device())
+
+    with executor_of(cluster) as executor:
+        chosen = choose_frames(archive, _patterns(frames), executor, reporter or Silent())
+        calibrated = make(chosen) if frames is not None else without_outliers(chosen, make, tell)
+    if out:
+        calibrated.save(Path(out))
+    return calibrated
 
 
 def score(
@@ -299,3 +471,62 @@ def _listed(sources: PathLike | Sequence[PathLike]) -> list[str]:
     if isinstance(sources, (str, os.PathLike)):
         return [os.fspath(sources)]
     return [os.fspath(source) for source in sources]
+
+
+def _calibrated_on_best(
+    archive: PathLike,
+    model: Bundle,
+    folder: Path,
+    alpha: float,
+    cluster: Cluster = None,
+    reporter: Reporter | None = None,
+) -> Bundle:
+    """Calibrate a shipped model on the frames that `select` proposes, once; the copy is kept in ``folder``.
+
+    A run that is repeated, or to which frames were added, goes on with one and the same model.
+    """
+    path = folder / f"{model.name}.safetensors"
+    if path.exists():
+        found = Bundle.load(path)
+        if found.provenance.get("adapted_from") == model.digest:
+            return found
+    listener = reporter or Silent()
+
+    def progress(found: TrainProgress) -> None:
+        if found.stage == "note":
+            listener.say(f"note: {found.note}")
+
+    listener.say(f"{archive}: calibrating {model.name} on the frames that `select` proposes")
+    place: dict[str, Any] = {"cluster": cluster, "reporter": listener, "progress": progress}
+    return calibrate(archive, model, out=path, alpha=min(alpha, 0.01), **place)
+
+
+def _check_out(path: Path) -> None:
+    """Refuse, before anything is trained, a place that will not take the bundle or holds something else."""
+    if path.exists():
+        try:
+            Bundle.load(path)
+        except ModelError as error:
+            raise UsageError(
+                f"{path} exists and is no model bundle",
+                expected="a new file, or an earlier bundle, which is replaced",
+                consequence="Nothing was trained",
+                remedy="choose another name",
+            ) from error
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise place_failed(path, error) from error
+
+
+def _patterns(names: str | Sequence[str] | None) -> list[str] | None:
+    """Make a list of frame patterns; a single string is one pattern, not its letters."""
+    if names is None:
+        return None
+    return [names] if isinstance(names, str) else list(names)
+
+
+def _ignore(progress: TrainProgress) -> None:
+    """Discard a progress report."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 
-from aqdask.escape import printable
+from aqdask.text import printable
 
 EXIT_DONE = 0  # every frame done
 EXIT_QUARANTINED = 1  # finished, some frames quarantined
@@ -57,7 +57,7 @@ class UsageError(AqdaskError):
     exit_code = EXIT_USAGE
 
 
-class UnlikeFramesError(UsageError):
+class OutlierFramesError(UsageError):
     """Reference frames that are unlike the others; ``frames`` are their ids."""
 
     frames: tuple[str, ...] = ()

@@ -20,12 +20,12 @@ from astropy.io import fits
 from helpers import Clock, spread
 
 import aqdask as aq
-from aqdask.archive import layout
-from aqdask.archive.fits import load_bytes, read_frame
-from aqdask.archive.frames import FrameStore, checksum
-from aqdask.engine.clusters import connect
-from aqdask.engine.executors import Executor
+from aqdask.execution.clusters import connect
+from aqdask.execution.executors import Executor
+from aqdask.io.reader import load_bytes, read_frame
 from aqdask.specs import ArchiveSpec, ReadSpec
+from aqdask.store import layout
+from aqdask.store.frame_store import FrameStore, checksum
 
 TARGET_RATIO, TARGET_MEMORY = 2.0, 1024  # ingest / (read + write); MiB a worker
 Times = dict[str, list[float]]  # milliseconds a frame, one a repetition

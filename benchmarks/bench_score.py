@@ -24,14 +24,14 @@ from helpers import Clock, spread
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
 import aqdask as aq
-from aqdask.archive.frames import FrameStore
-from aqdask.archive.maps import QualityStore
-from aqdask.archive.wcs import wcs_centres
-from aqdask.engine.clusters import Cluster, connect
-from aqdask.engine.replicas import one_thread
-from aqdask.models.autoencoder import ConvAutoencoder
-from aqdask.models.scorer import load_scorer, score_frame
+from aqdask.execution.clusters import Cluster, connect
+from aqdask.execution.model_cache import one_thread
+from aqdask.io.wcs import wcs_centres
+from aqdask.methods.base import load_scorer, score_frame
+from aqdask.methods.paper.network import ConvAutoencoder
 from aqdask.specs import PatchGrid
+from aqdask.store.frame_store import FrameStore
+from aqdask.store.quality_store import QualityStore
 
 TARGET_MEMORY = 1024  # MiB a worker
 TRAIN_STEPS, TRAIN_FRAMES, TRAIN_SEED = 5, 4, 0

@@ -16,10 +16,10 @@ from dataclasses import replace
 import helpers
 from helpers import Clock, spread
 
-from aqdask.sky import defects as d
-from aqdask.sky.scene import SceneSpec
-from aqdask.sky.scenes import PRESETS, preset
-from aqdask.sky.simulate import simulate_frame
+from aqdask.simulate import defects as d
+from aqdask.simulate.frame import simulate_frame
+from aqdask.simulate.presets import PRESETS, preset
+from aqdask.simulate.scene import SceneSpec
 
 TARGET, TARGET_CROWDED = 5.0, 15.0  # seconds a frame of 4096 x 4096 px; crowded: from 1e5 stars
 CROWDED_STARS = 100_000

@@ -19,8 +19,8 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from aqdask.engine.executors import DaskExecutor
-from aqdask.sky.demo import demo_plan, write_demo_frame
+from aqdask.execution.executors import DaskExecutor
+from aqdask.simulate.demo import demo_plan, write_demo_frame
 
 SEED = 20240507
 DISTINCT = 4  # different frames that are drawn; further names are hard links to them

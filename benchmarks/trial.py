@@ -19,7 +19,7 @@ import psutil
 from distributed import Client
 
 import aqdask as aq
-from aqdask.engine.runner import group_name
+from aqdask.execution.pipeline import group_name
 
 HERE = Path(__file__).resolve().parent
 SHARD = 2  # frames a shard of the maps
@@ -323,7 +323,7 @@ def frames_lost(archive: Path, expected: Path) -> list[str]:
 
 def prepare(folder: Path, frames: int, size: int, seed: int, model: aq.Bundle) -> Undisturbed:
     """Draw the night, all frames different, and take it in and score it serially."""
-    from aqdask.sky.demo import demo_plan, write_demo_frame
+    from aqdask.simulate.demo import demo_plan, write_demo_frame
 
     night = folder / "night"
     for frame in demo_plan(frames, size, seed):

@@ -118,7 +118,7 @@ def test_what_importing_a_layer_does_not_load(modules, absent):
 
 
 def test_who_only_ingests_does_not_load_torch():
-    code = "import sys, aqdask.engine.ingest, aqdask.engine.tasks; print(*sys.modules)"
+    code = "import sys, aqdask.execution.ingest, aqdask.execution.tasks; print(*sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
     )

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from aqdask import training
-from aqdask.errors import UnlikeFramesError
+from aqdask.errors import OutlierFramesError
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def refusing(*bad):
     def make(references):
         for name in bad:
             if name in references.ids:
-                error = UnlikeFramesError(f"{name} is unlike the others")
+                error = OutlierFramesError(f"{name} is unlike the others")
                 error.frames = (name,)
                 raise error
         return references.ids
@@ -46,5 +46,5 @@ def test_frames_that_nobody_named_are_left_out_and_told_of(chosen):
 
 
 def test_a_third_of_them_is_too_many(chosen):
-    with pytest.raises(UnlikeFramesError, match="f4 is unlike"):
+    with pytest.raises(OutlierFramesError, match="f4 is unlike"):
         training._agreeing(chosen, refusing("f1", "f2", "f3", "f4"), lambda progress: None)

@@ -18,14 +18,14 @@ import click
 
 from aqdask.cli.failures import as_error
 from aqdask.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_QUARANTINED, UsageError
-from aqdask.escape import printable
 from aqdask.monitor.strict_json import strict_json
-from aqdask.places import check_local, check_regular
+from aqdask.paths import check_local, check_regular
+from aqdask.text import printable
 
 if TYPE_CHECKING:
-    from aqdask.engine.executors import Executor
-    from aqdask.engine.reporter import Reporter
-    from aqdask.engine.runner import Summary
+    from aqdask.execution.executors import Executor
+    from aqdask.execution.pipeline import Summary
+    from aqdask.execution.reporter import Reporter
 
 SHOWN = 20  # quarantined frames that are listed one by one
 SCHEDULERS = ("tcp", "tls", "ucx", "ucxx", "ws", "wss", "inproc")  # protocols of an address of --cluster
@@ -50,8 +50,8 @@ class Session:
     @contextlib.contextmanager
     def executor(self) -> Iterator[Executor]:
         """The cluster of ``--cluster``, or of the configuration, once there is something to run."""
-        from aqdask.engine import config
-        from aqdask.engine.clusters import Deferred
+        from aqdask.execution import config
+        from aqdask.execution.clusters import Deferred
 
         timeout = {"aqdask.frame-timeout": self.frame_timeout} if self.frame_timeout else {}
         with config.changed(timeout):

@@ -12,12 +12,12 @@ import numpy as np
 
 from aqdask.cli.common import Session, command
 from aqdask.errors import EXIT_DONE
-from aqdask.escape import printable
+from aqdask.text import printable
 
 if TYPE_CHECKING:
-    from aqdask.engine.executors import Executor
-    from aqdask.models.bundle import Bundle
-    from aqdask.sky.demo import DemoFrame
+    from aqdask.execution.executors import Executor
+    from aqdask.methods.bundle import Bundle
+    from aqdask.simulate.demo import DemoFrame
 
 UNSEEN_FRACTION = 0.15  # of the good frames: the test of false masks; the others calibrate
 FIRST_ALPHA = 0.01  # what `aqdask run` calibrates for; smaller where a smaller alpha is asked for
@@ -63,8 +63,8 @@ def demo(session: Session, out: str, frames: int, size: int, seed: int, alpha: f
     """
     from aqdask import api
     from aqdask.cli.evaluation import evaluate_frames, show, write
-    from aqdask.kernels.masking import check_alpha
-    from aqdask.sky.demo import demo_plan
+    from aqdask.simulate.demo import demo_plan
+    from aqdask.stats.masking import check_alpha
 
     check_alpha(alpha)
     references = _references(demo_plan(frames, size, seed))
@@ -107,8 +107,8 @@ def _check_enough(session: Session, references: int, size: int, alpha: float) ->
     Where they are just enough, say how far the numbers can be trusted.
     """
     from aqdask.errors import UsageError
-    from aqdask.models.settings import TrainSpec
-    from aqdask.models.train import split_frames
+    from aqdask.methods.training.settings import TrainSpec
+    from aqdask.methods.training.train import split_frames
     from aqdask.specs import PatchGrid
 
     threshold = len(split_frames(references, TrainSpec()).calibration)
@@ -151,9 +151,9 @@ def _simulate(
     session: Session, executor: Executor, folder: Path, frames: int, size: int, seed: int
 ) -> tuple[DemoFrame, ...]:
     """Write the frames of the plan, unless all of them are there."""
-    from aqdask.engine.runner import collect, raised
-    from aqdask.sky.demo import demo_plan, is_written, write_truth_table
-    from aqdask.sky.tasks import SimulateJob
+    from aqdask.execution.pipeline import collect, raised
+    from aqdask.simulate.demo import demo_plan, is_written, write_truth_table
+    from aqdask.simulate.tasks import SimulateJob
 
     plan = demo_plan(frames, size, seed)
     if is_written(folder, plan):
@@ -179,10 +179,10 @@ def _model(
     where: dict[str, Any],
 ) -> Bundle:
     """The shipped model calibrated on these references: that of an earlier demonstration, else a new one."""
-    from aqdask import api, training
+    from aqdask import api
     from aqdask.cli.model import TrainTeller
     from aqdask.errors import ModelError, UsageError
-    from aqdask.models.shipped import SHIPPED
+    from aqdask.methods.shipped import SHIPPED
 
     shipped = api.load_model(SHIPPED)
     wanted = (name, shipped.digest, alpha, set(references))
@@ -195,7 +195,7 @@ def _model(
         pass  # none yet, or of something else
     session.reporter.say(f"calibrating {SHIPPED} on {len(references)} good frames: {', '.join(references)}")
     teller = TrainTeller(session)
-    bundle = training.calibrate(
+    bundle = api.calibrate(
         archive, shipped, frames=references, out=path, progress=teller, alpha=alpha, name=name, **where
     )
     session.reporter.finish()

@@ -13,8 +13,8 @@ from aqdask.cli.common import Session
 from aqdask.monitor.strict_json import strict_json
 
 if TYPE_CHECKING:
-    from aqdask.sky.demo import DemoFrame
-    from aqdask.sky.truth import Evaluation, FrameVerdict
+    from aqdask.simulate.demo import DemoFrame
+    from aqdask.simulate.truth import Evaluation, FrameVerdict
 
 REASONS_SHOWN, LEAST_SHARE = 3, 0.05
 
@@ -60,10 +60,10 @@ def evaluate_frames(
 ) -> Findings:
     """Compare the masks of these frames with their truth; bad frames come first."""
     from aqdask import api
-    from aqdask.kernels.masking import bad_patches
-    from aqdask.sky.demo import read_truth, truth_path
-    from aqdask.sky.truth import FrameVerdict, evaluate
+    from aqdask.simulate.demo import read_truth, truth_path
+    from aqdask.simulate.truth import FrameVerdict, evaluate
     from aqdask.specs import PatchGrid
+    from aqdask.stats.masking import bad_patches
 
     quality = api.open_quality(archive, model)
     rows = {str(name): row for row, name in enumerate(quality["frame_id"].values)}

@@ -14,8 +14,8 @@ from aqdask.cli.common import Session, command
 from aqdask.errors import EXIT_DONE, EXIT_FAILED
 
 if TYPE_CHECKING:
-    from aqdask.archive.ledger import Ledger
-    from aqdask.models.bundle import Bundle, Calibration
+    from aqdask.methods.bundle import Bundle, Calibration
+    from aqdask.store.ledger import Ledger
 
 
 @click.command()
@@ -30,16 +30,16 @@ def info(session: Session, path: str, quarantined: bool, frames: bool) -> int:
 
     PATH is an archive, a model bundle, or the name of the shipped model, wide-field.
     """
-    from aqdask.models.shipped import SHIPPED
+    from aqdask.methods.shipped import SHIPPED
 
     if Path(path).is_file() or (path == SHIPPED and not Path(path).exists()):
         _model(session, path)
         return EXIT_DONE
-    from aqdask.archive import layout, maps
-    from aqdask.archive.ledger import QUARANTINED, open_ledger
+    from aqdask.store import layout, quality_store
+    from aqdask.store.ledger import QUARANTINED, open_ledger
 
     root = layout.open_root(path)
-    ledger, names = open_ledger(root, damaged=True), maps.names(root)
+    ledger, names = open_ledger(root, damaged=True), quality_store.names(root)
     _archive(session, path, root, ledger, names)
     entries = sorted(ledger.entries.values(), key=lambda entry: entry.frame_id)
     bad = [
@@ -58,8 +58,8 @@ def info(session: Session, path: str, quarantined: bool, frames: bool) -> int:
 
 def _archive(session: Session, path: str, root: Any, ledger: Ledger, names: list[str]) -> None:
     """The facts about an archive as a whole."""
-    from aqdask.archive import layout
-    from aqdask.engine.calibrated import ATTRIBUTE
+    from aqdask.execution.coverage import ATTRIBUTE
+    from aqdask.store import layout
 
     spec, counts = layout.read_spec(root), ledger.counts(names)
     scored = {name: _scored(ledger, name) for name in names}
@@ -104,7 +104,7 @@ def _archive(session: Session, path: str, root: Any, ledger: Ledger, names: list
 
 def _frames(session: Session, path: str, ledger: Ledger, names: list[str]) -> None:
     """One line a frame, with what was read of its headers, so that a wrong reading is seen."""
-    from aqdask.archive.frames import FrameStore
+    from aqdask.store.frame_store import FrameStore
 
     store = FrameStore.open(path)
     times, exposures, filters, cameras = (

@@ -16,7 +16,7 @@ import click
 
 from aqdask.cli.common import Session, failed, interrupted
 from aqdask.errors import EXIT_INTERRUPTED
-from aqdask.escape import printable
+from aqdask.text import printable
 from aqdask.version import __version__
 
 COMMANDS = {

@@ -11,11 +11,16 @@ import click
 
 from aqdask.cli.common import Session, command
 from aqdask.errors import EXIT_DONE
-from aqdask.places import write_text
+from aqdask.methods.registry import METHODS
+from aqdask.methods.training.losses import LOSSES
+from aqdask.paths import write_text
 
 if TYPE_CHECKING:
-    from aqdask.models.bundle import Bundle
-    from aqdask.models.fit import TrainProgress
+    from aqdask.methods.bundle import Bundle
+    from aqdask.methods.training.progress import TrainProgress
+
+
+_STEPS = ", ".join(f"{name} {method.defaults['steps']}" for name, method in METHODS.items() if method.train)
 
 
 @click.command()
@@ -30,10 +35,10 @@ def select(session: Session, archive: str, keep: Sequence[str], drop: Sequence[s
     Best first. FWHM in px, background and rms in the frames' own counts; the score is the distance to the
     group's median on the bad side, in robust sigma.
     """
-    from aqdask import training
+    from aqdask import api
 
     with session.executor() as executor:
-        found = training.select(archive, keep=keep, drop=drop, cluster=executor, reporter=session.reporter)
+        found = api.select(archive, keep=keep, drop=drop, cluster=executor, reporter=session.reporter)
     found.sort(key=lambda proposal: (not proposal.proposed, proposal.score))
     columns = ("proposed", "frame", "score", "fwhm", "ellipticity", "background", "rms", "sources", "reason")
     rows = [
@@ -57,10 +62,10 @@ def select(session: Session, archive: str, keep: Sequence[str], drop: Sequence[s
 @click.argument("archive")
 @click.option(
     "--method",
-    type=click.Choice(["aqdask", "paper"]),
+    type=click.Choice([name for name, method in METHODS.items() if method.train]),
     default="aqdask",
     show_default=True,
-    help="aqdask: ours; paper: the published algorithm (Jia et al. 2024).",
+    help="; ".join(f"{name}: {method.summary}" for name, method in METHODS.items() if method.train) + ".",
 )
 @click.option("--out", required=True, metavar="FILE", help="The model bundle, one safetensors file.")
 @click.option(
@@ -70,39 +75,27 @@ def select(session: Session, archive: str, keep: Sequence[str], drop: Sequence[s
     help="Reference frames: ids, patterns (L/*), or @FILE.  [default: as `select` proposes]",
 )
 @click.option("--name", help="Name of the model; part of the quality group's name.  [default: from FILE]")
-@click.option("--steps", type=click.IntRange(1), help="Optimiser steps.  [default: aqdask 1500, paper 1000]")
+@click.option("--steps", type=click.IntRange(1), help=f"Optimiser steps.  [default: {_STEPS}]")
+@click.option(
+    "--loss", type=click.Choice([*LOSSES]), default="mse", show_default=True, help="Reconstruction loss."
+)
 @click.option("--seed", default=0, show_default=True, help="Draws split, crops, flips and first weights.")
 @click.option(
     "--patch", default=64, show_default=True, type=click.IntRange(16), help="Side of a patch in px."
 )
 @click.option(
-    "--start",
-    type=click.Choice(["wide-field", "scratch"]),
-    default="wide-field",
-    show_default=True,
-    help="aqdask: from the shipped model, or from random weights (needs three times the steps).",
-)
-@click.option(
     "--alpha", default=0.01, show_default=True, help="Smallest false-mask rate that must be possible."
 )
 @click.option("--two-sided", is_flag=True, help="Stars sharper than the references' are bad too.")
-@click.option(
-    "--centred",
-    is_flag=True,
-    help="Judge frames of the references' own field place by place; others as usual.",
-)
 @command
 def train(session: Session, archive: str, out: str, frames: Sequence[str], **settings: Any) -> int:
-    """Train a model on reference frames of ARCHIVE and calibrate it on frames held out for that.
-
-    Cut short, it goes on from FILE.checkpoint when it is run again.
-    """  # fmt: skip
-    from aqdask import training
+    """Train a model on reference frames of ARCHIVE and calibrate it on frames held out for that."""
+    from aqdask import api
 
     settings["name"] = settings["name"] or _name_from(out)
     chosen = _named(frames)
     teller = TrainTeller(session)
-    bundle = training.train(
+    bundle = api.train(
         archive, frames=chosen, out=out, progress=teller, cluster=session.cluster, reporter=session.reporter,
         **settings,
     )  # fmt: skip
@@ -125,11 +118,6 @@ def train(session: Session, archive: str, out: str, frames: Sequence[str], **set
     "--alpha", default=0.01, show_default=True, help="Smallest false-mask rate that must be possible."
 )
 @click.option("--two-sided", is_flag=True, help="Stars sharper than the references' are bad too.")
-@click.option(
-    "--centred",
-    is_flag=True,
-    help="Judge frames of the references' own field place by place; others as usual.",
-)
 @command
 def calibrate(
     session: Session, archive: str, model: str, out: str, frames: Sequence[str], **settings: Any
@@ -139,10 +127,10 @@ def calibrate(
     Learns noise, hot pixels, sky templates and p-values anew; refuses frames that are too few, unlike each
     other, or noisier than their own noise model.
     """
-    from aqdask import training
+    from aqdask import api
 
     settings["name"] = settings["name"] or _name_from(out)
-    bundle = training.calibrate(
+    bundle = api.calibrate(
         archive, model, frames=_named(frames), out=out, progress=TrainTeller(session),
         cluster=session.cluster, reporter=session.reporter, **settings,
     )  # fmt: skip
@@ -153,7 +141,7 @@ def _named(frames: Sequence[str]) -> list[str] | None:
     """Frame ids and patterns of ``--frames``, lists read; None where none is given."""
     if not frames:
         return None
-    from aqdask.archive.manifest import listed_frames
+    from aqdask.io.sources import listed_frames
 
     named = (listed_frames(entry[1:]) if entry.startswith("@") else [entry] for entry in frames)
     return [line for lines in named for line in lines]
@@ -161,7 +149,7 @@ def _named(frames: Sequence[str]) -> list[str] | None:
 
 def _name_from(out: str) -> str:
     """A model's name from its file's."""
-    from aqdask.models.settings import LONGEST_NAME
+    from aqdask.methods.bundle import LONGEST_NAME
 
     name = re.sub(r"[^A-Za-z0-9._-]+|\.{2,}", "-", Path(out).stem)
     return name[:LONGEST_NAME].strip("-._") or "model"
@@ -230,8 +218,8 @@ class TrainTeller:
 
 
 def _write_list(path: str, ids: Sequence[str]) -> None:
-    from aqdask.archive.manifest import list_line
     from aqdask.errors import place_failed
+    from aqdask.io.sources import list_line
 
     try:
         write_text(path, "".join(f"{list_line(frame_id)}\n" for frame_id in ids))

@@ -10,10 +10,10 @@ import click
 
 from aqdask.cli.common import Session, command
 from aqdask.errors import EXIT_DONE, EXIT_QUARANTINED, UsageError
-from aqdask.escape import printable
+from aqdask.text import printable
 
 if TYPE_CHECKING:
-    from aqdask.engine.executors import Executor
+    from aqdask.execution.executors import Executor
 
 
 @click.command()
@@ -28,10 +28,10 @@ def mask(
 ) -> int:
     """Cut the mask of ARCHIVE at ALPHA and say how much of each frame it takes."""
     from aqdask import api
-    from aqdask.archive.frames import FrameStore
-    from aqdask.kernels.masking import check_alpha
     from aqdask.products.export import masked_fractions
-    from aqdask.products.quality import check_mask_path, quality_name, write_mask
+    from aqdask.products.open import check_mask_path, quality_name, write_mask
+    from aqdask.stats.masking import check_alpha
+    from aqdask.store.frame_store import FrameStore
 
     check_alpha(alpha)
     quality = quality_name(archive, model)
@@ -66,12 +66,12 @@ def _pictures(
     alpha: float,
     rows: Sequence[int],
 ) -> None:
-    from aqdask.archive import layout
-    from aqdask.archive.frames import Place
-    from aqdask.archive.ledger import open_ledger
-    from aqdask.engine.runner import blame, collect
     from aqdask.errors import place_failed
+    from aqdask.execution.pipeline import blame, collect
     from aqdask.products.plots import PictureJob, require_matplotlib
+    from aqdask.store import layout
+    from aqdask.store.frame_store import Place
+    from aqdask.store.ledger import open_ledger
 
     require_matplotlib()
     try:
@@ -136,8 +136,8 @@ def compare(session: Session, archive: str, models: Sequence[str], alpha: float,
     counted apart. It runs in this process, on stored p-values.
     """
     from aqdask import api
-    from aqdask.kernels.masking import check_alpha
-    from aqdask.products.quality import quality_name
+    from aqdask.products.open import quality_name
+    from aqdask.stats.masking import check_alpha
 
     check_alpha(alpha)
     names = [quality_name(archive, model) for model in models]

@@ -17,9 +17,9 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from aqdask.engine.reporter import Reporter, Silent
-from aqdask.escape import printable
+from aqdask.execution.reporter import Reporter, Silent
 from aqdask.monitor.strict_json import strict_json
+from aqdask.text import printable
 
 LINE_SECONDS = 5.0  # between two plain lines of one stage
 

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from aqdask.escape import printable
+from aqdask.text import printable
 
 
 def strict_json(value: object, indent: int | None = None) -> str:

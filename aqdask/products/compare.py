@@ -11,10 +11,10 @@ import dask
 import numpy as np
 import xarray as xr
 
-from aqdask.engine.reporter import Reporter, Silent
 from aqdask.errors import UsageError
-from aqdask.kernels.masking import bad_patches, check_alpha
+from aqdask.execution.reporter import Reporter, Silent
 from aqdask.products.comparison import Comparison, ReasonChange
+from aqdask.stats.masking import bad_patches, check_alpha
 
 BLOCK = 2_000_000  # patches in memory at a time: 18 MB a model
 SAMPLE = 1_000_000  # scores that are ranked, at most (about)

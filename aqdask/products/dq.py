@@ -12,17 +12,17 @@ import numpy as np
 from astropy.io import fits
 
 from aqdask import flags
-from aqdask.archive import layout
-from aqdask.archive.cards import quiet
-from aqdask.archive.frames import DAMAGED, FrameStore
-from aqdask.archive.manifest import safe_name
-from aqdask.archive.maps import QualityStore, row_checksum
-from aqdask.archive.wcs import celestial_wcs
-from aqdask.engine.worker import at_work
 from aqdask.errors import place_failed
-from aqdask.escape import printable
-from aqdask.kernels.masking import bad_pixels, dq_image
+from aqdask.execution.worker import at_work
+from aqdask.io.cards import quiet
+from aqdask.io.sources import safe_name
+from aqdask.io.wcs import celestial_wcs
 from aqdask.specs import PatchGrid
+from aqdask.stats.masking import bad_pixels, dq_image
+from aqdask.store import layout
+from aqdask.store.frame_store import DAMAGED, FrameStore
+from aqdask.store.quality_store import QualityStore, row_checksum
+from aqdask.text import printable
 from aqdask.version import __version__
 
 TILE_ROWS = 64

@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from aqdask.archive import layout
-from aqdask.archive.ledger import DONE, Entry, open_ledger
-from aqdask.engine import plan
-from aqdask.engine.executors import Executor
-from aqdask.engine.reporter import Reporter
-from aqdask.engine.runner import blame, collect
 from aqdask.errors import place_failed
+from aqdask.execution import planning
+from aqdask.execution.executors import Executor
+from aqdask.execution.pipeline import blame, collect
+from aqdask.execution.reporter import Reporter
 from aqdask.products.dq import Cut, ExportJob, Wanted
 from aqdask.products.table import frame_table, write_table
+from aqdask.store import layout
+from aqdask.store.ledger import DONE, Entry, open_ledger
 
 PathLike = str | os.PathLike[str]
 FRAMES_PER_TASK = 4
@@ -64,7 +64,7 @@ def masked_fractions(
         return Cut(item.row, problem=blame(error))
 
     found: dict[int, Cut] = {}
-    parts = plan.slices(items, FRAMES_PER_TASK)
+    parts = planning.slices(items, FRAMES_PER_TASK)
     for part, answers in collect(executor, job, parts, stage=stage, failed=failed):
         found |= {cut.row: cut for cut in answers}
         reporter.advance(len(part), sum(bool(cut.problem) for cut in answers))

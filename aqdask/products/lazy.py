@@ -16,15 +16,15 @@ import numpy as np
 import xarray as xr
 from dask.base import tokenize
 
-from aqdask.archive.maps import bounds
-from aqdask.engine.calibrated import ATTRIBUTE, uncalibrated
-from aqdask.engine.replicas import one_thread, warm
-from aqdask.engine.runner import check_patch
 from aqdask.errors import UsageError
-from aqdask.kernels.patches import gather
-from aqdask.models.bundle import Bundle
-from aqdask.models.scorer import load_scorer
+from aqdask.execution.coverage import ATTRIBUTE, uncalibrated
+from aqdask.execution.model_cache import one_thread, warm
+from aqdask.execution.pipeline import check_patch
+from aqdask.methods.bundle import Bundle
+from aqdask.methods.dispatch import variables as variables_of
 from aqdask.specs import PatchGrid, Variable
+from aqdask.stats.patches import gather
+from aqdask.store.quality_store import bounds
 
 TILE = 8  # patches a side: 512 px with patches of 64, two batches of the network
 
@@ -42,7 +42,7 @@ def quality_of(
     height, width = pixels.shape[-2:]
     grid = PatchGrid(height, width, bundle.patch)
     check_patch(bundle, (height, width))
-    variables = load_scorer(bundle, "cpu").variables
+    variables = variables_of(bundle)
     frames, about = [], []
     for index in np.ndindex(pixels.shape[:-2]):
         calibration = _about("camera", camera, coords, index), _about("filter", filter, coords, index)
@@ -113,11 +113,11 @@ def _frame_maps(
             block = _whole(pixels[window])
             bad = None if invalid is None else _whole(invalid[window])
             name = f"quality-tile-{token}-{top}-{left}"
-            row.append(_measure_tile(block, bad, tile, model, calibration, dask_key_name=name))
+            row.append(_tile_features(block, bad, tile, model, calibration, dask_key_name=name))
         rows.append(row)
-    judged = _judge(rows, model, calibration, dask_key_name=f"quality-frame-{token}")
+    frame = _score_features(rows, model, calibration, dask_key_name=f"quality-frame-{token}")
     return {
-        v.name: da.from_delayed(judged[v.name], () if v.per_frame else grid.shape, v.dtype) for v in variables
+        v.name: da.from_delayed(frame[v.name], () if v.per_frame else grid.shape, v.dtype) for v in variables
     }
 
 
@@ -155,7 +155,7 @@ def _window(
 
 
 @dask.delayed(pure=True)
-def _measure_tile(
+def _tile_features(
     pixels: np.ndarray,
     invalid: np.ndarray | None,
     tile: _Tile,
@@ -169,18 +169,18 @@ def _measure_tile(
     inside = np.ones(pixels.shape, dtype=bool) if invalid is None else ~invalid
     valid = gather(inside, y, x, tile.size)
     with one_thread():
-        found = warm(model).measure(patches, valid, tops, lefts, *calibration)
+        found = warm(model).extract_features(patches, valid, tops, lefts, *calibration)
     return found.reshape(len(tile.tops), len(tile.lefts), -1)
 
 
 @dask.delayed(pure=True)
-def _judge(
+def _score_features(
     tiles: list[list[np.ndarray]], model: bytes, calibration: tuple[str, ...]
 ) -> dict[str, np.ndarray]:
     """Every variable of one frame from what was measured on its tiles."""
-    measured = np.concatenate([np.concatenate(row, axis=1) for row in tiles], axis=0)
+    features = np.concatenate([np.concatenate(row, axis=1) for row in tiles], axis=0)
     with one_thread():
-        return warm(model).judge(measured, *calibration)
+        return warm(model).score_features(features, *calibration)
 
 
 def _attributes(bundle: Bundle, grid: PatchGrid) -> dict[str, Any]:

@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 from astropy.visualization import ZScaleInterval
 
-from aqdask.archive.frames import ChosenFrames, FrameStore, Place
-from aqdask.archive.manifest import safe_name
-from aqdask.archive.maps import QualityStore
 from aqdask.errors import UsageError
-from aqdask.escape import printable
-from aqdask.kernels.masking import bad_pixels
+from aqdask.io.sources import safe_name
 from aqdask.specs import PatchGrid
+from aqdask.stats.masking import bad_pixels
+from aqdask.store.frame_store import ChosenFrames, FrameStore, Place
+from aqdask.store.quality_store import QualityStore
+from aqdask.text import printable
 
 SIDE = 1024  # px of the picture's longer side, at most
 

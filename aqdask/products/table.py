@@ -13,13 +13,13 @@ import pyarrow.parquet as pq
 from astropy.table import Table
 from astropy.time import Time
 
-from aqdask.archive import layout
-from aqdask.archive.frames import NO_TIME, FrameStore
-from aqdask.archive.ledger import QUARANTINED, open_ledger
-from aqdask.archive.maps import QualityStore
 from aqdask.errors import place_failed
-from aqdask.escape import printable
 from aqdask.products.dq import Cut
+from aqdask.store import layout
+from aqdask.store.frame_store import NO_TIME, FrameStore
+from aqdask.store.ledger import QUARANTINED, open_ledger
+from aqdask.store.quality_store import QualityStore
+from aqdask.text import printable
 
 NOT_CUT = "no mask was cut: "  # how the reason of a frame begins whose stored maps are damaged
 COLUMNS: dict[str, tuple[pa.DataType, str]] = {

@@ -17,15 +17,15 @@ from merit import Measured, mean, rate
 from methods import AQDASK, TWO_SIDED, FitAqdask, Task, Verdict
 from seeds import SEEDS
 
-from aqdask.kernels.evidence import GROUPS, Camera
-from aqdask.kernels.judge import Judge
-from aqdask.kernels.pooling import Columns
-from aqdask.models import calibrate
-from aqdask.models.aqdask import blank
+from aqdask.methods.noise_aware import fit_calibration
+from aqdask.methods.noise_aware.feature_groups import FEATURE_GROUPS, CameraModel
+from aqdask.methods.noise_aware.pooling import Features
+from aqdask.methods.noise_aware.scorer import mask_uninformative
+from aqdask.methods.noise_aware.two_pass import TwoPassDecision
 
 AUTOENCODER = ("latent", "spike", "residual")  # beside the columns below
 HEAD = ("size", "size_region", "ellipticity_region")
-REGIONAL = tuple(group.name for group in GROUPS if group.regional)
+REGIONAL = tuple(group.name for group in FEATURE_GROUPS if group.regional)
 RESIDUAL_COLUMNS = tuple(f"{kind}_{scale}" for kind in ("square", "peak") for scale in (4, 8, 16))
 
 
@@ -46,13 +46,17 @@ class Variant:
 
     title: str
     without: tuple[str, ...] = ()
-    mute: tuple[str, ...] = ()
+    uninformative: tuple[str, ...] = ()
     template: bool = True
 
 
 VARIANTS: tuple[Variant, ...] = (
     Variant("everything"),
-    *(Variant(f"without the group {group.name}", (group.name,)) for group in GROUPS if not group.stands_in),
+    *(
+        Variant(f"without the group {group.name}", (group.name,))
+        for group in FEATURE_GROUPS
+        if not group.fallback_for
+    ),
     Variant("without the second pass", REGIONAL),
     *(
         Variant(f"without the second pass and {name}", (*REGIONAL, name))
@@ -69,9 +73,9 @@ VARIANTS: tuple[Variant, ...] = (
 class References:
     """Columns of the reference frames of each set."""
 
-    fit: list[Columns]
-    tail: list[Columns]
-    threshold: list[Columns]
+    fit: list[Features]
+    tail: list[Features]
+    threshold: list[Features]
 
 
 @dataclass(frozen=True)
@@ -79,7 +83,7 @@ class Row:
     """Columns of the frames of a condition, and what is true of them."""
 
     condition: Condition
-    frames: list[tuple[Columns, Patches]]
+    frames: list[tuple[Features, Patches]]
 
 
 def ablation(task: Task, scale: Scale) -> list[dict[str, Any]]:
@@ -93,12 +97,12 @@ def ablation(task: Task, scale: Scale) -> list[dict[str, Any]]:
 
 
 def _columns(known: FitAqdask, image: np.ndarray) -> dict[str, np.ndarray]:
-    found = known.columns(image)
-    return blank({name: found[..., k] for k, name in enumerate(known.scorer.columns)})
+    found = known.features(image)
+    return mask_uninformative({name: found[..., k] for k, name in enumerate(known.scorer.features)})
 
 
 def _references(known: FitAqdask, task: Task) -> References:
-    facts = known.scorer.knowledge(known.card.camera, known.card.filter)[0].facts["frames"]
+    facts = known.scorer.calibration(known.card.camera, known.card.filter)[0].facts["frames"]
     place = {name: k for k, name in enumerate(task.frames.ids)}
     return References(
         *(
@@ -118,19 +122,19 @@ def _row(known: FitAqdask, row: Condition, scale: Scale) -> Row:
 
 
 def refit(
-    camera: Camera, references: References, variant: Variant, abstain: Mapping[str, str], alpha: float
-) -> Judge:
+    camera: CameraModel, references: References, variant: Variant, disabled: Mapping[str, str], alpha: float
+) -> TwoPassDecision:
     """The judge of a variant, calibrated through the passes that are left."""
     fit, tail, threshold = ([_muted(c, variant) for c in part] for part in vars(references).values())
-    reasons = {**abstain, **dict.fromkeys(variant.without, "left out")}
-    judge = calibrate._judge(camera, (fit, tail, threshold), reasons, alpha)
-    return judge
+    reasons = {**disabled, **dict.fromkeys(variant.without, "left out")}
+    decision = fit_calibration._judge(camera, (fit, tail, threshold), reasons, alpha)
+    return decision
 
 
-def _muted(columns: Columns, variant: Variant) -> Columns:
+def _muted(features: Features, variant: Variant) -> Features:
     """Columns of which some are the same everywhere."""
-    known = np.where(np.isfinite(columns["sky"]), 0.0, np.nan)
-    return {**columns, **dict.fromkeys(variant.mute, known)}
+    known = np.where(np.isfinite(features["sky"]), 0.0, np.nan)
+    return {**features, **dict.fromkeys(variant.mute, known)}
 
 
 def _variant(
@@ -138,27 +142,27 @@ def _variant(
     task: Task,
     references: References,
     variant: Variant,
-    clean: Sequence[Columns],
+    clean: Sequence[Features],
     rows: Sequence[Row],
 ) -> dict[str, Any]:
-    knowledge = known.scorer.knowledge(known.card.camera, known.card.filter)[0]
-    judges = {}
+    calibration = known.scorer.calibration(known.card.camera, known.card.filter)[0]
+    decisions = {}
     for name, two_sided in ((AQDASK, False), (TWO_SIDED, True)):
-        camera = replace(knowledge.judge.camera, two_sided=two_sided)
+        camera = replace(calibration.decision.camera, two_sided=two_sided)
         if not variant.template:
             camera = replace(camera, template=None)
-        abstain = knowledge.facts["abstain"]
-        judges[name] = refit(camera, references, variant, abstain, knowledge.judge.first_alpha)
+        disabled = calibration.facts["abstain"]
+        decisions[name] = refit(camera, references, variant, disabled, calibration.decision.first_alpha)
 
-    def scored(columns: Columns, patches: Patches | None, names: Sequence[str]) -> Scored:
-        found = {name: judges[name].score(_muted(columns, variant)) for name in names}
+    def scored(features: Features, patches: Patches | None, names: Sequence[str]) -> Scored:
+        found = {name: decisions[name].score(_muted(features, variant)) for name in names}
         return Scored({name: Verdict(score, pvalue) for name, (score, pvalue, _) in found.items()}, patches)
 
-    good = [scored(columns, None, tuple(judges)) for columns in clean]
+    good = [scored(features, None, tuple(decisions)) for features in clean]
     merit = []
     for row in rows:
         name = TWO_SIDED if row.condition.two_sided else AQDASK
-        bad = [scored(columns, patches, (name,)) for columns, patches in row.frames]
+        bad = [scored(features, patches, (name,)) for features, patches in row.frames]
         merit.append(merits(bad, good, name))
     return _summary(variant, rows, merit, rate([one.verdicts[AQDASK].masked(ALPHA) for one in good]))
 

@@ -20,17 +20,17 @@ from evaluate import ALPHA, Scale
 from methods import AQDASK, NAMES, Contest, prepare
 from seeds import SEEDS
 
-from aqdask.kernels.masking import bad_pixels
-from aqdask.kernels.patches import stitch
-from aqdask.sky import defects
-from aqdask.sky.camera import flat_field
-from aqdask.sky.defect import Defect
-from aqdask.sky.false_alarms import Detections, add_sources, find_candidates, find_detections
-from aqdask.sky.photometry import photometric_scatter
-from aqdask.sky.scene import SceneSpec, stream
-from aqdask.sky.scenes import preset
-from aqdask.sky.simulate import SimulatedFrame, simulate_frame
+from aqdask.photometry.aperture_photometry import photometric_scatter
+from aqdask.photometry.false_alarms import Detections, add_sources, find_candidates, find_detections
+from aqdask.simulate import defects
+from aqdask.simulate.camera import flat_field
+from aqdask.simulate.defect import Defect
+from aqdask.simulate.frame import SimulatedFrame, simulate_frame
+from aqdask.simulate.presets import preset
+from aqdask.simulate.scene import SceneSpec, stream
 from aqdask.specs import Card, PatchGrid
+from aqdask.stats.masking import bad_pixels
+from aqdask.stats.patches import stitch
 
 FRAMES = 600 if "SLURM_JOB_ID" in os.environ else 24  # of the archive; on one machine a sample
 REFERENCES = 20  # frames to train on

@@ -16,9 +16,9 @@ import numpy as np
 import sep
 from photutils.background import Background2D
 
-from aqdask.kernels.calibration import ScoreTable, conformal_pvalue
-from aqdask.kernels.patches import cut
 from aqdask.specs import PatchGrid
+from aqdask.stats.conformal import ScoreTable, conformal_pvalue
+from aqdask.stats.patches import cut
 
 DETECTION = 5.0  # sigma of the sky
 SHAPE_SIGNAL = 20.0  # sigma at the peak of stars whose moments are taken

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from draws import MakeDefect
 
-from aqdask.sky import defects
-from aqdask.sky.defect import Defect
+from aqdask.simulate import defects
+from aqdask.simulate.defect import Defect
 
 NO_GOAL = "no goal"
 MEAN_GOAL, MEAN_RECALL_GOAL = 0.90, 0.65

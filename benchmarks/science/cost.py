@@ -17,17 +17,23 @@ from draws import CAMERA, FILTER, good_scene
 from seeds import SEEDS
 from torch import nn
 
-from aqdask.kernels.noise import clipped_variance, compress, difference, sky_level, stabilise
-from aqdask.kernels.normalise import as_float
-from aqdask.kernels.patches import cut_range, padded
-from aqdask.kernels.statistics import View, line_weights
-from aqdask.models.aqdask import AqdaskScorer
-from aqdask.models.autoencoder import exact_arithmetic
-from aqdask.models.bundle import Bundle
-from aqdask.models.measurer import Measurer, fold, unfold
-from aqdask.models.scorer import BATCH, score_frame
-from aqdask.sky.simulate import simulate_frame
+from aqdask.methods.base import BATCH, score_frame
+from aqdask.methods.bundle import Bundle
+from aqdask.methods.noise_aware.feature_extractor import FeatureExtractor, fold, unfold
+from aqdask.methods.noise_aware.noise_model import (
+    clipped_variance,
+    compress,
+    difference,
+    sky_level,
+    variance_stabilise,
+)
+from aqdask.methods.noise_aware.patch_statistics import View, line_weights
+from aqdask.methods.noise_aware.scorer import NoiseAwareScorer
+from aqdask.methods.paper.network import exact_arithmetic
+from aqdask.methods.paper.normalise import as_float
+from aqdask.simulate.frame import simulate_frame
 from aqdask.specs import PatchGrid
+from aqdask.stats.patches import cut_range, padded
 
 GIGA = 1e9
 
@@ -53,7 +59,7 @@ def cost(bundle: Bundle, size: int = 4096, repeat: int = 3) -> dict[str, Any]:
     try:
         seed = SEEDS["cost"]
         image = simulate_frame(good_scene(seed, size), seed=seed).image
-        scorer = AqdaskScorer(bundle)
+        scorer = NoiseAwareScorer(bundle)
         runs = [_parts(scorer, image) for _ in range(repeat + 1)][1:]  # the first warms up
         sparse = np.zeros(image.shape, bool)
         sparse[::37, ::41] = True  # a pixel or two of every patch
@@ -74,19 +80,19 @@ def cost(bundle: Bundle, size: int = 4096, repeat: int = 3) -> dict[str, Any]:
             name: {"processor": median(cpu for cpu, _ in times), "wall": median(wall for _, wall in times)}
             for name, times in whole.items()
         },
-        "gmac": gmac(scorer.measurer, scorer.patch, PatchGrid(size, size, scorer.patch)),
+        "gmac": gmac(scorer.extractor, scorer.patch, PatchGrid(size, size, scorer.patch)),
         "parameters": {
-            name: _parameters(getattr(scorer.measurer, name)) for name in ("encoder", "decoder", "head")
+            name: _parameters(getattr(scorer.extractor, name)) for name in ("encoder", "decoder", "head")
         },
         "peak_mib": _peak(bundle, size),
     }
 
 
-def _parts(scorer: AqdaskScorer, image: np.ndarray) -> dict[str, float]:
+def _parts(scorer: NoiseAwareScorer, image: np.ndarray) -> dict[str, float]:
     """Processor seconds by part of one pass over a frame: what `score_frame` does, step by step."""
     watch, grid = Stopwatch(), PatchGrid(*image.shape, scorer.patch)
-    knowledge, _ = scorer.knowledge(CAMERA, FILTER)
-    noise, measurer = knowledge.judge.camera.noise, scorer.measurer
+    calibration, _ = scorer.calibration(CAMERA, FILTER)
+    noise, extractor = calibration.decision.camera.noise, scorer.extractor
     total, found = grid.shape[0] * grid.shape[1], []
     with torch.inference_mode(), exact_arithmetic():
         for first in range(0, total, BATCH):
@@ -96,56 +102,58 @@ def _parts(scorer: AqdaskScorer, image: np.ndarray) -> dict[str, float]:
             with watch.part("noise and sky"):
                 variance = clipped_variance(difference(patches, None, noise.lag))
                 sky = sky_level(patches, None, variance)
-            with watch.part("stabilise"):
-                u = stabilise(patches, sky, noise).float()
+            with watch.part("variance_stabilise"):
+                u = variance_stabilise(patches, sky, noise).float()
             levels = torch.stack([torch.ones_like(sky), torch.zeros_like(sky), sky, variance], dim=1)
-            columns = [levels.float(), *_statistics(measurer, _view(measurer, u, watch), watch)]
+            columns = [levels.float(), *_statistics(extractor, _view(extractor, u, watch), watch)]
             found.append(torch.cat(columns, dim=1).numpy()[: stop - first])
     with watch.part("judge"):
-        scorer.judge(np.concatenate(found).reshape(*grid.shape, -1), CAMERA, FILTER)
+        scorer.score_features(np.concatenate(found).reshape(*grid.shape, -1), CAMERA, FILTER)
     return dict(watch.seconds)
 
 
-def _view(measurer: Measurer, u: torch.Tensor, watch: Stopwatch) -> View:
-    """As `Measurer.view`, timed."""
-    with watch.part("stabilise"):
+def _view(extractor: FeatureExtractor, u: torch.Tensor, watch: Stopwatch) -> View:
+    """As `FeatureExtractor.view`, timed."""
+    with watch.part("variance_stabilise"):
         v = compress(u)
         strips = fold(v)
     with watch.part("encoder"):
-        latent = measurer.encoder(strips)
+        latent = extractor.encoder(strips)
     with watch.part("head"):
-        value, weight = measurer.head(strips).split(3, dim=1)
+        value, weight = extractor.head(strips).split(3, dim=1)
         weight = nn.functional.softplus(weight.contiguous())
         shape = torch.cat([weight, weight * value], dim=1).flatten(2).sum(dim=2)
     with watch.part("decoder"):
-        smooth = unfold(measurer.decoder(latent))
+        smooth = unfold(extractor.decoder(latent))
         residual = torch.sub(v, smooth, out=smooth)
     return View(u, residual, latent, shape)
 
 
-def _statistics(measurer: Measurer, view: View, watch: Stopwatch) -> list[torch.Tensor]:
+def _statistics(extractor: FeatureExtractor, view: View, watch: Stopwatch) -> list[torch.Tensor]:
     found = []
-    for row in measurer.statistics:
+    for row in extractor.statistics:
         with watch.part(f"statistics: {row.names[0]} ..."):
             found.append(row.function(view).float())
     return found
 
 
-def _whole(scorer: AqdaskScorer, image: np.ndarray, invalid: np.ndarray | None) -> tuple[float, float]:
+def _whole(scorer: NoiseAwareScorer, image: np.ndarray, invalid: np.ndarray | None) -> tuple[float, float]:
     """Processor and wall seconds of `score_frame`."""
     begin = time.process_time(), time.perf_counter()
     score_frame(scorer, image, invalid, CAMERA, FILTER)
     return time.process_time() - begin[0], time.perf_counter() - begin[1]
 
 
-def gmac(measurer: Measurer, patch: int, grid: PatchGrid) -> dict[str, float]:
+def gmac(extractor: FeatureExtractor, patch: int, grid: PatchGrid) -> dict[str, float]:
     """1e9 multiply-accumulates of a frame in convolutions, and in the sums along lines."""
     count = grid.shape[0] * grid.shape[1]
     strips = fold(torch.zeros(1, patch, patch))
     with torch.inference_mode():
-        latent = measurer.encoder(strips)
+        latent = extractor.encoder(strips)
         inputs = {"encoder": strips, "decoder": latent, "head": strips}
-        found = {name: count * _macs(getattr(measurer, name), given) / GIGA for name, given in inputs.items()}
+        found = {
+            name: count * _macs(getattr(extractor, name), given) / GIGA for name, given in inputs.items()
+        }
     weights = line_weights(patch // 4)
     found["lines"] = 2 * count * weights.numel() / GIGA
     return found
@@ -178,5 +186,7 @@ def _peak_after(path: str, size: int) -> float:
     torch.set_num_threads(1)
     image = np.random.default_rng(SEEDS["cost"]).poisson(1000, (64, 64)).astype(np.uint16)
     tiles = max(size // 64, 1)
-    score_frame(AqdaskScorer(Bundle.load(Path(path))), np.tile(image, (tiles, tiles)), None, CAMERA, FILTER)
+    score_frame(
+        NoiseAwareScorer(Bundle.load(Path(path))), np.tile(image, (tiles, tiles)), None, CAMERA, FILTER
+    )
     return helpers.peak_memory()

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from seeds import SEEDS
 
-from aqdask.sky.defect import Defect
-from aqdask.sky.scene import SceneSpec, stream
-from aqdask.sky.simulate import SimulatedFrame, simulate_frame
-from aqdask.sky.truth import AFFECTED_FRACTION, NARROW_FRACTIONS, patch_fraction
+from aqdask.simulate.defect import Defect
+from aqdask.simulate.frame import SimulatedFrame, simulate_frame
+from aqdask.simulate.scene import SceneSpec, stream
+from aqdask.simulate.truth import AFFECTED_FRACTION, NARROW_FRACTIONS, patch_fraction
 from aqdask.specs import Card, PatchGrid
 
 CAMERA, FILTER = "SIMCAM", "L"
@@ -48,7 +48,7 @@ def spoilt_frame(make: MakeDefect, seed: int, size: int) -> SimulatedFrame:
 
 
 class MemoryFrames:
-    """Frames in memory, as `aqdask.models.crops.FrameSource` wants them.
+    """Frames in memory, as `aqdask.methods.training.crops.FrameSource` wants them.
 
     Parameters
     ----------
@@ -87,7 +87,7 @@ class Patches:
 
     @classmethod
     def of(cls, frame: SimulatedFrame) -> Patches:
-        """By the rule of `aqdask.sky.truth`."""
+        """By the rule of `aqdask.simulate.truth`."""
         grid = PatchGrid(*frame.image.shape)
         affected, touched = np.zeros(grid.shape, bool), np.zeros(grid.shape, bool)
         for kind, pixels in frame.truth.items():

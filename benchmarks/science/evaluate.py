@@ -15,8 +15,8 @@ from merit import Measured, auroc, mean, rate, spearman
 from methods import AQDASK, NAMES, TWO_SIDED, Contest, Verdict
 from seeds import SEEDS
 
-from aqdask.sky.scene import SceneSpec, stream
-from aqdask.sky.simulate import SimulatedFrame, simulate_frame
+from aqdask.simulate.frame import SimulatedFrame, simulate_frame
+from aqdask.simulate.scene import SceneSpec, stream
 
 ALPHA = 0.01
 ALPHAS = (0.05, 0.01, 0.003)

@@ -16,7 +16,7 @@ from merit import spearman
 from methods import NAMES, TWO_SIDED, Contest
 from seeds import SEEDS
 
-from aqdask.sky.defects import Background, Defocus
+from aqdask.simulate.defects import Background, Defocus
 
 PIXEL_SCALE = 0.5  # arcsec a pixel: the reference of 2.4 px is 1.2 arcsec
 FWHMS = np.linspace(0.5, 2.0, 13)  # arcsec

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from seeds import SEEDS
 
-from aqdask.sky.scene import SceneSpec
+from aqdask.simulate.scene import SceneSpec
 
 REACH = 20  # px about a star
 STEP = 1e-3  # of ln FWHM, for the derivative

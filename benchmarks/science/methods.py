@@ -15,30 +15,32 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+from aqdask.methods.training.train import split_frames, train
 from classical import Classical
 from draws import MemoryFrames
 from seeds import SEEDS
 
-from aqdask.kernels import noise
-from aqdask.kernels.calibration import ScoreTable, conformal_pvalue
-from aqdask.kernels.masking import bad_patches
-from aqdask.kernels.patches import cut_range
-from aqdask.kernels.pooling import PRIOR
-from aqdask.models import crops, distort, fit, kept, learn, losses, networks, paper_train, shipped, stabilised
-from aqdask.models.adapt import adapt
-from aqdask.models.aqdask import AqdaskScorer
-from aqdask.models.bundle import Bundle
-from aqdask.models.fit import TrainProgress
-from aqdask.models.scorer import Scorer, load_scorer, score_frame
-from aqdask.models.settings import TrainSpec
-from aqdask.models.train import split_frames, train
+from aqdask.methods import shipped
+from aqdask.methods.base import Scorer, load_scorer, score_frame
+from aqdask.methods.bundle import Bundle
+from aqdask.methods.noise_aware import augmentation, losses, networks, noise_model, normalise, train
+from aqdask.methods.noise_aware.calibrate import adapt
+from aqdask.methods.noise_aware.pooling import PRIOR
+from aqdask.methods.noise_aware.scorer import NoiseAwareScorer
+from aqdask.methods.paper import train
+from aqdask.methods.training import best_weights, crops, loop
+from aqdask.methods.training.loop import TrainProgress
+from aqdask.methods.training.settings import TrainSpec
 from aqdask.specs import PatchGrid
+from aqdask.stats.conformal import ScoreTable, conformal_pvalue
+from aqdask.stats.masking import bad_patches
+from aqdask.stats.patches import cut_range
 
 PAPER, MAE, CLASSICAL, AQDASK = "paper", "MAE, fixed noise", "classical", "aqdask"
 NAMES = (PAPER, MAE, CLASSICAL, AQDASK)
 TWO_SIDED = "aqdask, two-sided"
 DECIDES_WEIGHTS = (
-    noise, crops, distort, fit, kept, learn, losses, networks, paper_train, shipped, stabilised,
+    noise_model, crops, augmentation, loop, best_weights, train, losses, networks, train, shipped, normalise,
 )  # fmt: skip
 
 
@@ -84,7 +86,7 @@ class Task:
     """
 
     frames: MemoryFrames
-    fit: tuple[int, ...]
+    loop: tuple[int, ...]
     held_out: tuple[int, ...]
     bundles: Mapping[str, Bundle]
 
@@ -115,7 +117,7 @@ def prepare(
     settings = specs(steps)
     ours = settings["aqdask"]
     held_out = split_frames(len(frames.ids), ours).calibration
-    fit = tuple(sorted(set(range(len(frames.ids))) - set(held_out)))
+    loop = tuple(sorted(set(range(len(frames.ids))) - set(held_out)))
 
     def kept(name: str, make: Callable[[], Bundle]) -> Bundle:
         if folder is None:
@@ -130,13 +132,13 @@ def prepare(
             make().save(path)
         return Bundle.load(path)
 
-    trained = kept("aqdask", lambda: train(frames, ours))
+    trained = best_weights("aqdask", lambda: train(frames, ours))
     bundles = {
         "aqdask": adapt(trained, frames, ours, _silent),  # weights may be kept ones, calibrations never are
         "two_sided": adapt(trained, frames, replace(ours, two_sided=True), _silent),
-        "paper": kept("paper", lambda: train(frames.part(fit), settings["paper"])),
+        "paper": best_weights("paper", lambda: train(frames.part(loop), settings["paper"])),
     }
-    return Task(frames, fit, held_out, bundles)
+    return Task(frames, loop, held_out, bundles)
 
 
 def _silent(progress: TrainProgress) -> None:
@@ -183,9 +185,11 @@ class FitClassical:
 def measured(scorer: Scorer, image: np.ndarray, camera: str, filter: str) -> np.ndarray:
     """Columns of a frame, ``(n_y, n_x, k)``, float32: the half of a score that looks at pixels."""
     grid = PatchGrid(*image.shape, scorer.patch)
-    rows, columns = np.divmod(np.arange(grid.shape[0] * grid.shape[1]), grid.shape[1])
+    rows, features = np.divmod(np.arange(grid.shape[0] * grid.shape[1]), grid.shape[1])
     patches = cut_range(image, grid, 0, len(rows))
-    found = scorer.measure(patches, None, grid.starts(0)[rows], grid.starts(1)[columns], camera, filter)
+    found = scorer.extract_features(
+        patches, None, grid.starts(0)[rows], grid.starts(1)[features], camera, filter
+    )
     return found.reshape(*grid.shape, -1)
 
 
@@ -194,32 +198,33 @@ class FitAqdask:
 
     def __init__(self, task: Task) -> None:
         self.task, self.card = task, task.frames.cards[0]
-        self.scorer = AqdaskScorer(task.bundles["aqdask"])
-        self.judges = {AQDASK: self.scorer}
+        self.scorer = NoiseAwareScorer(task.bundles["aqdask"])
+        self.decisions = {AQDASK: self.scorer}
         if "two_sided" in task.bundles:
-            self.judges[TWO_SIDED] = AqdaskScorer(task.bundles["two_sided"])
+            self.decisions[TWO_SIDED] = NoiseAwareScorer(task.bundles["two_sided"])
         maes = [
-            self.columns(task.frames.images[k])[..., self.scorer.columns.index("mae")] for k in task.held_out
+            self.features(task.frames.images[k])[..., self.scorer.features.index("mae")]
+            for k in task.held_out
         ]
         self.table = ScoreTable.from_scores(np.stack(maes))
 
-    def columns(self, image: np.ndarray) -> np.ndarray:
+    def features(self, image: np.ndarray) -> np.ndarray:
         """What is measured on a frame, ``(n_y, n_x, k)``."""
         return measured(self.scorer, image, self.card.camera, self.card.filter)
 
     def score(self, image: np.ndarray, /) -> dict[str, Verdict]:
         """See `Fitted`."""
-        return self.judged(self.columns(image))
+        return self.judged(self.features(image))
 
-    def judged(self, columns: np.ndarray) -> dict[str, Verdict]:
+    def frame_variables(self, features: np.ndarray) -> dict[str, Verdict]:
         """Verdicts from what was measured."""
         found = {}
-        for name, judge in self.judges.items():
-            maps = judge.judge(columns, self.card.camera, self.card.filter)
+        for name, decision in self.decisions.items():
+            maps = decision.score_features(features, self.card.camera, self.card.filter)
             sizes = np.log(maps["size_ratio"]), float(np.log(maps["frame_size_ratio"]))
-            weight = columns[..., self.scorer.columns.index("size_weight")] + PRIOR
+            weight = features[..., self.scorer.features.index("size_weight")] + PRIOR
             found[name] = Verdict(maps["score"], maps["pvalue"], *sizes, weight)
-        mae = columns[..., self.scorer.columns.index("mae")]
+        mae = features[..., self.scorer.features.index("mae")]
         return found | {MAE: Verdict(mae, conformal_pvalue(mae, self.table))}
 
 

@@ -121,8 +121,8 @@ def masks(panels: Sequence[tuple[Any, Any, str]], alpha: float, path: Path) -> N
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    from aqdask.kernels.masking import bad_pixels
     from aqdask.specs import PatchGrid
+    from aqdask.stats.masking import bad_pixels
 
     figure, every = pyplot.subplots(
         1, len(panels), figsize=(6 * len(panels), 5), squeeze=False, layout="constrained"

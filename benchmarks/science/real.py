@@ -21,23 +21,23 @@ import real_defects
 import real_others
 import real_regions
 import torch
+from aqdask.methods.training.train import train
 from draws import MemoryFrames
 from merit import Measured, spearman
 from methods import measured
 from seeds import SEEDS
 
 from aqdask.errors import UsageError
-from aqdask.kernels.masking import bad_patches
-from aqdask.kernels.measures import FrameMeasures, measure
-from aqdask.kernels.patches import cut_range
-from aqdask.models.adapt import adapt
-from aqdask.models.aqdask import AqdaskScorer
-from aqdask.models.bundle import Bundle
-from aqdask.models.measurer import Detector
-from aqdask.models.settings import TrainSpec
-from aqdask.models.train import train
-from aqdask.sky.reference import OUTLIER, propose
+from aqdask.methods.bundle import Bundle
+from aqdask.methods.noise_aware.calibrate import adapt
+from aqdask.methods.noise_aware.feature_extractor import Detector
+from aqdask.methods.noise_aware.scorer import NoiseAwareScorer
+from aqdask.methods.training.settings import TrainSpec
+from aqdask.references.image_statistics import ImageStatistics, measure
+from aqdask.references.propose import OUTLIER, propose
 from aqdask.specs import Card, PatchGrid
+from aqdask.stats.masking import bad_patches
+from aqdask.stats.patches import cut_range
 
 ALPHA = 0.01
 SPLITS = 10
@@ -54,7 +54,7 @@ class Real:
     """Frames of one filter: in memory, measured with sep, and which are good."""
 
     frames: MemoryFrames
-    measures: list[FrameMeasures]
+    measures: list[ImageStatistics]
     good: list[int]
 
 
@@ -86,7 +86,7 @@ def real(folder: Path, quick: bool = False) -> tuple[dict[str, Any], list[str]]:
     bundle, found = splits[0][0], {"splits": [row for _, row in splits], "good": len(luminance.good)}
     found["size"] = sizes(bundle, luminance, 3 if quick else 1)
     found["other_filter"] = other_filter(bundle, red, 1 if quick else len(red.frames.ids))
-    scorer = AqdaskScorer(bundle)
+    scorer = NoiseAwareScorer(bundle)
     held = [luminance.frames.ids.index(name) for name in splits[0][1]["held_out"]]
     found["injected"] = real_defects.injected(
         scorer, [luminance.frames.images[k] for k in held[: 1 if quick else None]], "L"
@@ -111,7 +111,7 @@ def one_split(real: Real, number: int, steps: int) -> tuple[Bundle, dict[str, An
     order = np.random.default_rng([SEEDS["splits"], number]).permutation(real.good)
     held, rest = sorted(order[:HELD_OUT]), sorted(order[HELD_OUT:])
     bundle = train(real.frames.part(rest), TrainSpec(name="real", seed=number, steps=steps))
-    scorer = AqdaskScorer(bundle)
+    scorer = NoiseAwareScorer(bundle)
     card = real.frames.cards[0]
     masked = {}
     for k in held:
@@ -126,24 +126,24 @@ def one_split(real: Real, number: int, steps: int) -> tuple[Bundle, dict[str, An
     }
 
 
-def mad_of_u(scorer: AqdaskScorer, image: np.ndarray, card: Card) -> float:
+def mad_of_u(scorer: NoiseAwareScorer, image: np.ndarray, card: Card) -> float:
     """1.4826 MAD of the stabilised pixels of a frame about their median: 1 where the noise model holds."""
-    knowledge, _ = scorer.knowledge(card.camera, card.filter)
+    calibration, _ = scorer.calibration(card.camera, card.filter)
     grid = PatchGrid(*image.shape, scorer.patch)
     patches = torch.from_numpy(cut_range(image, grid, 0, grid.shape[0] * grid.shape[1]).astype(np.float32))
     with torch.inference_mode():
-        _, u = scorer.measurer.normalised(patches, None, Detector(knowledge.judge.camera.noise))
+        _, u = scorer.extractor.normalised(patches, None, Detector(calibration.decision.camera.noise))
     values = u.numpy()
     return float(1.4826 * np.median(np.abs(values - np.median(values))))
 
 
-def _frame(scorer: AqdaskScorer, image: np.ndarray, card: Card) -> dict[str, np.ndarray]:
-    return scorer.judge(measured(scorer, image, card.camera, card.filter), card.camera, card.filter)
+def _frame(scorer: NoiseAwareScorer, image: np.ndarray, card: Card) -> dict[str, np.ndarray]:
+    return scorer.score_features(measured(scorer, image, card.camera, card.filter), card.camera, card.filter)
 
 
 def sizes(bundle: Bundle, real: Real, step: int = 1) -> dict[str, Any]:
     """Signed size of every ``step``-th frame of the filter, good or not, against sep's FWHM."""
-    scorer, card = AqdaskScorer(bundle), real.frames.cards[0]
+    scorer, card = NoiseAwareScorer(bundle), real.frames.cards[0]
     judged = [_frame(scorer, image, card) for image in real.frames.images[::step]]
     fwhm = [one.fwhm for one in real.measures[::step]]
     ratio = [float(one["frame_size_ratio"]) for one in judged]
@@ -169,14 +169,14 @@ def other_filter(bundle: Bundle, real: Real, count: int) -> dict[str, Any]:
         }
         for name, make in variants.items():
             try:
-                found = _frame(AqdaskScorer(make()), image, card)
+                found = _frame(NoiseAwareScorer(make()), image, card)
             except UsageError as error:
                 return {"masked": masked, "refused": str(error)}
             masked[name].append(float(bad_patches(found["pvalue"], ALPHA).mean()))
     return {"masked": masked, "frames": real.frames.ids}
 
 
-def pictures(scorer: AqdaskScorer, real: Real, folder: Path) -> None:
+def pictures(scorer: NoiseAwareScorer, real: Real, folder: Path) -> None:
     """Maps of three frames side by side: sharpest, median and widest by sep."""
     order = np.argsort([one.fwhm for one in real.measures])
     panels = []

@@ -12,18 +12,18 @@ from draws import MemoryFrames
 from methods import measured
 from seeds import SEEDS
 
-from aqdask.kernels.masking import bad_patches
-from aqdask.models.adapt import adapt
-from aqdask.models.aqdask import AqdaskScorer
-from aqdask.models.settings import TrainSpec
-from aqdask.models.shipped import load_shipped
+from aqdask.methods.noise_aware.calibrate import adapt
+from aqdask.methods.noise_aware.scorer import NoiseAwareScorer
+from aqdask.methods.shipped import load_shipped
+from aqdask.methods.training.settings import TrainSpec
+from aqdask.stats.masking import bad_patches
 
 ALPHA = 0.01
 HELD_OUT = 4  # frames of a split
 REGIONS = {
     "validation": 0.3,
     "calibration": 0.5,
-}  # ten calibration frames of 13: what pools over a frame speaks
+}  # ten calibration frames of 13: what pools over a frame is_enabled
 SHIFT = 40  # px, by which a held-out frame is moved: another pointing, which the guard must refuse
 
 
@@ -39,14 +39,14 @@ def centring(frames: MemoryFrames, others: MemoryFrames, splits: int, **sets: fl
         held, rest = sorted(order[:HELD_OUT]), sorted(order[HELD_OUT:])
         for centred in (False, True):
             spec = TrainSpec(name="centred" if centred else "plain", seed=number, centred=centred, **sets)
-            scorer = AqdaskScorer(adapt(load_shipped(), frames.part(rest), spec, lambda progress: None))
+            scorer = NoiseAwareScorer(adapt(load_shipped(), frames.part(rest), spec, lambda progress: None))
             rows.append(one(scorer, [frames.images[k] for k in held], others.images, frames, others))
             rows[-1] |= {"split": number, "model": spec.name}
     return {"rows": rows, "shift": SHIFT}
 
 
 def one(
-    scorer: AqdaskScorer,
+    scorer: NoiseAwareScorer,
     good: Sequence[np.ndarray],
     red: Sequence[np.ndarray],
     frames: MemoryFrames,
@@ -59,7 +59,7 @@ def one(
     for kind, (images, source) in kinds.items():
         card = source.cards[0]
         judged = [
-            scorer.judge(measured(scorer, image, card.camera, card.filter), card.camera, card.filter)
+            scorer.score_features(measured(scorer, image, card.camera, card.filter), card.camera, card.filter)
             for image in images
         ]
         found[kind] = {

@@ -11,10 +11,10 @@ import torch
 from methods import measured
 from seeds import SEEDS
 
-from aqdask.kernels.masking import bad_patches
-from aqdask.models.aqdask import AqdaskScorer
-from aqdask.sky.truth import AFFECTED_FRACTION, NARROW_FRACTIONS, patch_fraction
+from aqdask.methods.noise_aware.scorer import NoiseAwareScorer
+from aqdask.simulate.truth import AFFECTED_FRACTION, NARROW_FRACTIONS, patch_fraction
 from aqdask.specs import PatchGrid
+from aqdask.stats.masking import bad_patches
 
 ALPHA = 0.01
 CAMERA = "STXL-6303"
@@ -79,10 +79,10 @@ PUT: dict[str, Put] = {
 }
 
 
-def injected(scorer: AqdaskScorer, images: Sequence[np.ndarray], filter: str) -> list[dict[str, Any]]:
+def injected(scorer: NoiseAwareScorer, images: Sequence[np.ndarray], filter: str) -> list[dict[str, Any]]:
     """Recall in affected patches and rate in untouched ones at `ALPHA`, over held-out frames, by defect."""
-    knowledge, _ = scorer.knowledge(CAMERA, filter)
-    model = knowledge.judge.camera.noise
+    calibration, _ = scorer.calibration(CAMERA, filter)
+    model = calibration.decision.camera.noise
     rows = []
     for title, put in PUT.items():
         hit, free = [], []
@@ -106,8 +106,8 @@ def injected(scorer: AqdaskScorer, images: Sequence[np.ndarray], filter: str) ->
     return rows
 
 
-def _mask(scorer: AqdaskScorer, image: np.ndarray, filter: str) -> np.ndarray:
-    found = scorer.judge(measured(scorer, image, CAMERA, filter), CAMERA, filter)
+def _mask(scorer: NoiseAwareScorer, image: np.ndarray, filter: str) -> np.ndarray:
+    found = scorer.score_features(measured(scorer, image, CAMERA, filter), CAMERA, filter)
     return bad_patches(found["pvalue"], ALPHA)
 
 

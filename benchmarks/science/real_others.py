@@ -14,16 +14,16 @@ from typing import Any
 import numpy as np
 import output
 import plots
+from aqdask.methods.training.train import train
 from draws import MemoryFrames
 
-from aqdask.archive.fits import probe, read_frame
-from aqdask.errors import UnlikeFramesError, UsageError
-from aqdask.kernels.masking import bad_patches
-from aqdask.models.scorer import load_scorer, score_frame
-from aqdask.models.settings import TrainSpec
-from aqdask.models.train import train
-from aqdask.sky.truth import NARROW_FRACTIONS, patch_fraction
+from aqdask.errors import OutlierFramesError, UsageError
+from aqdask.io.reader import probe, read_frame
+from aqdask.methods.base import load_scorer, score_frame
+from aqdask.methods.training.settings import TrainSpec
+from aqdask.simulate.truth import NARROW_FRACTIONS, patch_fraction
 from aqdask.specs import Card, PatchGrid, ReadSpec
+from aqdask.stats.masking import bad_patches
 
 ALPHA = 0.01
 TILE = 256  # px, side of the tiles of a frame with a trail
@@ -99,7 +99,7 @@ def one_trail(path: Path, known: KnownTrail, folder: Path, steps: int) -> dict[s
             source = MemoryFrames(list(cut.values()), list(cut), Card())
             scorer = load_scorer(train(source, TrainSpec(name="trail", steps=steps)))
             break
-        except UnlikeFramesError as error:
+        except OutlierFramesError as error:
             left_out += error.frames
             if len(left_out) > len(free) / 4:
                 return row | {"outcome": f"refused: {error.got}"}

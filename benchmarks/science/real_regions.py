@@ -12,11 +12,11 @@ from methods import measured
 from seeds import SEEDS
 
 from aqdask.errors import UsageError
-from aqdask.kernels.masking import bad_patches
-from aqdask.models.adapt import adapt
-from aqdask.models.aqdask import AqdaskScorer
-from aqdask.models.settings import TrainSpec
-from aqdask.models.shipped import load_shipped
+from aqdask.methods.noise_aware.calibrate import adapt
+from aqdask.methods.noise_aware.scorer import NoiseAwareScorer
+from aqdask.methods.shipped import load_shipped
+from aqdask.methods.training.settings import TrainSpec
+from aqdask.stats.masking import bad_patches
 
 ALPHA = 0.01
 
@@ -43,7 +43,7 @@ def regions(frames: MemoryFrames, widest: int, red: MemoryFrames, splits: int) -
             except UsageError as error:
                 rows[-1]["refused"] = str(error)
                 continue
-            scorer = AqdaskScorer(bundle)
+            scorer = NoiseAwareScorer(bundle)
             rows[-1] |= {
                 "masked": _masked(scorer, frames, held),
                 "widest_masked": _masked(scorer, frames, widest),
@@ -53,10 +53,12 @@ def regions(frames: MemoryFrames, widest: int, red: MemoryFrames, splits: int) -
     return rows
 
 
-def _masked(scorer: AqdaskScorer, frames: MemoryFrames, index: int) -> float:
+def _masked(scorer: NoiseAwareScorer, frames: MemoryFrames, index: int) -> float:
     card = frames.cards[index]
     columns = measured(scorer, frames.images[index], card.camera, card.filter)
-    return float(bad_patches(scorer.judge(columns, card.camera, card.filter)["pvalue"], ALPHA).mean())
+    return float(
+        bad_patches(scorer.score_features(columns, card.camera, card.filter)["pvalue"], ALPHA).mean()
+    )
 
 
 def _silent(progress: object) -> None:

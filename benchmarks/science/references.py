@@ -17,16 +17,16 @@ from draws import MemoryFrames
 from seeds import SEEDS
 
 from aqdask.errors import UsageError
-from aqdask.models.adapt import adapt
-from aqdask.models.bundle import Bundle
-from aqdask.models.settings import TrainSpec
-from aqdask.models.shipped import load_shipped
-from aqdask.sky.defect import Defect
-from aqdask.sky.defects import Background, Cloud, Defocus, Elongation, Gradient, Region
-from aqdask.sky.detector_defects import ReadNoise
-from aqdask.sky.scene import SceneSpec, stream
-from aqdask.sky.scenes import wide_field_prior
-from aqdask.sky.simulate import simulate_frame
+from aqdask.methods.bundle import Bundle
+from aqdask.methods.noise_aware.calibrate import adapt
+from aqdask.methods.shipped import load_shipped
+from aqdask.methods.training.settings import TrainSpec
+from aqdask.simulate.defect import Defect
+from aqdask.simulate.defects import Background, Cloud, Defocus, Elongation, Gradient, Region
+from aqdask.simulate.detector_defects import ReadNoise
+from aqdask.simulate.frame import simulate_frame
+from aqdask.simulate.presets import wide_field_prior
+from aqdask.simulate.scene import SceneSpec, stream
 from aqdask.specs import Card
 
 CAMERAS = 9

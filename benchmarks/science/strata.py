@@ -16,24 +16,24 @@ from draws import CAMERA, FILTER, MakeDefect, MemoryFrames, Patches, good_scene
 from merit import auroc
 from seeds import SEEDS
 
-from aqdask.kernels.masking import bad_patches
-from aqdask.models import sets
-from aqdask.models.adapt import adapt
-from aqdask.models.aqdask import AqdaskScorer
-from aqdask.models.scorer import score_frame
-from aqdask.models.settings import TrainSpec
-from aqdask.models.shipped import load_shipped
-from aqdask.sky import defects
-from aqdask.sky.defect import Defect
-from aqdask.sky.scene import SceneSpec, stream
-from aqdask.sky.simulate import simulate_frame
+from aqdask.methods.base import score_frame
+from aqdask.methods.noise_aware import reference_split
+from aqdask.methods.noise_aware.calibrate import adapt
+from aqdask.methods.noise_aware.scorer import NoiseAwareScorer
+from aqdask.methods.shipped import load_shipped
+from aqdask.methods.training.settings import TrainSpec
+from aqdask.simulate import defects
+from aqdask.simulate.defect import Defect
+from aqdask.simulate.frame import simulate_frame
+from aqdask.simulate.scene import SceneSpec, stream
 from aqdask.specs import Card
+from aqdask.stats.masking import bad_patches
 
 ALPHA = 0.01
 SIZE = 1024
 REFERENCES, GOOD, SPOILT = 20, 12, 4  # frames of each sky
 SKIES = {"dark": (800.0, 1200.0), "bright": (4000.0, 8000.0)}  # electrons
-VARIANTS = {"one calibration": math.inf, "one for each sky": sets.STRATA_FACTOR}
+VARIANTS = {"one calibration": math.inf, "one for each sky": reference_split.STRATA_FACTOR}
 
 
 def _same(defect: Defect) -> MakeDefect:
@@ -59,9 +59,9 @@ def strata(quick: bool = False) -> list[dict[str, Any]]:
     frames = MemoryFrames(images, [f"{k:03}" for k in range(len(images))], Card(camera=CAMERA, filter=FILTER))
     scorers = {}
     for name, factor in VARIANTS.items():
-        with patch.object(sets, "STRATA_FACTOR", factor):
+        with patch.object(reference_split, "STRATA_FACTOR", factor):
             spec = TrainSpec(name="strata", seed=SEEDS["training"])
-            scorers[name] = AqdaskScorer(adapt(load_shipped(), frames, spec, lambda progress: None))
+            scorers[name] = NoiseAwareScorer(adapt(load_shipped(), frames, spec, lambda progress: None))
     rows = []
     for sky in SKIES:
         fresh = [_image(sky, 100 + k) for k in range(good)]
@@ -100,7 +100,7 @@ def _spoilt(sky: str, kind: str, number: int) -> tuple[np.ndarray, np.ndarray]:
     return frame.image, Patches.of(frame).affected
 
 
-def _judged(scorer: AqdaskScorer, image: np.ndarray) -> dict[str, np.ndarray]:
+def _judged(scorer: NoiseAwareScorer, image: np.ndarray) -> dict[str, np.ndarray]:
     return score_frame(scorer, image, None, CAMERA, FILTER)
 
 

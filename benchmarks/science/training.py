@@ -24,6 +24,9 @@ import helpers
 import numpy as np
 import output
 import torch
+from aqdask.methods.noise_aware.augmentation import TILT
+from aqdask.methods.noise_aware.normalise import Stabilise
+from aqdask.methods.training.train import Split
 from draws import MemoryFrames
 from merit import Measured
 from methods import DECIDES_WEIGHTS
@@ -31,17 +34,15 @@ from real import HELD_OUT, data_folder, read
 from seeds import SEEDS
 
 import aqdask as aq
-from aqdask.kernels.noise import linear, relinear
-from aqdask.models import crops, fit, learn
-from aqdask.models.adapt import learn_cameras
-from aqdask.models.distort import TILT
-from aqdask.models.fit import TrainProgress
-from aqdask.models.learn import AqdaskRecipe
-from aqdask.models.sets import split_groups
-from aqdask.models.settings import TrainSpec
-from aqdask.models.shipped import load_shipped
-from aqdask.models.stabilised import Stabilise
-from aqdask.models.train import Split
+from aqdask.methods.noise_aware import train
+from aqdask.methods.noise_aware.calibrate import camera_noises
+from aqdask.methods.noise_aware.noise_model import linear, relinear
+from aqdask.methods.noise_aware.reference_split import split_groups
+from aqdask.methods.noise_aware.train import FineTuning
+from aqdask.methods.shipped import load_shipped
+from aqdask.methods.training import crops, loop
+from aqdask.methods.training.loop import TrainProgress
+from aqdask.methods.training.settings import TrainSpec
 
 STEPS = 300  # of a row of the table of losses; the cost is that of the default
 REPEATS = 2  # seeds: each divides the frames anew and draws other crops
@@ -78,13 +79,13 @@ SLOW = "a quarter of the learning rate"
 VARIANTS = (DEFAULT, PLAIN, LEVEL, *(f"+ {name} jitter" for name in JITTERS), SLOW)
 
 
-class Jittered(AqdaskRecipe):
+class Jittered(FineTuning):
     """The recipe of the package with one of the jitters on what it learns from."""
 
     jitter: Jitter | None = None
 
     def batch(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """See `AqdaskRecipe.batch`."""
+        """See `FineTuning.batch`."""
         values, facts = super().batch(step)
         if self.jitter is None:
             return values, facts
@@ -106,7 +107,7 @@ class Prepared:
         """As the training of the package would."""
         spec = TrainSpec(seed=seed, steps=steps)
         ((key, sets),) = (groups := split_groups(frames, spec)).items()
-        camera = learn_cameras(frames, groups, spec.patch, spec.alpha)[key]
+        camera = camera_noises(frames, groups, spec.patch, spec.alpha)[key]
         return cls(frames, spec, Split(*sets), Stabilise(frames, dict.fromkeys(sets.every, camera)))
 
     def losses(self, variant: str) -> dict[str, float]:
@@ -115,12 +116,12 @@ class Prepared:
             if variant == PLAIN:
                 changes.enter_context(mock.patch.object(crops, "orient"))
             if variant == LEVEL:
-                changes.enter_context(mock.patch.object(learn, "tilted", lambda u, q, generator: u))
+                changes.enter_context(mock.patch.object(train, "tilted", lambda u, q, generator: u))
             rate = self.spec.learning_rate / (4 if variant == SLOW else 1)
             spec = replace(self.spec, learning_rate=rate)
             recipe = Jittered(self.frames, self.split, self.normalise, spec, torch.device("cpu"))
             recipe.jitter = JITTERS.get(variant.removeprefix("+ ").removesuffix(" jitter"))
-            curve = fit.fit(recipe, _silent)
+            curve = loop.fit(recipe, _silent)
         found = recipe.stopped(curve)["autoencoder"]
         return {SHIPPED: recipe.shipped["autoencoder"], variant: found["best"]}
 

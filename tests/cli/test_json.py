@@ -16,7 +16,7 @@ from aqdask.cli import aqdask
 from aqdask.cli.evaluation import Findings, FrameLine, write
 from aqdask.monitor.progress import JsonReporter
 from aqdask.monitor.strict_json import strict_json
-from aqdask.sky.truth import Evaluation, Rate
+from aqdask.simulate.truth import Evaluation, Rate
 
 
 def strict(text: str) -> object:

@@ -12,8 +12,8 @@ from night import tiny_bundle
 import aqdask as aq
 from aqdask.cli import aqdask
 from aqdask.errors import ModelError, UsageError
-from aqdask.places import check_local, read_list, read_regular, write_text
-from aqdask.products.quality import write_mask
+from aqdask.paths import check_local, read_list, read_regular, write_text
+from aqdask.products.open import write_mask
 
 URL = "s3://bucket/night"
 ELSEWHERE = """\

@@ -13,7 +13,7 @@ from night import ledger_of
 
 import aqdask as aq
 from aqdask.cli import aqdask
-from aqdask.sky.demo import demo_plan, write_demo_frame
+from aqdask.simulate.demo import demo_plan, write_demo_frame
 
 GOOD, SIZE = 8, 768
 PLAN = demo_plan(12, SIZE, seed=5)[:GOOD]

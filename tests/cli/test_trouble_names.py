@@ -15,7 +15,7 @@ from night import tiny_bundle
 
 import aqdask as aq
 from aqdask.cli import aqdask
-from aqdask.escape import printable
+from aqdask.text import printable
 
 
 @pytest.fixture(scope="module")

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from distributed import LocalCluster
 
-sys.path.append(str(Path(__file__).parents[1] / "engine"))  # the small night of the engine's tests
+sys.path.append(str(Path(__file__).parents[1] / "execution"))  # the small night of the engine's tests
 
 from night import tiny_bundle, write_night
 
-from aqdask.models.bundle import Bundle
+from aqdask.methods.bundle import Bundle
 
 
 @pytest.fixture(scope="session")

@@ -19,11 +19,11 @@ from distributed.utils import key_split
 
 import aqdask as aq
 from aqdask.cli.main import aqdask
-from aqdask.engine import clusters
-from aqdask.engine.clusters import connect
-from aqdask.engine.executors import DaskExecutor, SerialExecutor, WorkQueue
-from aqdask.engine.replicas import ReplicaPlugin, plugin_name, replica
 from aqdask.errors import ClusterError, ModelError, UsageError
+from aqdask.execution import clusters
+from aqdask.execution.clusters import connect
+from aqdask.execution.executors import DaskExecutor, SerialExecutor, WorkQueue
+from aqdask.execution.model_cache import ModelPlugin, plugin_name, replica
 
 pytestmark = pytest.mark.cluster
 FOUR = r".*Expected: .*\. What to do: "
@@ -179,7 +179,7 @@ def test_cuda_without_a_gpu(monkeypatch):
 # -- replicas -----------------------------------------------------------------------------------------------
 
 
-class SetupFails(ReplicaPlugin):
+class SetupFails(ModelPlugin):
     """As on a new worker whose plugin could not be set up: Dask logs that and lets the worker join."""
 
     async def setup(self, worker) -> None:

@@ -16,9 +16,9 @@ import pytest
 import yaml
 
 import aqdask as aq
-from aqdask.engine.clusters import connect
-from aqdask.engine.executors import WorkQueue
 from aqdask.errors import ClusterError, UsageError
+from aqdask.execution.clusters import connect
+from aqdask.execution.executors import WorkQueue
 
 pytestmark = [pytest.mark.slurm, pytest.mark.cluster, pytest.mark.slow]
 ROOT = Path(__file__).parents[2]

@@ -14,11 +14,11 @@ import dask
 import pytest
 from distributed import Client, LocalCluster
 
-from aqdask.engine import config, worker
-from aqdask.engine.executors import DaskExecutor, WorkQueue
-from aqdask.engine.runner import blame, collect
-from aqdask.engine.versions import difference, versions
 from aqdask.errors import ClusterError, FrameTimeout
+from aqdask.execution import config, worker
+from aqdask.execution.executors import DaskExecutor, WorkQueue
+from aqdask.execution.pipeline import blame, collect
+from aqdask.execution.versions import difference, versions
 
 pytestmark = pytest.mark.cluster
 
@@ -213,7 +213,7 @@ def test_versions_differ_by_what_decides_about_numbers():
 def test_in_a_process_of_its_own_an_alarm_ends_what_hangs(tmp_path):
     code = (
         "import time, dask\n"
-        "from aqdask.engine import worker\n"
+        "from aqdask.execution import worker\n"
         "from aqdask.errors import FrameTimeout\n"
         "with dask.config.set({'aqdask.frame-timeout': '0.5 s'}):\n"
         "    try:\n"

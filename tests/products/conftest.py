@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "engine"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "execution"))
 
 from night import OPTIONS, tiny_bundle, write_night
 
 import aqdask as aq
-from aqdask.models.bundle import Bundle
+from aqdask.methods.bundle import Bundle
 
 
 @pytest.fixture(scope="session")

@@ -15,15 +15,15 @@ from night import WCS as CARDS
 
 import aqdask as aq
 from aqdask import flags
-from aqdask.archive import layout
-from aqdask.archive.fits import frame_to_fits
-from aqdask.archive.frames import FrameStore
-from aqdask.archive.ledger import open_ledger
 from aqdask.errors import ArchiveError, UsageError
-from aqdask.escape import printable
-from aqdask.kernels.masking import dq_image
+from aqdask.io.reader import frame_to_fits
 from aqdask.products.plots import PictureJob
 from aqdask.specs import PatchGrid
+from aqdask.stats.masking import dq_image
+from aqdask.store import layout
+from aqdask.store.frame_store import FrameStore
+from aqdask.store.ledger import open_ledger
+from aqdask.text import printable
 
 NAMES = ["L__f00", "L__f02", "L__f04", "R__f01", "R__f03", "R__f05"]
 
@@ -94,13 +94,13 @@ def test_the_table_says_what_the_maps_say(exported, archive):
 
 
 def test_a_mask_can_be_cut_again_at_another_alpha_without_the_network(archive, tmp_path, monkeypatch):
-    from aqdask.models.paper import PaperScorer
+    from aqdask.methods.paper.scorer import PaperScorer
 
     def never(*_):
         raise AssertionError("the network ran")
 
-    monkeypatch.setattr(PaperScorer, "measure", never)
-    monkeypatch.setattr(PaperScorer, "judge", never)
+    monkeypatch.setattr(PaperScorer, "extract_features", never)
+    monkeypatch.setattr(PaperScorer, "score_features", never)
     first = aq.export(archive, tmp_path, alpha=0.01, cluster="serial", dq=False)
     second = aq.export(archive, tmp_path, alpha=0.6, cluster="serial", dq=False)
     assert not (tmp_path / "dq").exists()

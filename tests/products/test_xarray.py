@@ -18,8 +18,8 @@ from night import WCS as CARDS
 import aqdask as aq
 from aqdask import flags
 from aqdask.errors import ArchiveError, UsageError
-from aqdask.products import quality as products
-from aqdask.products.quality import quality_name, write_mask
+from aqdask.products import open as products
+from aqdask.products.open import quality_name, write_mask
 from aqdask.specs import PatchGrid
 
 IDS = ["L/f00.fits", "L/f02.fits", "L/f04.fits", "R/f01.fits", "R/f03.fits", "R/f05.fits"]

@@ -1,0 +1,288 @@
+"""Where tasks run: this process, a local cluster, Slurm, or a scheduler that is there already."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import socket
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import dask
+import dask.config
+import distributed
+from dask.system import CPU_COUNT
+from distributed import Client, LocalCluster
+
+from aqdask.errors import ClusterError, UsageError
+from aqdask.execution import config, slurm
+from aqdask.execution.executors import DaskExecutor, Executor, SerialExecutor, WorkQueue
+
+T = TypeVar("T")
+R = TypeVar("R")
+Cluster = str | Executor | None
+KINDS = "serial, local[:WORKERS], cuda, slurm[:FILE], or the address of a scheduler (tcp://host:port)"
+QUIET = (
+    "distributed", "distributed.client", "distributed.core", "distributed.comm", "distributed.nanny",
+    "distributed.scheduler", "distributed.worker", "bokeh", "tornado", "tornado.application",
+)  # fmt: skip
+# A worker that happens to be restarting when this time is over after an earlier death is closed for good.
+RESTARTED = {"distributed.deploy.lost-worker-timeout": "1 hour"}
+LOOK_EVERY = 10.0  # seconds between looks whether the jobs that were asked for still exist
+
+
+@contextlib.contextmanager
+def connect(cluster: str | None = None) -> Iterator[Executor]:
+    """An executor for ``cluster``; whatever was started for it is stopped afterwards.
+
+    Parameters
+    ----------
+    cluster : str, optional
+        One of `KINDS`. None: the Dask client of this process if there is one, else this process itself.
+
+    Raises
+    ------
+    UsageError
+        For a word that names no cluster, or a Slurm file that is not there.
+    ClusterError
+        If the cluster cannot be started, does not answer, or sends no worker.
+    """
+    check(cluster)
+    kind, _, argument = (cluster or "").partition(":")
+    if cluster is None:
+        yield _current()
+    elif cluster == "serial":
+        yield SerialExecutor()
+    elif kind in ("local", "cuda"):
+        starter = {"local": _local, "cuda": _cuda}[kind]
+        with (
+            dask.config.set(config.get("dask")),
+            dask.config.set(RESTARTED),
+            _quiet(),
+            starter(argument) as started,
+            Client(started) as client,
+        ):
+            yield _with_workers(client, cluster)
+    elif kind == "slurm":
+        with (
+            slurm.settings(argument),
+            dask.config.set(config.get("dask")),
+            _quiet(),
+            slurm.start(_dashboard()) as started,
+            Client(started) as client,
+        ):
+            yield _with_workers(client, cluster, lambda: slurm.all_jobs_ended(started))
+    else:
+        with _quiet(), _client(cluster) as client:
+            yield _with_workers(client, cluster)
+
+
+def _current() -> Executor:
+    try:
+        return DaskExecutor(distributed.get_client())
+    except ValueError:  # there is no client
+        return SerialExecutor()
+
+
+class Deferred:
+    """An executor that connects to its cluster when there is something to run: nothing to do costs nothing.
+
+    Parameters
+    ----------
+    cluster : str or None
+        See `connect`; a word that names no cluster is refused at once.
+    on_start : callable
+        Called with the executor once it is there.
+    """
+
+    def __init__(self, cluster: str | None, on_start: Callable[[Executor], None]) -> None:
+        check(cluster)
+        self._cluster, self._on_start = cluster, on_start
+        self._stack = contextlib.ExitStack()
+        self._bundles: dict[str, bytes] = {}
+        self._started: Executor | None = None
+
+    @property
+    def dashboard(self) -> str:
+        """See `Executor`; empty before anything ran."""
+        return self._started.dashboard if self._started else ""
+
+    @property
+    def slots(self) -> int:
+        """See `Executor`; 1 before anything ran."""
+        return self._started.slots if self._started else 1
+
+    def run(
+        self, function: Callable[[T], R], queue: WorkQueue[T], *, stage: str
+    ) -> Iterator[tuple[T, R | Exception]]:
+        """See `Executor`."""
+        if queue:
+            if self._started is None:
+                self._started = self._stack.enter_context(connect(self._cluster))
+                self._on_start(self._started)
+            for digest, bundle in self._bundles.items():
+                self._started.provide(bundle, digest)
+            self._bundles.clear()
+            yield from self._started.run(function, queue, stage=stage)
+
+    def avoid(self, worker: str, why: str) -> None:
+        """See `Executor`."""
+        if self._started:
+            self._started.avoid(worker, why)
+
+    def provide(self, bundle: bytes, digest: str) -> None:
+        """See `Executor`."""
+        self._bundles[digest] = bundle
+
+    def __enter__(self) -> Deferred:
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._stack.__exit__(*error)
+
+
+def check(cluster: str | None) -> None:
+    """Raise `UsageError` unless ``cluster`` is one of `KINDS`."""
+    kind, _, argument = (cluster or "serial").partition(":")
+    known = cluster in (None, "serial") or kind in ("local", "cuda", "slurm") or "://" in str(cluster)
+    if not known:
+        raise UsageError(
+            f"--cluster {cluster}",
+            expected=KINDS,
+            consequence="Nothing was started",
+            remedy="leave it out for workers on this machine; cluster/README.md says when to use which",
+        )
+    if kind == "local" and argument and not (argument.isdecimal() and int(argument)):
+        raise UsageError(
+            f"--cluster {cluster}",
+            expected="local:WORKERS with a whole number above 0",
+            consequence="Nothing was started",
+            remedy="leave the number out for one worker a core",
+        )
+
+
+@contextlib.contextmanager
+def executor_of(cluster: Cluster) -> Iterator[Executor]:
+    """The executor itself, or one for a cluster by name (`aqdask.execution.clusters.connect`)."""
+    if cluster is None or isinstance(cluster, str):
+        with connect(cluster) as executor:
+            yield executor
+    else:
+        yield cluster
+
+
+def _local(argument: str) -> Any:
+    """One process a core with one thread each; on a machine with GPUs use `cuda` for scoring."""
+    workers = int(argument or config.get("workers") or CPU_COUNT)
+    return LocalCluster(
+        n_workers=workers, threads_per_worker=1, dashboard_address=_dashboard(),
+        silence_logs=logging.CRITICAL, preload=_preload(),
+    )  # fmt: skip
+
+
+def _preload() -> list[str]:
+    """What workers of ours load first, besides what the user's configuration says."""
+    return [*dask.config.get("distributed.worker.preload", []), "aqdask.execution.preload"]
+
+
+def _cuda(argument: str) -> Any:
+    """One process with one thread a GPU; the client itself never touches CUDA."""
+    gpus = [argument] if argument else _gpus()
+    if not gpus:
+        raise ClusterError(
+            "no NVIDIA GPU on this machine",
+            expected="at least one in /proc/driver/nvidia/gpus or CUDA_VISIBLE_DEVICES",
+            remedy="use --cluster local",
+        )
+    workers = {
+        gpu: {
+            "cls": distributed.Nanny,
+            "options": {
+                "nthreads": 1,
+                "name": f"gpu-{gpu}",
+                "env": {"CUDA_VISIBLE_DEVICES": gpu},
+                "preload": _preload(),
+            },
+        }
+        for gpu in gpus
+    }
+    scheduler = {
+        "cls": distributed.Scheduler,
+        "options": {"dashboard_address": _dashboard(), "host": "127.0.0.1"},
+    }
+    return distributed.SpecCluster(
+        workers=workers, scheduler=scheduler, silence_logs=logging.CRITICAL, name="aqdask-cuda"
+    )
+
+
+def _gpus() -> list[str]:
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return [gpu for gpu in visible.split(",") if gpu]
+    place = Path("/proc/driver/nvidia/gpus")
+    return [str(number) for number, _ in enumerate(place.iterdir())] if place.is_dir() else []
+
+
+def _client(address: str) -> Client:
+    try:
+        return Client(address, timeout=config.seconds("connect-timeout"))
+    except (OSError, TimeoutError, ValueError) as error:
+        raise ClusterError(
+            f"the scheduler at {address} does not answer ({type(error).__name__})",
+            expected=f"a Dask scheduler that answers within {config.get('connect-timeout')}",
+            consequence="Nothing was done",
+            remedy="check the address and that `dask scheduler` runs there, or use --cluster local",
+        ) from error
+
+
+def _with_workers(client: Client, cluster: str, hopeless: Callable[[], bool] | None = None) -> DaskExecutor:
+    """The executor once the first worker is there; ``hopeless`` tells when none can come any more."""
+    deadline = time.monotonic() + config.seconds("worker-timeout")
+    while True:
+        left = deadline - time.monotonic()
+        try:
+            client.wait_for_workers(1, timeout=max(0.1, min(left, LOOK_EVERY)))
+            return DaskExecutor(client, hopeless or (lambda: True))
+        except TimeoutError as error:
+            ended = hopeless is not None and hopeless()
+            if not ended and left > LOOK_EVERY:
+                continue
+            within = "before its jobs ended" if ended else f"within {config.get('worker-timeout')}"
+            raise ClusterError(
+                f"--cluster {cluster} sent no worker {within}",
+                expected="at least one worker",
+                consequence="Nothing was done",
+                remedy="look at the workers' logs (of Slurm jobs: slurm-*.out, or the log-directory of "
+                "jobqueue.slurm) and at squeue; aqdask.worker-timeout is how long to wait",
+            ) from error
+
+
+def _dashboard() -> str:
+    """The configured address, or a free port on the same host where that one is taken."""
+    host, _, port = str(config.get("dashboard-address")).rpartition(":")
+    with socket.socket() as probe:
+        try:
+            probe.bind((host or "127.0.0.1", int(port)))
+        except OSError:
+            return f"{host}:0"
+    return f"{host}:{port}"
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Dask's own log stays below errors: what matters to the user is said by the run itself."""
+    loggers = [logging.getLogger(name) for name in QUIET]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="distributed")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -1,0 +1,97 @@
+"""What a model was not calibrated for: cameras and filters, said before they are scored, and recorded; and
+frames unlike the references, said afterwards.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+
+import zarr
+
+from aqdask.errors import UsageError
+from aqdask.execution.reporter import Reporter
+from aqdask.flags import OUTSIDE
+from aqdask.methods.bundle import Bundle, calibration_key
+from aqdask.store.frame_store import FrameStore
+
+ATTRIBUTE = (
+    "uncalibrated"  # of a quality group or dataset: list of "camera|filter"; absent where there are none
+)
+SHOWN = 5
+
+
+def uncalibrated(bundle: Bundle, about: Iterable[tuple[str, str]]) -> Counter[str]:
+    """How many frames of each ``camera|filter`` have no calibration of their own, in order of these names.
+
+    ``about`` is camera and filter of every frame; both empty where unknown.
+    """
+    found = {
+        calibration_key(*pair): n for pair, n in Counter(about).items() if not bundle.calibrated_for(*pair)
+    }
+    return Counter(dict(sorted(found.items())))
+
+
+def uncalibrated_rows(bundle: Bundle, frames: FrameStore, rows: Sequence[int]) -> Counter[str]:
+    """The same for frames of an archive, by row."""
+    columns = (frames.coordinate(name)[list(rows)] for name in ("camera", "filter"))
+    return uncalibrated(bundle, ((str(camera), str(band)) for camera, band in zip(*columns, strict=True)))
+
+
+def warn(bundle: Bundle, found: Counter[str], reporter: Reporter, *, strict: bool) -> None:
+    """Say what is not calibrated, in one line, or with ``strict`` raise `UsageError`; nothing for nothing."""
+    if not found:
+        return
+    named = [f"{key!r} ({number} frame{'s'[: number != 1]})" for key, number in found.items()]
+    more = f" and {len(named) - SHOWN} more" if len(named) > SHOWN else ""
+    what = f"the model {bundle.name} is not calibrated for {', '.join(named[:SHOWN])}{more}"
+    if strict:
+        raise UsageError(
+            what,
+            expected="a calibration of its own for every camera|filter",
+            consequence="Nothing was scored now",
+            remedy="calibrate the model on good frames of it (`aqdask calibrate`), or leave out strict "
+            "(`--strict`)",
+        )
+    reporter.say(
+        f"warning: {what}: the p-values are those of other cameras and filters, and masks may have more or "
+        "fewer false alarms than alpha says. What to do: calibrate the model on good frames of it "
+        "(`aqdask calibrate`)"
+    )
+
+
+class Outside:
+    """Counts the frames just scored that lie outside the reference frames, and in what."""
+
+    def __init__(self) -> None:
+        self.frames = self.outside = 0
+        self.what: Counter[str] = Counter()
+
+    def count(self, values: Iterable[Mapping[str, float]]) -> None:
+        """Per-frame numbers of some frames; empty ones (not scored) and other methods' do not count."""
+        for numbers in values:
+            if "out_of_reference" in numbers:
+                bits = int(numbers["out_of_reference"])
+                self.frames += 1
+                self.outside += bits > 0
+                self.what.update(name for name, bit in OUTSIDE.items() if bits & bit)
+
+    def tell(self, reporter: Reporter) -> None:
+        """One line, or none where all are like the references."""
+        if self.outside:
+            what = ", ".join(f"{name} {number}" for name, number in self.what.items())
+            lie, them = ("lies", "it") if self.outside == 1 else ("lie", "them")
+            reporter.say(
+                f"note: {self.outside} of {self.frames} frames {lie} outside the reference frames ({what}): "
+                f"alpha means less there. What to do: calibrate on frames like {them}"
+            )
+
+
+def record(group: zarr.Group, found: Counter[str]) -> None:
+    """Write the attribute of a quality group, where it is not yet so."""
+    if group.attrs.get(ATTRIBUTE, []) == list(found):
+        return
+    if found:
+        group.attrs[ATTRIBUTE] = list(found)
+    else:
+        del group.attrs[ATTRIBUTE]

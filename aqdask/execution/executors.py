@@ -1,0 +1,299 @@
+"""Two ways to run the same tasks: one after the other in this process, or on a Dask cluster.
+
+Both take items from a `WorkQueue` and yield ``(item, result)``, where a result that is an exception stands
+for what the task raised. The serial one is short enough to debug everything with.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import logging
+import uuid
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Generic, Protocol, TypeVar
+
+from distributed import Client, Future, as_completed
+from distributed.comm import CommClosedError
+
+from aqdask.errors import AqdaskError, ClusterError, FrameTimeout
+from aqdask.execution import config
+from aqdask.execution.model_cache import ModelPlugin, warm
+from aqdask.execution.versions import difference, read_versions, versions
+from aqdask.execution.watchdog import Watchdog
+from aqdask.execution.worker import WorkerSettings
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class WorkQueue(Generic[T]):
+    """Items to be run: a lazy supply, and what is put back in front of it."""
+
+    def __init__(self, supply: Iterable[T]) -> None:
+        self._supply = iter(supply)
+        self._front: deque[T] = deque()
+
+    def put(self, item: T) -> None:
+        """Run ``item`` before what the supply still holds."""
+        self._front.append(item)
+
+    def __bool__(self) -> bool:
+        """Whether there is an item at hand now."""
+        if not self._front:
+            self._front.extend(itertools.islice(self._supply, 1))
+        return bool(self._front)
+
+    def take(self, most: int) -> list[T]:
+        """Up to ``most`` items; fewer only where no more are at hand now."""
+        front = [self._front.popleft() for _ in range(min(most, len(self._front)))]
+        return front + list(itertools.islice(self._supply, most - len(front)))
+
+
+class Executor(Protocol):
+    """What the drivers of a run need of a machine."""
+
+    @property
+    def dashboard(self) -> str:
+        """Address of the Dask dashboard, empty where there is none."""
+        ...
+
+    @property
+    def slots(self) -> int:
+        """Tasks that run at the same time."""
+        ...
+
+    def run(
+        self, function: Callable[[T], R], queue: WorkQueue[T], *, stage: str
+    ) -> Iterator[tuple[T, R | Exception]]:
+        """Run ``function`` on every item of ``queue``; results in order of completion."""
+        ...
+
+    def provide(self, bundle: bytes, digest: str) -> None:
+        """Make a model bundle known wherever tasks run."""
+        ...
+
+    def avoid(self, worker: str, why: str) -> None:
+        """Give no further task to the worker with this address."""
+        ...
+
+
+class SerialExecutor:
+    """Everything here, one after the other."""
+
+    dashboard = ""
+    slots = 1
+
+    def run(
+        self, function: Callable[[T], R], queue: WorkQueue[T], *, stage: str
+    ) -> Iterator[tuple[T, R | Exception]]:
+        """See `Executor`."""
+        while items := queue.take(1):
+            try:
+                result: R | Exception = function(items[0])
+            except Exception as error:
+                result = error
+            yield items[0], result
+
+    def provide(self, bundle: bytes, digest: str) -> None:
+        """See `Executor`."""
+        warm(bundle)
+
+    def avoid(self, worker: str, why: str) -> None:
+        """See `Executor`; there is no other place."""
+
+
+class DaskExecutor:
+    """A bounded window of tasks on a Dask cluster: a million frames never exist as tasks at once.
+
+    Parameters
+    ----------
+    client : distributed.Client
+        Connected; it stays the caller's.
+    hopeless : callable
+        Tells whether no worker can come any more, asked when there has been none for
+        ``aqdask.worker-timeout``.
+
+    Raises
+    ------
+    ClusterError
+        If a worker has another version of aqdask, numpy or torch than this process.
+    """
+
+    def __init__(self, client: Client, hopeless: Callable[[], bool] = lambda: True) -> None:
+        self.client, self.hopeless = client, hopeless
+        self._avoided: dict[str, str] = {}
+        strangers = self._strangers()
+        if strangers:
+            raise _other_versions(strangers)
+        client.register_plugin(WorkerSettings())
+
+    @property
+    def dashboard(self) -> str:
+        """See `Executor`."""
+        return self.client.dashboard_link or ""
+
+    @property
+    def slots(self) -> int:
+        """Threads of the workers that are there now and get tasks; at least 1."""
+        threads = self.client.nthreads()
+        return max(1, sum(number for worker, number in threads.items() if worker not in self._avoided))
+
+    def run(
+        self, function: Callable[[T], R], queue: WorkQueue[T], *, stage: str
+    ) -> Iterator[tuple[T, R | Exception]]:
+        """See `Executor`; tasks are named ``<stage>-<number>-<run>``, one group a stage on the dashboard.
+
+        Raises
+        ------
+        ClusterError
+            If the scheduler is lost, no worker is left or comes in time, or none of them may get tasks.
+        """
+        run, numbers = uuid.uuid4().hex[:8], itertools.count()
+        window = int(config.get("window"))
+        items: dict[Future, T] = {}
+        running = as_completed(loop=self.client.loop, with_results=True, raise_errors=False)
+        watchdog = Watchdog(self.client, self.hopeless)
+        try:
+            while True:
+                for item in queue.take(max(0, window * self.slots - len(items))):
+                    future = self.client.submit(
+                        run_task, function, item, versions(), key=f"{stage}-{next(numbers):06d}-{run}",
+                        pure=False, retries=int(config.get("retries")), workers=self._allowed(),
+                    )  # fmt: skip
+                    items[future] = item
+                    running.add(future)
+                    watchdog.began(future)
+                if not items:
+                    return
+                for future, result in _finished(running, watchdog):
+                    if future not in items:  # given up by the watchdog, and came to an end after all
+                        continue
+                    if future.status in ("lost", "pending"):  # its worker died; it is computed again
+                        running.add(future)
+                        continue
+                    item = items.pop(future)
+                    watchdog.ended(future)
+                    outcome = _outcome(future, result)
+                    if isinstance(outcome, Exception) and (
+                        self._refuse_strangers() or isinstance(outcome, OtherVersion)
+                    ):
+                        queue.put(item)
+                    else:
+                        yield item, outcome
+        except (CommClosedError, ConnectionError, TimeoutError) as error:
+            raise _lost(f"the connection to the Dask scheduler was lost ({type(error).__name__})") from error
+        finally:
+            if items:
+                with contextlib.suppress(OSError, TimeoutError):
+                    self.client.cancel(list(items), force=True)
+
+    def provide(self, bundle: bytes, digest: str) -> None:
+        """See `Executor`."""
+        self.client.register_plugin(ModelPlugin(bundle, digest))
+
+    def avoid(self, worker: str, why: str) -> None:
+        """See `Executor`; said once. The last worker that is left is never avoided."""
+        others = self.client.nthreads().keys() - self._avoided.keys() - {worker}
+        if worker and worker not in self._avoided and others:
+            self._avoided[worker] = why
+            log.warning("warning: the worker %s %s: it gets no further tasks", worker, why)
+
+    def _allowed(self) -> list[str] | None:
+        """Addresses of the workers that may get tasks; None for all."""
+        if not self._avoided:
+            return None
+        there = self.client.nthreads()
+        allowed = [worker for worker in there if worker not in self._avoided]
+        if there and not allowed:
+            why = "; ".join(f"{worker} {self._avoided[worker]}" for worker in there)
+            raise ClusterError(
+                f"no worker is left that can do this: {why}",
+                expected="workers that see the same files and have the same versions as this process",
+                consequence="What was finished is kept",
+                remedy="mend the workers and run the same command again: it resumes",
+            )
+        return allowed
+
+    def _strangers(self) -> dict[str, str]:
+        """Versions of workers that differ from those of this process, by address, in words."""
+        found = self.client.run(read_versions, on_error="return")
+        return {
+            worker: what
+            for worker, there in found.items()
+            if not isinstance(there, OSError)  # a worker that is just dying
+            and (what := str(there) if isinstance(there, Exception) else difference(there, versions()))
+        }
+
+    def _refuse_strangers(self) -> bool:
+        """Give no task to workers of another version that have joined since; whether there are new ones."""
+        fresh = {worker: what for worker, what in self._strangers().items() if worker not in self._avoided}
+        for worker, what in fresh.items():
+            self.avoid(worker, f"has {what}")
+            self._avoided[worker] = f"has {what}"  # also the last one
+        return bool(fresh)
+
+
+class OtherVersion(Exception):
+    """A worker has other versions than the client: what it would compute is not asked for."""
+
+
+def run_task(
+    function: Callable[[T], R], item: T, expected: Mapping[str, str]
+) -> R | AqdaskError | OtherVersion:
+    """Run a task on a worker of the same versions as the client.
+
+    An error of the place comes back as a value, neither retried nor logged.
+    """
+    if different := difference(versions(), expected):
+        return OtherVersion(different)
+    try:
+        return function(item)
+    except AqdaskError as error:
+        return error
+
+
+def _finished(running: as_completed, watchdog: Watchdog) -> list[tuple[Future, Any]]:
+    """Wait for tasks to finish, with their results, or to be given up by the watchdog."""
+    while True:
+        found = running.next_batch(block=False)
+        if found:
+            return found
+        given_up = watchdog.look()
+        if given_up:
+            return given_up
+        with running.thread_condition:
+            running.thread_condition.wait(timeout=0.1)
+
+
+def _outcome(future: Future, result: Any) -> Any:
+    """A task's result or the exception it raised; a task that the scheduler lost ends the run."""
+    if isinstance(result, FrameTimeout):
+        return result
+    if future.status == "error":
+        return result[1]
+    if future.status == "finished":
+        return result
+    raise _lost("the Dask scheduler dropped the tasks of this run (it was closed, restarted or lost)")
+
+
+def _lost(what: str) -> ClusterError:
+    return ClusterError(
+        what,
+        expected="a scheduler that lives as long as the run",
+        consequence="What was finished is kept",
+        remedy="start the cluster again and run the same command: it resumes",
+    )
+
+
+def _other_versions(strangers: Mapping[str, str]) -> ClusterError:
+    named = [f"{worker} has {what}" for worker, what in sorted(strangers.items())]
+    more = f" and {len(named) - 5} more workers" if len(named) > 5 else ""
+    return ClusterError(
+        f"workers with other versions than this process: {'; '.join(named[:5])}{more}",
+        expected="the same aqdask, numpy and torch everywhere, so that all maps of an archive mean the same",
+        consequence="Nothing was done",
+        remedy="install the same versions in the workers' environment and start them again",
+    )

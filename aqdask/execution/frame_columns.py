@@ -1,0 +1,153 @@
+"""The small arrays of an archive: are they what the ledger says, and making them so again.
+
+Coordinates of the frames, frame-level values, the bounds of patches and the model belong to all frames; the
+client reads and writes them, a chunk of rows at a time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import zarr
+
+from aqdask.execution import planning
+from aqdask.execution.executors import Executor
+from aqdask.execution.open_archive import OpenArchive
+from aqdask.execution.registration import probe
+from aqdask.execution.reporter import Reporter
+from aqdask.store import layout
+from aqdask.store.frame_store import COORDINATES, Coordinates, FrameStore, coordinates_of, row_checksum
+from aqdask.store.ledger import DONE, Entry
+from aqdask.store.quality_store import QualitySpec, QualityStore, bounds
+from aqdask.text import printable
+
+Damage = tuple[str, str, str]  # frame id, where, what
+ALL = "(all frames)"
+COORDINATES_OF_FRAMES = "frames (coordinates)"
+
+
+def check_coordinates(frames: FrameStore, rows: Sequence[Entry]) -> list[Damage]:
+    """Frames whose coordinates do not decode or are not what was registered."""
+    damage = []
+    for part in planning.slices(rows, layout.ROWS_PER_CHUNK):
+        columns, lost = _columns(frames, part)
+        for entry, row in zip(part, _rows(columns, len(part)), strict=True):
+            if lost:
+                damage.append(
+                    (entry.frame_id, COORDINATES_OF_FRAMES, f"cannot be decoded: {', '.join(lost)}")
+                )
+            elif entry.card and row_checksum(row) != entry.card:
+                damage.append((entry.frame_id, COORDINATES_OF_FRAMES, "not what was registered"))
+    return damage
+
+
+def repair_coordinates(
+    archive: OpenArchive, damaged: set[str], executor: Executor, reporter: Reporter
+) -> None:
+    """Write the coordinates of chunks with damaged rows anew, from the headers of their sources.
+
+    Where a source is gone or has another header by now, what still decodes is kept, and the rest is what the
+    ledger knows.
+    """
+    rows = archive.ledger.rows()
+    for part in planning.slices(rows, layout.ROWS_PER_CHUNK):
+        if not any(entry.frame_id in damaged for entry in part):
+            continue
+        columns, lost = _columns(archive.frames, part)
+        found = probe(sorted({entry.path for entry in part}), archive.spec.read, executor, reporter)
+        fresh = []
+        for entry, row in zip(part, _rows(columns, len(part)), strict=True):
+            infos = found[entry.path]
+            known = [info for info in infos if info.hdu == entry.hdu] if isinstance(infos, tuple) else []
+            new = coordinates_of(entry.frame_id, entry.path, known[0]) if known else None
+            if new and entry.state == DONE and entry.card and row_checksum(new) != entry.card:
+                new = None
+            fresh.append(new or (printable(entry.frame_id), printable(entry.path), entry.hdu, *row[3:]))
+        for name in lost:
+            _delete_chunk(archive.frames.group, name, part[0].row)
+        archive.frames.write_columns(part[0].row, fresh)
+
+
+def check_quality(store: QualityStore, made: QualitySpec, rows: Sequence[Entry]) -> list[Damage]:
+    """What is wrong with the frame-level values, the patch bounds and the model of a quality group."""
+    name = made.name
+    damage: list[Damage] = []
+    for variable in made.variables:
+        if not variable.per_frame:
+            continue
+        values = _read(store.group, variable.name)
+        if values is None or len(values) != len(rows):
+            damage.append((ALL, f"{name} (values)", f"cannot be decoded: {variable.name}"))
+            continue
+        wanted = _ledger_values(name, variable.name, rows, values.dtype, variable.fill)
+        damage += [
+            (entry.frame_id, f"{name} (values)", f"{variable.name} is {found}, the ledger says {expected}")
+            for entry, found, expected in zip(rows, values, wanted, strict=True)
+            if found != expected and not (np.isnan(found) and np.isnan(expected))
+        ]
+    for axis in (0, 1):
+        for edge, expected in bounds(made.grid, axis).items():
+            values = _read(store.group, edge)
+            if values is None or not np.array_equal(values, expected):
+                damage.append((ALL, f"{name} (fixed)", f"{edge} is not the bounds of the patches"))
+    bundle = _read(store.group, "bundle")
+    digest = "" if bundle is None else hashlib.sha256(bundle.tobytes()).hexdigest()
+    if digest != made.attributes["model_sha256"]:
+        remedy = "aqdask score with the model file writes it again"
+        damage.append((ALL, f"{name} (bundle)", f"the stored model is damaged; {remedy}"))
+    return damage
+
+
+def repair_quality(
+    store: QualityStore, made: QualitySpec, rows: Sequence[Entry], found: Sequence[Damage]
+) -> None:
+    """Write frame-level values from the ledger, and the bounds of the patches, where they are damaged."""
+    places = {where for _, where, _ in found}
+    if f"{made.name} (values)" in places:
+        for variable in made.variables:
+            if variable.per_frame:
+                array: zarr.Array = store.group[variable.name]  # type: ignore[assignment]
+                for start in range(0, len(rows), layout.ROWS_PER_CHUNK):
+                    _delete_chunk(store.group, variable.name, start)
+                array[:] = _ledger_values(made.name, variable.name, rows, array.dtype, variable.fill)
+    if f"{made.name} (fixed)" in places:
+        store.write_bounds(made.grid)
+
+
+def _columns(frames: FrameStore, part: Sequence[Entry]) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Coordinates of consecutive rows by name, and which of them do not decode (given as fill values)."""
+    at = slice(part[0].row, part[-1].row + 1)
+    columns, lost = {}, []
+    for name, (kind, fill, _) in COORDINATES.items():
+        values = _read(frames.group, name, at)
+        if values is None or len(values) != len(part):
+            lost.append(name)
+            values = np.full(len(part), fill, dtype=object if kind is str else kind)
+        columns[name] = values
+    return columns, lost
+
+
+def _rows(columns: dict[str, np.ndarray], count: int) -> Iterator[Coordinates]:
+    return (tuple(columns[name][position] for name in COORDINATES) for position in range(count))
+
+
+def _ledger_values(name: str, variable: str, rows: Sequence[Entry], dtype: Any, fill: float) -> np.ndarray:
+    """A frame-level variable as the ledger has it, the fill value where a frame has none."""
+    scores = (entry.scores.get(name) for entry in rows)
+    return np.array([s.values.get(variable, fill) if s else fill for s in scores]).astype(dtype)
+
+
+def _read(group: zarr.Group, name: str, at: slice = slice(None)) -> np.ndarray | None:
+    """Part of a 1-D array; None where it does not decode."""
+    try:
+        return np.asarray(group[name][at])  # type: ignore[index]
+    except layout.UNREADABLE:
+        return None
+
+
+def _delete_chunk(group: zarr.Group, name: str, row: int) -> None:
+    """Remove the chunk that begins at ``row``: a damaged one cannot be written over."""
+    layout.delete_shard(group[name], (row // layout.ROWS_PER_CHUNK,))  # type: ignore[arg-type]

@@ -1,0 +1,275 @@
+"""From sources to an archive: choose or make it, fix the manifest, let the workers take frames in."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from aqdask.errors import FrameError, UsageError, place_failed
+from aqdask.execution import planning
+from aqdask.execution.executors import Executor
+from aqdask.execution.open_archive import writing
+from aqdask.execution.pipeline import Summary, process
+from aqdask.execution.registration import PAGE, Found, probe, register
+from aqdask.execution.reporter import Reporter
+from aqdask.io import reader
+from aqdask.io.sources import scan
+from aqdask.methods.bundle import Bundle
+from aqdask.specs import ArchiveSpec, FrameInfo, ReadSpec, Source
+from aqdask.store import layout
+from aqdask.store.frame_store import FrameStore
+from aqdask.store.ledger import Ledger, open_ledger
+from aqdask.version import __version__
+
+READ = ("hdu", "mask_hdu", "mask_files", "bad_pixel_map", "keywords")  # fields of ReadSpec that are options
+
+
+@dataclass(frozen=True)
+class IngestOptions:
+    """What the user asked of an ingest; None = as the archive has it, or the default for a new one."""
+
+    chunk: int | None = None
+    codec: str | None = None
+    frames_per_shard: int | None = None
+    pixels: bool | None = None
+    hdu: str | None = None
+    mask_hdu: str | None = None
+    mask_files: str | None = None
+    bad_pixel_map: str | None = None
+    keywords: tuple[tuple[str, str], ...] | None = None
+    by_shape: bool = False
+    rehash: bool = False
+    retry: bool = False
+    forget: bool = False
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any]) -> IngestOptions:
+        """Options by name; `UsageError` for a name that is none."""
+        known = [field.name for field in fields(cls)]
+        for name in given:
+            if name not in known:
+                raise UsageError(
+                    f"the option {name!r}",
+                    expected=f"one of {', '.join(known)}",
+                    consequence="Nothing was taken in",
+                    remedy="check its spelling",
+                )
+        return cls(**given)
+
+    def read(self) -> ReadSpec:
+        """How a new archive takes frames out of files."""
+        return replace(ReadSpec(), **self._given(READ))
+
+    def spec(self, shape: tuple[int, int], dtype: str, frames: int) -> ArchiveSpec:
+        """A new archive for about ``frames`` frames."""
+        default = ArchiveSpec(
+            shape, dtype, frames_per_shard=planning.frames_per_shard(frames), read=self.read()
+        )
+        return replace(default, **self._given(("chunk", "codec", "frames_per_shard", "pixels")))
+
+    def check(self, spec: ArchiveSpec, path: str) -> None:
+        """Raise `UsageError` if an option contradicts what the archive was made with."""
+        for name, value in self._given(("chunk", "codec", "frames_per_shard", "pixels")).items():
+            _agree(name, value, getattr(spec, name), path)
+        for name, value in self._given(READ).items():
+            _agree(name, value, getattr(spec.read, name), path)
+
+    def _given(self, names: Sequence[str]) -> dict:
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
+
+
+def ingest(
+    sources: Sequence[str | os.PathLike[str]],
+    path: str | os.PathLike[str],
+    executor: Executor,
+    reporter: Reporter,
+    options: IngestOptions = IngestOptions(),
+    bundle: Bundle | None = None,
+    *,
+    strict: bool = False,
+) -> list[Summary]:
+    """Take every frame of ``sources`` into the archive at ``path``; with ``bundle``, score in the same pass.
+
+    With ``strict``, an archive with frames that ``bundle`` is not calibrated for ends the run. Returns one
+    summary, or with ``by_shape`` one for each archive. Errors: see `aqdask.ingest`.
+    """
+    _check_map(options.bad_pixel_map)
+    listing = scan([str(source) for source in sources])
+    scanned = listing.sources
+    if not scanned:
+        raise UsageError(
+            "no sources were given",
+            expected="files, folders, globs or @lists with FITS files",
+            consequence="Nothing was taken in",
+            remedy="name at least one",
+        )
+    reporter.say(f"{len(scanned)} sources")
+    if listing.left_out:
+        reporter.say(f"note: {listing.note()}")
+    if options.by_shape:
+        archives = _by_shape(scanned, Path(path), executor, reporter, options)
+    elif layout.is_archive(path):
+        options.check(layout.read_spec(layout.open_root(path)), str(path))
+        archives = {str(path): None}
+    else:
+        archives = _create(scanned, path, executor, reporter, options)
+    summaries = []
+    for place, probed in archives.items():
+        with writing(place) as archive:
+            mine = scanned
+            if options.by_shape and probed is not None:
+                belong = {entry.path for entry in archive.ledger.entries.values()} | probed.keys()
+                mine = [source for source in scanned if source.path in belong]
+            if options.forget:
+                mine = [*mine, *_gone(archive.ledger, sources, mine)]
+            register(
+                archive, mine, executor, reporter, retry=options.retry, rehash=options.rehash,
+                forget=options.forget, probed=probed,
+            )  # fmt: skip
+            summaries.append(
+                process(
+                    archive,
+                    executor,
+                    reporter,
+                    ingest=True,
+                    bundle=bundle,
+                    retry=options.retry,
+                    strict=strict,
+                )
+            )
+            summaries[-1].left_out = dict(listing.left_out)
+    return summaries
+
+
+def _gone(
+    ledger: Ledger, sources: Sequence[str | os.PathLike[str]], scanned: Sequence[Source]
+) -> list[Source]:
+    """Known sources below the folders that were named, of which a scan finds nothing any more."""
+    folders = [os.path.abspath(os.path.expanduser(os.fspath(source))) for source in sources]
+    found = {source.path for source in scanned}
+    gone = {}
+    for entry in ledger.entries.values():
+        root = next((f for f in folders if entry.path.startswith(f.rstrip("/") + "/")), None)
+        if root and entry.path not in found:
+            gone[entry.path] = Source(entry.path, root, os.path.relpath(entry.path, root), -1, 0)
+    return list(gone.values())
+
+
+def _create(
+    scanned: Sequence[Source],
+    path: str | os.PathLike[str],
+    executor: Executor,
+    reporter: Reporter,
+    options: IngestOptions,
+) -> dict[str, Mapping[str, Found] | None]:
+    """Make the archive for the commonest kind of frame in the first page that has any."""
+    if Path(path).is_file():
+        layout.open_root(path)  # raises: not an archive
+    reporter.start("look", len(scanned), "sources")
+    for page in planning.slices(scanned, PAGE):
+        found = probe([source.path for source in page], options.read(), executor, reporter)
+        kinds = Counter((info.shape, info.dtype) for infos in _frames(found) for info in infos)
+        if kinds:
+            shape, dtype = commonest(kinds)
+            _make(path, options.spec(shape, dtype, len(scanned)))
+            reporter.finish()
+            return {str(path): found}
+    reporter.finish()
+    reasons = Counter(str(reason) for reason in found.values() if isinstance(reason, FrameError))
+    raise UsageError(
+        f"none of the {len(scanned)} sources holds a 2-D image (most often: {reasons.most_common(1)[0][0]})",
+        expected="FITS files with an image of two axes",
+        consequence="No archive was made",
+        remedy="check the sources, or name the HDU with --hdu",
+    )
+
+
+def _by_shape(
+    scanned: Sequence[Source], path: Path, executor: Executor, reporter: Reporter, options: IngestOptions
+) -> dict[str, Mapping[str, Found] | None]:
+    """One archive for each shape and type, ``NAME-1023x1536-uint16.zarr``, and which sources go to which.
+
+    New sources without any frame go to the archive with the most frames; known ones stay where they are.
+    """
+    archives: dict[str, Mapping[str, Found] | None] = {}
+    sizes: dict[str, int] = {}
+    known: set[tuple[str, int, int]] = set()
+    for place in sorted(path.parent.glob(f"{path.stem}-*x*-*{path.suffix}")):
+        if layout.is_archive(place):
+            archives[str(place)] = {}
+            entries = open_ledger(layout.open_root(place)).entries.values()
+            known |= {(entry.path, entry.size, entry.mtime_ns) for entry in entries}
+            sizes[str(place)] = sum(entry.row >= 0 for entry in entries)
+    new = [s.path for s in scanned if (s.path, s.size, s.mtime_ns) not in known or options.retry]
+    reporter.start("look", len(new), "sources")
+    found = probe(new, options.read(), executor, reporter)
+    reporter.finish()
+    paths = {path for path, _, _ in known}
+    bad = {name: why for name, why in found.items() if isinstance(why, FrameError) and name not in paths}
+    kinds = Counter((info.shape, info.dtype) for infos in _frames(found) for info in infos)
+    if not kinds and not archives:
+        return _create(scanned, path, executor, reporter, options)
+    if not kinds:
+        return archives | {max(sizes, key=lambda place: sizes[place]): bad}
+    most = commonest(kinds)
+    for kind in sorted(kinds, key=lambda k: (k != most, k)):
+        share: dict[str, Found] = dict(bad) if kind == most else {}
+        for source_path, frames in found.items():
+            if isinstance(frames, FrameError):
+                continue
+            if fitting := tuple(info for info in frames if (info.shape, info.dtype) == kind):
+                share[source_path] = fitting
+        (height, width), dtype = kind
+        place = path.with_name(f"{path.stem}-{height}x{width}-{dtype}{path.suffix or '.zarr'}")
+        spec = options.spec(kind[0], dtype, kinds[kind])
+        if layout.is_archive(place):
+            options.check(layout.read_spec(layout.open_root(place)), str(place))
+        else:
+            _make(place, spec)
+        archives[str(place)] = share
+    return archives
+
+
+def _check_map(path: str | None) -> None:
+    """A bad-pixel map that cannot be read would put every frame into quarantine: refuse it first."""
+    if path:
+        try:
+            reader.probe(path, ReadSpec())
+        except FrameError as error:
+            raise UsageError(
+                f"the bad-pixel map {path} cannot be used: {error}",
+                expected="a FITS image of the frames' shape, non-zero = bad",
+                consequence="Nothing was done",
+                remedy="check --bad-pixel-map",
+            ) from error
+
+
+def _make(path: str | os.PathLike[str], spec: ArchiveSpec) -> None:
+    try:
+        FrameStore.create(layout.create(path, spec, created_by=f"aqdask {__version__}"))
+    except OSError as error:
+        raise place_failed(path, error) from error
+
+
+def commonest(kinds: Counter[tuple[tuple[int, int], str]]) -> tuple[tuple[int, int], str]:
+    """The shape and type that most frames have; of equals the one with more pixels."""
+    return max(kinds, key=lambda kind: (kinds[kind], kind[0][0] * kind[0][1], kind))
+
+
+def _frames(found: Mapping[str, Found]) -> Iterator[tuple[FrameInfo, ...]]:
+    return (frames for frames in found.values() if isinstance(frames, tuple))
+
+
+def _agree(name: str, asked: object, stored: object, path: str) -> None:
+    if asked != stored:
+        option = "--no-pixels" if name == "pixels" else "--" + name.replace("_", "-")
+        raise UsageError(
+            f"{option} asks for {asked!r}, but {path} was made with {stored!r}",
+            expected="the same setting for every frame of an archive",
+            consequence="Nothing was changed",
+            remedy="leave the option out, or make another archive",
+        )

@@ -1,0 +1,91 @@
+"""An archive held by this process for writing."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import zarr
+
+from aqdask.execution import quality_groups
+from aqdask.specs import ArchiveSpec
+from aqdask.store import layout
+from aqdask.store.frame_store import FrameStore
+from aqdask.store.ledger import Ledger, open_ledger
+from aqdask.store.quality_store import QualityStore
+from aqdask.version import __version__
+
+
+@dataclass
+class OpenArchive:
+    """An archive held by this process for writing."""
+
+    path: str
+    root: zarr.Group
+    spec: ArchiveSpec
+    ledger: Ledger
+    frames: FrameStore
+
+
+@contextlib.contextmanager
+def writing(path: str | os.PathLike[str], *, repairing: bool = False) -> Iterator[OpenArchive]:
+    """Hold an archive for writing: its lock, its ledger; consolidated metadata last, when all went well.
+
+    Raises
+    ------
+    ArchiveError
+        If another process holds it, the place cannot be written, or (unless ``repairing``) an array or a
+        record of it is lost.
+    """
+    root = layout.open_root(path, writable=True)
+    with layout.sole_writer(path):
+        with layout.storing(path):
+            archive = _opened(path, root)
+            if not repairing:
+                _refuse_damage(archive)
+        try:
+            yield archive
+        finally:
+            with layout.storing(path):
+                archive.ledger.flush()
+        with layout.storing(path):
+            archive.ledger.close()
+            layout.consolidate(path, root)
+
+
+def _opened(path: str | os.PathLike[str], root: zarr.Group) -> OpenArchive:
+    """An archive ready to be written: what a kill left half made is completed, an older layout raised."""
+    layout.complete(root)
+    layout.sweep_partials(path)
+    ledger, frames = open_ledger(root, damaged=True), FrameStore.at(root)
+    if not ledger.damage:
+        ledger.mend_metadata()
+        if not ledger.row_count and not frames.stored_beyond(0):
+            frames.mend(0)
+        if layout.version_of(root) < layout.LAYOUT_VERSION:
+            _raise_layout(root, ledger)
+    return OpenArchive(str(Path(path).absolute()), root, frames.spec, ledger, frames)
+
+
+def _raise_layout(root: zarr.Group, ledger: Ledger) -> None:
+    """Bring an archive of an older layout to this one; the version is written last."""
+    for name, made in quality_groups.known(root, ledger).items():
+        QualityStore(layout.group(root, f"quality/{name}")).write_attributes(made)
+        if name not in ledger.qualities:
+            ledger.append([made.record()])
+    ledger.compact()
+    made_by = f"{root.attrs['created_by']}, raised to layout {layout.LAYOUT_VERSION} by aqdask {__version__}"
+    root.attrs.update({"created_by": made_by, "layout_version": layout.LAYOUT_VERSION})
+
+
+def _refuse_damage(archive: OpenArchive) -> None:
+    lost = {text: f"its ledger has lost records ({text})" for text in archive.ledger.damage}
+    problems = lost | archive.frames.problems(archive.ledger.row_count, thorough=False)
+    if not problems and (beyond := archive.frames.stored_beyond(archive.ledger.row_count)):
+        what = f"{len(beyond)} rows from {beyond[0]} on hold pixels of which its ledger knows nothing"
+        problems = {"ledger": what}
+    if problems:
+        raise layout.damaged(archive.path, problems)

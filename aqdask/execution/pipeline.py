@@ -1,0 +1,336 @@
+"""A run over one archive: batches out, records in, the ledger kept by the one writing client."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import NoReturn, TypeVar
+
+from aqdask.errors import AqdaskError, ClusterError, FrameTimeout, ModelError
+from aqdask.execution import config, coverage, planning, quality_groups
+from aqdask.execution.executors import Executor, WorkQueue
+from aqdask.execution.open_archive import OpenArchive
+from aqdask.execution.planning import Batch, FrameTask
+from aqdask.execution.quality_groups import group_name
+from aqdask.execution.recorder import Recorder
+from aqdask.execution.reporter import Reporter
+from aqdask.execution.tasks import FrameJob
+from aqdask.io import reader
+from aqdask.methods.bundle import Bundle
+from aqdask.specs import MIN_VALID
+from aqdask.store import layout, quality_store
+from aqdask.store.ledger import DONE, PENDING, QUARANTINED, Ledger, Record
+from aqdask.store.quality_store import QualitySpec, QualityStore
+from aqdask.text import printable
+
+T = TypeVar("T")
+R = TypeVar("R")
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Summary:
+    """How an archive stands after a run.
+
+    ``problems`` are ``(frame_id, reason)`` of everything quarantined, in pixels or in a score; ``waiting`` of
+    what is pending, where a reason is known; ``kept`` of stored frames whose sources could not be read again.
+    ``left_out`` counts, by suffix, the files that an ingest found and did not take
+    (`aqdask.io.sources.Scan`).
+    """
+
+    archive: str
+    done: int = 0
+    quarantined: int = 0
+    pending: int = 0
+    worked: int = 0
+    problems: list[tuple[str, str]] = field(default_factory=list)
+    waiting: list[tuple[str, str]] = field(default_factory=list)
+    kept: list[tuple[str, str]] = field(default_factory=list)
+    left_out: dict[str, int] = field(default_factory=dict)
+
+    def blame(self, problems: Sequence[tuple[str, str]]) -> None:
+        """Count frames that were done as quarantined after all."""
+        self.problems = sorted([*self.problems, *problems])
+        self.done -= len(problems)
+        self.quarantined += len(problems)
+
+
+def process(
+    archive: OpenArchive,
+    executor: Executor,
+    reporter: Reporter,
+    *,
+    ingest: bool,
+    bundle: Bundle | None = None,
+    redo: frozenset[int] = frozenset(),
+    retry: bool = False,
+    strict: bool = False,
+) -> Summary:
+    """Bring every frame of ``archive`` as far as asked: taken in, scored with ``bundle``, or both.
+
+    Each source is read once. Frames that are finished are not touched, except the rows of ``redo`` and, with
+    ``retry``, frames whose score is quarantined. Cameras and filters that ``bundle`` is not calibrated
+    for are told and recorded, scored now or before; with ``strict``, `UsageError` is raised before anything
+    is done.
+    """
+    rows = archive.ledger.rows()
+    name = group_name(bundle) if bundle else ""
+    if retry:
+        redo |= {
+            entry.row for entry in rows if entry.state == DONE and entry.standing(name)[0] == QUARANTINED
+        }
+    quality, is_mended = None, False
+    if bundle:
+        about = planning.with_score(rows, name, ingest=ingest, redo=redo)
+        found = coverage.uncalibrated_rows(bundle, archive.frames, about)
+        coverage.warn(bundle, found, reporter, strict=strict)
+        quality, is_mended = open_quality_group(archive, bundle)
+        _record_uncalibrated(archive, bundle, quality, (DONE, PENDING) if ingest else (DONE,))
+        per_shard = quality.frames_per_shard
+        todo = list(planning.score_batches(rows, name, per_shard, ingest=ingest, redo=redo, check=is_mended))
+        executor.provide(bundle.contents, bundle.digest)
+    else:
+        todo = list(planning.ingest_batches(rows))
+    worked = _work(archive, executor, reporter, todo, quality, name, bundle.digest if bundle else "")
+    if bundle and quality:
+        _record_uncalibrated(archive, bundle, quality, (DONE,))
+    for other in quality_store.names(archive.root):
+        if ingest and other != name and not QualityStore.open(archive.path, other).lost():
+            clear_stale(archive, executor, other)
+    return summarise(archive.path, archive.ledger, name, worked=worked)
+
+
+def _work(
+    archive: OpenArchive,
+    executor: Executor,
+    reporter: Reporter,
+    todo: list[Batch],
+    quality: QualityStore | None,
+    name: str,
+    model: str,
+) -> int:
+    """Run batches and keep what comes back; the number of frames that came to an end."""
+    tasks = [task for batch in todo for task in batch.frames if not task.is_kept]
+    if tasks:
+        rows, variables = len(archive.ledger.rows()), len(quality.variables) if quality else 0
+        per_shard = quality.frames_per_shard if quality else 1
+        number = planning.objects(rows, per_shard, pixels=archive.spec.pixels, variables=variables)
+        reporter.say(f"{archive.path}: {rows} frames, about {number} stored objects")
+    is_ingest = any(task.ingest for task in tasks)
+    stage = "ingest" if not name else "run" if is_ingest else "score"
+    reporter.start(stage, len(tasks))
+    job = FrameJob(archive.path, archive.spec.read, name, model)
+    # others are done only where their maps turn out to be damaged
+    counted = {task.frame_id for task in tasks}
+    records = Recorder(archive, quality)
+    for answers in run_batches(executor, job, todo, stage=stage):
+        finished = records.keep(answers)
+        known = finished.keys() & counted
+        reporter.advance(len(known), sum(finished[name] == QUARANTINED for name in known))
+    missed = records.conclude()
+    reporter.advance(len(missed), 0)
+    reporter.finish()
+    records.tell(reporter)
+    return len(records.worked)
+
+
+def _record_uncalibrated(
+    archive: OpenArchive, bundle: Bundle, quality: QualityStore, states: tuple[str, ...]
+) -> None:
+    """Record what is not calibrated among all frames in one of ``states``, scored now or before."""
+    rows = [entry.row for entry in archive.ledger.rows() if entry.state in states]
+    coverage.record(quality.group, coverage.uncalibrated_rows(bundle, archive.frames, rows))
+
+
+def clear_stale(archive: OpenArchive, executor: Executor, name: str) -> None:
+    """Turn maps of frames that were scored once and have since been given up into no data."""
+    quality = QualityStore.open(archive.path, name, writable=True)
+    batches = list(planning.clear_batches(archive.ledger.rows(), name, quality.frames_per_shard))
+    job = FrameJob(archive.path, archive.spec.read, name)
+    recorder = Recorder(archive, quality)
+    for records in run_batches(executor, job, batches, stage="clear"):
+        recorder.keep(records)
+
+
+def run_batches(
+    executor: Executor, job: FrameJob, batches: Iterable[Batch], *, stage: str
+) -> Iterator[list[Record]]:
+    """Run batches and yield their records; what fails again and again is halved down to one frame.
+
+    Batches of one quality shard are never on the way together: a batch's ``rest`` follows when it is done.
+    Frames whose source a worker could not reach, while this process can, are given to another.
+
+    Raises
+    ------
+    AqdaskError
+        About the place, not about a frame: the disk, the archive, the model, the cluster.
+    """
+    queue = WorkQueue(batches)
+    tries: Counter[str] = Counter()
+    for batch, result in executor.run(job, queue, stage=stage):
+        again: tuple[Batch, ...] = ()
+        if isinstance(result, (AqdaskError, ImportError)):
+            raise result if isinstance(result, AqdaskError) else _cannot_import(result)
+        if isinstance(result, Exception):
+            log.debug("batch %d failed", batch.number, exc_info=result)
+            blamed, again = _blamed(batch, job, result)
+        else:
+            blamed, elsewhere = _unreachable_there_only(executor, batch, result, tries)
+            again = (batch.only(elsewhere),) if elsewhere else ()
+        if blamed:
+            yield blamed
+        waiting = (*again, *batch.rest)
+        if waiting:
+            queue.put(planning.chain(waiting[0], waiting[1:]))
+
+
+def _blamed(batch: Batch, job: FrameJob, error: Exception) -> tuple[list[Record], tuple[Batch, ...]]:
+    """Records of the frame whose task failed, where it is known which, and the batches to be tried again."""
+    if isinstance(error, FrameTimeout) and len(batch.frames) > 1:
+        guilty = [task for task in batch.frames if task.frame_id == error.subject]
+        others = [task for task in batch.frames if task.frame_id != error.subject]
+        if guilty:
+            return [_blame(guilty[0], job, error)], (batch.only(others),)
+    if len(batch.frames) > 1:
+        return [], batch.split()
+    return [_blame(batch.frames[0], job, error)], ()
+
+
+def _blame(task: FrameTask, job: FrameJob, error: Exception) -> Record:
+    """The record of a single frame whose task failed in a way that no file should cause."""
+    reason = blame(error)
+    record: Record = {"frame_id": task.frame_id, "state": QUARANTINED, "reason": reason}
+    if task.ingest and task.crc32c:
+        return {"event": "kept", "frame_id": task.frame_id, "reason": reason}
+    if task.ingest:
+        return {**record, "event": "ingest"}
+    return {**record, "event": "score", "quality": job.quality, "row": task.row}
+
+
+def blame(error: Exception) -> str:
+    """The reason of a frame or source whose task failed in a way that no file should cause."""
+    what = printable(" ".join(str(error).split())[:200])
+    if isinstance(error, FrameTimeout):
+        return f"the work on it did not end: {what}"
+    return f"the task failed on this frame ({type(error).__name__}: {what})"
+
+
+def _unreachable_there_only(
+    executor: Executor, batch: Batch, records: list[Record], tries: Counter[str]
+) -> tuple[list[Record], list[FrameTask]]:
+    """Part records into those that stand and frames to be tried elsewhere, since their source is there."""
+    named = {record["frame_id"]: record for record in records if record["event"] == "unreachable"}
+    again = []
+    for task in batch.frames:
+        record = named.get(task.frame_id)
+        if record is None or not reader.is_reachable(task.path):
+            continue
+        record["is_about_path"] = False  # the place is the matter, not the path
+        if tries[task.frame_id] < int(config.get("retries")):
+            tries[task.frame_id] += 1
+            again.append(task)
+            executor.avoid(record["worker"], f"cannot read {printable(task.path)}, which is there")
+    ids = {task.frame_id for task in again}
+    return [record for record in records if record["frame_id"] not in ids], again
+
+
+def _cannot_import(error: ImportError) -> ClusterError:
+    return ClusterError(
+        f"a worker cannot run the task: {error}",
+        expected="the same aqdask, with what it needs, on every worker",
+        consequence="No frame was blamed for it",
+        remedy="install aqdask in the workers' environment",
+    )
+
+
+def raised(thing: object, error: Exception) -> NoReturn:
+    """Let the error on one thing end the run: for `collect`, where every thing is needed."""
+    raise error
+
+
+def collect(
+    executor: Executor,
+    function: Callable[[Sequence[T]], list[R]],
+    items: Iterable[Sequence[T]],
+    *,
+    stage: str,
+    failed: Callable[[T, Exception], R],
+) -> Iterator[tuple[Sequence[T], list[R]]]:
+    """Run a function over lists of things (paths, rows), yield ``(list, answers)``.
+
+    A list on which it fails is halved, down to the one thing that it fails on; ``failed`` gives the answer
+    for that. An `AqdaskError` ends the run, and so does a worker that cannot import the function.
+    """
+    queue = WorkQueue(items)
+    for part, result in executor.run(function, queue, stage=stage):
+        if isinstance(result, (AqdaskError, ImportError)):
+            raise result if isinstance(result, AqdaskError) else _cannot_import(result)
+        if not isinstance(result, Exception):
+            yield part, result
+            continue
+        log.debug("a part of %s failed", stage, exc_info=result)
+        if len(part) == 1:
+            yield part, [failed(part[0], result)]
+            continue
+        guilty = [n for n, thing in enumerate(part) if str(thing) == getattr(result, "subject", None)]
+        middle = guilty[0] if guilty else len(part) // 2
+        if guilty:
+            yield part[middle : middle + 1], [failed(part[middle], result)]
+        for rest in (part[:middle], part[middle + bool(guilty) :]):
+            if rest:
+                queue.put(rest)
+
+
+def open_quality_group(archive: OpenArchive, bundle: Bundle) -> tuple[QualityStore, bool]:
+    """The quality group of ``bundle`` with room for every row, and whether a part of it had to be made.
+
+    What it must hold is written to the ledger first. A group that is there keeps what is stored in it, and a
+    lost part of it is made anew.
+    """
+    check_patch(bundle, archive.spec.shape)
+    name = group_name(bundle)
+    if name in archive.ledger.qualities:
+        made = QualitySpec.of_record(archive.ledger.qualities[name])
+    else:
+        made = quality_groups.spec_of(bundle, archive.spec)
+        archive.ledger.append([made.record()])
+        archive.ledger.flush()
+    problems = QualityStore(layout.group(archive.root, f"quality/{name}")).problems(made)
+    store = QualityStore.create(archive.root, made, bundle.contents)
+    store.grow(len(archive.ledger.rows()))
+    quality_groups.record_versions(store.group)
+    return store, bool(problems)
+
+
+def check_patch(bundle: Bundle, shape: tuple[int, int]) -> None:
+    """Raise `ModelError` where the model's patches are so much larger than a frame that none has a score."""
+    inside = min(shape[0], bundle.patch) * min(shape[1], bundle.patch)
+    if inside < MIN_VALID * bundle.patch**2:
+        raise ModelError(
+            f"the model {bundle.name} looks at patches of {bundle.patch} x {bundle.patch} px, "
+            f"the frames have {shape[0]} x {shape[1]} px",
+            expected="frames that hold a patch",
+            consequence="No patch of any frame could be scored",
+            remedy=f"train a model with a smaller --patch for these frames (at most {min(shape)} px)",
+        )
+
+
+def summarise(path: str, ledger: Ledger, quality: str = "", *, worked: int = 0) -> Summary:
+    """How an archive stands, for the pixels and for one quality group where one is named."""
+    summary = Summary(path, worked=worked)
+    for entry in ledger.entries.values():
+        state, reason = entry.standing(quality)
+        summary.done += state == DONE
+        summary.pending += state == PENDING
+        if state == PENDING and reason:
+            summary.waiting.append((entry.frame_id, reason))
+        if state == QUARANTINED:
+            summary.quarantined += 1
+            summary.problems.append((entry.frame_id, reason))
+        if entry.problem:
+            summary.kept.append((entry.frame_id, entry.problem))
+    for listed in (summary.problems, summary.waiting, summary.kept):
+        listed.sort()
+    return summary

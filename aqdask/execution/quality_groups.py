@@ -1,0 +1,70 @@
+"""The quality groups of an archive: what each must hold, and with which versions it was made."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import zarr
+
+from aqdask.errors import ModelError
+from aqdask.execution.versions import versions
+from aqdask.methods.bundle import Bundle
+from aqdask.methods.dispatch import variables
+from aqdask.specs import ArchiveSpec, PatchGrid
+from aqdask.store import layout, quality_store
+from aqdask.store.ledger import Ledger
+from aqdask.store.quality_store import QualitySpec, QualityStore
+
+VERSIONS = "versions"  # attribute of a quality group: list of {package: version}, one for each that scored
+
+
+def group_name(bundle: Bundle) -> str:
+    """Name of the quality group of a model: ``<name>-<digest8>``."""
+    return f"{bundle.name}-{bundle.digest[:8]}"
+
+
+def spec_of(bundle: Bundle, archive: ArchiveSpec) -> QualitySpec:
+    """Contents of the quality group of ``bundle`` in an archive."""
+    attributes = {
+        "model": bundle.name, "method": bundle.method, "model_sha256": bundle.digest,
+        "patch": bundle.patch, "frame_shape": list(archive.shape),
+    }  # fmt: skip
+    grid = PatchGrid(*archive.shape, bundle.patch)
+    return QualitySpec(group_name(bundle), grid, archive.frames_per_shard, variables(bundle), attributes)
+
+
+def known(root: zarr.Group, ledger: Ledger) -> dict[str, QualitySpec]:
+    """Contents that every quality group must have, by name: those of the ledger, and those that are there.
+
+    A group of which the ledger does not tell (of an archive of layout 1, or of a client that was killed) is
+    what the model stored in it makes; without a model, what is found in it.
+    """
+    found = {name: QualitySpec.of_record(record) for name, record in ledger.qualities.items()}
+    archive = layout.read_spec(root)
+    for name in quality_store.names(root):
+        if name not in found:
+            store = QualityStore(layout.group(root, f"quality/{name}"))
+            made = _from_model(store, archive)
+            found[name] = made if made and made.name == name else _as_found(store, name, archive)
+    return found
+
+
+def _from_model(store: QualityStore, archive: ArchiveSpec) -> QualitySpec | None:
+    try:
+        return spec_of(Bundle.from_bytes(store.bundle()), archive)
+    except ModelError:
+        return None
+
+
+def _as_found(store: QualityStore, name: str, archive: ArchiveSpec) -> QualitySpec:
+    attributes: dict[str, Any] = store.group.attrs.asdict()
+    facts = {n: attributes[n] for n in ("model", "method", "model_sha256", "patch", "frame_shape")}
+    grid = PatchGrid(*archive.shape, facts["patch"])
+    return QualitySpec(name, grid, archive.frames_per_shard, store.described(), facts)
+
+
+def record_versions(group: zarr.Group) -> None:
+    """Add the versions of this process to those that made the maps of a group."""
+    made: Any = group.attrs.get(VERSIONS, [])
+    if versions() not in made:
+        group.attrs[VERSIONS] = [*made, versions()]

@@ -1,0 +1,84 @@
+"""Keeping of what the workers send back: numbers of frames, coordinates, and last of all the ledger."""
+
+from __future__ import annotations
+
+from aqdask.execution.coverage import Outside
+from aqdask.execution.notes import Notes
+from aqdask.execution.open_archive import OpenArchive
+from aqdask.execution.reporter import Reporter
+from aqdask.store import layout
+from aqdask.store.ledger import DONE, PENDING, QUARANTINED, UNREACHABLE, Record
+from aqdask.store.quality_store import QualityStore
+
+# Fields of a record that are not for the ledger.
+PASSING = ("notes", "coordinates", "is_about_path", "worker", "row")
+
+
+class Recorder:
+    """Keeps the records of one stage of a run over an archive.
+
+    Parameters
+    ----------
+    archive : OpenArchive
+        Held for writing.
+    quality : QualityStore or None
+        Where frame-level values go.
+    """
+
+    def __init__(self, archive: OpenArchive, quality: QualityStore | None) -> None:
+        self.archive, self.quality = archive, quality
+        self.notes, self.outside = Notes(), Outside()
+        self._unreachable: dict[str, Record] = {}
+        self._reached = 0
+        self.worked: set[str] = set()
+
+    def keep(self, records: list[Record]) -> dict[str, str]:
+        """Write what records say; the state of every frame that is finished, by id."""
+        entries = self.archive.ledger.entries
+        values = {record["row"]: record.get("values", {}) for record in records if "row" in record}
+        with layout.storing(self.archive.path):
+            for record in records:
+                if "coordinates" in record:
+                    self.archive.frames.write_columns(
+                        entries[record["frame_id"]].row, [record["coordinates"]]
+                    )
+            if self.quality and values:
+                self.quality.write_frame_values(values)
+                self.outside.count(values.values())
+            known = [record for record in records if record["event"] != "unreachable"]
+            self.archive.ledger.append(
+                {name: value for name, value in record.items() if name not in PASSING} for record in known
+            )
+        for record in records:
+            self.notes.add(record["frame_id"], record.get("notes", ()))
+            if record["event"] == "unreachable":
+                self._unreachable[record["frame_id"]] = record
+        states = {r["frame_id"]: r.get("state", DONE) for r in known if r["event"] != "kept"}
+        self.worked.update(name for name, state in states.items() if state != PENDING)
+        self._reached += any(record["event"] == "ingest" for record in known)
+        return {r["frame_id"]: r.get("state", DONE) for r in known if r["frame_id"] not in self._unreachable}
+
+    def conclude(self) -> list[str]:
+        """Decide on frames whose source could not be reached; their ids.
+
+        What is stored of them stays. A frame of which nothing is stored is quarantined where its own path is
+        the matter (it is not there, or forbidden), and looked at again next time; it stays pending where a
+        disk failed, or where every source of the run is out of reach.
+        """
+        all_at_once = not self._reached and len(self._unreachable) > 1
+        records: list[Record] = []
+        for frame_id, found in self._unreachable.items():
+            about = {"frame_id": frame_id, "reason": UNREACHABLE + found["reason"]}
+            if self.archive.ledger.entries[frame_id].state == DONE:
+                records.append({"event": "kept", **about})
+                continue
+            state = QUARANTINED if found["is_about_path"] and not all_at_once else PENDING
+            records.append({"event": "ingest", "state": state, "size": -1, "mtime_ns": -1, **about})
+        with layout.storing(self.archive.path):
+            self.archive.ledger.append(records)
+        return list(self._unreachable)
+
+    def tell(self, reporter: Reporter) -> None:
+        """Say what the user should know of the frames of this stage, each thing once."""
+        self.notes.tell(reporter)
+        self.outside.tell(reporter)

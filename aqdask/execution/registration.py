@@ -1,0 +1,287 @@
+"""The manifest: new and changed sources get their entries in the ledger, and their frames their rows.
+
+It is fixed page by page, sorted by frame id, before any pixel is stored: who finishes first changes
+nothing.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+
+from aqdask.errors import FrameError, SourceUnreachable
+from aqdask.execution import planning
+from aqdask.execution.executors import Executor
+from aqdask.execution.open_archive import OpenArchive
+from aqdask.execution.pipeline import blame, collect
+from aqdask.execution.reporter import Reporter
+from aqdask.execution.tasks import STORED, ProbeJob, hash_sources
+from aqdask.io.sources import assign_ids
+from aqdask.specs import ArchiveSpec, FrameInfo, ReadSpec, Source
+from aqdask.store import layout, quality_store
+from aqdask.store.frame_store import check_fits, coordinates_of, row_checksum
+from aqdask.store.ledger import DONE, PENDING, QUARANTINED, UNREACHABLE, Entry, Ledger, Record
+from aqdask.store.quality_store import QualityStore
+from aqdask.text import printable
+
+PAGE = 4096  # sources whose headers the client holds at a time
+PROBES = 32  # sources a probe task
+GONE = (errno.ENOENT, errno.ENOTDIR)  # what a path that names nothing gives
+
+Found = tuple[FrameInfo, ...] | FrameError  # the frames of a file, or why there are none
+
+
+def register(
+    archive: OpenArchive,
+    scanned: Sequence[Source],
+    executor: Executor,
+    reporter: Reporter,
+    retry: bool = False,
+    rehash: bool = False,
+    forget: bool = False,
+    probed: Mapping[str, Found] | None = None,
+) -> None:
+    """Give every new or changed source its entry in the ledger, and its frames their rows.
+
+    What is stored of a frame stays, whatever has become of its source: it is marked as changed, or told of as
+    kept.
+
+    Parameters
+    ----------
+    archive : OpenArchive
+        Held for writing.
+    scanned : sequence of Source
+        All sources of the run, so that ids do not depend on what is known already.
+    retry : bool
+        Look again into what is quarantined.
+    rehash : bool
+        Compare the content of known sources, whatever their sizes and times say.
+    forget : bool
+        Give up stored frames whose source is not there any more, or no longer holds them.
+    probed : mapping, optional
+        What is known of files already, by path.
+    """
+    known = defaultdict(list)
+    for entry in archive.ledger.entries.values():
+        known[entry.path].append(entry)
+    ids = assign_ids(scanned, {path: _base_id(entries[0]) for path, entries in known.items()})
+    if rehash:
+        _rehash(archive.ledger, scanned, known, executor, reporter)
+    _welcome_back(archive.ledger, scanned, known)
+    again = retry or forget
+    wanted = [source for source in scanned if _is_new(source, known.get(source.path, ()), again)]
+    wanted.sort(key=lambda source: ids[source.path])
+    unseen = [source.path for source in wanted if source.path not in (probed or {})]
+    looked_into = {source.path for source in wanted}
+    reached = any(source.size >= 0 and source.path not in looked_into for source in scanned)
+    reporter.start("look", len(unseen), "sources")
+    for page in planning.slices(wanted, PAGE):
+        found = dict(probed or {})
+        found |= probe([s.path for s in page if s.path not in found], archive.spec.read, executor, reporter)
+        with layout.storing(archive.path):
+            _Page(archive, ids, known, forget, reached).register(page, found)
+    with layout.storing(archive.path):
+        rows = archive.ledger.row_count
+        archive.frames.truncate(rows)
+        for name in quality_store.names(archive.root):
+            QualityStore.open(archive.path, name, writable=True).grow(rows)
+    reporter.finish()
+
+
+class _Page:
+    """Registers the sources of one page: rows and coordinates first, then the ledger, which names them."""
+
+    def __init__(
+        self,
+        archive: OpenArchive,
+        ids: Mapping[str, str],
+        known: Mapping[str, Sequence[Entry]],
+        forget: bool,
+        reached: bool,
+    ) -> None:
+        self.archive, self.ids, self.known = archive, ids, known
+        self.forget, self.reached = forget, reached
+        self.records: list[Record] = []
+        self.fresh: list[tuple[str, str, FrameInfo]] = []
+        self.given_up: list[int] = []
+        self.next_row = archive.ledger.row_count
+
+    def register(self, page: Sequence[Source], found: Mapping[str, Found]) -> None:
+        """Write what was found in the sources of ``page``."""
+        unreachable = [isinstance(found[source.path], SourceUnreachable) for source in page]
+        # one source that is not there is a fact about it; all of them are an outage
+        outage = not self.reached and len(page) > 1 and all(unreachable)
+        for source in page:
+            frames = found[source.path]
+            stale = {entry.frame_id: entry for entry in self.known.get(source.path, ())}
+            if isinstance(frames, FrameError):
+                self._without_frames(source, frames, stale, outage)
+                continue
+            for info in frames:
+                frame_id = self.ids[source.path] + printable(info.suffix)
+                former = stale.pop(frame_id, None) or self.archive.ledger.entries.get(frame_id)
+                self._frame(source, frame_id, info, former)
+            for entry in stale.values():  # frames that the file gave once and gives no more
+                if entry.row >= 0:
+                    self._lost(source, entry, FrameError("the source no longer holds this HDU"))
+                else:
+                    self.records.append({"event": "drop", "frame_id": entry.frame_id})
+        archive = self.archive
+        if self.fresh:
+            archive.frames.grow(self.next_row + len(self.fresh))
+            archive.frames.write_coordinates(self.next_row, self.fresh)
+        archive.ledger.append(self.records)
+        archive.ledger.flush()
+        for row in self.given_up:
+            archive.frames.erase(row)
+
+    def _frame(self, source: Source, frame_id: str, info: FrameInfo, former: Entry | None) -> None:
+        reason, row = _misfit(self.archive.spec, info), former.row if former else -1
+        if former and former.state == DONE:
+            if reason:
+                self._lost(source, former, FrameError(reason))
+            else:  # its coordinates change with its pixels
+                self.records.append({"event": "changed", "frame_id": frame_id, "hdu": info.hdu})
+            return
+        card = former.card if former else ""
+        if not reason:
+            card = row_checksum(coordinates_of(frame_id, source.path, info))
+            if row < 0:
+                row = self.next_row + len(self.fresh)
+                self.fresh.append((frame_id, source.path, info))
+            else:
+                self.archive.frames.write_coordinates(row, [(frame_id, source.path, info)])
+        state = QUARANTINED if reason else PENDING
+        suffix = printable(info.suffix)
+        about = {"hdu": info.hdu, "row": row, "suffix": suffix, "state": state, "reason": reason}
+        self._register(source, frame_id, about | {"card": card})
+
+    def _without_frames(
+        self, source: Source, failure: FrameError, stale: Mapping[str, Entry], outage: bool
+    ) -> None:
+        for entry in stale.values():
+            if entry.row >= 0:
+                self._lost(source, entry, failure, outage)
+        if not any(entry.row >= 0 for entry in stale.values()):
+            about: dict[str, object] = {"hdu": -1, "row": -1, "suffix": ""}
+            self._register(source, self.ids[source.path], about | _standing(failure, outage))
+
+    def _lost(self, source: Source, entry: Entry, failure: FrameError, outage: bool = False) -> None:
+        """Account for a frame that its source gives no more: what is stored stays, unless to be forgotten."""
+        unreachable = isinstance(failure, SourceUnreachable)
+        certain = not isinstance(failure, SourceUnreachable) or failure.number in GONE
+        if entry.state == DONE and self.forget and certain:
+            reason = f"given up (--forget): {failure}"
+            about = {"frame_id": entry.frame_id, "state": QUARANTINED, "reason": reason}
+            self.records.append({"event": "ingest", **about, "size": -1, "mtime_ns": -1})
+            self.given_up.append(entry.row)
+        elif entry.state == DONE:
+            reason = f"{UNREACHABLE}{failure}" if unreachable else str(failure)
+            stamp = {} if unreachable else {"size": source.size, "mtime_ns": source.mtime_ns}
+            self.records.append({"event": "kept", "frame_id": entry.frame_id, "reason": reason, **stamp})
+        else:
+            about = {n: getattr(entry, n) for n in ("hdu", "row", "suffix", "card")}
+            standing = _standing(failure, outage)
+            if self.archive.frames.has_pixels(entry.row):  # of which a lost record told
+                standing = {"state": PENDING, "reason": f"{failure}; {STORED}", "size": -1, "mtime_ns": -1}
+            self._register(source, entry.frame_id, about | standing)
+
+    def _register(self, source: Source, frame_id: str, about: Mapping[str, object]) -> None:
+        base = {"event": "register", "frame_id": frame_id, "path": source.path}
+        stamp = {"size": source.size, "mtime_ns": source.mtime_ns}
+        self.records.append({**base, **stamp, **about})
+
+
+def _standing(failure: FrameError, outage: bool) -> dict[str, object]:
+    """State and reason of a frame of which nothing is stored, and whose source gives nothing.
+
+    What could not be reached has the size -1, so that the next run looks again.
+    """
+    if not isinstance(failure, SourceUnreachable):
+        return {"state": QUARANTINED, "reason": str(failure)}
+    state = QUARANTINED if failure.is_about_path and not outage else PENDING
+    return {"state": state, "reason": f"{UNREACHABLE}{failure}", "size": -1, "mtime_ns": -1}
+
+
+def probe(paths: Sequence[str], read: ReadSpec, executor: Executor, reporter: Reporter) -> dict[str, Found]:
+    """Look into the headers of files: their frames, or why there are none, by path.
+
+    A path that a worker cannot reach is looked into by this process, which found it.
+    """
+    found: dict[str, Found] = {}
+    job = ProbeJob(read)
+
+    def failed(path: str, error: Exception) -> tuple[str, Found]:
+        return path, FrameError(blame(error))
+
+    for _, answers in collect(executor, job, planning.slices(paths, PROBES), stage="look", failed=failed):
+        lost = [path for path, answer in answers if isinstance(answer, SourceUnreachable)]
+        found.update(answers)
+        if lost:
+            found.update(job(lost))
+        bad = [path for path, _ in answers if isinstance(found[path], FrameError)]
+        # a source out of reach is decided on later: what is stored of it stays
+        reporter.advance(len(answers), sum(not isinstance(found[path], SourceUnreachable) for path in bad))
+    return found
+
+
+def _welcome_back(ledger: Ledger, scanned: Sequence[Source], known: Mapping[str, Sequence[Entry]]) -> None:
+    """Clear what was told of stored frames whose sources are again what they were."""
+    for source in scanned:
+        for entry in known.get(source.path, ()):
+            stamp = {"size": source.size, "mtime_ns": source.mtime_ns}
+            if entry.problem and (entry.size, entry.mtime_ns) == (source.size, source.mtime_ns):
+                ledger.append([{"event": "touch", "frame_id": entry.frame_id, **stamp}])
+
+
+def _rehash(
+    ledger: Ledger,
+    scanned: Sequence[Source],
+    known: Mapping[str, Sequence[Entry]],
+    executor: Executor,
+    reporter: Reporter,
+) -> None:
+    """Compare the content of known files, whatever their times: the changed become new, the touched known."""
+    paths = [source.path for source in scanned if any(e.state == DONE for e in known.get(source.path, ()))]
+    by_path = {source.path: source for source in scanned}
+
+    def failed(path: str, error: Exception) -> tuple[str, str]:
+        return path, ""
+
+    reporter.start("hash", len(paths), "sources")
+    for _, answers in collect(
+        executor, hash_sources, planning.slices(paths, PROBES), stage="hash", failed=failed
+    ):
+        for path, digest in answers:
+            # an image of the file that was never taken in has no digest of its own
+            same = all(digest == entry.sha256 for entry in known[path] if entry.state == DONE)
+            for entry in known[path]:
+                stamp = by_path[path].mtime_ns if same else -1
+                size = by_path[path].size if same else -1
+                if (entry.size, entry.mtime_ns) != (size, stamp):
+                    touch = {"event": "touch", "frame_id": entry.frame_id, "mtime_ns": stamp, "size": size}
+                    ledger.append([touch])
+        reporter.advance(len(answers))
+    reporter.finish()
+
+
+def _is_new(source: Source, entries: Sequence[Entry], retry: bool) -> bool:
+    """Tell if a source must be looked into: unknown, changed in size or time, or failed once and retried."""
+    stamp = source.size, source.mtime_ns
+    if retry and any(entry.state == QUARANTINED or entry.problem for entry in entries):
+        return True
+    return not entries or any(stamp not in ((e.size, e.mtime_ns), e.tried) for e in entries)
+
+
+def _base_id(entry: Entry) -> str:
+    return entry.frame_id.removesuffix(entry.suffix) if entry.suffix else entry.frame_id
+
+
+def _misfit(spec: ArchiveSpec, info: FrameInfo) -> str:
+    """Why a frame does not belong into the archive; empty where it does."""
+    try:
+        check_fits(spec, info.shape, info.dtype)
+    except FrameError as error:
+        return str(error)
+    return ""

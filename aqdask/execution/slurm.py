@@ -1,0 +1,187 @@
+"""Workers as batch jobs of Slurm, through dask-jobqueue."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import shlex
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import dask
+import dask.config
+import yaml
+from dask.utils import parse_timedelta
+
+from aqdask.errors import ClusterError, UsageError
+from aqdask.execution import config
+
+# Of a job that Slurm requeues: with the default of 15 s it is cancelled at the moment when it comes back.
+PATIENCE = {"distributed.deploy.lost-worker-timeout": "1s"}
+
+
+@contextlib.contextmanager
+def settings(path: str) -> Iterator[None]:
+    """Dask's configuration with the YAML file ``path`` over it, for as long as the context lasts.
+
+    Raises
+    ------
+    UsageError
+        If there is no such file, or it is no mapping in YAML.
+    ClusterError
+        If dask-jobqueue is not installed.
+    """
+    try:
+        import dask_jobqueue  # noqa: F401  (brings the defaults that the file goes over)
+    except ImportError as error:
+        raise ClusterError(
+            "dask-jobqueue is not installed",
+            expected="it, for --cluster slurm",
+            remedy="pip install dask-jobqueue (the extra `slurm` of aqdask)",
+        ) from error
+    loaded = _load(path) if path else {}
+    merged = dask.config.merge(dask.config.config, loaded)
+    names = [dask.config.canonical_name(name, merged) for name in loaded]
+    with dask.config.set({name: merged[name] for name in names}), dask.config.set(PATIENCE):
+        yield
+
+
+def _load(path: str) -> dict[str, Any]:
+    remedy = "start from cluster/slurm.yaml"
+    try:
+        loaded = yaml.safe_load(Path(path).read_text())
+    except OSError as error:
+        raise UsageError(
+            f"--cluster slurm:{path} ({error.strerror})",
+            expected="a YAML file as cluster/slurm.yaml",
+            remedy="check the path",
+        ) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        what = " ".join(str(error).split())
+        raise UsageError(f"{path} is not YAML: {what}", expected="a mapping", remedy=remedy) from error
+    if not isinstance(loaded, dict):
+        raise UsageError(f"{path} holds no settings", expected="a mapping in YAML", remedy=remedy)
+    return loaded
+
+
+def start(dashboard: str) -> Any:
+    """A SLURMCluster with its jobs submitted; a job that is lost is replaced by another.
+
+    Parameters
+    ----------
+    dashboard : str
+        Address of the dashboard, unless ``jobqueue.slurm.scheduler-options`` names one.
+
+    Raises
+    ------
+    ClusterError
+        If the settings make no job, or sbatch takes none.
+    """
+    cluster = None
+    try:
+        jobs = int(config.get("slurm.jobs"))
+        given = dask.config.get("jobqueue.slurm")
+        for name in ("cores", "memory"):  # a cluster that fails while it is made complains again when deleted
+            if not given.get(name):
+                raise ValueError(f"jobqueue.slurm.{name} is not set")
+        processes = given.get("processes")
+        cluster = _cluster_class()(
+            silence_logs=logging.ERROR,
+            scheduler_options={"dashboard_address": dashboard, **(given.get("scheduler-options") or {})},
+            job_script_prologue=[*_exports(), *(given.get("job-script-prologue") or [])],
+            # named here, since dask-jobqueue counts the workers of a job only by this argument
+            **({"processes": processes} if processes else {}),
+        )
+        cluster.scale(jobs=jobs)
+        cluster.sync(_submitted, cluster)
+        cluster.adapt(minimum_jobs=jobs, maximum_jobs=jobs)  # `scale` alone never replaces a lost job
+    except (ValueError, RuntimeError, OSError, TypeError, AttributeError) as error:
+        if cluster is not None:
+            cluster.close()
+        raise ClusterError(
+            f"the Slurm cluster could not be started: {_what(error)}",
+            expected="jobqueue.slurm settings that sbatch takes (queue, cores, memory, walltime)",
+            consequence="Nothing was done",
+            remedy="start from cluster/slurm.yaml and name it: --cluster slurm:FILE",
+        ) from error
+    return cluster
+
+
+def _cluster_class() -> Any:
+    """dask-jobqueue's cluster with what 0.9.0 lacks, as far as the project needs it."""
+    from dask_jobqueue import SLURMCluster
+    from dask_jobqueue.slurm import SLURMJob
+    from distributed.deploy.spec import ProcessInterface
+
+    class SlurmJob(SLURMJob):
+        """Keeps what sbatch refused (else it is only logged), and ends as closed."""
+
+        refused: Exception | None = None
+
+        async def start(self) -> None:
+            try:
+                await super().start()
+            except (RuntimeError, ValueError, OSError) as error:
+                self.refused = error
+                await ProcessInterface.start(self)
+
+        async def close(self) -> None:
+            await super().close()
+            await ProcessInterface.close(self)  # SpecCluster asserts that status when it closes
+
+    class SlurmCluster(SLURMCluster):
+        """Knows a job of several workers as lost when the last of them is gone."""
+
+        job_cls = SlurmJob
+
+        def _update_worker_status(self, op: str, msg: Any) -> None:
+            gone = self.scheduler_info["workers"][msg]["name"] if op == "remove" else None
+            super()._update_worker_status(op, msg)
+            for job, spec in self.worker_spec.items():
+                if gone in {job + suffix for suffix in spec.get("group", ())}:
+                    delay = parse_timedelta(dask.config.get("distributed.deploy.lost-worker-timeout"))
+                    asyncio.get_running_loop().call_later(delay, self._drop_if_lost, job)
+
+        def _drop_if_lost(self, job: str) -> None:
+            names = {job + suffix for suffix in self.worker_spec.get(job, {}).get("group", ())}
+            there = {worker["name"] for worker in self.scheduler_info["workers"].values()}
+            if job in self.workers and not names & there:
+                self._futures.add(asyncio.ensure_future(self.workers.pop(job).close()))
+
+    return SlurmCluster
+
+
+def _what(error: Exception) -> str:
+    """What is wrong: of a command that failed only its own words."""
+    return " ".join(str(error).rpartition("stderr:")[2].split())
+
+
+async def _submitted(cluster: Any) -> None:
+    """Wait for sbatch; raise what it refused."""
+    await cluster
+    for job in cluster.workers.values():
+        if job.refused:
+            raise job.refused
+
+
+def _exports() -> list[str]:
+    """Lines of the job script: the settings that workers read when they start and inherit from nobody."""
+    return [
+        f"export DASK_{name.upper().replace('.', '__').replace('-', '_')}={shlex.quote(str(value))}"
+        for name, value in config.get("dask").items()
+    ]
+
+
+def all_jobs_ended(cluster: Any) -> bool:
+    """Whether Slurm knows none of the jobs of ``cluster`` as waiting or running any more."""
+    ours = {str(job.job_id) for job in cluster.workers.values() if getattr(job, "job_id", None)}
+    command = ["squeue", "--noheader", "--format=%i", f"--user={os.getuid()}"]
+    try:
+        listed = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return False  # it does not answer: nobody knows
+    return bool(ours) and not ours & set(listed.split())

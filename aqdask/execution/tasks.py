@@ -1,0 +1,354 @@
+"""What a worker does: plain functions of picklable values, run by any executor.
+
+A file that cannot be used comes back as a record with the state ``quarantined`` and never raises. What
+raises is about the place (disk, archive, model), not about one frame.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+
+import numpy as np
+
+from aqdask.errors import FrameError, SourceUnreachable, place_failed
+from aqdask.execution.model_cache import one_thread, replica
+from aqdask.execution.planning import Batch, FrameTask
+from aqdask.execution.worker import address, at_work
+from aqdask.io import reader
+from aqdask.io.wcs import wcs_centres
+from aqdask.methods.base import Scorer, score_frame
+from aqdask.specs import FrameInfo, ReadSpec
+from aqdask.store import layout
+from aqdask.store.frame_store import (
+    FrameStore,
+    check_fits,
+    checksum,
+    coordinates_of,
+    read_again,
+    row_checksum,
+)
+from aqdask.store.ledger import DONE, PENDING, QUARANTINED, Record
+from aqdask.store.quality_store import QualityStore
+from aqdask.store.quality_store import row_checksum as maps_checksum
+from aqdask.text import printable
+
+Pixels = tuple[np.ndarray, "np.ndarray | None"]
+NO_FRAME = "the frame itself is quarantined"
+STORED = "but its pixels are stored: `aqdask verify --repair` takes them as they are"
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A frame in memory, and what its header says of it.
+
+    ``headers`` are the cards of the image's HDU and of the primary one.
+    """
+
+    pixels: Pixels
+    camera: str
+    filter: str
+    headers: tuple[str, str]
+
+
+@dataclass(frozen=True)
+class ProbeJob:
+    """Look into files: headers only."""
+
+    read: ReadSpec
+
+    def __call__(self, paths: Sequence[str]) -> list[tuple[str, tuple[FrameInfo, ...] | FrameError]]:
+        """For each path its frames, or the reason why there is none."""
+        found: list[tuple[str, tuple[FrameInfo, ...] | FrameError]] = []
+        for path in paths:
+            with at_work(path):
+                try:
+                    found.append((path, reader.probe(path, self.read)))
+                except FrameError as error:
+                    found.append((path, error.with_traceback(None)))
+        return found
+
+
+def hash_sources(paths: Sequence[str]) -> list[tuple[str, str]]:
+    """sha256 of each file's content; empty where it cannot be read."""
+    return [(path, _digest(path)) for path in paths]
+
+
+def _digest(path: str) -> str:
+    try:
+        with at_work(path):
+            return hashlib.sha256(reader.load_bytes(path)).hexdigest()
+    except FrameError:
+        return ""
+
+
+@dataclass(frozen=True)
+class FrameJob:
+    """Take frames in, score them, or both, reading each source once.
+
+    Parameters
+    ----------
+    archive : str
+        Path of the archive, as seen by the workers.
+    read : ReadSpec
+        How frames are taken out of files.
+    quality, model : str
+        Name of the quality group and sha256 of the bundle; empty when nothing is scored.
+    """
+
+    archive: str
+    read: ReadSpec
+    quality: str = ""
+    model: str = ""
+
+    def __call__(self, batch: Batch) -> list[Record]:
+        """Do what ``batch`` says; records of what came of it, everything written before they return.
+
+        What is stored of a frame stays until its replacement has been read and decoded. A source that could
+        not be reached gives a record with the event 'unreachable', which is for the client to decide on.
+        """
+        frames = FrameStore.open(self.archive, writable=True)
+        scoring = _Scoring.begin(self, batch) if self.quality else None
+        records: list[Record] = []
+        for task in batch.frames:
+            with at_work(task.frame_id):
+                records += self._one(frames, scoring, task)
+        if scoring:
+            scoring.finish(records)
+        return records
+
+    def _one(self, frames: FrameStore, scoring: _Scoring | None, task: FrameTask) -> list[Record]:
+        if not task.ingest:
+            if not scoring or scoring.keeps(task):
+                return []
+            return [scoring.score(task, self._stored(frames, task))]
+        started = time.perf_counter()
+        reading, record = self._take_in(frames, task)
+        record["seconds"] = round(time.perf_counter() - started, 4)
+        if not scoring:
+            return [record]
+        if reading is not None:
+            return [record, scoring.score(task, reading)]
+        if not task.crc32c:  # nothing is stored, and nothing came
+            failed = record["event"] == "ingest"
+            return [record, scoring.score(task, FrameError(NO_FRAME))] if failed else [record]
+        if scoring.keeps(task):
+            return [record]
+        return [record, scoring.score(task, self._stored(frames, task))]
+
+    def _take_in(self, frames: FrameStore, task: FrameTask) -> tuple[Reading | None, Record]:
+        """Read one source, store its pixels; the record says how that went."""
+        record: Record = {"event": "ingest", "frame_id": task.frame_id}
+        try:
+            frame = self._read(task)
+            check_fits(frames.spec, frame.image.shape, frame.image.dtype)
+        except SourceUnreachable as error:
+            about = {"reason": str(error), "is_about_path": error.is_about_path, "worker": address()}
+            return None, {**record, "event": "unreachable", **about}
+        except FrameError as error:
+            if task.crc32c:
+                return None, {**record, "event": "kept", "reason": str(error), **_stamp(task.path)}
+            if frames.has_pixels(task.row):  # of which a lost record told, or a killed writer's
+                return None, {**record, "state": PENDING, "reason": f"{error}; {STORED}"}
+            return None, {**record, "state": QUARANTINED, "reason": str(error)}
+        try:
+            frames.write(task.row, frame.image, frame.invalid)
+        except OSError as error:
+            raise place_failed(self.archive, error) from error
+        record |= {"state": DONE, "sha256": frame.sha256, "crc32c": checksum(frame.image, frame.invalid)}
+        record |= {"size": frame.size, "mtime_ns": frame.mtime_ns}
+        if frame.invalid is not None:
+            record["invalid_pixels"] = int(frame.invalid.sum())
+        row = coordinates_of(task.frame_id, task.path, frame.info)
+        record["card"] = row_checksum(row)
+        if (
+            record["card"] != task.card
+        ):  # other headers than those that were looked at: the client stores these
+            record["coordinates"] = row
+        if frame.info.notes:
+            record["notes"] = list(frame.info.notes)
+        card, headers = frame.info.card, (frame.info.header, frame.info.primary_header)
+        return Reading((frame.image, frame.invalid), card.camera, card.filter, headers), record
+
+    def _read(self, task: FrameTask) -> reader.Frame:
+        frame = reader.read_frame(task.path, task.hdu, self.read)
+        suffix = printable(frame.info.suffix)
+        if suffix != task.suffix:
+            raise FrameError(
+                f"the file was replaced after it was looked at: HDU {task.hdu} is now "
+                f"{suffix or 'the only image'}"
+            )
+        return frame
+
+    def _stored(self, frames: FrameStore, task: FrameTask) -> Reading | FrameError:
+        """A frame from the archive (or its source, where that keeps no pixels), or why there is none."""
+        if not task.score:
+            return FrameError(NO_FRAME)
+        at = slice(task.row, task.row + 1)
+        names = ("camera", "filter", "header", "primary_header")
+        try:
+            if frames.spec.pixels:
+                pixels = frames.read_checked(task.row, task.crc32c)
+            else:
+                pixels = read_again(task.path, task.hdu, self.read, task.crc32c)
+        except FrameError as error:
+            return error
+        camera, band, *headers = (str(frames.coordinate(name, at)[0]) for name in names)
+        return Reading(pixels, camera, band, (headers[0], headers[1]))
+
+
+def _stamp(path: str) -> dict[str, int]:
+    """Size and time of a source that is there but of no use."""
+    with contextlib.suppress(OSError):
+        status = os.stat(path)
+        return {"size": status.st_size, "mtime_ns": status.st_mtime_ns}
+    return {}
+
+
+class _Scoring:
+    """The scoring half of one batch: the maps of its shard, filled frame by frame, written once."""
+
+    def __init__(self, job: FrameJob, batch: Batch, store: QualityStore) -> None:
+        self.job, self.batch, self.store = job, batch, store
+        self.block = store.empty(batch.stop - batch.start)
+
+    @cached_property
+    def scorer(self) -> Scorer:
+        """The model; a batch that only clears maps needs none."""
+        return replica(self.job.model)
+
+    @classmethod
+    def begin(cls, job: FrameJob, batch: Batch) -> _Scoring:
+        scoring = cls(job, batch, QualityStore.open(job.archive, job.quality, writable=True))
+        if batch.keep or any(task.stored or (task.ingest and task.crc32c) for task in batch.frames):
+            scoring._recall()
+        return scoring
+
+    def _recall(self) -> None:
+        """Take over what the shard holds, frame by frame where a part of it is damaged.
+
+        A disk that cannot be read now is no damage, and ends the run.
+        """
+        start, stop = self.batch.start, self.batch.stop
+        with layout.reading(self.job.archive):
+            for name, values in self.block.items():
+                try:
+                    self.block[name] = self.store.read_variable(name, start, stop)
+                    continue
+                except layout.UNREADABLE:
+                    pass
+                for row in range(start, stop):
+                    with contextlib.suppress(*layout.UNREADABLE):
+                        values[row - start] = self.store.read_map(name, row)
+
+    def keeps(self, task: FrameTask) -> bool:
+        """Whether the maps of ``task`` are finished and still what the ledger says."""
+        return bool(task.stored) and maps_checksum(self.block, task.row - self.batch.start) == task.stored
+
+    def score(self, task: FrameTask, found: Reading | FrameError) -> Record:
+        """Fill one frame's maps (no data, if instead of a frame there is a reason); `finish` completes it."""
+        record: Record = {"event": "score", "frame_id": task.frame_id, "quality": self.job.quality}
+        if isinstance(found, SourceUnreachable):  # its maps stay what they are
+            about = {"reason": str(found), "is_about_path": found.is_about_path, "worker": address()}
+            return {**record, "event": "unreachable", **about}
+        position = task.row - self.batch.start
+        for name, values in self.store.empty(1).items():
+            self.block[name][position] = values[0]
+        if isinstance(found, FrameError):
+            return {**record, "state": QUARANTINED, "reason": str(found), "row": task.row}  # no values
+        image, invalid = found.pixels
+        started = time.perf_counter()
+        with one_thread():
+            maps = score_frame(self.scorer, image, invalid, found.camera, found.filter)
+        for name in self.block:
+            if name in maps:
+                self.block[name][position] = maps[name]
+        self._locate(found.headers, position)
+        numbers = {name: float(maps[name]) for name in self.store.frame_variables if name in maps}
+        seconds = round(time.perf_counter() - started, 4)
+        done: Record = {"state": DONE, "source": checksum(image, invalid), "seconds": seconds}
+        return {**record, **done, "row": task.row, "values": numbers}
+
+    def _locate(self, headers: tuple[str, str], position: int) -> None:
+        """Sky position of the patch centres, where the header has a celestial WCS."""
+        centres = [
+            (np.asarray(self.store.group[a + "0"][:]) + np.asarray(self.store.group[a + "1"][:]) - 1) / 2  # type: ignore[index]
+            for a in "yx"
+        ]
+        y, x = np.meshgrid(*centres, indexing="ij")
+        found = wcs_centres(headers[0], headers[1], y, x)
+        if found is not None:
+            self.block["ra"][position], self.block["dec"][position] = found
+
+    def finish(self, records: list[Record]) -> None:
+        """Write the shard and complete the records: they exist only for what is stored.
+
+        Finished maps that turned out to be damaged, and could not be made again now, are pending again.
+        """
+        scored = {record["frame_id"] for record in records if record["event"] == "score"}
+        for task in self.batch.frames:
+            if task.stored and task.frame_id not in scored and not self.keeps(task):
+                about = {"quality": self.job.quality, "state": PENDING}
+                records.append({"event": "score", "frame_id": task.frame_id, **about})
+        try:
+            self.store.write_shard(self.batch.start, self.block)
+        except OSError as error:
+            raise place_failed(self.job.archive, error) from error
+        for record in records:
+            if record["event"] == "score" and record["state"] == DONE:
+                record["crc32c"] = maps_checksum(self.block, record["row"] - self.batch.start)
+
+
+@dataclass(frozen=True)
+class VerifyJob:
+    """Read stored frames again and compare with the ledger's checksums."""
+
+    archive: str
+    qualities: tuple[str, ...]
+
+    def __call__(self, batch: Sequence[tuple[int, str, dict[str, str]]]) -> list[list[tuple[int, str, str]]]:
+        """For each ``(row, pixel checksum, {quality: maps' checksum})`` its damage ``(row, where, what)``.
+
+        ``where`` is 'frames' or the name of a quality group; checksums that are empty are not compared.
+        """
+        with layout.reading(self.archive):
+            return self._compare(batch)
+
+    def _compare(self, batch: Sequence[tuple[int, str, dict[str, str]]]) -> list[list[tuple[int, str, str]]]:
+        frames = FrameStore.open(self.archive)
+        stores = {name: QualityStore.open(self.archive, name) for name in self.qualities}
+        answers = []
+        for row, expected, maps in batch:
+            damage: list[tuple[int, str, str]] = []
+            with at_work(str((row, expected, maps))):
+                if expected and frames.spec.pixels:
+                    what = _damage(partial(_pixel_checksum, frames, row), expected)
+                    damage += [(row, "frames", what)] if what else []
+                for name, wanted in maps.items():
+                    what = _damage(partial(_map_checksum, stores[name], row), wanted)
+                    damage += [(row, name, what)] if what else []
+            answers.append(damage)
+        return answers
+
+
+def _pixel_checksum(frames: FrameStore, row: int) -> str:
+    return checksum(*frames.read(row))
+
+
+def _map_checksum(store: QualityStore, row: int) -> str:
+    return maps_checksum(store.read(row, row + 1), 0)
+
+
+def _damage(read: Callable[[], str], expected: str) -> str:
+    """What is wrong with a stored piece; empty for nothing."""
+    try:
+        found = read()
+    except layout.UNREADABLE:
+        return "damaged: the stored bytes do not decode or fail their own checksum"
+    same = found == expected
+    return "" if same else f"missing, emptied or replaced: checksum {found}, the ledger says {expected}"

@@ -1,0 +1,286 @@
+"""Prove that an archive is complete and that its bytes are what was written; redo what is not."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from aqdask.errors import FrameError
+from aqdask.execution import frame_columns, planning, quality_groups, structure
+from aqdask.execution.executors import Executor
+from aqdask.execution.open_archive import OpenArchive, writing
+from aqdask.execution.pipeline import blame, clear_stale, collect, process
+from aqdask.execution.reporter import Reporter
+from aqdask.execution.tasks import VerifyJob
+from aqdask.io import reader
+from aqdask.methods.bundle import Bundle
+from aqdask.store import layout, quality_store
+from aqdask.store.frame_store import FrameStore
+from aqdask.store.ledger import DONE, PENDING, QUARANTINED, Entry, Ledger, open_ledger
+from aqdask.store.quality_store import QualitySpec, QualityStore
+
+FRAMES_PER_TASK = 8
+Item = tuple[int, str, dict[str, str]]  # row, checksum of pixels, checksums of maps by quality group
+
+
+@dataclass
+class Verification:
+    """What `verify` found.
+
+    Parameters
+    ----------
+    checked : int
+        Frames whose stored bytes were read again.
+    damage : list of (str, str, str)
+        ``(frame_id, where, what)``; ``where`` is 'frames' or the name of a quality group.
+    incomplete : list of (str, str)
+        ``(frame_id, what)``: pending, or not scored by a model that scored others.
+    repaired : list of str
+        Frame ids that ``repair`` made good again.
+    lost : list of (str, str)
+        ``(frame_id, why)`` that ``repair`` cannot make again.
+    given_up : list of (str, str)
+        Those of them that ``forget`` gave up.
+    counts : dict
+        Entries by state; a frame counts as quarantined where one of the models could not score it.
+    """
+
+    checked: int = 0
+    damage: list[tuple[str, str, str]] = field(default_factory=list)
+    incomplete: list[tuple[str, str]] = field(default_factory=list)
+    repaired: list[str] = field(default_factory=list)
+    lost: list[tuple[str, str]] = field(default_factory=list)
+    given_up: list[tuple[str, str]] = field(default_factory=list)
+    counts: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def sound(self) -> bool:
+        """Nothing is damaged and nothing is missing."""
+        return not self.damage and not self.incomplete
+
+
+def verify(
+    path: str | os.PathLike[str],
+    executor: Executor,
+    reporter: Reporter,
+    *,
+    sample: float = 1.0,
+    seed: int = 0,
+    repair: bool = False,
+    forget: bool = False,
+) -> Verification:
+    """Check completeness, and stored checksums of all frames or of a random ``sample`` of them.
+
+    With ``repair``, what is damaged is made again: lost metadata from the archive's spec and its ledger,
+    pixels from their sources and maps with the model that is kept beside them; then everything is checked
+    once more.
+    With ``forget``, what cannot be made again is given up: frames are quarantined with that reason, quality
+    groups that have lost maps and their model are removed.
+
+    Raises
+    ------
+    ArchiveError
+        If a part of the archive cannot be read now (permissions, a disk): that is no damage.
+    """
+    with layout.reading(path):
+        found = _check(path, executor, reporter, sample, seed)
+        if not repair or found.sound:
+            return found
+        broken = {(frame_id, where) for frame_id, where, _ in found.damage}
+        root = layout.open_root(path)
+        made = quality_groups.known(root, open_ledger(root, damaged=True))
+    with writing(path, repairing=True) as archive, layout.storing(path):
+        structure.mend(archive, made)
+    with layout.reading(path):  # with the metadata mended more can be seen, and less is damaged
+        found = _check(path, executor, reporter)
+    broken |= {(frame_id, where) for frame_id, where, _ in found.damage}
+    with writing(path) as archive:
+        lost = _repair(archive, found, made, executor, reporter)
+        given_up = _forget(archive, lost, found, executor) if forget else []
+    with layout.reading(path):
+        again = _check(path, executor, reporter)
+    left = {(frame_id, where) for frame_id, where, _ in again.damage}
+    again.repaired = sorted({frame_id for frame_id, _ in broken - left} - {name for name, _ in given_up})
+    again.lost = [problem for problem in lost if problem not in given_up]
+    again.given_up = given_up
+    return again
+
+
+def _check(
+    path: str | os.PathLike[str], executor: Executor, reporter: Reporter, sample: float = 1.0, seed: int = 0
+) -> Verification:
+    root = layout.open_root(path)
+    ledger, frames = open_ledger(root, damaged=True), FrameStore.at(root)
+    made = quality_groups.known(root, ledger)
+    rows = ledger.rows()
+    entries = _chosen(rows, sample, seed)
+    found = Verification(len(entries), counts=ledger.counts(list(made)))
+    found.damage = structure.check(root, ledger, frames, made)
+    places = {where for _, where, _ in found.damage}
+    if "frames (metadata)" in places:
+        found.checked = 0
+        found.incomplete = [
+            (frame_columns.ALL, "pixels and coordinates were not read: their metadata come first")
+        ]
+        return found
+    found.damage += frame_columns.check_coordinates(frames, rows)
+    whole = [name for name in made if f"{name} (metadata)" not in places]
+    for name in whole:
+        store = QualityStore(layout.group(root, f"quality/{name}"))
+        found.damage += frame_columns.check_quality(store, made[name], rows)
+    damage, unchecked = _damage(path, entries, whole, executor, reporter)
+    found.damage += damage
+    found.incomplete = unchecked + _incomplete(frames, ledger, list(made))
+    return found
+
+
+def _chosen(rows: list[Entry], sample: float, seed: int) -> list[Entry]:
+    if sample >= 1:
+        return rows
+    count = min(len(rows), max(1, round(sample * len(rows))))
+    picked = np.random.default_rng(seed).choice(len(rows), size=count, replace=False)
+    return [rows[position] for position in sorted(picked)]
+
+
+def _damage(
+    path: str | os.PathLike[str],
+    entries: list[Entry],
+    names: list[str],
+    executor: Executor,
+    reporter: Reporter,
+) -> tuple[list[tuple[str, str, str]], list[tuple[str, str]]]:
+    """Compare every stored checksum of ``entries``: what is damaged, and what could not be checked."""
+    items: list[Item] = []
+    for entry in entries:
+        pixels = entry.crc32c if entry.state == DONE else ""
+        scores = {n: s.crc32c for n in names if (s := entry.scores.get(n)) and s.state == DONE}
+        items.append((entry.row, pixels, scores))
+    ids = {entry.row: entry.frame_id for entry in entries}
+    reporter.start("verify", len(items))
+    job = VerifyJob(str(Path(path).absolute()), tuple(names))
+    damage: list[tuple[str, str, str]] = []
+    unchecked: list[tuple[str, str]] = []
+
+    def failed(item: Item, error: Exception) -> list[tuple[int, str, str]]:
+        unchecked.append((ids[item[0]], f"could not be checked: {blame(error)}"))
+        return []
+
+    batches = planning.slices(items, FRAMES_PER_TASK)
+    for batch, answers in collect(executor, job, batches, stage="verify", failed=failed):
+        found = [answer for answers_of_one in answers for answer in answers_of_one]
+        damage += [(ids[row], where, what) for row, where, what in found]
+        reporter.advance(len(batch), len({row for row, _, _ in found}))
+    reporter.finish()
+    return sorted(damage), unchecked
+
+
+def _incomplete(frames: FrameStore, ledger: Ledger, names: list[str]) -> list[tuple[str, str]]:
+    """Frames that are not finished, and a ledger and arrays that disagree on how many there are."""
+    rows = ledger.rows()
+    found = [
+        (e.frame_id, f"not taken in yet (resume the ingest){': ' + e.reason if e.reason else ''}")
+        for e in rows
+        if e.standing()[0] == PENDING
+    ]
+    for name in names:
+        found += [
+            (e.frame_id, f"not scored by {name} yet (resume the score)")
+            for e in rows
+            if e.state == DONE and not e.changed and e.standing(name)[0] == PENDING
+        ]
+    stored = len(frames)
+    if stored != len(rows) or [e.row for e in rows] != list(range(len(rows))):
+        found.append(("(archive)", f"{stored} rows are stored, the ledger knows {len(rows)}"))
+    return found
+
+
+def _repair(
+    archive: OpenArchive,
+    found: Verification,
+    made: Mapping[str, QualitySpec],
+    executor: Executor,
+    reporter: Reporter,
+) -> list[tuple[str, str]]:
+    """Small arrays first, since scoring reads them; then make damaged frames pending, and run again.
+
+    Returns ``(frame_id or name of a quality group, why)`` of what cannot be made again: what is left may be
+    worth more than nothing.
+    """
+    lost: list[tuple[str, str]] = []
+    entries, rows = archive.ledger.entries, archive.ledger.rows()
+    broken = {frame_id for frame_id, where, _ in found.damage if where == frame_columns.COORDINATES_OF_FRAMES}
+    if broken:
+        frame_columns.repair_coordinates(archive, broken, executor, reporter)
+    for name, about in made.items():
+        store = QualityStore.open(archive.path, name, writable=True)
+        frame_columns.repair_quality(store, about, rows, found.damage)
+    for frame_id in sorted({frame_id for frame_id, where, _ in found.damage if where == "frames"}):
+        why = _cannot_repair(entries[frame_id])
+        if why:
+            lost.append((frame_id, why))
+        else:
+            archive.ledger.append([{"event": "ingest", "frame_id": frame_id, "state": PENDING}])
+    archive.ledger.flush()
+    process(archive, executor, reporter, ingest=True)
+    for name, about in made.items():
+        redo = frozenset(entries[frame_id].row for frame_id, where, _ in found.damage if where == name)
+        data = QualityStore.open(archive.path, name).bundle()
+        if hashlib.sha256(data).hexdigest() != about.attributes["model_sha256"]:
+            digest = about.attributes["model_sha256"][:16]
+            pending = {"event": "score", "quality": name, "state": PENDING}
+            again = sorted({frame_id for frame_id, where, _ in found.damage if where == name})
+            archive.ledger.append({**pending, "frame_id": frame_id} for frame_id in again)
+            lost.append(
+                (name, f"its model is lost: `aqdask score` with the model {digest}... makes it again")
+            )
+            continue
+        process(archive, executor, reporter, ingest=False, bundle=Bundle.from_bytes(data), redo=redo)
+    return lost
+
+
+def _forget(
+    archive: OpenArchive, lost: list[tuple[str, str]], found: Verification, executor: Executor
+) -> list[tuple[str, str]]:
+    """Give up what cannot be made again, and return it: the records first, so that nothing is missed untold.
+
+    A quality group of which only the model is lost keeps its maps.
+    """
+    given_up, ledger = [], archive.ledger
+    damaged = {where.partition(" ")[0] for _, where, _ in found.damage if not where.endswith("(bundle)")}
+    for name, why in lost:
+        if name in ledger.qualities:
+            if name not in damaged:
+                continue
+            ledger.append([{"event": "forget_quality", "name": name}])
+            ledger.flush()
+            quality_store.remove(archive.root, name)
+        else:
+            about = {
+                "state": QUARANTINED,
+                "reason": f"given up (--forget): {why}",
+                "size": -1,
+                "mtime_ns": -1,
+            }
+            ledger.append([{"event": "ingest", "frame_id": name, **about}])
+            ledger.flush()
+            archive.frames.erase(ledger.entries[name].row)
+        given_up.append((name, why))
+    for name in quality_store.names(archive.root):
+        clear_stale(archive, executor, name)
+    return given_up
+
+
+def _cannot_repair(entry: Entry) -> str:
+    """Why the source cannot give back what was stored; empty where it can."""
+    try:
+        digest = hashlib.sha256(reader.load_bytes(entry.path)).hexdigest()
+    except FrameError as error:
+        return f"its source {entry.path} cannot be read: {error}"
+    if digest != entry.sha256:
+        return f"its source {entry.path} has changed; `aqdask ingest --rehash` takes it as it is now"
+    return ""

@@ -1,0 +1,121 @@
+"""Watches the tasks of a run: no worker any more, or one that hangs on a frame."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+from distributed import Client, Future
+
+from aqdask.errors import ClusterError, FrameTimeout
+from aqdask.execution import config
+from aqdask.execution.worker import current_work
+
+ANSWER_SECONDS = 10.0  # for a worker to say what it works on, or to be restarted
+log = logging.getLogger(__name__)
+
+
+class Watchdog:
+    """Looks after tasks that the client waits for.
+
+    Parameters
+    ----------
+    client : distributed.Client
+        The client of the run.
+    hopeless : callable
+        Tells whether no worker can come any more.
+    """
+
+    def __init__(self, client: Client, hopeless: Callable[[], bool]) -> None:
+        self.client, self.hopeless = client, hopeless
+        self.worker_timeout = config.seconds("worker-timeout")
+        self.frame_timeout = config.seconds("frame-timeout")
+        self.every = min(5.0, self.worker_timeout / 4, self.frame_timeout / 4)
+        self._since: dict[Future, float] = {}
+        self._alone_since: float | None = None
+        self._looked = time.monotonic()
+
+    def began(self, future: Future) -> None:
+        """A task was given to the scheduler."""
+        self._since[future] = time.monotonic()
+
+    def ended(self, future: Future) -> None:
+        """A task has come back; the scheduler may forget its result."""
+        self._since.pop(future, None)
+
+    def look(self) -> list[tuple[Future, FrameTimeout]]:
+        """Every few seconds: end the work on frames that take longer than ``aqdask.frame-timeout``.
+
+        Returns
+        -------
+        list of (Future, FrameTimeout)
+            Tasks that were given up, and the frame or path that each hung on.
+
+        Raises
+        ------
+        ClusterError
+            If there has been no worker for ``aqdask.worker-timeout``, and none can be hoped for.
+        """
+        now = time.monotonic()
+        if now - self._looked < self.every:
+            return []
+        self._looked = now
+        self._check_workers(now)
+        if not any(now - since > self.frame_timeout for since in self._since.values()):
+            return []
+        by_key = {str(future.key): future for future in self._since}
+        given_up = []
+        for worker, key, subject, seconds in self._work():
+            if seconds > self.frame_timeout and key in by_key:
+                future = by_key[key]
+                # first the task, then the worker: the other way round another worker would get the task
+                self.client.cancel([future], force=True)
+                self._since.pop(future, None)
+                self._free(worker)
+                given_up.append((future, FrameTimeout(subject, seconds)))
+        return given_up
+
+    def _work(self) -> list[tuple[str, str, str, float]]:
+        workers = list(self.client.nthreads())
+        found: list[tuple[str, str, str, float]] = self.client.sync(_work_of, self.client, workers)
+        return found
+
+    def _check_workers(self, now: float) -> None:
+        if self.client.nthreads():
+            self._alone_since = None
+            return
+        self._alone_since = self._alone_since or now
+        if now - self._alone_since > self.worker_timeout and self.hopeless():
+            raise ClusterError(
+                f"all workers are gone, and for {config.get('worker-timeout')} none has come",
+                expected="at least one worker",
+                consequence="What was finished is kept",
+                remedy="start workers and run the same command again: it resumes. "
+                "aqdask.worker-timeout is how long to wait",
+            )
+
+    def _free(self, worker: str) -> None:
+        """Restart a worker that hangs; where no nanny can do that, let the scheduler forget it."""
+        try:
+            self.client.restart_workers([worker], timeout=ANSWER_SECONDS, raise_for_error=True)
+        except Exception as error:  # no nanny, or one that does not answer
+            log.debug("%s was not restarted", worker, exc_info=error)
+            with contextlib.suppress(Exception):
+                self.client.retire_workers([worker], close_workers=True, remove=True)
+
+
+async def _work_of(client: Client, workers: list[str]) -> list[tuple[str, str, str, float]]:
+    """Ask workers for their work: for each that answers its address, key of the task, subject, seconds."""
+
+    async def of_one(worker: str) -> list[Any]:
+        with contextlib.suppress(Exception):
+            answer = client.run(current_work, workers=[worker])
+            return (await asyncio.wait_for(answer, ANSWER_SECONDS))[worker]
+        return []
+
+    answers = await asyncio.gather(*map(of_one, workers))
+    return [(worker, *work) for worker, works in zip(workers, answers, strict=True) for work in works]

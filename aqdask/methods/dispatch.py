@@ -1,0 +1,127 @@
+"""Scoring, training and calibration by the method that a bundle or the settings name.
+
+The rows are those of `aqdask.methods.registry.METHODS`; a method's modules are imported when it is used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from aqdask.errors import ModelError, UsageError
+from aqdask.methods.base import FrameSource, Scorer
+from aqdask.methods.bundle import Bundle
+from aqdask.methods.registry import METHODS, Method
+from aqdask.methods.training.progress import Report
+from aqdask.methods.training.settings import TrainSpec
+from aqdask.specs import Variable
+
+if TYPE_CHECKING:
+    import torch
+
+
+def find(bundle: Bundle) -> Method:
+    """Return the method of a bundle.
+
+    Raises
+    ------
+    ModelError
+        For a method that is not in the table.
+    """
+    if bundle.method not in METHODS:
+        raise ModelError(
+            f"the model {bundle.name} was made by the method {bundle.method!r}",
+            expected=f"one of {', '.join(sorted(METHODS))}",
+            consequence="This release of aqdask cannot score with it",
+            remedy="install the release of aqdask that wrote it",
+        )
+    return METHODS[bundle.method]
+
+
+def load_scorer(bundle: Bundle, device: str = "cpu") -> Scorer:
+    """Return the scorer of a bundle's method, with its weights on ``device``.
+
+    Raises
+    ------
+    ModelError
+        For a method that this release does not know, or weights that do not fit.
+    """
+    return _load(find(bundle).scorer)(bundle, device)
+
+
+def variables(bundle: Bundle) -> tuple[Variable, ...]:
+    """Return the variables that a bundle's scorer gives, without loading its network."""
+    return _load(find(bundle).variables)
+
+
+def train(
+    frames: FrameSource,
+    spec: TrainSpec,
+    *,
+    progress: Report | None = None,
+    device: str | torch.device | None = None,
+) -> Bundle:
+    """Train on reference frames and calibrate on held-out ones.
+
+    The same frames, settings, versions, processor and number of threads give the same bytes. The caller's
+    random generators and torch settings are restored.
+
+    Parameters
+    ----------
+    frames : FrameSource
+        Reference frames; read one at a time, some of them many times.
+    spec : TrainSpec
+        Settings; ``method`` chooses the row of the table.
+    progress : callable, optional
+        Called with a `TrainProgress` every few steps; an exception that it raises ends the training.
+    device : str or torch.device, optional
+        The CPU unless given.
+
+    Raises
+    ------
+    UsageError
+        For fewer than three frames, settings out of the method's range, or frames without valid patches.
+    ModelError
+        If the loss is no longer finite.
+    """
+    function = _load(METHODS[spec.method].train)
+    return function(frames, spec, progress or _ignore, device or "cpu")
+
+
+def calibrate(
+    bundle: Bundle,
+    frames: FrameSource,
+    spec: TrainSpec,
+    *,
+    progress: Report | None = None,
+    device: str | torch.device | None = None,
+) -> Bundle:
+    """Return a copy of a bundle that is calibrated for the cameras and filters of these frames too.
+
+    Raises
+    ------
+    UsageError
+        For a method without calibration, too few frames, inconsistent frames, or a noise ratio far from 1.
+    ModelError
+        If the weights do not fit the architecture that the bundle states.
+    """
+    method = find(bundle)
+    if not method.calibrate:
+        able = ", ".join(repr(name) for name, row in METHODS.items() if row.calibrate)
+        raise UsageError(
+            f"the model {bundle.name} is of the method {bundle.method!r}",
+            expected=f"one of {able}: this method has nothing to calibrate without training",
+            consequence="Nothing was calibrated",
+            remedy="train a model on these frames instead",
+        )
+    return _load(method.calibrate)(bundle, frames, spec, progress or _ignore, device or "cpu")
+
+
+def _load(place: str) -> Any:
+    """Import ``module:name``."""
+    module, _, name = place.partition(":")
+    return getattr(import_module(module), name)
+
+
+def _ignore(progress: object) -> None:
+    """Discard a progress report."""

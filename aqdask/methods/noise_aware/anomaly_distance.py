@@ -1,0 +1,212 @@
+"""From a group's statistics to one p-value: distance from the references, and how many of them are as far."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import numpy as np
+
+from aqdask.stats.conformal import ScoreTable, conformal_pvalue
+
+COMPARED = 20_000  # patches of all frames that are compared with each other
+AMONG_OTHERS = 0.99  # quantile of the other frames' distances from which a patch is not one of theirs
+APART = 0.2  # of a frame's patches beyond the others: then it is none of those that frames are compared with
+TABLE_LIMIT = 2000  # distances kept a group
+TAIL = 0.02  # upper fraction of the references whose mean excess makes the exponential tail
+NORMAL_EXCESS = 0.36  # of a normal variable over its 98 % quantile
+# Knots of the references' distribution: dense in the middle, out to 2 % on either side.
+_Z = np.linspace(-2.0537, 2.0537, 33)
+PROBABILITIES = np.array([NormalDist().cdf(z) for z in _Z])
+
+
+@dataclass(frozen=True, eq=False)
+class NormalScores:
+    """Statistics on the scale of a normal variable: what the references' own distribution says of each.
+
+    Between the knots a statistic goes through the references' empirical distribution; beyond the outermost,
+    where its tail is taken as exponential, ``z**2 = z0**2 + 2 (x - x0) / excess``. So a heavy tail (bright
+    stars) does not hide what is normal, and a narrow one keeps its power.
+
+    Parameters
+    ----------
+    knots : ndarray (K, k)
+        Quantiles of the references at `PROBABILITIES`, ascending.
+    excess : ndarray (2, k)
+        Mean excess below the lowest and above the highest knot.
+    """
+
+    knots: np.ndarray
+    excess: np.ndarray
+
+    @classmethod
+    def fit(cls, statistics: np.ndarray, min_effect_size: float | np.ndarray = 0.0) -> NormalScores:
+        """From reference patches ``(n, k)``, all finite; ``min_effect_size`` is the smallest excess, also ``(k,)``."""
+        values = statistics.astype(np.float64)
+        knots = np.quantile(values, PROBABILITIES, axis=0)
+        width = np.maximum(knots[-1] - knots[0], 1e-9)
+        excess = np.stack([_excess(knots[0] - values, width), _excess(values - knots[-1], width)])
+        return cls(knots, np.maximum(excess, min_effect_size))
+
+    def of(self, statistics: np.ndarray) -> np.ndarray:
+        """Normal scores of statistics ``(..., k)``, float64, same shape; NaN where not finite."""
+        values = statistics.astype(np.float64)
+        z = np.empty_like(values)
+        for k in range(values.shape[-1]):
+            x, knots = values[..., k], self.knots[:, k]
+            z[..., k] = np.interp(x, knots, _Z)
+            for low, end in ((True, 0), (False, -1)):
+                away = np.maximum(knots[0] - x if low else x - knots[-1], 0) / self.excess[end, k]
+                outer = np.sqrt(_Z[end] ** 2 + 2 * np.minimum(away, 1e9))
+                z[..., k] = np.where(away > 0, np.copysign(outer, _Z[end]), z[..., k])
+        return np.where(np.isfinite(values), z, np.nan)
+
+
+def _excess(beyond: np.ndarray, width: np.ndarray) -> np.ndarray:
+    """Mean of the positive values of each column, at least a hundredth of ``width``."""
+    above = beyond > 0
+    mean = np.where(above, beyond, 0).sum(axis=0) / np.maximum(above.sum(axis=0), 1)
+    return np.maximum(mean, 0.01 * width)
+
+
+@dataclass(frozen=True, eq=False)
+class AnomalyDistance:
+    """How far statistics lie from those of the references: the largest of their normal scores.
+
+    Evidence is sparse: a trail moves one statistic of its group and leaves the rest. A Mahalanobis distance
+    spreads it over all of them, and was the worse of the two wherever both were measured
+    (benchmarks/README.md).
+
+    Parameters
+    ----------
+    scores : NormalScores
+    one_sided : int
+        +1: only large values are bad, -1: only small ones, 0: both.
+    """
+
+    scores: NormalScores
+    one_sided: int = 0
+
+    @classmethod
+    def fit(
+        cls, statistics: np.ndarray, one_sided: int = 0, min_effect_size: float | np.ndarray = 0.0
+    ) -> AnomalyDistance:
+        """From reference patches ``(n, k)``, all finite."""
+        return cls(NormalScores.fit(statistics, min_effect_size), one_sided)
+
+    def of(self, statistics: np.ndarray) -> np.ndarray:
+        """Distance of statistics ``(..., k)``, float64 ``(...)``; NaN where one is not finite."""
+        z = self.scores.of(statistics)
+        return (self.one_sided * z if self.one_sided else np.abs(z)).max(axis=-1)
+
+
+@dataclass(frozen=True, eq=False)
+class Tail:
+    """How surprising distances are: conformal within the references, an exponential beyond the largest.
+
+    Parameters
+    ----------
+    table : ScoreTable
+        Distances of reference patches.
+    start, excess : float
+        Their ``1 - TAIL`` quantile, and the mean excess over it of those above.
+    """
+
+    table: ScoreTable
+    start: float
+    excess: float
+
+    @classmethod
+    def fit(cls, distances: np.ndarray) -> Tail:
+        """From distances ``(n,)`` of patches that did not fit the distance; NaN is left out."""
+        known = distances[np.isfinite(distances)]
+        table = ScoreTable.from_scores(known, TABLE_LIMIT)
+        start = float(np.quantile(known, 1 - TAIL))
+        above = known[known > start]
+        excess = float((above - start).mean()) if above.size else 1.0
+        return cls(table, start, max(excess, 1e-6))
+
+    @classmethod
+    def of_frames(cls, distances: np.ndarray) -> Tail:
+        """From one distance a frame ``(n,)``: too few to show a tail.
+
+        Beyond the largest, at p = 1 / (n + 1), it is taken as that of a normal variable.
+        """
+        table = ScoreTable.from_scores(distances)
+        start = float(table.values[-1]) - NORMAL_EXCESS * (np.log(table.total + 1) + np.log(TAIL))
+        return cls(table, start, NORMAL_EXCESS)
+
+    def neg_log10_p(self, distances: np.ndarray) -> np.ndarray:
+        """``-log10 p`` of distances, float64, same shape; NaN where the distance is.
+
+        p is ``(1 + #{reference >= this}) / (n + 1)``; beyond the largest reference it is
+        ``TAIL exp(-(d - start) / excess)`` where that is smaller. This orders the worst patches and is an
+        extrapolation, which no guarantee covers.
+        """
+        conformal = -np.log10(conformal_pvalue(distances, self.table).astype(np.float64))
+        beyond = distances > self.table.values[-1]
+        tail = ((distances - self.start) / self.excess - np.log(TAIL)) / np.log(10)
+        return np.where(beyond, np.maximum(conformal, tail), conformal)
+
+
+def fraction_beyond_others(
+    statistics: Sequence[np.ndarray], one_sided: int = 0, min_effect_size: float = 0.0
+) -> np.ndarray:
+    """Fraction of the patches of each frame that lie beyond those of all other frames, float64 ``(frame,)``.
+
+    Beyond is ``1 + 3 / n`` times the distance that one in a hundred patches of the n - 1 others exceeds: a
+    few frames do not span what is normal. 0 for a frame with nothing to compare, or nothing to compare with.
+
+    Frames of the same defect hide each other. So the oddest quarter of the frames is at first compared with
+    the rest, and not the rest with them; those that turn out to be like the rest are taken back, until all
+    that are left out have more than `APART` of their patches beyond. Of good frames none is: each was
+    compared with all others. Frames of the same defect that are more than a quarter are not found.
+
+    Parameters
+    ----------
+    statistics : sequence of ndarray (n, k)
+        Of each frame, all finite.
+    one_sided, min_effect_size
+        As `AnomalyDistance.fit`.
+    """
+    chosen = [values[:: max(1, len(values) * len(statistics) // COMPARED)] for values in statistics]
+    apart = _oddest(chosen, one_sided, min_effect_size)
+    while True:  # `apart` only shrinks
+        found = _beyond(chosen, apart, one_sided, min_effect_size)
+        still = apart & (found > APART)
+        if (still == apart).all():
+            return found
+        apart = still
+
+
+def _beyond(
+    chosen: Sequence[np.ndarray], apart: np.ndarray, one_sided: int, min_effect_size: float
+) -> np.ndarray:
+    """Fraction of each frame's patches beyond those of the other frames that are not ``apart``."""
+    found = np.zeros(len(chosen))
+    for k, own in enumerate(chosen):
+        kept = [values for j, values in enumerate(chosen) if j != k and not apart[j]]
+        others = np.concatenate([*kept, own[:0]])
+        if len(own) and len(others):
+            distance = AnomalyDistance.fit(others, one_sided, min_effect_size)
+            limit = (1 + 3 / (len(kept) + 1)) * float(np.quantile(distance.of(others), AMONG_OTHERS))
+            found[k] = float((distance.of(own) > limit).mean())
+    return found
+
+
+def _oddest(chosen: Sequence[np.ndarray], one_sided: int, min_effect_size: float) -> np.ndarray:
+    """The quarter of the frames, rounded down, whose patches lie farthest from those of most frames, bool.
+
+    The scores are medians over the frames of what each says alone: a minority does not move them. A frame
+    is as far as the distance that a fraction `APART` of its patches exceeds.
+    """
+    odd = np.zeros(len(chosen), bool)
+    alone = [NormalScores.fit(values, min_effect_size) for values in chosen if len(values)]
+    if count := len(chosen) // 4 if alone else 0:
+        knots = np.median([scores.knots for scores in alone], axis=0)
+        excess = np.median([scores.excess for scores in alone], axis=0)
+        typical = AnomalyDistance(NormalScores(knots, excess), one_sided)
+        far = [np.quantile(typical.of(values), 1 - APART) if len(values) else 0.0 for values in chosen]
+        odd[np.argsort(far)[-count:]] = True
+    return odd

@@ -1,0 +1,207 @@
+"""Calibration of one camera and filter, and its arrays and facts in a bundle."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from aqdask.errors import ModelError
+from aqdask.methods.bundle import Calibration
+from aqdask.methods.noise_aware.anomaly_distance import AnomalyDistance, NormalScores, Tail
+from aqdask.methods.noise_aware.feature_extractor import Detector
+from aqdask.methods.noise_aware.feature_groups import FEATURE_GROUPS, CameraModel
+from aqdask.methods.noise_aware.frame_score import ReferenceStatistics
+from aqdask.methods.noise_aware.noise_model import NoiseModel
+from aqdask.methods.noise_aware.pooling import Features
+from aqdask.methods.noise_aware.two_pass import TwoPassDecision
+from aqdask.stats.conformal import ScoreTable
+
+FINAL = ("final", "final_region")  # names of the tables of final p-values, as they are stored
+BRIGHTER = "brighter/"  # prefix of the arrays of a brighter sky
+# Groups that compare with the flat field of a filter, or need its noise model to hold within 1 %.
+FLAT_FIELD = ("sky", "background", "sky_frame", "noise_region")
+
+
+@dataclass(frozen=True, eq=False)
+class CameraCalibration:
+    """Calibration of one camera and filter.
+
+    Parameters
+    ----------
+    decision : TwoPassDecision
+        Camera model, distributions of the feature groups, p-values.
+    frames : ReferenceStatistics
+        Statistics of whole reference frames.
+    saturation : float
+        Counts from which a pixel is saturated; infinite where unknown.
+    hot : ndarray (n, 2)
+        Row and column of the hot pixels, int32.
+    shape : tuple of int
+        ``(y, x)`` of the reference frames: the hot pixels and the template belong to it.
+    facts : dict
+        Plain JSON for the user: frames of each set, patches, notes, disabled groups with the reason.
+    brighter : CameraCalibration or None
+        Calibration of frames whose median sky is above ``limit`` counts, from references under that sky.
+    limit : float
+    """
+
+    decision: TwoPassDecision
+    frames: ReferenceStatistics
+    saturation: float
+    hot: np.ndarray
+    shape: tuple[int, int]
+    facts: dict[str, Any] = field(default_factory=dict)
+    brighter: CameraCalibration | None = None
+    limit: float = float("inf")
+
+    def under_sky(self, features: Features) -> CameraCalibration:
+        """Return the calibration for the stratum of sky of a frame with these features."""
+        sky = features["sky"][np.isfinite(features["sky"])]
+        if self.brighter is None or not sky.size or np.median(sky) <= self.limit:
+            return self
+        return self.brighter.under_sky(features)
+
+    def plain(self) -> CameraCalibration:
+        """Return a copy without the calibrations of brighter skies."""
+        return replace(self, brighter=None)
+
+    def stored(self) -> Calibration:
+        """Convert to the arrays and facts of a bundle."""
+        decision, camera = self.decision, self.decision.camera
+        arrays = {"hot": self.hot, "shape_zero": camera.shape_zero.astype(np.float64)}
+        if camera.template is not None:
+            arrays["template"] = camera.template.astype(np.float32)
+        arrays |= _arrays(decision)
+        facts: dict[str, Any] = {
+            "noise": asdict(camera.noise),
+            "two_sided": camera.two_sided,
+            "tails": _tails(decision),
+            "first_alpha": decision.first_alpha,
+            "frame_tier": {name: list(values) for name, values in self.frames.quantities.items()},
+            "frame_shapes": {name: list(values) for name, values in self.frames.shapes.items()},
+            "saturation": None if np.isinf(self.saturation) else self.saturation,
+            "shape": list(self.shape),
+            "patches": decision.final[0].total,
+            "smallest_pvalue": decision.smallest,
+        }
+        if self.brighter is not None:
+            nested = self.brighter.stored()
+            arrays |= {f"{BRIGHTER}{name}": array for name, array in nested.arrays.items()}
+            facts["brighter"] = {"limit": self.limit, "facts": dict(nested.facts)}
+        return Calibration(arrays, facts | {"about": self.facts})
+
+    @classmethod
+    def from_stored(cls, stored: Calibration) -> CameraCalibration:
+        """Restore the result of `stored`; `KeyError` names what is missing.
+
+        Raises
+        ------
+        ModelError
+            For a calibration with position centring, which earlier releases could make.
+        """
+        arrays, facts = stored.arrays, stored.facts
+        camera = CameraModel(
+            NoiseModel(**facts["noise"]), arrays.get("template"), arrays["shape_zero"], facts["two_sided"]
+        )
+        decision = _decision(camera, arrays, facts["tails"], facts["first_alpha"])
+        if "centred" in facts:
+            raise ModelError(
+                "a calibration with position centring (`--centred`)",
+                expected="one without: position centring was removed, since it gained nothing measurable",
+                consequence="Its p-values would not be those that it was calibrated for",
+                remedy="calibrate the model again (`aqdask calibrate`)",
+            )
+        tables = (facts["frame_tier"], facts.get("frame_shapes", {}))
+        tier = ReferenceStatistics(*({name: tuple(found) for name, found in one.items()} for one in tables))
+        full = facts["saturation"]
+        brighter, limit = None, float("inf")
+        if "brighter" in facts:
+            inside = {n.removeprefix(BRIGHTER): a for n, a in arrays.items() if n.startswith(BRIGHTER)}
+            brighter = cls.from_stored(Calibration(inside, facts["brighter"]["facts"]))
+            limit = facts["brighter"]["limit"]
+        return cls(
+            decision,
+            tier,
+            float("inf") if full is None else full,
+            arrays["hot"],
+            tuple(facts["shape"]),
+            facts["about"],
+            brighter,
+            limit,
+        )
+
+    def elsewhere(self, *, same_camera: bool) -> CameraCalibration:
+        """Return the part that holds for another filter, or for another camera, which has other hot pixels.
+
+        A filter has its own flat field: against that of another one the sky of every patch would stand out,
+        so the groups that use it are disabled.
+        """
+        decision = self.decision
+        distances = {name: found for name, found in decision.distances.items() if name not in FLAT_FIELD}
+        camera = replace(decision.camera, template=None)
+        hot = self.hot if same_camera else self.hot[:0]
+        decision = replace(decision, camera=camera, distances=distances)
+        # The counts of another camera say nothing about its sky.
+        brighter = self.brighter.elsewhere(same_camera=True) if same_camera and self.brighter else None
+        return replace(self, decision=decision, hot=hot, brighter=brighter)
+
+    def hot_map(self) -> np.ndarray | None:
+        """Return the hot pixels as bool ``(y, x)``; None where there are none."""
+        return hot_map(self.hot, self.shape)
+
+    @property
+    def detector(self) -> Detector:
+        """Noise model and saturation level, as the feature extractor needs them."""
+        return Detector(self.decision.camera.noise, self.saturation)
+
+
+def hot_map(hot: np.ndarray, shape: tuple[int, int]) -> np.ndarray | None:
+    """Convert rows and columns ``(n, 2)`` of hot pixels to bool ``(y, x)``; None where there are none."""
+    if not len(hot):
+        return None
+    found = np.zeros(shape, bool)
+    found[hot[:, 0], hot[:, 1]] = True
+    return found
+
+
+def _arrays(decision: TwoPassDecision) -> dict[str, np.ndarray]:
+    """Convert a calibrated decision to arrays by name."""
+    if decision.first is None or not decision.final:
+        raise ValueError("a decision that was not calibrated cannot be stored")
+    arrays = decision.first.arrays("first")
+    for name, table in zip(FINAL, decision.final, strict=False):
+        arrays |= table.arrays(name)
+    for name, distance in decision.distances.items():
+        at = f"group/{name}"
+        arrays[f"{at}/knots"] = distance.scores.knots.astype(np.float32)
+        arrays[f"{at}/excess"] = distance.scores.excess.astype(np.float32)
+        arrays |= decision.tails[name].table.arrays(at)
+    return arrays
+
+
+def _tails(decision: TwoPassDecision) -> dict[str, list[float]]:
+    """Return start and excess of the tails by group."""
+    return {name: [decision.tails[name].start, decision.tails[name].excess] for name in decision.distances}
+
+
+def _decision(
+    camera: CameraModel,
+    arrays: Mapping[str, np.ndarray],
+    stored: Mapping[str, Sequence[float]],
+    first_alpha: float,
+) -> TwoPassDecision:
+    """Restore the decision that `_arrays` and `_tails` stored."""
+    distances, tails = {}, {}
+    for group in FEATURE_GROUPS:
+        if group.name in stored:
+            at = f"group/{group.name}"
+            scores = NormalScores(arrays[f"{at}/knots"], arrays[f"{at}/excess"])
+            distances[group.name] = AnomalyDistance(scores, group.one_sided)
+            tails[group.name] = Tail(ScoreTable.of(arrays, at), *stored[group.name])
+    first = ScoreTable.of(arrays, "first")
+    tables = FINAL if any(group.regional and group.name in stored for group in FEATURE_GROUPS) else FINAL[:1]
+    final = tuple(ScoreTable.of(arrays, name) for name in tables)
+    return TwoPassDecision(camera, distances, tails, first, final, first_alpha)

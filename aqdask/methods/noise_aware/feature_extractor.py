@@ -1,0 +1,205 @@
+"""Extraction of patch features with the networks: pixels in, numbers by name out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+import torch
+from torch import nn
+
+from aqdask.methods.noise_aware.networks import FOLD, Networks
+from aqdask.methods.noise_aware.noise_model import (
+    NoiseModel,
+    clipped_variance,
+    compress,
+    difference,
+    sky_level,
+    variance_stabilise,
+)
+from aqdask.methods.noise_aware.patch_statistics import View, table
+from aqdask.methods.tensors import exact_arithmetic
+
+LEVELS = ("valid", "saturated", "sky", "noise")
+PLATEAU = 0.25  # of a patch's valid pixels: so many at its largest value are full, or dead
+LEARNT = 31 * 2**20  # bytes; glibc learns from sizes of up to 32 MiB
+
+
+@dataclass(frozen=True)
+class Detector:
+    """Noise and saturation level of a detector.
+
+    Parameters
+    ----------
+    noise : NoiseModel
+    saturation : float
+        Counts from which a pixel is saturated; infinite where unknown.
+    """
+
+    noise: NoiseModel
+    saturation: float = float("inf")
+
+
+class FeatureExtractor:
+    """Extractor of the features of batches of patches, with the networks on a device.
+
+    Parameters
+    ----------
+    networks : Networks
+        Put on the device, in evaluation mode, with batch norm folded into the convolutions.
+    device : str or torch.device
+    """
+
+    def __init__(self, networks: Networks, device: str | torch.device = "cpu") -> None:
+        self.device = torch.device(device)
+        reuse_buffers()
+        networks.eval()
+        self.encoder = _on_strips(networks.autoencoder.encoder).to(self.device)
+        self.decoder = _fused([*networks.autoencoder.decoder][:-1]).to(self.device)
+        self.head = _on_strips(networks.head.layers).to(self.device)
+        self.statistics = table(networks.latent)
+        self.feature_names = (*LEVELS, *(name for row in self.statistics for name in row.names))
+
+    def extract(self, patches: torch.Tensor, valid: torch.Tensor | None, detector: Detector) -> np.ndarray:
+        """Extract features ``(n, k)``, float32, of patches ``(n, P, P)`` in counts; NaN where nothing is valid.
+
+        ``valid`` is bool ``(n, P, P)``, None where every pixel is data.
+        """
+        with torch.inference_mode(), exact_arithmetic():
+            levels, u = self.normalised(patches, valid, detector)
+            view = self.view(u)
+            found = [levels, *(row.function(view) for row in self.statistics)]
+            features = torch.cat(found, dim=1)
+            features = features.masked_fill(levels[:, :1] == 0, torch.nan)
+            features[:, 0] = levels[:, 0]
+            return features.float().cpu().numpy()
+
+    def normalised(
+        self, patches: torch.Tensor, valid: torch.Tensor | None, detector: Detector
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Compute `LEVELS` ``(n, 4)`` and the variance-stabilised signal ``(n, P, P)``, invalid pixels filled."""
+        noise = detector.noise
+        variance = clipped_variance(difference(patches, valid, noise.lag))
+        sky = sky_level(patches, valid, variance)
+        full, share = _shares(patches, valid, detector.saturation)
+        u = variance_stabilise(patches, sky, noise).float()
+        if valid is not None:
+            u = fill_invalid(u, valid)
+        return torch.stack([share, full, sky, variance], dim=1), u
+
+    def view(self, u: torch.Tensor) -> View:
+        """Run the networks on variance-stabilised patches ``(n, P, P)``."""
+        v = compress(u)
+        strips = fold(v)
+        latent = self.encoder(strips)
+        value, weight = self.head(strips).split(3, dim=1)
+        weight = nn.functional.softplus(weight.contiguous())  # six times as fast as of a view
+        shape = torch.cat([weight, weight * value], dim=1).flatten(2).sum(dim=2)
+        smooth = unfold(self.decoder(latent))
+        residual = torch.sub(v, smooth, out=smooth)
+        return View(u, residual, latent, shape)
+
+
+def reuse_buffers() -> None:
+    """Let this process use the memory of one batch for the next.
+
+    glibc hands free memory beyond twice the largest mapped buffer that it has seen freed back to the kernel,
+    which clears it before the next batch: up to 300,000 page faults, .3 s, a frame of 4096 x 4096 px. One
+    large buffer that is freed, whose pages are not touched, teaches it. Dask workers are told in
+    `aqdask.execution.worker`, and other allocators take no notice.
+    """
+    np.empty(LEARNT, np.uint8)
+
+
+def _shares(
+    patches: torch.Tensor, valid: torch.Tensor | None, saturation: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Compute the saturated fraction of the valid pixels, and the valid fraction of all; ``(n,)`` each.
+
+    Where the saturation level is unknown, minus the fraction at the largest value of the patch, if it is above
+    `PLATEAU`; other patches tell if such pixels are saturated or dead.
+    """
+    number = patches[0].numel()
+    full = torch.zeros_like(patches[:, 0, 0])
+    share = torch.ones_like(full) if valid is None else valid.flatten(1).sum(dim=1) / number
+    camera_noise = (patches if valid is None else patches.masked_fill(~valid, -torch.inf)).flatten(1)
+    top = camera_noise.amax(dim=1)
+    known = math.isfinite(saturation)
+    level = torch.full_like(top, saturation) if known else top
+    reached = ((top >= level) & top.isfinite()).nonzero()[:, 0]
+    if len(reached):  # with a known saturation, few patches
+        count = torch.count_nonzero(camera_noise[reached] >= level[reached, None], dim=1)
+        full[reached] = count.to(full.dtype) / number
+    full = full / share.clamp(min=1 / number)
+    return full if known else torch.where(full > PLATEAU, -full, 0.0), share
+
+
+def fold(v: torch.Tensor) -> torch.Tensor:
+    """Strips of `FOLD` px along the rows of ``(n, P, P)`` as channels, ``(n, FOLD, P, P / FOLD)``.
+
+    A view, and channels last: unlike folding squares, nothing is copied.
+    """
+    count, side, _ = v.shape
+    return v.view(count, side, side // FOLD, FOLD).permute(0, 3, 1, 2)
+
+
+def unfold(channels: torch.Tensor) -> torch.Tensor:
+    """``(n, P, P)`` of squares of `FOLD` px that are channels; as `torch.nn.PixelShuffle`, in one copy."""
+    count, _, cells, _ = channels.shape
+    spread = channels.permute(0, 2, 3, 1).reshape(count, cells, cells, FOLD, FOLD).permute(0, 1, 3, 2, 4)
+    return spread.reshape(count, FOLD * cells, FOLD * cells)
+
+
+def fill_invalid(u: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+    """Replace invalid pixels by the mean of the valid among their eight neighbours, 0 (sky) without any."""
+    gaps = (~valid.flatten(1).all(dim=1)).nonzero()[:, 0]  # mostly few
+    known = valid[gaps]
+    total = _sum_around(torch.where(known, u[gaps], 0.0))
+    count = _sum_around(known.to(u.dtype))
+    filled = u.clone()
+    filled[gaps] = torch.where(known, u[gaps], total / count.clamp(min=1))
+    return filled
+
+
+def _sum_around(values: torch.Tensor) -> torch.Tensor:
+    """Sums over 3 x 3 px of ``(n, P, P)``, zero beyond the edges: a convolution with one channel is slow."""
+    padded = nn.functional.pad(values, (1, 1, 1, 1))
+    rows = padded[:, :-2] + padded[:, 1:-1] + padded[:, 2:]
+    return rows[:, :, :-2] + rows[:, :, 1:-1] + rows[:, :, 2:]
+
+
+def _on_strips(layers: nn.Sequential) -> nn.Sequential:
+    """`_fused` layers that begin with `torch.nn.PixelUnshuffle` as layers that take what `fold` gives.
+
+    A kernel over folded squares is one over strips that is `FOLD` times as high and moves as many rows.
+    """
+    first = cast(nn.Conv2d, layers[1])
+    outer, _, height, width = first.weight.shape
+    squares = first.weight.detach().view(outer, FOLD, FOLD, height, width)  # (out, row, column, y, x)
+    strips = nn.Conv2d(
+        FOLD,
+        outer,
+        (FOLD * height, width),
+        stride=(FOLD, 1),
+        padding=(FOLD * (height // 2), width // 2),
+        bias=first.bias is not None,
+        device=first.weight.device,
+        dtype=first.weight.dtype,
+    )
+    kernel = squares.permute(0, 2, 3, 1, 4).reshape(strips.weight.shape)
+    strips.load_state_dict(first.state_dict() | {"weight": kernel})
+    return _fused([strips.eval(), *[*layers][2:]])
+
+
+def _fused(layers: Iterable[nn.Module]) -> nn.Sequential:
+    """The same layers without batch norm, whose scale and shift go into the convolution before it."""
+    fused: list[nn.Module] = []
+    for layer in layers:
+        if isinstance(layer, nn.BatchNorm2d) and isinstance(fused[-1], nn.Conv2d):
+            fused[-1] = nn.utils.fuse_conv_bn_eval(fused[-1], layer)
+        else:
+            fused.append(layer)
+    return nn.utils.convert_conv2d_weight_memory_format(nn.Sequential(*fused), torch.channels_last)

@@ -1,0 +1,296 @@
+"""Calibration of one camera and filter from its reference frames."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from aqdask.methods.base import FrameSource, batches
+from aqdask.methods.noise_aware.anomaly_distance import AnomalyDistance, Tail
+from aqdask.methods.noise_aware.camera_calibration import CameraCalibration, hot_map
+from aqdask.methods.noise_aware.camera_noise import CameraNoise
+from aqdask.methods.noise_aware.feature_extractor import Detector, FeatureExtractor
+from aqdask.methods.noise_aware.feature_groups import (
+    FEATURE_GROUPS,
+    CameraModel,
+    FeatureGroup,
+    FrameFeatures,
+    as_image,
+    cell_levels,
+    sky_sigma,
+)
+from aqdask.methods.noise_aware.frame_score import FrameStatistics, ReferenceStatistics, frame_statistics
+from aqdask.methods.noise_aware.networks import SHAPE_UNITS, Networks
+from aqdask.methods.noise_aware.noise_model import NoiseModel
+from aqdask.methods.noise_aware.pooling import Features, about, shape_sums
+from aqdask.methods.noise_aware.reference_checks import (
+    FEW_FRAMES,
+    check_alpha,
+    check_consistency,
+    check_informative,
+    check_noise,
+    check_patches,
+    check_scatter,
+    finite_rows,
+)
+from aqdask.methods.noise_aware.reference_split import ReferenceSplit
+from aqdask.methods.noise_aware.scorer import extract_batch, mask_uninformative, without
+from aqdask.methods.noise_aware.sky_fit import make_template
+from aqdask.methods.noise_aware.two_pass import TwoPassDecision, score_of
+from aqdask.specs import Card, PatchGrid
+from aqdask.stats.conformal import ScoreTable
+
+REGION_FRAMES = 10  # calibration frames below which region groups are disabled
+WIDE_RANGE = 1.3  # factor in size between the sharpest and the widest reference frame that is worth a note
+RANGE = (
+    25.0  # standard deviations between frames, over the number of frames: range that those may have missed
+)
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureReader:
+    """Function of a frame (`aqdask.methods.base.FrameFunction`) that gives its features.
+
+    Parameters
+    ----------
+    networks : Networks
+        On the CPU; travels with the function.
+    camera_noise : CameraNoise
+    patch : int
+        Side of a patch in pixels.
+    device : str
+    """
+
+    networks: Networks
+    camera_noise: CameraNoise
+    patch: int
+    device: str = "cpu"
+
+    def __call__(self, image: np.ndarray, invalid: np.ndarray | None, card: Card) -> Features:
+        extractor = FeatureExtractor(self.networks, self.device)
+        known = self.camera_noise
+        detector, hot = Detector(known.noise, known.saturation), hot_map(known.hot, known.shape)
+        grid = PatchGrid(image.shape[0], image.shape[1], self.patch)
+        found = []
+        for patches, valid, tops, lefts in batches(image, invalid, grid):
+            usable = without(valid, hot, tops, lefts, self.patch)
+            found.append(extract_batch(extractor, patches, usable, detector))
+        features = np.concatenate(found).reshape(*grid.shape, -1)
+        return mask_uninformative({name: features[..., k] for k, name in enumerate(extractor.feature_names)})
+
+
+def calibrate_strata(
+    reader: FeatureReader, frames: FrameSource, split: ReferenceSplit, **settings: Any
+) -> CameraCalibration:
+    """Calibrate each stratum of sky, as a chain from the darkest, or all frames together.
+
+    Parameters and errors are those of `calibrate_camera`.
+    """
+    if not split.strata:
+        return calibrate_camera(reader, frames, split, **settings)
+    strata = [calibrate_camera(reader, frames, part, **settings) for part in split.strata]
+    joined = strata[-1]
+    for darker, limit in zip(strata[-2::-1], split.limits[::-1], strict=True):
+        joined = replace(darker, brighter=joined, limit=limit)
+    return replace(joined, facts={**joined.facts, **_joined_facts(strata, split)})
+
+
+def _joined_facts(strata: Sequence[CameraCalibration], split: ReferenceSplit) -> dict[str, Any]:
+    """Join frames and notes of all strata."""
+    skies = [f"up to {split.limits[0]:.4g} counts", *(f"above {limit:.4g} counts" for limit in split.limits)]
+    counts = [f"{sky} ({len(part.every)} frames)" for sky, part in zip(skies, split.strata, strict=True)]
+    notes = [f"A frame is scored by references under a sky like its own: {', '.join(counts)}."]
+    for sky, stratum in zip(skies, strata, strict=True):
+        own = (note for note in stratum.facts["notes"] if note not in notes)
+        notes += [
+            note if all(note in s.facts["notes"] for s in strata) else f"sky {sky}: {note}" for note in own
+        ]
+    frames = {
+        name: [frame for stratum in strata for frame in stratum.facts["frames"][name]]
+        for name in strata[0].facts["frames"]
+    }
+    return {"frames": frames, "notes": notes}
+
+
+def calibrate_camera(
+    reader: FeatureReader,
+    frames: FrameSource,
+    split: ReferenceSplit,
+    *,
+    alpha: float,
+    two_sided: bool = False,
+    tick: Callable[[], None] = lambda: None,
+) -> CameraCalibration:
+    """Calibrate one camera and filter.
+
+    Parameters
+    ----------
+    reader : FeatureReader
+        With the noise of the camera, fitted to frames of the fit set.
+    frames : FrameSource
+        Each frame is read once.
+    split : ReferenceSplit
+    alpha : float
+        Smallest false-mask rate that must be possible; also that of the first pass.
+    two_sided : bool
+        Treat sharper stars as bad too.
+    tick : callable
+        Called after each frame.
+
+    Raises
+    ------
+    UsageError
+        For too few patches for ``alpha``, inconsistent frames, or a noise ratio far from 1.
+    """
+    noise = reader.camera_noise
+    features: list[Features] = []
+    for found in frames.map(reader, split.every):
+        features.append(found)
+        tick()
+    ids = [frames.ids[index] for index in split.every]
+    n_fit, n_tail = len(split.fit), len(split.fit) + len(split.tail)
+    parts = [features[:n_fit], features[n_fit:n_tail], features[n_tail:]]
+    check_informative(ids, features)
+    camera = _camera_model(parts[0], noise.noise, two_sided)
+    values = [frame_statistics(one, camera, SHAPE_UNITS) for one in features]
+    check_scatter(ids, values, noise.noise)
+    outliers = check_consistency(ids, values)
+    check_noise(values[n_fit:])
+    # A template of the fit set may be that of the bad frame.
+    whole = _camera_model(features, noise.noise, two_sided)
+    outliers += check_patches(ids, [FrameFeatures.of(one, whole) for one in features], noise.disabled)
+    disabled = _disabled(noise.disabled, len(ids) - n_fit)
+    decision = _fit_decision(camera, parts, disabled, alpha)
+    check_alpha(decision.final[0].total // len(decision.final), alpha, len(split.threshold), len(ids))
+    notes = [*noise.notes, *outliers, *_focus_notes(ids, values)]
+    facts = {
+        "frames": {
+            name: [frames.ids[k] for k in getattr(split, name)] for name in ("fit", "tail", "threshold")
+        },
+        "abstain": disabled,
+        "notes": [*notes, *_notes(len(ids), len(split.threshold), disabled)],
+        "noise_ratio": float(np.exp(np.median([value.noise for value in values[n_fit:]]) / 2)),
+    }
+    references = ReferenceStatistics.fit(values).widened(FEW_FRAMES / len(values))
+    return CameraCalibration(decision, references, noise.saturation, noise.hot, noise.shape, facts)
+
+
+def _disabled(disabled: Mapping[str, str], calibration_frames: int) -> dict[str, str]:
+    """Add the region groups to the disabled ones where too few frames calibrate them."""
+    if calibration_frames >= REGION_FRAMES:
+        return dict(disabled)
+    needed = f"{REGION_FRAMES} are needed (name 16 to 20 reference frames)"
+    reason = f"{calibration_frames} calibration frames, {needed}"
+    return {**disabled, **dict.fromkeys((group.name for group in FEATURE_GROUPS if group.regional), reason)}
+
+
+def _camera_model(fit: Sequence[Features], noise: NoiseModel, two_sided: bool) -> CameraModel:
+    """Fit the sky template and the PSF zero point to frames."""
+    sigma = float(np.nanmedian(np.concatenate([sky_sigma(c, noise).ravel() for c in fit])))
+    levels = np.stack([as_image(cell_levels(features, noise)) for features in fit])
+    template = make_template(levels, (sigma / 4) ** 2)
+    zero = np.median([about(shape_sums(c).sum(axis=(0, 1)), np.zeros(3)) for c in fit], axis=0)
+    return CameraModel(noise, template, zero, two_sided)
+
+
+def _fit_decision(
+    camera: CameraModel, features: Sequence[Sequence[Features]], disabled: Mapping[str, str], alpha: float
+) -> TwoPassDecision:
+    """Fit the two-pass decision.
+
+    Distributions of features from the fit set, tails of distances and the first pass from the tail set, final
+    p-values from the threshold set: ``features`` are those of the three.
+    """
+    decision = TwoPassDecision(camera, {}, {}, first_alpha=alpha)
+    frames = [[FrameFeatures.of(one, camera) for one in part] for part in features[:2]]
+    for regional in (False, True):
+        if regional:
+            frames = [[decision.after_first_pass(frame) for frame in part] for part in frames]
+        for group in FEATURE_GROUPS:
+            if group.regional == regional and is_enabled(group, disabled):
+                decision = _with_group(decision, group, *frames)
+        if not regional:
+            scores = [score_of(decision.group_neg_log10_p(f, regional=False)).ravel() for f in frames[1]]
+            decision = replace(decision, first=ScoreTable.from_scores(np.concatenate(scores)))
+    return decision.calibrated(features[2])
+
+
+def _with_group(
+    decision: TwoPassDecision,
+    group: FeatureGroup,
+    fit: Sequence[FrameFeatures],
+    tail: Sequence[FrameFeatures],
+) -> TwoPassDecision:
+    """Add a feature group: its distance from the fit set, the tail of that from the tail set."""
+    statistics = np.stack([group.function(frame) for frame in fit])
+    margin: float | np.ndarray = group.min_effect_size
+    if group.regional:
+        margin = np.maximum(margin, _between_frame_margin(statistics))
+    distance = AnomalyDistance.fit(_rows(group, statistics), group.one_sided, margin)
+    held_out = distance.of(_rows(group, [group.function(frame) for frame in tail]))
+    return replace(
+        decision,
+        distances={**decision.distances, group.name: distance},
+        tails={
+            **decision.tails,
+            group.name: Tail.of_frames(held_out) if group.per_frame else Tail.fit(held_out),
+        },
+    )
+
+
+def _rows(group: FeatureGroup, statistics: Iterable[np.ndarray]) -> np.ndarray:
+    """Stack the statistics of patches, or one row a frame (`FeatureGroup.per_frame`), ``(n, k)``."""
+    rows = [finite_rows(found) for found in statistics]
+    return np.concatenate([found[:1] for found in rows] if group.per_frame else rows)
+
+
+def is_enabled(group: FeatureGroup, disabled: Container[str]) -> bool:
+    """Tell if a group is used: not disabled, and not the fallback for one that is enabled."""
+    better = group.fallback_for and group.fallback_for not in disabled
+    return group.name not in disabled and not better
+
+
+def _between_frame_margin(statistics: np.ndarray) -> np.ndarray:
+    """Allow for a range beyond that of the fit frames, ``(k,)``, from statistics ``(frame, n_y, n_x, k)``.
+
+    Region statistics are nearly one number a frame (the seeing), and n frames sample its range poorly:
+    `RANGE` / n times the standard deviation between frames.
+    """
+    known = np.isfinite(statistics)
+    frames = np.where(known, statistics, 0).sum(axis=(1, 2)) / np.maximum(known.sum(axis=(1, 2)), 1)
+    return RANGE / len(frames) * frames.std(axis=0)
+
+
+def _focus_notes(ids: Sequence[str], values: Sequence[FrameStatistics]) -> list[str]:
+    """Write a note where the references differ much in focus: all of that range then counts as normal."""
+    sizes = np.exp([value.size for value in values])
+    if not np.isfinite(sizes).all() or sizes.max() < WIDE_RANGE * sizes.min():
+        return []
+    relative = sizes / np.median(sizes)
+    return [
+        f"Stars of {relative.min():.2f} to {relative.max():.2f} times their median size are normal: so the "
+        f"reference frames are ({ids[int(sizes.argmax())]} the widest)."
+    ]
+
+
+def _notes(total: int, threshold: int, disabled: Mapping[str, str]) -> list[str]:
+    """Write notes on a calibration with ``total`` frames, ``threshold`` of which set p-values."""
+    notes = []
+    if total < FEW_FRAMES:
+        notes.append(
+            f"Whole frames are compared with {FEW_FRAMES / total:.1f} times the spread of the references: "
+            f"{total} frames show it poorly, {FEW_FRAMES} are enough."
+        )
+    if threshold < FEW_FRAMES:
+        notes.append(
+            f"Calibrated on {threshold} frame{'s'[: threshold > 1]}: the patches of one frame are alike, so "
+            "the share of good patches masked may differ from alpha by a factor of two or more; 20 frames "
+            "bring it close."
+        )
+    for reason in dict.fromkeys(disabled.values()):
+        names = [name for name, why in disabled.items() if why == reason]
+        notes.append(f"{', '.join(names)} {'is' if len(names) == 1 else 'are'} disabled: {reason}.")
+    return notes

@@ -1,0 +1,175 @@
+"""A frame as a whole against the reference frames: a score that ranks, and a flag by a stated rule.
+
+A conformal p-value of a frame cannot fall below 1 / (n + 1) with n reference frames: those of its PSF are
+given, and nothing is decided by them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from aqdask.flags import OUTSIDE
+from aqdask.methods.noise_aware.feature_groups import CameraModel, noise_ratio, sky_sigma
+from aqdask.methods.noise_aware.noise_model import NoiseModel
+from aqdask.methods.noise_aware.pooling import Features, about, shape_sums
+
+# What is compared, and the least spread that counts: equal references must not make half a per cent bad.
+LEAST_SPREAD = {"size": 0.02, "ellipticity": 0.01, "sky": 0.05, "noise": 0.02, "stars": 0.1}
+FLAG_SIGMA = 5.0  # robust sigma in size, ellipticity, sky or noise
+FLAG_MASKED = 0.2  # fraction of patches masked
+# Beyond the references: by how much (ln) stars a patch, sky, and noise ratio may leave their range.
+RANGE_SLACK = {"density": np.log(1.5), "sky": np.log(1.3), "gain": np.log(1.14)}
+
+
+@dataclass(frozen=True)
+class FrameStatistics:
+    """One frame as a whole; NaN where it cannot be measured.
+
+    Parameters
+    ----------
+    size : float
+        ln of the PSF's size relative to the references'.
+    ellipticity : float
+        ``|e|`` about the references'.
+    sky : float
+        Median sky in counts, with its pedestal.
+    brightness : float
+        The same as the variance expected there in counts squared, where a pedestal hides nothing; in counts
+        where the noise model does not know it.
+    noise : float
+        ln of measured over expected variance.
+    stars : float
+        Stars a patch, the mean.
+    """
+
+    size: float
+    ellipticity: float
+    sky: float
+    brightness: float
+    noise: float
+    stars: float
+
+
+def frame_statistics(features: Features, camera: CameraModel, spread: Sequence[float]) -> FrameStatistics:
+    """Sums and medians over the patches of a frame; ``spread`` are the units of the head's values."""
+    known = np.isfinite(features["sky"])
+    if not known.any():
+        return FrameStatistics(*[float("nan")] * 6)
+    found = about(shape_sums(features)[known].sum(axis=0), camera.shape_zero) * np.asarray(spread)
+    return FrameStatistics(
+        size=float(found[0]),
+        ellipticity=float(np.hypot(found[1], found[2])),
+        sky=float(np.median(features["sky"][known])),
+        brightness=_brightness(float(np.median(features["sky"][known])), camera.noise),
+        noise=float(np.median(noise_ratio(features, camera.noise)[known])),
+        stars=float(features["stars"][known].mean()),
+    )
+
+
+@dataclass(frozen=True)
+class ReferenceStatistics:
+    """What reference frames are like.
+
+    Parameters
+    ----------
+    quantities : mapping of str to tuple
+        Median, spread, smallest and largest value.
+    shapes : mapping of str to tuple
+        Size and ellipticity of every frame.
+    """
+
+    quantities: Mapping[str, tuple[float, float, float, float]]
+    shapes: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+
+    @classmethod
+    def fit(cls, frames: Sequence[FrameStatistics]) -> ReferenceStatistics:
+        """From at least one reference frame."""
+        found = {}
+        for name, min_effect_size in LEAST_SPREAD.items():
+            values = np.array([_compared(frame, name) for frame in frames])
+            values = values[np.isfinite(values)]
+            if values.size:
+                centre = float(np.median(values))
+                spread = max(1.4826 * float(np.median(np.abs(values - centre))), min_effect_size)
+                found[name] = (centre, spread, float(values.min()), float(values.max()))
+        shapes = {
+            name: tuple(float(v) for v in (getattr(frame, name) for frame in frames) if np.isfinite(v))
+            for name in ("size", "ellipticity")
+        }
+        return cls(found, shapes)
+
+    def widened(self, factor: float) -> ReferenceStatistics:
+        """The same with spreads ``factor`` times as wide, if that is more: few frames show theirs poorly."""
+        wider = {
+            name: (centre, spread * max(factor, 1.0), low, high)
+            for name, (centre, spread, low, high) in self.quantities.items()
+        }
+        return replace(self, quantities=wider)
+
+    def pvalue(self, frame: FrameStatistics, name: str, *, two_sided: bool = False) -> float:
+        """Split conformal p-value of the frame's 'size' or 'ellipticity'; NaN where one is unknown.
+
+        ``(1 + #{reference frames at least as bad}) / (n + 1)``; wider or longer is bad, with ``two_sided``
+        what is farther from the median.
+        """
+        references, value = np.array(self.shapes.get(name, ())), getattr(frame, name)
+        if not references.size or not np.isfinite(value):
+            return float("nan")
+        centre = float(np.median(references))
+        bad, this = (np.abs(references - centre), abs(value - centre)) if two_sided else (references, value)
+        return float(1 + np.count_nonzero(bad >= this)) / (references.size + 1)
+
+    def sigmas(self, frame: FrameStatistics, *, two_sided: bool = False) -> dict[str, float]:
+        """Robust sigma of each quantity, 0 where it is on the good side or unknown.
+
+        Bad are wider (with ``two_sided`` also sharper) and longer stars, a brighter or darker sky, more or
+        less noise. Few stars are reported by `outside` and by the patches.
+        """
+        found = {}
+        for name in ("size", "ellipticity", "sky", "noise"):
+            if name not in self.quantities:
+                continue
+            centre, spread, *_ = self.quantities[name]
+            z = (_compared(frame, name) - centre) / spread
+            both = name in ("sky", "noise") or (name == "size" and two_sided)
+            found[name] = float(np.nan_to_num(abs(z) if both else max(z, 0.0)))
+        return found
+
+    def score(self, frame: FrameStatistics, masked: float, *, two_sided: bool = False) -> float:
+        """The largest of `sigmas` and of 25 times the masked fraction: above 5 the frame is flagged.
+
+        So a frame is flagged if it is more than `FLAG_SIGMA` robust sigma from the references in size,
+        ellipticity, sky or noise, or if more than `FLAG_MASKED` of its patches are masked.
+        """
+        sigmas = self.sigmas(frame, two_sided=two_sided)
+        return max([masked * FLAG_SIGMA / FLAG_MASKED, *sigmas.values()])
+
+    def outside(self, frame: FrameStatistics) -> int:
+        """Bits of `OUTSIDE`: what of the frame lies outside the range of the references."""
+        bits = 0
+        for name, quantity in (("density", "stars"), ("sky", "sky"), ("gain", "noise")):
+            value = _compared(frame, quantity)
+            if quantity in self.quantities and np.isfinite(value):
+                _, _, low, high = self.quantities[quantity]
+                slack = RANGE_SLACK[name]
+                bits |= OUTSIDE[name] * (not low - slack <= value <= high + slack)
+        return bits
+
+
+def _brightness(sky: float, noise: NoiseModel) -> float:
+    """See `FrameStatistics`."""
+    if noise.b <= 0:
+        return sky
+    return float(sky_sigma({"sky": np.array(sky)}, noise) ** 2)
+
+
+def _compared(frame: FrameStatistics, name: str) -> float:
+    """A quantity as it is compared: sky and star counts as logarithms."""
+    if name == "stars":
+        return float(np.log(max(frame.stars, 0.1)))
+    if name == "sky":
+        return float(np.log(max(frame.brightness, 1e-3)))
+    return float(getattr(frame, name))

@@ -1,0 +1,47 @@
+"""Sums over neighbouring patches, and the shape of the stars of any region."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+PRIOR = 0.5  # precision of knowing nothing about the shape of stars
+SHAPES = ("size", "e1", "e2")
+Features = Mapping[str, np.ndarray]
+"""What was measured in the patches of a frame, ``(n_y, n_x)`` by name."""
+
+
+def box_sum(values: np.ndarray, side: int) -> np.ndarray:
+    """Sum over ``side`` x ``side`` neighbours along the first two axes, zero beyond the edges; float64."""
+    reach = side // 2
+    total = np.pad(values.astype(np.float64), [(reach, reach)] * 2 + [(0, 0)] * (values.ndim - 2))
+    for axis in (0, 1):
+        total = np.lib.stride_tricks.sliding_window_view(total, side, axis=axis).sum(axis=-1)
+    return total
+
+
+def shape_sums(features: Features) -> np.ndarray:
+    """The head's precisions and precisions times value of each patch: ``(n_y, n_x, 2, 3)``."""
+    parts = [[np.nan_to_num(features[f"{name}_{part}"]) for name in SHAPES] for part in ("weight", "sum")]
+    return np.moveaxis(np.array(parts, dtype=np.float64), (0, 1), (-2, -1))
+
+
+def shape(
+    features: Features, zero: np.ndarray, unflagged: np.ndarray | None = None, side: int = 1
+) -> np.ndarray:
+    """Size (ln), e1 and e2 of the stars about ``zero``: ``(n_y, n_x, 3)``, in `augmentation.SPREAD`.
+
+    Of each patch, or pooled over its unflagged neighbours; a region that tells nothing is like ``zero``.
+    """
+    sums = shape_sums(features)
+    if unflagged is not None:
+        sums[~unflagged] = 0
+        sums = box_sum(sums, side)
+    return about(sums, zero)
+
+
+def about(sums: np.ndarray, zero: np.ndarray) -> np.ndarray:
+    """Estimates ``(..., 3)`` from `shape_sums` ``(..., 2, 3)`` of any region, less ``zero``."""
+    weight, product = sums[..., 0, :], sums[..., 1, :]
+    return (product - weight * zero) / (weight + PRIOR)

@@ -1,0 +1,273 @@
+"""Whether reference frames can say what is normal: alike, fit by the noise model, and enough of them."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Container, Iterable, Mapping, Sequence
+
+import numpy as np
+
+from aqdask.errors import OutlierFramesError, UsageError
+from aqdask.methods.noise_aware.anomaly_distance import fraction_beyond_others
+from aqdask.methods.noise_aware.feature_groups import FEATURE_GROUPS, FrameFeatures, sky_sigma
+from aqdask.methods.noise_aware.frame_score import LEAST_SPREAD, FrameStatistics, ReferenceStatistics
+from aqdask.methods.noise_aware.noise_model import NoiseModel
+from aqdask.methods.noise_aware.pooling import Features
+from aqdask.methods.noise_aware.reference_split import STRATUM_FRAMES
+from aqdask.specs import Card
+
+NOISE_RANGE = (0.93, 1.08)  # of the noise ratio on frames that did not fit the noise
+NOISE_SCATTER = 0.06  # robust sigma of ln noise variance over frames of one gain: they had .007 at most
+UNLIKE = 8.0  # robust sigma from the other references at which a frame is no reference
+ODD = 5.0  # and at which it is worth a word
+SAME_GAIN = 1.05  # factor between header gains that may be one setting, measured twice
+UNLIKE_PATCHES = 0.2  # of a frame's patches beyond those of the other frames: then it is no reference
+ODD_PATCHES = 0.06  # and from so many it is worth a word: so had one of ten sets of 14 to 17 good frames
+SKY_MATTERS = 0.1  # sigma of a pixel: smallest excess of a patch's sky over those of other frames that counts
+MEASURED = 0.5  # of a reference frame's patches that must say something
+FEW_FRAMES = 10
+ANCHORS = 60  # frames through which lines of variance against sky are drawn
+MOST_NAMED = 5  # frames that a message lists
+
+
+def check_informative(ids: Sequence[str], frames: Sequence[Features]) -> None:
+    """Refuse references in most of which nothing can be measured: constant, saturated, or without data."""
+    shares = [float(np.isfinite(features["sky"]).mean()) for features in frames]
+    if uninformative := {
+        name: f"{1 - share:.0%} of its patches are saturated or without data"
+        for name, share in zip(ids, shares, strict=True)
+        if share < MEASURED
+    }:
+        raise _unlike(
+            len(ids), uninformative, f"frames of which at least {MEASURED:.0%} of the patches can be measured"
+        )
+    noisy = [features["noise"][np.isfinite(features["sky"])] for features in frames]
+    if flat := {
+        name: "its pixels have no noise: a constant image"
+        for name, noise in zip(ids, noisy, strict=True)
+        if np.median(noise) <= 0
+    }:
+        raise _unlike(len(ids), flat, "frames whose counts show the noise")
+
+
+def check_consistency(ids: Sequence[str], values: Sequence[FrameStatistics]) -> list[str]:
+    """Refuse references of which one is far from all the others, by what; name those that are a little."""
+    found: dict[str, tuple[str, float]] = {}
+    for k, frame_id in enumerate(ids):
+        others = ReferenceStatistics.fit([*values[:k], *values[k + 1 :]])
+        sigmas = others.sigmas(values[k], two_sided=True)
+        worst = max(sigmas, key=sigmas.__getitem__, default="")
+        if worst and sigmas[worst] > ODD:
+            found[frame_id] = f"{worst}, {sigmas[worst]:.0f} robust sigma", sigmas[worst]
+    # The spread of a few frames is a poor measure: with five of them the limit is twice as wide.
+    limit = UNLIKE * max(1.0, FEW_FRAMES / len(ids))
+    if unlike := {name: text for name, (text, sigma) in found.items() if sigma > limit}:
+        raise _unlike(
+            len(ids),
+            unlike,
+            "frames of one kind: focus, guiding, sky and noise within "
+            f"{limit:.0f} robust sigma of their median (least spread: {_spreads()})",
+        )
+    return _look({name: text for name, (text, _) in found.items()})
+
+
+def check_patches(ids: Sequence[str], fields: Sequence[FrameFeatures], disabled: Container[str]) -> list[str]:
+    """Refuse references of which a part is unlike all the others, by what; name those of which a little is.
+
+    A cloud, a ghost or a gradient in one frame. Not by the size of the stars, which changes from frame to
+    frame: `check_consistency` compares it. Of a defect that more than a quarter of the frames have, see
+    `fraction_beyond_others`. ``disabled`` names groups that cannot be used.
+    """
+    worst = dict.fromkeys(range(len(ids)), (0.0, ""))
+    for group in FEATURE_GROUPS:
+        if group.regional or group.name == "size" or group.name in disabled:
+            continue
+        statistics = [finite_rows(group.function(field)) for field in fields]
+        min_effect_size = SKY_MATTERS if group.name == "sky" else group.min_effect_size
+        for k, share in enumerate(fraction_beyond_others(statistics, group.one_sided, min_effect_size)):
+            worst[k] = max(worst[k], (float(share), group.reason))
+    odd = ODD_PATCHES * max(1.0, FEW_FRAMES / len(ids))
+    found = {
+        ids[k]: (f"{reason}, {share:.0%} of its patches", share)
+        for k, (share, reason) in worst.items()
+        if share > min(odd, UNLIKE_PATCHES)
+    }
+    if unlike := {name: text for name, (text, share) in found.items() if share > UNLIKE_PATCHES}:
+        raise _unlike(
+            len(ids),
+            unlike,
+            f"frames that are good all over: at most {UNLIKE_PATCHES:.0%} of the patches of one are "
+            "beyond those of the others",
+        )
+    return _look({name: text for name, (text, _) in found.items()})
+
+
+def finite_rows(statistics: np.ndarray) -> np.ndarray:
+    """Rows of patches that have all statistics, ``(n, k)``."""
+    flat = statistics.reshape(-1, statistics.shape[-1])
+    return flat[np.isfinite(flat).all(axis=1)]
+
+
+def _unlike(total: int, unlike: Mapping[str, str], expected: str) -> OutlierFramesError:
+    """``unlike`` is what is odd of each frame, by its id."""
+    named = [f"{frame_id} ({text})" for frame_id, text in sorted(unlike.items())]
+    error = OutlierFramesError(
+        f"of {total} reference frames {len(unlike)} unlike the others: {_listed(named)}",
+        expected=expected,
+        consequence="What is normal would be whatever they span, and bad frames would pass",
+        remedy="leave them out, or calibrate them apart: under a camera or filter name of their own, or, if "
+        f"it is their sky, with {STRATUM_FRAMES} frames or more of each sky in one call",
+    )
+    error.frames = tuple(sorted(unlike))
+    return error
+
+
+def _look(found: Mapping[str, str]) -> list[str]:
+    """A note that names frames, and what is odd of each; none for none."""
+    named = ", ".join(f"{frame_id} ({text})" for frame_id, text in found.items())
+    return [f"Look at {named}: unlike the other reference frames."] if named else []
+
+
+def _spreads() -> str:
+    return ", ".join(f"{name} {spread:g}" for name, spread in LEAST_SPREAD.items() if name != "stars")
+
+
+def check_gains(camera: str, cards: Mapping[str, Card]) -> None:
+    """Refuse frames of one camera whose headers say several gains; ``cards`` by frame id, NaN is unknown.
+
+    Those of all settings but the most frequent are named. They may be left out where they are fewer than
+    half of the frames of each filter: of a filter that has a setting of its own nothing would be left.
+    """
+    settings = _gain_settings({name: card.gain for name, card in cards.items()})
+    if len(settings) < 2:
+        return
+    usual = max(settings, key=len)
+    others = sorted(name for one in settings if one is not usual for name in one)
+    every = Counter(card.filter for card in cards.values())
+    odd = Counter(cards[name].filter for name in others)
+    minority = all(2 * number < every[filter] for filter, number in odd.items())
+    error = (OutlierFramesError if minority else UsageError)(
+        f"the headers of the reference frames of {camera or 'an unnamed camera'} say gains of "
+        + ", ".join(_setting(one, named=one is not usual) for one in settings),
+        expected="one gain setting of a camera, in electrons a count",
+        consequence="A noise model between them holds for none",
+        remedy="choose frames of one setting; the other needs a camera name and calibration of its own",
+    )
+    if isinstance(error, OutlierFramesError):
+        error.frames = tuple(others)
+    raise error
+
+
+def _gain_settings(gains: Mapping[str, float]) -> list[dict[str, float]]:
+    """Frames and their gains by setting, ascending: within `SAME_GAIN` of its smallest gain it is one."""
+    settings: list[dict[str, float]] = []
+    known = {name: round(gain, 4) for name, gain in gains.items() if math.isfinite(gain)}
+    for name, gain in sorted(known.items(), key=lambda item: item[1]):
+        if not settings or gain > SAME_GAIN * min(settings[-1].values()):
+            settings.append({})
+        settings[-1][name] = gain
+    return [dict(sorted(setting.items())) for setting in settings]
+
+
+def _setting(gains: Mapping[str, float], *, named: bool) -> str:
+    """A gain setting in words: the gain, how many frames have it and, where ``named``, which."""
+    which = f": {_listed(list(gains))}" if named else ""
+    values = _span(f"{value:g}" for value in (min(gains.values()), max(gains.values())))
+    return f"{values} ({len(gains)} frame{'s'[: len(gains) != 1]}{which})"
+
+
+def _listed(ids: Sequence[str]) -> str:
+    """At most `MOST_NAMED` ids, and how many more there are."""
+    more = f" and {len(ids) - MOST_NAMED} more" if len(ids) > MOST_NAMED else ""
+    return ", ".join(ids[:MOST_NAMED]) + more
+
+
+def _span(ends: Iterable[str]) -> str:
+    """``a to b``, or one of them where both are the same."""
+    return " to ".join(dict.fromkeys(ends))
+
+
+def check_scatter(ids: Sequence[str], values: Sequence[FrameStatistics], noise: NoiseModel) -> None:
+    """Refuse frames that no single noise model fits: where half have another gain, none is odd.
+
+    ``noise`` is the model that ``values`` were measured with, which fits none where gains are mixed. Named
+    are the frames that the gain of most does not fit; where there is none, those beside the widest gap
+    between noises. No choice may leave them out unasked: most of the frames are off the noise model.
+    """
+    found = {
+        name: value for name, value in zip(ids, values, strict=True) if math.isfinite(value.noise + value.sky)
+    }
+    noises = np.array([value.noise for value in found.values()])
+    if not noises.size or 1.4826 * np.median(np.abs(noises - np.median(noises))) <= NOISE_SCATTER:
+        return
+    order = np.argsort(noises, kind="stable")
+    known, ascending = [list(found)[k] for k in order], noises[order]
+    at = 1 + int(np.argmax(np.diff(ascending)))
+    parted = max(np.ptp(ascending[:at]), np.ptp(ascending[at:])) < NOISE_SCATTER
+    one = _of_one_gain(list(found.values()), noise)
+    odd = [name for name, fits in zip(found, one, strict=True) if not fits]
+    if not parted and not odd:
+        what = "one gain fits all of them, but not that of the noise model"
+    elif not parted and len(odd) < len(one) / 2:
+        what = f"one gain fits {one.sum()} of them, and not: {_listed(odd)}"
+    else:
+        odd = sorted(known[at:] if at >= len(known) / 2 else known[:at])
+        times = _span(f"{np.exp(found[name].noise / 2):.2f}" for name in _ends(odd, known))
+        what = f"of {len(odd)} of them, beside the widest gap, {times} times: {_listed(odd)}"
+    every = _span(f"{np.exp(found[name].noise / 2):.2f}" for name in (known[0], known[-1]))
+    raise UsageError(
+        f"the noise of {len(values)} reference frames is {every} times what one noise model says; {what}",
+        expected=f"a scatter of less than {NOISE_SCATTER / 2:.0%} from frame to frame",
+        consequence="Of several gain settings, or of clouds among clear skies, no noise model holds",
+        remedy="check that all reference frames are of one camera, gain setting and reduction, and good",
+    )
+
+
+def _ends(some: Sequence[str], order: Sequence[str]) -> tuple[str, str]:
+    """The first and the last of ``some`` in the order of all."""
+    return min(some, key=order.index), max(some, key=order.index)
+
+
+def _of_one_gain(frames: Sequence[FrameStatistics], noise: NoiseModel) -> np.ndarray:
+    """The most frames that lie on one line of variance against sky, within `NOISE_SCATTER`; bool ``(n,)``.
+
+    Lines through two frames (of `ANCHORS` of them), and level ones: a few frames of another gain pull none.
+    """
+    sky = np.array([frame.sky for frame in frames])
+    variance = sky_sigma({"sky": sky}, noise) ** 2 * np.exp([frame.noise for frame in frames])
+    anchors = np.unique(np.linspace(0, len(frames) - 1, ANCHORS).astype(int))
+    first, second = (anchors[k] for k in np.triu_indices(len(anchors)))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        slope = np.nan_to_num((variance[second] - variance[first]) / (sky[second] - sky[first]), posinf=0)
+        slope = np.maximum(slope, 0)  # a variance falls with no sky
+        line = variance[first, None] + slope[:, None] * (sky - sky[first, None])
+        fits = np.abs(np.log(variance / np.maximum(line, 0))) < NOISE_SCATTER
+    return fits[fits.sum(axis=1).argmax()]
+
+
+def check_noise(values: Sequence[FrameStatistics]) -> None:
+    """Refuse a noise model that does not hold on frames that did not fit it."""
+    ratio = float(np.exp(np.median([value.noise for value in values]) / 2))
+    if not NOISE_RANGE[0] <= ratio <= NOISE_RANGE[1]:
+        raise UsageError(
+            f"on held-out reference frames the noise is {ratio:.2f} times what the noise model says",
+            expected=f"a ratio of {NOISE_RANGE[0]} to {NOISE_RANGE[1]}",
+            consequence="With the wrong gain everything would be masked, or nothing",
+            remedy="check that all reference frames are of one camera, gain setting and reduction",
+        )
+
+
+def check_alpha(patches: int, alpha: float, frames: int, total: int) -> None:
+    """Refuse where no p-value could be as small as alpha.
+
+    ``patches`` good patches of ``frames`` frames set the threshold, of ``total`` reference frames in all.
+    """
+    if 1 / (patches + 1) > alpha:
+        needed = math.ceil(total * (1 / alpha - 1) / max(patches, 1))
+        raise UsageError(
+            f"{total} reference frames, of which {frames} with {patches} patches set the threshold",
+            expected=f"about {needed} reference frames of this size for alpha = {alpha:g}",
+            consequence="No patch could be masked at that alpha",
+            remedy="give more reference frames, or accept a larger alpha",
+        )

@@ -1,0 +1,200 @@
+"""Scorer of ``method="aqdask"``: features of patches, anomaly distances of feature groups, two-pass decision."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+import torch
+
+from aqdask import flags
+from aqdask.errors import ModelError
+from aqdask.methods.base import BATCH
+from aqdask.methods.bundle import POOLED, Bundle, calibration_key
+from aqdask.methods.noise_aware.camera_calibration import CameraCalibration
+from aqdask.methods.noise_aware.feature_extractor import Detector, FeatureExtractor
+from aqdask.methods.noise_aware.feature_groups import FEATURE_GROUPS, noise_ratio
+from aqdask.methods.noise_aware.frame_score import FLAG_SIGMA, frame_statistics
+from aqdask.methods.noise_aware.networks import SHAPE_UNITS, load_networks
+from aqdask.methods.noise_aware.pooling import Features, shape
+from aqdask.methods.noise_aware.variables import VARIABLES
+from aqdask.methods.tensors import as_float
+from aqdask.specs import MIN_VALID
+from aqdask.stats.patches import gather, padded
+
+SATURATED = 0.5  # fraction of saturated pixels above which a patch is uninformative
+BRIGHTER = 5.0  # sigma of a pixel above the other patches, from which a plateau is saturated
+
+
+class NoiseAwareScorer:
+    """Scorer of frames and patches (`aqdask.methods.base.Scorer`).
+
+    Parameters
+    ----------
+    bundle : Bundle
+        With ``method="aqdask"``.
+    device : str
+        'cpu', 'cuda', ...
+
+    Raises
+    ------
+    ModelError
+        If the weights do not fit the architecture that the bundle states.
+    """
+
+    variables = VARIABLES
+
+    def __init__(self, bundle: Bundle, device: str = "cpu") -> None:
+        self.name, self.digest, self.patch = bundle.name, bundle.digest, bundle.patch
+        self._bundle = bundle
+        self.extractor = FeatureExtractor(load_networks(bundle), device)
+        self.feature_names = self.extractor.feature_names
+        self._cached = lru_cache(maxsize=16)(self._calibration)
+
+    def calibration(self, camera: str, filter: str) -> tuple[CameraCalibration, np.ndarray | None]:
+        """Return the calibration of a camera and filter, and its `CameraCalibration.hot_map`.
+
+        Without one of its own: that of another filter of the camera, or of the pooled frames, with the feature
+        groups disabled that do not carry over.
+
+        Raises
+        ------
+        ModelError
+            For a calibration that lacks something, or that this release cannot use.
+        """
+        return self._cached(calibration_key(camera, filter))
+
+    def _calibration(self, key: str) -> tuple[CameraCalibration, np.ndarray | None]:
+        available = self._bundle.calibrations
+        camera = key.rpartition("|")[0]
+        same = [other for other in sorted(available) if other and other.rpartition("|")[0] == camera]
+        nearest = key if key in available else same[0] if same else POOLED
+        try:
+            calibration = CameraCalibration.from_stored(available[nearest])
+        except KeyError as error:
+            raise ModelError(
+                f"the calibration of the model {self.name} for {nearest!r} lacks {error}",
+                expected="a calibration of this release of aqdask",
+                consequence="No patch can be scored",
+                remedy="calibrate the model again (`aqdask calibrate`)",
+            ) from error
+        if key not in available:
+            calibration = calibration.elsewhere(same_camera=bool(same))
+        return calibration, calibration.hot_map()
+
+    def extract_features(
+        self,
+        patches: np.ndarray,
+        valid: np.ndarray | None,
+        tops: np.ndarray,
+        lefts: np.ndarray,
+        camera: str = "",
+        filter: str = "",
+    ) -> np.ndarray:
+        """Extract the features of patches; see `aqdask.methods.base.Scorer.extract_features`."""
+        calibration, hot = self.calibration(camera, filter)
+        found = [np.empty((0, len(self.feature_names)), np.float32)]
+        for first in range(0, len(patches), BATCH):
+            part = slice(first, first + BATCH)
+            usable = without(None if valid is None else valid[part], hot, tops[part], lefts[part], self.patch)
+            found.append(extract_batch(self.extractor, patches[part], usable, calibration.detector))
+        return np.concatenate(found)
+
+    def score_features(
+        self, features: np.ndarray, camera: str = "", filter: str = ""
+    ) -> dict[str, np.ndarray]:
+        """Score the features of a frame; see `aqdask.methods.base.Scorer.score_features`."""
+        calibration, _ = self.calibration(camera, filter)
+        named = {name: features[..., k] for k, name in enumerate(self.feature_names)}
+        found = frame_variables(calibration, mask_uninformative(named))
+        found["reason"][saturated(named)] = flags.code(flags.REASONS, "saturated")
+        typed = {variable.name: np.dtype(variable.dtype) for variable in self.variables}
+        return {name: np.asarray(found[name]).astype(dtype) for name, dtype in typed.items()}
+
+
+def extract_batch(
+    extractor: FeatureExtractor, patches: np.ndarray, valid: np.ndarray | None, detector: Detector
+) -> np.ndarray:
+    """Extract features ``(n, k)``, float32, of at most `BATCH` patches of any type, padded to that many."""
+    if patches.dtype.kind in "iu" and patches.dtype.itemsize <= 2:  # no detector counts in 32 bits
+        largest = float(np.iinfo(patches.dtype).max)
+        detector = Detector(detector.noise, min(detector.saturation, largest))
+    values = as_float(padded(patches, BATCH), extractor.device)
+    mask = None if valid is None else torch.from_numpy(padded(valid, BATCH)).to(extractor.device)
+    if patches.dtype.kind == "f":  # NaN and infinity are no data, whatever the mask says
+        finite = values.isfinite()
+        mask = finite if mask is None else mask & finite
+    if mask is not None and bool(mask.all()):
+        mask = None  # the same bits, and less work
+    return extractor.extract(values, mask, detector)[: len(patches)]
+
+
+def without(
+    valid: np.ndarray | None, hot: np.ndarray | None, tops: np.ndarray, lefts: np.ndarray, size: int
+) -> np.ndarray | None:
+    """Remove the hot pixels (`CameraCalibration.hot_map`) from ``valid``."""
+    if hot is None:
+        return valid
+    there = gather(hot, tops, lefts, size)
+    return ~there if valid is None else valid & ~there
+
+
+def saturated(features: Features) -> np.ndarray:
+    """Find patches that are mostly saturated, bool ``(n_y, n_x)``.
+
+    Where the saturation level is unknown, those with a plateau that is brighter than the other patches: zeros
+    outside the data are flat as well, and a constant frame is not saturated.
+    """
+    share, sky, variance = (features[name] for name in ("saturated", "sky", "noise"))
+    flat = share < -SATURATED
+    others = ~flat & np.isfinite(sky) & np.isfinite(variance)
+    if flat.any() and others.any():
+        flat &= sky > np.median(sky[others]) + BRIGHTER * np.sqrt(np.median(variance[others]))
+    else:
+        flat[:] = False
+    return flat | (share > SATURATED)
+
+
+def mask_uninformative(features: Features) -> dict[str, np.ndarray]:
+    """Set features to NaN in uninformative patches: too few valid pixels, or mostly saturated."""
+    uninformative = ~(features["valid"] >= MIN_VALID) | saturated(features)
+    return {name: np.where(uninformative, np.nan, values) for name, values in features.items()}
+
+
+_REASON_CODES = {group.name: flags.code(flags.REASONS, group.reason) for group in FEATURE_GROUPS}
+
+
+def frame_variables(calibration: CameraCalibration, features: Features) -> dict[str, np.ndarray]:
+    """Compute every variable from the features of a whole frame, untyped."""
+    calibration = calibration.under_sky(features)
+    decision = calibration.decision
+    camera = decision.camera
+    score, pvalue, worst = decision.score(features)
+    codes = _REASON_CODES | {"": flags.code(flags.REASONS, "no_data")}
+    about = shape(features, camera.shape_zero) * np.array(SHAPE_UNITS)
+    about[np.isnan(features["sky"])] = np.nan
+    masked = 1 - float((pvalue > decision.first_alpha).mean())  # what has no score is masked, too
+    values = frame_statistics(features, camera, SHAPE_UNITS)
+    rank = calibration.frames.score(values, masked, two_sided=camera.two_sided)
+    return {
+        "score": score,
+        "pvalue": pvalue,
+        "reason": np.vectorize(codes.__getitem__, otypes=[np.uint8])(worst),
+        "mae": features["mae"],
+        "sky": features["sky"],
+        "noise_ratio": np.exp(noise_ratio(features, camera.noise) / 2),
+        "size_ratio": np.exp(about[..., 0]),
+        "e1": about[..., 1],
+        "e2": about[..., 2],
+        "stars": features["stars"],
+        "frame_score": np.array(rank),
+        "frame_flag": np.array(rank > FLAG_SIGMA),
+        "frame_size_ratio": np.exp(values.size),
+        "frame_ellipticity": np.array(values.ellipticity),
+        "frame_size_pvalue": np.array(calibration.frames.pvalue(values, "size", two_sided=camera.two_sided)),
+        "frame_ellipticity_pvalue": np.array(calibration.frames.pvalue(values, "ellipticity")),
+        "frame_sky": np.array(values.sky),
+        "frame_noise_ratio": np.exp(values.noise / 2),
+        "frame_stars": np.array(values.stars),
+        "out_of_reference": np.array(calibration.frames.outside(values)),
+    }

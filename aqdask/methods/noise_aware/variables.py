@@ -1,0 +1,73 @@
+"""Variables that ``method="aqdask"`` gives for a frame."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from aqdask import flags
+from aqdask.specs import Variable
+
+
+def _map(name: str, long_name: str, units: str = "1") -> Variable:
+    return Variable(name, "float32", np.nan, {"long_name": long_name, "units": units})
+
+
+def _number(name: str, long_name: str, units: str = "1") -> Variable:
+    return Variable(name, "float32", np.nan, {"long_name": long_name, "units": units}, per_frame=True)
+
+
+# Per patch: judgement, the published quantity, physical maps. Per frame: a rank, a flag, the same physics.
+VARIABLES: tuple[Variable, ...] = (
+    _map("score", "patch score, -log10 of the smallest group p-value, larger is worse"),
+    _map("pvalue", "split conformal p-value of the score through both passes"),
+    Variable(
+        "reason",
+        "uint8",
+        flags.code(flags.REASONS, "no_data"),
+        {"long_name": "evidence that was worst", **flags.cf_values(flags.REASONS)},
+    ),
+    _map("mae", "mean absolute residual of the reconstruction in units of the noise"),
+    _map("sky", "sky of the patch", "count"),
+    _map("noise_ratio", "measured over expected standard deviation of the noise"),
+    _map("size_ratio", "PSF size relative to the reference frames, above 1 = wider"),
+    _map("e1", "PSF ellipticity along the axes less that of the reference frames"),
+    _map("e2", "PSF ellipticity along the diagonals less that of the reference frames"),
+    _map("stars", "stars in the patch above 5 sigma"),
+    _number("frame_score", "how far the frame is from the references in robust sigma, larger is worse"),
+    Variable(
+        "frame_flag",
+        "uint8",
+        255,  # not scored
+        {
+            "long_name": "frame is flagged: frame_score above 5 (robust sigma of size, ellipticity, sky or "
+            "noise, or more than 20 % of the patches masked)",
+            "flag_values": [0, 1, 255],
+            "flag_meanings": "good flagged not_scored",
+        },
+        per_frame=True,
+    ),
+    _number(
+        "frame_size_ratio",
+        "PSF size of the frame over the median of the fitted references, above 1 = wider",
+    ),
+    _number("frame_ellipticity", "PSF ellipticity of the frame less that of the reference frames"),
+    _number("frame_size_pvalue", "conformal p-value of the frame's PSF size, at least 1 / (references + 1)"),
+    _number(
+        "frame_ellipticity_pvalue",
+        "conformal p-value of its PSF ellipticity, at least 1 / (references + 1)",
+    ),
+    _number("frame_sky", "median sky of the patches, pedestal included", "count"),
+    _number("frame_noise_ratio", "median measured over expected standard deviation of the noise"),
+    _number("frame_stars", "mean number of stars a patch"),
+    Variable(
+        "out_of_reference",
+        "uint8",
+        0,
+        {
+            "long_name": "what of the frame lies outside the range of the reference frames",
+            "flag_masks": list(flags.OUTSIDE.values()),
+            "flag_meanings": " ".join(flags.OUTSIDE),
+        },
+        per_frame=True,
+    ),
+)

@@ -1,0 +1,74 @@
+"""The table of scoring methods: one row a method.
+
+A row names its classes and functions as ``module:name``, so that torch is loaded only where something is
+scored or trained. Another package adds a method with `register`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Method:
+    """One scoring method.
+
+    Parameters
+    ----------
+    name : str
+        As bundles and ``--method`` name it.
+    summary : str
+        One clause for ``--help``.
+    scorer : str
+        ``module:Class``, called with a `Bundle` and a device; gives an `aqdask.methods.base.Scorer`.
+    variables : str
+        ``module:NAME`` of the tuple of `aqdask.specs.Variable` that the scorer gives.
+    train : str
+        ``module:function(frames, spec, report, device) -> Bundle``; empty where the method is not trained.
+    calibrate : str
+        ``module:function(bundle, frames, spec, report, device) -> Bundle``; empty where there is nothing to
+        calibrate without training.
+    defaults : mapping
+        Fields of `TrainSpec` that the method sets where the user does not.
+    """
+
+    name: str
+    summary: str
+    scorer: str
+    variables: str
+    train: str = ""
+    calibrate: str = ""
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+
+
+METHODS: dict[str, Method] = {}
+
+
+def register(method: Method) -> None:
+    """Add a method, or replace the one of the same name."""
+    METHODS[method.name] = method
+
+
+register(
+    Method(
+        "aqdask",
+        "in units of each camera's noise, with the PSF of every patch",
+        scorer="aqdask.methods.noise_aware.scorer:NoiseAwareScorer",
+        variables="aqdask.methods.noise_aware.variables:VARIABLES",
+        train="aqdask.methods.noise_aware.train:train_noise_aware",
+        calibrate="aqdask.methods.noise_aware.calibrate:calibrate_bundle",
+        defaults={"steps": 1500, "learning_rate": 2e-3, "validation": 0.25, "calibration": 0.35},
+    )
+)
+register(
+    Method(
+        "paper",
+        "the published algorithm (Jia et al. 2024)",
+        scorer="aqdask.methods.paper.scorer:PaperScorer",
+        variables="aqdask.methods.paper.variables:VARIABLES",
+        train="aqdask.methods.paper.train:train_paper",
+        defaults={"steps": 1000, "learning_rate": 1e-3, "validation": 0.1, "calibration": 0.25},
+    )
+)

@@ -1,0 +1,116 @@
+"""Settings of a training, which with frames and versions fix every byte of a bundle."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from aqdask.errors import UsageError
+from aqdask.methods.bundle import PATCHES, is_name, is_patch
+from aqdask.methods.registry import METHODS
+from aqdask.methods.training.losses import LOSSES
+from aqdask.specs import PATCH
+
+_BY_METHOD: Any = None  # stands for the method's own default until `TrainSpec` is made
+
+_RANGES = {
+    "name": "at most 100 letters, digits, '.', '_' and '-', beginning with a letter or digit, no '..'",
+    "patch": f"a whole number of px, {PATCHES[0]} to {PATCHES[-1]}",
+    "seed": "a whole number, not negative",
+    "validation": "a fraction between 0 and 1",
+    "calibration": "a fraction between 0 and 1",
+    "alpha": "a rate between 0 and 1",
+    "loss": f"one of {', '.join(LOSSES)}",
+}
+
+
+@dataclass(frozen=True)
+class TrainSpec:
+    """How a model is trained and calibrated; with frames and versions it fixes every byte of the bundle.
+
+    Parameters
+    ----------
+    method : str
+        Which algorithm, one of `aqdask.methods.registry.METHODS`; 'aqdask' is ours, 'paper' the published one.
+    name : str
+        Name of the model: letters, digits, '.', '_' and '-' (it becomes part of a group's name).
+    patch : int
+        Side of a patch in pixels.
+    steps, batch : int
+        Optimiser steps (None: as many as the method takes), and patches in each.
+    seed : int
+        Not negative. Draws the split, the crops, the flips and the first weights.
+    learning_rate : float
+        At the first step; falls to zero along half a cosine. None: the method's own.
+    validation, calibration : float
+        Fractions of the *frames* held out to watch the loss (and, with 'aqdask', for the tails of the groups)
+        and to calibrate; at least one frame each. None: the method's own.
+    calibration_limit : int
+        At most so many frames are scored to calibrate, however many were set aside.
+    loss : str
+        Reconstruction loss, one of `losses.LOSSES`.
+    alpha : float
+        False-mask rate of the first pass, and the smallest that the calibration must allow; 'aqdask' only.
+    two_sided : bool
+        Whether stars sharper than the references' are bad too; 'aqdask' only.
+    archive, created : str
+        Recorded as given; empty is left out, so that equal input gives an equal bundle.
+
+    Raises
+    ------
+    UsageError
+        For a value out of its range, or an unknown method.
+    """
+
+    method: str = "aqdask"
+    name: str = "model"
+    patch: int = PATCH
+    steps: int = _BY_METHOD
+    batch: int = 64
+    seed: int = 0
+    learning_rate: float = _BY_METHOD
+    validation: float = _BY_METHOD
+    calibration: float = _BY_METHOD
+    calibration_limit: int = 100
+    loss: str = "mse"
+    alpha: float = 0.01
+    two_sided: bool = False
+    archive: str = ""
+    created: str = ""
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise UsageError(
+                f"the method is {self.method!r}",
+                expected=f"one of {', '.join(map(repr, sorted(METHODS)))}",
+                consequence="Nothing was trained",
+                remedy="leave the method out",
+            )
+        for name, value in METHODS[self.method].defaults.items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, value)
+        sound = {
+            "name": is_name(self.name),
+            "patch": is_patch(self.patch),
+            "steps": self.steps >= 1,
+            "batch": self.batch >= 1,
+            "seed": self.seed >= 0,
+            "learning_rate": 0 < self.learning_rate < math.inf,
+            "validation": 0 < self.validation < 1,
+            "calibration": 0 < self.calibration < 1,
+            "loss": self.loss in LOSSES,
+            "alpha": 0 < self.alpha < 1,
+            "calibration_limit": self.calibration_limit >= 1,
+        }
+        for name, is_sound in sound.items():
+            if not is_sound:
+                raise UsageError(
+                    f"the training setting {name} is {getattr(self, name)!r}",
+                    expected=_RANGES.get(name, "a positive number"),
+                    consequence="Nothing was trained",
+                    remedy=f"leave {name} out for its default, {self._default(name)!r}",
+                )
+
+    def _default(self, name: str) -> Any:
+        return METHODS[self.method].defaults.get(name, getattr(type(self), name))

@@ -1,0 +1,146 @@
+"""Places that a user names: paths on this machine, files that can be read at once, and lists of names."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+
+from aqdask.errors import UsageError
+from aqdask.text import printable
+
+# A URL; and what `pathlib` leaves of one, for the schemes that are no names of folders.
+REMOTE = re.compile(
+    r"@?([a-z][a-z0-9+.:-]*://|(s3a?|gs|gcs|az|abfss?|adl|https?|s?ftp|hdfs|memory|file):/)", re.IGNORECASE
+)
+KINDS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket"}
+BYTE_ORDER_MARKS = {
+    b"\xff\xfe\0\0": "UTF-32", b"\0\0\xfe\xff": "UTF-32", b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"
+}  # fmt: skip
+UTF8_MARK = b"\xef\xbb\xbf"
+
+
+def check_local(*places: object) -> None:
+    """Raise `UsageError` for a place that no path on this machine can name: a URL, or text with a NUL.
+
+    Parameters
+    ----------
+    *places : object
+        Paths, globs or ``@lists``; anything but text and paths passes.
+    """
+    for place in places:
+        if not isinstance(place, str | bytes | os.PathLike):
+            continue
+        text = os.fsdecode(place)
+        if REMOTE.match(text):
+            raise UsageError(
+                f"{printable(text)} is not on this machine's file systems",
+                expected="a path; object stores and other URLs are not supported yet",
+                consequence="Nothing was done",
+                remedy="copy or mount it and give its path (of file://PATH only PATH)",
+            )
+        if "\0" in text:
+            raise UsageError(
+                f"the path '{printable(text)}' holds a NUL character",
+                expected="a path as the operating system knows it",
+                consequence="Nothing was done",
+                remedy="check how the path was made",
+            )
+
+
+def read_regular(path: str | os.PathLike[str]) -> bytes:
+    """The content of a regular file, without ever waiting for one to appear in a pipe.
+
+    Raises
+    ------
+    OSError
+        If it cannot be opened or read, or is anything but a regular file (``strerror`` says what).
+    """
+    with open(path, "rb", opener=_at_once) as stream:
+        return stream.read()
+
+
+def check_regular(path: str | os.PathLike[str], what: str) -> None:
+    """Raise `UsageError` if ``path`` exists and is no regular file; ``what`` names the option it came by."""
+    try:
+        _check_mode(os.stat(path).st_mode, path)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise UsageError(
+            f"{what} {printable(path)} cannot be used ({error.strerror})",
+            expected="a regular file",
+            consequence="Nothing was done",
+            remedy="check the path",
+        ) from error
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write a text file, UTF-8, or to a device or pipe that somebody reads.
+
+    Raises
+    ------
+    OSError
+        If it cannot be written; also for a pipe that nobody reads, where opening it would wait for ever.
+    """
+
+    def open_now(path: str, flags: int) -> int:
+        number = os.open(path, flags | os.O_NONBLOCK, 0o666)
+        os.set_blocking(number, True)
+        return number
+
+    with open(path, "w", encoding="utf-8", opener=open_now) as stream:
+        stream.write(text)
+
+
+def read_list(path: str) -> list[str]:
+    """Lines of a list of names, as they stand, with empty ones; bytes that are not UTF-8 as `os.fsdecode`.
+
+    Raises
+    ------
+    UsageError
+        For a list that cannot be read, is UTF-16, or holds a NUL or a URL; the line is named.
+    """
+    try:
+        data = read_regular(path)
+    except OSError as error:
+        raise _bad_list(path, f"cannot be read ({error.strerror})", "check the path") from error
+    wide = next((name for mark, name in BYTE_ORDER_MARKS.items() if data.startswith(mark)), "")
+    if wide or 2 * max(data[::2].count(0), data[1::2].count(0)) > len(data) // 2 > 0:
+        raise _bad_list(path, f"is {wide or 'UTF-16'} text", "save it as UTF-8")
+    text = data.removeprefix(UTF8_MARK).decode("utf-8", "surrogateescape")
+    # not `splitlines`: a name may hold a form feed, or one of Unicode's separators
+    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    for number, line in enumerate(lines, start=1):
+        if "\0" in line:
+            raise _bad_list(path, f"holds a NUL character in line {number}", "correct or remove that line")
+        if REMOTE.match(line.strip()):
+            what = f"names {printable(line.strip())} in line {number}, which is not on this machine"
+            raise _bad_list(path, what, "copy or mount it and list its path")
+    return lines
+
+
+def _at_once(path: str, flags: int) -> int:
+    """Open a regular file, and nothing that could block."""
+    number = os.open(path, flags | os.O_NONBLOCK)
+    try:
+        _check_mode(os.fstat(number).st_mode, path)
+    except OSError:
+        os.close(number)
+        raise
+    return number
+
+
+def _check_mode(mode: int, path: str | os.PathLike[str]) -> None:
+    if not stat.S_ISREG(mode):
+        kind = KINDS.get(stat.S_IFMT(mode), "a device")
+        raise OSError(0, f"it is {kind}, not a regular file", os.fspath(path))
+
+
+def _bad_list(path: str, what: str, remedy: str) -> UsageError:
+    return UsageError(
+        f"the list {printable(path)} {what}",
+        expected="a text file, UTF-8, with one name a line",
+        consequence="Nothing was done",
+        remedy=remedy,
+    )

@@ -1,0 +1,207 @@
+"""An archive in xarray: its frames, its quality maps, and the mask for any alpha, all lazy."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import dask.array as da
+import numpy as np
+import xarray as xr
+import zarr
+
+from aqdask.errors import ArchiveError, UsageError, place_failed
+from aqdask.paths import check_local
+from aqdask.specs import PatchGrid
+from aqdask.stats.masking import bad_pixels, check_alpha
+from aqdask.store import layout, quality_store
+from aqdask.store.frame_store import COORDINATES, FrameStore
+from aqdask.store.ledger import PENDING, open_ledger
+from aqdask.store.quality_store import QualityStore
+
+MASK_FORMAT = "aqdask-mask"
+FRAME_CHUNKS = {"frame": 1, "y": -1, "x": -1}  # one frame is one shard and one block
+
+
+def open_frames(archive: str | os.PathLike[str]) -> xr.Dataset:
+    """The frames of an archive, lazily.
+
+    Returns
+    -------
+    xarray.Dataset
+        ``image`` (frame, y, x) in the frames' own type (absent after ``--no-pixels``), ``invalid`` (bool),
+        with one block a frame; coordinates ``frame_id``, ``time``, ``exptime``, ``filter``, ``camera``,
+        ``path``, ``hdu``, header cards, and ``state`` from the ledger.
+
+    Raises
+    ------
+    UsageError, ArchiveError
+        If there is no archive, or one that cannot be read.
+    """
+    check_local(archive)
+    root = layout.open_root(archive)
+    if problems := FrameStore.at(root).problems(thorough=False):
+        raise layout.damaged(archive, problems)
+    frames = xr.open_zarr(str(archive), group="frames", consolidated=False, chunks=None)
+    planes = [name for name in ("image", "invalid") if name in frames]
+    frames = frames.assign({name: frames[name].chunk(FRAME_CHUNKS) for name in planes})
+    frames = frames.set_coords([name for name in COORDINATES if name in frames])
+    states = [entry.state for entry in open_ledger(root).rows()]
+    return frames.assign_coords(state=_states(states, frames.sizes["frame"]))
+
+
+def quality_name(archive: str | os.PathLike[str], model: str | None = None) -> str:
+    """Name of the one quality group that ``model`` (a name, a digest, or the start of either) means.
+
+    A whole name comes before the start of another one: ``c17`` is not ``c17c``.
+
+    Raises
+    ------
+    UsageError
+        If there is none, or several and ``model`` does not decide.
+    """
+    check_local(archive)
+    names = quality_store.names(layout.open_root(archive))
+    exact = [n for n in names if model in (n, n.rpartition("-")[0])]
+    found = exact or [
+        n for n in names if model is None or n.startswith(model) or n.rpartition("-")[2] == model[:8]
+    ]
+    if len(found) == 1:
+        return found[0]
+    raise UsageError(
+        f"{archive} holds {'no' if not found else 'several'} quality groups"
+        + (f" for {model!r}" if model else ""),
+        expected=f"one of: {', '.join(names) or '(none yet)'}",
+        consequence="It is not clear which scores are meant" if found else "There are no scores to read",
+        remedy="name one (model=, --model)" if names else "run `aqdask score` first",
+    )
+
+
+def open_quality(archive: str | os.PathLike[str], model: str | None = None) -> xr.Dataset:
+    """The quality maps of one model, lazily.
+
+    Parameters
+    ----------
+    archive : path
+        The archive.
+    model : str, optional
+        Name or digest of the model; needed where the archive holds several.
+
+    Returns
+    -------
+    xarray.Dataset
+        All that the model's method stores. Per patch (frame, patch_y, patch_x): ``score`` (larger = worse),
+        ``pvalue``, ``reason``, ``mae``; with 'aqdask' also ``sky``, ``noise_ratio``, ``size_ratio``, ``e1``,
+        ``e2``, ``stars``. Per frame ``frame_score``; with 'aqdask' also ``frame_flag``,
+        ``out_of_reference``, ``centred``, ``frame_size_ratio``, ``frame_ellipticity``, their p-values,
+        ``frame_sky``, ``frame_noise_ratio``, ``frame_stars``. Each has ``long_name``. Coordinates of frames,
+        patch bounds ``y0``, ``y1``, ``x0``, ``x1`` in pixels, ``ra`` and ``dec`` of patch centres in degrees
+        (NaN without WCS); and ``invalid`` (frame, y, x) where some pixels of the archive are not data.
+    """
+    name = quality_name(archive, model)
+    if lost := QualityStore.open(archive, name).lost():
+        raise layout.damaged(archive, lost)
+    quality = xr.open_zarr(str(archive), group=f"quality/{name}", consolidated=False, chunks={})
+    quality = quality.drop_vars("bundle").set_coords(["y0", "y1", "x0", "x1", "ra", "dec"])
+    quality = quality[sorted(map(str, quality.data_vars))]
+    frames = open_frames(archive).drop_vars(["header", "primary_header"])
+    entries = open_ledger(layout.open_root(archive)).rows()
+    states = _states([entry.standing(name)[0] for entry in entries], frames.sizes["frame"])
+    quality = quality.assign_coords(dict(frames.coords) | {"state": states})
+    if any(entry.invalid_pixels for entry in entries):
+        quality["invalid"] = frames["invalid"]
+    return quality
+
+
+def _states(known: list[str], rows: int) -> xr.Variable:
+    """The ledger's states as a coordinate; rows that it does not know yet are pending."""
+    column = np.array(known + [PENDING] * (rows - len(known)), dtype=np.dtypes.StringDType())
+    return xr.Variable("frame", column, {"long_name": "state in the ledger"})
+
+
+def mask(quality: xr.Dataset, alpha: float) -> xr.DataArray:
+    """Bad pixels at a false-mask rate, lazily and without running the network.
+
+    Parameters
+    ----------
+    quality : Dataset
+        From `open_quality` or `aqdask.quality_of`.
+    alpha : float
+        Fraction of good patches that may be masked, in (0, 1).
+
+    Returns
+    -------
+    DataArray of bool, (..., y, x)
+        True = bad: p-value at or below alpha, no data, or a pixel that is not data itself. A patch that
+        overlaps its neighbour decides only over the pixels that it owns.
+
+    Raises
+    ------
+    UsageError
+        For an alpha outside (0, 1), or a dataset without ``pvalue``.
+    """
+    check_alpha(alpha)
+    if "pvalue" not in quality:
+        raise UsageError(
+            f"a dataset of {', '.join(map(str, quality)) or 'nothing'}",
+            expected="one with `pvalue`, from open_quality or quality_of",
+        )
+    pvalue = quality["pvalue"]
+    height, width = (int(n) for n in quality.attrs["frame_shape"])
+    grid = PatchGrid(height, width, int(quality.attrs["patch"]))
+    lead = pvalue.dims[:-2]
+    data = da.asarray(pvalue.data)
+    data = data.rechunk({**dict.fromkeys(range(len(lead)), 1), data.ndim - 2: -1, data.ndim - 1: -1})
+    pixels = data.map_blocks(
+        bad_pixels, alpha, grid, dtype=bool, chunks=(*data.chunks[:-2], (grid.height,), (grid.width,))
+    )
+    if "invalid" in quality:
+        pixels = pixels | da.asarray(quality["invalid"].data)
+    coords: dict[Any, Any] = {n: c for n, c in quality.coords.items() if set(c.dims) <= set(lead)}
+    attributes = {"long_name": "pixel is bad", "alpha": alpha}
+    return xr.DataArray(pixels, dims=(*lead, "y", "x"), coords=coords, name="mask", attrs=attributes)
+
+
+def check_mask_path(path: str | os.PathLike[str]) -> None:
+    """Raise `ArchiveError` unless ``path`` is free, or holds a mask that `write_mask` wrote.
+
+    `UsageError` for a path that is not on this machine.
+    """
+    check_local(path)
+    place = Path(path)
+    if not place.exists() or (place.is_dir() and not any(place.iterdir())):
+        return
+    try:
+        found = zarr.open_group(str(place), mode="r", zarr_format=3).attrs.get("format")
+    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, OSError):
+        found = None
+    if found != MASK_FORMAT:
+        raise ArchiveError(
+            f"{path} exists and is not a mask that aqdask wrote",
+            expected="a new path, or a mask from an earlier call, which is replaced",
+            consequence="Nothing was written",
+            remedy="choose another path",
+        )
+
+
+def write_mask(bad: xr.DataArray, path: str | os.PathLike[str]) -> None:
+    """Write a mask as a zarr array, one frame a chunk; an earlier mask is replaced.
+
+    Raises
+    ------
+    ArchiveError
+        If ``path`` cannot be written, or holds anything but an earlier mask.
+    """
+    check_mask_path(path)
+    names = [name for name in ("frame_id", "time", "filter", "camera") if name in bad.coords]
+    dataset = bad.reset_coords(drop=True).to_dataset(name="mask")
+    dataset = dataset.assign_coords({name: bad.coords[name].compute() for name in names})
+    dataset.attrs["format"] = MASK_FORMAT
+    for name in names:
+        dataset[name].encoding.clear()
+    codec = {"mask": {"compressors": layout.compressors("lz4", "bool")}}
+    try:
+        dataset.to_zarr(str(path), mode="w", zarr_format=3, consolidated=False, encoding=codec)
+    except OSError as error:
+        raise place_failed(path, error) from error

@@ -1,0 +1,184 @@
+"""Choosing reference frames: the better part of each group of camera and filter, with the reason."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from aqdask.errors import UsageError
+from aqdask.references.image_statistics import ImageStatistics, measure
+
+__all__ = ["ImageStatistics", "Proposal", "measure", "propose"]
+
+OUTLIER = 3.0  # robust sigma on the bad side
+MINIMUM_PROPOSED = 3
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """Whether a frame is proposed as a reference, and why.
+
+    Parameters
+    ----------
+    score : float
+        Weighted mean over `QUANTITIES` of the distance to the group's median in robust sigma, counted
+        towards the bad side: smaller is better; infinite where the frame cannot be measured.
+    worst : float
+        The same for the quantity that is furthest on the bad side.
+    """
+
+    id: str
+    measures: ImageStatistics
+    score: float
+    worst: float
+    proposed: bool
+    reason: str
+
+
+@dataclass(frozen=True)
+class _Quantity:
+    """One column of the comparison: ``sign`` +1 where large is bad, and the smallest spread that counts.
+
+    A group of nearly equal frames must not call one an outlier for half a per cent: the spread is at
+    least ``relative`` times the median or ``absolute``.
+    """
+
+    name: str
+    form: str
+    sign: int
+    relative: float = 0.0
+    absolute: float = 0.0
+    weight: float = 1.0
+
+
+QUANTITIES = (
+    # Focus counts nearly as much as all the rest: a round, dark, defocused frame is no reference.
+    _Quantity("fwhm", "{:.1f} px", 1, relative=0.03, weight=4.0),
+    _Quantity("ellipticity", "{:.2f}", 1, absolute=0.02),
+    # A sky 10 % brighter makes no bad frame: without the large spread the slow fall of the sky through a
+    # night would outweigh focus.
+    _Quantity("background", "{:.0f}", 1, relative=0.1),
+    _Quantity("rms / sqrt(background)", "{:.3f}", 1, relative=0.03),
+    _Quantity("sources", "{:.0f}", -1, relative=0.05),
+    _Quantity("sky structure", "{:.1f} of the noise", 1, relative=0.1),
+)
+
+
+def propose(
+    ids: Sequence[str],
+    measures: Sequence[ImageStatistics],
+    groups: Sequence[tuple[str, str]],
+    keep: Collection[str] | None = None,
+    drop: Collection[str] = (),
+) -> list[Proposal]:
+    """Propose reference frames within each group of (camera, filter), in the order of ``ids``.
+
+    In every group frames further than `OUTLIER` robust sigma on the bad side are dropped, and of the
+    others the better half is proposed, but not fewer than `MINIMUM_PROPOSED`. The bad side is: wide
+    stars, long stars, bright sky, noise high for its sky, few stars, uneven sky.
+    ``keep`` and ``drop`` always win.
+
+    Raises
+    ------
+    UsageError
+        For an id in ``keep`` or ``drop`` that is not in ``ids``, or one that is in both.
+    """
+    keep, drop = frozenset(keep or ()), frozenset(drop)
+    _check_lists(frozenset(ids), keep, drop)
+    proposals: dict[int, Proposal] = {}
+    for group in dict.fromkeys(groups):
+        members = [index for index, other in enumerate(groups) if other == group]
+        for index, proposal in zip(
+            members, _propose_group([ids[i] for i in members], [measures[i] for i in members]), strict=True
+        ):
+            proposals[index] = _as_requested(proposal, keep, drop)
+    return [proposals[index] for index in range(len(ids))]
+
+
+def _check_lists(known: frozenset[str], keep: frozenset[str], drop: frozenset[str]) -> None:
+    if unknown := sorted((keep | drop) - known):
+        raise UsageError(
+            f"{len(unknown)} frame(s) to keep or drop that are not there, such as {unknown[0]!r}",
+            expected=f"ids of the {len(known)} frames",
+            consequence="Nothing was selected",
+            remedy="see `aqdask info` for the ids of the archive's frames",
+        )
+    if both := sorted(keep & drop):
+        raise UsageError(
+            f"{len(both)} frame(s) both to keep and to drop, such as {both[0]!r}",
+            expected="each frame in one list",
+            consequence="Nothing was selected",
+            remedy="take it out of one of them",
+        )
+
+
+def _as_requested(proposal: Proposal, keep: frozenset[str], drop: frozenset[str]) -> Proposal:
+    if proposal.id in keep:
+        return replace(proposal, proposed=True, reason=f"kept by request; {proposal.reason}")
+    if proposal.id in drop:
+        return replace(proposal, proposed=False, reason=f"dropped by request; {proposal.reason}")
+    return proposal
+
+
+def _propose_group(ids: Sequence[str], measures: Sequence[ImageStatistics]) -> list[Proposal]:
+    """The proposals of one camera and filter."""
+    values, distance = _distances(measures)
+    measurable = np.isfinite(distance).all(axis=1)
+    filled = np.where(measurable[:, None], distance, np.inf)
+    score = np.average(filled, axis=1, weights=[quantity.weight for quantity in QUANTITIES])
+    worst = filled.max(axis=1)
+    ranking = [place for place in np.argsort(score, kind="stable") if worst[place] <= OUTLIER]
+    better = set(ranking[: max(MINIMUM_PROPOSED, math.ceil(len(ranking) / 2))])
+    proposals = []
+    for place, (id_, measured) in enumerate(zip(ids, measures, strict=True)):
+        if not measurable[place]:
+            reason = "cannot be measured: too few stars, or no sky"
+        else:
+            which = int(distance[place].argmax())
+            kind = QUANTITIES[which]
+            side = "above" if (distance[place, which] >= 0) == (kind.sign > 0) else "below"
+            reason = (
+                f"{_verdict(place in better, worst[place])}: at worst {kind.name} "
+                f"{kind.form.format(values[place, which])}, {abs(distance[place, which]):.1f} sigma {side} "
+                "the group median"
+            )
+        proposals.append(
+            Proposal(id_, measured, float(score[place]), float(worst[place]), place in better, reason)
+        )
+    return proposals
+
+
+def _verdict(better: bool, worst: float) -> str:
+    if worst > OUTLIER:
+        return "outlier"
+    return "in the better part of its group" if better else "sound, but not in the better half"
+
+
+def _distances(measures: Sequence[ImageStatistics]) -> tuple[np.ndarray, np.ndarray]:
+    """Values and their robust sigma from the median towards the bad side, both float64 ``(n, quantity)``."""
+    rows = [
+        (m.fwhm, m.ellipticity, m.background, _relative_noise(m), float(m.sources), m.structure)
+        for m in measures
+    ]
+    values = np.array(rows, float).reshape(len(rows), len(QUANTITIES))
+    distance = np.full_like(values, np.nan)
+    sound = np.isfinite(values).all(axis=1)
+    if sound.any():
+        median = np.median(values[sound], axis=0)
+        spread = 1.4826 * np.median(np.abs(values[sound] - median), axis=0)
+        smallest = [max(q.relative * abs(m), q.absolute) for q, m in zip(QUANTITIES, median, strict=True)]
+        sign = np.array([q.sign for q in QUANTITIES])
+        # The last term only keeps a median of zero from dividing by zero.
+        distance[sound] = sign * (values[sound] - median) / np.maximum(np.maximum(spread, smallest), 1e-9)
+    return values, distance
+
+
+def _relative_noise(measured: ImageStatistics) -> float:
+    """Noise over the root of the sky: constant for photon noise, as far as the pedestal is constant.
+
+    Sky-subtracted frames have a level near 0; there the noise itself is compared.
+    """
+    return measured.rms / math.sqrt(measured.background) if measured.background > 1 else measured.rms

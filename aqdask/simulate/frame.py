@@ -1,0 +1,120 @@
+"""One simulated frame: the scene, its defects, the detector's noise, and the truth about every pixel."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+import numpy as np
+
+from aqdask.simulate.camera import bleed, dark_current, flat_field, read_out
+from aqdask.simulate.defect import TRUTH_SIGMA, Defect
+from aqdask.simulate.scene import Light, SceneSpec, correlated_field, stream
+from aqdask.simulate.sources import draw_galaxies, draw_stars, render_galaxies, render_stars
+
+__all__ = ["SceneSpec", "SimulatedFrame", "expose", "read_out", "simulate_frame"]
+
+FIELD_CENTRE = (
+    210.0,
+    35.0,
+)  # right ascension and declination in degrees: away from the plane of the Milky Way
+
+Header = dict[str, tuple[str | int | float, str]]
+
+
+@dataclass(frozen=True)
+class SimulatedFrame:
+    """What came out of the camera, and what is true.
+
+    Parameters
+    ----------
+    image : ndarray
+        uint16 ``(y, x)`` in ADU.
+    truth : dict of str to ndarray
+        Kind of defect to bool ``(y, x)``, True = affected; empty for a good frame.
+    header : dict
+        Keyword to (value, comment).
+    stars : ndarray
+        float64 ``(n, 3)``: x, y in pixels, flux in electrons before vignetting and defects. Some lie
+        outside of the frame.
+    """
+
+    image: np.ndarray
+    truth: dict[str, np.ndarray]
+    header: Header
+    stars: np.ndarray
+
+
+def simulate_frame(spec: SceneSpec, defects: Sequence[Defect] = (), seed: int = 0) -> SimulatedFrame:
+    """Draw one frame.
+
+    The same specification, defects and seed give the same bytes on the same machine (matrix products may
+    differ in the last bit elsewhere). Every purpose has its own random stream, so a frame with and without
+    a defect shows the same stars under the same sky.
+
+    Truth: see `aqdask.simulate.defect`. The noise it is measured in is that of the good frame at that pixel,
+    ``sqrt(sky + stars + dark + read_noise**2)`` electrons, after bleeding. Changes of several defects add up;
+    each is judged by what it does to the frame with those before it.
+    """
+    scenes = list(accumulate(defects, lambda scene, defect: defect.scene(scene), initial=spec))
+    scene = scenes[-1]
+    stars = draw_stars(scene, seed)
+    light = expose(scene, stars, seed)
+    expected = light.total()
+    charge = bleed(expected, spec.full_well)
+    noise = np.sqrt(charge + np.float32(spec.read_noise**2))
+    truth: dict[str, np.ndarray] = {}
+    for position, defect in enumerate(defects):
+        change = defect.change(light, scene, stream(seed, f"{defect.kind}-{position}"))
+        if change is None:
+            affected = np.ones(spec.shape, bool)
+        elif (full_well := scenes[position + 1].full_well) is None:
+            affected = np.abs(change) > TRUTH_SIGMA * noise
+            expected += change
+            charge = expected
+        else:
+            expected = expected + change
+            before, charge = charge, bleed(expected, full_well)
+            affected = np.abs(charge - before) > TRUTH_SIGMA * noise
+        truth[defect.kind] = affected | truth[defect.kind] if defect.kind in truth else affected
+    image = read_out(scene, charge, stream(seed, "noise"))
+    return SimulatedFrame(image, truth, describe(spec, seed), stars)
+
+
+def expose(spec: SceneSpec, stars: np.ndarray, seed: int) -> Light:
+    """The light that reaches the detector in a good frame, and its dark current."""
+    flat = flat_field(spec)
+    structure = correlated_field(spec.shape, spec.structure_scale, stream(seed, "structure"))
+    sky = flat * np.float32(spec.sky)
+    sky *= np.maximum(1 + np.float32(spec.structure) * structure, 0)
+    sources = render_stars(spec, stars)
+    if spec.galaxies:
+        sources += render_galaxies(spec, draw_galaxies(spec, seed))
+    return Light(sky, sources * flat, flat, dark_current(spec))
+
+
+def describe(spec: SceneSpec, seed: int) -> Header:
+    """Header of a frame: camera, scene, and a TAN projection with north up and east to the left."""
+    degree = spec.pixel_scale / 3600
+    return {
+        "INSTRUME": (spec.camera, "camera"),
+        "FILTER": (spec.filter, "filter"),
+        "EXPTIME": (60.0, "[s] exposure time"),
+        "GAIN": (spec.gain, "[e-/ADU]"),
+        "RDNOISE": (spec.read_noise, "[e-] read noise"),
+        "SATURATE": (spec.saturation, "[ADU] largest value"),
+        "SIMSEED": (seed, "seed of the simulation"),
+        "SIMFWHM": (spec.fwhm, "[px] seeing, without defects"),
+        "CTYPE1": ("RA---TAN", "tangent plane"),
+        "CTYPE2": ("DEC--TAN", "tangent plane"),
+        "CRVAL1": (FIELD_CENTRE[0], "[deg] right ascension"),
+        "CRVAL2": (FIELD_CENTRE[1], "[deg] declination"),
+        "CRPIX1": ((spec.width + 1) / 2 + spec.pointing[1], "[px] counted from 1"),
+        "CRPIX2": ((spec.height + 1) / 2 + spec.pointing[0], "[px] counted from 1"),
+        "CDELT1": (-degree, "[deg/px]"),
+        "CDELT2": (degree, "[deg/px]"),
+        "CUNIT1": ("deg", ""),
+        "CUNIT2": ("deg", ""),
+        "RADESYS": ("ICRS", "reference system"),
+    }

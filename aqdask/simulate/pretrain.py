@@ -1,0 +1,279 @@
+"""The shipped model: ``python -m aqdask.simulate.pretrain`` trains ``wide-field`` on simulated frames.
+
+Each frame is another camera (`aqdask.simulate.presets.wide_field_prior`) whose noise and PSF are known, so that
+the head learns from true sizes and shapes, and no frame is seen twice. This is a program, not a part of the
+layer in which it lies: it uses the simulator.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from aqdask.methods.base import FrameSource
+from aqdask.methods.bundle import POOLED, Bundle
+from aqdask.methods.noise_aware.calibrate import calibrate_cameras, camera_noises
+from aqdask.methods.noise_aware.networks import PRIOR, SHAPE_UNITS, Networks, load_networks
+from aqdask.methods.noise_aware.noise_model import (
+    NoiseModel,
+    clipped_variance,
+    compress,
+    difference,
+    sky_level,
+    variance_stabilise,
+)
+from aqdask.methods.noise_aware.reference_split import split_groups
+from aqdask.methods.noise_aware.train import WARM_UP
+from aqdask.methods.shipped import SHIPPED, place
+from aqdask.methods.training.loop import fit
+from aqdask.methods.training.progress import TrainProgress
+from aqdask.methods.training.schedules import cosine
+from aqdask.methods.training.settings import TrainSpec
+from aqdask.simulate.frame import simulate_frame
+from aqdask.simulate.presets import preset, wide_field_prior
+from aqdask.simulate.psf import local_fwhm
+from aqdask.simulate.scene import SceneSpec
+from aqdask.specs import Card
+from aqdask.stats.patches import gather
+
+ARCHITECTURE = {"width": 16, "inner": 64, "latent": 3}
+SIZE_UNIT = 1.5  # px; the head gives ln of the size in this unit
+_CUTS = ((0, 8, 0, 8), (0, 4, 0, 4), (0, 4, 4, 8), (4, 8, 0, 4), (4, 8, 4, 8))  # regions of cells
+SIDE, PATCH = 384, 64  # px of a simulated frame and of a crop
+FRAMES, CROPS = 32, 256  # frames of a pass, and crops of each
+BATCH = 64
+STEPS = 16_000
+RATE = 4e-3
+LARGEST_E = 0.4  # ellipticity of one frame in two
+PIXEL = 1 / 12  # px squared: the second moment of a pixel
+SIGMA_PER_FWHM = 1 / 2.3548
+_FRAME, _HELD_OUT = 21, 22  # first words of generators' seeds
+REFERENCES, REFERENCE_SIDE = 30, 1024  # frames that calibrate what is shipped, and their side
+CAMERA = "simulator"
+
+
+def reconstruction(networks: Networks, u: torch.Tensor) -> torch.Tensor:
+    """Mean squared residual of stabilised crops ``(n, P, P)`` after compression; 0-d."""
+    v = compress(u)[:, None].contiguous(memory_format=torch.channels_last)
+    return torch.nn.functional.mse_loss(networks.autoencoder(v), v)
+
+
+def likelihood(networks: Networks, v: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+    """Negative log-likelihood of sizes and shapes ``(n, 3)`` under the head's reading of crops, 0-d.
+
+    The estimate of a region is ``sum(w t) / (sum(w) + PRIOR)`` with variance ``1 / (sum(w) + PRIOR)``, for
+    the whole crop and its quarters, so that cells learn to add up. ``v`` is ``(n, P, P)``, compressed.
+    """
+    weight, product = networks.head(v[:, None].contiguous(memory_format=torch.channels_last))
+    cells = weight.shape[-1]
+    total = torch.zeros((), device=v.device)
+    for region in _CUTS:
+        top, bottom, left, right = (edge * cells // 8 for edge in region)
+        known = weight[:, :, top:bottom, left:right].sum(dim=(2, 3)) + PRIOR
+        value = product[:, :, top:bottom, left:right].sum(dim=(2, 3)) / known
+        total = total + (known * (value - truth) ** 2 - known.log()).mean() / 2
+    return total / len(_CUTS)
+
+
+@dataclass(frozen=True)
+class Pass:
+    """Crops: ``u`` float32 ``(n, P, P)`` in units of the noise, ``truth`` float32 ``(n, 3)`` for the head."""
+
+    u: np.ndarray
+    truth: np.ndarray
+
+
+def draw_pass(seed: int, number: int, tag: int = _FRAME, frames: int = FRAMES) -> Pass:
+    """Crops of fresh frames, shuffled."""
+    parts = [_crops(np.random.default_rng([tag, seed, number, k])) for k in range(frames)]
+    u, truth = (np.concatenate([getattr(part, name) for part in parts]) for name in ("u", "truth"))
+    order = np.random.default_rng([tag, seed, number]).permutation(len(u))
+    return Pass(u[order], truth[order])
+
+
+def _crops(rng: np.random.Generator) -> Pass:
+    """Crops of one simulated frame of a random camera, and what its stars are like there."""
+    scene = wide_field_prior(rng, SIDE, SIDE)
+    ellipticity = rng.uniform(0, LARGEST_E) if rng.random() < 0.5 else 0.0
+    sigma = scene.fwhm * SIGMA_PER_FWHM
+    # A line of length L adds L**2 / 12 along it: e = m / (2 sigma**2 + m).
+    drift = sigma * math.sqrt(24 * ellipticity / (1 - ellipticity))
+    # One PSF a frame: zones of a varying one cost more than they teach in so small a field.
+    scene = replace(scene, drift=drift, drift_angle=rng.uniform(0, 180), fwhm_variation=0.0)
+    image = simulate_frame(scene, seed=int(rng.integers(2**31))).image
+    tops, lefts = (rng.integers(0, SIDE - PATCH + 1, CROPS) for _ in range(2))
+    counts = torch.from_numpy(gather(image, tops, lefts, PATCH).astype(np.float32))
+    noise = camera_noise(scene)
+    sky = sky_level(counts, None, clipped_variance(difference(counts, None)))
+    u = variance_stabilise(counts, sky, noise).float().numpy()
+    return Pass(u, _truth(scene, lefts + PATCH / 2, tops + PATCH / 2))
+
+
+def camera_noise(scene: SceneSpec) -> NoiseModel:
+    """The noise model of a scene's camera, known instead of learnt."""
+    a = (scene.read_noise / scene.gain) ** 2 - scene.pedestal / scene.gain
+    return NoiseModel(a, 1 / scene.gain, floor=0.25 * (scene.read_noise / scene.gain) ** 2)
+
+
+def _truth(scene: SceneSpec, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """ln size in `SIZE_UNIT`, e1, e2 of the stars at these places, in units of `SHAPE_UNITS`."""
+    variance = (local_fwhm(scene, x, y) * SIGMA_PER_FWHM) ** 2 + PIXEL
+    along = scene.drift**2 / 12
+    angle = 2 * math.radians(scene.drift_angle)
+    e = along / (2 * variance + along)
+    size = np.sqrt(np.sqrt(variance * (variance + along)))
+    found = [np.log(size / SIZE_UNIT), e * math.cos(angle), e * math.sin(angle)]
+    return (np.stack(found, axis=1) / SHAPE_UNITS).astype(np.float32)
+
+
+class PretrainRecipe:
+    """Both networks at once, on crops of simulated frames (see `fit.Recipe`).
+
+    Parameters
+    ----------
+    seed, steps : int
+    pool : ProcessPoolExecutor
+        Draws the next pass while this one is learnt from.
+    """
+
+    def __init__(self, seed: int, steps: int, pool: ProcessPoolExecutor) -> None:
+        self.seed, self.steps, self.pool = seed, steps, pool
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            network = Networks(**ARCHITECTURE)
+        self.network = torch.nn.utils.convert_conv2d_weight_memory_format(network, torch.channels_last)
+        self.watched = draw_pass(seed, 0, _HELD_OUT, 24)
+        self.drawn: dict[int, Future[Pass]] = {}
+
+    def batch(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Crops ``(batch, P, P)`` and truth ``(batch, 3)``."""
+        number, at = divmod(step, FRAMES * CROPS // BATCH)
+        for ahead in (number, number + 1):
+            if ahead not in self.drawn:
+                self.drawn[ahead] = self.pool.submit(draw_pass, self.seed, ahead)
+        self.drawn.pop(number - 1, None)
+        crops = self.drawn[number].result()
+        part = slice(at * BATCH, (at + 1) * BATCH)
+        return torch.from_numpy(crops.u[part]), torch.from_numpy(crops.truth[part])
+
+    def loss(self, step: int, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        """Reconstruction and likelihood of the shapes, 0-d."""
+        self.network.train()
+        return self._loss(*batch)
+
+    def _loss(self, u: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+        shape = likelihood(self.network, compress(u), truth)
+        return reconstruction(self.network, u) + shape
+
+    def held_out(self) -> float:
+        """The same on frames of other seeds."""
+        self.network.eval()
+        u, truth = torch.from_numpy(self.watched.u), torch.from_numpy(self.watched.truth)
+        parts = zip(u.split(BATCH), truth.split(BATCH), strict=True)
+        return float(np.mean([self._loss(*part).item() for part in parts]))
+
+    def rate(self, step: int) -> float:
+        """Return the learning rate: a warm-up, then half a cosine to zero."""
+        return RATE * cosine(step, self.steps, warm_up=WARM_UP)
+
+
+class SimulatedFrames(FrameSource):
+    """Good frames of one simulated camera (see `crops.FrameSource`)."""
+
+    def __init__(self, seed: int) -> None:
+        rng = np.random.default_rng([_HELD_OUT, seed, 1])
+        base = replace(preset("default"), height=REFERENCE_SIDE, width=REFERENCE_SIDE)
+        self.scenes = [
+            replace(base, sky=float(rng.uniform(800, 1200)), fwhm=float(rng.uniform(2.2, 2.6)))
+            for _ in range(REFERENCES)
+        ]
+        self.seeds = [int(rng.integers(2**31)) for _ in self.scenes]
+        self.ids: Sequence[str] = [f"simulated-{k:03d}" for k in range(REFERENCES)]
+        self.cards: Sequence[Card] = [
+            Card(exptime=60.0, filter="L", camera=CAMERA, gain=base.gain) for _ in self.scenes
+        ]
+
+    def read(self, index: int, /) -> tuple[np.ndarray, np.ndarray | None]:
+        """One frame, drawn when it is asked for."""
+        return simulate_frame(self.scenes[index], seed=self.seeds[index]).image, None
+
+
+def pretrain(seed: int = 0, steps: int = STEPS, trained: Bundle | None = None) -> Bundle:
+    """Train the shipped model, half an hour on two cores; or calibrate one that is ``trained`` again."""
+    if trained:
+        networks, curve = load_networks(trained), trained.provenance["loss_curve"]
+        seed, steps = (trained.provenance["settings"][name] for name in ("seed", "steps"))
+    else:
+        with ProcessPoolExecutor(1) as pool:
+            recipe = PretrainRecipe(seed, steps, pool)
+            curve, networks = fit(recipe, _tell).facts(), recipe.network
+    frames, spec = SimulatedFrames(seed), TrainSpec(name=SHIPPED, seed=seed)
+    groups = split_groups(frames, spec)
+    noises = camera_noises(frames, groups, PATCH, spec.alpha)
+    calibrations = calibrate_cameras(networks, frames, groups, noises, spec, PATCH, _tell, "cpu")
+    return Bundle(
+        name=SHIPPED,
+        method="aqdask",
+        patch=PATCH,
+        normalisation="noise",
+        architecture={"network": "Networks", **ARCHITECTURE},
+        weights={key: value.contiguous().numpy() for key, value in networks.state_dict().items()},
+        calibrations={key: calibration.stored() for key, calibration in calibrations.items()},
+        provenance={
+            "shipped": SHIPPED,
+            "settings": {"seed": seed, "steps": steps, "batch": BATCH, "learning_rate": RATE},
+            "frames": "simulated: aqdask.simulate.presets.wide_field_prior",
+            "versions": {"aqdask": version("aqdask"), "numpy": np.__version__, "torch": torch.__version__},
+            "loss_curve": {name: values[-40:] for name, values in curve.items()},
+        },
+        notes=(
+            "Calibrated on simulated frames only: adapt it to your camera with `aqdask calibrate` first.",
+            *(note for note in calibrations[POOLED].facts["notes"] if not note.startswith("Look at")),
+        ),
+    )
+
+
+def _tell(progress: TrainProgress) -> None:
+    """A line now and then."""
+    if progress.stage == "note":
+        print(progress.note, flush=True)
+    elif progress.done % 200 == 0 or progress.done == progress.total:
+        print(
+            f"{progress.stage} {progress.done}/{progress.total} loss {progress.loss:.4f} "
+            f"held out {progress.held_out:.4f} {progress.seconds:.0f} s, {progress.eta_seconds:.0f} s left",
+            flush=True,
+        )
+
+
+def main(arguments: Iterator[str] | None = None) -> None:
+    """Command line of ``python -m aqdask.simulate.pretrain``."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--out", type=Path, default=place(SHIPPED))
+    parser.add_argument("--recalibrate", action="store_true", help="keep the weights of what is there")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    chosen = parser.parse_args(None if arguments is None else list(arguments))
+    torch.set_num_threads(chosen.threads)
+    begun = time.monotonic()
+    trained = Bundle.load(chosen.out) if chosen.recalibrate else None
+    bundle = pretrain(chosen.seed, chosen.steps, trained)
+    chosen.out.parent.mkdir(parents=True, exist_ok=True)
+    bundle.save(chosen.out)
+    print(
+        f"{chosen.out}: {len(bundle.contents)} bytes, sha256 {bundle.digest[:16]}..., "
+        f"{time.monotonic() - begun:.0f} s"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,362 @@
+"""``frames/``: the pixels of every frame, what is not data in them, and the coordinates.
+
+One frame is one shard and has one writer. ``invalid`` marks pixels that are not data (NaN, BLANK, input
+mask, bad-pixel map); a frame without any stores nothing there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import google_crc32c
+import numpy as np
+import zarr
+from zarr.codecs import ZstdCodec
+
+from aqdask.errors import ArchiveError, FrameError
+from aqdask.io import reader
+from aqdask.io.metadata import header_gain, header_saturate
+from aqdask.specs import ArchiveSpec, Card, FrameInfo, ReadSpec
+from aqdask.store import layout
+from aqdask.text import printable
+
+NO_TIME = int(np.iinfo("int64").min)  # xarray decodes it as NaT
+
+COORDINATES: dict[str, tuple[Any, Any, dict[str, Any]]] = {
+    # name: type, fill value, CF attributes
+    "frame_id": (
+        str,
+        "",
+        {"long_name": "path below the source root, with the HDU where needed"},
+    ),
+    "path": (str, "", {"long_name": "source file"}),
+    "hdu": ("int32", -1, {"long_name": "index of the HDU in the source file"}),
+    "time": (
+        "int64",
+        NO_TIME,
+        {
+            "standard_name": "time",
+            "long_name": "start of the exposure (UTC)",
+            "units": "microseconds since 1970-01-01",
+            "calendar": "proleptic_gregorian",
+            "_FillValue": NO_TIME,
+        },
+    ),
+    "exptime": ("float64", float("nan"), {"long_name": "exposure time", "units": "s"}),
+    "filter": (str, "", {"long_name": "filter"}),
+    "camera": (str, "", {"long_name": "instrument, with binning where it is not 1 x 1"}),
+    "header": (str, "", {"long_name": "header cards of the HDU, verbatim, 80 characters each"}),
+    "primary_header": (str, "", {"long_name": "header cards of the primary HDU where it is another one"}),
+}
+
+
+DAMAGED = (
+    "the stored pixels are missing or damaged: `aqdask verify --repair` makes them again from the source"
+)
+
+Coordinates = tuple[Any, ...]
+"""Values of one row, in the order of `COORDINATES`."""
+
+
+@dataclass(frozen=True)
+class FrameStore:
+    """The arrays under ``frames/`` of an open archive."""
+
+    group: zarr.Group
+    spec: ArchiveSpec
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str], *, writable: bool = False) -> FrameStore:
+        """Open the frames of the archive at ``path`` (errors as `aqdask.store.layout.open_root`).
+
+        An array that has lost its metadata is an `ArchiveError` when it is used, and listed by `problems`.
+        """
+        return cls.at(layout.open_root(path, writable=writable))
+
+    @classmethod
+    def at(cls, root: zarr.Group) -> FrameStore:
+        """The frames below a root group."""
+        return cls(layout.group(root, "frames"), layout.read_spec(root))
+
+    @classmethod
+    def create(cls, root: zarr.Group) -> FrameStore:
+        """Make the arrays, with no frame in them; the client's work, once."""
+        store = cls.at(root)
+        store.mend(0)
+        return store
+
+    @cached_property
+    def arrays(self) -> dict[str, dict[str, Any]]:
+        """Arguments of ``create_array`` for every array, by name, without rows."""
+        planes = {"image": (self.spec.dtype, "pixels in the frame's own type")} if self.spec.pixels else {}
+        planes["invalid"] = ("bool", "pixel is not data (NaN, BLANK, input mask, bad-pixel map)")
+        found = {name: self._plane(*about) for name, about in planes.items()}
+        for name, (dtype, fill, attributes) in COORDINATES.items():
+            found[name] = {
+                "shape": (0,), "dtype": dtype, "chunks": (layout.ROWS_PER_CHUNK,), "fill_value": fill,
+                "compressors": [ZstdCodec(level=1, checksum=True)], "attributes": dict(attributes),
+                "dimension_names": ("frame",),
+            }  # fmt: skip
+        return found
+
+    def problems(self, rows: int = 0, *, thorough: bool = True) -> dict[str, str]:
+        """Arrays that are lost, not what they were made as, or shorter than ``rows``; by name, in words."""
+        expected = self.arrays.items()
+        found = ((n, layout.array_problem(self.group, n, made, rows, thorough)) for n, made in expected)
+        return {name: problem for name, problem in found if problem}
+
+    def mend(self, rows: int) -> None:
+        """Write lost metadata of arrays anew, with room for ``rows`` frames; what is stored stays."""
+        for name in self.problems(rows):
+            layout.mend_array(self.group, name, self.arrays[name], rows)
+            self._opened.pop(name, None)
+
+    def __len__(self) -> int:
+        return int(self._array("frame_id").shape[0])
+
+    def grow(self, rows: int) -> None:
+        """Make room for ``rows`` frames in all; never shrinks."""
+        for name in self.arrays:
+            array = self._array(name)
+            if array.shape[0] < rows:
+                array.resize((rows, *array.shape[1:]))
+
+    def write_coordinates(self, start: int, rows: Sequence[tuple[str, str, FrameInfo]]) -> None:
+        """Write ``(frame_id, path, info)`` of consecutive frames from row ``start``."""
+        self.write_columns(start, [coordinates_of(*row) for row in rows])
+
+    def write_columns(self, start: int, rows: Sequence[Coordinates]) -> None:
+        """Write the coordinates of consecutive frames from row ``start``."""
+        for position, (name, (dtype, _, _)) in enumerate(COORDINATES.items()):
+            values = [row[position] for row in rows]
+            column = np.array(values, dtype=np.dtypes.StringDType() if dtype is str else dtype)
+            self._array(name)[start : start + len(rows)] = column
+
+    def coordinate(self, name: str, rows: slice = slice(None)) -> np.ndarray:
+        """One coordinate of many frames, as stored."""
+        return np.asarray(self._array(name)[rows])
+
+    def write(self, row: int, image: np.ndarray, invalid: np.ndarray | None) -> None:
+        """Store one frame as its whole shard; an earlier one is there until the new one replaces it.
+
+        Raises
+        ------
+        FrameError
+            If the frame is of another shape or type than the archive's: never cast.
+        """
+        check_fits(self.spec, image.shape, image.dtype)
+        for name, pixels in (("image", image), ("invalid", invalid)):
+            if name in self.planes and pixels is not None:
+                layout.replace_shard(self._array(name), (row, 0, 0), row, pixels)
+        if invalid is None:
+            layout.delete_shard(self._array("invalid"), (row, 0, 0))
+
+    @property
+    def planes(self) -> tuple[str, ...]:
+        """Names of the arrays of pixels: ``image``, where the archive keeps it, and ``invalid``."""
+        return tuple(name for name in ("image", "invalid") if name in self.arrays)
+
+    def erase(self, row: int) -> None:
+        """Remove one frame's pixels: it reads as no data."""
+        for name in self.planes:
+            layout.delete_shard(self._array(name), (row, 0, 0))
+
+    def has_pixels(self, row: int) -> bool:
+        """Tell if anything is stored of a frame's pixels."""
+        return any(layout.has_shard(self._array(name), (row, 0, 0)) for name in self.planes)
+
+    def stored_beyond(self, rows: int) -> list[int]:
+        """Rows from ``rows`` on that hold pixels."""
+        return [row for row in range(rows, self._length()) if self.has_pixels(row)]
+
+    def _length(self) -> int:
+        """Rows of the longest array that is there: a kill may leave some of them shorter."""
+        lengths = [0]
+        for name in self.arrays:
+            with contextlib.suppress(ArchiveError):
+                lengths.append(self._array(name).shape[0])
+        return max(lengths)
+
+    def truncate(self, rows: int) -> None:
+        """Cut rows that a killed client made but never registered.
+
+        Raises
+        ------
+        ArchiveError
+            If one of them holds pixels, which are stored for registered frames only: the ledger has lost
+            records.
+        """
+        if self._length() <= rows:
+            return
+        if stored := self.stored_beyond(rows):
+            what = f"{len(stored)} rows from {stored[0]} on hold pixels of which the ledger knows nothing"
+            raise layout.damaged(self.group.store_path, {"ledger": what})
+        for name in self.arrays:
+            array = self._array(name)
+            array.resize((rows, *array.shape[1:]))
+
+    def read(self, row: int) -> tuple[np.ndarray, np.ndarray | None]:
+        """One frame ``(y, x)`` and its invalid pixels, None where every pixel is data."""
+        image = np.asarray(self._array("image")[row])
+        invalid = self.read_invalid(row)
+        return image, invalid if invalid.any() else None
+
+    def read_invalid(self, row: int) -> np.ndarray:
+        """Bool ``(y, x)``, True where a pixel of one frame is not data."""
+        return np.asarray(self._array("invalid")[row])
+
+    def read_checked(self, row: int, crc32c: str) -> tuple[np.ndarray, np.ndarray | None]:
+        """`read`, for a frame whose `checksum` is known.
+
+        Raises
+        ------
+        FrameError
+            If the stored pixels are missing, do not decode, or are others.
+        """
+        try:
+            found = self.read(row)
+        except layout.UNREADABLE as error:
+            raise FrameError(DAMAGED) from error
+        if checksum(*found) != crc32c:
+            raise FrameError(DAMAGED)
+        return found
+
+    def _plane(self, dtype: str, meaning: str) -> dict[str, Any]:
+        spec = self.spec
+        coordinates = " ".join(name for name in COORDINATES if "header" not in name)
+        return {
+            "shape": (0, *spec.shape), "dtype": dtype, "chunks": spec.chunk_shape, "shards": spec.shard_shape,
+            "fill_value": 0, "compressors": layout.compressors(spec.codec, dtype),
+            "dimension_names": ("frame", "y", "x"),
+            "attributes": {"long_name": meaning, "coordinates": coordinates},
+        }  # fmt: skip
+
+    @cached_property
+    def _opened(self) -> dict[str, zarr.Array]:
+        return {}
+
+    def _array(self, name: str) -> zarr.Array:
+        if name not in self._opened:
+            self._opened[name] = layout.open_array(self.group, name)
+        return self._opened[name]
+
+
+class Place(NamedTuple):
+    """Place of a frame: its row, its source, and the checksum of its stored pixels."""
+
+    row: int
+    path: str
+    hdu: int
+    crc32c: str
+
+
+@dataclass
+class ChosenFrames:
+    """Some frames of an archive: what training reads from.
+
+    ``cards`` are time, exposure, filter and camera of each frame.
+    """
+
+    store: FrameStore
+    places: tuple[Place, ...]
+    ids: Sequence[str]
+    cards: Sequence[Card]
+
+    @classmethod
+    def of(cls, store: FrameStore, places: Sequence[Place]) -> ChosenFrames:
+        """The frames at these places, in this order."""
+        names = ("frame_id", "time", "exptime", "filter", "camera", "header", "primary_header")
+        columns = [store.coordinate(name)[[place.row for place in places]] for name in names]
+        ids, cards = [], []
+        for frame_id, time, exptime, band, camera, *headers in zip(*columns, strict=True):
+            ids.append(str(frame_id))
+            known = None if time == NO_TIME else int(time)
+            texts = [str(text) for text in headers]
+            levels = header_gain(*texts), header_saturate(*texts)
+            cards.append(Card(known, float(exptime), str(band), str(camera), *levels))
+        return cls(store, tuple(places), ids, cards)
+
+    def only(self, positions: Sequence[int]) -> ChosenFrames:
+        """Return some of the frames, by position."""
+        places, ids, cards = (
+            [values[k] for k in positions] for values in (self.places, self.ids, self.cards)
+        )
+        return ChosenFrames(self.store, tuple(places), ids, cards)  # type: ignore[arg-type]
+
+    def read(self, position: int) -> tuple[np.ndarray, np.ndarray | None]:
+        """Pixels and invalid mask of one frame; from its source where the archive keeps no pixels.
+
+        Raises
+        ------
+        ArchiveError
+            If they cannot be read, or are not those that were taken in.
+        """
+        place = self.places[position]
+        try:
+            if self.store.spec.pixels:
+                return self.store.read_checked(place.row, place.crc32c)
+            return read_again(place.path, place.hdu, self.store.spec.read, place.crc32c)
+        except FrameError as error:
+            raise ArchiveError(
+                f"{printable(self.ids[position])}: {error}",
+                expected="frames that can be read as they were taken in",
+                consequence="Nothing was learnt from it",
+                remedy="`aqdask verify ARCHIVE`, or leave this frame out",
+            ) from error
+
+
+def read_again(path: str, hdu: int, read: ReadSpec, crc32c: str) -> tuple[np.ndarray, np.ndarray | None]:
+    """Pixels and invalid mask of a frame that was taken in before, from its source.
+
+    Raises
+    ------
+    FrameError
+        If they are not those with this `checksum`; and as `aqdask.io.reader.read_frame`.
+    """
+    frame = reader.read_frame(path, hdu, read)
+    if checksum(frame.image, frame.invalid) != crc32c:
+        raise FrameError("its source has changed since it was taken in: `aqdask ingest` takes it in again")
+    return frame.image, frame.invalid
+
+
+def coordinates_of(frame_id: str, path: str, info: FrameInfo) -> Coordinates:
+    """Coordinates of a frame's row; text is stored as it is shown (`aqdask.text`)."""
+    card = info.card
+    time = NO_TIME if card.time is None else card.time
+    names, headers = (printable(frame_id), printable(path)), (info.header, info.primary_header)
+    return (*names, info.hdu, time, card.exptime, card.filter, card.camera, *headers)
+
+
+def row_checksum(row: Coordinates) -> str:
+    """crc32c of a row's coordinates as JSON, 8 hex digits; the same of values as given and as read back."""
+    plain = [str(v) if kind is str else np.dtype(kind).type(v).item()
+             for v, (kind, _, _) in zip(row, COORDINATES.values(), strict=True)]  # fmt: skip
+    return f"{google_crc32c.value(json.dumps(plain).encode()):08x}"
+
+
+def check_fits(spec: ArchiveSpec, shape: tuple[int, ...], dtype: object) -> None:
+    """Raise `FrameError` unless a frame has the archive's shape and type."""
+    if tuple(shape) != spec.shape:
+        raise FrameError(
+            f"shape {shape[0]} x {shape[1]}, the archive holds {spec.shape[0]} x {spec.shape[1]}"
+            " (--by-shape makes one archive a shape)"
+        )
+    if str(dtype) != spec.dtype:
+        raise FrameError(
+            f"type {dtype}, the archive holds {spec.dtype} (--by-shape makes one archive a type)"
+        )
+
+
+def checksum(*arrays: np.ndarray | None) -> str:
+    """crc32c of the arrays' bytes in order, 8 hex digits; None counts as nothing."""
+    value = 0
+    for array in arrays:
+        if array is not None:
+            value = google_crc32c.extend(value, np.ascontiguousarray(array).view("uint8"))
+    return f"{value:08x}"

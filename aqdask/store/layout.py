@@ -1,0 +1,386 @@
+"""The archive as one zarr v3 hierarchy: create it, open it, refuse what is not ours.
+
+The layout itself is specified in ``LAYOUT.md`` beside this module. Only the client creates and resizes
+arrays; workers assign whole shards (`aqdask.store.frame_store`, `aqdask.store.quality_store`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import fcntl
+import json
+import os
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from zarr.codecs import BloscCodec, Crc32cCodec
+from zarr.core.buffer import default_buffer_prototype
+from zarr.core.group import AsyncGroup, GroupMetadata
+from zarr.core.sync import sync
+from zarr.storage import MemoryStore, StorePath
+
+from aqdask.errors import ArchiveError, UsageError, place_failed, place_unreadable
+from aqdask.specs import ArchiveSpec, ReadSpec
+
+FORMAT = "aqdask"
+LAYOUT_VERSION = 2
+CONVENTIONS = "CF-1.11"
+GROUPS = ("frames", "quality", "ledger")
+METADATA = "zarr.json"
+REQUIRED = {"group": set(), "array": {"shape", "data_type", "chunk_grid", "chunk_key_encoding", "codecs"}}
+UNREADABLE = (
+    ValueError,
+    RuntimeError,
+    KeyError,
+    TypeError,
+)  # from zarr, for metadata or chunks that are damaged
+ROWS_PER_CHUNK = 4096  # rows of the 1-D arrays that go with the frames
+CODECS: dict[str, tuple[Any, int]] = {
+    "lz4": ("lz4", 5),
+    "zstd": ("zstd", 1),
+}  # Blosc compressor and level; always with bitshuffle
+
+
+def compressors(codec: str, dtype: Any) -> list[Any]:
+    """Blosc with bitshuffle, then a crc32c of every inner chunk: without it a flipped bit reads as data."""
+    if codec not in CODECS:
+        raise UsageError(f"codec {codec!r}", expected=f"one of {', '.join(sorted(CODECS))}")
+    name, level = CODECS[codec]
+    size = np.dtype(dtype).itemsize
+    return [BloscCodec(cname=name, clevel=level, shuffle="bitshuffle", typesize=size), Crc32cCodec()]
+
+
+def create(path: str | os.PathLike[str], spec: ArchiveSpec, *, created_by: str) -> zarr.Group:
+    """Make an empty archive at ``path`` and return its root group.
+
+    Raises
+    ------
+    ArchiveError
+        If something else is there, or the place cannot be written.
+    """
+    compressors(spec.codec, spec.dtype)
+    place = Path(path)
+    if place.exists() and (not place.is_dir() or any(p.suffix != ".partial" for p in place.iterdir())):
+        raise ArchiveError(
+            f"{path} exists and is not an aqdask archive",
+            expected="a new path, or an archive made by `aqdask ingest`",
+            consequence="Nothing was written",
+            remedy="choose another output path, or remove that one yourself",
+        )
+    attributes = {
+        "format": FORMAT,
+        "layout_version": LAYOUT_VERSION,
+        "created_by": created_by,
+        "archive": dataclasses.asdict(spec),
+        "Conventions": CONVENTIONS,
+    }
+    try:
+        root = zarr.create_group(str(path), attributes=attributes)
+        complete(root)
+    except OSError as error:
+        raise place_failed(path, error) from error
+    return root
+
+
+@contextlib.contextmanager
+def reading(path: object) -> Iterator[None]:
+    """Turn an `OSError` of what is read from the archive at ``path`` into an `ArchiveError`."""
+    try:
+        yield
+    except OSError as error:
+        raise place_unreadable(error.filename or path, error) from error
+
+
+@contextlib.contextmanager
+def storing(path: object) -> Iterator[None]:
+    """Turn an `OSError` of what is written to the archive at ``path`` into an `ArchiveError`."""
+    try:
+        yield
+    except OSError as error:
+        raise place_failed(path, error) from error
+
+
+def complete(root: zarr.Group) -> None:
+    """Make the groups that are not there yet (a client may have been killed while creating)."""
+    for name in GROUPS:
+        if not has_metadata(root.store_path / name):
+            delete_metadata(root.store_path / name)
+            root.require_group(name)
+
+
+def open_root(path: str | os.PathLike[str], *, writable: bool = False) -> zarr.Group:
+    """Open an archive's root group, never through consolidated metadata (it may be older than the arrays).
+
+    Raises
+    ------
+    UsageError
+        If nothing is at ``path``.
+    ArchiveError
+        If it is no aqdask archive, or of a newer layout.
+    """
+    place = str(path)
+    if "://" not in place and not Path(place).exists():
+        raise UsageError(
+            f"no archive at {place}",
+            expected="a folder made by `aqdask ingest`",
+            consequence="There is nothing to work on",
+            remedy="check the path, or ingest frames first",
+        )
+    try:
+        root = zarr.open_group(place, mode="r+" if writable else "r", use_consolidated=False, zarr_format=3)
+    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError) as error:
+        raise _foreign(place, "it holds no zarr v3 group") from error
+    found = root.attrs.get("format")
+    if found != FORMAT:
+        raise _foreign(place, f"its attribute format is {found!r}")
+    version = root.attrs.get("layout_version")
+    if not isinstance(version, int) or version > LAYOUT_VERSION:
+        raise ArchiveError(
+            f"{place} has layout version {version}",
+            expected=f"at most {LAYOUT_VERSION}, which this version of aqdask reads and writes",
+            consequence="It was not touched, since a newer layout may mean other things by the same names",
+            remedy=f"install a newer aqdask (the archive was made by {root.attrs.get('created_by')})",
+        )
+    return root
+
+
+def version_of(root: zarr.Group) -> int:
+    """The archive's layout version."""
+    return int(root.attrs["layout_version"])  # type: ignore[arg-type]
+
+
+def group(root: zarr.Group, name: str) -> zarr.Group:
+    """A group below the root, never through its own consolidated metadata (it may be older, too).
+
+    Where its metadata are lost, it is given as a group without attributes: what lies in it is found again.
+    """
+    if not has_metadata(root.store_path / name):
+        bare = GroupMetadata(zarr_format=3, attributes={})
+        return zarr.Group(AsyncGroup(metadata=bare, store_path=root.store_path / name))
+    return zarr.open_group(
+        root.store, path=name, mode="r" if root.read_only else "r+", use_consolidated=False, zarr_format=3
+    )
+
+
+def has_metadata(place: StorePath, node_type: str = "group") -> bool:
+    """Tell if a group (or an 'array') at ``place`` has metadata that can be read."""
+    found = sync((place / METADATA).get(prototype=default_buffer_prototype()))
+    try:
+        known = json.loads(found.to_bytes()) if found is not None else {}
+        return known["node_type"] == node_type and known.keys() >= REQUIRED[node_type]
+    except UNREADABLE:
+        return False
+
+
+def delete_metadata(place: StorePath) -> None:
+    """Remove damaged metadata of a group or an array, and nothing else."""
+    sync((place / METADATA).delete())
+
+
+def open_array(group: zarr.Group, name: str) -> zarr.Array:
+    """An array of a group; `ArchiveError` where its metadata are missing or damaged."""
+    try:
+        return group[name]  # type: ignore[return-value]
+    except UNREADABLE as error:
+        problem = f"{group.path}/{name} has lost its metadata ({METADATA} is missing or damaged)"
+        raise damaged(group.store, {name: problem}) from error
+
+
+def array_problem(
+    group: zarr.Group, name: str, expected: Mapping[str, Any], rows: int = 0, thorough: bool = True
+) -> str:
+    """Say in words in which way an array is not what it was made as; empty where it is.
+
+    ``expected`` are the arguments of ``create_array``; along the first axis there must be ``rows`` at least.
+    Only a ``thorough`` comparison looks at more than the shape, and costs a millisecond.
+    """
+    if not has_metadata(group.store_path / name, "array"):
+        return f"{name} has lost its metadata ({METADATA} is missing or damaged)"
+    try:
+        array: zarr.Array = group[name]  # type: ignore[assignment]
+        found = _made_as(array)
+    except UNREADABLE as error:
+        return f"{name} has metadata that cannot be read ({type(error).__name__})"
+    is_other = array.shape[1:] != expected["shape"][1:]
+    if is_other or (thorough and found != _made_as(zarr.create_array(MemoryStore(), **expected))):
+        return f"{name} has other metadata than it was made with ({METADATA} is of another array)"
+    if array.shape[0] < rows:
+        return f"{name} has {array.shape[0]} rows of {rows} ({METADATA} is of an earlier time)"
+    return ""
+
+
+def _made_as(array: zarr.Array) -> tuple[Any, ...]:
+    """Everything of an array that decides about its values, and that no version of zarr writes otherwise."""
+    metadata: Any = array.metadata.to_dict()
+    codecs = [codec["name"] for codec in _all_codecs(metadata["codecs"])]
+    shape = (array.shape[1:], array.chunks, array.shards, metadata["dimension_names"])
+    return (*shape, str(array.dtype), str(array.fill_value), codecs, metadata["attributes"].get("long_name"))
+
+
+def _all_codecs(codecs: Iterable[Any]) -> Iterator[Any]:
+    """Codecs, those inside a shard included."""
+    for codec in codecs:
+        yield codec
+        yield from _all_codecs(codec.get("configuration", {}).get("codecs", ()))
+
+
+def mend_array(group: zarr.Group, name: str, expected: Mapping[str, Any], rows: int | None = None) -> None:
+    """Write the metadata of an array anew, with ``rows`` along the first axis; stored chunks stay."""
+    delete_metadata(group.store_path / name)
+    shape = expected["shape"] if rows is None else (rows, *expected["shape"][1:])
+    group.create_array(name, **{**expected, "shape": shape})
+
+
+def is_archive(path: str | os.PathLike[str]) -> bool:
+    """Whether something that looks like an archive of any layout version is at ``path``."""
+    try:
+        return open_root(path) is not None
+    except UsageError:
+        return False
+    except ArchiveError as error:
+        return "layout version" in error.got
+
+
+def read_spec(root: zarr.Group) -> ArchiveSpec:
+    """The `ArchiveSpec` that the archive was made with."""
+    stored: dict[str, Any] = dict(root.attrs["archive"])  # type: ignore[arg-type]
+    read = dict(stored.pop("read"))
+    keywords = tuple((name, keyword) for name, keyword in read.pop("keywords"))
+    stored["shape"] = tuple(stored["shape"])
+    return ArchiveSpec(**stored, read=ReadSpec(**read, keywords=keywords))
+
+
+def consolidate(path: str | os.PathLike[str], root: zarr.Group) -> None:
+    """Write consolidated metadata for every group that is opened on its own, and last of all for the root.
+
+    Where the root's is what the arrays say, nothing is written; nor where an array or a group has lost its
+    metadata, of which `aqdask verify` tells.
+    """
+    if not _is_whole(root.store_path, root):
+        return
+    groups = ["frames", *(f"quality/{name}" for name in sorted(root["quality"].group_keys()))]  # type: ignore[union-attr]
+    if _is_consolidated(root):
+        return
+    with warnings.catch_warnings():
+        # zarr announces on every call that consolidated metadata is xarray's custom and not in the v3 text
+        warnings.filterwarnings("ignore", message="Consolidated metadata", category=UserWarning)
+        for group in groups:
+            zarr.consolidate_metadata(str(path), path=group, zarr_format=3)
+        zarr.consolidate_metadata(str(path), zarr_format=3)
+
+
+def _is_whole(place: StorePath, root: zarr.Group) -> bool:
+    """Tell if everything directly below the root and its groups of arrays has metadata."""
+
+    async def names(name: str) -> list[str]:
+        return [found async for found in place.store.list_dir(f"{place.path}/{name}".strip("/"))]
+
+    groups = [*GROUPS, *(f"quality/{name}" for name in sync(names("quality")) if name != METADATA)]
+    arrays = [f"{group}/{n}" for group in groups if group != "quality" for n in sync(names(group))]
+    return all(has_metadata(place / name) for name in groups) and all(
+        has_metadata(place / name, "array") for name in arrays if not name.endswith(METADATA)
+    )
+
+
+def _is_consolidated(root: zarr.Group) -> bool:
+    try:
+        known = zarr.open_group(root.store, mode="r", use_consolidated=True, zarr_format=3)
+    except ValueError:  # it has none
+        return False
+
+    def stated(group: zarr.Group) -> dict[str, Any]:
+        # only arrays and attributes: a group's own consolidated metadata is what is asked about
+        return {
+            name: item.attrs.asdict() if isinstance(item, zarr.Group) else item.metadata.to_dict()
+            for name, item in group.members(max_depth=None, use_consolidated_for_children=group is known)
+        }
+
+    return stated(known) == stated(root)
+
+
+def delete_shard(array: zarr.Array, index: tuple[int, ...]) -> None:
+    """Remove one stored shard; a missing one is fine."""
+    key = array.metadata.encode_chunk_key(index)
+    sync((array.store_path / key).delete())
+
+
+def has_shard(array: zarr.Array, index: tuple[int, ...]) -> bool:
+    """Tell if a shard is stored."""
+    return sync((array.store_path / array.metadata.encode_chunk_key(index)).exists())
+
+
+def replace_shard(array: zarr.Array, index: tuple[int, ...], rows: int | slice, values: np.ndarray) -> None:
+    """Write a whole shard; the former one, if there is one, stays until the new one is renamed over it.
+
+    Only a shard that is damaged is deleted first, because zarr (3.1) reads a shard before it overwrites it.
+    """
+    try:
+        array[rows] = values
+    except UNREADABLE:
+        delete_shard(array, index)
+        array[rows] = values
+
+
+def sweep_partials(path: str | os.PathLike[str]) -> int:
+    """Remove ``*.partial`` files that a killed writer left behind (local stores); how many there were."""
+    found = list(Path(path).rglob("*.partial")) if "://" not in str(path) else []
+    for orphan in found:
+        orphan.unlink(missing_ok=True)
+    return len(found)
+
+
+@contextlib.contextmanager
+def sole_writer(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Hold the archive for one writing client: a lock on its folder that vanishes with the process.
+
+    Raises
+    ------
+    ArchiveError
+        If another process holds it.
+    """
+    if "://" in str(path):
+        yield
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                raise ArchiveError(
+                    f"another aqdask process is writing to {path}",
+                    expected="one writing client an archive",
+                    consequence="Nothing was changed, since two ledgers would contradict each other",
+                    remedy="wait for it to finish, or stop it, and run the same command again",
+                ) from error
+            # a file system without locks: go on without
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def damaged(path: object, problems: Mapping[str, str]) -> ArchiveError:
+    """The error for an archive that has lost a part which its frames or maps hang on."""
+    place = str(path).removeprefix("file://")
+    shown = "; ".join(list(problems.values())[:5]) + ("; and more" if len(problems) > 5 else "")
+    return ArchiveError(
+        f"{place} is damaged: {shown}",
+        expected="every array and record that the archive was made with",
+        consequence="Nothing was changed, since what is missing could be taken for what was never there",
+        remedy="`aqdask verify ARCHIVE` lists everything, and `aqdask verify ARCHIVE --repair` mends it",
+    )
+
+
+def _foreign(place: str, why: str) -> ArchiveError:
+    return ArchiveError(
+        f"{place} is not an aqdask archive: {why}",
+        expected="a zarr v3 group made by `aqdask ingest` or `aqdask run`",
+        consequence="It was not touched",
+        remedy="check the path, or give a new one to `aqdask ingest`",
+    )

@@ -1,0 +1,356 @@
+"""``quality/<name>-<digest8>/``: what one model says of every frame.
+
+Maps are ``(frame, patch_y, patch_x)``; a stored shard holds K frames and one task owns it whole.
+Frame-level variables are ``(frame,)`` and written by the client.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numcodecs
+import numpy as np
+import zarr
+from zarr.codecs import ZstdCodec
+from zarr.core.buffer import default_buffer_prototype
+from zarr.core.sync import sync
+
+from aqdask.errors import UsageError
+from aqdask.specs import PatchGrid, Variable
+from aqdask.store import layout
+from aqdask.store.frame_store import checksum
+
+SKY = (
+    Variable("ra", "float64", float("nan"), {"standard_name": "right_ascension", "units": "degree",
+             "long_name": "right ascension of the patch centre (ICRS)"}),
+    Variable("dec", "float64", float("nan"), {"standard_name": "declination", "units": "degree",
+             "long_name": "declination of the patch centre (ICRS)"}),
+)  # fmt: skip
+"""Position of patch centres, where the frame has a WCS; stored beside what the scorer gives."""
+BUNDLE = {"long_name": "the model bundle itself, a safetensors file"}  # attributes of the stored model
+
+
+@dataclass(frozen=True)
+class QualitySpec:
+    """Contents of a quality group as it was made; kept in the ledger, so that what must be there does not
+    follow from what is found.
+
+    Parameters
+    ----------
+    name : str
+        Of the group.
+    grid : PatchGrid
+        The patches of every frame.
+    per_shard : int
+        K: frames in one stored object.
+    variables : tuple of Variable
+        What the scorer gives.
+    attributes : dict
+        Of the group: model, method, model_sha256, patch, frame_shape.
+    """
+
+    name: str
+    grid: PatchGrid
+    per_shard: int
+    variables: tuple[Variable, ...]
+    attributes: dict[str, Any]
+
+    def arrays(self) -> dict[str, dict[str, Any]]:
+        """Arguments of ``create_array`` of every variable, by name, without rows."""
+        variables = (*self.variables, *SKY)
+        return {v.name: _array_arguments(v, self.grid, self.per_shard) for v in variables}
+
+    def group_attributes(self) -> dict[str, Any]:
+        """Attributes of the group; ``complete`` is the last of them."""
+        listed = sorted(v.name for v in (*self.variables, *SKY))
+        return {"Conventions": layout.CONVENTIONS, **self.attributes, "variables": listed, "complete": True}
+
+    def record(self) -> dict[str, Any]:
+        """The same as a record of the ledger."""
+        variables = [dataclasses.asdict(variable) for variable in self.variables]
+        for variable in variables:
+            variable["fill"] = None if np.isnan(variable["fill"]) else variable["fill"]
+        about = {"size": self.grid.size, "per_shard": self.per_shard, "attributes": self.attributes}
+        return {"event": "quality", "name": self.name, **about, "variables": variables}
+
+    @classmethod
+    def of_record(cls, record: Mapping[str, Any]) -> QualitySpec:
+        """The spec that `record` told of."""
+        height, width = record["attributes"]["frame_shape"]
+        variables = tuple(
+            Variable(**{**about, "fill": float("nan") if about["fill"] is None else about["fill"]})
+            for about in record["variables"]
+        )
+        grid = PatchGrid(height, width, record["size"])
+        return cls(record["name"], grid, record["per_shard"], variables, record["attributes"])
+
+
+@dataclass(frozen=True)
+class QualityStore:
+    """The arrays of one quality group."""
+
+    group: zarr.Group
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str], name: str, *, writable: bool = False) -> QualityStore:
+        """Open group ``name`` of the archive at ``path``; `UsageError` if the archive has no such group.
+
+        An array that has lost its metadata is an `ArchiveError` when it is used, and listed by `problems`.
+        """
+        root = layout.open_root(path, writable=writable)
+        if name not in names(root):
+            raise UsageError(
+                f"no quality group {name!r} in {path}",
+                expected=f"one of {', '.join(names(root)) or '(none yet)'}",
+                consequence="There are no scores to read",
+                remedy="run `aqdask score` with that model first; `aqdask verify` tells of lost groups",
+            )
+        return cls(layout.group(root, f"quality/{name}"))
+
+    @classmethod
+    def create(cls, root: zarr.Group, made: QualitySpec, bundle: bytes) -> QualityStore:
+        """Make the group with no frame in it, or mend what it lacks; what is stored in it stays."""
+        store = cls(layout.group(root, f"quality/{made.name}"))
+        if not layout.has_metadata(store.group.store_path):
+            layout.delete_metadata(store.group.store_path)
+            store = cls(root.create_group(f"quality/{made.name}"))
+        store.mend(made, 0)
+        if store.bundle() != bundle:
+            store.write_bundle(bundle)
+        # written last: a group without it was cut off while being made
+        attributes = made.group_attributes()
+        if any(store.group.attrs.get(name) != value for name, value in attributes.items()):
+            store.group.attrs.update(attributes)
+        return store
+
+    def problems(
+        self, made: QualitySpec, rows: int = 0, layout_version: int = layout.LAYOUT_VERSION
+    ) -> dict[str, str]:
+        """Arrays that are lost, not what they were made as, or shorter than ``rows``; by name, in words."""
+        expected = made.arrays().items()
+        found = ((name, layout.array_problem(self.group, name, about, rows)) for name, about in expected)
+        problems = {name: f"quality/{made.name}/{problem}" for name, problem in found if problem}
+        attributes = made.group_attributes()
+        if layout_version < 2:
+            del attributes["variables"]
+        if any(self.group.attrs.get(name) != value for name, value in attributes.items()):
+            problems[""] = f"quality/{made.name} has lost its attributes"
+        return problems
+
+    def mend(self, made: QualitySpec, rows: int) -> None:
+        """Write lost metadata of arrays anew, with room for ``rows`` frames; what is stored stays."""
+        expected = made.arrays()
+        for name, about in expected.items():
+            if layout.array_problem(self.group, name, about, rows):
+                layout.mend_array(self.group, name, about, rows)
+        vars(self).pop("_opened", None)
+        if not layout.has_metadata(self.group.store_path / "bundle", "array"):
+            self._mend_bundle(made)
+        for axis, letter in enumerate("yx"):
+            for name, values in bounds(made.grid, axis).items():
+                stored = self._whole(name)
+                if stored is None or not np.array_equal(stored, values):
+                    self._write_bound(letter, name, values)
+
+    def described(self) -> tuple[Variable, ...]:
+        """The variables as they are found; those that have lost their metadata are left out."""
+        lost, found = self.lost(), []
+        listed: Any = self.group.attrs.get("variables") or list(self._opened)
+        for name in sorted(set(listed) - lost.keys() - {position.name for position in SKY}):
+            array = self._array(name)
+            fill, attributes = np.asarray(array.fill_value).item(), dict[str, Any](array.attrs.asdict())
+            found.append(Variable(name, str(array.dtype), fill, attributes, array.ndim == 1))
+        return tuple(found)
+
+    def write_attributes(self, made: QualitySpec) -> None:
+        """Write the attributes of the group."""
+        self.group.attrs.update(made.group_attributes())
+
+    def write_bounds(self, grid: PatchGrid) -> None:
+        """Write where the patches are; the same for all frames."""
+        for axis, letter in enumerate("yx"):
+            for name, values in bounds(grid, axis).items():
+                self._write_bound(letter, name, values)
+
+    def _write_bound(self, letter: str, name: str, values: np.ndarray) -> None:
+        side = "first pixel" if name.endswith("0") else "one past the last pixel"
+        attributes = {"long_name": f"{side} of the patch along {letter}", "units": "pixel"}
+        self._write_whole(name, values, f"patch_{letter}", attributes)
+
+    def write_bundle(self, bundle: bytes) -> None:
+        """Write the model itself."""
+        self._write_whole("bundle", np.frombuffer(bundle, dtype="uint8"), "byte", BUNDLE)
+
+    def _mend_bundle(self, made: QualitySpec) -> None:
+        """Write lost metadata of the stored model anew, if its bytes are what they were."""
+        chunk = sync((self.group.store_path / "bundle/c/0").get(prototype=default_buffer_prototype()))
+        if chunk is None:
+            return
+        with contextlib.suppress(*layout.UNREADABLE):
+            data = bytes(numcodecs.Zstd().decode(chunk.to_bytes()))
+            if hashlib.sha256(data).hexdigest() == made.attributes["model_sha256"]:
+                about = _whole_arguments(np.frombuffer(data, dtype="uint8"), "byte", BUNDLE)
+                layout.mend_array(self.group, "bundle", about)
+
+    def _write_whole(self, name: str, values: np.ndarray, dimension: str, attributes: dict[str, Any]) -> None:
+        array = self.group.create_array(
+            name, **_whole_arguments(values, dimension, attributes), overwrite=True
+        )
+        array[:] = values
+
+    def bundle(self) -> bytes:
+        """The model bundle that made these maps, so that an archive can be repaired; empty if damaged."""
+        found = self._whole("bundle")
+        return b"" if found is None else found.tobytes()
+
+    def _whole(self, name: str) -> np.ndarray | None:
+        """A small array that is written at once; None where it is not there or does not decode."""
+        try:
+            return np.asarray(self.group[name][:])  # type: ignore[index]
+        except layout.UNREADABLE:
+            return None
+
+    @cached_property
+    def _opened(self) -> dict[str, zarr.Array]:
+        """Arrays along the frames, by name; those that the group was made with, there or not."""
+        listed: Any = self.group.attrs.get("variables")
+        if listed is None:  # a group of layout 1
+            found = {name: array for name, array in self.group.arrays() if array.ndim in (1, 3)}
+            named: dict[str, Any] = {n: a.metadata.to_dict()["dimension_names"] for n, a in found.items()}
+            listed = [name for name, dimensions in named.items() if dimensions[0] == "frame"]
+        return {name: self._array(name) for name in sorted(listed)}
+
+    @property
+    def variables(self) -> tuple[str, ...]:
+        """Names of the per-patch variables, sorted."""
+        return tuple(name for name, array in self._opened.items() if array.ndim == 3)
+
+    @property
+    def frame_variables(self) -> tuple[str, ...]:
+        """Names of the per-frame variables, sorted."""
+        return tuple(name for name, array in self._opened.items() if array.ndim == 1)
+
+    @property
+    def frames_per_shard(self) -> int:
+        """K: frames in one stored object."""
+        return int(self._opened[self.variables[0]].shards[0])  # type: ignore[index]
+
+    def grow(self, rows: int) -> None:
+        """Make room for ``rows`` frames in all; never shrinks."""
+        for name in (*self.variables, *self.frame_variables):
+            array = self._opened[name]
+            if array.shape[0] < rows:
+                array.resize((rows, *array.shape[1:]))
+
+    def lost(self) -> dict[str, str]:
+        """Variables that have lost their metadata, by name, in words."""
+        listed: Any = self.group.attrs.get("variables", [])
+        place = self.group.store_path
+        gone = [name for name in listed if not layout.has_metadata(place / name, "array")]
+        return {name: f"{self.group.path}/{name} has lost its metadata" for name in gone}
+
+    def read_map(self, name: str, row: int) -> np.ndarray:
+        """One per-patch variable of one frame."""
+        return np.asarray(self._array(name)[row])
+
+    def read_variable(self, name: str, start: int, stop: int) -> np.ndarray:
+        """One per-patch variable of rows ``start:stop``."""
+        return np.array(self._opened[name][start:stop])
+
+    def read(self, start: int, stop: int) -> dict[str, np.ndarray]:
+        """Per-patch variables of rows ``start:stop``, by name."""
+        return {name: np.asarray(self._opened[name][start:stop]) for name in self.variables}
+
+    def empty(self, rows: int) -> dict[str, np.ndarray]:
+        """No data for ``rows`` frames, by per-patch variable."""
+        arrays = ((name, self._opened[name]) for name in self.variables)
+        return {name: np.full((rows, *a.shape[1:]), a.fill_value, dtype=a.dtype) for name, a in arrays}
+
+    def write_shard(self, start: int, block: Mapping[str, np.ndarray]) -> None:
+        """Replace the shard that begins at row ``start`` in every variable by ``block`` (all its rows)."""
+        per_shard = self.frames_per_shard
+        for name in self.variables:
+            array = self._opened[name]
+            rows = min(start + per_shard, array.shape[0]) - start
+            if start % per_shard or len(block[name]) != rows:
+                raise ValueError(f"rows {start}+{len(block[name])} are not one whole shard of {per_shard}")
+            rows_of_shard = slice(start, start + rows)
+            layout.replace_shard(array, (start // per_shard, 0, 0), rows_of_shard, block[name])
+
+    def write_frame_values(self, values: Mapping[int, Mapping[str, float]]) -> None:
+        """Write per-frame numbers by row; the client's work."""
+        rows = np.array(sorted(values))
+        for name in self.frame_variables:
+            array = self._opened[name]
+            column = np.array([values[row].get(name, array.fill_value) for row in rows])
+            array.oindex[rows] = column.astype(array.dtype)
+
+    def _array(self, name: str) -> zarr.Array:
+        return layout.open_array(self.group, name)
+
+
+def bounds(grid: PatchGrid, axis: int) -> dict[str, np.ndarray]:
+    """First pixel and one past the last of the patches along an axis, int32 ``(n,)``, by array name."""
+    letter = "yx"[axis]
+    return {f"{letter}0": grid.starts(axis).astype("int32"), f"{letter}1": grid.stops(axis).astype("int32")}
+
+
+def names(root: zarr.Group) -> list[str]:
+    """Names of the finished quality groups of an archive, sorted."""
+    return sorted(
+        name for name in group_names(root) if layout.group(root, f"quality/{name}").attrs.get("complete")
+    )
+
+
+def remove(root: zarr.Group, name: str) -> None:
+    """Remove a quality group and everything in it."""
+    sync((root.store_path / f"quality/{name}").delete_dir())
+
+
+def group_names(root: zarr.Group) -> list[str]:
+    """Names of everything below ``quality/``, finished or not, sorted."""
+
+    async def listed() -> list[str]:
+        place = root.store_path / "quality"
+        return [name async for name in place.store.list_dir(place.path) if name != layout.METADATA]
+
+    return sorted(sync(listed()))
+
+
+def row_checksum(block: Mapping[str, np.ndarray], row: int) -> str:
+    """crc32c over one frame's maps, in the order of their names."""
+    return checksum(*(block[name][row] for name in sorted(block)))
+
+
+def _whole_arguments(values: np.ndarray, dimension: str, attributes: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of ``create_array`` for a small array that is one chunk."""
+    return {
+        "shape": values.shape, "dtype": values.dtype, "chunks": values.shape, "dimension_names": (dimension,),
+        "compressors": [ZstdCodec(level=1, checksum=True)], "attributes": attributes,
+    }  # fmt: skip
+
+
+def _array_arguments(variable: Variable, grid: PatchGrid, per_shard: int) -> dict[str, Any]:
+    """Arguments of ``create_array`` for a variable, without rows."""
+    if variable.per_frame:
+        return {
+            "shape": (0,), "dtype": variable.dtype, "chunks": (layout.ROWS_PER_CHUNK,),
+            "fill_value": variable.fill, "compressors": [ZstdCodec(level=1, checksum=True)],
+            "dimension_names": ("frame",), "attributes": dict[str, Any](variable.attributes),
+        }  # fmt: skip
+    attributes: dict[str, Any] = dict(variable.attributes)
+    if variable.name not in {position.name for position in SKY}:
+        attributes["coordinates"] = "ra dec"
+    return {
+        "shape": (0, *grid.shape), "dtype": variable.dtype, "chunks": (1, *grid.shape),
+        "shards": (per_shard, *grid.shape), "fill_value": variable.fill,
+        "compressors": layout.compressors("zstd", variable.dtype),
+        "dimension_names": ("frame", "patch_y", "patch_x"), "attributes": attributes,
+    }  # fmt: skip

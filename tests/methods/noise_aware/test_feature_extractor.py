@@ -1,0 +1,74 @@
+"""Folding, and networks on strips, against torch's own layers, and which share of a patch is full."""
+
+import numpy as np
+import pytest
+import torch
+
+from aqdask.methods.noise_aware.feature_extractor import Detector, FeatureExtractor, fold, unfold
+from aqdask.methods.noise_aware.networks import FOLD, Networks
+from aqdask.methods.noise_aware.noise_model import NoiseModel
+
+DETECTOR = Detector(NoiseModel(64.0, 1.0, floor=16.0), saturation=5000.0)
+
+
+@pytest.fixture
+def measurer():
+    torch.manual_seed(0)
+    return FeatureExtractor(Networks(), 3)
+
+
+def counts(seed=0, number=4):
+    return torch.from_numpy(np.random.default_rng(seed).poisson(1000, (number, 64, 64)).astype(np.float32))
+
+
+def test_strips_are_a_view_and_squares_are_pixel_shuffle():
+    v = counts()
+    strips = fold(v)
+    assert strips.data_ptr() == v.data_ptr()
+    assert strips.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(strips[1, :, 5, 2], v[1, 5, 2 * FOLD : 3 * FOLD], rtol=0, atol=0)
+    channels = torch.randn(2, FOLD**2, 8, 8)
+    torch.testing.assert_close(unfold(channels), torch.nn.PixelShuffle(FOLD)(channels)[:, 0], rtol=0, atol=0)
+
+
+def test_a_view_is_what_the_networks_give_without_any_folding_of_ours(measurer):
+    torch.manual_seed(0)
+    networks = Networks().eval()
+    v = counts() / 1000
+    with torch.inference_mode():
+        view = measurer.view(v)  # compress leaves values near 1 nearly as they are
+        compressed = 10 * torch.asinh(v / 10)
+        residual = compressed - networks.autoencoder(compressed[:, None])[:, 0]
+        weight, product = networks.head(compressed[:, None])
+    shape = torch.cat([weight, product], dim=1).flatten(2).sum(dim=2)
+    torch.testing.assert_close(view.residual, residual, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(view.shape, shape, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("masked", [False, True])
+def test_full_pixels_are_counted_among_the_valid(measurer, masked, dtype):
+    patches = counts().to(dtype)
+    patches[1, :16] = 5000
+    patches[2, 0, 0] = 4999
+    valid = torch.ones(patches.shape, dtype=torch.bool)
+    valid[1, :8] = False
+    if masked:
+        patches[1, :4] = torch.nan
+    with torch.inference_mode():
+        levels, _ = measurer.normalised(patches, valid if masked else None, DETECTOR)
+    share, full = levels[:, 0], levels[:, 1]
+    assert share.tolist() == [1, 0.875 if masked else 1, 1, 1]
+    assert full.tolist() == pytest.approx([0, 1 / 7 if masked else 0.25, 0, 0])
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_where_saturation_is_unknown_a_plateau_at_the_top_may_be_full(measurer, masked):
+    patches = counts()
+    patches[1, :24] = 65000  # three eighths
+    patches[2, :10] = 65000  # a bright star is no plateau
+    patches[3] = 0
+    valid = torch.ones(patches.shape, dtype=torch.bool) if masked else None
+    with torch.inference_mode():
+        levels, _ = measurer.normalised(patches, valid, Detector(DETECTOR.noise))
+    assert levels[:, 1].tolist() == [0, -0.375, 0, -1]

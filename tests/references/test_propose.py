@@ -1,0 +1,82 @@
+"""Which frames are proposed as references, and why not the others."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from astropy.io import fits
+
+from aqdask.errors import UsageError
+from aqdask.references.propose import ImageStatistics, measure, propose
+from aqdask.simulate.demo import demo_plan
+from aqdask.simulate.frame import simulate_frame
+
+GROUP = ("SIMCAM", "L")
+
+
+def test_good_frames_of_the_demonstration_are_proposed() -> None:
+    plan = demo_plan(12, 512, seed=3)  # eight good frames, four bad ones
+    found = [measure(simulate_frame(frame.spec, frame.defects, frame.seed).image) for frame in plan]
+    proposals = propose([frame.name for frame in plan], found, [GROUP] * 12)
+    proposed = [frame for frame, proposal in zip(plan, proposals, strict=True) if proposal.proposed]
+    assert len(proposed) >= 4
+    assert all(frame.good for frame in proposed)
+
+
+def frames(fwhm: list[float]) -> list[ImageStatistics]:
+    return [ImageStatistics(1000.0, 20.0, 200, width, 0.05, 1.0) for width in fwhm]
+
+
+def test_an_outlier_is_named_with_its_reason() -> None:
+    result = propose(list("abcdef"), frames([5.0, 5.1, 4.9, 5.0, 5.2, 9.1]), [GROUP] * 6)
+    assert [proposal.proposed for proposal in result] == [True, False, True, True, False, False]
+    assert result[5].worst > 3
+    assert result[5].reason.startswith("outlier: at worst fwhm 9.1 px, ")
+    assert result[5].reason.endswith("sigma above the group median")
+
+
+def test_groups_are_judged_apart() -> None:
+    """The wide frames are good ones in their own filter."""
+    groups = [("cam", "L")] * 3 + [("cam", "R")] * 3
+    result = propose(list("abcdef"), frames([3.0, 3.0, 3.0, 8.0, 8.0, 8.0]), groups)
+    assert all(proposal.proposed for proposal in result)
+
+
+def test_keep_and_drop_win() -> None:
+    result = propose(list("abcd"), frames([5, 5, 5, 50]), [GROUP] * 4, keep=["d"], drop=["a"])
+    assert [proposal.proposed for proposal in result] == [False, True, True, True]
+    assert result[0].reason.startswith("dropped by request; ")
+    assert result[3].reason.startswith("kept by request; outlier")
+
+
+def test_frame_that_cannot_be_measured_is_not_proposed() -> None:
+    result = propose(list("abc"), [*frames([5, 5]), ImageStatistics()], [GROUP] * 3)
+    assert [proposal.proposed for proposal in result] == [True, True, False]
+    assert result[2].score == result[2].worst == math.inf
+    assert "cannot be measured" in result[2].reason
+    assert not any(p.proposed for p in propose(["x"], [ImageStatistics()], [GROUP]))
+    assert propose([], [], []) == []
+
+
+def test_unknown_and_contradictory_lists_are_refused() -> None:
+    with pytest.raises(
+        UsageError, match=r"1 frame\(s\) to keep or drop .* such as 'z'\. Expected: .* What to do"
+    ):
+        propose(["a"], frames([5]), [GROUP], drop=["z"])
+    with pytest.raises(UsageError, match="both to keep and to drop, such as 'a'"):
+        propose(["a"], frames([5]), [GROUP], keep=["a"], drop=["a"])
+
+
+@pytest.mark.real
+def test_defocused_real_frames_are_not_proposed(data_dir: Path) -> None:
+    """Focus drifts through this night: half-light diameters from under 7 to nearly 12 px."""
+    paths = sorted((data_dir / "bsu_2022yid" / "L").glob("*.fit*"))
+    result = propose(
+        [p.name for p in paths], [measure(fits.getdata(p)) for p in paths], [("STXL", "L")] * len(paths)
+    )
+    widths = {kind: [p.measures.fwhm for p in result if p.proposed is kind] for kind in (True, False)}
+    assert len(widths[True]) == 9
+    assert max(widths[True]) < 7.5 < np.median(widths[False])
