@@ -180,7 +180,7 @@ def select(
     """
     check_local(archive)
     with executor_of(cluster) as executor:
-        return propose_frames(archive, _patterns(keep), _patterns(drop), executor, reporter or Silent())
+        return propose_frames(archive, _listed(keep), _listed(drop), executor, reporter or Silent())
 
 
 def load_model(model: Bundle | PathLike) -> Bundle:
@@ -468,6 +468,7 @@ def _check_places(sources: Sequence[str], archive: PathLike, settings: IngestOpt
 
 
 def _listed(sources: PathLike | Sequence[PathLike]) -> list[str]:
+    """Make a list; a single string is one path or pattern, not its letters."""
     if isinstance(sources, (str, os.PathLike)):
         return [os.fspath(sources)]
     return [os.fspath(source) for source in sources]
@@ -522,10 +523,8 @@ def _check_out(path: Path) -> None:
 
 
 def _patterns(names: str | Sequence[str] | None) -> list[str] | None:
-    """Make a list of frame patterns; a single string is one pattern, not its letters."""
-    if names is None:
-        return None
-    return [names] if isinstance(names, str) else list(names)
+    """Make a list of frame patterns; None stays None."""
+    return None if names is None else _listed(names)
 
 
 def _ignore(progress: TrainProgress) -> None:

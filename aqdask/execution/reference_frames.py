@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -41,7 +41,7 @@ class _MapJob:
     function: FrameFunction
     window: int
 
-    def __call__(self, positions: Sequence[int]) -> list[object]:
+    def __call__(self, positions: Sequence[int]) -> list[Any]:
         answers = []
         for position in positions:
             with at_work(str(position)), one_thread():

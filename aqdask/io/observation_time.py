@@ -1,7 +1,7 @@
-"""When an exposure began, from any of the forms in which headers say it; unknown where they do not.
+"""Start of an exposure, from any of the forms in which headers state it; unknown where they do not.
 
-Each card that speaks of the start is a `Statement`: an instant or a day, with a margin for the digits that it
-has. The first instant is the answer, unless another statement contradicts it. No clock is ever made up.
+Each card about the start is a `Statement`: an instant or a day, with a margin for the digits that it has. The
+first instant is the answer, unless another statement contradicts it. No clock is ever made up.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ class FrameSource(Protocol):
     cards: Sequence[Card]
 
     def read(self, index: int, /) -> tuple[np.ndarray, np.ndarray | None]:
-        """Read one frame: ``(H, W)`` pixels of any type, and bool, True where a pixel is not data, or None."""
+        """Read the pixels of a frame, ``(H, W)`` of any type, and its invalid pixels, bool, or None."""
 
     def map(self, function: FrameFunction[R], members: Sequence[int], *, window: int = 0) -> Iterator[R]:
         """Apply a function to frames, and yield its results in the order of ``members``.

@@ -1,7 +1,6 @@
 """Aperture photometry against known stars, with and without a mask.
 
-What else a mask promises downstream, fewer false detections and candidates, is in `aqdask.photometry.false_alarms`;
-its names are handed out here as well.
+False detections and candidates are in `aqdask.photometry.false_alarms`.
 """
 
 from __future__ import annotations

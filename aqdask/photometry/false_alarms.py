@@ -96,7 +96,7 @@ def detections(
     """Detections at 5 sigma of the local sky (sep, matched filter, 5 px), compared with what is there.
 
     The mask acts on what was found: the sky and the deblending are those of the whole frame. Given as
-    ``invalid`` as well, it is kept out of both; see `aqdask.photometry.aperture_photometry.photometric_scatter`.
+    ``invalid`` as well, it is kept out of both; see `aperture_photometry.photometric_scatter`.
 
     Parameters
     ----------

@@ -1,8 +1,7 @@
-"""The shipped model: ``python -m aqdask.simulate.pretrain`` trains ``wide-field`` on simulated frames.
+"""Training of the shipped model ``wide-field`` on simulated frames: ``python -m aqdask.simulate.pretrain``.
 
-Each frame is another camera (`aqdask.simulate.presets.wide_field_prior`) whose noise and PSF are known, so that
-the head learns from true sizes and shapes, and no frame is seen twice. This is a program, not a part of the
-layer in which it lies: it uses the simulator.
+Each frame is another camera (`aqdask.simulate.presets.wide_field_prior`) whose noise and PSF are known, so
+that the head learns from true sizes and shapes, and no frame is seen twice.
 """
 
 from __future__ import annotations

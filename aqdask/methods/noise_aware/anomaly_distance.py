@@ -42,7 +42,7 @@ class NormalScores:
 
     @classmethod
     def fit(cls, statistics: np.ndarray, min_effect_size: float | np.ndarray = 0.0) -> NormalScores:
-        """From reference patches ``(n, k)``, all finite; ``min_effect_size`` is the smallest excess, also ``(k,)``."""
+        """Fit to reference patches ``(n, k)``, all finite; ``min_effect_size`` is the smallest excess."""
         values = statistics.astype(np.float64)
         knots = np.quantile(values, PROBABILITIES, axis=0)
         width = np.maximum(knots[-1] - knots[0], 1e-9)

@@ -108,7 +108,7 @@ def calibrate_cameras(
     report: Report,
     device: str | torch.device,
 ) -> dict[str, CameraCalibration]:
-    """Calibrate each camera and filter; by `calibration_key`, with a copy of the largest as the pooled one."""
+    """Calibrate each camera and filter, by `calibration_key`; the pooled calibration is the largest one."""
     for key, members in by_camera_and_filter(frames).items():
         if key not in groups:
             few = f"{len(members)} reference frames of {_named(calibration_key(*key))}"

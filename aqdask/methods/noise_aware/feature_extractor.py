@@ -64,9 +64,9 @@ class FeatureExtractor:
         self.feature_names = (*LEVELS, *(name for row in self.statistics for name in row.names))
 
     def extract(self, patches: torch.Tensor, valid: torch.Tensor | None, detector: Detector) -> np.ndarray:
-        """Extract features ``(n, k)``, float32, of patches ``(n, P, P)`` in counts; NaN where nothing is valid.
+        """Extract features ``(n, k)``, float32, of patches ``(n, P, P)`` in counts.
 
-        ``valid`` is bool ``(n, P, P)``, None where every pixel is data.
+        ``valid`` is bool ``(n, P, P)``, None where every pixel is data. Features are NaN where nothing is.
         """
         with torch.inference_mode(), exact_arithmetic():
             levels, u = self.normalised(patches, valid, detector)
@@ -80,7 +80,7 @@ class FeatureExtractor:
     def normalised(
         self, patches: torch.Tensor, valid: torch.Tensor | None, detector: Detector
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Compute `LEVELS` ``(n, 4)`` and the variance-stabilised signal ``(n, P, P)``, invalid pixels filled."""
+        """Compute `LEVELS` ``(n, 4)`` and the variance-stabilised signal, gaps filled, ``(n, P, P)``."""
         noise = detector.noise
         variance = clipped_variance(difference(patches, valid, noise.lag))
         sky = sky_level(patches, valid, variance)
@@ -119,8 +119,8 @@ def _shares(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Compute the saturated fraction of the valid pixels, and the valid fraction of all; ``(n,)`` each.
 
-    Where the saturation level is unknown, minus the fraction at the largest value of the patch, if it is above
-    `PLATEAU`; other patches tell if such pixels are saturated or dead.
+    Where the saturation level is unknown, minus the fraction at the largest value of the patch, if it is
+    above `PLATEAU`; other patches tell if such pixels are saturated or dead.
     """
     number = patches[0].numel()
     full = torch.zeros_like(patches[:, 0, 0])

@@ -251,8 +251,8 @@ class FeatureGroup:
         Smallest excess beyond the references that makes a difference, in the unit of the statistic. What
         is pooled over 81 patches is so precise that without it a noise model wrong by 1 % would be bad.
     fallback_for : str
-        The group that says the same better: this one is used only where that is disabled, since every enabled group
-        takes its share of the false masks.
+        Name of a better group for the same property: this one is used only where that is disabled, since
+        every enabled group takes its share of the false masks.
     per_frame : bool
         Whether all patches of a frame have the same: then frames are counted, and not patches.
     """

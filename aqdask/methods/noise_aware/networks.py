@@ -1,7 +1,7 @@
-"""The networks of ``method="aqdask"``: an autoencoder of stabilised patches, a head that reads the PSF.
+"""Networks of ``method="aqdask"``: an autoencoder of patches, and a head that measures the PSF.
 
-Both see patches in units of the noise (`aqdask.methods.noise_aware.noise_model`) and start by folding 4 x 4 pixels into
-channels, so that convolutions run at a quarter of the resolution.
+Both take variance-stabilised patches (`noise_model`) and start by folding 4 x 4 pixels into channels, so that
+convolutions run at a quarter of the resolution.
 """
 
 from __future__ import annotations

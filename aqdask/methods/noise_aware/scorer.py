@@ -1,4 +1,4 @@
-"""Scorer of ``method="aqdask"``: features of patches, anomaly distances of feature groups, two-pass decision."""
+"""Scorer of ``method="aqdask"``: features, anomaly distances of feature groups, two-pass decision."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class NoiseAwareScorer:
     def calibration(self, camera: str, filter: str) -> tuple[CameraCalibration, np.ndarray | None]:
         """Return the calibration of a camera and filter, and its `CameraCalibration.hot_map`.
 
-        Without one of its own: that of another filter of the camera, or of the pooled frames, with the feature
+        Without one of its own: that of another filter of the camera, or the pooled one, with the feature
         groups disabled that do not carry over.
 
         Raises

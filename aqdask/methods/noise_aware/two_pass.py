@@ -57,7 +57,7 @@ class TwoPassDecision:
         }
 
     def first_pass(self, frame: FrameFeatures) -> tuple[dict[str, np.ndarray], np.ndarray]:
-        """Compute ``-log10 p`` by group of single patches, and the patches that they flag, bool ``(n_y, n_x)``."""
+        """Compute ``-log10 p`` by group of single patches, and the flagged patches, bool ``(n_y, n_x)``."""
         found = self.group_neg_log10_p(frame, regional=False)
         if self.first is None:
             return found, np.zeros(frame.unflagged.shape, bool)
@@ -108,7 +108,7 @@ class TwoPassDecision:
         return float(self._either(min(table.smallest for table in self.final)))
 
     def _either(self, pvalue: np.ndarray | float) -> np.ndarray:
-        """Correct the smallest of k p-values, one for each table of `final`: ``1 - (1 - p)**k`` (Sidak 1967)."""
+        """Correct the smallest of the p-values of k tables: ``1 - (1 - p)**k`` (Sidak 1967)."""
         return 1 - (1 - np.asarray(pvalue, dtype=np.float64)) ** len(self.final)
 
     def pvalue(self, neg_log10_p: Mapping[str, np.ndarray]) -> np.ndarray:

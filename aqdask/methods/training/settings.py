@@ -32,7 +32,7 @@ class TrainSpec:
     Parameters
     ----------
     method : str
-        Which algorithm, one of `aqdask.methods.registry.METHODS`; 'aqdask' is ours, 'paper' the published one.
+        Name in `aqdask.methods.registry.METHODS`.
     name : str
         Name of the model: letters, digits, '.', '_' and '-' (it becomes part of a group's name).
     patch : int
