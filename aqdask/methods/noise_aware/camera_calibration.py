@@ -21,8 +21,6 @@ from aqdask.stats.conformal import ScoreTable
 
 FINAL = ("final", "final_region")  # names of the tables of final p-values, as they are stored
 BRIGHTER = "brighter/"  # prefix of the arrays of a brighter sky
-# Groups that compare with the flat field of a filter, or need its noise model to hold within 1 %.
-FLAT_FIELD = ("sky", "background", "sky_frame", "noise_region")
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,7 +138,8 @@ class CameraCalibration:
         so the groups that use it are disabled.
         """
         decision = self.decision
-        distances = {name: found for name, found in decision.distances.items() if name not in FLAT_FIELD}
+        flat_field = {group.name for group in FEATURE_GROUPS if group.flat_field}
+        distances = {name: found for name, found in decision.distances.items() if name not in flat_field}
         camera = replace(decision.camera, template=None)
         hot = self.hot if same_camera else self.hot[:0]
         decision = replace(decision, camera=camera, distances=distances)

@@ -10,6 +10,7 @@ import torch
 
 from aqdask.errors import UsageError
 from aqdask.methods.base import FrameSource
+from aqdask.methods.noise_aware.feature_groups import FEATURE_GROUPS
 from aqdask.methods.noise_aware.hot_pixels import hot_pixels
 from aqdask.methods.noise_aware.noise_fit import fit_noise, is_coarse, is_white
 from aqdask.methods.noise_aware.noise_model import NoiseModel, clipped_variance, difference, sky_level
@@ -22,6 +23,7 @@ SHARED_TOP = 4  # pixels at the largest value of a frame: then that value is the
 GAIN_AGREES = 1.5  # factor between the header's gain and that of the frames that is not worth a note
 MOST_FULL = 0.01  # of a good frame's pixels: a level that more of them reach is not the detector's full well
 LARGEST_SIGNAL = 50.0  # sigma; brighter pixels count as this
+NOISE_GROUPS = tuple(group.name for group in FEATURE_GROUPS if group.noise_model)
 _BATCH = 64
 
 
@@ -189,7 +191,7 @@ def _remarks(noise: NoiseModel, white: bool, gain: float) -> tuple[tuple[str, ..
     if not white:
         reason = "the noise of neighbouring pixels is correlated (resampled or compressed frames?)"
         notes.append(f"{reason}: it was measured two pixels apart, and the noise groups are disabled")
-        disabled |= dict.fromkeys(("noise", "noise_region"), reason)
+        disabled |= dict.fromkeys(NOISE_GROUPS, reason)
     if noise.source == "header":
         notes.append(
             "the reference frames have too little range of sky to show the gain: the header's was taken"
@@ -205,7 +207,7 @@ def _remarks(noise: NoiseModel, white: bool, gain: float) -> tuple[tuple[str, ..
             f"{reason}; the noise of brighter skies and under stars is not known, "
             "and the noise groups are disabled"
         )
-        disabled |= dict.fromkeys(("noise", "noise_region"), reason)
+        disabled |= dict.fromkeys(NOISE_GROUPS, reason)
     return tuple(notes), disabled
 
 

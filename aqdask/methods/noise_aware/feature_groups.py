@@ -259,6 +259,15 @@ class FeatureGroup:
         every enabled group takes its share of the false masks.
     per_frame : bool
         All patches of a frame have the same value: frames are counted, not patches.
+    flat_field : bool
+        Compares with the flat field of a filter, or needs its noise model to within 1 %: disabled for a filter
+        without a calibration of its own.
+    noise_model : bool
+        Disabled where the noise model is uncertain: correlated pixels, or an unknown gain.
+    in_checks : bool
+        Used to find outliers among reference frames. Groups of regions never are.
+    check_effect_size : float
+        Smallest excess in that check, where it is above ``min_effect_size``.
     """
 
     name: str
@@ -269,14 +278,19 @@ class FeatureGroup:
     min_effect_size: float = 0.0
     fallback_for: str = ""
     per_frame: bool = False
+    flat_field: bool = False
+    noise_model: bool = False
+    in_checks: bool = True
+    check_effect_size: float = 0.0
 
 
 FEATURE_GROUPS: tuple[FeatureGroup, ...] = (
-    FeatureGroup("noise", "noise", noise),
-    FeatureGroup("background", "background", background, one_sided=1),
+    FeatureGroup("noise", "noise", noise, noise_model=True),
+    FeatureGroup("background", "background", background, one_sided=1, flat_field=True),
     FeatureGroup("residual", "residual", residual, one_sided=1),
-    FeatureGroup("sky", "sky", sky),
-    FeatureGroup("size", "size", size, fallback_for="size_region"),
+    FeatureGroup("sky", "sky", sky, flat_field=True, check_effect_size=0.1),
+    # The size of stars changes from frame to frame: frames are compared as a whole.
+    FeatureGroup("size", "size", size, fallback_for="size_region", in_checks=False),
     FeatureGroup("latent", "latent", latent),
     FeatureGroup("spike", "spike", spike, one_sided=1),
     FeatureGroup("line", "line", line, one_sided=1),
@@ -284,7 +298,15 @@ FEATURE_GROUPS: tuple[FeatureGroup, ...] = (
     FeatureGroup(
         "ellipticity_region", "ellipticity", ellipticity_region, regional=True, min_effect_size=MIN_SIZE
     ),
-    FeatureGroup("noise_region", "noise", noise_region, regional=True, min_effect_size=MIN_NOISE),
+    FeatureGroup(
+        "noise_region",
+        "noise",
+        noise_region,
+        regional=True,
+        min_effect_size=MIN_NOISE,
+        flat_field=True,
+        noise_model=True,
+    ),
     FeatureGroup("stars_region", "stars", stars_region, regional=True, one_sided=-1),
-    FeatureGroup("sky_frame", "sky", sky_frame, regional=True, one_sided=1, per_frame=True),
+    FeatureGroup("sky_frame", "sky", sky_frame, regional=True, one_sided=1, per_frame=True, flat_field=True),
 )

@@ -24,7 +24,6 @@ SUSPECT = 5.0  # and at which it is noted
 SAME_GAIN = 1.05  # factor between header gains that may be one setting, measured twice
 OUTLYING_PATCHES = 0.2  # fraction of outlying patches at which a frame is rejected
 SUSPECT_PATCHES = 0.06  # and at which it is noted: one of ten sets of 14 to 17 good frames had as many
-MIN_SKY = 0.1  # sigma of a pixel: smallest excess of a patch's sky over those of other frames that counts
 INFORMATIVE = 0.5  # of a reference frame's patches
 FEW_FRAMES = 10
 ANCHORS = 60  # frames through which lines of variance against sky are drawn
@@ -83,11 +82,11 @@ def check_patches(ids: Sequence[str], fields: Sequence[FrameFeatures], disabled:
     """
     worst = dict.fromkeys(range(len(ids)), (0.0, ""))
     for group in FEATURE_GROUPS:
-        if group.regional or group.name == "size" or group.name in disabled:
+        if group.regional or not group.in_checks or group.name in disabled:
             continue
         statistics = [finite_rows(group.function(field)) for field in fields]
-        min_effect_size = MIN_SKY if group.name == "sky" else group.min_effect_size
-        for k, share in enumerate(fraction_beyond_others(statistics, group.one_sided, min_effect_size)):
+        smallest = max(group.min_effect_size, group.check_effect_size)
+        for k, share in enumerate(fraction_beyond_others(statistics, group.one_sided, smallest)):
             worst[k] = max(worst[k], (float(share), group.reason))
     suspect = SUSPECT_PATCHES * max(1.0, FEW_FRAMES / len(ids))
     found = {
