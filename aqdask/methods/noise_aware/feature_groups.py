@@ -260,8 +260,8 @@ class FeatureGroup:
     per_frame : bool
         All patches of a frame have the same value: frames are counted, not patches.
     flat_field : bool
-        Compares with the flat field of a filter, or needs its noise model to within 1 %: disabled for a filter
-        without a calibration of its own.
+        Compares with the flat field of a filter, or needs its noise model to within 1 %: disabled for filters
+        without a calibration of their own.
     noise_model : bool
         Disabled where the noise model is uncertain: correlated pixels, or an unknown gain.
     in_checks : bool
