@@ -29,8 +29,7 @@ from aqdask.methods.training.progress import Report, TrainProgress
 from aqdask.methods.training.settings import TrainSpec
 from aqdask.paths import check_local, check_regular
 from aqdask.products import lazy
-from aqdask.products.compare import compare
-from aqdask.products.comparison import Comparison
+from aqdask.products.compare import Comparison, compare
 from aqdask.products.export import export_all
 from aqdask.products.open import mask, open_frames, open_quality, quality_name
 from aqdask.products.table import uncut

@@ -108,7 +108,7 @@ def _check_enough(session: Session, references: int, size: int, alpha: float) ->
     """
     from aqdask.errors import UsageError
     from aqdask.methods.training.settings import TrainSpec
-    from aqdask.methods.training.train import split_frames
+    from aqdask.methods.training.split import split_frames
     from aqdask.specs import PatchGrid
 
     threshold = len(split_frames(references, TrainSpec()).calibration)
