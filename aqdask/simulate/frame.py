@@ -94,6 +94,31 @@ def expose(spec: SceneSpec, stars: np.ndarray, seed: int) -> Light:
     return Light(sky, sources * flat, flat, dark_current(spec))
 
 
+def add_stars(image: np.ndarray, stars: np.ndarray, spec: SceneSpec, seed: int) -> np.ndarray:
+    """Add stars with their photon noise to a simulated frame, for example transients.
+
+    Parameters
+    ----------
+    image : ndarray (y, x)
+        ADU, of scene ``spec``.
+    stars : ndarray (n, 3)
+        x, y in pixels and flux in electrons before vignetting.
+    spec : SceneSpec
+        Scene whose PSF, flat, gain and saturation apply.
+    seed : int
+        Seed of the photon noise.
+
+    Returns
+    -------
+    ndarray (y, x)
+        ADU, type of ``image``.
+    """
+    electrons = render_stars(spec, np.asarray(stars, dtype=np.float64).reshape(-1, 3)) * flat_field(spec)
+    photons = np.random.default_rng(seed).poisson(np.maximum(electrons, 0))
+    counts = image + np.rint(photons / spec.gain)
+    return np.minimum(counts, spec.saturation).astype(image.dtype)
+
+
 def describe(spec: SceneSpec, seed: int) -> Header:
     """Header of a frame: camera, scene, and a TAN projection with north up and east to the left."""
     degree = spec.pixel_scale / 3600
