@@ -225,7 +225,7 @@ def _check(document: Mapping[str, Any]) -> None:
     """Raise `ModelError` for fields that no model of ours has: they would name files and size arrays."""
     sound: dict[str, tuple[Callable[[Any], bool], str]] = {
         "name": (is_name, "at most 100 letters, digits, '.', '_' and '-'"),
-        "method": (_is_text, "a word"),
+        "method": (lambda word: _is_text(word) and bool(word), "a word"),
         "patch": (is_patch, f"a whole number of px, {PATCHES[0]} to {PATCHES[-1]}"),
         "normalisation": (_is_text, "a word"),
         "architecture": (_is_mapping, "settings by name"),

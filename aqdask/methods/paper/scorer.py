@@ -19,7 +19,7 @@ from torch import nn
 from aqdask import flags
 from aqdask.errors import ModelError
 from aqdask.methods.bundle import Bundle, Calibration
-from aqdask.methods.paper.network import ARCHITECTURES, ConvAutoencoder
+from aqdask.methods.paper.network import ARCHITECTURES, DEFAULT, ConvAutoencoder
 from aqdask.methods.paper.normalise import minmax
 from aqdask.methods.paper.residual import mean_absolute_error
 from aqdask.methods.paper.variables import VARIABLES
@@ -182,7 +182,7 @@ def _check_calibrations(bundle: Bundle) -> None:
 def _network(bundle: Bundle) -> ConvAutoencoder:
     """The bundle's network with its weights, on the CPU."""
     try:
-        network = ARCHITECTURES[bundle.architecture["network"]](bundle.architecture["widths"])
+        network = ARCHITECTURES[bundle.architecture.get("network", DEFAULT)](bundle.architecture["widths"])
         # A copy: arrays that come from bytes are read-only, which torch cannot express.
         network.load_state_dict({key: torch.tensor(array) for key, array in bundle.weights.items()})
     except (KeyError, TypeError, RuntimeError) as error:
