@@ -167,11 +167,12 @@ def test_demo_too_small_is_refused() -> None:
 
 
 def test_demo_archive_on_disk(tmp_path) -> None:
-    seen: list[str] = []
-    plan = demo.demo_archive(
-        tmp_path, frames=4, size=256, seed=2, progress=lambda frame: seen.append(frame.name)
-    )
-    assert seen == [frame.name for frame in plan]
+    plan = demo.demo_plan(frames=4, size=256, seed=2)
+    seen = [frame.name for frame in plan]
+    assert not demo.is_written(tmp_path, plan)
+    assert demo.SimulateJob(str(tmp_path))(plan) == [str(tmp_path / name) for name in seen]
+    demo.write_truth_table(tmp_path, plan)
+    assert demo.is_written(tmp_path, plan)
     files = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.*"))
     assert files == sorted([*seen, *(f"truth/{Path(name).stem}.truth" for name in seen), "truth.json"])
     bad = plan[-1]
@@ -192,6 +193,8 @@ def test_demo_archive_on_disk(tmp_path) -> None:
 
 
 def test_demo_frame_alone_equals_the_archive(tmp_path) -> None:
-    plan = demo.demo_archive(tmp_path / "all", frames=3, size=128)
+    plan = demo.demo_plan(frames=3, size=128)
+    for frame in plan:
+        demo.write_demo_frame(tmp_path / "all", frame)
     path = demo.write_demo_frame(tmp_path / "alone", plan[2])
     assert path.read_bytes() == (tmp_path / "all" / plan[2].name).read_bytes()
