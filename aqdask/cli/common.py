@@ -66,10 +66,10 @@ class Session:
         timeout = {"aqdask.frame-timeout": self.frame_timeout} if self.frame_timeout else {}
         with config.changed(timeout):
             config.seconds("frame-timeout")  # raises for a bad value before anything starts
-            with Deferred(self.cluster or config.get("cluster"), self._tell_dashboard) as executor:
+            with Deferred(self.cluster or config.get("cluster"), self._report_dashboard) as executor:
                 yield executor
 
-    def _tell_dashboard(self, executor: Executor) -> None:
+    def _report_dashboard(self, executor: Executor) -> None:
         if executor.dashboard:
             self.reporter.say(f"dashboard: {executor.dashboard}")
 

@@ -84,7 +84,7 @@ class Demo:
 
     @property
     def archive(self) -> Path:
-        """The zarr archive."""
+        """Path of the zarr archive."""
         return self.folder / "demo.zarr"
 
     @property
@@ -214,7 +214,7 @@ def _simulate(session: Session, executor: Executor, folder: Path, plan: tuple[De
 def _model(session: Session, files: Demo, where: dict[str, Any]) -> Bundle:
     """Return the shipped model calibrated on the references, from an earlier demonstration if possible."""
     from aqdask import api
-    from aqdask.cli.model import TrainTeller
+    from aqdask.cli.model import TrainingReporter
     from aqdask.errors import ModelError, UsageError
     from aqdask.methods.shipped import SHIPPED
 
@@ -228,7 +228,7 @@ def _model(session: Session, files: Demo, where: dict[str, Any]) -> Bundle:
         pass  # no file, or a model of another kind
     session.reporter.say(f"calibrating {SHIPPED} on {len(references)} good frames: {', '.join(references)}")
     bundle = api.calibrate(
-        files.archive, shipped, frames=references, out=files.model, progress=TrainTeller(session),
+        files.archive, shipped, frames=references, out=files.model, progress=TrainingReporter(session),
         alpha=files.min_alpha, name=files.name, **where,
     )  # fmt: skip
     session.reporter.finish()

@@ -225,5 +225,5 @@ def _origin(bundle: Bundle) -> dict[str, str]:
             f"{name} {one['trained']:.4g} (as shipped {one['shipped']:.4g})" for name, one in losses.items()
         )
     if origin := bundle.provenance.get("adapted_from"):
-        found["adapted from"] = f"sha256 {origin[:16]}..."
+        found["calibrated from"] = f"sha256 {origin[:16]}..."
     return found

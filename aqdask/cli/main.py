@@ -19,22 +19,22 @@ from aqdask.errors import EXIT_INTERRUPTED
 from aqdask.text import printable
 from aqdask.version import __version__
 
-# The only table of commands: name and module below `aqdask.cli` that defines a function of that name.
-# `aqdask --help` lists them in this order, which is that of a user's workflow.
+# The only table of commands: a name, and the module whose attribute of that name is the `click.Command`.
+# `aqdask --help` lists them in this order, that of a user's workflow.
 COMMANDS = {
-    "run": "ingest",
-    "ingest": "ingest",
-    "verify": "ingest",
-    "info": "info",
-    "select": "model",
-    "train": "model",
-    "calibrate": "model",
-    "score": "model",
-    "compare": "products",
-    "mask": "products",
-    "export": "products",
-    "simulate": "demo",
-    "demo": "demo",
+    "run": "aqdask.cli.ingest",
+    "ingest": "aqdask.cli.ingest",
+    "verify": "aqdask.cli.ingest",
+    "info": "aqdask.cli.info",
+    "select": "aqdask.cli.model",
+    "train": "aqdask.cli.model",
+    "calibrate": "aqdask.cli.model",
+    "score": "aqdask.cli.model",
+    "compare": "aqdask.cli.products",
+    "mask": "aqdask.cli.products",
+    "export": "aqdask.cli.products",
+    "simulate": "aqdask.cli.demo",
+    "demo": "aqdask.cli.demo",
 }
 
 
@@ -49,7 +49,7 @@ class LazyGroup(click.Group):
         """Import the command from its module; None for an unknown name."""
         if cmd_name not in COMMANDS:
             return None
-        module = importlib.import_module(f"aqdask.cli.{COMMANDS[cmd_name]}")
+        module = importlib.import_module(COMMANDS[cmd_name])
         return getattr(module, cmd_name)
 
     def invoke(self, ctx: click.Context) -> Any:

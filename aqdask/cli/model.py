@@ -94,12 +94,11 @@ def train(session: Session, archive: str, out: str, frames: Sequence[str], **set
 
     settings["name"] = settings["name"] or _name_from(out)
     chosen = _named(frames)
-    teller = TrainTeller(session)
     bundle = api.train(
-        archive, frames=chosen, out=out, progress=teller, cluster=session.cluster, reporter=session.reporter,
-        **settings,
+        archive, frames=chosen, out=out, progress=TrainingReporter(session), cluster=session.cluster,
+        reporter=session.reporter, **settings,
     )  # fmt: skip
-    return _tell(session, out, bundle)
+    return _report_model(session, out, bundle)
 
 
 @click.command()
@@ -131,10 +130,10 @@ def calibrate(
 
     settings["name"] = settings["name"] or _name_from(out)
     bundle = api.calibrate(
-        archive, model, frames=_named(frames), out=out, progress=TrainTeller(session),
+        archive, model, frames=_named(frames), out=out, progress=TrainingReporter(session),
         cluster=session.cluster, reporter=session.reporter, **settings,
     )  # fmt: skip
-    return _tell(session, out, bundle)
+    return _report_model(session, out, bundle)
 
 
 def _named(frames: Sequence[str]) -> list[str] | None:
@@ -155,7 +154,7 @@ def _name_from(out: str) -> str:
     return name[:LONGEST_NAME].strip("-._") or "model"
 
 
-def _tell(session: Session, out: str, bundle: Bundle) -> int:
+def _report_model(session: Session, out: str, bundle: Bundle) -> int:
     """Report a bundle that was just written."""
     session.reporter.finish()
     facts = bundle.info()
@@ -198,7 +197,7 @@ def score(session: Session, archive: str, model: str, retry: bool, strict: bool)
     return session.summary(summary, "scored")
 
 
-class TrainTeller:
+class TrainingReporter:
     """Listener that passes training progress on to the reporter of a session."""
 
     def __init__(self, session: Session) -> None:

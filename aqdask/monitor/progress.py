@@ -95,37 +95,37 @@ class LineReporter:
     def __init__(self, stream: TextIO) -> None:
         self.stream = stream
         self._stage, self._unit = "", ""
-        self._total = self._done = self._quarantined = self._said = 0
-        self._began = self._told = 0.0
+        self._total = self._done = self._quarantined = self._reported = 0
+        self._began = self._reported_at = 0.0
 
     def start(self, stage: str, total: int, unit: str = "frames") -> None:
         """See `Reporter`."""
         self.finish()
         self._stage, self._total, self._unit = stage, total, unit
-        self._done = self._quarantined = self._said = 0
-        self._began = self._told = time.monotonic()
+        self._done = self._quarantined = self._reported = 0
+        self._began = self._reported_at = time.monotonic()
 
     def advance(self, done: int, quarantined: int = 0) -> None:
         """See `Reporter`."""
         self._done += done
         self._total = max(self._total, self._done)
         self._quarantined += quarantined
-        if time.monotonic() - self._told >= LINE_SECONDS:
-            self._tell()
+        if time.monotonic() - self._reported_at >= LINE_SECONDS:
+            self._print_progress()
 
     def finish(self) -> None:
         """See `Reporter`."""
-        if self._stage and self._done != self._said:
-            self._tell()
+        if self._stage and self._done != self._reported:
+            self._print_progress()
         self._stage = ""
 
     def say(self, text: str) -> None:
         """See `Reporter`."""
         print(printable(text), file=self.stream, flush=True)
 
-    def _tell(self) -> None:
-        self._told, self._said = time.monotonic(), self._done
-        seconds = self._told - self._began
+    def _print_progress(self) -> None:
+        self._reported_at, self._reported = time.monotonic(), self._done
+        seconds = self._reported_at - self._began
         left = self._total - self._done
         rest = f", about {seconds * left / self._done:.0f} s left" if left and self._done else ""
         bad = f", {self._quarantined} quarantined" if self._quarantined else ""

@@ -18,7 +18,7 @@ MATCHED_FILTER = np.array([[1, 2, 1], [2, 4, 2], [1, 2, 1]], np.float32)
 
 @dataclass(frozen=True, eq=False)
 class SkySubtracted:
-    """A frame without its sky.
+    """Frame after sky subtraction.
 
     Parameters
     ----------

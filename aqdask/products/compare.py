@@ -161,6 +161,7 @@ class _Block:
 
     @classmethod
     def of(cls, a: xr.Dataset, b: xr.Dataset, alpha: float) -> _Block:
+        """Threshold the p-values of the same frames of both datasets."""
         missing = [np.isnan(part["pvalue"].values) for part in (a, b)]
         compared = ~(missing[0] | missing[1])
         masked = [bad_patches(part["pvalue"].values, alpha) & compared for part in (a, b)]
@@ -168,6 +169,7 @@ class _Block:
 
     @property
     def compared(self) -> np.ndarray:
+        """Patches with a p-value in both."""
         return ~(self.missing_a | self.missing_b)
 
     def counts(self) -> np.ndarray:

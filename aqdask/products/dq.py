@@ -30,7 +30,7 @@ DAMAGED_MAPS = "the stored maps are missing or damaged: `aqdask verify --repair`
 
 
 class MaskTask(NamedTuple):
-    """A frame to be masked: row, checksum of its maps (empty without maps), number of invalid pixels."""
+    """Frame to be masked: row, checksum of its maps (empty without maps), number of invalid pixels."""
 
     row: int
     crc32c: str
@@ -38,7 +38,7 @@ class MaskTask(NamedTuple):
 
 
 class MaskResult(NamedTuple):
-    """The masked fraction of a frame's pixels and the files written, by format; or the problem met."""
+    """Masked fraction of the pixels of a frame and names of its files by format, or a problem."""
 
     row: int
     masked: float | None = None
@@ -48,7 +48,7 @@ class MaskResult(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class FrameMask:
-    """The mask of one frame and its provenance, as every writer of mask files gets them.
+    """Mask of one frame with its provenance, the input of a writer of mask files.
 
     Parameters
     ----------

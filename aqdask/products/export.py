@@ -25,7 +25,7 @@ FRAMES_PER_TASK = 4
 
 @dataclass(frozen=True)
 class MaskFormat:
-    """A file for each frame, ``<folder>/<format>/<file>``.
+    """Format of one file per frame, ``<folder>/<format>/<file>``.
 
     Parameters
     ----------
@@ -41,7 +41,7 @@ class MaskFormat:
 
 @dataclass(frozen=True)
 class TableFormat:
-    """A file for the whole archive, ``<folder>/<file>``.
+    """Format of one file per archive, ``<folder>/<file>``.
 
     Parameters
     ----------

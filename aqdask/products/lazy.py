@@ -136,7 +136,7 @@ def _spans(count: int) -> Iterator[tuple[int, int]]:
 
 @dataclass(frozen=True, eq=False)
 class _Tile:
-    """A rectangle of patches.
+    """Rectangle of patches.
 
     Parameters
     ----------

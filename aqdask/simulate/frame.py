@@ -22,7 +22,7 @@ Header = dict[str, tuple[str | int | float, str]]
 
 @dataclass(frozen=True)
 class SimulatedFrame:
-    """A simulated frame and its truth.
+    """Simulated frame and its truth.
 
     Parameters
     ----------

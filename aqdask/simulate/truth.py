@@ -21,7 +21,7 @@ NARROW_FRACTIONS = {
 
 @dataclass(frozen=True)
 class MaskAndTruth:
-    """The patch mask of one frame and its pixel truth.
+    """Patch mask of one frame and its pixel truth.
 
     Parameters
     ----------
