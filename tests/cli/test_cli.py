@@ -56,7 +56,7 @@ def test_every_command_explains_itself(command):
     assert all(word in result.stdout for word in options)
 
 
-def test_the_group_tells_the_exit_codes():
+def test_the_help_lists_the_exit_codes():
     text = " ".join(CliRunner().invoke(aqdask, ["--help"]).stdout.split())
     assert "0 every frame done; 1 finished, some frames quarantined, or kept as stored; 2 usage; 3" in text
     assert "130 interrupted" in text
@@ -296,7 +296,7 @@ def test_bad_input_gets_one_paragraph_with_a_remedy_and_its_exit_code(case, tmp_
 
 
 @pytest.mark.parametrize("cluster", ["tcp://127.0.0.1:1", "tcp://no.such.host.invalid:8786"])
-def test_a_cluster_that_does_not_answer_is_said(cluster, night, tmp_path):
+def test_a_cluster_that_does_not_answer_is_an_error(cluster, night, tmp_path):
     with dask.config.set({"aqdask.connect-timeout": "1 s"}):
         result = call("ingest", night, tmp_path / "a.zarr", "--quiet", cluster=cluster)
     assert result.exit_code == 3

@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM, SIGHUP: exit code 130, how to resume, no process left, and the resumed run completes."""
+"""Ctrl-C, SIGTERM, SIGHUP: exit code 130, the command that resumes, no process left, a complete second run."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MANY = 120
 
 
 def hear_interrupts():
-    """A shell's background job, such as a CI run, hands its children an ignored SIGINT."""
+    """Restore SIGINT, which background jobs such as CI runs ignore in their children."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
 

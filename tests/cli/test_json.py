@@ -1,4 +1,4 @@
-"""What is written for programs is JSON, whatever the numbers."""
+"""Valid JSON for any number."""
 
 from __future__ import annotations
 

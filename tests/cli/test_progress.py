@@ -1,4 +1,4 @@
-"""Progress: no markup, no control characters, and never more done than there is."""
+"""Progress: no markup, no control characters, never more done than the total."""
 
 from __future__ import annotations
 

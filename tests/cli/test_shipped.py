@@ -1,4 +1,4 @@
-"""The shipped model on the command line: `calibrate`, `run`, `train` and `info`."""
+"""Shipped model on the command line: `calibrate`, `run`, `train` and `info`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def call(*arguments: object):
 
 
 def paragraph(result) -> str:
-    """The only line on stderr of a command that was refused, with ``--quiet``."""
+    """Only line on stderr of a refused command with ``--quiet``."""
     (line,) = result.stderr.splitlines()
     assert line.startswith("aqdask: ")
     return line
@@ -33,7 +33,7 @@ def paragraph(result) -> str:
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory) -> Path:
-    """A folder of good frames of the simulated camera, filter L; not to be changed."""
+    """Folder of good frames of the simulated camera, filter L; read only."""
     folder = tmp_path_factory.mktemp("drawn")
     for frame in PLAN:
         write_demo_frame(folder, frame)
@@ -50,14 +50,14 @@ def stored(tmp_path_factory, drawn) -> Path:
 
 @pytest.fixture(scope="module")
 def calibrated(tmp_path_factory, stored):
-    """The shipped model calibrated on the archive: what the command said, and the file."""
+    """Shipped model calibrated on the archive: result of the command, and file."""
     path = tmp_path_factory.mktemp("calibrated") / "simcam.safetensors"
     named = ("--frames", "frame_00[0-6]*", "--name", "simcam")
     return call("calibrate", stored, "--model", "wide-field", *named, "--out", path), path
 
 
 def in_filter(source: Path, target: Path, band: str) -> Path:
-    """A copy of a frame that says it was taken through another filter."""
+    """Copy of a frame with another filter in its header."""
     shutil.copy(source, target)
     fits.setval(target, "FILTER", value=band)
     return target

@@ -99,7 +99,7 @@ class _Skies(FrameSource):
 
 
 def tiny_aqdask() -> Bundle:
-    """A model of the default method, trained for two steps and calibrated on skies like those of the night."""
+    """A model of the default method, trained for two steps and calibrated on skies like the night's."""
     spec = TrainSpec(method="aqdask", name="ours", steps=2, batch=2, alpha=0.1)
     return Bundle.from_bytes(train(_Skies(), spec).contents)
 

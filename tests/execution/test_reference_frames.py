@@ -1,4 +1,4 @@
-"""Reference frames of an archive: read at most twice, on any cluster; outliers among proposed ones left out."""
+"""Reference frames of an archive: read at most twice, on any cluster, less outliers if proposed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Photometry and false alarms: against known fluxes, against photutils, and what the true mask is worth."""
+"""Photometry against known fluxes and photutils; scatter and false alarms with the true mask."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SATURATION = 0.95 * SCENE.saturation
 
 
 def frame(*defects: d.Defect, seed: int = 11, scene: SceneSpec = SCENE) -> tuple[SimulatedFrame, np.ndarray]:
-    """A simulated frame and the union of its truth."""
+    """Simulated frame and the union of its truth."""
     made = simulate_frame(scene, defects, seed)
     truth = np.zeros(scene.shape, bool)
     for pixels in made.truth.values():
@@ -283,7 +283,7 @@ def test_apertures_with_a_masked_pixel_are_flagged():
     assert not aperture_masked(None, places, 2.0).any()
 
 
-def test_sep_that_gives_up_is_said(monkeypatch):
+def test_a_failure_of_sep_is_raised(monkeypatch):
     def full(*_, **__):
         raise Exception("internal pixel buffer full")
 

@@ -26,7 +26,7 @@ NAMES = [flag.name for flag in flags.REASONS]
 
 
 def quality(pvalue, reason=1, ids=None, **attrs) -> xr.Dataset:
-    """A dataset such as `open_quality` gives, frame by frame."""
+    """Dataset like that of `open_quality`, with chunks of one frame."""
     pvalue = np.array(pvalue, dtype="float32")
     reasons = np.broadcast_to(np.array(reason, dtype="uint8"), pvalue.shape)
     names = [f"f{n}" for n in range(len(pvalue))] if ids is None else ids

@@ -37,7 +37,7 @@ def test_a_dq_image_is_named_after_each_frame(exported):
 
 
 @pytest.mark.parametrize("row", range(6))
-def test_astropy_opens_a_dq_image_with_sound_checksums_and_the_bits_that_were_cut(archive, exported, row):
+def test_astropy_opens_a_dq_image_with_sound_checksums_and_the_bits_of_the_mask(archive, exported, row):
     quality = aq.open_quality(archive)
     invalid = night_frame(int(NAMES[row][-2:])) == BLANK
     expected = dq_image(quality["pvalue"][row].values, invalid, 0.2, PatchGrid(*SHAPE, 32))
@@ -97,7 +97,7 @@ def test_the_table_says_what_the_maps_say(exported, archive):
     assert "FITS" in bad["reason"]
 
 
-def test_a_mask_can_be_cut_again_at_another_alpha_without_the_network(archive, tmp_path, monkeypatch):
+def test_a_mask_can_be_made_again_at_another_alpha_without_the_network(archive, tmp_path, monkeypatch):
     from aqdask.methods.paper.scorer import PaperScorer
 
     def never(*_):
@@ -114,7 +114,7 @@ def test_a_mask_can_be_cut_again_at_another_alpha_without_the_network(archive, t
     assert all(low < high for low, high in pairs)
 
 
-def test_an_archive_without_scores_and_a_folder_in_the_way_are_said(archive, tmp_path):
+def test_an_archive_without_scores_and_an_unusable_folder_are_refused(archive, tmp_path):
     aq.ingest(FrameStore.open(archive).coordinate("path")[0], tmp_path / "new.zarr", cluster="serial")
     with pytest.raises(UsageError, match=r"holds no quality groups.*run `aqdask score` first"):
         aq.export(tmp_path / "new.zarr", tmp_path / "out", cluster="serial")

@@ -1,4 +1,4 @@
-"""The archive as others open it: xarray, a second zarr implementation, CF attributes, lazy masks."""
+"""Archives opened by xarray and a second zarr implementation: CF attributes, lazy datasets and masks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The simulated sky against analytic expectation, its defects against their truth, and the demonstration."""
+"""Simulated frames against analytic expectation, truth of the defects, and the demonstration."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ DARK = dataclasses.replace(SMALL, star_density=0.0, vignetting=0.0, structure=0.
 
 @pytest.mark.parametrize("fwhm", [1.8, 2.4, 6.0])
 def test_stars_conserve_flux_and_position(fwhm: float) -> None:
-    """The analytic total of the profile (outside of a stamp: 0.1 %), and the centroid to 0.001 px."""
+    """Flux to 0.1 %, the part outside a stamp, and centroid to 0.001 px."""
     spec = dataclasses.replace(SMALL, fwhm=fwhm)
     image = render_stars(spec, np.array([[150.375, 120.625, 20_000.0]]))
     y, x = np.mgrid[:256, :320]
@@ -37,7 +37,7 @@ def test_stars_conserve_flux_and_position(fwhm: float) -> None:
 
 
 def test_psf_against_a_fine_integral() -> None:
-    """The central pixel of a centred star against a sum over 400 x 400 midpoints."""
+    """Central pixel of a centred star against a sum over 400 x 400 midpoints."""
     spec = SceneSpec()
     fine = (np.arange(400) + 0.5) / 400 - 0.5
     alpha = spec.moffat_radius

@@ -1,4 +1,4 @@
-"""Presets and the prior over scenes: what they promise, and frames drawn from them."""
+"""Presets and the prior over scenes, and frames drawn from them."""
 
 from __future__ import annotations
 

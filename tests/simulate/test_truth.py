@@ -1,4 +1,4 @@
-"""Recall and false masks, on masks and truths small enough to count by hand."""
+"""Recall and false-mask rates on masks and truths small enough to count by hand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The convolutional autoencoder of the published method."""
+"""Convolutional autoencoder of the published method."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class ConvAutoencoder(nn.Module):
 
 
 def seeded_autoencoder(seed: int, widths: Sequence[int] = WIDTHS) -> ConvAutoencoder:
-    """A fresh network on the CPU whose weights depend on ``seed`` alone; the caller's RNG is untouched."""
+    """Initialise a network on the CPU from ``seed`` alone; the caller's RNG is untouched."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         return ConvAutoencoder(widths)

@@ -15,11 +15,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from aqdask.sky.defects import Defocus, Trail
+from aqdask.sky.demo import demo_plan, write_demo_frame
 from astropy.io import fits
 
 import aqdask as aq
-from aqdask.sky.defects import Defocus, Trail
-from aqdask.sky.demo import demo_plan, write_demo_frame
 
 HERE = Path(__file__).resolve().parent
 ALPHA = 0.05

@@ -48,8 +48,10 @@ def test_a_frame_of_which_a_part_is_bad_is_named_whichever_set_it_is_in(tiny, pa
     (sets,) = split_groups(Frames(), SPEC).values()
     bad = getattr(sets, part)[0]
     frames = Frames(spoil=lambda index, pixels: spoil(pixels) if index == bad else pixels)
-    named = rf"1 unlike the others: night/{bad:03}\.fits \({reason}, \d\d% of its patches\)"
-    with pytest.raises(OutlierFramesError, match="of 12 reference frames " + named + FOUR) as raised:
+    named = (
+        rf"1 of 12 reference frames is an outlier: night/{bad:03}\.fits \({reason}, \d\d% of its patches\)"
+    )
+    with pytest.raises(OutlierFramesError, match=named + FOUR) as raised:
         calibrate_bundle(tiny, frames, SPEC, silent)
     assert raised.value.frames == (f"night/{bad:03}.fits",)
 
@@ -59,7 +61,9 @@ def test_a_frame_of_which_a_part_is_bad_is_named_whichever_set_it_is_in(tiny, pa
 def test_frames_with_the_same_defect_do_not_hide_each_other(tiny, bad, spoil):
     frames = Frames(spoil=lambda index, pixels: spoil(pixels) if index in bad else pixels)
     named = ", ".join(rf"night/{index:03}\.fits \(\w+, \d\d% of its patches\)" for index in bad)
-    match = f"of 12 reference frames {len(bad)} unlike the others: {named}"
+    match = (
+        f"{len(bad)} of 12 reference frames {'is an outlier' if len(bad) == 1 else 'are outliers'}: {named}"
+    )
     with pytest.raises(OutlierFramesError, match=match + FOUR) as raised:
         calibrate_bundle(tiny, frames, SPEC, silent)
     assert raised.value.frames == tuple(f"night/{index:03}.fits" for index in bad)
@@ -72,7 +76,7 @@ def test_a_smaller_part_is_worth_a_note(tiny):
     notes = calibrate_bundle(tiny, frames, SPEC, silent).notes
     (note,) = [note for note in notes if note.startswith("Look at")]
     assert "night/005.fits (sky, " in note
-    assert "% of its patches): unlike the other reference frames." in note
+    assert "% of its patches): close to being outliers among the reference frames." in note
 
 
 @pytest.mark.parametrize("count", [3, 4, 6, 12])
@@ -210,7 +214,7 @@ def test_two_gains_that_no_header_tells_of_are_refused(tiny, factor, every):
     def spoil(index, pixels):
         return (600 + (pixels.astype(np.float32) - 600) * (1 if index % every else factor)).astype(np.float32)
 
-    match = "of 12 reference frames is .* times what one noise model says|on held-out .* the noise is|unlike"
+    match = "of 12 reference frames is .* times what one noise model says|on held-out .* the noise is|outlier"
     with pytest.raises(UsageError, match=f"({match})" + FOUR):
         calibrate_bundle(tiny, Frames(gain=math.nan, spoil=spoil), SPEC, silent)
 

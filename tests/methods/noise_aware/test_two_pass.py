@@ -148,7 +148,7 @@ def test_patches_without_data_do_not_count_as_flagged_or_unflagged(decision):
     assert left[6:].all()
 
 
-def test_a_group_that_abstains_has_no_say():
+def test_a_disabled_group_has_no_effect():
     decision = learnt(disabled=("noise", "noise_region"))
     frame = good_frame(1003)
     loud = changed(frame, np.s_[4, 4], noise=50 * float(frame["noise"][4, 4]))
