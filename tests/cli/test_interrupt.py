@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM, SIGHUP: exit code 130, the command that resumes, no process left, a complete second run."""
+"""Ctrl-C, SIGTERM, SIGHUP: exit code 130, the command that resumes, no process left, a complete resume."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SCRIPT = Path(sys.executable).parent / "aqdask"
 MANY = 120
 
 
-def hear_interrupts():
+def restore_interrupts():
     """Restore SIGINT, which background jobs such as CI runs ignore in their children."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
@@ -67,7 +67,7 @@ def test_an_interrupted_ingest_says_how_to_resume_and_does(
     process = subprocess.Popen(
         [SCRIPT, "ingest", long_night, archive, *options],
         start_new_session=True,
-        preexec_fn=hear_interrupts,
+        preexec_fn=restore_interrupts,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
