@@ -29,11 +29,10 @@ from aqdask.methods.training.progress import Report, TrainProgress
 from aqdask.methods.training.settings import TrainSpec
 from aqdask.paths import check_local, check_regular
 from aqdask.products import lazy
-from aqdask.products.compare import compare
-from aqdask.products.comparison import Comparison
-from aqdask.products.export import export_all
+from aqdask.products.compare import Comparison, compare
+from aqdask.products.export import DEFAULT_FORMATS, check_formats, export_all
 from aqdask.products.open import mask, open_frames, open_quality, quality_name
-from aqdask.products.table import uncut
+from aqdask.products.table import frames_without_mask
 from aqdask.references.propose import Proposal
 from aqdask.stats.masking import check_alpha
 from aqdask.store import layout
@@ -137,7 +136,7 @@ def run(
                 summaries[number] = score(summary.archive, used, strict=strict, **where)
                 summaries[number].left_out = summary.left_out
             table = export(summary.archive, folder, alpha=alpha, model=used.digest, **where)
-            summaries[number].blame(uncut(table))
+            summaries[number].blame(frames_without_mask(table))
     return summaries
 
 
@@ -385,24 +384,27 @@ def export(
     *,
     alpha: float = 0.01,
     model: str | None = None,
+    formats: Sequence[str] = DEFAULT_FORMATS,
     dq: bool = True,
     cluster: Cluster = None,
     reporter: Reporter | None = None,
 ) -> pa.Table:
-    """Write masks as FITS DQ images and the table of frames; no network is run.
+    """Write masks and the table of frames from stored p-values, without running the network.
 
     Parameters
     ----------
     archive : path
         A scored archive.
     folder : path
-        Gets ``dq/<frame>.dq.fits``, ``frames.parquet`` and ``frames.ecsv``.
+        Receives ``dq/<frame>.dq.fits``, ``frames.parquet`` and ``frames.ecsv``, by default.
     alpha : float
         False-mask rate on good patches, in (0, 1).
     model : str, optional
         Name or digest, where the archive holds maps of several models.
+    formats : sequence of str
+        Names of `aqdask.products.export.FORMATS`.
     dq : bool
-        False: the table only.
+        False leaves ``"dq"`` out of the formats.
 
     Returns
     -------
@@ -412,13 +414,16 @@ def export(
     Raises
     ------
     UsageError
-        For alpha outside (0, 1), or no or several models. ArchiveError if ``folder`` cannot be written.
+        For alpha outside (0, 1), an unknown format, or no or several models. ArchiveError if ``folder``
+        cannot be written.
     """
     check_alpha(alpha)
     check_local(archive, folder)
+    chosen = [name for name in formats if dq or name != "dq"]
+    check_formats(chosen)
     quality = quality_name(archive, model)
     with executor_of(cluster) as executor:
-        return export_all(archive, quality, Path(folder), alpha, executor, reporter or Silent(), dq=dq)
+        return export_all(archive, quality, Path(folder), alpha, executor, reporter or Silent(), chosen)
 
 
 def verify(

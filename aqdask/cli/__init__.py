@@ -1,4 +1,4 @@
-"""The command line: ``aqdask`` and ``dask aqdask`` are the same group."""
+"""Command line, the same as ``aqdask`` and as ``dask aqdask``."""
 
 from aqdask.cli.main import aqdask, main
 

@@ -1,4 +1,4 @@
-"""What every command shares: its options, its output, and how errors end it."""
+"""Options, output and error handling of all commands."""
 
 from __future__ import annotations
 
@@ -27,13 +27,23 @@ if TYPE_CHECKING:
     from aqdask.execution.pipeline import Summary
     from aqdask.execution.reporter import Reporter
 
-SHOWN = 20  # quarantined frames that are listed one by one
-SCHEDULERS = ("tcp", "tls", "ucx", "ucxx", "ws", "wss", "inproc")  # protocols of an address of --cluster
+SHOWN = 20  # quarantined frames listed one by one
+SCHEDULERS = ("tcp", "tls", "ucx", "ucxx", "ws", "wss", "inproc")  # protocols of a scheduler address
 
 
 @dataclass
 class Session:
-    """One call of a command: where it runs and how it talks."""
+    """Execution and output of one command.
+
+    Parameters
+    ----------
+    cluster : str or None
+        Value of ``--cluster``; None: that of the configuration.
+    quiet, json : bool
+        No progress; one JSON object a line on stdout.
+    frame_timeout : str, optional
+        Value of ``--frame-timeout``, such as ``90s``.
+    """
 
     cluster: str | None
     quiet: bool
@@ -42,34 +52,34 @@ class Session:
 
     @functools.cached_property
     def reporter(self) -> Reporter:
-        """Shows progress."""
+        """Listener that shows the progress."""
         from aqdask.monitor.progress import reporter_for
 
         return reporter_for(quiet=self.quiet, as_json=self.json)
 
     @contextlib.contextmanager
     def executor(self) -> Iterator[Executor]:
-        """The cluster of ``--cluster``, or of the configuration, once there is something to run."""
+        """Open the cluster of ``--cluster``, or of the configuration, when the first task is submitted."""
         from aqdask.execution import config
         from aqdask.execution.clusters import Deferred
 
         timeout = {"aqdask.frame-timeout": self.frame_timeout} if self.frame_timeout else {}
         with config.changed(timeout):
-            config.seconds("frame-timeout")  # refused before anything starts
-            with Deferred(self.cluster or config.get("cluster"), self._tell_dashboard) as executor:
+            config.seconds("frame-timeout")  # raises for a bad value before anything starts
+            with Deferred(self.cluster or config.get("cluster"), self._report_dashboard) as executor:
                 yield executor
 
-    def _tell_dashboard(self, executor: Executor) -> None:
+    def _report_dashboard(self, executor: Executor) -> None:
         if executor.dashboard:
             self.reporter.say(f"dashboard: {executor.dashboard}")
 
     def emit(self, *lines: str, **fields: Any) -> None:
-        """A result: ``lines`` for people, or ``fields`` as one JSON object a line."""
+        """Print a result: ``lines`` as text, or ``fields`` as one JSON object with ``--json``."""
         for line in [strict_json(fields)] if self.json else map(printable, lines):
             click.echo(line)
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-        """A table for people; with ``--json`` one object a row."""
+        """Print a table, or one JSON object for each row with ``--json``."""
         if self.json:
             for row in rows:
                 self.emit(event="row", table=title, **dict(zip(columns, row, strict=True)))
@@ -83,22 +93,24 @@ class Session:
             numeric = all(isinstance(row[position], int | float | None) for row in rows)
             shown.add_column(column, justify="right" if numeric else "left", overflow="fold")
         for row in rows:
-            shown.add_row(*(Text(_cell(value)) for value in row))  # not str: "[b]" is no markup
-        width = None if sys.stdout.isatty() else 1000  # one line a row: for grep and less
+            shown.add_row(
+                *(Text(_cell(value)) for value in row)
+            )  # a str would be parsed for markup such as "[b]"
+        width = None if sys.stdout.isatty() else 1000  # one line for each row, for grep and less
         console = Console(width=width, highlight=False)
         if title:
             console.print(Text(printable(title), style="italic"))
         console.print(shown)
 
     def _listed(self, title: str, pairs: Sequence[tuple[str, str]], remedy: str = "") -> None:
-        """Frames with their reasons, the first of many."""
+        """Print the first `SHOWN` frames with their reasons."""
         if pairs:
             self.table(title, ("frame", "reason"), pairs[:SHOWN])
         if len(pairs) > SHOWN:
             self.emit(f"... and {len(pairs) - SHOWN} more{': ' if remedy else ''}{remedy}")
 
     def summary(self, summary: Summary, what: str) -> int:
-        """Tell how an archive stands; the exit code that goes with it."""
+        """Print the state of an archive and return the exit code of the command."""
         counts = {"done": summary.done, "quarantined": summary.quarantined, "pending": summary.pending}
         parts = ", ".join(f"{number} {state}" for state, number in counts.items())
         if not self.json:
@@ -133,7 +145,13 @@ def _cell(value: Any) -> str:
 
 
 def command(function: Callable[..., int | None]) -> Callable[..., None]:
-    """Give a command ``--cluster --quiet --json --debug``, a `Session` first, and its exit code."""
+    """Decorate a command with the common options, a `Session` as first argument, and its exit code.
+
+    Parameters
+    ----------
+    function : callable
+        Takes a `Session` and the options of the command, and returns an exit code or None for success.
+    """
 
     @click.option(
         "--cluster",
@@ -143,10 +161,10 @@ def command(function: Callable[..., int | None]) -> Callable[..., None]:
     @click.option(
         "--frame-timeout",
         metavar="TIME",
-        help="End the work on a frame that takes longer, such as 90s or 5min.  [default: 10 minutes]",
+        help="Stop a frame that takes longer, for example 90s or 5min.  [default: 10 minutes]",
     )
-    @click.option("--quiet", is_flag=True, help="No progress; results, warnings and errors only.")
-    @click.option("--json", "as_json", is_flag=True, help="One JSON object a line on stdout.")
+    @click.option("--quiet", is_flag=True, help="Print results, warnings and errors only, no progress.")
+    @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line on stdout.")
     @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
     @functools.wraps(function)
     def wrapped(
@@ -175,20 +193,20 @@ def _guarded(
         return interrupted(session, debug)
     except BaseException as error:
         if isinstance(error, BrokenPipeError | SystemExit) and _reader_gone():  # rich exits then
-            # say nothing more, and not that all is done
+            # nobody reads the output: end silently, with the exit code of a failure
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return EXIT_FAILED
         return failed(session, debug, error)
 
 
 def _check_request(cluster: str | None, arguments: dict[str, Any]) -> None:
-    """Refuse what no command can use: text that is empty, places elsewhere, files that would block."""
+    """Raise `UsageError` for arguments that no command can use: empty text, URLs, files that would block."""
     for name, value in arguments.items():
         for text in value if isinstance(value, tuple) else (value,):
             check_local(text)
             if text == "":
                 raise UsageError(
-                    f"{name.upper()} is given as an empty text",
+                    f"{name.upper()} is an empty text",
                     expected="a value",
                     consequence="Nothing was done",
                     remedy="check the variable of the shell that should hold it, or leave the option out",
@@ -207,8 +225,8 @@ def _check_request(cluster: str | None, arguments: dict[str, Any]) -> None:
 
 
 def _reader_gone() -> bool:
-    """True if the pipe that stdout writes to has lost its reader."""
-    with contextlib.suppress(OSError, ValueError, AttributeError):  # none, or of a test
+    """Return True if the pipe of stdout has lost its reader."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # stdout may have no file number
         watch = select.poll()
         watch.register(sys.stdout.fileno(), select.POLLERR)
         return bool(watch.poll(0))
@@ -216,7 +234,7 @@ def _reader_gone() -> bool:
 
 
 def interrupted(session: Session, debug: bool = False) -> int:
-    """Say that the user, or the batch system, stopped the command, and how it goes on."""
+    """Report an interruption by the user or the batch system and the command that resumes."""
     _finish(session, debug)
     _say_last(
         "aqdask: interrupted. What was finished is kept; to resume, run the same command again: "
@@ -226,7 +244,7 @@ def interrupted(session: Session, debug: bool = False) -> int:
 
 
 def failed(session: Session, debug: bool, cause: BaseException) -> int:
-    """Say what went wrong, in one paragraph, and as one object with ``--json``."""
+    """Report an error as one paragraph on stderr, and as one JSON object with ``--json``."""
     _finish(session, debug)
     error = as_error(cause)
     if session.json:
@@ -237,7 +255,7 @@ def failed(session: Session, debug: bool, cause: BaseException) -> int:
 
 
 def _finish(session: Session, debug: bool) -> None:
-    """End the progress whatever state it is in, and show the traceback that was asked for."""
+    """Stop the progress display and print the traceback with ``--debug``."""
     with contextlib.suppress(Exception):
         session.reporter.finish()
     if debug:
@@ -246,19 +264,19 @@ def _finish(session: Session, debug: bool) -> None:
 
 
 def _say_last(text: str) -> None:
-    """A line on stderr; where that is gone too, the exit code has to do."""
+    """Print a line on stderr; without stderr the exit code has to suffice."""
     with contextlib.suppress(OSError):
         click.echo(printable(text), err=True)
 
 
 def _same_command() -> list[str]:
-    """The command line as the user typed it."""
+    """Words of the command line as the user typed it."""
     program = Path(sys.argv[0]).name
     return [program if program in ("aqdask", "dask") else "aqdask", *sys.argv[1:]]
 
 
 def _shell(word: str) -> str:
-    r"""A word fit for a shell, as ``$'a\x1b'`` where it is not printable."""
+    r"""Quote a word for a shell, as ``$'a\x1b'`` where it is not printable."""
     if printable(word) == word:
         return shlex.quote(word)
     quoted = word.replace("\\", "\\\\").replace("'", "\\'")

@@ -1,4 +1,4 @@
-"""From any exception to a paragraph for the user."""
+"""Conversion of any exception to an error with a consequence and a remedy for the user."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ KEPT = "What was finished is kept, and the archive can be resumed"
 
 
 def as_error(cause: BaseException) -> AqdaskError:
-    """The error that stands for ``cause``: of the cluster, of a place, or one that nobody foresaw."""
+    """Convert an exception to an `AqdaskError`: of the cluster, of a path, or unforeseen."""
     if isinstance(cause, AqdaskError):
         return cause
-    if isinstance(cause, FrameError | FrameTimeout):  # of a command that needs every frame that it looks at
+    if isinstance(cause, FrameError | FrameTimeout):  # from a command that needs every frame
         return ArchiveError(
             f"a frame cannot be read: {cause}",
             expected="the source of every frame where it was when it was taken in",
@@ -44,7 +44,7 @@ def as_error(cause: BaseException) -> AqdaskError:
 
 
 def _of_place(cause: OSError) -> AqdaskError:
-    """Tell a file that could not be read from one that could not be written, as far as can be known."""
+    """Convert an `OSError`, with a guess whether reading or writing failed."""
     if cause.errno in TO_WRITE:
         return place_failed(cause.filename or "an output", cause)
     if cause.filename is None or isinstance(cause.filename, int):
@@ -68,7 +68,7 @@ def _of_place(cause: OSError) -> AqdaskError:
 
 
 def _is_input(place: Path, number: int | None) -> bool:
-    """True if a failure was one of reading: nothing is there, or the user may write what is there."""
+    """Return True for a failure of reading: the file is missing, or the user may write to it."""
     try:
         if os.path.lexists(place):
             return not os.access(place, os.R_OK) or os.access(place, os.W_OK)
@@ -78,7 +78,7 @@ def _is_input(place: Path, number: int | None) -> bool:
 
 
 def _unforeseen(cause: BaseException) -> AqdaskError:
-    """An error of the program, or of this machine: type, message and place in the code."""
+    """Convert an error of the program or the machine: type, message and line of the code."""
     frames = traceback.extract_tb(cause.__traceback__)
     where = f" in {Path(frames[-1].filename).name}, line {frames[-1].lineno}" if frames else ""
     memory = isinstance(cause, MemoryError)

@@ -1,4 +1,4 @@
-"""``aqdask info``: what an archive or a model holds."""
+"""Command ``info``: the contents of an archive or of a model bundle."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 )
 @command
 def info(session: Session, path: str, quarantined: bool, frames: bool) -> int:
-    """Say what an archive, or a model, holds.
+    """Describe an archive or a model.
 
     PATH is an archive, a model bundle, or the name of the shipped model, wide-field.
     """
@@ -57,7 +57,7 @@ def info(session: Session, path: str, quarantined: bool, frames: bool) -> int:
 
 
 def _archive(session: Session, path: str, root: Any, ledger: Ledger, names: list[str]) -> None:
-    """The facts about an archive as a whole."""
+    """Print the facts about the archive as a whole."""
     from aqdask.execution.coverage import ATTRIBUTE
     from aqdask.store import layout
 
@@ -77,8 +77,10 @@ def _archive(session: Session, path: str, root: Any, ledger: Ledger, names: list
         or "none yet",
     }
     if ledger.damage:
-        lost = f"{'; '.join(ledger.damage)}: what is said here may be out of date"
-        facts["DAMAGED"] = f"its ledger has lost records ({lost}). `aqdask verify {path} --repair` mends it"
+        lost = f"{'; '.join(ledger.damage)}: this summary may be out of date"
+        facts["DAMAGED"] = (
+            f"its ledger has lost records ({lost}). `aqdask verify {path} --repair` restores them"
+        )
     if any(unknown.values()):
         facts["uncalibrated"] = "; ".join(
             f"{name} for {_pairs(keys)}" for name, keys in unknown.items() if keys
@@ -103,7 +105,7 @@ def _archive(session: Session, path: str, root: Any, ledger: Ledger, names: list
 
 
 def _frames(session: Session, path: str, ledger: Ledger, names: list[str]) -> None:
-    """One line a frame, with what was read of its headers, so that a wrong reading is seen."""
+    """Print a line for each frame with its header values, so that a wrong reading is seen."""
     from aqdask.store.frame_store import FrameStore
 
     store = FrameStore.open(path)
@@ -120,8 +122,8 @@ def _frames(session: Session, path: str, ledger: Ledger, names: list[str]) -> No
 
 
 def _instant(microseconds: int) -> str | None:
-    """ISO text of a stored time (UTC); None where it is not known."""
-    time = np.datetime64(int(microseconds), "us")  # the fill value of the archive is NaT's own number
+    """ISO 8601 text of a stored time (UTC); None for an unknown time."""
+    time = np.datetime64(int(microseconds), "us")  # the fill value of the archive is NaT
     return None if np.isnat(time) else str(time).removesuffix("000").removesuffix(".000")
 
 
@@ -130,18 +132,18 @@ def _number(value: float) -> float | None:
 
 
 def _pairs(keys: list[str]) -> str:
-    """Cameras and filters in words, from their keys ``camera|filter``."""
+    """Cameras and filters as text, from keys ``camera|filter``."""
     return ", ".join(" ".join(_names(key)) if key != "|" else "an unknown camera" for key in keys)
 
 
 def _scored(ledger: Any, name: str) -> tuple[int, int]:
-    """How many frames have a score, of how many that could."""
+    """Number of frames with a score, and of frames with pixels."""
     rows = [entry for entry in ledger.rows() if entry.state == "done"]
     return sum(entry.standing(name)[0] == "done" for entry in rows), len(rows)
 
 
 def _model(session: Session, path: str) -> None:
-    """Name, method and notes of a model, and what it is calibrated for."""
+    """Print name, method, calibrations and notes of a model."""
     from aqdask import api
 
     bundle = api.load_model(path)
@@ -168,12 +170,12 @@ def _model(session: Session, path: str) -> None:
     ]  # fmt: skip
     columns = ("camera", "filter", "sky", "patches", "smallest p-value", "frames", "gain (e-/count)")
     session.table("calibrated for", columns, rows)
-    for note in facts["notes"]:  # those of the calibrations are among them, with camera and filter
+    for note in facts["notes"]:  # the notes of the calibrations included
         session.emit(f"note: {note}")
 
 
 def _names(key: str) -> tuple[str, str]:
-    """Camera and filter of a calibration's key, in words where they are empty."""
+    """Camera and filter of a calibration key, as text where they are empty."""
     if not key:
         return "any other", "any other"
     camera, _, band = key.partition("|")
@@ -181,7 +183,7 @@ def _names(key: str) -> tuple[str, str]:
 
 
 def _calibration(calibration: Calibration) -> dict[str, Any]:
-    """What is worth knowing of one calibration, plain JSON; None or empty where there is no such thing."""
+    """Facts about one calibration as plain JSON; None or empty where the method has none."""
     facts = calibration.facts
     about, noise = facts.get("about", {}), facts.get("noise", {})
     return {
@@ -196,13 +198,13 @@ def _calibration(calibration: Calibration) -> dict[str, Any]:
 
 
 def _strata(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Sky in words, patches, smallest p-value and number of frames of each stratum, darkest first."""
+    """Sky range, patches, smallest p-value and number of frames of each sky stratum, darkest first."""
     chain, limits = [facts], []
     while "brighter" in chain[-1]:
         limits.append(chain[-1]["brighter"]["limit"])
         chain.append(chain[-1]["brighter"]["facts"])
     skies = [f"up to {limits[0]:.4g}" if limits else "any", *(f"above {limit:.4g}" for limit in limits)]
-    # The frames of the darkest are told together with those of the others.
+    # The stored frames of the darkest stratum include those of the others.
     counts = [sum(map(len, one.get("about", {}).get("frames", {}).values())) for one in chain]
     counts[0] -= sum(counts[1:])
     return [
@@ -212,7 +214,7 @@ def _strata(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _origin(bundle: Bundle) -> dict[str, str]:
-    """Which frames it was trained on, what that gained, and which model it was adapted from."""
+    """Training frames, held-out losses, and the digest of the model before its calibration."""
     found = {}
     if frames := bundle.provenance.get("frames"):
         found["trained on"] = (
@@ -223,5 +225,5 @@ def _origin(bundle: Bundle) -> dict[str, str]:
             f"{name} {one['trained']:.4g} (as shipped {one['shipped']:.4g})" for name, one in losses.items()
         )
     if origin := bundle.provenance.get("adapted_from"):
-        found["adapted from"] = f"sha256 {origin[:16]}..."
+        found["calibrated from"] = f"sha256 {origin[:16]}..."
     return found

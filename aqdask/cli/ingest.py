@@ -1,4 +1,4 @@
-"""``aqdask ingest``, ``run`` and ``verify``: frames in, and proof that they are in."""
+"""Commands that fill and check an archive: ``ingest``, ``run`` and ``verify``."""
 
 from __future__ import annotations
 
@@ -12,35 +12,36 @@ from aqdask.errors import EXIT_DONE, EXIT_FAILED, EXIT_QUARANTINED, UsageError
 
 
 def ingest_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The options of an ingest, for `ingest` and `run`."""
+    """Add the options of an ingest, for `ingest` and `run`."""
     for option in reversed((
-        click.option("--hdu", metavar="N|NAME|all", help="Which image HDU; default the first 2-D image."),
+        click.option("--hdu", metavar="N|NAME|all", help="Image HDU.  [default: the first 2-D image]"),
         click.option("--mask-hdu", metavar="NAME[:BITS]",
-                     help="Extension whose non-zero pixels are bad (DQ), or those with one of BITS: names of "
-                          "its header, bit numbers from 0, values with 0x (MASK:BAD,SAT, DQ:0,3 or DQ:0x9)."),
+                     help="Extension whose non-zero pixels are bad, or those with one of BITS: names in its "
+                          "header, bit numbers from 0, or values with 0x (MASK:BAD,SAT, DQ:0,3 or DQ:0x9)."),
         click.option("--mask-files", metavar="PATTERN",
-                     help="A mask file for each frame, below the frame's folder: masks/{name}_mask.fits. "
-                          "--mask-hdu NAME:BITS is then of that file."),
+                     help="Mask file of each frame, relative to its folder: masks/{name}_mask.fits. "
+                          "--mask-hdu NAME:BITS then refers to that file."),
         click.option("--bad-pixel-map", metavar="FITS", help="Image whose non-zero pixels are bad."),
         click.option("--keyword", "keywords", multiple=True, metavar="WHAT=CARD",
-                     help="Take time, exptime, filter or camera from this header card."),
-        click.option("--no-pixels", is_flag=True, help="Keep quality only; score the files in place."),
+                     help="Read time, exptime, filter or camera from this header card."),
+        click.option("--no-pixels", is_flag=True, help="Store quality maps only; score the files in place."),
         click.option("--by-shape", is_flag=True, help="One archive for each frame shape and type."),
         click.option("--chunk", type=click.IntRange(16), help="Side of a chunk in px.  [default: 512]"),
         click.option("--codec", type=click.Choice(["lz4", "zstd"]), help="Compression.  [default: lz4]"),
         click.option("--frames-per-shard", type=click.IntRange(1),
-                     help="Frames in one stored object of a quality map.  [default: 1 to 16, by archive]"),
-        click.option("--rehash", is_flag=True, help="Compare contents, not sizes and times, of known files."),
-        click.option("--retry", is_flag=True, help="Try again what is quarantined."),
+                     help="Frames per stored object of a quality map.  [default: 1 to 16, by archive]"),
+        click.option("--rehash", is_flag=True,
+                     help="Compare the contents of known files, not their sizes and times."),
+        click.option("--retry", is_flag=True, help="Try quarantined frames again."),
         click.option("--forget", is_flag=True,
-                     help="Give up stored frames whose source is gone or no longer holds them."),
+                     help="Drop stored frames whose source is gone or no longer holds them."),
     )):  # fmt: skip
         function = option(function)
     return function
 
 
 def ingest_settings(no_pixels: bool, keywords: tuple[str, ...], **options: Any) -> dict[str, Any]:
-    """Fields of `IngestOptions` from the command line."""
+    """Convert the options of the command line to fields of `IngestOptions`."""
     pairs = tuple(tuple(keyword.split("=", 1)) for keyword in keywords)
     allowed = ("time", "exptime", "filter", "camera")
     for pair in pairs:
@@ -60,10 +61,10 @@ def ingest_settings(no_pixels: bool, keywords: tuple[str, ...], **options: Any) 
 @ingest_options
 @command
 def ingest(session: Session, sources: tuple[str, ...], archive: str, **options: Any) -> int:
-    """Take FITS frames into a zarr ARCHIVE, in parallel and resumable.
+    """Ingest FITS frames into a zarr ARCHIVE, in parallel and resumable.
 
-    SOURCES are files, folders (recursive), globs, or @list.txt. Run again with the same or more sources, it
-    adds what is new and redoes nothing. A file that cannot be used is quarantined with its reason.
+    SOURCES are files, folders (recursive), globs, or @list.txt. A second run with the same or more sources
+    adds the new ones only. A file that cannot be used is quarantined with its reason.
     """
     from aqdask import api
 
@@ -80,9 +81,9 @@ def ingest(session: Session, sources: tuple[str, ...], archive: str, **options: 
     "--model",
     required=True,
     metavar="MODEL",
-    help="Model bundle made by `aqdask train`, or wide-field, which is first adapted.",
+    help="Model bundle, or wide-field, which is first calibrated on the best frames.",
 )
-@click.option("--products", metavar="DIR", help="Masks and table go here.  [default: <ARCHIVE>-products]")
+@click.option("--products", metavar="DIR", help="Folder of masks and table.  [default: <ARCHIVE>-products]")
 @click.option("--alpha", default=0.01, show_default=True, help="False-mask rate on good patches.")
 @click.option(
     "--strict", is_flag=True, help="Refuse cameras and filters that the model is not calibrated for."
@@ -106,7 +107,7 @@ def run(
     from aqdask import api
 
     settings = ingest_settings(**options)
-    api.load_model(model)  # before anything starts: a model that is not there is a matter of usage
+    api.load_model(model)  # a missing model is a usage error, before anything starts
     with session.executor() as executor:
         summaries = api.run(
             sources, archive, model, products=products, alpha=alpha, strict=strict, cluster=executor,
@@ -121,13 +122,13 @@ def run(
 
 @click.command()
 @click.argument("archive")
-@click.option("--sample", default=1.0, show_default=True, help="Fraction of the frames to read again.")
-@click.option("--seed", default=0, show_default=True, help="Draws the sample.")
-@click.option("--repair", is_flag=True, help="Make again what is damaged, frames from their sources.")
-@click.option("--forget", is_flag=True, help="With --repair: give up what cannot be made again.")
+@click.option("--sample", default=1.0, show_default=True, help="Fraction of the frames that are read again.")
+@click.option("--seed", default=0, show_default=True, help="Seed of the sample.")
+@click.option("--repair", is_flag=True, help="Restore damaged data, frames from their sources.")
+@click.option("--forget", is_flag=True, help="With --repair: drop what cannot be restored.")
 @command
 def verify(session: Session, archive: str, sample: float, seed: int, repair: bool, forget: bool) -> int:
-    """Prove that ARCHIVE is complete and that its stored bytes are what was written."""
+    """Check that ARCHIVE is complete and that its bytes match the checksums of what was written."""
     from aqdask import api
 
     with session.executor() as executor:

@@ -1,4 +1,4 @@
-"""The group of commands; each is imported when it is called."""
+"""Entry point: the table of commands, each imported when it is called."""
 
 from __future__ import annotations
 
@@ -19,52 +19,54 @@ from aqdask.errors import EXIT_INTERRUPTED
 from aqdask.text import printable
 from aqdask.version import __version__
 
+# The only table of commands: a name, and the module whose attribute of that name is the `click.Command`.
+# `aqdask --help` lists them in this order, that of a user's workflow.
 COMMANDS = {
-    "run": "ingest",
-    "ingest": "ingest",
-    "verify": "ingest",
-    "info": "info",
-    "select": "model",
-    "train": "model",
-    "calibrate": "model",
-    "score": "model",
-    "compare": "products",
-    "mask": "products",
-    "export": "products",
-    "simulate": "demo",
-    "demo": "demo",
+    "run": "aqdask.cli.ingest",
+    "ingest": "aqdask.cli.ingest",
+    "verify": "aqdask.cli.ingest",
+    "info": "aqdask.cli.info",
+    "select": "aqdask.cli.model",
+    "train": "aqdask.cli.model",
+    "calibrate": "aqdask.cli.model",
+    "score": "aqdask.cli.model",
+    "compare": "aqdask.cli.products",
+    "mask": "aqdask.cli.products",
+    "export": "aqdask.cli.products",
+    "simulate": "aqdask.cli.demo",
+    "demo": "aqdask.cli.demo",
 }
 
 
 class LazyGroup(click.Group):
-    """A group whose commands load on demand, in the order of a user's way through them."""
+    """Group of commands that imports a command when it is looked up."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Names in the order of `COMMANDS`."""
+        """Return the names in the order of `COMMANDS`."""
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """The command, from its module."""
+        """Import the command from its module; None for an unknown name."""
         if cmd_name not in COMMANDS:
             return None
-        module = importlib.import_module(f"aqdask.cli.{COMMANDS[cmd_name]}")
+        module = importlib.import_module(COMMANDS[cmd_name])
         return getattr(module, cmd_name)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; what goes wrong before it has begun ends like what goes wrong in it."""
+        """Run the command; errors before its start are reported like errors within."""
         for stream in (sys.stdout, sys.stderr):  # a terminal that is not UTF-8 shows escapes
             with contextlib.suppress(AttributeError, ValueError):
                 stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
         outside = Session(cluster=None, quiet=True, json=False)
         try:
-            with ended_like_ctrl_c():
+            with sigterm_as_interrupt():
                 return super().invoke(ctx)
         except (KeyboardInterrupt, click.Abort):
             sys.exit(interrupted(outside))
         except click.exceptions.Exit:
             raise
         except click.ClickException as error:
-            vars(error)["message"] = printable(error.message)  # it may quote what was typed
+            vars(error)["message"] = printable(error.message)  # the message may quote the command line
             raise
         except Exception as error:
             sys.exit(failed(outside, False, error))
@@ -87,18 +89,18 @@ def aqdask() -> None:
       aqdask export night.zarr masks/ --alpha 0.01
 
     Exit codes: 0 every frame done; 1 finished, some frames quarantined, or kept as stored; 2 usage; 3 could
-    not finish (disk, cluster, archive, sources out of reach); 130 interrupted. Every command that was cut
-    short resumes when it is run again.
-    Settings: Dask's configuration under `aqdask:`.
+    not finish (disk, cluster, archive, unreachable sources); 130 interrupted. A command that was interrupted
+    resumes when it is run again.
+    Settings are read from Dask's configuration under `aqdask:`.
     """
 
 
 @contextlib.contextmanager
-def ended_like_ctrl_c() -> Iterator[None]:
-    """End the command on SIGTERM and SIGHUP, which batch systems and lost terminals send, as on Ctrl-C.
+def sigterm_as_interrupt() -> Iterator[None]:
+    """Treat SIGTERM and SIGHUP, from batch systems and lost terminals, like Ctrl-C.
 
-    A second one ends the process at once. Signals that are ignored (``nohup``) stay ignored; only the main
-    thread can set any.
+    A second signal ends the process at once. Ignored signals (``nohup``) stay ignored. Only the main thread
+    can set handlers; in other threads nothing changes.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

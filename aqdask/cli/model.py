@@ -1,4 +1,4 @@
-"""``aqdask select``, ``train`` and ``score``: reference frames, a model, and what it says of every frame."""
+"""Commands that make and apply a model: ``select``, ``train``, ``calibrate`` and ``score``."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ _STEPS = ", ".join(f"{name} {method.defaults['steps']}" for name, method in METH
 @click.option("--out", metavar="FILE", help="Write the proposed ids, for `aqdask train --frames @FILE`.")
 @command
 def select(session: Session, archive: str, keep: Sequence[str], drop: Sequence[str], out: str | None) -> int:
-    """Propose reference frames of ARCHIVE from classical measures, for each camera and filter apart.
+    """Propose reference frames of ARCHIVE by image statistics, separately for each camera and filter.
 
-    Best first. FWHM in px, background and rms in the frames' own counts; the score is the distance to the
-    group's median on the bad side, in robust sigma.
+    The best frames come first. FWHM is in px, background and rms are in counts; the score is the distance
+    to the median of the group on the bad side, in robust sigma.
     """
     from aqdask import api
 
@@ -67,7 +67,7 @@ def select(session: Session, archive: str, keep: Sequence[str], drop: Sequence[s
     show_default=True,
     help="; ".join(f"{name}: {method.summary}" for name, method in METHODS.items() if method.train) + ".",
 )
-@click.option("--out", required=True, metavar="FILE", help="The model bundle, one safetensors file.")
+@click.option("--out", required=True, metavar="FILE", help="Model bundle to write, one safetensors file.")
 @click.option(
     "--frames",
     multiple=True,
@@ -79,66 +79,65 @@ def select(session: Session, archive: str, keep: Sequence[str], drop: Sequence[s
 @click.option(
     "--loss", type=click.Choice([*LOSSES]), default="mse", show_default=True, help="Reconstruction loss."
 )
-@click.option("--seed", default=0, show_default=True, help="Draws split, crops, flips and first weights.")
+@click.option("--seed", default=0, show_default=True, help="Seed of split, crops, flips and initial weights.")
 @click.option(
     "--patch", default=64, show_default=True, type=click.IntRange(16), help="Side of a patch in px."
 )
 @click.option(
-    "--alpha", default=0.01, show_default=True, help="Smallest false-mask rate that must be possible."
+    "--alpha", default=0.01, show_default=True, help="Smallest false-mask rate that masks can have."
 )
-@click.option("--two-sided", is_flag=True, help="Stars sharper than the references' are bad too.")
+@click.option("--two-sided", is_flag=True, help="Count stars sharper than the references' as bad, too.")
 @command
 def train(session: Session, archive: str, out: str, frames: Sequence[str], **settings: Any) -> int:
-    """Train a model on reference frames of ARCHIVE and calibrate it on frames held out for that."""
+    """Train a model on reference frames of ARCHIVE and calibrate it on held-out ones."""
     from aqdask import api
 
     settings["name"] = settings["name"] or _name_from(out)
     chosen = _named(frames)
-    teller = TrainTeller(session)
     bundle = api.train(
-        archive, frames=chosen, out=out, progress=teller, cluster=session.cluster, reporter=session.reporter,
-        **settings,
+        archive, frames=chosen, out=out, progress=TrainingReporter(session), cluster=session.cluster,
+        reporter=session.reporter, **settings,
     )  # fmt: skip
-    return _tell(session, out, bundle)
+    return _report_model(session, out, bundle)
 
 
 @click.command()
 @click.argument("archive")
 @click.option("--model", required=True, metavar="MODEL", help="Model bundle, or `wide-field`.")
-@click.option("--out", required=True, metavar="FILE", help="The adapted copy of the bundle.")
+@click.option("--out", required=True, metavar="FILE", help="Calibrated copy of the bundle.")
 @click.option(
     "--frames",
     multiple=True,
     metavar="FRAME",
-    help="Good frames, 10 to 40 a camera and filter: as for `train`.  [default: as `select` proposes]",
+    help="Good frames, 10 to 40 for each camera and filter; as for `train`.  [default: as `select` proposes]",
 )
 @click.option("--name", help="Name of the copy; part of the quality group's name.  [default: from FILE]")
-@click.option("--seed", default=0, show_default=True, help="Divides the frames into sets.")
+@click.option("--seed", default=0, show_default=True, help="Seed of the division of the frames.")
 @click.option(
-    "--alpha", default=0.01, show_default=True, help="Smallest false-mask rate that must be possible."
+    "--alpha", default=0.01, show_default=True, help="Smallest false-mask rate that masks can have."
 )
-@click.option("--two-sided", is_flag=True, help="Stars sharper than the references' are bad too.")
+@click.option("--two-sided", is_flag=True, help="Count stars sharper than the references' as bad, too.")
 @command
 def calibrate(
     session: Session, archive: str, model: str, out: str, frames: Sequence[str], **settings: Any
 ) -> int:
-    """Adapt MODEL to the cameras, filters and season of good frames of ARCHIVE, without training.
+    """Calibrate MODEL for the cameras, filters and season of good frames of ARCHIVE, without training.
 
-    Learns noise, hot pixels, sky templates and p-values anew; refuses frames that are too few, unlike each
-    other, or noisier than their own noise model.
+    Noise model, hot pixels, sky templates and p-values are fitted anew. Frames that are too few,
+    inconsistent, or noisier than their noise model are refused.
     """
     from aqdask import api
 
     settings["name"] = settings["name"] or _name_from(out)
     bundle = api.calibrate(
-        archive, model, frames=_named(frames), out=out, progress=TrainTeller(session),
+        archive, model, frames=_named(frames), out=out, progress=TrainingReporter(session),
         cluster=session.cluster, reporter=session.reporter, **settings,
     )  # fmt: skip
-    return _tell(session, out, bundle)
+    return _report_model(session, out, bundle)
 
 
 def _named(frames: Sequence[str]) -> list[str] | None:
-    """Frame ids and patterns of ``--frames``, lists read; None where none is given."""
+    """Frame ids and patterns of ``--frames``, with the lines of ``@lists``; None without any."""
     if not frames:
         return None
     from aqdask.io.sources import listed_frames
@@ -148,15 +147,15 @@ def _named(frames: Sequence[str]) -> list[str] | None:
 
 
 def _name_from(out: str) -> str:
-    """A model's name from its file's."""
+    """Derive the name of a model from the name of its file."""
     from aqdask.methods.bundle import LONGEST_NAME
 
     name = re.sub(r"[^A-Za-z0-9._-]+|\.{2,}", "-", Path(out).stem)
     return name[:LONGEST_NAME].strip("-._") or "model"
 
 
-def _tell(session: Session, out: str, bundle: Bundle) -> int:
-    """Say what a bundle is that was just written."""
+def _report_model(session: Session, out: str, bundle: Bundle) -> int:
+    """Report a bundle that was just written."""
     session.reporter.finish()
     facts = bundle.info()
     session.emit(
@@ -175,18 +174,18 @@ def _tell(session: Session, out: str, bundle: Bundle) -> int:
     "--model",
     required=True,
     metavar="MODEL",
-    help="Model bundle made by `train` or `calibrate`; `wide-field` as it comes works with a warning.",
+    help="Model bundle from `train` or `calibrate`; `wide-field` itself works with a warning.",
 )
-@click.option("--retry", is_flag=True, help="Try frames again whose scoring failed.")
+@click.option("--retry", is_flag=True, help="Score frames again whose scoring failed.")
 @click.option(
     "--strict", is_flag=True, help="Refuse cameras and filters that the model is not calibrated for."
 )
 @command
 def score(session: Session, archive: str, model: str, retry: bool, strict: bool) -> int:
-    """Score every patch of every frame of ARCHIVE; frames scored before are left alone.
+    """Score every patch of every frame of ARCHIVE that MODEL has not scored yet.
 
-    Run `aqdask calibrate` first: only for cameras and filters that MODEL is calibrated for is alpha the
-    share of good patches that is masked.
+    Run `aqdask calibrate` first: alpha is the masked fraction of good patches only for cameras and filters
+    that MODEL is calibrated for.
     """
     from aqdask import api
 
@@ -198,8 +197,8 @@ def score(session: Session, archive: str, model: str, retry: bool, strict: bool)
     return session.summary(summary, "scored")
 
 
-class TrainTeller:
-    """Passes the progress of a training to the session's reporter."""
+class TrainingReporter:
+    """Listener that passes training progress on to the reporter of a session."""
 
     def __init__(self, session: Session) -> None:
         self.session = session
@@ -209,7 +208,7 @@ class TrainTeller:
         if progress.stage == "note":
             self.session.reporter.say(f"note: {progress.note}")
             return
-        if progress.stage != self._stage or progress.done < self._done:  # also one that begins anew
+        if progress.stage != self._stage or progress.done < self._done:  # a stage may start over
             unit = "steps" if progress.stage == "train" else "frames"
             self.session.reporter.start(progress.stage, progress.total, unit)
             self._stage, self._done = progress.stage, 0

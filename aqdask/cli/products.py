@@ -1,4 +1,4 @@
-"""``aqdask compare``, ``mask`` and ``export``: from stored p-values to masks, without running a network."""
+"""Commands on stored p-values, which run no network: ``compare``, ``mask`` and ``export``."""
 
 from __future__ import annotations
 
@@ -15,20 +15,28 @@ from aqdask.text import printable
 if TYPE_CHECKING:
     from aqdask.execution.executors import Executor
 
+alpha_option = click.option(
+    "--alpha", default=0.01, show_default=True, help="False-mask rate on good patches, in (0, 1)."
+)
+model_option = click.option(
+    "--model", metavar="NAME", help="Model whose maps are used, where the archive has several."
+)
+NO_MASK = "frames without a mask:"
+
 
 @click.command()
 @click.argument("archive")
-@click.option("--alpha", default=0.01, show_default=True, help="False-mask rate on good patches, in (0, 1).")
-@click.option("--model", metavar="NAME", help="Which model's maps, where there are several.")
+@alpha_option
+@model_option
 @click.option("--out", metavar="ZARR", help="Write the mask, bool (frame, y, x); replaces an earlier one.")
-@click.option("--pictures", metavar="DIR", help="Write a PNG a frame: the mask in red over the frame.")
+@click.option("--pictures", metavar="DIR", help="Write a PNG for each frame, with the mask in red.")
 @command
 def mask(
     session: Session, archive: str, alpha: float, model: str | None, out: str | None, pictures: str | None
 ) -> int:
-    """Cut the mask of ARCHIVE at ALPHA and say how much of each frame it takes."""
+    """Show the masked fraction of each frame of ARCHIVE at ALPHA."""
     from aqdask import api
-    from aqdask.products.export import masked_fractions
+    from aqdask.products.export import compute_masks
     from aqdask.products.open import check_mask_path, quality_name, write_mask
     from aqdask.stats.masking import check_alpha
     from aqdask.store.frame_store import FrameStore
@@ -38,18 +46,19 @@ def mask(
     if out:
         check_mask_path(out)
     with session.executor() as executor:
-        found = masked_fractions(archive, quality, alpha, executor, session.reporter)
+        found = compute_masks(archive, quality, alpha, executor, session.reporter)
         if out:
             write_mask(api.mask(api.open_quality(archive, quality), alpha), out)
         if pictures:
-            undamaged = [row for row, cut in sorted(found.items()) if not cut.problem]
+            undamaged = [row for row, result in sorted(found.items()) if not result.problem]
             _pictures(session, executor, archive, quality, pictures, alpha, undamaged)
     ids = FrameStore.open(archive).coordinate("frame_id")
-    rows = [(str(ids[row]), cut.masked) for row, cut in sorted(found.items()) if not cut.problem]
+    results = [(str(ids[row]), result) for row, result in sorted(found.items())]
+    rows = [(frame, result.masked) for frame, result in results if not result.problem]
     session.table(f"masked at alpha = {alpha}:", ("frame", "masked_fraction"), rows)
-    damaged = [(str(ids[row]), cut.problem) for row, cut in sorted(found.items()) if cut.problem]
+    damaged = [(frame, result.problem) for frame, result in results if result.problem]
     if damaged:
-        session.table("no mask was cut:", ("frame", "reason"), damaged)
+        session.table(NO_MASK, ("frame", "reason"), damaged)
     if out:
         session.emit(f"mask: {out}", event="mask", path=out, alpha=alpha, quality=quality)
     if pictures:
@@ -87,53 +96,93 @@ def _pictures(
 
     session.reporter.start("pictures", len(rows))
     batches = [(places[row],) for row in rows]
-    for part, _ in collect(executor, job, batches, stage="pictures", failed=failed):
-        session.reporter.advance(len(part))
+    for batch, _ in collect(executor, job, batches, stage="pictures", failed=failed):
+        session.reporter.advance(len(batch))
     session.reporter.finish()
+
+
+class FormatName(click.ParamType):
+    """Name of an export format; the table of formats is imported only for the help of `export`."""
+
+    name = "format"
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        """Return the names of the table."""
+        from aqdask.products.export import FORMATS
+
+        return f"[{'|'.join(FORMATS)}]"
 
 
 @click.command()
 @click.argument("archive")
 @click.argument("out")
-@click.option("--alpha", default=0.01, show_default=True, help="False-mask rate on good patches, in (0, 1).")
-@click.option("--model", metavar="NAME", help="Which model's maps, where there are several.")
-@click.option("--no-dq", is_flag=True, help="The table of frames only, no DQ images.")
+@alpha_option
+@model_option
+@click.option(
+    "--format",
+    "formats",
+    multiple=True,
+    type=FormatName(),
+    help="Write this format; may be repeated.  [default: dq, parquet and ecsv]",
+)
+@click.option("--no-dq", is_flag=True, help="Write no DQ images.")
 @command
-def export(session: Session, archive: str, out: str, alpha: float, model: str | None, no_dq: bool) -> int:
-    """Write masks of ARCHIVE as FITS DQ images, and the table of frames, into the folder OUT.
+def export(
+    session: Session,
+    archive: str,
+    out: str,
+    alpha: float,
+    model: str | None,
+    formats: Sequence[str],
+    no_dq: bool,
+) -> int:
+    """Write the masks of ARCHIVE as FITS DQ images, and the table of frames, into the folder OUT.
 
     OUT/dq/<frame>.dq.fits: unsigned, compressed, bit meanings and WCS in the header, with checksums.
-    OUT/frames.parquet and OUT/frames.ecsv: one row a frame or source.
+    OUT/frames.parquet and OUT/frames.ecsv: one row for each frame or source.
     """
     from aqdask import api
-    from aqdask.products.table import uncut
+    from aqdask.products.export import DEFAULT_FORMATS, FORMATS, TableFormat
+    from aqdask.products.table import frames_without_mask
 
+    chosen = [name for name in formats or DEFAULT_FORMATS if not (no_dq and name == "dq")]
     with session.executor() as executor:
         table = api.export(
-            archive, out, alpha=alpha, model=model, dq=not no_dq, cluster=executor, reporter=session.reporter
+            archive,
+            out,
+            alpha=alpha,
+            model=model,
+            formats=chosen,
+            cluster=executor,
+            reporter=session.reporter,
         )
-    damaged = uncut(table)
+    damaged = frames_without_mask(table)
     if damaged:
-        session.table("no mask was cut:", ("frame", "reason"), damaged)
-    written = sum(bool(name) for name in table["dq_file"].to_pylist())
-    text = f"{out}: {written} DQ images, frames.parquet and frames.ecsv with {table.num_rows} rows"
-    session.emit(text, event="export", folder=out, dq_images=written, rows=table.num_rows)
+        session.table(NO_MASK, ("frame", "reason"), damaged)
+    rows = [FORMATS[name] for name in chosen]
+    written = sum(value is not None for value in table["masked_fraction"].to_pylist())
+    parts = [f"{written} {row.summary}" for row in rows if not isinstance(row, TableFormat)]
+    if tables := " and ".join(row.summary for row in rows if isinstance(row, TableFormat)):
+        parts.append(f"{tables} with {table.num_rows} rows")
+    images = sum(bool(name) for name in table["dq_file"].to_pylist())
+    session.emit(f"{out}: {', '.join(parts)}",
+                 event="export", folder=out, dq_images=images, rows=table.num_rows)  # fmt: skip
     return EXIT_QUARANTINED if damaged else EXIT_DONE
 
 
 @click.command()
 @click.argument("archive")
 @click.option(
-    "--model", "models", multiple=True, metavar="NAME", help="Give it twice: the old model, then the new one."
+    "--model", "models", multiple=True, metavar="NAME", help="To be given twice: the old model, then the new."
 )
-@click.option("--alpha", default=0.01, show_default=True, help="False-mask rate at which both are cut.")
-@click.option("--frames", default=20, show_default=True, help="List so many frames with the most changes.")
+@click.option("--alpha", default=0.01, show_default=True, help="False-mask rate of both masks, in (0, 1).")
+@click.option("--frames", default=20, show_default=True, help="Number of frames listed, most changes first.")
 @command
 def compare(session: Session, archive: str, models: Sequence[str], alpha: float, frames: int) -> int:
-    """Compare the masks of two models on the frames of ARCHIVE: what would change, why and where.
+    """Compare the masks of two models on the frames of ARCHIVE.
 
     gained: masked by the second model only; lost: by the first only. Patches without a score in either are
-    counted apart. It runs in this process, on stored p-values.
+    counted separately. The command runs in this process, on stored p-values.
     """
     from aqdask import api
     from aqdask.products.open import quality_name
@@ -160,7 +209,7 @@ def compare(session: Session, archive: str, models: Sequence[str], alpha: float,
     columns = ("masked_a", "masked_b", "gained", "lost")
     numbers = (table[name].values.tolist() for name in columns)
     rows = list(zip(map(str, table["frame_id"].values), *numbers, strict=True))
-    session.table("frames that change most", ("frame", *columns), rows)
+    session.table("frames with the most changes", ("frame", *columns), rows)
     return EXIT_DONE
 
 

@@ -1,0 +1,1 @@
+"""Display of the progress of a run."""

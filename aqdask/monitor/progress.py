@@ -1,4 +1,4 @@
-"""What the user sees of a run: a bar on a terminal, plain lines elsewhere, or JSON."""
+"""Progress display: a bar on a terminal, plain lines elsewhere, or JSON."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from aqdask.execution.reporter import Reporter, Silent
 from aqdask.monitor.strict_json import strict_json
 from aqdask.text import printable
 
-LINE_SECONDS = 5.0  # between two plain lines of one stage
+LINE_SECONDS = 5.0  # shortest time between two lines of one stage
 
 
 def reporter_for(*, quiet: bool, as_json: bool) -> Reporter:
-    """The reporter that suits the terminal and the options."""
+    """Choose the reporter for the terminal and the options."""
     if quiet:
         return WarningsOnly(sys.stderr)
     if as_json:
@@ -34,19 +34,19 @@ def reporter_for(*, quiet: bool, as_json: bool) -> Reporter:
 
 
 class WarningsOnly(Silent):
-    """What a user must not miss, and nothing else."""
+    """Prints warnings only."""
 
     def __init__(self, stream: TextIO) -> None:
         self.stream = stream
 
     def say(self, text: str) -> None:
-        """A line that begins with 'warning: '."""
+        """Print a remark that begins with 'warning: '."""
         if text.startswith("warning: "):
             print(printable(text), file=self.stream, flush=True)
 
 
 class BarReporter:
-    """A progress bar a stage, on stderr."""
+    """Shows a progress bar for each stage, on stderr."""
 
     def __init__(self) -> None:
         self.console = Console(stderr=True)
@@ -75,7 +75,7 @@ class BarReporter:
         if self._bar is not None and self._task is not None:
             note = f"{self._quarantined} quarantined" if self._quarantined else ""
             self._done += done
-            self._total = max(self._total, self._done)  # frames may turn out to need work that seemed done
+            self._total = max(self._total, self._done)  # frames found damaged add to the work
             self._bar.update(self._task, completed=self._done, total=self._total, note=note)
 
     def finish(self) -> None:
@@ -90,42 +90,42 @@ class BarReporter:
 
 
 class LineReporter:
-    """Plain lines: the beginning and the end of a stage, and one every few seconds between."""
+    """Prints a line every few seconds and at the end of a stage."""
 
     def __init__(self, stream: TextIO) -> None:
         self.stream = stream
         self._stage, self._unit = "", ""
-        self._total = self._done = self._quarantined = self._said = 0
-        self._began = self._told = 0.0
+        self._total = self._done = self._quarantined = self._reported = 0
+        self._began = self._reported_at = 0.0
 
     def start(self, stage: str, total: int, unit: str = "frames") -> None:
         """See `Reporter`."""
         self.finish()
         self._stage, self._total, self._unit = stage, total, unit
-        self._done = self._quarantined = self._said = 0
-        self._began = self._told = time.monotonic()
+        self._done = self._quarantined = self._reported = 0
+        self._began = self._reported_at = time.monotonic()
 
     def advance(self, done: int, quarantined: int = 0) -> None:
         """See `Reporter`."""
         self._done += done
         self._total = max(self._total, self._done)
         self._quarantined += quarantined
-        if time.monotonic() - self._told >= LINE_SECONDS:
-            self._tell()
+        if time.monotonic() - self._reported_at >= LINE_SECONDS:
+            self._print_progress()
 
     def finish(self) -> None:
         """See `Reporter`."""
-        if self._stage and self._done != self._said:
-            self._tell()
+        if self._stage and self._done != self._reported:
+            self._print_progress()
         self._stage = ""
 
     def say(self, text: str) -> None:
         """See `Reporter`."""
         print(printable(text), file=self.stream, flush=True)
 
-    def _tell(self) -> None:
-        self._told, self._said = time.monotonic(), self._done
-        seconds = self._told - self._began
+    def _print_progress(self) -> None:
+        self._reported_at, self._reported = time.monotonic(), self._done
+        seconds = self._reported_at - self._began
         left = self._total - self._done
         rest = f", about {seconds * left / self._done:.0f} s left" if left and self._done else ""
         bad = f", {self._quarantined} quarantined" if self._quarantined else ""
@@ -133,7 +133,7 @@ class LineReporter:
 
 
 class JsonReporter:
-    """One JSON object a line."""
+    """Prints one JSON object per line."""
 
     def __init__(self, stream: TextIO) -> None:
         self.stream = stream
@@ -161,5 +161,5 @@ class JsonReporter:
         self.emit(event="note", text=text)
 
     def emit(self, **fields: Any) -> None:
-        """Write one object."""
+        """Print one object."""
         print(strict_json(fields), file=self.stream, flush=True)

@@ -1,4 +1,4 @@
-"""JSON that any reader takes: what is written for programs has no NaN and no infinity."""
+"""JSON without NaN and infinity, which many parsers refuse."""
 
 from __future__ import annotations
 
@@ -11,23 +11,28 @@ from aqdask.text import printable
 
 
 def strict_json(value: object, indent: int | None = None) -> str:
-    """``value`` as JSON, one line unless ``indent`` is given.
+    """Serialise a value as standard JSON (RFC 8259).
 
-    NaN and infinities, which JSON does not have, are null; what is no plain value is its ``str``; keys are
-    strings; text is made printable, so that every reader can decode it.
+    Parameters
+    ----------
+    value : object
+        NaN and infinities become null, unknown types their ``str``, and keys strings. Text is made printable,
+        so that it can always be encoded.
+    indent : int, optional
+        Indentation; one line without it.
     """
     return json.dumps(_plain(value), ensure_ascii=False, allow_nan=False, default=_text, indent=indent)
 
 
 def _plain(value: Any) -> Any:
-    """The same with None for every number that is not finite, numpy's too."""
+    """Replace numbers that are not finite by None, numpy scalars included."""
     if isinstance(value, str):
         return printable(value)
     if isinstance(value, Mapping):
         return {_text(key): _plain(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(entry) for entry in value]
-    if getattr(value, "shape", None) == ():  # a number of numpy's
+    if getattr(value, "shape", None) == ():  # a numpy scalar
         value = value.item()
     return None if isinstance(value, float) and not math.isfinite(value) else value
 

@@ -1,0 +1,1 @@
+"""Aperture photometry, source detection and image subtraction, with and without a mask."""

@@ -1,7 +1,4 @@
-"""Aperture photometry against known stars, with and without a mask.
-
-False detections and candidates are in `aqdask.photometry.false_alarms`.
-"""
+"""Aperture photometry, and its scatter against true magnitudes with and without a mask."""
 
 from __future__ import annotations
 
@@ -10,21 +7,18 @@ from dataclasses import dataclass
 
 import numpy as np
 import sep
+from scipy.spatial import KDTree
 
-from aqdask.photometry.apertures import pairs_within, subtract_sky, touched
-from aqdask.photometry.false_alarms import Detections, add_sources, detections, difference_candidates
+from aqdask.photometry.apertures import aperture_masked
+from aqdask.photometry.sky_subtraction import subtract_sky
+from aqdask.stats.robust import mad_sigma
 
-__all__ = [
-    "Detections", "Magnitudes", "Scatter", "add_sources", "aperture_magnitudes", "detections",
-    "difference_candidates", "photometric_scatter",
-]  # fmt: skip
-
-POGSON = 2.5 / math.log(10)  # magnitudes a relative error of 1
-LEAST_SIGNAL = 20.0  # signal to noise, from the true flux
-# Aperture radii within which an isolated star has no other of more than this fraction of its own flux. With
-# a Moffat profile of beta 3.5 and apertures of 1.7 FWHM what is left changes a magnitude by less than 0.01.
+POGSON = 2.5 / math.log(10)  # magnitudes per relative error
+MIN_SIGNAL_TO_NOISE = 20.0  # from the true flux
+# An isolated star has no neighbour of more than this fraction of its flux within this many aperture radii.
+# For a Moffat profile with beta = 3.5 and apertures of 1.7 FWHM, fainter neighbours change a magnitude by
+# less than 0.01.
 ISOLATION = ((2.0, 0.01), (5.0, 10.0))
-ROBUST = 1.4826  # standard deviation of a normal distribution / median absolute deviation
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,12 +28,13 @@ class Magnitudes:
     Parameters
     ----------
     mag : ndarray
-        float64, ``-2.5 log10`` of the electrons in the aperture; NaN where there are none.
+        float64, ``-2.5 log10`` of the electrons in the aperture; NaN for a flux at or below 0.
     error : ndarray
-        float64, standard deviation in magnitudes from the noise of the sky and of the star's photons.
+        float64, standard deviation in magnitudes from the sky noise and the photon noise of the star.
     flag : ndarray
-        int16, sep's: 0 = clean, ``sep.APER_TRUNC`` = cut by the frame's edge, ``sep.APER_HASMASKED`` =
-        some pixels are invalid (their light is taken from the others), ``sep.APER_ALLMASKED`` = all are.
+        int16, flags of sep: 0 = clean, ``sep.APER_TRUNC`` = truncated by the edge of the frame,
+        ``sep.APER_HASMASKED`` = some pixels are invalid (replaced by the mean of the others),
+        ``sep.APER_ALLMASKED`` = all pixels are invalid.
     """
 
     mag: np.ndarray
@@ -49,14 +44,14 @@ class Magnitudes:
 
 @dataclass(frozen=True)
 class Scatter:
-    """How far measured magnitudes are from true ones, for all stars and for those that a mask leaves.
+    """Scatter of measured minus true magnitudes, for all stars and for the stars that a mask keeps.
 
-    Each set is taken about its own median, which is its zero point (with the light beyond the aperture).
+    Deviations are from the median of each set, which holds the zero point and the aperture correction.
 
     Parameters
     ----------
     stars, kept : int
-        Isolated, bright, unsaturated stars, and those of them whose aperture no masked pixel touches.
+        Number of isolated, bright, unsaturated stars, and of those without a masked pixel in the aperture.
     rms_all, rms_kept : float
         Standard deviation about the median, magnitudes; NaN for fewer than two stars.
     robust_all, robust_kept : float
@@ -64,7 +59,7 @@ class Scatter:
     offset_all, offset_kept : float
         The medians, measured minus true, magnitudes.
     unmeasured_all, unmeasured_kept : int
-        Stars without a positive flux: counted in ``stars`` and ``kept``, in no other number.
+        Stars without a positive flux, which count in ``stars`` and ``kept`` and in no other number.
     """
 
     stars: int
@@ -80,7 +75,7 @@ class Scatter:
 
     @property
     def lost(self) -> float:
-        """Fraction of the stars that the mask takes; NaN where there are none."""
+        """Fraction of the stars that the mask removes; NaN without stars."""
         return 1 - self.kept / self.stars if self.stars else math.nan
 
 
@@ -92,7 +87,7 @@ def aperture_magnitudes(
     invalid: np.ndarray | None = None,
     flat: np.ndarray | None = None,
 ) -> Magnitudes:
-    """Magnitudes in circular apertures above sep's background (a mesh of 64 px).
+    """Instrumental magnitudes in circular apertures, above a sky on a mesh of 64 px.
 
     Parameters
     ----------
@@ -101,24 +96,24 @@ def aperture_magnitudes(
     stars_xy : ndarray (n, 2)
         Positions in pixels; n may be 0.
     radius : float
-        Of the aperture, pixels.
+        Aperture radius in pixels.
     gain : float
         Electrons per count.
     invalid : ndarray (y, x) of bool, optional
-        Pixels that are not data.
+        Pixels without data.
     flat : ndarray (y, x), optional
-        Transmission above 0, by which the counts above the sky are divided.
+        Transmission above 0; counts above the sky are divided by it.
 
     Returns
     -------
     Magnitudes
-        NaN for stars outside of the frame, and for a frame without measurable sky.
+        NaN for stars outside the frame, and for a frame without measurable sky.
     """
     positions = np.asarray(stars_xy, dtype=np.float64).reshape(-1, 2)
     frame = subtract_sky(image, invalid) if len(positions) else None
     if frame is None:
-        nothing = np.full(len(positions), np.nan)
-        return Magnitudes(nothing, nothing.copy(), np.full(len(positions), sep.APER_ALLMASKED, np.int16))
+        missing = np.full(len(positions), np.nan)
+        return Magnitudes(missing, missing.copy(), np.full(len(positions), sep.APER_ALLMASKED, np.int16))
     light, rms = frame.pixels, frame.rms
     if flat is not None:
         light, rms = (np.ascontiguousarray(part / flat, dtype=np.float32) for part in (light, rms))
@@ -140,46 +135,51 @@ def photometric_scatter(
     invalid: np.ndarray | None = None,
     flat: np.ndarray | None = None,
     saturation: float = math.inf,
-    least_signal: float = LEAST_SIGNAL,
+    min_signal_to_noise: float = MIN_SIGNAL_TO_NOISE,
 ) -> Scatter:
-    """Scatter of measured minus true magnitudes, without and with a mask.
+    """Measure the scatter of measured minus true magnitudes, without and with a mask.
 
-    The stars are chosen by what is true of them, so that two frames of one field give the same ones, save
-    for saturation. One is taken whose signal to noise ``F / sqrt(F + pi radius**2 sky_noise**2)`` is at
-    least ``least_signal``, with no other star of 1 % of its flux within 2 radii nor of 10 times its flux
-    within 5, whose aperture lies in the frame and holds no pixel from ``saturation`` upwards.
-
-    The mask chooses stars and leaves the sky alone: light of a masked ghost still raises the sky around it,
-    for a mesh of 64 px. Given as ``invalid`` as well, it keeps that light out of the sky: then the numbers
-    of the kept stars are those of a pipeline that hands the mask to its sky estimate (for a ghost of 10 % and
-    its exact mask 0.031 mag instead of 0.155, as without the ghost), and those of all stars mean nothing.
+    Stars are selected by their true properties, so that two frames of one field give the same stars, apart
+    from saturation. A star is used if its signal to noise ``F / sqrt(F + pi radius**2 sky_noise**2)`` is at
+    least ``min_signal_to_noise``, no other star of 1 % of its flux lies within 2 radii nor of 10 times its
+    flux within 5, and its aperture lies in the frame and holds no pixel at or above ``saturation``.
 
     Parameters
     ----------
     image : ndarray (y, x)
         Counts (ADU).
     stars : ndarray (n, 3)
-        Of all stars x, y in pixels and flux in electrons, as `aqdask.simulate.frame.SimulatedFrame.stars`.
+        x, y in pixels and true flux in electrons of all stars, as
+        `aqdask.simulate.frame.SimulatedFrame.stars`.
     mask : ndarray (y, x) of bool, optional
-        True = bad; None: nothing is.
+        True = bad; None masks nothing.
     radius, gain, invalid, flat
         As for `aperture_magnitudes`.
     sky_noise : float
-        Standard deviation of an empty sky pixel in electrons, of a good frame.
+        Standard deviation of an empty sky pixel of a good frame, electrons.
     saturation : float
         Counts.
-    least_signal : float
-        Smallest true signal to noise.
+    min_signal_to_noise : float
+        Limit for the true flux.
+
+    Notes
+    -----
+    The mask selects stars and does not change the sky: light of a masked ghost still raises the sky on a
+    mesh of 64 px around the ghost. With the mask also in ``invalid``, that light is kept out of the sky. The
+    numbers of the kept stars are then those of a pipeline that gives the mask to its sky estimate (for a
+    ghost of 10 % and its exact mask 0.031 mag instead of 0.155, as without the ghost), and the numbers of all
+    stars are meaningless.
     """
-    known = np.asarray(stars, dtype=np.float64).reshape(-1, 3)
-    chosen = known[_bright(known, radius, sky_noise, least_signal) & _isolated(known, radius)]
+    catalogue = np.asarray(stars, dtype=np.float64).reshape(-1, 3)
+    bright = _signal_to_noise(catalogue[:, 2], radius, sky_noise) >= min_signal_to_noise
+    chosen = catalogue[bright & _isolated(catalogue, radius)]
     measured = aperture_magnitudes(image, chosen[:, :2], radius, gain, invalid, flat)
     usable = (measured.flag & sep.APER_TRUNC) == 0
     if math.isfinite(saturation):
-        usable &= ~touched(np.asarray(image) >= saturation, chosen[:, :2], radius)
+        usable &= ~aperture_masked(np.asarray(image) >= saturation, chosen[:, :2], radius)
     chosen, mag = chosen[usable], measured.mag[usable]
     difference = mag + 2.5 * np.log10(chosen[:, 2])
-    kept = ~touched(mask, chosen[:, :2], radius)
+    kept = ~aperture_masked(mask, chosen[:, :2], radius)
     rms_all, robust_all, offset_all, unmeasured_all = _spread(difference)
     rms_kept, robust_kept, offset_kept, unmeasured_kept = _spread(difference[kept])
     return Scatter(
@@ -189,28 +189,29 @@ def photometric_scatter(
     )  # fmt: skip
 
 
-def _bright(stars: np.ndarray, radius: float, sky_noise: float, least_signal: float) -> np.ndarray:
-    """Which stars have this signal to noise, bool ``(n,)``."""
-    flux = stars[:, 2]
-    noise = np.sqrt(np.maximum(flux, 0) + math.pi * radius**2 * sky_noise**2)
-    return (flux > 0) & (flux >= least_signal * noise)
+def _signal_to_noise(flux: np.ndarray, radius: float, sky_noise: float) -> np.ndarray:
+    """Signal to noise of these fluxes in electrons, ``(n,)``; 0 for a flux at or below 0."""
+    light = np.maximum(flux, 0)
+    return light / np.sqrt(light + math.pi * radius**2 * sky_noise**2)
 
 
 def _isolated(stars: np.ndarray, radius: float) -> np.ndarray:
-    """Which stars have no neighbour that `ISOLATION` excludes, bool ``(n,)``."""
+    """Flag stars without a neighbour that `ISOLATION` excludes, bool ``(n,)``."""
     isolated = np.ones(len(stars), dtype=bool)
-    for reach, fraction in ISOLATION:
-        one, two, _ = pairs_within(stars[:, :2], stars[:, :2], reach * radius)
-        isolated[one[(one != two) & (stars[two, 2] > fraction * stars[one, 2])]] = False
+    tree = KDTree(stars[:, :2])
+    for radii, fraction in ISOLATION:
+        pairs = tree.query_pairs(radii * radius, output_type="ndarray")
+        for star, neighbour in (pairs.T, pairs.T[::-1]):
+            isolated[star[stars[neighbour, 2] > fraction * stars[star, 2]]] = False
     return isolated
 
 
 def _spread(difference: np.ndarray) -> tuple[float, float, float, int]:
-    """RMS and robust RMS about the median, the median, and how many are not finite."""
+    """RMS and robust RMS about the median, the median, and the number of values that are not finite."""
     finite = difference[np.isfinite(difference)]
     unmeasured = len(difference) - len(finite)
     if len(finite) < 2:
         return math.nan, math.nan, float(finite[0]) if len(finite) else math.nan, unmeasured
     median = float(np.median(finite))
-    away = finite - median
-    return float(np.sqrt(np.mean(away**2))), ROBUST * float(np.median(np.abs(away))), median, unmeasured
+    rms = float(np.sqrt(np.mean((finite - median) ** 2)))
+    return rms, float(mad_sigma(finite, median)), median, unmeasured

@@ -1,4 +1,4 @@
-"""The difference of two epochs of one field: sky subtracted, PSF and scale matched, in units of its noise."""
+"""Difference image of two epochs of one field, with matched PSF and scale, in units of its noise."""
 
 from __future__ import annotations
 
@@ -6,16 +6,19 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import ndimage
 
-from aqdask.photometry.apertures import Subtracted, subtract_sky
+from aqdask.photometry.sky_subtraction import SkySubtracted, subtract_sky
 from aqdask.references.image_statistics import measure
+from aqdask.stats.robust import mad_sigma
 
 KERNEL = 4  # px either side: a kernel of 9 x 9
 STAMP = 8  # px either side of a star
-STARS = 150  # the brightest of these fit the kernel
-MINIMUM_STARS = 3  # fewer do not: the epochs are subtracted as they are
-REJECTION = 5.0  # robust sigmas by which a star fits worse than others: variable, or touched by a defect
-USUAL_FWHM = 2.5  # px, where no star can be measured
+MAX_STARS = 150  # the brightest; more add time and no precision
+MIN_STARS = 3  # with fewer the epochs are subtracted without a kernel
+REJECTION = 5.0  # robust sigma of a star's misfit above the median: variable, or hit by a defect
+FALLBACK_FWHM = 2.5  # px, where no star can be measured
+FWHM_PER_SIGMA = 2.3548
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,13 +28,13 @@ class Difference:
     Parameters
     ----------
     significance : ndarray (y, x)
-        float32, difference in units of its own noise, smoothed to the PSF; standard deviation 1 (robust).
+        float32, difference in units of its own noise, smoothed to the PSF; robust standard deviation 1.
     invalid : ndarray (y, x)
-        bool, True = no data in either epoch, or within reach of the kernel.
+        bool, True = no data in one of the epochs within reach of the kernel.
     scale : float
-        Sum of the kernel: counts of the epoch that was not convolved for one of the other's.
+        Sum of the kernel: counts of the broader epoch per count of the sharper one.
     convolved : str
-        'first' or 'second': the sharper one.
+        'first' or 'second', the sharper epoch.
     """
 
     significance: np.ndarray
@@ -49,27 +52,32 @@ def difference_image(
     saturation: float = math.inf,
     invalid: np.ndarray | None = None,
 ) -> Difference | None:
-    """Subtract two registered epochs; None where one of them has no measurable sky.
+    """Subtract two registered epochs of one field.
 
-    Each loses its sky (sep, 64 px). The sharper one (FWHM of its stars) is convolved with the kernel of
-    9 x 9 free pixels that turns its stars into those of the other by weighted least squares (Bramich 2008,
-    MNRAS 386, L77): PSF, scale and a shift of a few pixels are matched at once, the same for the whole
-    frame. Stars that fit far worse than the others are left out of a second fit. The noise of a pixel is
-    that of both skies and of the light of both epochs through the kernel; the ratio is smoothed with a
-    Gaussian of the broader FWHM, and scaled to a robust standard deviation of 1.
+    The sky of each is subtracted (sep, mesh of 64 px). The sharper epoch, by the FWHM of its stars, is
+    convolved with a kernel of 9 x 9 free pixels that maps its stars to those of the other by weighted least
+    squares (Bramich 2008, MNRAS 386, L77). One kernel for the whole frame matches PSF, scale and a shift of
+    a few pixels. Stars that fit far worse than the others are rejected before a second fit. The noise of a
+    pixel is that of both skies and of the light of both epochs, propagated through the kernel. The ratio is
+    smoothed with a Gaussian of the broader FWHM and scaled to a robust standard deviation of 1.
 
     Parameters
     ----------
     first, second : ndarray (y, x)
         Counts (ADU) on the same pixels of the sky.
     stars : ndarray (n, 3)
-        x, y in pixels and flux: what the kernel is fitted to.
+        x, y in pixels and flux of the stars for the fit of the kernel.
     gain : float
-        Electrons per count, of both.
+        Electrons per count of both epochs.
     saturation : float
         Counts; stars that reach it in either epoch are not fitted.
     invalid : ndarray (y, x) of bool, optional
-        Pixels that are no data in either epoch.
+        Pixels without data in either epoch.
+
+    Returns
+    -------
+    Difference or None
+        None if one of the epochs has no measurable sky.
 
     Raises
     ------
@@ -86,31 +94,43 @@ def difference_image(
     widths = measure(first, bad).fwhm, measure(second, bad).fwhm
     swap = widths[0] > widths[1]  # False where one is NaN
     sharp, broad = (two, one) if swap else (one, two)
-    kernel = match_kernel(sharp, broad, _fitted(stars, bad | full), gain)
-    difference = broad.pixels - convolve(sharp.pixels, kernel)
-    variance = _variance(broad, gain) + convolve(_variance(sharp, gain), kernel**2)
+    kernel = match_kernel(sharp, broad, _fit_stars(stars, bad | full), gain)
+    difference = broad.pixels - _convolve(sharp.pixels, kernel)
+    variance = _variance(broad, gain) + _convolve(_variance(sharp, gain), kernel**2)
     ratio = (-difference if swap else difference) / np.sqrt(variance)
-    bad = _grown(bad)
+    bad = ndimage.maximum_filter(bad, 2 * KERNEL + 1, mode="constant")
     ratio[bad] = 0
-    width = np.nanmax([*widths, 0]) or USUAL_FWHM
-    ratio = convolve(ratio, _gaussian(width))
-    median = np.median(ratio[~bad]) if not bad.all() else 0.0
-    sigma = 1.4826 * np.median(np.abs(ratio[~bad] - median)) if not bad.all() else 0.0
-    significance = (ratio - np.float32(median)) / np.float32(sigma or 1)
-    return Difference(significance, bad, float(kernel.sum()), "second" if swap else "first")
+    sigma = (np.nanmax([*widths, 0]) or FALLBACK_FWHM) / FWHM_PER_SIGMA
+    ratio = ndimage.gaussian_filter(ratio, sigma, mode="constant", radius=math.ceil(3 * sigma))
+    median, spread = np.float32(0), np.float32(1)
+    if not bad.all():
+        median = np.median(ratio[~bad])
+        spread = np.float32(mad_sigma(ratio[~bad], median) or 1)
+    return Difference((ratio - median) / spread, bad, float(kernel.sum()), "second" if swap else "first")
 
 
-def match_kernel(sharp: Subtracted, broad: Subtracted, stars: np.ndarray, gain: float) -> np.ndarray:
-    """The kernel that turns the stars of ``sharp`` into those of ``broad``: float32 ``(9, 9)``.
+def match_kernel(sharp: SkySubtracted, broad: SkySubtracted, stars: np.ndarray, gain: float) -> np.ndarray:
+    """Fit the kernel that maps the stars of ``sharp`` to those of ``broad``.
 
-    ``stars`` is int64 ``(n, 2)``, pixels x, y whose stamps lie in the frame; for fewer than `MINIMUM_STARS`
-    the kernel changes nothing.
+    Parameters
+    ----------
+    sharp, broad : SkySubtracted
+        Registered epochs.
+    stars : ndarray (n, 2)
+        int64, pixels x, y; the stamps around them lie in the frame.
+    gain : float
+        Electrons per count.
+
+    Returns
+    -------
+    ndarray (9, 9)
+        float32; the identity for fewer than `MIN_STARS` stars.
     """
     side = 2 * KERNEL + 1
-    if len(stars) < MINIMUM_STARS:
-        nothing = np.zeros((side, side), np.float32)
-        nothing[KERNEL, KERNEL] = 1
-        return nothing
+    if len(stars) < MIN_STARS:
+        identity = np.zeros((side, side), np.float32)
+        identity[KERNEL, KERNEL] = 1
+        return identity
     reach = STAMP + KERNEL
     inside = slice(KERNEL, KERNEL + 2 * STAMP + 1)
     designs, targets = [], []
@@ -126,36 +146,21 @@ def match_kernel(sharp: Subtracted, broad: Subtracted, stars: np.ndarray, gain: 
     kernel = _least_squares(design, wanted)
     misfit = np.log(np.mean((wanted - design @ kernel) ** 2, axis=1))
     median = np.median(misfit)
-    good = misfit - median <= REJECTION * 1.4826 * np.median(np.abs(misfit - median))
+    good = misfit - median <= REJECTION * mad_sigma(misfit, median)
     kernel = _least_squares(design[good], wanted[good])
     return kernel.reshape(side, side).astype(np.float32)
 
 
-def convolve(image: np.ndarray, kernel: np.ndarray) -> np.ndarray:
-    """Convolution with a small odd kernel, float32 ``(y, x)``; beyond the edge there is nothing.
-
-    A sum of shifted copies: exact, and quick enough for kernels of some ten pixels.
-    """
-    half = kernel.shape[0] // 2
-    height, width = image.shape
-    padded = np.pad(image, half)
-    total = np.zeros(image.shape, np.float32)
-    for (down, across), weight in np.ndenumerate(kernel[::-1, ::-1].astype(np.float32)):
-        if weight:
-            total += weight * padded[down : down + height, across : across + width]
-    return total
-
-
-def _fitted(stars: np.ndarray, bad: np.ndarray) -> np.ndarray:
+def _fit_stars(stars: np.ndarray, bad: np.ndarray) -> np.ndarray:
     """Pixels of the brightest stars whose stamps lie in the frame and hold no bad pixel: int64 ``(n, 2)``."""
-    known = np.asarray(stars, dtype=np.float64).reshape(-1, 3)
+    catalogue = np.asarray(stars, dtype=np.float64).reshape(-1, 3)
     reach = STAMP + KERNEL
     height, width = bad.shape
-    pixels = np.rint(known[np.argsort(known[:, 2])[::-1], :2]).astype(np.int64)
+    pixels = np.rint(catalogue[np.argsort(catalogue[:, 2])[::-1], :2]).astype(np.int64)
     inside = (pixels >= reach).all(axis=1) & (pixels[:, 0] < width - reach) & (pixels[:, 1] < height - reach)
     chosen: list[np.ndarray] = []
     for x, y in pixels[inside]:
-        if len(chosen) == STARS:
+        if len(chosen) == MAX_STARS:
             break
         if not bad[y - reach : y + reach + 1, x - reach : x + reach + 1].any():
             chosen.append(np.array([x, y]))
@@ -166,21 +171,11 @@ def _least_squares(design: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     return np.linalg.lstsq(design.reshape(-1, design.shape[-1]), wanted.ravel(), rcond=1e-6)[0]
 
 
-def _variance(frame: Subtracted, gain: float) -> np.ndarray:
-    """Variance of each pixel from sky and light, counts squared."""
+def _variance(frame: SkySubtracted, gain: float) -> np.ndarray:
+    """Variance of each pixel from sky and light, float32 counts squared."""
     return frame.rms**2 + np.maximum(frame.pixels, 0) / np.float32(gain)
 
 
-def _grown(bad: np.ndarray) -> np.ndarray:
-    """Bad pixels and all that a kernel brings in touch with them."""
-    if not bad.any():
-        return bad
-    return convolve(bad.astype(np.float32), np.ones((2 * KERNEL + 1,) * 2, np.float32)) > 0
-
-
-def _gaussian(fwhm: float) -> np.ndarray:
-    """A Gaussian of this FWHM in pixels, float32, sum 1, out to three sigma."""
-    sigma = fwhm / 2.3548
-    reach = np.arange(-math.ceil(3 * sigma), math.ceil(3 * sigma) + 1)
-    profile = np.exp(-0.5 * (reach / sigma) ** 2)
-    return (np.outer(profile, profile) / profile.sum() ** 2).astype(np.float32)
+def _convolve(image: np.ndarray, kernel: np.ndarray) -> np.ndarray:
+    """Convolve with a small odd kernel, float32 ``(y, x)``; pixels beyond the edge are 0."""
+    return ndimage.convolve(image, kernel, mode="constant")

@@ -1,4 +1,4 @@
-"""Detections and difference-image candidates that are no sources, with and without a mask."""
+"""Spurious detections and difference-image candidates, counted with and without a mask."""
 
 from __future__ import annotations
 
@@ -6,30 +6,29 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.spatial import KDTree
 
-from aqdask.photometry.apertures import extract, pairs_within, subtract_sky, touched
+from aqdask.photometry.apertures import aperture_masked
 from aqdask.photometry.difference import difference_image
-from aqdask.simulate.camera import flat_field
-from aqdask.simulate.scene import SceneSpec
-from aqdask.simulate.sources import render_stars
+from aqdask.photometry.sky_subtraction import extract_sources, subtract_sky
 
 THRESHOLD = 5.0  # sigma
-MATCH = 2.0  # px between a detection and the source that it is
-NOWHERE = np.empty((0, 2))
+MATCH = 2.0  # px, largest distance between a detection and its source
+NO_POSITIONS = np.empty((0, 2))
 
 
 @dataclass(frozen=True)
-class Detections:
-    """What was found in a frame, or between two, and what a mask leaves of it.
+class DetectionCounts:
+    """Numbers of real and spurious detections, before and after a mask.
 
     Parameters
     ----------
     known : int
-        True sources in the frame, bright enough to be found or not.
+        True sources in the frame, detectable or not.
     real, real_kept : int
-        True sources with a detection, and with one that the mask leaves.
+        True sources with a detection, and with a detection that the mask keeps.
     spurious, spurious_kept : int
-        Detections without a true source, and those of them that the mask leaves.
+        Detections without a true source, and those of them that the mask keeps.
     """
 
     known: int = 0
@@ -40,50 +39,62 @@ class Detections:
 
     @property
     def real_lost(self) -> int:
-        """True sources that were found and that the mask takes."""
+        """Detected true sources that the mask removes."""
         return self.real - self.real_kept
 
     @property
     def spurious_removed(self) -> int:
-        """Spurious detections that the mask takes."""
+        """Spurious detections that the mask removes."""
         return self.spurious - self.spurious_kept
 
-    def plus(self, other: Detections) -> Detections:
-        """The counts of both, as over several frames."""
-        return Detections(
+    def __add__(self, other: DetectionCounts) -> DetectionCounts:
+        """Sum over frames."""
+        return DetectionCounts(
             self.known + other.known, self.real + other.real, self.spurious + other.spurious,
             self.real_kept + other.real_kept, self.spurious_kept + other.spurious_kept,
         )  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
-class Found:
-    """What was found, before any mask.
+class DetectionList:
+    """Detections of one frame and the true sources in the frame, for counts with any number of masks.
 
     Parameters
     ----------
-    places : ndarray (n, 2)
-        x, y of what was found, pixels.
+    detected : ndarray (n, 2)
+        x, y of the detections, pixels.
     known : ndarray (m, 2)
         x, y of the true sources in the frame, pixels.
     match : float
-        Largest distance between the two, pixels.
+        Largest distance between a detection and its source, pixels.
     """
 
-    places: np.ndarray
+    detected: np.ndarray
     known: np.ndarray
     match: float = MATCH
 
-    def behind(self, *masks: np.ndarray | None, radius: float = 0.0) -> Detections:
-        """Counts, with what is left where none of the masks (bool ``(y, x)``, True = bad) has a pixel
-        within ``radius`` of the centre."""
-        keep = np.ones(len(self.places), dtype=bool)
+    def counts(self, *masks: np.ndarray | None, radius: float = 0.0) -> DetectionCounts:
+        """Count detections; each one is real if the nearest true source is within ``match``.
+
+        Parameters
+        ----------
+        *masks : ndarray (y, x) of bool, or None
+            True = bad. A detection is removed if any mask has a pixel within ``radius`` of its centre.
+        radius : float
+            Pixels; 0 tests the pixel of the centre alone.
+        """
+        kept = np.ones(len(self.detected), dtype=bool)
         for mask in masks:
-            keep &= ~touched(mask, self.places, radius)
-        return _count(self.places, self.known, keep, self.match)
+            kept &= ~aperture_masked(mask, self.detected, radius)
+        distance, source = KDTree(self.known).query(self.detected)
+        real = distance <= self.match
+        return DetectionCounts(
+            known=len(self.known), real=len(np.unique(source[real])), spurious=int((~real).sum()),
+            real_kept=len(np.unique(source[real & kept])), spurious_kept=int((~real & kept).sum()),
+        )  # fmt: skip
 
 
-def detections(
+def count_detections(
     image: np.ndarray,
     sources: np.ndarray,
     mask: np.ndarray | None = None,
@@ -92,26 +103,22 @@ def detections(
     radius: float = 0.0,
     match: float = MATCH,
     threshold: float = THRESHOLD,
-) -> Detections:
-    """Detections at 5 sigma of the local sky (sep, matched filter, 5 px), compared with what is there.
-
-    The mask acts on what was found: the sky and the deblending are those of the whole frame. Given as
-    ``invalid`` as well, it is kept out of both; see `aperture_photometry.photometric_scatter`.
+) -> DetectionCounts:
+    """Detect sources at 5 sigma of the local sky and count the real and the spurious ones.
 
     Parameters
     ----------
     image : ndarray (y, x)
         Counts of any real type.
     sources : ndarray (n, 2 or more)
-        x, y in pixels of all true sources; further columns are ignored. Galaxies that are not among them
-        count as spurious, as do pieces into which sep breaks a saturated star: a good frame of the same
-        scene gives the number to compare with.
+        x, y in pixels of all true sources; further columns are ignored. Unlisted galaxies count as spurious,
+        and so do pieces into which sep breaks a saturated star: compare with a good frame of the same scene.
     mask : ndarray (y, x) of bool, optional
-        True = bad: a detection is dropped where a masked pixel lies within ``radius`` of its centre.
+        True = bad: a detection is removed if a masked pixel lies within ``radius`` of its centre.
     invalid : ndarray (y, x) of bool, optional
-        Pixels that are not data, in which nothing is looked for.
+        Pixels without data, where nothing is detected.
     radius : float
-        Pixels; 0: the pixel of the centre alone.
+        Pixels; 0 tests the pixel of the centre alone.
     match : float
         Largest distance to a true source, pixels.
     threshold : float
@@ -119,11 +126,16 @@ def detections(
 
     Returns
     -------
-    Detections
-        Nothing found where the frame has no measurable sky.
+    DetectionCounts
+        Without any detection for a frame without measurable sky.
+
+    Notes
+    -----
+    The mask acts on the detections; sky and deblending are those of the whole frame. With the mask also in
+    ``invalid`` it acts on both; see `aqdask.photometry.aperture_photometry.photometric_scatter`.
     """
     found = find_detections(image, sources, invalid=invalid, match=match, threshold=threshold)
-    return found.behind(mask, radius=radius)
+    return found.counts(mask, radius=radius)
 
 
 def find_detections(
@@ -133,16 +145,16 @@ def find_detections(
     invalid: np.ndarray | None = None,
     match: float = MATCH,
     threshold: float = THRESHOLD,
-) -> Found:
-    """What `detections` counts, found once for any number of masks."""
+) -> DetectionList:
+    """Detect sources once for counts with any number of masks; parameters as for `count_detections`."""
     known = _positions(sources, np.shape(image))
     frame = subtract_sky(image, invalid)
     if frame is None:
-        return Found(NOWHERE, known, match)
-    return Found(extract(frame.pixels, threshold, frame.rms, frame.invalid), known, match)
+        return DetectionList(NO_POSITIONS, known, match)
+    return DetectionList(extract_sources(frame.pixels, threshold, frame.rms, frame.invalid), known, match)
 
 
-def difference_candidates(
+def count_candidates(
     first: np.ndarray,
     second: np.ndarray,
     stars: np.ndarray,
@@ -156,32 +168,32 @@ def difference_candidates(
     radius: float = 0.0,
     match: float = MATCH,
     threshold: float = THRESHOLD,
-) -> Detections:
-    """Candidates at 5 sigma between two registered epochs, brighter or fainter, and which are true.
+) -> DetectionCounts:
+    """Count real and spurious candidates at 5 sigma, brighter or fainter, between two registered epochs.
 
-    The method of subtraction is that of `aqdask.photometry.difference.difference_image`. What reaches
-    ``saturation`` in either epoch is not looked at, as in every survey.
+    The difference image is that of `aqdask.photometry.difference.difference_image`. Pixels that reach
+    ``saturation`` in either epoch give no candidates, as in surveys.
 
     Parameters
     ----------
     first, second : ndarray (y, x)
         Counts (ADU) on the same pixels of the sky.
     stars : ndarray (n, 3)
-        x, y in pixels and flux of constant stars, to which the PSF is matched.
+        x, y in pixels and flux of constant stars, for the match of the PSF.
     transients : ndarray (m, 2 or more)
-        x, y of what did change; see `add_sources`.
+        x, y of the true changes, pixels; see `aqdask.simulate.frame.add_stars`.
     mask_first, mask_second : ndarray (y, x) of bool, optional
-        True = bad: a candidate is dropped where either mask has a pixel within ``radius`` of its centre.
+        True = bad: a candidate is removed if either mask has a pixel within ``radius`` of its centre.
     gain, saturation, invalid
         As for `difference_image`.
     radius, match, threshold
-        As for `detections`.
+        As for `count_detections`.
     """
     found = find_candidates(
         first, second, stars, transients, gain=gain, saturation=saturation, invalid=invalid, match=match,
         threshold=threshold,
     )  # fmt: skip
-    return found.behind(mask_first, mask_second, radius=radius)
+    return found.counts(mask_first, mask_second, radius=radius)
 
 
 def find_candidates(
@@ -195,55 +207,21 @@ def find_candidates(
     invalid: np.ndarray | None = None,
     match: float = MATCH,
     threshold: float = THRESHOLD,
-) -> Found:
-    """What `difference_candidates` counts, found once for any number of masks."""
+) -> DetectionList:
+    """Find candidates once for counts with any number of masks; parameters as for `count_candidates`."""
     known = _positions(transients, np.shape(first))
     result = difference_image(first, second, stars, gain=gain, saturation=saturation, invalid=invalid)
     if result is None:
-        return Found(NOWHERE, known, match)
+        return DetectionList(NO_POSITIONS, known, match)
     bad = result.invalid | (np.asarray(first) >= saturation) | (np.asarray(second) >= saturation)
     signs = (result.significance, -result.significance)
-    places = np.concatenate([extract(image, threshold, invalid=bad, smooth=False) for image in signs])
-    return Found(places, known, match)
-
-
-def add_sources(image: np.ndarray, sources: np.ndarray, spec: SceneSpec, seed: int) -> np.ndarray:
-    """A simulated frame with more stars in it: its type, ``(y, x)``.
-
-    Parameters
-    ----------
-    image : ndarray (y, x)
-        ADU, of scene ``spec``.
-    sources : ndarray (n, 3)
-        x, y in pixels and flux in electrons before vignetting.
-    spec : SceneSpec
-        Gives PSF, flat, gain and saturation.
-    seed : int
-        Of their photon noise.
-    """
-    electrons = render_stars(spec, np.asarray(sources, dtype=np.float64).reshape(-1, 3)) * flat_field(spec)
-    photons = np.random.default_rng(seed).poisson(np.maximum(electrons, 0))
-    counts = image + np.rint(photons / spec.gain)
-    return np.minimum(counts, spec.saturation).astype(image.dtype)
+    found = [extract_sources(image, threshold, invalid=bad, smooth=False) for image in signs]
+    return DetectionList(np.concatenate(found), known, match)
 
 
 def _positions(sources: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """x, y of the sources that lie in the frame, float64 ``(n, 2)``."""
+    """x, y of the sources in the frame, float64 ``(n, 2)``."""
     listed = np.asarray(sources, dtype=np.float64)
-    known = listed[:, :2] if listed.size else np.zeros((0, 2))
+    known = listed[:, :2] if listed.size else NO_POSITIONS
     inside = (known >= -0.5).all(axis=1) & (known[:, 0] < shape[1] - 0.5) & (known[:, 1] < shape[0] - 0.5)
     return known[inside]
-
-
-def _count(found: np.ndarray, known: np.ndarray, keep: np.ndarray, match: float) -> Detections:
-    """Counts of what was found at x, y ``(n, 2)``; ``keep`` is bool ``(n,)``, True = the mask leaves it."""
-    one, two, distance = pairs_within(found, known, match)
-    order = np.argsort(distance, kind="stable")
-    detected, first = np.unique(one[order], return_index=True)
-    source = two[order][first]
-    spurious = np.ones(len(found), dtype=bool)
-    spurious[detected] = False
-    return Detections(
-        known=len(known), real=len(np.unique(source)), spurious=int(spurious.sum()),
-        real_kept=len(np.unique(source[keep[detected]])), spurious_kept=int((spurious & keep).sum()),
-    )  # fmt: skip

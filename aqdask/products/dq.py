@@ -1,10 +1,10 @@
-"""What leaves the archive: FITS DQ images named after their frames."""
+"""FITS DQ images: masks of frames at one alpha, written on the workers."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,53 +29,88 @@ TILE_ROWS = 64
 DAMAGED_MAPS = "the stored maps are missing or damaged: `aqdask verify --repair` makes them again"
 
 
-class Wanted(NamedTuple):
-    """A frame to be cut: row, checksum of its maps (empty where it has none), number of invalid pixels."""
+class MaskTask(NamedTuple):
+    """Frame to be masked: row, checksum of its maps (empty without maps), number of invalid pixels."""
 
     row: int
     crc32c: str
     invalid_pixels: int
 
 
-class Cut(NamedTuple):
-    """The mask of one frame: masked fraction of its pixels and name of the file, or why there is none."""
+class MaskResult(NamedTuple):
+    """Masked fraction of the pixels of a frame and names of its files by format, or a problem."""
 
     row: int
     masked: float | None = None
-    name: str = ""
+    files: Mapping[str, str] = {}
     problem: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class FrameMask:
+    """Mask of one frame with its provenance, the input of a writer of mask files.
+
+    Parameters
+    ----------
+    dq : ndarray (y, x)
+        uint8, bits of `aqdask.flags.DQ`; 0 = good.
+    frame_id, path : str
+        Id in the archive, and source file.
+    header, primary_header : str
+        Cards of the source as in `FrameInfo`.
+    alpha : float
+        False-mask rate, in (0, 1).
+    quality, model_sha256 : str
+        Quality group (model name and digest), and SHA-256 of the model bundle.
+    """
+
+    dq: np.ndarray
+    frame_id: str
+    path: str
+    header: str
+    primary_header: str
+    alpha: float
+    quality: str
+    model_sha256: str
+
+
+MaskWriter = Callable[[FrameMask, Path], str]
+"""Writes one mask into a folder and returns the name of the file."""
 
 
 @dataclass(frozen=True)
 class ExportJob:
-    """Cut masks from stored p-values and write them as FITS; no network, and no pixel but the invalid ones.
+    """Task that thresholds stored p-values and writes the masks; reads no pixels and runs no network.
 
     Parameters
     ----------
     archive, quality : str
         The archive and its quality group.
-    folder : str
-        Where the DQ images go; empty only counts what would be masked.
     alpha : float
         False-mask rate, in (0, 1).
+    folder : str
+        Parent of one existing folder for each of ``writers``.
+    writers : mapping of str to callable
+        Writers by the name of their folder; without any only masked fractions are computed.
     """
 
     archive: str
     quality: str
-    folder: str
     alpha: float
+    folder: str = ""
+    writers: Mapping[str, MaskWriter] = field(default_factory=dict)
 
-    def __call__(self, items: Sequence[Wanted]) -> list[Cut]:
-        """Cut the masks of some frames; damaged maps give a problem instead of a mask."""
+    def __call__(self, items: Sequence[MaskTask]) -> list[MaskResult]:
+        """Mask some frames; damaged maps give a problem instead of a mask."""
         frames = FrameStore.open(self.archive)
         store = QualityStore.open(self.archive, self.quality)
-        cuts = []
+        results = []
         for item in items:
             with at_work(str(item)):
-                cuts.append(self._one(frames, store, item))
-        return cuts
+                results.append(self._one(frames, store, item))
+        return results
 
-    def _one(self, frames: FrameStore, store: QualityStore, item: Wanted) -> Cut:
+    def _one(self, frames: FrameStore, store: QualityStore, item: MaskTask) -> MaskResult:
         row = item.row
         try:
             pvalue = store.read_map("pvalue", row)
@@ -83,48 +118,62 @@ class ExportJob:
             if item.crc32c and not np.isfinite(pvalue).any():
                 stored = store.read(row, row + 1)
                 if row_checksum(stored, 0) != item.crc32c:
-                    return Cut(row, problem=DAMAGED_MAPS)
+                    return MaskResult(row, problem=DAMAGED_MAPS)
         except layout.UNREADABLE:
-            return Cut(row, problem=DAMAGED_MAPS)
+            return MaskResult(row, problem=DAMAGED_MAPS)
         try:
             invalid = frames.read_invalid(row)
         except layout.UNREADABLE:
-            return Cut(row, problem=DAMAGED)
+            return MaskResult(row, problem=DAMAGED)
         if item.crc32c and np.count_nonzero(invalid) != item.invalid_pixels:
-            return Cut(row, problem=DAMAGED)
+            return MaskResult(row, problem=DAMAGED)
         grid = PatchGrid(*frames.spec.shape, int(store.group.attrs["patch"]))  # type: ignore[arg-type]
         masked = float((bad_pixels(pvalue, self.alpha, grid) | invalid).mean())
-        if not self.folder:
-            return Cut(row, masked)
+        if not self.writers:
+            return MaskResult(row, masked)
         frame_id, path, header, primary = (
             str(frames.coordinate(name, slice(row, row + 1))[0])
             for name in ("frame_id", "path", "header", "primary_header")
         )
-        hdus = dq_hdus(dq_image(pvalue, invalid, self.alpha, grid), header, primary)
-        cards = hdus[0].header
-        cards["FRAMEID"] = (_ascii(frame_id), "frame in the archive")
-        cards["SRCFILE"] = (_ascii(path.rpartition("/")[2]), "source file")
-        cards["ALPHA"] = (self.alpha, "false-mask rate on good patches")
-        cards["MODEL"] = (_ascii(self.quality), "quality group: model name and digest")
-        cards["MODELSHA"] = (str(store.group.attrs["model_sha256"]), "sha256 of the model bundle")
-        cards["ORIGIN"] = (f"aqdask {__version__}", "program that cut the mask")
-        name = safe_name(frame_id) + ".dq.fits"
+        mask = FrameMask(
+            dq_image(pvalue, invalid, self.alpha, grid), frame_id, path, header, primary, self.alpha,
+            self.quality, str(store.group.attrs["model_sha256"]),
+        )  # fmt: skip
+        return MaskResult(row, masked, self._write(mask))
+
+    def _write(self, mask: FrameMask) -> dict[str, str]:
+        """Write the mask in every format; names of the files by format."""
         try:
-            write_whole(Path(self.folder) / name, hdus)
+            return {name: write(mask, Path(self.folder) / name) for name, write in self.writers.items()}
         except OSError as error:
             raise place_failed(self.folder, error) from error
-        return Cut(row, masked, name)
+
+
+def write_dq(mask: FrameMask, folder: Path) -> str:
+    """Write ``<frame>.dq.fits``, the DQ image with its provenance in the primary header."""
+    hdus = dq_hdus(mask.dq, mask.header, mask.primary_header)
+    cards = hdus[0].header
+    cards["FRAMEID"] = (_ascii(mask.frame_id), "frame in the archive")
+    cards["SRCFILE"] = (_ascii(mask.path.rpartition("/")[2]), "source file")
+    cards["ALPHA"] = (mask.alpha, "false-mask rate on good patches")
+    cards["MODEL"] = (_ascii(mask.quality), "quality group: model name and digest")
+    cards["MODELSHA"] = (mask.model_sha256, "sha256 of the model bundle")
+    cards["ORIGIN"] = (f"aqdask {__version__}", "program that cut the mask")
+    name = safe_name(mask.frame_id) + ".dq.fits"
+    write_whole(folder / name, hdus)
+    return name
 
 
 def dq_hdus(dq: np.ndarray, header: str, primary_header: str = "") -> fits.HDUList:
-    """A DQ image as FITS: an empty primary HDU and the compressed extension ``DQ``.
+    """Build a DQ image as FITS: an empty primary HDU and the compressed extension ``DQ``.
 
     Parameters
     ----------
-    dq : ndarray of uint8, (y, x)
-        Bits of `aqdask.flags.DQ`; their values and names stand in the header (``DQBITn`` and its comment).
+    dq : ndarray (y, x)
+        uint8, bits of `aqdask.flags.DQ`. The header states their values and names (``DQBITn`` and its
+        comment).
     header, primary_header : str
-        Cards of the frame as in `FrameInfo`; its celestial WCS is kept, if it has one.
+        Cards of the frame as in `FrameInfo`; the celestial WCS is kept, if there is one.
     """
     cards = _wcs_cards(header, primary_header)
     for flag in flags.DQ:
@@ -138,7 +187,7 @@ def dq_hdus(dq: np.ndarray, header: str, primary_header: str = "") -> fits.HDULi
 
 
 def write_whole(path: Path, hdus: fits.HDUList) -> None:
-    """Write a FITS file with CHECKSUM and DATASUM, whole or not at all; an existing one is replaced."""
+    """Write a FITS file with CHECKSUM and DATASUM, atomically; an existing file is replaced."""
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
         with quiet():
@@ -149,14 +198,14 @@ def write_whole(path: Path, hdus: fits.HDUList) -> None:
 
 
 def _wcs_cards(header: str, primary_header: str) -> fits.Header:
-    """The celestial WCS of a frame, with distortions as astropy can write them; empty without one."""
+    """Celestial WCS of a frame, with the distortions that astropy can write; empty without a WCS."""
     found = celestial_wcs(header, primary_header)
     if found is None:
         return fits.Header()
     with quiet():
         try:
             cards = found.wcs.to_header(relax=True)
-        except Exception:  # any damaged card may end here; a mask without WCS is still the mask
+        except Exception:  # wcslib may fail on any damaged card; a mask without WCS is still useful
             return fits.Header()
     if found.is_partial:
         cards.add_comment("The source corrects its WCS by look-up tables that are not in this file.")
@@ -164,7 +213,7 @@ def _wcs_cards(header: str, primary_header: str) -> fits.Header:
 
 
 def _ascii(text: str) -> str:
-    r"""FITS takes printable ASCII only; other characters become ``\u00e9``, unlike the bytes ``\xe9``."""
+    r"""Escape all but printable ASCII, as FITS requires: ``\u00e9`` for a character, ``\xe9`` for a byte."""
     wide = (
         c if c.isascii() else f"\\u{ord(c):04x}" if ord(c) < 0x10000 else f"\\U{ord(c):08x}" for c in text
     )

@@ -1,24 +1,78 @@
-"""Masks and the table of frames of a whole archive, cut on the workers."""
+"""Export of a whole archive: masks written on the workers, then tables of all frames."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
 
-from aqdask.errors import place_failed
+from aqdask.errors import UsageError, place_failed
 from aqdask.execution import planning
 from aqdask.execution.executors import Executor
 from aqdask.execution.pipeline import blame, collect
 from aqdask.execution.reporter import Reporter
-from aqdask.products.dq import Cut, ExportJob, Wanted
-from aqdask.products.table import frame_table, write_table
+from aqdask.products.dq import ExportJob, MaskResult, MaskTask, MaskWriter, write_dq
+from aqdask.products.table import frame_table, write_ecsv, write_parquet
 from aqdask.store import layout
 from aqdask.store.ledger import DONE, Entry, open_ledger
 
 PathLike = str | os.PathLike[str]
 FRAMES_PER_TASK = 4
+
+
+@dataclass(frozen=True)
+class MaskFormat:
+    """Format of one file per frame, ``<folder>/<format>/<file>``.
+
+    Parameters
+    ----------
+    summary : str
+        Name of such files in the plural.
+    write : callable
+        Takes a `FrameMask` and the folder, returns the name of the file. It runs on the workers.
+    """
+
+    summary: str
+    write: MaskWriter
+
+
+@dataclass(frozen=True)
+class TableFormat:
+    """Format of one file per archive, ``<folder>/<file>``.
+
+    Parameters
+    ----------
+    summary : str
+        Name of the file.
+    write : callable
+        Takes the table of `frame_table` and the folder.
+    """
+
+    summary: str
+    write: Callable[[pa.Table, Path], object]
+
+
+# The only table of export formats: `aqdask.export` and `aqdask export --format` read it.
+FORMATS: dict[str, MaskFormat | TableFormat] = {
+    "dq": MaskFormat("DQ images", write_dq),
+    "parquet": TableFormat("frames.parquet", write_parquet),
+    "ecsv": TableFormat("frames.ecsv", write_ecsv),
+}
+DEFAULT_FORMATS = ("dq", "parquet", "ecsv")
+
+
+def check_formats(formats: Sequence[str]) -> None:
+    """Raise `UsageError` for a format that is not in `FORMATS`."""
+    for name in formats:
+        if name not in FORMATS:
+            raise UsageError(
+                f"the export format {name!r}",
+                expected=f"one of {', '.join(FORMATS)}",
+                consequence="Nothing was written",
+            )
 
 
 def export_all(
@@ -28,51 +82,65 @@ def export_all(
     alpha: float,
     executor: Executor,
     reporter: Reporter,
-    *,
-    dq: bool = True,
+    formats: Sequence[str] = DEFAULT_FORMATS,
 ) -> pa.Table:
-    """Write ``frames.parquet``, ``frames.ecsv`` and, with ``dq``, ``dq/<frame>.dq.fits``: `aqdask.export`."""
-    images = folder / "dq"
+    """Write masks and tables of an archive in these `FORMATS`; see `aqdask.export`."""
+    check_formats(formats)
+    chosen = {name: FORMATS[name] for name in formats}
+    writers = {name: row.write for name, row in chosen.items() if isinstance(row, MaskFormat)}
     try:
-        (images if dq else folder).mkdir(parents=True, exist_ok=True)
+        for place in (folder, *(folder / name for name in writers)):
+            place.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise place_failed(folder, error) from error
-    masked = masked_fractions(archive, quality, alpha, executor, reporter, folder=images if dq else None)
-    table = frame_table(archive, quality, masked)
-    write_table(table, folder)
+    masks = compute_masks(archive, quality, alpha, executor, reporter, folder=folder, writers=writers)
+    table = frame_table(archive, quality, masks)
+    for row in chosen.values():
+        if isinstance(row, TableFormat):
+            try:
+                row.write(table, folder)
+            except OSError as error:
+                raise place_failed(folder, error) from error
     return table
 
 
-def masked_fractions(
+def compute_masks(
     archive: PathLike,
     quality: str,
     alpha: float,
     executor: Executor,
     reporter: Reporter,
     *,
-    folder: Path | None = None,
-) -> dict[int, Cut]:
-    """Masks of every frame as they were cut, by row; with ``folder``, DQ images are written there."""
+    folder: PathLike = "",
+    writers: Mapping[str, MaskWriter] | None = None,
+) -> dict[int, MaskResult]:
+    """Compute the masks of all frames, and write them with ``writers`` below ``folder``.
+
+    Returns
+    -------
+    dict of int to MaskResult
+        Masked fractions, files and problems by row of the archive.
+    """
     ledger = open_ledger(layout.open_root(archive))
-    items = [Wanted(e.row, _maps_checksum(e, quality), e.invalid_pixels) for e in ledger.rows()]
-    stage = "export" if folder else "mask"
-    reporter.start(stage, len(items))
-    place = str(folder.absolute()) if folder else ""
-    job = ExportJob(str(Path(archive).absolute()), quality, place, alpha)
+    tasks = [MaskTask(e.row, _maps_checksum(e, quality), e.invalid_pixels) for e in ledger.rows()]
+    stage = "export" if writers else "mask"
+    reporter.start(stage, len(tasks))
+    places = (str(Path(place).absolute()) for place in (archive, folder))
+    job = ExportJob(next(places), quality, alpha, next(places), writers or {})
 
-    def failed(item: Wanted, error: Exception) -> Cut:
-        return Cut(item.row, problem=blame(error))
+    def failed(task: MaskTask, error: Exception) -> MaskResult:
+        return MaskResult(task.row, problem=blame(error))
 
-    found: dict[int, Cut] = {}
-    parts = planning.slices(items, FRAMES_PER_TASK)
-    for part, answers in collect(executor, job, parts, stage=stage, failed=failed):
-        found |= {cut.row: cut for cut in answers}
-        reporter.advance(len(part), sum(bool(cut.problem) for cut in answers))
+    found: dict[int, MaskResult] = {}
+    batches = planning.slices(tasks, FRAMES_PER_TASK)
+    for batch, results in collect(executor, job, batches, stage=stage, failed=failed):
+        found |= {result.row: result for result in results}
+        reporter.advance(len(batch), sum(bool(result.problem) for result in results))
     reporter.finish()
     return found
 
 
 def _maps_checksum(entry: Entry, quality: str) -> str:
-    """Checksum of a frame's stored maps; empty where it has none."""
+    """Checksum of a frame's stored maps; empty without maps."""
     score = entry.scores.get(quality)
     return score.crc32c if score and score.state == DONE else ""

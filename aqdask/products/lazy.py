@@ -1,7 +1,7 @@
-"""Quality of arrays that are in no archive: a dask graph, nothing stored.
+"""Quality maps of arrays outside an archive, as a dask graph.
 
-Tiles of patches are measured wherever their pixels are; what was measured, a few numbers a patch, is judged
-in one task a frame.
+One task for each tile of patches extracts features, a few numbers a patch; one task for each frame scores
+them.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ TILE = 8  # patches a side: 512 px with patches of 64, two batches of the networ
 def quality_of(
     image: Any, bundle: Bundle, *, invalid: Any = None, camera: str | None = None, filter: str | None = None
 ) -> xr.Dataset:
-    """Quality maps of an array, lazily; see `aqdask.quality_of`."""
+    """Build the lazy quality maps of an array; see `aqdask.quality_of`."""
     pixels, dims, coords = _unwrap(image)
     if isinstance(image, xr.Dataset) and invalid is None and "invalid" in image:
         invalid = image["invalid"]
@@ -45,7 +45,7 @@ def quality_of(
     variables = variables_of(bundle)
     frames, about = [], []
     for index in np.ndindex(pixels.shape[:-2]):
-        calibration = _about("camera", camera, coords, index), _about("filter", filter, coords, index)
+        calibration = _value("camera", camera, coords, index), _value("filter", filter, coords, index)
         about.append(calibration)
         part = None if bad is None else bad[index]
         frames.append(_frame_maps(pixels[index], part, grid, bundle, variables, calibration))
@@ -67,7 +67,7 @@ def quality_of(
 
 
 def _unwrap(image: Any) -> tuple[da.Array, tuple[Hashable, ...], dict[Hashable, Any]]:
-    """The pixels as a dask array, the names of the leading dimensions, and their coordinates."""
+    """Pixels as a dask array, names of the leading dimensions, and coordinates of these dimensions."""
     array = image["image"] if isinstance(image, xr.Dataset) else image
     pixels = da.asarray(getattr(array, "data", array) if isinstance(array, xr.DataArray) else array)
     if pixels.ndim not in (2, 3) or pixels.dtype.kind not in "iuf":
@@ -83,8 +83,8 @@ def _unwrap(image: Any) -> tuple[da.Array, tuple[Hashable, ...], dict[Hashable, 
     return pixels, lead, {n: c for n, c in array.coords.items() if set(c.dims) <= set(lead)}
 
 
-def _about(name: str, given: str | None, coords: dict[Hashable, Any], index: tuple[int, ...]) -> str:
-    """Camera or filter of one frame: as given, else as the image's coordinates say, else unknown."""
+def _value(name: str, given: str | None, coords: dict[Hashable, Any], index: tuple[int, ...]) -> str:
+    """Camera or filter of one frame: the argument, else the coordinate of the image, else empty."""
     if given is not None:
         return given
     if name not in coords:
@@ -101,7 +101,7 @@ def _frame_maps(
     variables: tuple[Variable, ...],
     calibration: tuple[str, ...],
 ) -> dict[str, da.Array]:
-    """Lazy variables of one frame: tiles may be measured on different workers, whatever the chunks are."""
+    """Lazy variables of one frame, by name; tiles may run on different workers, whatever the chunks."""
     token = tokenize(pixels, invalid, grid, bundle.digest, calibration)
     model = dask.delayed(bundle.contents, name=f"model-{bundle.digest[:16]}", pure=True, traverse=False)
     n_y, n_x = grid.shape
@@ -122,21 +122,31 @@ def _frame_maps(
 
 
 def _whole(array: da.Array) -> Any:
-    """The array as one delayed value.
+    """Convert an array to one delayed value.
 
-    Not optimised by itself: fused into other keys, tiles would be measured once more for each variable.
+    The graph is not optimised here: fused keys would compute a tile once more for each variable.
     """
     return array.rechunk(-1).to_delayed(optimize_graph=False).item()
 
 
 def _spans(count: int) -> Iterator[tuple[int, int]]:
-    """Bounds of consecutive tiles along one axis."""
+    """Bounds of consecutive tiles of patches along one axis."""
     return ((start, min(start + TILE, count)) for start in range(0, count, TILE))
 
 
 @dataclass(frozen=True, eq=False)
 class _Tile:
-    """A rectangle of patches: their first rows and columns in the frame, and the origin of its window."""
+    """Rectangle of patches.
+
+    Parameters
+    ----------
+    tops, lefts : ndarray
+        First rows and columns of the patches in the frame, pixels.
+    size : int
+        Side of a patch, pixels.
+    origin : tuple of int
+        First row and column of the pixels of the tile in the frame.
+    """
 
     tops: np.ndarray
     lefts: np.ndarray
@@ -147,7 +157,7 @@ class _Tile:
 def _window(
     grid: PatchGrid, top: int, bottom: int, left: int, right: int
 ) -> tuple[tuple[slice, slice], _Tile]:
-    """The pixels that a tile of patches needs, and where its patches are."""
+    """Window (y, x) of the pixels of a tile, and the tile."""
     tops, lefts = grid.starts(0)[top:bottom], grid.starts(1)[left:right]
     y = slice(int(tops[0]), int(grid.stops(0)[bottom - 1]))
     x = slice(int(lefts[0]), int(grid.stops(1)[right - 1]))
@@ -162,7 +172,7 @@ def _tile_features(
     model: bytes,
     calibration: tuple[str, ...],
 ) -> np.ndarray:
-    """What the scorer measures on one tile, ``(tile_y, tile_x, k)``, float32."""
+    """Features of one tile, float32 ``(tile_y, tile_x, k)``."""
     tops, lefts = (axis.ravel() for axis in np.meshgrid(tile.tops, tile.lefts, indexing="ij"))
     y, x = tops - tile.origin[0], lefts - tile.origin[1]
     patches = gather(pixels, y, x, tile.size)
@@ -177,7 +187,7 @@ def _tile_features(
 def _score_features(
     tiles: list[list[np.ndarray]], model: bytes, calibration: tuple[str, ...]
 ) -> dict[str, np.ndarray]:
-    """Every variable of one frame from what was measured on its tiles."""
+    """Variables of one frame from the features of its tiles, by name."""
     features = np.concatenate([np.concatenate(row, axis=1) for row in tiles], axis=0)
     with one_thread():
         return warm(model).score_features(features, *calibration)

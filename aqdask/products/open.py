@@ -1,4 +1,4 @@
-"""An archive in xarray: its frames, its quality maps, and the mask for any alpha, all lazy."""
+"""Lazy xarray datasets of an archive: frames, quality maps, and masks at any alpha."""
 
 from __future__ import annotations
 
@@ -21,18 +21,23 @@ from aqdask.store.ledger import PENDING, open_ledger
 from aqdask.store.quality_store import QualityStore
 
 MASK_FORMAT = "aqdask-mask"
-FRAME_CHUNKS = {"frame": 1, "y": -1, "x": -1}  # one frame is one shard and one block
+FRAME_CHUNKS = {"frame": 1, "y": -1, "x": -1}  # one frame is one shard
 
 
 def open_frames(archive: str | os.PathLike[str]) -> xr.Dataset:
-    """The frames of an archive, lazily.
+    """Open the frames of an archive lazily.
+
+    Parameters
+    ----------
+    archive : path
+        The archive.
 
     Returns
     -------
     xarray.Dataset
-        ``image`` (frame, y, x) in the frames' own type (absent after ``--no-pixels``), ``invalid`` (bool),
-        with one block a frame; coordinates ``frame_id``, ``time``, ``exptime``, ``filter``, ``camera``,
-        ``path``, ``hdu``, header cards, and ``state`` from the ledger.
+        ``image`` (frame, y, x) in the type of the frames (absent after ``--no-pixels``) and ``invalid``
+        (bool), with one chunk for each frame. Coordinates: ``frame_id``, ``time``, ``exptime``, ``filter``,
+        ``camera``, ``path``, ``hdu``, header cards, and ``state`` from the ledger.
 
     Raises
     ------
@@ -52,14 +57,20 @@ def open_frames(archive: str | os.PathLike[str]) -> xr.Dataset:
 
 
 def quality_name(archive: str | os.PathLike[str], model: str | None = None) -> str:
-    """Name of the one quality group that ``model`` (a name, a digest, or the start of either) means.
+    """Find the quality group of a model.
 
-    A whole name comes before the start of another one: ``c17`` is not ``c17c``.
+    Parameters
+    ----------
+    archive : path
+        The archive.
+    model : str, optional
+        Name or digest of the model, or the start of either; a complete name has priority. None: the only
+        quality group.
 
     Raises
     ------
     UsageError
-        If there is none, or several and ``model`` does not decide.
+        For no group, or several ones.
     """
     check_local(archive)
     names = quality_store.names(layout.open_root(archive))
@@ -73,13 +84,13 @@ def quality_name(archive: str | os.PathLike[str], model: str | None = None) -> s
         f"{archive} holds {'no' if not found else 'several'} quality groups"
         + (f" for {model!r}" if model else ""),
         expected=f"one of: {', '.join(names) or '(none yet)'}",
-        consequence="It is not clear which scores are meant" if found else "There are no scores to read",
+        consequence="The choice of scores is ambiguous" if found else "There are no scores to read",
         remedy="name one (model=, --model)" if names else "run `aqdask score` first",
     )
 
 
 def open_quality(archive: str | os.PathLike[str], model: str | None = None) -> xr.Dataset:
-    """The quality maps of one model, lazily.
+    """Open the quality maps of one model lazily.
 
     Parameters
     ----------
@@ -91,10 +102,10 @@ def open_quality(archive: str | os.PathLike[str], model: str | None = None) -> x
     Returns
     -------
     xarray.Dataset
-        All that the model's method stores. Per patch (frame, patch_y, patch_x): ``score`` (larger = worse),
+        All variables of the model's method. Per patch (frame, patch_y, patch_x): ``score`` (larger = worse),
         ``pvalue``, ``reason``, ``mae``; with 'aqdask' also ``sky``, ``noise_ratio``, ``size_ratio``, ``e1``,
         ``e2``, ``stars``. Per frame ``frame_score``; with 'aqdask' also ``frame_flag``,
-        ``out_of_reference``, ``centred``, ``frame_size_ratio``, ``frame_ellipticity``, their p-values,
+        ``out_of_reference``, ``frame_size_ratio``, ``frame_ellipticity``, their p-values,
         ``frame_sky``, ``frame_noise_ratio``, ``frame_stars``. Each has ``long_name``. Coordinates of frames,
         patch bounds ``y0``, ``y1``, ``x0``, ``x1`` in pixels, ``ra`` and ``dec`` of patch centres in degrees
         (NaN without WCS); and ``invalid`` (frame, y, x) where some pixels of the archive are not data.
@@ -115,13 +126,13 @@ def open_quality(archive: str | os.PathLike[str], model: str | None = None) -> x
 
 
 def _states(known: list[str], rows: int) -> xr.Variable:
-    """The ledger's states as a coordinate; rows that it does not know yet are pending."""
+    """States of the ledger as a coordinate; rows that the ledger does not list yet are pending."""
     column = np.array(known + [PENDING] * (rows - len(known)), dtype=np.dtypes.StringDType())
     return xr.Variable("frame", column, {"long_name": "state in the ledger"})
 
 
 def mask(quality: xr.Dataset, alpha: float) -> xr.DataArray:
-    """Bad pixels at a false-mask rate, lazily and without running the network.
+    """Mask the bad pixels at a false-mask rate, lazily and without running the network.
 
     Parameters
     ----------
@@ -133,8 +144,8 @@ def mask(quality: xr.Dataset, alpha: float) -> xr.DataArray:
     Returns
     -------
     DataArray of bool, (..., y, x)
-        True = bad: p-value at or below alpha, no data, or a pixel that is not data itself. A patch that
-        overlaps its neighbour decides only over the pixels that it owns.
+        True = bad: the p-value of the patch is at or below alpha or missing, or the pixel itself is invalid.
+        Where patches overlap, each pixel belongs to one of them.
 
     Raises
     ------
@@ -164,9 +175,14 @@ def mask(quality: xr.Dataset, alpha: float) -> xr.DataArray:
 
 
 def check_mask_path(path: str | os.PathLike[str]) -> None:
-    """Raise `ArchiveError` unless ``path`` is free, or holds a mask that `write_mask` wrote.
+    """Check that `write_mask` may write to a path.
 
-    `UsageError` for a path that is not on this machine.
+    Raises
+    ------
+    ArchiveError
+        For a path that holds anything but a mask of `write_mask`.
+    UsageError
+        For a URL.
     """
     check_local(path)
     place = Path(path)
@@ -186,7 +202,14 @@ def check_mask_path(path: str | os.PathLike[str]) -> None:
 
 
 def write_mask(bad: xr.DataArray, path: str | os.PathLike[str]) -> None:
-    """Write a mask as a zarr array, one frame a chunk; an earlier mask is replaced.
+    """Write a mask as a zarr array with one chunk for each frame; an earlier mask is replaced.
+
+    Parameters
+    ----------
+    bad : DataArray of bool, (..., y, x)
+        From `mask`.
+    path : path
+        The zarr group to write.
 
     Raises
     ------

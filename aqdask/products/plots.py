@@ -1,4 +1,4 @@
-"""Pictures to look at: a mask over its frame."""
+"""PNG pictures of masks over their frames (needs matplotlib)."""
 
 from __future__ import annotations
 
@@ -20,12 +20,22 @@ from aqdask.store.frame_store import ChosenFrames, FrameStore, Place
 from aqdask.store.quality_store import QualityStore
 from aqdask.text import printable
 
-SIDE = 1024  # px of the picture's longer side, at most
+MAX_SIDE = 1024  # px of the longer side of a picture
 
 
 @dataclass(frozen=True)
 class PictureJob:
-    """Pictures of masks over their frames, ``<folder>/<frame>.png``."""
+    """Task that draws ``<folder>/<frame>.png`` for some frames.
+
+    Parameters
+    ----------
+    archive, quality : str
+        The archive and its quality group.
+    folder : str
+        An existing folder.
+    alpha : float
+        False-mask rate, in (0, 1).
+    """
 
     archive: str
     quality: str
@@ -33,7 +43,7 @@ class PictureJob:
     alpha: float
 
     def __call__(self, places: Sequence[Place]) -> list[str]:
-        """Paths of the pictures of these frames."""
+        """Draw the frames at these places and return the paths of the pictures."""
         store = QualityStore.open(self.archive, self.quality)
         chosen = ChosenFrames.of(FrameStore.open(self.archive), places)
         paths = []
@@ -54,16 +64,18 @@ class PictureJob:
 def mask_over_frame(
     image: np.ndarray, mask: np.ndarray, path: str | os.PathLike[str], title: str = ""
 ) -> None:
-    """Write a PNG of a frame in grey (zscale) with its mask in red.
+    """Write a PNG of a frame in grey (zscale limits) with the mask in red.
 
     Parameters
     ----------
     image : ndarray (H, W)
-        Pixels.
+        Counts of any real type.
     mask : ndarray (H, W) of bool
         True = bad.
     path : path
-        The PNG.
+        File to write; an existing one is replaced.
+    title : str
+        Text above the picture.
 
     Raises
     ------
@@ -71,7 +83,7 @@ def mask_over_frame(
         If matplotlib is not installed.
     """
     Figure = require_matplotlib()
-    step = max(1, -(-max(image.shape) // SIDE))
+    step = max(1, -(-max(image.shape) // MAX_SIDE))
     small = _block_mean(image, step)
     red = _block_mean(mask, step)
     low, high = ZScaleInterval().get_limits(small)
@@ -83,28 +95,28 @@ def mask_over_frame(
     overlay = np.zeros((*red.shape, 4))
     overlay[..., 0], overlay[..., 3] = 1, 0.35 * red
     axes.imshow(overlay, origin="lower", extent=extent)
-    axes.set_title(printable(title), parse_math=False)  # a name may hold two dollar signs
+    axes.set_title(printable(title), parse_math=False)  # a file name may hold dollar signs
     axes.set(xlabel="x [px]", ylabel="y [px]")
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from")  # boxes then
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")  # such characters show as boxes
         figure.savefig(path, dpi=110)
 
 
 def require_matplotlib() -> Any:
-    """matplotlib's ``Figure``; `UsageError` if it is not installed."""
+    """Return matplotlib's ``Figure``, or raise `UsageError` without matplotlib."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise UsageError(
             "matplotlib is not installed",
-            expected="it, for pictures",
+            expected="matplotlib, for pictures",
             remedy="pip install matplotlib (the extra `plots`)",
         ) from error
     return Figure
 
 
 def _block_mean(values: np.ndarray, step: int) -> np.ndarray:
-    """Mean of blocks of ``step`` x ``step``; what does not fill a block is left out of the picture."""
+    """Mean of blocks of ``step`` x ``step`` px, float64; incomplete blocks at the edges are dropped."""
     height, width = (n - n % step for n in values.shape)
     blocks = values[:height, :width].reshape(height // step, step, width // step, step)
     return blocks.mean(axis=(1, 3), dtype=np.float64)

@@ -1,4 +1,4 @@
-"""The table of frames, one row a frame or source, as Parquet and ECSV."""
+"""Table of all frames and sources of an archive, as Parquet and ECSV."""
 
 from __future__ import annotations
 
@@ -13,15 +13,14 @@ import pyarrow.parquet as pq
 from astropy.table import Table
 from astropy.time import Time
 
-from aqdask.errors import place_failed
-from aqdask.products.dq import Cut
+from aqdask.products.dq import MaskResult
 from aqdask.store import layout
 from aqdask.store.frame_store import NO_TIME, FrameStore
 from aqdask.store.ledger import QUARANTINED, open_ledger
 from aqdask.store.quality_store import QualityStore
 from aqdask.text import printable
 
-NOT_CUT = "no mask was cut: "  # how the reason of a frame begins whose stored maps are damaged
+NO_MASK = "no mask: "  # start of the reason of a frame whose mask failed
 COLUMNS: dict[str, tuple[pa.DataType, str]] = {
     "frame_id": (pa.string(), "path below the source root, with the HDU where needed"),
     "path": (pa.string(), "source file"),
@@ -42,44 +41,45 @@ COLUMNS: dict[str, tuple[pa.DataType, str]] = {
 def frame_table(
     archive: str | os.PathLike[str],
     quality: str = "",
-    masked: Mapping[int, Cut] | None = None,
+    masks: Mapping[int, MaskResult] | None = None,
 ) -> pa.Table:
-    """Everything that is known of every frame and source of an archive.
+    """Build the table of all frames and sources of an archive, one row each.
 
     Parameters
     ----------
     archive : path
         The archive.
     quality : str
-        Name of a quality group, for the frame score and the state; empty: the state of the pixels.
-    masked : mapping, optional
-        What was cut of each frame, by row.
+        Name of the quality group that gives frame score and state; empty: the state of the pixels.
+    masks : mapping of int to MaskResult, optional
+        Masked fraction and exported file of each frame, by row of the archive.
 
     Returns
     -------
     pyarrow.Table
-        `COLUMNS` and the other frame-level variables of the quality group, in the archive's frame order,
-        then the sources that gave no frame.
+        `COLUMNS` and the other frame-level variables of the quality group. Frames in the order of the
+        archive, then the sources that gave no frame.
     """
     frames = FrameStore.open(archive)
     ledger = open_ledger(layout.open_root(archive))
-    known = {n: frames.coordinate(n) for n in ("time", "exptime", "filter", "camera")}
+    headers = {n: frames.coordinate(n) for n in ("time", "exptime", "filter", "camera")}
     measured, kinds = _frame_variables(archive, quality)
     columns: dict[str, list[Any]] = {name: [] for name in kinds}
     for entry in [*ledger.rows(), *ledger.rejected()]:
         state, reason = entry.standing(quality)
-        cut = (masked or {}).get(entry.row, Cut(entry.row))
-        if cut.problem:
-            state, reason = QUARANTINED, f"{NOT_CUT}{cut.problem}"
+        mask = (masks or {}).get(entry.row, MaskResult(entry.row))
+        if mask.problem:
+            state, reason = QUARANTINED, f"{NO_MASK}{mask.problem}"
         about = {
-            name: _plain(column[entry.row]) if entry.row >= 0 else None for name, column in known.items()
+            name: _plain(column[entry.row]) if entry.row >= 0 else None for name, column in headers.items()
         }
         about["time"] = None if about["time"] == NO_TIME else about["time"]
         scored = entry.row >= 0 and bool(measured) and not np.isnan(measured["frame_score"][entry.row])
         numbers = {name: _plain(column[entry.row]) if scored else None for name, column in measured.items()}
         values = {"frame_score": None} | numbers | about | {
             "frame_id": entry.frame_id, "path": entry.path, "row": entry.row, "sha256": entry.sha256,
-            "state": state, "reason": reason, "masked_fraction": cut.masked, "dq_file": cut.name,
+            "state": state, "reason": reason, "masked_fraction": mask.masked,
+            "dq_file": mask.files.get("dq", ""),
         }  # fmt: skip
         for column, value in values.items():
             columns[column].append(printable(value) if isinstance(value, str) else value)
@@ -87,16 +87,16 @@ def frame_table(
     return pa.table({n: pa.array(columns[n], kinds[n][0]) for n in kinds}, schema=pa.schema(fields))
 
 
-def uncut(table: pa.Table) -> list[tuple[str, str]]:
-    """Frames whose masks could not be cut, and why."""
+def frames_without_mask(table: pa.Table) -> list[tuple[str, str]]:
+    """Return id and reason of each frame whose mask failed, from a table of `frame_table`."""
     pairs = zip(table["frame_id"].to_pylist(), table["reason"].to_pylist(), strict=True)
-    return [(name, reason) for name, reason in pairs if reason.startswith(NOT_CUT)]
+    return [(name, reason) for name, reason in pairs if reason.startswith(NO_MASK)]
 
 
 def _frame_variables(
     archive: str | os.PathLike[str], quality: str
 ) -> tuple[dict[str, np.ndarray], dict[str, tuple[pa.DataType, str]]]:
-    """Frame-level variables of a quality group ``(frame,)`` by name, and the columns of the table."""
+    """Return frame-level variables of a quality group, ``(frame,)`` by name, and the table's columns."""
     if not quality:
         return {}, COLUMNS
     group = QualityStore.open(archive, quality)
@@ -111,21 +111,20 @@ def _frame_variables(
     return found, kinds
 
 
-def write_table(table: pa.Table, folder: Path, stem: str = "frames") -> tuple[Path, Path]:
-    """Write ``<stem>.parquet`` and ``<stem>.ecsv`` and return their paths."""
-    parquet, ecsv = folder / f"{stem}.parquet", folder / f"{stem}.ecsv"
-    try:
-        with open(parquet, "wb") as stream:  # by name pyarrow takes UTF-8 only
-            pq.write_table(table, stream)
-        with open(ecsv, "w", encoding="utf-8", newline="") as stream:
-            _astropy(table).write(stream, format="ascii.ecsv")
-    except OSError as error:
-        raise place_failed(folder, error) from error
-    return parquet, ecsv
+def write_parquet(table: pa.Table, folder: Path) -> None:
+    """Write ``frames.parquet``."""
+    with open(folder / "frames.parquet", "wb") as stream:  # pyarrow takes UTF-8 names only
+        pq.write_table(table, stream)
 
 
-def _astropy(table: pa.Table) -> Table:
-    """The same as an astropy table: ISO times, NaN and empty strings for what is unknown."""
+def write_ecsv(table: pa.Table, folder: Path) -> None:
+    """Write ``frames.ecsv``, with the descriptions of the columns."""
+    with open(folder / "frames.ecsv", "w", encoding="utf-8", newline="") as stream:
+        _as_astropy(table).write(stream, format="ascii.ecsv")
+
+
+def _as_astropy(table: pa.Table) -> Table:
+    """Convert to an astropy table: ISO times, NaN and empty strings for missing values."""
     result = Table()
     for field in table.schema:
         values = table[field.name].to_pylist()
@@ -141,6 +140,6 @@ def _astropy(table: pa.Table) -> Table:
 
 
 def _plain(value: Any) -> Any:
-    """A numpy scalar as Python's own type; NaN as unknown."""
+    """Convert a numpy scalar to a Python value; NaN to None."""
     found = value.item() if isinstance(value, np.generic) else str(value)
     return None if isinstance(found, float) and np.isnan(found) else found

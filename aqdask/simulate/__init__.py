@@ -1,0 +1,1 @@
+"""Simulated frames with known defects, for demonstrations, tests and training."""

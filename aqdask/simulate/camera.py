@@ -1,4 +1,4 @@
-"""The camera: vignetting, the fixed pattern that its seed draws, full wells, and read-out."""
+"""Camera: vignetting, flat field, dark current, blooming and read-out."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import numpy as np
 
 from aqdask.simulate.scene import SceneSpec, stream
 
-GAUSSIAN_ABOVE = 50.0  # e-; a larger Poisson number is drawn as a Gaussian (skewness below 0.14), 5 x faster
-DUST_RADII = 12.0, 48.0  # px, the shadow of a grain: the pupil, out of focus
-DUST_DEPTHS = 0.02, 0.04  # fraction of the light that a shadow takes
-DUST_INNER = 0.25, 0.45  # fraction of a shadow's radius that the secondary mirror leaves bright
+GAUSSIAN_ABOVE = 50.0  # e-; larger Poisson numbers are drawn as Gaussian (skewness below 0.14), 5 x faster
+DUST_RADII = 12.0, 48.0  # px, radius of the shadow of a grain: the pupil out of focus
+DUST_DEPTHS = 0.02, 0.04  # fraction of the light lost in a shadow
+DUST_INNER = 0.25, 0.45  # radius of the bright centre (secondary mirror) as a fraction of the shadow's
 HOT_EXCESS = 100.0, 20_000.0  # e- of dark current in an exposure, log-uniform
 
 
@@ -28,7 +28,7 @@ def corner_distance(shape: tuple[int, int]) -> np.ndarray:
 
 
 def flat_field(spec: SceneSpec) -> np.ndarray:
-    """Response of every pixel to light, float32 ``(y, x)``: vignetting, dust, pixel response."""
+    """Relative response of every pixel, float32 ``(y, x)``: vignetting, dust and pixel response."""
     flat = vignette(spec)
     if spec.dust:
         _add_dust(flat, spec)
@@ -41,7 +41,7 @@ def flat_field(spec: SceneSpec) -> np.ndarray:
 
 
 def _add_dust(flat: np.ndarray, spec: SceneSpec) -> None:
-    """Multiply ``flat`` by the shadows: rings with edges that are soft over 2 px."""
+    """Multiply ``flat`` in place by the shadows of dust, rings with edges of 2 px."""
     rng = stream(spec.camera_seed, "dust")
     for _ in range(spec.dust):
         y, x = rng.uniform(0, spec.height), rng.uniform(0, spec.width)
@@ -55,7 +55,7 @@ def _add_dust(flat: np.ndarray, spec: SceneSpec) -> None:
 
 
 def dark_current(spec: SceneSpec) -> np.ndarray | None:
-    """Electrons that hot pixels collect in an exposure, float32 ``(y, x)``, or None without hot pixels."""
+    """Electrons of hot pixels in one exposure, float32 ``(y, x)``; None without hot pixels."""
     number = round(spec.hot_pixels * spec.height * spec.width)
     if not number:
         return None
@@ -67,11 +67,23 @@ def dark_current(spec: SceneSpec) -> np.ndarray | None:
 
 
 def bleed(charge: np.ndarray, full_well: float | None) -> np.ndarray:
-    """Spill what is above ``full_well`` electrons along the columns: float32 ``(y, x)``.
+    """Spill charge above the full well along the columns (blooming).
 
-    Half of a pixel's excess runs to each side and fills pixel after pixel. What reaches the last row turns
-    back; what then reaches row 0, on the side of the serial register, is lost. Elsewhere charge is conserved.
-    Negative pixels count as empty. Returns ``charge`` itself where nothing spills.
+    Half of the excess of a pixel runs to each side and fills pixel after pixel. Charge that reaches the last
+    row turns back; charge that then reaches row 0, next to the serial register, is lost. Otherwise charge is
+    conserved.
+
+    Parameters
+    ----------
+    charge : ndarray (y, x)
+        float32, expected electrons; negative pixels count as empty.
+    full_well : float or None
+        Electrons; None: no limit.
+
+    Returns
+    -------
+    ndarray (y, x)
+        float32, ``charge`` itself if nothing spills.
     """
     if full_well is None or not len(columns := np.flatnonzero((charge > full_well).any(axis=0))):
         return charge
@@ -90,10 +102,26 @@ def bleed(charge: np.ndarray, full_well: float | None) -> np.ndarray:
 
 
 def read_out(spec: SceneSpec, expected: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Counts from expected electrons: photon and read noise, gain, pedestal, saturation; uint16 ``(y, x)``.
+    """Draw counts from expected electrons, with photon and read noise, gain, pedestal and saturation.
 
-    From `GAUSSIAN_ABOVE` electrons upwards, photon and read noise of a pixel are one Gaussian. The Gaussian
-    numbers of all pixels are drawn first, so that faint pixels do not disturb the noise of others.
+    Parameters
+    ----------
+    spec : SceneSpec
+        Gives read noise, gain, pedestal and saturation.
+    expected : ndarray (y, x)
+        float32, electrons; negative pixels count as 0.
+    rng : Generator
+        Source of the noise.
+
+    Returns
+    -------
+    ndarray (y, x)
+        uint16, ADU.
+
+    Notes
+    -----
+    At and above `GAUSSIAN_ABOVE` electrons one Gaussian number stands for photon and read noise. The
+    Gaussian numbers of all pixels are drawn first, so that faint pixels do not change the noise of others.
     """
     expected = np.maximum(expected, 0)
     counts = rng.standard_normal(expected.shape, dtype=np.float32)
@@ -108,5 +136,5 @@ def read_out(spec: SceneSpec, expected: np.ndarray, rng: np.random.Generator) ->
 
 
 def peak_electrons(spec: SceneSpec) -> float:
-    """Electrons of a pixel at the largest count."""
+    """Electrons of a pixel at saturation."""
     return max(spec.saturation - spec.pedestal, 1.0) * spec.gain

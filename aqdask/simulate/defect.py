@@ -1,8 +1,7 @@
-"""What a defect is: it changes the scene or the expected light, at known pixels.
+"""Base class of the simulated defects, and the definition of an affected pixel.
 
-The rule of truth: a pixel is affected where the defect changes its expected signal by more than
-`TRUTH_SIGMA` of the noise of the good frame there. Defects of the whole frame (focus, guiding, read noise,
-gain) affect every pixel.
+A pixel is affected if the defect changes its expected signal by more than `TRUTH_SIGMA` times the noise of
+the good frame at that pixel. Defects of the whole frame (focus, guiding, read noise, gain) affect all pixels.
 """
 
 from __future__ import annotations
@@ -14,16 +13,21 @@ import numpy as np
 
 from aqdask.simulate.scene import Light, SceneSpec
 
-# 0.3 rather than 0.5: coherent structure of half a sigma a pixel (banding, a ghost of 2 % of the sky) is
-# plain to the eye and spoils photometry.
+# 0.3 rather than 0.5: coherent structure of half a sigma per pixel (banding, a ghost of 2 % of the sky) is
+# visible and spoils photometry.
 TRUTH_SIGMA = 0.3
 
 
 @dataclass(frozen=True)
 class Defect:
-    """Base of all defects; ``amplitude`` is in the class's ``unit``.
+    """Base class of all defects.
 
-    A subclass overrides `change`, or only `scene`: then the whole frame is affected.
+    A subclass overrides `change`, or `scene` alone for a defect of the whole frame.
+
+    Parameters
+    ----------
+    amplitude : float
+        Strength in the ``unit`` of the class.
     """
 
     amplitude: float
@@ -31,9 +35,9 @@ class Defect:
     unit: ClassVar[str]
 
     def scene(self, spec: SceneSpec) -> SceneSpec:
-        """The scene under this defect."""
+        """Return the scene with this defect."""
         return spec
 
     def change(self, light: Light, spec: SceneSpec, rng: np.random.Generator) -> np.ndarray | None:
-        """Electrons that the defect adds to each pixel, float32 ``(y, x)``; None where it acts by `scene`."""
+        """Electrons added to each pixel, float32 ``(y, x)``; None for a defect that acts by `scene` alone."""
         return None

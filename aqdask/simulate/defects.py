@@ -1,4 +1,4 @@
-"""What spoils the light of a frame, and the list of all kinds of defect; see `aqdask.simulate.defect`."""
+"""Defects of sky and optics, and the table of all kinds of defect."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Region:
-    """A rectangle as fractions of the frame, soft over a third of its sides, save at the frame's edge."""
+    """Rectangle in fractions of the frame, with soft edges of a third of its sides except at the frame's."""
 
     top: float = 0.0
     bottom: float = 1.0
@@ -38,7 +38,7 @@ class Region:
     right: float = 1.0
 
     def window(self, shape: tuple[int, int]) -> np.ndarray:
-        """Weight of each pixel, float32 ``(y, x)`` in 0 to 1: raised cosines at the edges."""
+        """Weight of each pixel, float32 ``(y, x)`` in [0, 1], with raised cosines at the edges."""
         down = _soft_interval(shape[0], self.top, self.bottom)
         return down[:, None] * _soft_interval(shape[1], self.left, self.right)
 
@@ -53,7 +53,7 @@ def _soft_interval(length: int, start: float, stop: float) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Defocus(Defect):
-    """The whole frame has this FWHM."""
+    """Focus error: the whole frame has this FWHM."""
 
     kind, unit = "defocus", "px FWHM"
 
@@ -63,7 +63,7 @@ class Defocus(Defect):
 
 @dataclass(frozen=True)
 class Elongation(Defect):
-    """Stars of the whole frame are smeared along a line of this length."""
+    """Guiding error: all stars are smeared along a line of this length."""
 
     angle: float = 30.0  # degrees from +x towards +y
     kind, unit = "elongation", "px"
@@ -74,7 +74,7 @@ class Elongation(Defect):
 
 @dataclass(frozen=True)
 class Background(Defect):
-    """Local background structure: correlated noise, rms ``amplitude`` times the sky, of ``scale`` px FWHM."""
+    """Background structure: noise of ``scale`` px FWHM with an rms of ``amplitude`` times the sky."""
 
     scale: float = 32.0
     region: Region = Region()
@@ -87,9 +87,10 @@ class Background(Defect):
 
 @dataclass(frozen=True)
 class Cloud(Defect):
-    """Cloud: stars dimmed by up to ``amplitude``, the sky brighter by up to ``glow`` (scattered light).
+    """Cloud: stars are dimmed by up to ``amplitude``, the sky is brighter by up to ``glow``.
 
-    With ``glow`` 0, as under a dark sky, only stars tell of it, and only their pixels are affected.
+    ``glow`` is scattered light as a fraction of the sky. With 0, as under a dark sky, only pixels of stars
+    are affected.
     """
 
     glow: float = 0.3
@@ -120,10 +121,16 @@ class Gradient(Defect):
 
 @dataclass(frozen=True)
 class Ghost(Defect):
-    """An out-of-focus reflection: a disc or, with ``inner`` > 0, a ring of ``amplitude`` times the sky.
+    """Out-of-focus reflection: a disc or ring of ``amplitude`` times the sky.
 
-    ``centre`` (y, x) and ``radius`` are fractions of the frame's sides and of its shorter side; ``inner``
-    is the fraction of the radius that is dark. The edges are soft over 5 % of the radius.
+    Parameters
+    ----------
+    centre : tuple of float
+        Position (y, x) in fractions of the sides of the frame.
+    radius : float
+        In fractions of the shorter side; the edges are soft over 5 % of it.
+    inner : float
+        Radius of the dark centre as a fraction of ``radius``; 0 gives a disc.
     """
 
     centre: tuple[float, float] = (0.5, 0.5)
@@ -143,9 +150,14 @@ class Ghost(Defect):
 
 @dataclass(frozen=True)
 class Trail(Defect):
-    """A satellite: a straight line across the frame with the seeing's width, ``amplitude`` at its ridge.
+    """Satellite trail: a straight line across the frame as wide as the seeing.
 
-    It passes through ``through`` (fractions y, x of the frame) at ``angle`` degrees from +x towards +y.
+    Parameters
+    ----------
+    angle : float
+        Degrees from +x towards +y.
+    through : tuple of float
+        A point (y, x) of the line in fractions of the frame.
     """
 
     angle: float = 20.0
@@ -165,7 +177,7 @@ class Trail(Defect):
 
 @dataclass(frozen=True)
 class Vignetting(Defect):
-    """A stop in the beam: all light loses ``amplitude`` in the corners, less towards the centre (r**2)."""
+    """Additional vignetting: light loss of ``amplitude`` in the corners, in proportion to r**2."""
 
     kind, unit = "vignetting", "fraction of light lost in the corners"
 
@@ -173,7 +185,7 @@ class Vignetting(Defect):
         return np.float32(-self.amplitude / 2) * corner_distance(spec.shape) * (light.sky + light.stars)
 
 
-# Order = bit of the kind in stored truth images: append only.
+# The position of a kind is its bit in stored truth images: append only.
 DEFECTS: tuple[type[Defect], ...] = (
     Defocus, Background, Cloud, Gradient, Ghost, Trail, CosmicRays, HotColumn, Banding, ReadNoise, Elongation,
     SaturatedStars, DeadColumn, Vignetting, GainError,

@@ -1,6 +1,6 @@
-"""A small simulated archive to try everything on: good reference frames, then frames with known defects.
+"""Small simulated archive for demonstrations: good frames, then frames with known defects.
 
-The plan (`demo_plan`) is frozen data; `write_demo_frame` executes one entry of it and can run anywhere.
+`demo_plan` returns frozen data; `write_demo_frame` draws one entry of the plan and can run on any worker.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from fractions import Fraction
@@ -44,12 +44,12 @@ from aqdask.simulate.scene import SceneSpec, stream
 
 FIRST_EXPOSURE = datetime(2024, 5, 7, 20, 0, 0)
 CADENCE = timedelta(seconds=75)
-GOOD_FRACTION = Fraction(2, 3)  # of 30: 17 references, three unseen good frames, one frame a recipe
+GOOD_FRACTION = Fraction(2, 3)  # of 30 frames: 17 references, 3 good test frames, one frame for each recipe
 FRAMES = 30
 TRUTH_FOLDER, TRUTH_TABLE = "truth", "truth.json"
 
-# The defects of the bad frames, in turn. Kinds whose patches should be judged alone share no frame with
-# one that covers everything.
+# Defects of the bad frames, in turn. Defects of the whole frame have a frame of their own, since every
+# patch would count for them as well.
 RECIPES: tuple[tuple[Defect, ...], ...] = (
     (
         Background(0.3, scale=32, region=Region(0.05, 0.45, 0.5, 0.95)),
@@ -78,7 +78,21 @@ RECIPES: tuple[tuple[Defect, ...], ...] = (
 
 @dataclass(frozen=True)
 class DemoFrame:
-    """One file of the demonstration: everything needed to draw it anywhere."""
+    """Complete description of one simulated frame.
+
+    Parameters
+    ----------
+    name : str
+        File name.
+    seed : int
+        Seed of the frame.
+    time : str
+        Start of the exposure, ISO 8601 in UTC.
+    spec : SceneSpec
+        The scene without defects.
+    defects : tuple of Defect
+        Empty for a good frame.
+    """
 
     name: str
     seed: int
@@ -88,15 +102,24 @@ class DemoFrame:
 
     @property
     def good(self) -> bool:
-        """Whether the frame has no defect."""
+        """True for a frame without defects."""
         return not self.defects
 
 
 def demo_plan(frames: int = FRAMES, size: int = 4096, seed: int = 20240507) -> tuple[DemoFrame, ...]:
-    """What the demonstration consists of: the first two thirds are good, the rest goes through `RECIPES`.
+    """Plan a demonstration: two thirds good frames, then frames with the defects of `RECIPES`.
 
-    All frames show one field through one night; seeing (2.2 to 2.6 px), sky (800 to 1200 e-) and pointing
-    (2 px) vary a little.
+    All frames show one field in one night, with a seeing of 2.2 to 2.6 px, a sky of 800 to 1200 e- and
+    shifts of up to 2 px.
+
+    Parameters
+    ----------
+    frames : int
+        Number of frames, at least 2.
+    size : int
+        Side of the square frames in pixels, at least 128.
+    seed : int
+        Seed of the field and of all frames.
 
     Raises
     ------
@@ -124,7 +147,7 @@ def demo_plan(frames: int = FRAMES, size: int = 4096, seed: int = 20240507) -> t
         )
         defects = () if index < good else RECIPES[(index - good) % len(RECIPES)]
         moment = (FIRST_EXPOSURE + index * CADENCE).isoformat(timespec="milliseconds")
-        # Frame seeds are drawn, not counted up: demonstrations with neighbouring seeds share no frame.
+        # Frame seeds are drawn, not counted up, so that neighbouring seeds share no frame.
         plan.append(
             DemoFrame(f"frame_{index:03d}.fits", int(rng.integers(2**31)), moment, _on_grid(spec), defects)
         )
@@ -132,15 +155,15 @@ def demo_plan(frames: int = FRAMES, size: int = 4096, seed: int = 20240507) -> t
 
 
 def _on_grid(spec: SceneSpec) -> SceneSpec:
-    """Pointing to 1/8 px, so that the stars keep their relative positions exactly."""
+    """Round the pointing to 1/8 px, the grid of star positions, so that the stars do not move apart."""
     y, x = (round(shift * 8) / 8 for shift in spec.pointing)
     return replace(spec, pointing=(y, x))
 
 
 def write_demo_frame(folder: str | os.PathLike[str], frame: DemoFrame) -> Path:
-    """Draw one frame and write it and its truth below ``folder``; returns the frame's path.
+    """Draw one frame, write it and its truth below ``folder``, and return the path of the frame.
 
-    Files appear whole or not at all, and a frame appears after its truth.
+    Both files are written atomically, the truth first.
     """
     simulated = simulate_frame(frame.spec, frame.defects, frame.seed)
     image = fits.PrimaryHDU(simulated.image)
@@ -155,12 +178,22 @@ def write_demo_frame(folder: str | os.PathLike[str], frame: DemoFrame) -> Path:
 
 
 def truth_path(folder: str | os.PathLike[str], name: str) -> Path:
-    """Where the pixel truth of the frame ``name`` lies: FITS, but no scan takes it for a frame."""
+    """Path of the pixel truth of a frame: FITS, with a suffix that a scan for frames ignores."""
     return Path(folder) / TRUTH_FOLDER / f"{Path(name).stem}.truth"
 
 
 def write_truth(path: Path, truth: Mapping[str, np.ndarray], shape: tuple[int, int]) -> None:
-    """Store pixel truth as one compressed int16 image: bit k = kind k of `KINDS`, named by the card KINDk."""
+    """Write pixel truth as one compressed int16 image; bit k is kind k of `KINDS`, named by the card KINDk.
+
+    Parameters
+    ----------
+    path : Path
+        The FITS file.
+    truth : mapping of str to ndarray (y, x) of bool
+        Affected pixels by kind of defect.
+    shape : tuple of int
+        Shape (y, x) of the frame.
+    """
     bits = np.zeros(shape, np.int16)
     for kind, affected in truth.items():
         bits |= affected.astype(np.int16) << np.int16(KINDS.index(kind))
@@ -171,7 +204,7 @@ def write_truth(path: Path, truth: Mapping[str, np.ndarray], shape: tuple[int, i
 
 
 def read_truth(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-    """Pixel truth as `write_truth` stored it: the kinds that occur, each bool ``(y, x)``."""
+    """Read pixel truth from `write_truth`: bool ``(y, x)`` by kind, for the kinds that occur."""
     with fits.open(path) as hdus:
         bits, header = hdus["TRUTH"].data, hdus["TRUTH"].header
         masks = {header[f"KIND{bit}"]: (bits & (1 << bit)) != 0 for bit in range(len(header["KIND*"]))}
@@ -179,7 +212,7 @@ def read_truth(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
 
 
 def truth_table(plan: tuple[DemoFrame, ...]) -> str:
-    """The text of ``truth.json``: file, size, seed, good, and kind, amplitude and unit of each defect."""
+    """Text of ``truth.json``: file, size, seed, good, and kind, amplitude and unit of each defect."""
     rows = [
         {
             "file": frame.name,
@@ -197,7 +230,7 @@ def truth_table(plan: tuple[DemoFrame, ...]) -> str:
 
 
 def write_truth_table(folder: str | os.PathLike[str], plan: tuple[DemoFrame, ...]) -> Path:
-    """Write ``truth.json``, last of all: where it is, every frame of the plan is."""
+    """Write ``truth.json`` after all frames, as a sign that they are complete."""
     path = Path(folder) / TRUTH_TABLE
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
@@ -207,27 +240,21 @@ def write_truth_table(folder: str | os.PathLike[str], plan: tuple[DemoFrame, ...
 
 
 def is_written(folder: str | os.PathLike[str], plan: tuple[DemoFrame, ...]) -> bool:
-    """Whether ``folder`` holds this plan, complete."""
+    """Return True if ``folder`` holds all frames of this plan."""
     table = Path(folder) / TRUTH_TABLE
     files = (Path(folder) / frame.name for frame in plan)
     return table.is_file() and table.read_text() == truth_table(plan) and all(f.is_file() for f in files)
 
 
-def demo_archive(
-    folder: str | os.PathLike[str],
-    frames: int = FRAMES,
-    size: int = 4096,
-    seed: int = 20240507,
-    progress: Callable[[DemoFrame], None] | None = None,
-) -> tuple[DemoFrame, ...]:
-    """Write the whole demonstration one frame after the other; ``progress`` is called after each."""
-    plan = demo_plan(frames, size, seed)
-    for frame in plan:
-        write_demo_frame(folder, frame)
-        if progress is not None:
-            progress(frame)
-    write_truth_table(folder, plan)
-    return plan
+@dataclass(frozen=True)
+class SimulateJob:
+    """Task that draws frames and writes them with their truth into a folder."""
+
+    folder: str
+
+    def __call__(self, frames: Sequence[DemoFrame]) -> list[str]:
+        """Write some frames and return their paths."""
+        return [str(write_demo_frame(self.folder, frame)) for frame in frames]
 
 
 def _write_whole(path: Path, hdus: fits.HDUList) -> None:

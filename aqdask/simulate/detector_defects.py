@@ -1,4 +1,4 @@
-"""What goes wrong in or on the detector; see `aqdask.simulate.defect`."""
+"""Defects of the detector and its electronics."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from aqdask.simulate.sources import render_stars
 
 @dataclass(frozen=True)
 class ReadNoise(Defect):
-    """The whole frame has this read noise."""
+    """Read noise of the whole frame, in place of the scene's."""
 
     kind, unit = "read_noise", "e-"
 
@@ -27,7 +27,7 @@ class ReadNoise(Defect):
 
 @dataclass(frozen=True)
 class GainError(Defect):
-    """The amplifier's gain is off: counts are ``1 + amplitude`` times what the header's GAIN says."""
+    """Gain error: counts are ``1 + amplitude`` times those of the GAIN in the header."""
 
     kind, unit = "gain_error", "fraction of the counts"
 
@@ -37,7 +37,7 @@ class GainError(Defect):
 
 @dataclass(frozen=True)
 class DeadColumn(Defect):
-    """A column that has lost ``amplitude`` of its response to light (1: dead), above ``start`` (fraction)."""
+    """Column without ``amplitude`` of its response (1: dead), from the fraction ``start`` of the rows on."""
 
     column: float = 0.7
     start: float = 0.0
@@ -52,10 +52,10 @@ class DeadColumn(Defect):
 
 @dataclass(frozen=True)
 class SaturatedStars(Defect):
-    """``number`` more stars of ``amplitude`` electrons each, so bright that their charge bleeds.
+    """Additional stars, ``number`` of ``amplitude`` electrons each, so bright that their charge blooms.
 
-    In a scene without full wells, these are set to what the largest count stands for, and stars of the scene
-    that are brighter bleed as well: all that this changes is in the truth.
+    In a scene without a full well, the full well becomes the charge at saturation. Brighter stars of the
+    scene then bloom as well; the truth includes the pixels that they change.
     """
 
     number: int = 4
@@ -73,7 +73,7 @@ class SaturatedStars(Defect):
 
 @dataclass(frozen=True)
 class CosmicRays(Defect):
-    """Tracks of 1 to ``longest`` px, ``amplitude`` electrons in each pixel, ``density`` per pixel."""
+    """Cosmic rays: ``density`` tracks per pixel of 1 to ``longest`` px, with ``amplitude`` in each pixel."""
 
     density: float = 2e-5
     longest: float = 12.0
@@ -94,7 +94,7 @@ class CosmicRays(Defect):
 
 @dataclass(frozen=True)
 class HotColumn(Defect):
-    """A column above a defect pixel at ``start`` (fraction): all that is read out through it is brighter."""
+    """Column that is brighter from the fraction ``start`` of the rows on, as behind a defective pixel."""
 
     column: float = 0.3
     start: float = 0.0
@@ -108,7 +108,7 @@ class HotColumn(Defect):
 
 @dataclass(frozen=True)
 class Banding(Defect):
-    """Electronic interference: rows rise and fall as a sine of ``amplitude`` with this ``period`` in rows."""
+    """Electronic interference: a sine over the rows, with a ``period`` in rows and a random phase."""
 
     period: float = 14.0
     kind, unit = "banding", "e-"

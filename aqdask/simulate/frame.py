@@ -1,4 +1,4 @@
-"""One simulated frame: the scene, its defects, the detector's noise, and the truth about every pixel."""
+"""Simulated frames with known defects: image, header, stars, and the truth of every pixel."""
 
 from __future__ import annotations
 
@@ -15,29 +15,26 @@ from aqdask.simulate.sources import draw_galaxies, draw_stars, render_galaxies, 
 
 __all__ = ["SceneSpec", "SimulatedFrame", "expose", "read_out", "simulate_frame"]
 
-FIELD_CENTRE = (
-    210.0,
-    35.0,
-)  # right ascension and declination in degrees: away from the plane of the Milky Way
+FIELD_CENTRE = 210.0, 35.0  # right ascension and declination in degrees, far from the Milky Way
 
 Header = dict[str, tuple[str | int | float, str]]
 
 
 @dataclass(frozen=True)
 class SimulatedFrame:
-    """What came out of the camera, and what is true.
+    """Simulated frame and its truth.
 
     Parameters
     ----------
     image : ndarray
-        uint16 ``(y, x)`` in ADU.
+        uint16 ``(y, x)``, ADU.
     truth : dict of str to ndarray
         Kind of defect to bool ``(y, x)``, True = affected; empty for a good frame.
     header : dict
         Keyword to (value, comment).
     stars : ndarray
         float64 ``(n, 3)``: x, y in pixels, flux in electrons before vignetting and defects. Some lie
-        outside of the frame.
+        outside the frame.
     """
 
     image: np.ndarray
@@ -49,13 +46,24 @@ class SimulatedFrame:
 def simulate_frame(spec: SceneSpec, defects: Sequence[Defect] = (), seed: int = 0) -> SimulatedFrame:
     """Draw one frame.
 
-    The same specification, defects and seed give the same bytes on the same machine (matrix products may
-    differ in the last bit elsewhere). Every purpose has its own random stream, so a frame with and without
-    a defect shows the same stars under the same sky.
+    Parameters
+    ----------
+    spec : SceneSpec
+        The scene without defects.
+    defects : sequence of Defect
+        Applied in turn; their changes add up.
+    seed : int
+        The same scene, defects and seed give the same bytes on the same machine. Elsewhere matrix products
+        may differ in the last bit.
 
-    Truth: see `aqdask.simulate.defect`. The noise it is measured in is that of the good frame at that pixel,
-    ``sqrt(sky + stars + dark + read_noise**2)`` electrons, after bleeding. Changes of several defects add up;
-    each is judged by what it does to the frame with those before it.
+    Notes
+    -----
+    Every purpose has its own random stream, so that frames with and without a defect show the same stars and
+    sky.
+
+    `aqdask.simulate.defect` defines an affected pixel. The noise is that of the good frame at the pixel,
+    ``sqrt(sky + stars + dark + read_noise**2)`` electrons, after blooming. Each defect is compared with the
+    frame that has the defects before it.
     """
     scenes = list(accumulate(defects, lambda scene, defect: defect.scene(scene), initial=spec))
     scene = scenes[-1]
@@ -83,7 +91,17 @@ def simulate_frame(spec: SceneSpec, defects: Sequence[Defect] = (), seed: int = 
 
 
 def expose(spec: SceneSpec, stars: np.ndarray, seed: int) -> Light:
-    """The light that reaches the detector in a good frame, and its dark current."""
+    """Expected light and dark current of a good frame.
+
+    Parameters
+    ----------
+    spec : SceneSpec
+        The scene.
+    stars : ndarray (n, 3)
+        x, y in pixels and flux in electrons before vignetting.
+    seed : int
+        Seed of sky structure and galaxies.
+    """
     flat = flat_field(spec)
     structure = correlated_field(spec.shape, spec.structure_scale, stream(seed, "structure"))
     sky = flat * np.float32(spec.sky)
@@ -94,8 +112,33 @@ def expose(spec: SceneSpec, stars: np.ndarray, seed: int) -> Light:
     return Light(sky, sources * flat, flat, dark_current(spec))
 
 
+def add_stars(image: np.ndarray, stars: np.ndarray, spec: SceneSpec, seed: int) -> np.ndarray:
+    """Add stars with their photon noise to a simulated frame, for example transients.
+
+    Parameters
+    ----------
+    image : ndarray (y, x)
+        ADU, of scene ``spec``.
+    stars : ndarray (n, 3)
+        x, y in pixels and flux in electrons before vignetting.
+    spec : SceneSpec
+        Scene whose PSF, flat, gain and saturation apply.
+    seed : int
+        Seed of the photon noise.
+
+    Returns
+    -------
+    ndarray (y, x)
+        ADU, type of ``image``.
+    """
+    electrons = render_stars(spec, np.asarray(stars, dtype=np.float64).reshape(-1, 3)) * flat_field(spec)
+    photons = np.random.default_rng(seed).poisson(np.maximum(electrons, 0))
+    counts = image + np.rint(photons / spec.gain)
+    return np.minimum(counts, spec.saturation).astype(image.dtype)
+
+
 def describe(spec: SceneSpec, seed: int) -> Header:
-    """Header of a frame: camera, scene, and a TAN projection with north up and east to the left."""
+    """Header cards of a frame: camera, scene, and a TAN projection with north up and east to the left."""
     degree = spec.pixel_scale / 3600
     return {
         "INSTRUME": (spec.camera, "camera"),

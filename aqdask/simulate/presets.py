@@ -1,4 +1,4 @@
-"""Scenes to start from: presets of telescopes, and a wide prior over scenes to train on."""
+"""Scenes of some telescopes, and a broad prior over scenes for training."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ import numpy as np
 from aqdask.errors import UsageError
 from aqdask.simulate.scene import SceneSpec
 
-MOST_CROWDED = 0.1  # stars per square of one FWHM: beyond it a frame is confusion noise only
+MAX_CROWDING = 0.1  # stars per FWHM**2; with more a frame is confusion noise only
 
 PRESETS: dict[str, SceneSpec] = {
     "default": SceneSpec(),
     # Ground-based Wide Angle Camera: 18 cm at f/1.2, 13 um pixels of 11.7 arcsec, 10 s without a filter, to
-    # V = 16 (Turpin et al. 2020). About 1e5 stars a frame near the Milky Way; sky of 20.5 mag/arcsec**2.
+    # V = 16 (Turpin et al. 2020). About 1e5 stars per frame near the Milky Way; sky 20.5 mag/arcsec**2.
     "gwac": SceneSpec(
         sky=3000.0, gain=1.4, read_noise=12.0, pedestal=500.0, fwhm=1.5, beta=3.0, fwhm_variation=0.4,
         star_density=1e5 / 4096**2, flux_minimum=700.0, flux_maximum=5e6, flux_slope=0.85, vignetting=0.3,
         structure=0.01, structure_scale=1024.0, full_well=90_000.0, dust=12, pixel_response=0.01,
         hot_pixels=1e-4, camera="SIM-GWAC", filter="W", pixel_scale=11.7,
     ),
-    # A telescope of 2 m that samples the seeing (1 arcsec) finely: few stars, galaxies, deep wells.
+    # 2 m telescope with a finely sampled seeing of 1 arcsec: few stars, galaxies, deep wells.
     "wide_psf": SceneSpec(
         sky=400.0, gain=1.1, read_noise=5.0, pedestal=1000.0, fwhm=5.5, psf="kolmogorov", fwhm_variation=0.05,
         star_density=1 / 4000, flux_minimum=800.0, flux_maximum=2e7, flux_slope=0.6, galaxies=1 / 4000,
         galaxy_radius=4.0, vignetting=0.05, structure=0.005, full_well=150_000.0, dust=20,
         pixel_response=0.005, hot_pixels=2e-5, camera="SIM-2M", filter="r", pixel_scale=0.18,
     ),
-    # A field of the Milky Way through a small telescope: crowded, sampled.
+    # Milky Way field of a small telescope: crowded and well sampled.
     "crowded": SceneSpec(
         sky=1500.0, fwhm=2.6, beta=3.0, fwhm_variation=0.1, star_density=1 / 110, flux_minimum=400.0,
         flux_slope=0.8, full_well=80_000.0, dust=10, pixel_response=0.01, hot_pixels=5e-5,
@@ -38,63 +38,67 @@ PRESETS: dict[str, SceneSpec] = {
 
 
 def preset(name: str) -> SceneSpec:
-    """A scene of `PRESETS` by name: 'default', 'gwac', 'wide_psf' or 'crowded', 4096 x 4096 px.
+    """Return a scene of `PRESETS`, 4096 x 4096 px.
 
     Other sizes and values: ``dataclasses.replace(preset("gwac"), height=512, width=512)``.
+
+    Parameters
+    ----------
+    name : str
+        'default', 'gwac', 'wide_psf' or 'crowded'.
 
     Raises
     ------
     UsageError
-        For a name that is not there.
+        For an unknown name.
     """
     if name not in PRESETS:
         raise UsageError(
             f"a preset {name!r}",
             expected=f"one of {', '.join(PRESETS)}",
-            consequence="There is no such scene",
         )
     return PRESETS[name]
 
 
 def wide_field_prior(rng: np.random.Generator, height: int, width: int) -> SceneSpec:
-    """A random scene of a random camera: good frames of any telescope that a model should take for good.
+    """Draw a random scene of a random camera, from a prior over good frames of any telescope.
 
     Log-uniform: FWHM 1.5 to 8 px, sky 50 to 5000 e-, density 1/2000 to 1/100 stars a pixel (at most
-    `MOST_CROWDED` per square FWHM), gain 0.3 to 4 e-/ADU, read noise 3 to 15 e-, pedestal 100 to 2000 ADU,
+    `MAX_CROWDING` per square FWHM), gain 0.3 to 4 e-/ADU, read noise 3 to 15 e-, pedestal 100 to 2000 ADU,
     structure 0.5 to 3 % at 128 to 1024 px, full well 40 000 to 200 000 e- (one camera in four: none).
     Uniform: vignetting 0 to 0.3, growth of the FWHM 0 to 0.4, pixel response 0 to 2 %, dust up to one grain
-    in 512 px squared. One scene in three has a Kolmogorov PSF, the others Moffat exponents 2.5 to 5; half
-    have galaxies. The faintest stars are 1 to 10 times the noise within one FWHM. Seeds are drawn, too.
+    in 512 px squared. One scene in three has a Kolmogorov PSF, the others have Moffat exponents of 2.5 to
+    5; half have galaxies. The faintest stars are 1 to 10 times the noise within one FWHM. Seeds are random.
     """
 
-    def spread(least: float, most: float) -> float:
-        return math.exp(rng.uniform(math.log(least), math.log(most)))
+    def log_uniform(low: float, high: float) -> float:
+        return math.exp(rng.uniform(math.log(low), math.log(high)))
 
-    fwhm, sky, read_noise = spread(1.5, 8), spread(50, 5000), spread(3, 15)
-    faintest = spread(1, 10) * fwhm * math.sqrt(sky + read_noise**2)
+    fwhm, sky, read_noise = log_uniform(1.5, 8), log_uniform(50, 5000), log_uniform(3, 15)
+    faintest = log_uniform(1, 10) * fwhm * math.sqrt(sky + read_noise**2)
     return SceneSpec(
         height=height,
         width=width,
         sky=sky,
-        gain=spread(0.3, 4),
+        gain=log_uniform(0.3, 4),
         read_noise=read_noise,
-        pedestal=spread(100, 2000),
+        pedestal=log_uniform(100, 2000),
         fwhm=fwhm,
         beta=float(rng.uniform(2.5, 5)),
         psf="kolmogorov" if rng.uniform() < 1 / 3 else "moffat",
         fwhm_variation=float(rng.uniform(0, 0.4)),
-        star_density=min(spread(1 / 2000, 1 / 100), MOST_CROWDED / fwhm**2),
+        star_density=min(log_uniform(1 / 2000, 1 / 100), MAX_CROWDING / fwhm**2),
         flux_minimum=faintest,
-        flux_maximum=faintest * spread(1e3, 1e5),
+        flux_maximum=faintest * log_uniform(1e3, 1e5),
         flux_slope=float(rng.uniform(0.6, 1.1)),
-        galaxies=spread(1 / 50_000, 1 / 2000) if rng.uniform() < 0.5 else 0.0,
-        galaxy_radius=spread(1, 5),
+        galaxies=log_uniform(1 / 50_000, 1 / 2000) if rng.uniform() < 0.5 else 0.0,
+        galaxy_radius=log_uniform(1, 5),
         vignetting=float(rng.uniform(0, 0.3)),
-        structure=spread(0.005, 0.03),
-        structure_scale=spread(128, 1024),
-        full_well=spread(4e4, 2e5) if rng.uniform() < 0.75 else None,
+        structure=log_uniform(0.005, 0.03),
+        structure_scale=log_uniform(128, 1024),
+        full_well=log_uniform(4e4, 2e5) if rng.uniform() < 0.75 else None,
         camera_seed=int(rng.integers(2**31)),
         dust=int(rng.integers(0, height * width // 512**2 + 1, endpoint=True)),
         pixel_response=float(rng.uniform(0, 0.02)),
-        hot_pixels=spread(1e-6, 2e-4),
+        hot_pixels=log_uniform(1e-6, 2e-4),
     )

@@ -1,7 +1,7 @@
 """Training of the shipped model ``wide-field`` on simulated frames: ``python -m aqdask.simulate.pretrain``.
 
-Each frame is another camera (`aqdask.simulate.presets.wide_field_prior`) whose noise and PSF are known, so
-that the head learns from true sizes and shapes, and no frame is seen twice.
+Each frame has a camera of its own (`aqdask.simulate.presets.wide_field_prior`) with known noise and PSF, so
+that the head is trained on true sizes and shapes. No frame is used twice.
 """
 
 from __future__ import annotations
@@ -45,54 +45,72 @@ from aqdask.specs import Card
 from aqdask.stats.patches import gather
 
 ARCHITECTURE = {"width": 16, "inner": 64, "latent": 3}
-SIZE_UNIT = 1.5  # px; the head gives ln of the size in this unit
-_CUTS = ((0, 8, 0, 8), (0, 4, 0, 4), (0, 4, 4, 8), (4, 8, 0, 4), (4, 8, 4, 8))  # regions of cells
+SIZE_UNIT = 1.5  # px; the head estimates ln of the size in this unit
+# the crop and its quarters as regions of an 8 x 8 grid: top, bottom, left, right
+_REGIONS = ((0, 8, 0, 8), (0, 4, 0, 4), (0, 4, 4, 8), (4, 8, 0, 4), (4, 8, 4, 8))
 SIDE, PATCH = 384, 64  # px of a simulated frame and of a crop
-FRAMES, CROPS = 32, 256  # frames of a pass, and crops of each
+FRAMES, CROPS = 32, 256  # frames of a pass, and crops of each frame
 BATCH = 64
 STEPS = 16_000
 RATE = 4e-3
-LARGEST_E = 0.4  # ellipticity of one frame in two
-PIXEL = 1 / 12  # px squared: the second moment of a pixel
+MAX_ELLIPTICITY = 0.4  # in half of the frames; the others have round stars
+PIXEL_VARIANCE = 1 / 12  # px**2, second moment of a pixel
 SIGMA_PER_FWHM = 1 / 2.3548
-_FRAME, _HELD_OUT = 21, 22  # first words of generators' seeds
-REFERENCES, REFERENCE_SIDE = 30, 1024  # frames that calibrate what is shipped, and their side
+_FRAME, _HELD_OUT = 21, 22  # first words of the seeds
+REFERENCES, REFERENCE_SIDE = 30, 1024  # frames that calibrate the shipped model, and their side in px
 CAMERA = "simulator"
 
 
 def reconstruction(networks: Networks, u: torch.Tensor) -> torch.Tensor:
-    """Mean squared residual of stabilised crops ``(n, P, P)`` after compression; 0-d."""
+    """Mean squared residual of variance-stabilised crops ``(n, P, P)`` after compression, 0-d."""
     v = compress(u)[:, None].contiguous(memory_format=torch.channels_last)
     return torch.nn.functional.mse_loss(networks.autoencoder(v), v)
 
 
 def likelihood(networks: Networks, v: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
-    """Negative log-likelihood of sizes and shapes ``(n, 3)`` under the head's reading of crops, 0-d.
+    """Negative log-likelihood of true sizes and shapes given the estimates of the head, 0-d.
 
-    The estimate of a region is ``sum(w t) / (sum(w) + PRIOR)`` with variance ``1 / (sum(w) + PRIOR)``, for
-    the whole crop and its quarters, so that cells learn to add up. ``v`` is ``(n, P, P)``, compressed.
+    The estimate of a region is ``sum(w t) / (sum(w) + PRIOR)`` with variance ``1 / (sum(w) + PRIOR)``. The
+    whole crop and its quarters count, so that the weights of cells can be summed over any region.
+
+    Parameters
+    ----------
+    networks : Networks
+        The head is used.
+    v : Tensor (n, P, P)
+        Compressed crops.
+    truth : Tensor (n, 3)
+        ln size, e1, e2 in units of `SHAPE_UNITS`.
     """
     weight, product = networks.head(v[:, None].contiguous(memory_format=torch.channels_last))
     cells = weight.shape[-1]
     total = torch.zeros((), device=v.device)
-    for region in _CUTS:
+    for region in _REGIONS:
         top, bottom, left, right = (edge * cells // 8 for edge in region)
-        known = weight[:, :, top:bottom, left:right].sum(dim=(2, 3)) + PRIOR
-        value = product[:, :, top:bottom, left:right].sum(dim=(2, 3)) / known
-        total = total + (known * (value - truth) ** 2 - known.log()).mean() / 2
-    return total / len(_CUTS)
+        precision = weight[:, :, top:bottom, left:right].sum(dim=(2, 3)) + PRIOR
+        value = product[:, :, top:bottom, left:right].sum(dim=(2, 3)) / precision
+        total = total + (precision * (value - truth) ** 2 - precision.log()).mean() / 2
+    return total / len(_REGIONS)
 
 
 @dataclass(frozen=True)
 class Pass:
-    """Crops: ``u`` float32 ``(n, P, P)`` in units of the noise, ``truth`` float32 ``(n, 3)`` for the head."""
+    """Training crops.
+
+    Parameters
+    ----------
+    u : ndarray (n, P, P)
+        float32, in units of the noise.
+    truth : ndarray (n, 3)
+        float32, ln size, e1, e2 in units of `SHAPE_UNITS`.
+    """
 
     u: np.ndarray
     truth: np.ndarray
 
 
 def draw_pass(seed: int, number: int, tag: int = _FRAME, frames: int = FRAMES) -> Pass:
-    """Crops of fresh frames, shuffled."""
+    """Draw shuffled crops of new frames; ``seed``, ``number`` and ``tag`` seed the generator."""
     parts = [_crops(np.random.default_rng([tag, seed, number, k])) for k in range(frames)]
     u, truth = (np.concatenate([getattr(part, name) for part in parts]) for name in ("u", "truth"))
     order = np.random.default_rng([tag, seed, number]).permutation(len(u))
@@ -100,13 +118,13 @@ def draw_pass(seed: int, number: int, tag: int = _FRAME, frames: int = FRAMES) -
 
 
 def _crops(rng: np.random.Generator) -> Pass:
-    """Crops of one simulated frame of a random camera, and what its stars are like there."""
+    """Crops of one simulated frame of a random camera, with the true sizes and shapes of stars."""
     scene = wide_field_prior(rng, SIDE, SIDE)
-    ellipticity = rng.uniform(0, LARGEST_E) if rng.random() < 0.5 else 0.0
+    ellipticity = rng.uniform(0, MAX_ELLIPTICITY) if rng.random() < 0.5 else 0.0
     sigma = scene.fwhm * SIGMA_PER_FWHM
     # A line of length L adds L**2 / 12 along it: e = m / (2 sigma**2 + m).
     drift = sigma * math.sqrt(24 * ellipticity / (1 - ellipticity))
-    # One PSF a frame: zones of a varying one cost more than they teach in so small a field.
+    # One PSF per frame: zones of a varying PSF are expensive, and nearly equal in so small a field.
     scene = replace(scene, drift=drift, drift_angle=rng.uniform(0, 180), fwhm_variation=0.0)
     image = simulate_frame(scene, seed=int(rng.integers(2**31))).image
     tops, lefts = (rng.integers(0, SIDE - PATCH + 1, CROPS) for _ in range(2))
@@ -118,14 +136,14 @@ def _crops(rng: np.random.Generator) -> Pass:
 
 
 def camera_noise(scene: SceneSpec) -> NoiseModel:
-    """The noise model of a scene's camera, known instead of learnt."""
+    """Noise model of the camera of a scene, from its true gain and read noise."""
     a = (scene.read_noise / scene.gain) ** 2 - scene.pedestal / scene.gain
     return NoiseModel(a, 1 / scene.gain, floor=0.25 * (scene.read_noise / scene.gain) ** 2)
 
 
 def _truth(scene: SceneSpec, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """ln size in `SIZE_UNIT`, e1, e2 of the stars at these places, in units of `SHAPE_UNITS`."""
-    variance = (local_fwhm(scene, x, y) * SIGMA_PER_FWHM) ** 2 + PIXEL
+    """True ln size (of `SIZE_UNIT`), e1, e2 at positions x, y in `SHAPE_UNITS`, float32 ``(n, 3)``."""
+    variance = (local_fwhm(scene, x, y) * SIGMA_PER_FWHM) ** 2 + PIXEL_VARIANCE
     along = scene.drift**2 / 12
     angle = 2 * math.radians(scene.drift_angle)
     e = along / (2 * variance + along)
@@ -135,13 +153,14 @@ def _truth(scene: SceneSpec, x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 class PretrainRecipe:
-    """Both networks at once, on crops of simulated frames (see `fit.Recipe`).
+    """Joint training of both networks on crops of simulated frames (see `aqdask.methods.training.loop`).
 
     Parameters
     ----------
     seed, steps : int
+        Seed of weights and crops, and number of optimiser steps.
     pool : ProcessPoolExecutor
-        Draws the next pass while this one is learnt from.
+        Draws the next pass during the current one.
     """
 
     def __init__(self, seed: int, steps: int, pool: ProcessPoolExecutor) -> None:
@@ -150,11 +169,11 @@ class PretrainRecipe:
             torch.default_generator.manual_seed(seed)
             network = Networks(**ARCHITECTURE)
         self.network = torch.nn.utils.convert_conv2d_weight_memory_format(network, torch.channels_last)
-        self.watched = draw_pass(seed, 0, _HELD_OUT, 24)
+        self.validation = draw_pass(seed, 0, _HELD_OUT, 24)
         self.drawn: dict[int, Future[Pass]] = {}
 
     def batch(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Crops ``(batch, P, P)`` and truth ``(batch, 3)``."""
+        """Return crops ``(batch, P, P)`` and truth ``(batch, 3)`` of one step."""
         number, at = divmod(step, FRAMES * CROPS // BATCH)
         for ahead in (number, number + 1):
             if ahead not in self.drawn:
@@ -165,7 +184,7 @@ class PretrainRecipe:
         return torch.from_numpy(crops.u[part]), torch.from_numpy(crops.truth[part])
 
     def loss(self, step: int, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
-        """Reconstruction and likelihood of the shapes, 0-d."""
+        """Return the loss of a batch, reconstruction plus likelihood of the shapes, 0-d."""
         self.network.train()
         return self._loss(*batch)
 
@@ -174,9 +193,9 @@ class PretrainRecipe:
         return reconstruction(self.network, u) + shape
 
     def held_out(self) -> float:
-        """The same on frames of other seeds."""
+        """Return the loss on frames of other seeds."""
         self.network.eval()
-        u, truth = torch.from_numpy(self.watched.u), torch.from_numpy(self.watched.truth)
+        u, truth = torch.from_numpy(self.validation.u), torch.from_numpy(self.validation.truth)
         parts = zip(u.split(BATCH), truth.split(BATCH), strict=True)
         return float(np.mean([self._loss(*part).item() for part in parts]))
 
@@ -186,7 +205,7 @@ class PretrainRecipe:
 
 
 class SimulatedFrames(FrameSource):
-    """Good frames of one simulated camera (see `crops.FrameSource`)."""
+    """Good frames of one simulated camera, as reference frames."""
 
     def __init__(self, seed: int) -> None:
         rng = np.random.default_rng([_HELD_OUT, seed, 1])
@@ -202,12 +221,20 @@ class SimulatedFrames(FrameSource):
         ]
 
     def read(self, index: int, /) -> tuple[np.ndarray, np.ndarray | None]:
-        """One frame, drawn when it is asked for."""
+        """Draw one frame, uint16 ``(y, x)``; no pixel is invalid."""
         return simulate_frame(self.scenes[index], seed=self.seeds[index]).image, None
 
 
 def pretrain(seed: int = 0, steps: int = STEPS, trained: Bundle | None = None) -> Bundle:
-    """Train the shipped model, half an hour on two cores; or calibrate one that is ``trained`` again."""
+    """Train and calibrate the shipped model; half an hour on two cores.
+
+    Parameters
+    ----------
+    seed, steps : int
+        Seed of everything, and number of optimiser steps.
+    trained : Bundle, optional
+        A trained model, which is calibrated again without training.
+    """
     if trained:
         networks, curve = load_networks(trained), trained.provenance["loss_curve"]
         seed, steps = (trained.provenance["settings"][name] for name in ("seed", "steps"))
@@ -235,14 +262,14 @@ def pretrain(seed: int = 0, steps: int = STEPS, trained: Bundle | None = None) -
             "loss_curve": {name: values[-40:] for name, values in curve.items()},
         },
         notes=(
-            "Calibrated on simulated frames only: adapt it to your camera with `aqdask calibrate` first.",
+            "Calibrated on simulated frames only: use `aqdask calibrate` for your camera first.",
             *(note for note in calibrations[POOLED].facts["notes"] if not note.startswith("Look at")),
         ),
     )
 
 
 def _tell(progress: TrainProgress) -> None:
-    """A line now and then."""
+    """Print every note, and progress every 200 steps."""
     if progress.stage == "note":
         print(progress.note, flush=True)
     elif progress.done % 200 == 0 or progress.done == progress.total:
@@ -254,12 +281,12 @@ def _tell(progress: TrainProgress) -> None:
 
 
 def main(arguments: Iterator[str] | None = None) -> None:
-    """Command line of ``python -m aqdask.simulate.pretrain``."""
+    """Run the command line of ``python -m aqdask.simulate.pretrain``."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--out", type=Path, default=place(SHIPPED))
-    parser.add_argument("--recalibrate", action="store_true", help="keep the weights of what is there")
+    parser.add_argument("--recalibrate", action="store_true", help="keep the weights of the existing bundle")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     chosen = parser.parse_args(None if arguments is None else list(arguments))
     torch.set_num_threads(chosen.threads)

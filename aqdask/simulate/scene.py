@@ -1,6 +1,6 @@
-"""What a simulated frame is drawn from: the scene's numbers, its light in electrons, and random numbers.
+"""Parameters of a simulated exposure, its expected light, and seeded random streams.
 
-Pixel coordinates are 0-based with whole numbers at pixel centres, arrays are ``(y, x)``.
+Pixel coordinates are 0-based with integers at pixel centres; arrays are ``(y, x)``.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ import numpy as np
 from aqdask.errors import UsageError
 
 PROFILES = ("moffat", "kolmogorov")
-FIELD_MARGIN = 64  # px; stars are also drawn beyond the edges, for their wings and for shifted pointings
+FIELD_MARGIN = 64  # px; stars beyond the edges contribute wings, and appear in shifted pointings
 
 
 @dataclass(frozen=True)
 class SceneSpec:
-    """One exposure: sky, stars, optics and detector.
+    """Parameters of one exposure: sky, stars, optics and detector.
 
     Parameters
     ----------
@@ -43,7 +43,7 @@ class SceneSpec:
         Fraction by which the FWHM in the corners is larger than at the centre; it grows with the square of
         the radius, as field curvature does.
     drift, drift_angle : float
-        Stars are smeared along a line of this length in pixels, in degrees from +x towards +y.
+        Length in pixels and direction in degrees (from +x towards +y) of the line that smears all stars.
     star_density : float
         Stars per pixel.
     flux_minimum, flux_maximum, flux_slope : float
@@ -57,12 +57,11 @@ class SceneSpec:
     saturation : int
         Largest value in ADU, at most 65535.
     full_well : float or None
-        Electrons that a pixel holds; what is above spills along the column. None: no limit.
+        Largest charge of a pixel in electrons; the excess spills along the column. None: no limit.
     camera_seed : int
-        Draws the fixed pattern (dust, pixel response, hot pixels): frames with the same number come from
-        the same camera.
+        Seed of the fixed pattern (dust, pixel response, hot pixels), the same for frames of one camera.
     dust : int
-        Out-of-focus dust grains in the flat.
+        Number of out-of-focus dust grains in the flat.
     pixel_response : float
         Pixel response non-uniformity, rms as a fraction.
     hot_pixels : float
@@ -72,7 +71,7 @@ class SceneSpec:
     pixel_scale : float
         Arcseconds per pixel, for the header.
     field_seed : int or None
-        Frames with the same number show the same stars; None: stars follow the frame's seed.
+        Seed of the stars, the same for frames of one field; None: the seed of the frame.
     pointing : tuple of float
         Shift ``(y, x)`` of the field in pixels, at most `FIELD_MARGIN`.
     """
@@ -131,7 +130,7 @@ class SceneSpec:
 
     @property
     def moffat_radius(self) -> float:
-        """The radius alpha of ``(1 + (r / alpha)**2)**-beta`` in pixels (Moffat 1969)."""
+        """Radius alpha of ``(1 + (r / alpha)**2)**-beta`` in pixels (Moffat 1969)."""
         return self.fwhm / (2 * math.sqrt(2 ** (1 / self.beta) - 1))
 
     @property
@@ -144,8 +143,14 @@ class SceneSpec:
 class Light:
     """Expected electrons of a good frame, float32 ``(y, x)``.
 
-    ``sky`` (smooth) and ``stars`` (with galaxies) are behind ``flat``, the transmission of optics and
-    detector; ``dark`` is what hot pixels add, None for none.
+    Parameters
+    ----------
+    sky, stars : ndarray
+        Smooth sky, and stars with galaxies, both after multiplication with ``flat``.
+    flat : ndarray
+        Transmission of optics and detector.
+    dark : ndarray or None
+        Dark current of hot pixels; None without hot pixels.
     """
 
     sky: np.ndarray
@@ -154,7 +159,7 @@ class Light:
     dark: np.ndarray | None = None
 
     def total(self) -> np.ndarray:
-        """All of it, a new array."""
+        """Sum of all components, a new array."""
         everything = self.sky + self.stars
         if self.dark is not None:
             everything += self.dark
@@ -162,15 +167,15 @@ class Light:
 
 
 def stream(seed: int, name: str) -> np.random.Generator:
-    """Random numbers for one purpose: a child of ``seed`` by name, so that no purpose disturbs another."""
+    """Random generator for one purpose: a child of ``seed`` by name, independent of all other purposes."""
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(zlib.crc32(name.encode()),)))
 
 
 def correlated_field(shape: tuple[int, int], scale: float, rng: np.random.Generator) -> np.ndarray:
-    """White noise smoothed by a Gaussian of FWHM ``scale`` pixels: float32 ``(y, x)``, mean 0, variance 1.
+    """Gaussian noise with a correlation of FWHM ``scale`` pixels, float32 ``(y, x)``, mean 0, variance 1.
 
-    Independent numbers on a grid of one Gaussian sigma are spread by that Gaussian along each axis in turn:
-    two matrix products, whatever the scale.
+    Independent numbers on a grid with a step of one sigma are convolved with the Gaussian along each axis, as
+    two matrix products, so that the cost falls with the scale.
     """
     sigma = scale / 2.3548
 

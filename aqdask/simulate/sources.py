@@ -1,4 +1,4 @@
-"""Stars and galaxies of a scene: where they are, how bright, and their light on the pixels."""
+"""Stars and galaxies of a scene: random catalogues and their expected light on the pixels."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ import numpy as np
 from aqdask.simulate.psf import PHASES, core_radius, local_fwhm, psf_table, stamp_radius, wide_stamp, zones
 from aqdask.simulate.scene import FIELD_MARGIN, SceneSpec, stream
 
-LARGEST_TABLE = 100  # px; stars with a larger stamp are few, and drawn one by one
-GALAXY_SLOPE = 1.0  # N(>F) of galaxies goes with F**-1 (0.4 per magnitude, as counts at 20 to 25 mag do)
-GALAXY_RANGE = 100.0  # their fluxes, from the scene's smallest
-GALAXY_SPREAD = 0.35  # of the natural logarithm of half-light radii
-THINNEST = 0.2  # smallest axis ratio of a disc
+LARGEST_TABLE = 100  # px; the few stars with a larger stamp are drawn one by one
+GALAXY_SLOPE = 1.0  # N(>F) is proportional to F**-1 (0.4 dex per mag, as observed at 20 to 25 mag)
+GALAXY_RANGE = 100.0  # largest flux over the smallest
+GALAXY_SPREAD = 0.35  # standard deviation of the natural logarithm of half-light radii
+MIN_AXIS_RATIO = 0.2  # of a disc
 HALF_LIGHT = 1.67835  # half-light radius of an exponential disc in scale lengths
-GALAXY_REACH = 4.0  # half-light radii to a stamp's edge (1 % of the flux is outside)
+GALAXY_REACH = 4.0  # half-light radii from the centre to the edge of a stamp (1 % of the flux is outside)
 
 
 def power_law(rng: np.random.Generator, number: int, least: float, most: float, slope: float) -> np.ndarray:
-    """Fluxes with N(>F) proportional to ``F**-slope``, cut at both ends: float64 ``(number,)``."""
+    """Fluxes from ``least`` to ``most`` with N(>F) proportional to ``F**-slope``, float64 ``(number,)``."""
     faintest, brightest = least**-slope, most**-slope
     return rng.uniform(brightest, faintest, number) ** (-1 / slope)
 
 
-def _places(spec: SceneSpec, density: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def _positions(spec: SceneSpec, density: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     height, width = spec.height + 2 * FIELD_MARGIN, spec.width + 2 * FIELD_MARGIN
     number = rng.poisson(density * height * width)
     x = rng.uniform(0, width, number) - FIELD_MARGIN + spec.pointing[1]
@@ -33,15 +33,15 @@ def _places(spec: SceneSpec, density: float, rng: np.random.Generator) -> tuple[
 
 
 def draw_stars(spec: SceneSpec, seed: int) -> np.ndarray:
-    """The stars of the field: float64 ``(n, 3)`` of x, y (pixels) and flux (electrons before vignetting)."""
+    """Draw the stars of the field, float64 ``(n, 3)``: x, y (pixels), flux (electrons before vignetting)."""
     rng = stream(seed if spec.field_seed is None else spec.field_seed, "stars")
-    x, y = _places(spec, spec.star_density, rng)
+    x, y = _positions(spec, spec.star_density, rng)
     flux = power_law(rng, len(x), spec.flux_minimum, spec.flux_maximum, spec.flux_slope)
     return np.column_stack([np.round(x * PHASES) / PHASES, np.round(y * PHASES) / PHASES, flux])
 
 
 def render_stars(spec: SceneSpec, stars: np.ndarray) -> np.ndarray:
-    """Expected electrons of all stars without vignetting, float32 ``(y, x)``."""
+    """Expected electrons of stars ``(n, 3)`` (x, y, flux) without vignetting, float32 ``(y, x)``."""
     if not len(stars):
         return np.zeros(spec.shape, np.float32)
     parts = [(zone, stars[chosen]) for zone, chosen in zones(spec, stars[:, 0], stars[:, 1])]
@@ -80,23 +80,33 @@ def _add_wide(image: np.ndarray, spec: SceneSpec, stars: np.ndarray, radii: np.n
 
 
 def draw_galaxies(spec: SceneSpec, seed: int) -> np.ndarray:
-    """The galaxies of the field: float64 ``(n, 6)``.
+    """Draw the galaxies of the field.
 
-    Columns: x, y (pixels), flux (electrons before vignetting), half-light radius along the major axis
-    (pixels, log-normal), axis ratio, position angle (radians from +x towards +y). Discs are seen from random
-    directions: the cosine of the inclination is uniform, the axis ratio at least `THINNEST`.
+    Returns
+    -------
+    ndarray (n, 6)
+        float64: x, y (pixels), flux (electrons before vignetting), half-light radius along the major axis
+        (pixels, log-normal), axis ratio, position angle (radians from +x towards +y). Discs have random
+        orientations: the cosine of the inclination is uniform, the axis ratio at least `MIN_AXIS_RATIO`.
     """
     rng = stream(seed if spec.field_seed is None else spec.field_seed, "galaxies")
-    x, y = _places(spec, spec.galaxies, rng)
+    x, y = _positions(spec, spec.galaxies, rng)
     flux = power_law(rng, len(x), spec.flux_minimum, GALAXY_RANGE * spec.flux_minimum, GALAXY_SLOPE)
     radius = spec.galaxy_radius * np.exp(GALAXY_SPREAD * rng.standard_normal(len(x)))
-    ratio = np.maximum(rng.uniform(0, 1, len(x)), THINNEST)
+    ratio = np.maximum(rng.uniform(0, 1, len(x)), MIN_AXIS_RATIO)
     return np.column_stack([x, y, flux, radius, ratio, rng.uniform(0, np.pi, len(x))])
 
 
 def disc_mixture() -> tuple[np.ndarray, np.ndarray]:
-    """An exponential disc as a sum of Gaussians: fluxes (sum 1) and variances in scale lengths squared.
+    """Approximate an exponential disc by a sum of Gaussians.
 
+    Returns
+    -------
+    fluxes, variances : ndarray
+        float64; fluxes with sum 1, variances in scale lengths squared.
+
+    Notes
+    -----
     ``exp(-r)`` is the integral over t of ``t**-1.5 exp(-1 / 4t) exp(-r**2 t) / (2 sqrt(pi))``, a scale
     mixture of Gaussians (Andrews & Mallows 1974), here by the trapezoidal rule in log t.
     """
@@ -107,10 +117,11 @@ def disc_mixture() -> tuple[np.ndarray, np.ndarray]:
 
 
 def render_galaxies(spec: SceneSpec, galaxies: np.ndarray) -> np.ndarray:
-    """Expected electrons of all galaxies without vignetting, float32 ``(y, x)``.
+    """Expected electrons of galaxies from `draw_galaxies` without vignetting, float32 ``(y, x)``.
 
-    Each Gaussian of `disc_mixture` is widened by the variances of the PSF (as a Gaussian of its FWHM), of a
-    pixel (1/12 px**2) and of the drift (length**2 / 12): exact for Gaussians, and good near the core.
+    The variances of the PSF (as a Gaussian of its FWHM), of a pixel (1/12 px**2) and of the drift
+    (length**2 / 12) are added to those of the Gaussians of `disc_mixture`. This is exact for Gaussians and
+    accurate near the core.
     """
     image = np.zeros(spec.shape, np.float32)
     share, variance = disc_mixture()
@@ -130,7 +141,7 @@ def render_galaxies(spec: SceneSpec, galaxies: np.ndarray) -> np.ndarray:
 
 
 def _outer(angle: float) -> np.ndarray:
-    """Projection onto a direction, as a matrix over (x, y)."""
+    """Matrix ``(2, 2)`` over (x, y) that projects onto a direction."""
     direction = np.array([math.cos(angle), math.sin(angle)])
     return np.outer(direction, direction)
 

@@ -1,4 +1,4 @@
-"""How well a patch mask finds known defects: recall per kind, and false masks where nothing was wrong."""
+"""Recall and false-mask rate of patch masks, from the pixel truth of simulated frames."""
 
 from __future__ import annotations
 
@@ -10,20 +10,25 @@ import numpy as np
 
 from aqdask.specs import PatchGrid
 
-AFFECTED_FRACTION = 0.05  # a patch is affected when this fraction of its pixels is
-# Narrow defects never cover that much of a patch; these fractions are about 5 pixels of a track, a quarter
-# of a column and half a crossing of a trail in a patch of 64 x 64.
+AFFECTED_FRACTION = 0.05  # affected pixels from which a patch counts as affected
+# Narrow defects never cover 5 % of a patch. These fractions are about 5 pixels of a track, a quarter of a
+# column and half a crossing of a trail in a patch of 64 x 64.
 NARROW_FRACTIONS = {
     "cosmic_rays": 5 / 64**2, "hot_column": 16 / 64**2, "dead_column": 16 / 64**2, "trail": 0.02,
-    "saturated_stars": 0.02,  # where only the bled column crosses
+    "saturated_stars": 0.02,  # only the bleeding column crosses the patch
 }  # fmt: skip
 
 
 @dataclass(frozen=True)
-class FrameVerdict:
-    """A mask to judge: ``mask`` bool ``(patch_y, patch_x)``, True = bad, and the frame's pixel truth.
+class MaskAndTruth:
+    """Patch mask of one frame and its pixel truth.
 
-    ``truth`` maps kinds of defect to bool ``(y, x)``; empty for a good frame.
+    Parameters
+    ----------
+    mask : ndarray (patch_y, patch_x)
+        bool, True = bad.
+    truth : mapping of str to ndarray (y, x)
+        Kind of defect to bool, True = affected; empty for a good frame.
     """
 
     mask: np.ndarray
@@ -32,33 +37,33 @@ class FrameVerdict:
 
 @dataclass(frozen=True)
 class Rate:
-    """``masked`` of ``patches``."""
+    """Number of patches and of masked patches among them."""
 
     patches: int = 0
     masked: int = 0
 
     @property
     def rate(self) -> float:
-        """The masked fraction; NaN where there was no patch to mask."""
+        """Masked fraction; NaN without patches."""
         return self.masked / self.patches if self.patches else math.nan
 
     def plus(self, chosen: np.ndarray, mask: np.ndarray) -> Rate:
-        """With the patches of one more frame where ``chosen`` is True."""
+        """Add the chosen patches of one frame; both arrays are bool ``(patch_y, patch_x)``."""
         return Rate(self.patches + int(chosen.sum()), self.masked + int((chosen & mask).sum()))
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a mask is worth.
+    """Rates of masked patches.
 
     Parameters
     ----------
     recall : dict of str to Rate
-        Kind of defect to affected patches and how many of them are masked.
+        Affected patches by kind of defect.
     good_frames : Rate
-        False masks in frames without any defect.
+        Patches of frames without defects: false masks.
     untouched : Rate
-        False masks in patches of bad frames in which no pixel is affected by anything.
+        Patches of bad frames without any affected pixel: false masks.
     """
 
     recall: dict[str, Rate]
@@ -67,7 +72,15 @@ class Evaluation:
 
 
 def patch_fraction(pixels: np.ndarray, grid: PatchGrid) -> np.ndarray:
-    """Fraction of True pixels in each whole patch (overlap included): float64 ``(patch_y, patch_x)``."""
+    """Fraction of True pixels in each patch, float64 ``(patch_y, patch_x)``.
+
+    Parameters
+    ----------
+    pixels : ndarray (y, x)
+        bool.
+    grid : PatchGrid
+        Patches; pixels of an overlap count in each of them.
+    """
     rows = np.zeros((grid.height + 1, grid.width), np.int32)
     np.cumsum(pixels, axis=0, dtype=np.int32, out=rows[1:])
     bands = rows[grid.stops(0)] - rows[grid.starts(0)]
@@ -78,35 +91,42 @@ def patch_fraction(pixels: np.ndarray, grid: PatchGrid) -> np.ndarray:
     return counts / np.multiply.outer(*sides)
 
 
-def evaluate(verdicts: Iterable[FrameVerdict], grid: PatchGrid) -> Evaluation:
-    """Compare patch masks with pixel truth, frame by frame (verdicts may come from a generator).
+def evaluate(masks: Iterable[MaskAndTruth], grid: PatchGrid) -> Evaluation:
+    """Compare patch masks with pixel truth.
 
-    A patch is affected by a kind from `AFFECTED_FRACTION` (or the kind's entry of `NARROW_FRACTIONS`) of
-    its pixels upwards, and untouched where no pixel is affected by any kind. Patches in between count
-    nowhere. A patch with two kinds counts for both, whichever of them the mask found.
+    A patch is affected by a kind if at least `AFFECTED_FRACTION` of its pixels are (or the kind's entry of
+    `NARROW_FRACTIONS`), and untouched if no pixel is affected by any kind. All other patches are ignored. A
+    patch with two kinds counts for both, whichever of them the mask found.
+
+    Parameters
+    ----------
+    masks : iterable of MaskAndTruth
+        One entry for each frame; a generator keeps only one truth in memory.
+    grid : PatchGrid
+        Patches of every frame.
 
     Raises
     ------
     ValueError
-        Where a mask or a truth does not have the grid's shape.
+        For a mask or a truth of another shape than the grid's.
     """
     recall: dict[str, Rate] = {}
     good_frames = untouched = Rate()
-    for verdict in verdicts:
-        if verdict.mask.shape != grid.shape:
-            raise ValueError(f"mask of shape {verdict.mask.shape} for a grid of {grid.shape} patches")
+    for frame in masks:
+        if frame.mask.shape != grid.shape:
+            raise ValueError(f"mask of shape {frame.mask.shape} for a grid of {grid.shape} patches")
         touched = np.zeros(grid.shape, bool)
-        for kind, pixels in verdict.truth.items():
+        for kind, pixels in frame.truth.items():
             if pixels.shape != (grid.height, grid.width):
                 raise ValueError(
                     f"truth of shape {pixels.shape} for a frame of {(grid.height, grid.width)} px"
                 )
             fraction = patch_fraction(pixels, grid)
             affected = fraction >= NARROW_FRACTIONS.get(kind, AFFECTED_FRACTION)
-            recall[kind] = recall.get(kind, Rate()).plus(affected, verdict.mask)
+            recall[kind] = recall.get(kind, Rate()).plus(affected, frame.mask)
             touched |= fraction > 0
-        if verdict.truth:
-            untouched = untouched.plus(~touched, verdict.mask)
+        if frame.truth:
+            untouched = untouched.plus(~touched, frame.mask)
         else:
-            good_frames = good_frames.plus(~touched, verdict.mask)
+            good_frames = good_frames.plus(~touched, frame.mask)
     return Evaluation(recall, good_frames, untouched)

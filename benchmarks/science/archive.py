@@ -21,11 +21,11 @@ from methods import AQDASK, NAMES, Contest, prepare
 from seeds import SEEDS
 
 from aqdask.photometry.aperture_photometry import photometric_scatter
-from aqdask.photometry.false_alarms import Detections, add_sources, find_candidates, find_detections
+from aqdask.photometry.false_alarms import DetectionCounts, find_candidates, find_detections
 from aqdask.simulate import defects
 from aqdask.simulate.camera import flat_field
 from aqdask.simulate.defect import Defect
-from aqdask.simulate.frame import SimulatedFrame, simulate_frame
+from aqdask.simulate.frame import SimulatedFrame, add_stars, simulate_frame
 from aqdask.simulate.presets import preset
 from aqdask.simulate.scene import SceneSpec, stream
 from aqdask.specs import Card, PatchGrid
@@ -110,7 +110,7 @@ def with_transients(drawn: Drawn, seed: int) -> Drawn:
     places = rng.uniform(16, min(scene.shape) - 16, (total, 2))
     flux = np.exp(rng.uniform(*np.log(TRANSIENT_SIGNAL), total)) * scene.sky_noise
     fresh = np.column_stack([places, flux])
-    image = add_sources(drawn.frame.image, fresh, scene, seed)
+    image = add_stars(drawn.frame.image, fresh, scene, seed)
     stars = np.concatenate([drawn.frame.stars, fresh])
     return Drawn(scene, replace(drawn.frame, image=image, stars=stars), fresh)
 
@@ -142,7 +142,7 @@ class Differences:
     """Candidates in the difference images of pairs of epochs that come one frame after the other."""
 
     def __init__(self) -> None:
-        self.found = {name: Detections() for name in (NOTHING, *NAMES, ORACLE)}
+        self.found = {name: DetectionCounts() for name in (NOTHING, *NAMES, ORACLE)}
         self.pairs = 0
         self.before: tuple[Drawn, Masks] | None = None
 
@@ -158,7 +158,7 @@ class Differences:
         )
         self.pairs += 1
         for name, total in self.found.items():
-            self.found[name] = total.plus(candidates.behind(masks_first[name], masks[name]))
+            self.found[name] = total + candidates.counts(masks_first[name], masks[name])
 
     def rows(self) -> list[dict[str, Any]]:
         """One a mask."""
@@ -178,7 +178,7 @@ def outcome(
     """
     names = (NOTHING, *NAMES, ORACLE)
     scatter: dict[str, list[tuple[int, float]]] = {name: [] for name in names}
-    found = {name: Detections() for name in names}
+    found = {name: DetectionCounts() for name in names}
     clean: dict[str, list[np.ndarray]] = {name: [] for name in NAMES}
     count = 0
     for drawn in frames:
@@ -191,7 +191,7 @@ def outcome(
         seen = find_detections(frame.image, frame.stars)
         for name in names:
             scatter[name].append(_scatter(scene, frame, masks[name]))
-            found[name] = found[name].plus(seen.behind(masks[name]))
+            found[name] = found[name] + seen.counts(masks[name])
         for name in NAMES:
             clean[name].append(verdicts[name].masked(ALPHA)[~patches.touched])
         if listener:

@@ -1,4 +1,4 @@
-"""A night, a model file and a finished archive for the command line."""
+"""Fixtures: three frames, a model file and a scored archive."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ import aqdask as aq
 
 @pytest.fixture(scope="session")
 def night(tmp_path_factory) -> Path:
-    """A folder of three frames; not to be changed."""
+    """Folder of three frames; read only."""
     return write_night(tmp_path_factory.mktemp("night"), 3)
 
 
 @pytest.fixture(scope="session")
 def model(tmp_path_factory) -> Path:
-    """The file of a tiny model."""
+    """File of a tiny model."""
     path = tmp_path_factory.mktemp("model") / "tiny.safetensors"
     tiny_bundle().save(path)
     return path
@@ -39,5 +39,5 @@ def _finished(tmp_path_factory, night, model) -> Path:
 
 @pytest.fixture
 def archive(_finished, tmp_path) -> Path:
-    """A copy of the finished archive."""
+    """Copy of the scored archive."""
     return Path(shutil.copytree(_finished, tmp_path / "night.zarr"))

@@ -1,4 +1,4 @@
-"""The command line: exit codes, one paragraph an error, JSON that parses, the same group under `dask`."""
+"""Command line: exit codes, one paragraph per error, valid JSON, the same group under `dask`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import click
 import dask
 import pytest
 import xarray as xr
@@ -17,7 +19,7 @@ from night import InterruptAfter, sky, tiny_bundle, write_frame, write_night
 from safetensors.numpy import save
 
 import aqdask as aq
-from aqdask.cli import aqdask
+from aqdask.cli import aqdask, common
 from aqdask.cli.main import COMMANDS
 from aqdask.version import __version__
 
@@ -54,7 +56,7 @@ def test_every_command_explains_itself(command):
     assert all(word in result.stdout for word in options)
 
 
-def test_the_group_tells_the_exit_codes():
+def test_the_help_lists_the_exit_codes():
     text = " ".join(CliRunner().invoke(aqdask, ["--help"]).stdout.split())
     assert "0 every frame done; 1 finished, some frames quarantined, or kept as stored; 2 usage; 3" in text
     assert "130 interrupted" in text
@@ -69,6 +71,21 @@ def test_the_installed_command_and_the_one_below_dask_are_the_same(command):
     text = run("--help")
     assert all(f"\n  {name} " in text for name in COMMANDS)
     assert __version__ in run("--version")
+
+
+def test_a_new_command_is_one_row_of_the_table(monkeypatch):
+    @click.command()
+    @common.command
+    def greet(session):
+        """Greet."""
+        session.emit("hello", event="greeting")
+
+    monkeypatch.setitem(sys.modules, "greetings", SimpleNamespace(greet=greet))
+    monkeypatch.setitem(COMMANDS, "greet", "greetings")
+    assert call("greet").stdout == "hello\n"
+    assert objects(call("greet", "--json")) == [{"event": "greeting"}]
+    listed = CliRunner().invoke(aqdask, ["--help"]).stdout.splitlines()
+    assert listed[-1].split() == ["greet", "Greet."]
 
 
 # --- exit codes ----------------------------------------------------------------------------------------
@@ -279,7 +296,7 @@ def test_bad_input_gets_one_paragraph_with_a_remedy_and_its_exit_code(case, tmp_
 
 
 @pytest.mark.parametrize("cluster", ["tcp://127.0.0.1:1", "tcp://no.such.host.invalid:8786"])
-def test_a_cluster_that_does_not_answer_is_said(cluster, night, tmp_path):
+def test_a_cluster_that_does_not_answer_is_an_error(cluster, night, tmp_path):
     with dask.config.set({"aqdask.connect-timeout": "1 s"}):
         result = call("ingest", night, tmp_path / "a.zarr", "--quiet", cluster=cluster)
     assert result.exit_code == 3

@@ -1,4 +1,4 @@
-"""``aqdask compare``: numbers for people and as JSON, and what it refuses."""
+"""Command `compare`: text, JSON and usage errors."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import aqdask as aq
 
 @pytest.fixture
 def two_models(archive):
-    """An archive that a second model has scored."""
+    """Archive scored by two models."""
     aq.score(archive, tiny_bundle("other", seed=5), cluster="serial")
     return archive
 

@@ -1,4 +1,4 @@
-"""`aqdask demo`: the shipped model on a small simulated archive, and what it prints."""
+"""Command `demo`: its files, its output, and its errors."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def call(*arguments: object):
 
 @pytest.fixture(scope="module")
 def shown(tmp_path_factory):
-    """A small demonstration: its folder, and what the command said."""
+    """Small demonstration: its folder and the result of the command."""
     folder = tmp_path_factory.mktemp("demo")
     return folder, call("demo", folder, *SMALL)
 
@@ -93,7 +93,7 @@ def test_too_little_for_a_mask_is_refused_before_anything_is_drawn(options, word
 
 
 def test_a_demonstration_that_was_moved_is_not_mixed_up(shown, tmp_path):
-    """The archive knows its sources by their paths; frames of the same names elsewhere are others."""
+    """Frames of the same names in another folder are other frames."""
     folder, _ = shown
     shutil.copytree(folder / "demo.zarr", tmp_path / "demo.zarr")
     result = call("demo", tmp_path, *SMALL, "--quiet")

@@ -1,4 +1,4 @@
-"""Errors that nobody foresaw: exit code 3, one paragraph, an object with ``--json``; never a traceback."""
+"""Unforeseen errors: exit code 3, one paragraph, an object with ``--json``, never a traceback."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from aqdask.errors import (
 
 
 def ending(error: BaseException, *options: str):
-    """A command that ends with ``error``."""
+    """Command that raises ``error``."""
 
     @click.command()
     @command
@@ -68,7 +68,7 @@ def test_an_unforeseen_error_ends_with_3_and_one_paragraph(error):
     assert "Traceback (most recent call last)" in ending(error, "--debug").stderr
 
 
-def test_the_message_keeps_what_was_said():
+def test_the_message_keeps_the_cause():
     assert "first second\\x1b[31m \\xe9" in ending(UNFORESEEN["lines"]).stderr
     assert "use fewer workers" in ending(MemoryError()).stderr
 
@@ -93,7 +93,7 @@ def test_a_lost_connection_is_the_clusters(error):
         assert type(place_failed("a.zarr", error)) is ClusterError
 
 
-def test_what_is_read_is_told_from_what_is_written(tmp_path):
+def test_failures_of_reading_and_of_writing_differ(tmp_path):
     (tmp_path / "there").touch()
 
     def said(number, name):
@@ -133,7 +133,7 @@ def test_what_click_quotes_is_shown_escaped():
         assert "\x1b" not in result.stderr
 
 
-def test_an_error_before_a_command_begins_is_said_too(monkeypatch):
+def test_an_error_before_a_command_begins_is_reported(monkeypatch):
     def broken(*_):
         raise ImportError("numpy is half installed")
 

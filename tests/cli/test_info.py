@@ -1,4 +1,4 @@
-"""What `aqdask info` says of an archive's maps."""
+"""Command `info` on archives."""
 
 from __future__ import annotations
 

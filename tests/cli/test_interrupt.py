@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM, SIGHUP: exit code 130, how to resume, no process left, and the resumed run completes."""
+"""Ctrl-C, SIGTERM, SIGHUP: exit code 130, the command that resumes, no process left, a complete resume."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ import pytest
 from night import OPTIONS, same_bytes, write_night
 
 import aqdask as aq
-from aqdask.cli.main import ended_like_ctrl_c
+from aqdask.cli.main import sigterm_as_interrupt
 
 SCRIPT = Path(sys.executable).parent / "aqdask"
 MANY = 120
 
 
-def hear_interrupts():
-    """A shell's background job, such as a CI run, hands its children an ignored SIGINT."""
+def restore_interrupts():
+    """Restore SIGINT, which background jobs such as CI runs ignore in their children."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
 
@@ -67,7 +67,7 @@ def test_an_interrupted_ingest_says_how_to_resume_and_does(
     process = subprocess.Popen(
         [SCRIPT, "ingest", long_night, archive, *options],
         start_new_session=True,
-        preexec_fn=hear_interrupts,
+        preexec_fn=restore_interrupts,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -99,7 +99,7 @@ def test_an_interrupted_ingest_says_how_to_resume_and_does(
 def test_the_handlers_are_those_of_the_command_only(monkeypatch):
     monkeypatch.setattr(signal, "signal", heard := Heard(signal.signal))
     former = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)]
-    with pytest.raises(KeyboardInterrupt, match="SIGTERM"), ended_like_ctrl_c():
+    with pytest.raises(KeyboardInterrupt, match="SIGTERM"), sigterm_as_interrupt():
         signal.raise_signal(signal.SIGTERM)
     assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)] == former
     second = [handler for number, handler in heard.calls if number == signal.SIGTERM][1]
@@ -122,7 +122,7 @@ class Heard:
 def test_a_signal_that_is_ignored_stays_ignored():
     former = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # nohup
     try:
-        with ended_like_ctrl_c():
+        with sigterm_as_interrupt():
             signal.raise_signal(signal.SIGHUP)
     finally:
         signal.signal(signal.SIGHUP, former)

@@ -1,4 +1,4 @@
-"""What is written for programs is JSON, whatever the numbers."""
+"""Valid JSON for any number."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from night import sky, write_frame
 
 import aqdask as aq
 from aqdask.cli import aqdask
-from aqdask.cli.evaluation import Findings, FrameLine, write
+from aqdask.cli.evaluation import DemoResults, FrameResult, write
 from aqdask.monitor.progress import JsonReporter
 from aqdask.monitor.strict_json import strict_json
 from aqdask.simulate.truth import Evaluation, Rate
@@ -58,10 +58,10 @@ def test_progress_and_the_demonstrations_numbers_too(tmp_path):
     stream = io.StringIO()
     JsonReporter(stream).emit(event="curve", loss=math.nan)
     assert strict(stream.getvalue()) == {"event": "curve", "loss": None}
-    line = FrameLine("a.fits", (), masked=1.0, score=math.inf, flagged=True, reasons={})
+    line = FrameResult("a.fits", (), masked=1.0, score=math.inf, flagged=True, reasons={})
     none = Rate(0, 0)
-    findings = Findings(0.01, Evaluation({}, none, none), (line,))
-    assert strict(write(tmp_path / "evaluation.json", findings).read_text())["frames"][0]["score"] is None
+    results = DemoResults(0.01, Evaluation({}, none, none), (line,))
+    assert strict(write(tmp_path / "evaluation.json", results).read_text())["frames"][0]["score"] is None
 
 
 def test_select_has_no_score_for_a_frame_that_cannot_be_measured(tmp_path):

@@ -1,4 +1,4 @@
-"""Places: no URL becomes a folder, no pipe is waited for, whatever option or function it is given to."""
+"""Paths in every option and function: URLs are refused, and pipes never block."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def test_what_is_no_url(place):
     check_local(place)
 
 
-def test_a_nul_is_said():
+def test_a_nul_is_refused():
     with pytest.raises(UsageError, match=r"the path 'a\\x00b' holds a NUL"):
         aq.ingest("a\0b", "a.zarr")
 
@@ -173,7 +173,7 @@ def test_nothing_waits_for_a_pipe(line, night, archive, model, tmp_path, monkeyp
     assert "FIFO" in paragraph
 
 
-def test_what_a_file_is_instead_is_said(tmp_path):
+def test_the_kind_of_file_is_named(tmp_path):
     with pytest.raises(OSError, match="it is a folder"):
         read_regular(tmp_path)
     with pytest.raises(OSError, match="it is a device"):

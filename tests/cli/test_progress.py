@@ -1,4 +1,4 @@
-"""Progress: no markup, no control characters, and never more done than there is."""
+"""Progress: no markup, no control characters, never more done than the total."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import json
 import pytest
 from rich.console import Console
 
-from aqdask.cli.model import TrainTeller
+from aqdask.cli.model import TrainingReporter
 from aqdask.methods.training.progress import TrainProgress
 from aqdask.monitor import progress
 from aqdask.monitor.progress import BarReporter, JsonReporter, LineReporter, WarningsOnly
@@ -60,9 +60,9 @@ def test_a_training_stage_that_begins_anew_begins_at_nothing():
     class Session:
         reporter = LineReporter(io.StringIO())
 
-    teller = TrainTeller(Session())
+    listener = TrainingReporter(Session())
     for done in (3, 1, 2):
-        teller(TrainProgress("calibrate", done=done, total=3))
+        listener(TrainProgress("calibrate", done=done, total=3))
     assert Session.reporter._done == 2
     Session.reporter.finish()
     assert "-1" not in Session.reporter.stream.getvalue()

@@ -1,4 +1,4 @@
-"""The shipped model on the command line: `calibrate`, `run`, `train` and `info`."""
+"""Shipped model on the command line: `calibrate`, `run`, `train` and `info`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def call(*arguments: object):
 
 
 def paragraph(result) -> str:
-    """The only line on stderr of a command that was refused, with ``--quiet``."""
+    """Only line on stderr of a refused command with ``--quiet``."""
     (line,) = result.stderr.splitlines()
     assert line.startswith("aqdask: ")
     return line
@@ -33,7 +33,7 @@ def paragraph(result) -> str:
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory) -> Path:
-    """A folder of good frames of the simulated camera, filter L; not to be changed."""
+    """Folder of good frames of the simulated camera, filter L; read only."""
     folder = tmp_path_factory.mktemp("drawn")
     for frame in PLAN:
         write_demo_frame(folder, frame)
@@ -50,14 +50,14 @@ def stored(tmp_path_factory, drawn) -> Path:
 
 @pytest.fixture(scope="module")
 def calibrated(tmp_path_factory, stored):
-    """The shipped model calibrated on the archive: what the command said, and the file."""
+    """Shipped model calibrated on the archive: result of the command, and file."""
     path = tmp_path_factory.mktemp("calibrated") / "simcam.safetensors"
     named = ("--frames", "frame_00[0-6]*", "--name", "simcam")
     return call("calibrate", stored, "--model", "wide-field", *named, "--out", path), path
 
 
 def in_filter(source: Path, target: Path, band: str) -> Path:
-    """A copy of a frame that says it was taken through another filter."""
+    """Copy of a frame with another filter in its header."""
     shutil.copy(source, target)
     fits.setval(target, "FILTER", value=band)
     return target
@@ -110,7 +110,7 @@ def test_calibrate_refuses_the_published_method(stored, model, tmp_path):
 # --- run -----------------------------------------------------------------------------------------------
 
 
-def test_run_adapts_once_and_goes_on_with_the_same_model(drawn, tmp_path):
+def test_run_calibrates_once_and_goes_on_with_the_same_model(drawn, tmp_path):
     night, archive, products = tmp_path / "night", tmp_path / "night.zarr", tmp_path / "night-products"
     night.mkdir()
     for frame in PLAN[:-1]:
@@ -118,7 +118,7 @@ def test_run_adapts_once_and_goes_on_with_the_same_model(drawn, tmp_path):
     arguments = ("run", night, archive, "--model", "wide-field")
     first = call(*arguments)
     assert first.exit_code == 0, first.output
-    assert "adapting wide-field to the best frames" in first.stderr
+    assert "calibrating wide-field on the frames that `select` proposes" in first.stderr
     assert f"{archive}: 7 done, 0 quarantined, 0 pending (7 done now)" in first.stdout
     path = products / "wide-field.safetensors"
     made = (path.stat().st_mtime_ns, aq.load_model(path).digest)
@@ -126,13 +126,13 @@ def test_run_adapts_once_and_goes_on_with_the_same_model(drawn, tmp_path):
 
     again = call(*arguments)
     assert again.exit_code == 0
-    assert "adapting" not in again.stderr
+    assert "calibrating" not in again.stderr
     assert "(0 done now)" in again.stdout
 
     shutil.copy(drawn / PLAN[-1].name, night)
     more = call(*arguments)
     assert more.exit_code == 0
-    assert "adapting" not in more.stderr
+    assert "calibrating" not in more.stderr
     assert "8 done, 0 quarantined, 0 pending (1 done now)" in more.stdout
     assert (path.stat().st_mtime_ns, aq.load_model(path).digest) == made
     (group,) = (archive / "quality").glob("wide-field-*")
@@ -167,7 +167,7 @@ def test_strict_refuses_a_filter_that_the_model_is_not_calibrated_for(drawn, cal
     assert "warning: the model simcam is not calibrated for 'SIMCAM|R' (1 frame)" in scored.stderr
 
 
-def test_a_filter_of_too_few_frames_is_not_adapted_to(drawn, tmp_path):
+def test_a_filter_of_too_few_frames_is_not_calibrated(drawn, tmp_path):
     night, archive = tmp_path / "night", tmp_path / "a.zarr"
     shutil.copytree(drawn, night)
     in_filter(drawn / PLAN[0].name, night / "red.fits", "R")

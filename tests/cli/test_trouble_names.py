@@ -1,4 +1,4 @@
-"""Odd file names and odd suffixes through the whole way: nothing lost, nothing shown raw, nothing outside."""
+"""Odd file names through the whole pipeline: none lost, none printed raw, nothing written elsewhere."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def below(folder: Path) -> set[bytes]:
 
 @pytest.fixture(scope="module")
 def names(trouble, tmp_path_factory):
-    """The folder of odd names, and an archive of it that is scored and exported."""
+    """Folder of odd names, and its archive, scored and exported."""
     folder, expected = trouble("names")
     place = tmp_path_factory.mktemp("place")
     archive, model, out = place / "a.zarr", place / "m.safetensors", place / "out"

@@ -1,4 +1,4 @@
-"""Photometry and false alarms: against known fluxes, against photutils, and what the true mask is worth."""
+"""Photometry against known fluxes and photutils; scatter and false alarms with the true mask."""
 
 from __future__ import annotations
 
@@ -10,20 +10,14 @@ import pytest
 import sep
 from photutils.aperture import CircularAperture, aperture_photometry
 
-from aqdask.photometry.aperture_photometry import (
-    Detections,
-    Scatter,
-    add_sources,
-    aperture_magnitudes,
-    detections,
-    difference_candidates,
-    photometric_scatter,
-)
-from aqdask.photometry.apertures import extract, pairs_within, subtract_sky, touched
-from aqdask.photometry.difference import convolve, difference_image
+from aqdask.photometry.aperture_photometry import Scatter, aperture_magnitudes, photometric_scatter
+from aqdask.photometry.apertures import aperture_masked
+from aqdask.photometry.difference import difference_image
+from aqdask.photometry.false_alarms import DetectionCounts, DetectionList, count_candidates, count_detections
+from aqdask.photometry.sky_subtraction import extract_sources, subtract_sky
 from aqdask.simulate import defects as d
 from aqdask.simulate.camera import flat_field
-from aqdask.simulate.frame import SimulatedFrame, simulate_frame
+from aqdask.simulate.frame import SimulatedFrame, add_stars, simulate_frame
 from aqdask.simulate.scene import SceneSpec
 from aqdask.simulate.sources import render_stars
 
@@ -33,7 +27,7 @@ SATURATION = 0.95 * SCENE.saturation
 
 
 def frame(*defects: d.Defect, seed: int = 11, scene: SceneSpec = SCENE) -> tuple[SimulatedFrame, np.ndarray]:
-    """A simulated frame and the union of its truth."""
+    """Simulated frame and the union of its truth."""
     made = simulate_frame(scene, defects, seed)
     truth = np.zeros(scene.shape, bool)
     for pixels in made.truth.values():
@@ -98,8 +92,8 @@ def test_what_has_no_sky_gives_nothing(image):
     found = aperture_magnitudes(image, np.array([[1.0, 2.0]]), 3.0, 1.0)
     assert np.isnan(found.mag).all()
     assert subtract_sky(image) is None
-    assert detections(image, NONE) == Detections()
-    assert difference_candidates(image, image, NONE, NONE, gain=1.0) == Detections()
+    assert count_detections(image, NONE) == DetectionCounts()
+    assert count_candidates(image, image, NONE, NONE, gain=1.0) == DetectionCounts()
 
 
 def test_empty_lists_of_stars():
@@ -109,7 +103,7 @@ def test_empty_lists_of_stars():
     assert (nothing.stars, nothing.kept) == (0, 0)
     assert math.isnan(nothing.rms_all)
     assert math.isnan(nothing.lost)
-    found = detections(made.image, [])
+    found = count_detections(made.image, [])
     assert found.known == found.real == 0 < found.spurious
 
 
@@ -155,7 +149,7 @@ def test_saturated_and_crowded_stars_are_not_taken():
         [1, 120, 2e4],  # cut by the edge
         [120, 120, 3e4],  # alone
     ])  # fmt: skip
-    image = add_sources(simulate_frame(scene, [], 1).image, stars, scene, 1)
+    image = add_stars(simulate_frame(scene, [], 1).image, stars, scene, 1)
     found = photometric_scatter(
         image, stars, radius=4.0, gain=scene.gain, sky_noise=scene.sky_noise, saturation=SATURATION
     )
@@ -167,8 +161,8 @@ def test_saturated_and_crowded_stars_are_not_taken():
 
 def test_detections_of_a_good_frame_are_stars_and_an_empty_mask_loses_none():
     made, truth = frame()
-    found = detections(made.image, made.stars, truth)
-    assert found == detections(made.image, made.stars)
+    found = count_detections(made.image, made.stars, truth)
+    assert found == count_detections(made.image, made.stars)
     assert (found.real_lost, found.spurious_removed) == (0, 0)
     bright = (made.stars[:, 2] > 3000) & (made.stars[:, :2] > 0).all(axis=1)
     bright &= (made.stars[:, :2] < 511).all(axis=1)
@@ -186,8 +180,8 @@ def test_detections_of_a_good_frame_are_stars_and_an_empty_mask_loses_none():
 )
 def test_the_true_mask_takes_spurious_detections(defect, least, lost):
     made, truth = frame(defect)
-    found = detections(made.image, made.stars, truth, radius=1.5)
-    good = detections(frame()[0].image, made.stars)
+    found = count_detections(made.image, made.stars, truth, radius=1.5)
+    good = count_detections(frame()[0].image, made.stars)
     assert found.spurious >= good.spurious + least
     assert found.spurious_kept <= good.spurious + 2
     assert found.real_lost <= lost * found.real
@@ -195,12 +189,15 @@ def test_the_true_mask_takes_spurious_detections(defect, least, lost):
 
 def test_a_trail_does_not_take_the_stars_of_the_whole_frame():
     made, _ = frame(d.Trail(400.0))
-    assert detections(made.image, made.stars).real > 0.95 * detections(frame()[0].image, made.stars).real
+    assert (
+        count_detections(made.image, made.stars).real
+        > 0.95 * count_detections(frame()[0].image, made.stars).real
+    )
 
 
 def test_counts_add_up():
-    one, two = Detections(5, 4, 3, 2, 1), Detections(1, 1, 1, 1, 1)
-    assert one.plus(two) == Detections(6, 5, 4, 3, 2)
+    one, two = DetectionCounts(5, 4, 3, 2, 1), DetectionCounts(1, 1, 1, 1, 1)
+    assert one + two == DetectionCounts(6, 5, 4, 3, 2)
     assert (one.real_lost, one.spurious_removed) == (2, 2)
 
 
@@ -211,15 +208,15 @@ TRANSIENTS = np.column_stack([np.linspace(40, 470, 12), np.linspace(450, 60, 12)
 
 def test_equal_epochs_differ_by_the_transients_only():
     first, second = frame(seed=1)[0], frame(seed=2)[0]
-    image = add_sources(second.image, TRANSIENTS, SCENE, 3)
+    image = add_stars(second.image, TRANSIENTS, SCENE, 3)
     options = {"gain": SCENE.gain, "saturation": SATURATION}
-    found = difference_candidates(first.image, image, first.stars, TRANSIENTS, **options)
+    found = count_candidates(first.image, image, first.stars, TRANSIENTS, **options)
     assert (found.known, found.real, found.real_lost) == (12, 12, 0)
     assert found.spurious <= 1
-    back = difference_candidates(image, first.image, first.stars, TRANSIENTS, **options)
+    back = count_candidates(image, first.image, first.stars, TRANSIENTS, **options)
     assert back.real == 12  # what fades is a candidate as well
     empty = [np.zeros(SCENE.shape, bool)] * 2
-    assert difference_candidates(first.image, image, first.stars, TRANSIENTS, *empty, **options) == found
+    assert count_candidates(first.image, image, first.stars, TRANSIENTS, *empty, **options) == found
 
 
 def test_other_seeing_and_transparency_are_matched():
@@ -228,8 +225,8 @@ def test_other_seeing_and_transparency_are_matched():
     result = difference_image(first.image, second.image, first.stars, gain=1.5, saturation=SATURATION)
     assert result.convolved == "first"
     assert result.scale == pytest.approx(0.75, rel=0.02)
-    image = add_sources(second.image, TRANSIENTS, scene, 3)
-    found = difference_candidates(
+    image = add_stars(second.image, TRANSIENTS, scene, 3)
+    found = count_candidates(
         first.image, image, first.stars, TRANSIENTS, gain=1.5, saturation=0.7 * SATURATION
     )
     assert found.real == 12
@@ -241,8 +238,8 @@ def test_the_true_mask_takes_spurious_candidates_of_either_epoch(position):
     good, (spoilt, truth) = frame(seed=1)[0], frame(d.CosmicRays(2000.0, density=1e-4), seed=2)
     images = (spoilt.image, good.image) if position == "first" else (good.image, spoilt.image)
     masks = (truth, None) if position == "first" else (None, truth)
-    image = add_sources(images[1], TRANSIENTS, SCENE, 3)
-    found = difference_candidates(
+    image = add_stars(images[1], TRANSIENTS, SCENE, 3)
+    found = count_candidates(
         images[0], image, good.stars, TRANSIENTS, *masks, gain=SCENE.gain, saturation=SATURATION, radius=2
     )
     assert found.spurious > 10
@@ -266,39 +263,32 @@ def test_without_stars_epochs_are_subtracted_as_they_are():
 # --- parts -----------------------------------------------------------------------------------------------
 
 
-def test_pairs_equal_those_of_every_combination():
+def test_pairs_of_detections_and_sources_equal_those_of_every_combination():
     rng = np.random.default_rng(0)
-    one, two = rng.uniform(-20, 60, (200, 2)), rng.uniform(0, 90, (300, 2))
-    first, second, distance = pairs_within(one, two, 3.0)
-    every = np.hypot(*(one[:, None] - two).transpose(2, 0, 1))
-    assert set(zip(first.tolist(), second.tolist(), strict=True)) == set(
-        zip(*(index.tolist() for index in np.nonzero(every <= 3.0)), strict=True)
-    )
-    np.testing.assert_allclose(distance, every[first, second])
-    assert len(pairs_within(one, two[:0], 3.0)[0]) == 0
+    detected, known = rng.uniform(0, 90, (200, 2)), rng.uniform(0, 90, (300, 2))
+    distance = np.hypot(*(detected[:, None] - known).transpose(2, 0, 1))
+    real = distance.min(axis=1) <= 3.0
+    found = DetectionList(detected, known, match=3.0).counts()
+    assert (found.spurious, found.known) == ((~real).sum(), 300)
+    assert found.real == len(set(distance.argmin(axis=1)[real]))
+    assert DetectionList(detected, known[:0]).counts() == DetectionCounts(spurious=200, spurious_kept=200)
 
 
-def test_a_mask_touches_what_lies_on_it():
+def test_apertures_with_a_masked_pixel_are_flagged():
     mask = np.zeros((20, 30), bool)
     mask[5, 7] = True
     places = np.array([[7.4, 4.6], [7.6, 5.0], [9.0, 5.0], [-3.0, 5.0], [100.0, 100.0]])
-    assert touched(mask, places, 0).tolist() == [True, False, False, False, False]
-    assert touched(mask, places, 2.0).tolist() == [True, True, True, False, False]
-    assert not touched(None, places, 2.0).any()
+    assert aperture_masked(mask, places, 0).tolist() == [True, False, False, False, False]
+    assert aperture_masked(mask, places, 2.0).tolist() == [True, True, True, False, False]
+    assert not aperture_masked(None, places, 2.0).any()
 
 
-def test_convolution_moves_towards_the_kernel():
-    image, kernel = np.zeros((9, 9), np.float32), np.zeros((3, 3), np.float32)
-    image[4, 4], kernel[2, 0] = 1, 2
-    np.testing.assert_array_equal(np.argwhere(convolve(image, kernel) == 2), [[5, 3]])
-
-
-def test_sep_that_gives_up_is_said(monkeypatch):
+def test_a_failure_of_sep_is_raised(monkeypatch):
     def full(*_, **__):
         raise Exception("internal pixel buffer full")
 
     before = sep.get_extract_pixstack()
     monkeypatch.setattr(sep, "extract", full)
     with pytest.raises(RuntimeError, match="sep cannot extract sources: internal pixel buffer full"):
-        extract(np.zeros((64, 64), np.float32), 5.0)
+        extract_sources(np.zeros((64, 64), np.float32), 5.0)
     assert sep.get_extract_pixstack() == before

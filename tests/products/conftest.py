@@ -1,4 +1,4 @@
-"""A finished archive for everything that reads it."""
+"""Fixtures: a scored archive and its export."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from aqdask.methods.bundle import Bundle
 
 @pytest.fixture(scope="session")
 def model() -> Bundle:
-    """A tiny model."""
+    """Tiny model."""
     return tiny_bundle()
 
 
 @pytest.fixture(scope="session")
 def archive(tmp_path_factory, model) -> Path:
-    """Six frames taken in and scored, and one source that is no FITS file; not to be changed."""
+    """Six scored frames, and one source that is no FITS file; read only."""
     folder = write_night(tmp_path_factory.mktemp("night"), 6)
     (folder / "bad.fits").write_text("no FITS")
     place = tmp_path_factory.mktemp("archive") / "night.zarr"

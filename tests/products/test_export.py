@@ -1,4 +1,4 @@
-"""What leaves the archive: DQ images that astropy trusts, a table in two formats, frames as FITS again."""
+"""Exports: DQ images, the table of frames in two formats, frames as FITS again, and formats of one row."""
 
 from __future__ import annotations
 
@@ -10,13 +10,17 @@ import pytest
 from astropy.io import fits
 from astropy.table import Table
 from astropy.wcs import WCS
+from click.testing import CliRunner
 from night import BLANK, SHAPE, night_frame, sky, write_frame
 from night import WCS as CARDS
+from pyarrow import csv
 
 import aqdask as aq
 from aqdask import flags
+from aqdask.cli import aqdask
 from aqdask.errors import ArchiveError, UsageError
 from aqdask.io.reader import frame_to_fits
+from aqdask.products.export import FORMATS, MaskFormat, TableFormat
 from aqdask.products.plots import PictureJob
 from aqdask.specs import PatchGrid
 from aqdask.stats.masking import dq_image
@@ -33,7 +37,7 @@ def test_a_dq_image_is_named_after_each_frame(exported):
 
 
 @pytest.mark.parametrize("row", range(6))
-def test_astropy_opens_a_dq_image_with_sound_checksums_and_the_bits_that_were_cut(archive, exported, row):
+def test_astropy_opens_a_dq_image_with_sound_checksums_and_the_bits_of_the_mask(archive, exported, row):
     quality = aq.open_quality(archive)
     invalid = night_frame(int(NAMES[row][-2:])) == BLANK
     expected = dq_image(quality["pvalue"][row].values, invalid, 0.2, PatchGrid(*SHAPE, 32))
@@ -93,7 +97,7 @@ def test_the_table_says_what_the_maps_say(exported, archive):
     assert "FITS" in bad["reason"]
 
 
-def test_a_mask_can_be_cut_again_at_another_alpha_without_the_network(archive, tmp_path, monkeypatch):
+def test_a_mask_can_be_made_again_at_another_alpha_without_the_network(archive, tmp_path, monkeypatch):
     from aqdask.methods.paper.scorer import PaperScorer
 
     def never(*_):
@@ -110,7 +114,7 @@ def test_a_mask_can_be_cut_again_at_another_alpha_without_the_network(archive, t
     assert all(low < high for low, high in pairs)
 
 
-def test_an_archive_without_scores_and_a_folder_in_the_way_are_said(archive, tmp_path):
+def test_an_archive_without_scores_and_an_unusable_folder_are_refused(archive, tmp_path):
     aq.ingest(FrameStore.open(archive).coordinate("path")[0], tmp_path / "new.zarr", cluster="serial")
     with pytest.raises(UsageError, match=r"holds no quality groups.*run `aqdask score` first"):
         aq.export(tmp_path / "new.zarr", tmp_path / "out", cluster="serial")
@@ -177,3 +181,40 @@ def test_names_of_any_kind_are_exported_and_drawn(model, tmp_path):
     )
     places = [entry.place for entry in open_ledger(layout.open_root(archive)).rows()]
     assert len(set(job(places))) == len(ODD) == len(list(out.glob("*.png")))
+
+
+# --- formats -------------------------------------------------------------------------------------------
+
+
+def write_counts(mask, folder):
+    """Write the number of masked pixels of one frame as text."""
+    name = f"{mask.frame_id.replace('/', '_')}.txt"
+    (folder / name).write_text(f"{np.count_nonzero(mask.dq)}\n")
+    return name
+
+
+def test_a_new_format_is_one_row_of_the_table(archive, tmp_path, monkeypatch):
+    def write_csv(table, folder):
+        csv.write_csv(table.select(["frame_id", "masked_fraction"]), folder / "frames.csv")
+
+    monkeypatch.setitem(FORMATS, "counts", MaskFormat("counts", write_counts))
+    monkeypatch.setitem(FORMATS, "csv", TableFormat("frames.csv", write_csv))
+    table = aq.export(archive, tmp_path, alpha=0.2, formats=["counts", "csv"], cluster="serial")
+    assert {path.name for path in tmp_path.iterdir()} == {"counts", "frames.csv"}
+    counts = {path.stem: int(path.read_text()) for path in (tmp_path / "counts").iterdir()}
+    masked = table["masked_fraction"].to_pylist()[:6]
+    assert [counts[name.replace("__", "_") + ".fits"] for name in NAMES] == [
+        round(m * 130 * 200) for m in masked
+    ]
+    assert set(table["dq_file"].to_pylist()) == {""}
+    assert csv.read_csv(tmp_path / "frames.csv").num_rows == 7
+    arguments = ["export", str(archive), str(tmp_path), "--cluster", "serial", "--format"]
+    told = CliRunner().invoke(aqdask, [*arguments, "counts", "--format", "csv"])
+    assert f"{tmp_path}: 6 counts, frames.csv with 7 rows" in told.stdout
+    assert "counts|csv" in CliRunner().invoke(aqdask, ["export", "--help"]).stdout
+
+
+def test_an_unknown_format_is_refused_before_anything_is_written(archive, tmp_path):
+    with pytest.raises(UsageError, match=r"the export format 'png'. Expected: one of dq, parquet, ecsv"):
+        aq.export(archive, tmp_path / "out", formats=["dq", "png"], cluster="serial")
+    assert not (tmp_path / "out").exists()

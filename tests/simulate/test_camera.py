@@ -1,4 +1,4 @@
-"""The camera: its fixed pattern stays, charge is conserved, noise follows photons and gain."""
+"""Camera: constant fixed pattern, conserved charge, noise from photons and gain."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def electrons(frame: SimulatedFrame, spec: SceneSpec) -> np.ndarray:
 
 
 def test_photon_transfer() -> None:
-    """The difference of two frames of a camera has photon and read noise only; one frame has its pattern."""
+    """Photon transfer: two frames differ by photon and read noise only; one frame has the fixed pattern."""
     spec = dataclasses.replace(EVEN, sky=20_000.0, gain=0.7, saturation=65535, pixel_response=0.02)
     one, two = (electrons(simulate_frame(spec, seed=seed), spec) for seed in (1, 2))
     noise = 20_000 + 8**2 + 0.7**2 / 12
@@ -57,7 +57,7 @@ def test_dust_is_a_few_percent_deep_and_stays() -> None:
 
 
 def spilled_by_packets(column: list[float], full_well: float) -> list[float]:
-    """One column, pixel by pixel: half of every excess walks up, then half walks down, to free wells."""
+    """Reference for blooming, by pixel: half of each excess moves up, then half down, to free wells."""
     wells = [min(charge, full_well) for charge in column]
     packets = [(row, max(charge - full_well, 0) / 2) for row, charge in enumerate(column)]
     for step in (1, -1):
@@ -134,7 +134,7 @@ def test_a_dead_column_leaves_the_noise_of_others_alone() -> None:
     assert (bad[:, 160] - EVEN.pedestal).mean() * EVEN.gain == pytest.approx(0, abs=2)
 
 
-def test_header_tells_camera_filter_and_scale() -> None:
+def test_header_has_camera_filter_and_scale() -> None:
     spec = dataclasses.replace(EVEN, camera="CAM7", filter="r", pixel_scale=11.7)
     header = simulate_frame(spec).header
     assert (header["INSTRUME"][0], header["FILTER"][0]) == ("CAM7", "r")

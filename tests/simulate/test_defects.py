@@ -1,4 +1,4 @@
-"""Defects against the rule of truth, pixel by pixel, and against what each of them promises."""
+"""Defects against the definition of an affected pixel, and against their documented effect."""
 
 from __future__ import annotations
 
@@ -122,8 +122,8 @@ def test_saturated_stars_shine_through_the_optics() -> None:
 
 
 @pytest.mark.parametrize("full_well", [80_000.0, None])
-def test_each_of_several_defects_is_judged_by_what_it_adds(full_well: float | None) -> None:
-    """A column through a ghost: the ghost's truth is as alone, and both are in the picture."""
+def test_the_truth_of_each_of_several_defects_is_its_own_change(full_well: float | None) -> None:
+    """Hot column through a ghost: the truth of the ghost is unchanged, and both are in the image."""
     ghost, spec = d.Ghost(0.1), dataclasses.replace(EVEN, full_well=full_well)
     alone, both = simulate_frame(spec, (ghost,), 1), simulate_frame(spec, (ghost, d.HotColumn(300)), 1)
     assert np.array_equal(alone.truth["ghost"], both.truth["ghost"])

@@ -1,4 +1,4 @@
-"""The simulated sky against analytic expectation, its defects against their truth, and the demonstration."""
+"""Simulated frames against analytic expectation, truth of the defects, and the demonstration."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ DARK = dataclasses.replace(SMALL, star_density=0.0, vignetting=0.0, structure=0.
 
 @pytest.mark.parametrize("fwhm", [1.8, 2.4, 6.0])
 def test_stars_conserve_flux_and_position(fwhm: float) -> None:
-    """The analytic total of the profile (outside of a stamp: 0.1 %), and the centroid to 0.001 px."""
+    """Flux to 0.1 %, the part outside a stamp, and centroid to 0.001 px."""
     spec = dataclasses.replace(SMALL, fwhm=fwhm)
     image = render_stars(spec, np.array([[150.375, 120.625, 20_000.0]]))
     y, x = np.mgrid[:256, :320]
@@ -37,7 +37,7 @@ def test_stars_conserve_flux_and_position(fwhm: float) -> None:
 
 
 def test_psf_against_a_fine_integral() -> None:
-    """The central pixel of a centred star against a sum over 400 x 400 midpoints."""
+    """Central pixel of a centred star against a sum over 400 x 400 midpoints."""
     spec = SceneSpec()
     fine = (np.arange(400) + 0.5) / 400 - 0.5
     alpha = spec.moffat_radius
@@ -167,11 +167,12 @@ def test_demo_too_small_is_refused() -> None:
 
 
 def test_demo_archive_on_disk(tmp_path) -> None:
-    seen: list[str] = []
-    plan = demo.demo_archive(
-        tmp_path, frames=4, size=256, seed=2, progress=lambda frame: seen.append(frame.name)
-    )
-    assert seen == [frame.name for frame in plan]
+    plan = demo.demo_plan(frames=4, size=256, seed=2)
+    seen = [frame.name for frame in plan]
+    assert not demo.is_written(tmp_path, plan)
+    assert demo.SimulateJob(str(tmp_path))(plan) == [str(tmp_path / name) for name in seen]
+    demo.write_truth_table(tmp_path, plan)
+    assert demo.is_written(tmp_path, plan)
     files = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.*"))
     assert files == sorted([*seen, *(f"truth/{Path(name).stem}.truth" for name in seen), "truth.json"])
     bad = plan[-1]
@@ -192,6 +193,8 @@ def test_demo_archive_on_disk(tmp_path) -> None:
 
 
 def test_demo_frame_alone_equals_the_archive(tmp_path) -> None:
-    plan = demo.demo_archive(tmp_path / "all", frames=3, size=128)
+    plan = demo.demo_plan(frames=3, size=128)
+    for frame in plan:
+        demo.write_demo_frame(tmp_path / "all", frame)
     path = demo.write_demo_frame(tmp_path / "alone", plan[2])
     assert path.read_bytes() == (tmp_path / "all" / plan[2].name).read_bytes()

@@ -1,4 +1,4 @@
-"""Presets and the prior over scenes: what they promise, and frames drawn from them."""
+"""Presets and the prior over scenes, and frames drawn from them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from aqdask.errors import UsageError
 from aqdask.simulate.frame import simulate_frame
-from aqdask.simulate.presets import MOST_CROWDED, PRESETS, preset, wide_field_prior
+from aqdask.simulate.presets import MAX_CROWDING, PRESETS, preset, wide_field_prior
 from aqdask.simulate.scene import SceneSpec
 from aqdask.simulate.sources import draw_stars
 
@@ -53,7 +53,7 @@ def test_prior_covers_its_ranges_log_uniformly() -> None:
     density = np.array([spec.star_density for spec in scenes])
     crowding = density * np.array([spec.fwhm for spec in scenes]) ** 2
     assert 1 / 2000 <= density.min() < density.max() <= 1 / 100
-    assert crowding.max() <= MOST_CROWDED * (1 + 1e-9)
+    assert crowding.max() <= MAX_CROWDING * (1 + 1e-9)
     assert len({spec.camera_seed for spec in scenes}) == 600
 
 

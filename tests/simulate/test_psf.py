@@ -1,4 +1,4 @@
-"""Point spread functions and galaxies against their formulas, measured on rendered pixels."""
+"""Point spread functions and galaxies against their formulas, on rendered pixels."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_fwhm_is_what_was_asked_for(psf: str, fwhm: float) -> None:
 
 
 def test_kolmogorov_transfer_function_of_a_rendered_star() -> None:
-    """The Fourier transform of the pixels: exp(-3.44 (f lambda / r0)**(5/3)) times that of a pixel."""
+    """Fourier transform of the pixels: exp(-3.44 (f lambda / r0)**(5/3)) times that of a pixel."""
     image = star(KOLMOGOROV, 400, 300, 1e9)
     measured = np.abs(np.fft.rfft(image.sum(axis=0, dtype=float))) / 1e9
     frequency = np.fft.rfftfreq(800)
@@ -86,7 +86,7 @@ def test_fwhm_grows_towards_the_corner_with_the_square_of_the_radius() -> None:
 
 
 def test_zones_follow_the_field_without_bias() -> None:
-    """No place is further from its zone's FWHM than half a step of 2.5 %, and the mean is right."""
+    """FWHM of a zone within half a step of 2.5 % of the true one, without bias."""
     spec = dataclasses.replace(BROAD, fwhm_variation=0.3)
     rng = np.random.default_rng(8)
     x, y = rng.uniform(0, 800, 20_000), rng.uniform(0, 600, 20_000)

@@ -1,4 +1,4 @@
-"""Recall and false masks, on masks and truths small enough to count by hand."""
+"""Recall and false-mask rates on masks and truths small enough to count by hand."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from aqdask.simulate.truth import FrameVerdict, Rate, evaluate, patch_fraction
+from aqdask.simulate.truth import MaskAndTruth, Rate, evaluate, patch_fraction
 from aqdask.specs import PatchGrid
 
 GRID = PatchGrid(100, 130, 32)  # 4 x 5 patches; the last row and column overlap
@@ -39,7 +39,7 @@ def test_rates_are_counted_apart() -> None:
     mask[2, 2] = True  # false
     alarm = np.zeros(GRID.shape, bool)
     alarm[3, :2] = True
-    result = evaluate([FrameVerdict(mask, {"ghost": truth}), FrameVerdict(alarm, {})], GRID)
+    result = evaluate([MaskAndTruth(mask, {"ghost": truth}), MaskAndTruth(alarm, {})], GRID)
     assert result.recall == {"ghost": Rate(2, 1)}
     assert result.untouched == Rate(20 - 2 - 2, 1)
     assert result.good_frames == Rate(20, 2)
@@ -50,8 +50,8 @@ def test_narrow_kinds_need_fewer_pixels() -> None:
     column = np.zeros((100, 130), bool)
     column[:32, 10] = True
     mask = np.ones(GRID.shape, bool)
-    as_column = evaluate([FrameVerdict(mask, {"hot_column": column})], GRID)
-    as_ghost = evaluate([FrameVerdict(mask, {"ghost": column})], GRID)
+    as_column = evaluate([MaskAndTruth(mask, {"hot_column": column})], GRID)
+    as_ghost = evaluate([MaskAndTruth(mask, {"ghost": column})], GRID)
     assert as_column.recall["hot_column"] == Rate(1, 1)
     assert as_ghost.recall["ghost"] == Rate(0, 0)  # 1/32 of the patch is below 5 %
     assert math.isnan(as_ghost.recall["ghost"].rate)
@@ -61,13 +61,13 @@ def test_kinds_add_up_over_frames() -> None:
     everywhere = np.ones((100, 130), bool)
     mask = np.zeros(GRID.shape, bool)
     mask[0] = True
-    result = evaluate((FrameVerdict(mask, {"defocus": everywhere}) for _ in range(3)), GRID)
+    result = evaluate((MaskAndTruth(mask, {"defocus": everywhere}) for _ in range(3)), GRID)
     assert result.recall["defocus"] == Rate(60, 15)
     assert result.untouched.patches == result.good_frames.patches == 0
 
 
 def test_wrong_shapes_are_refused() -> None:
     with pytest.raises(ValueError, match=r"mask of shape \(2, 2\)"):
-        evaluate([FrameVerdict(np.zeros((2, 2), bool), {})], GRID)
+        evaluate([MaskAndTruth(np.zeros((2, 2), bool), {})], GRID)
     with pytest.raises(ValueError, match=r"truth of shape \(5, 5\)"):
-        evaluate([FrameVerdict(np.zeros(GRID.shape, bool), {"ghost": np.zeros((5, 5), bool)})], GRID)
+        evaluate([MaskAndTruth(np.zeros(GRID.shape, bool), {"ghost": np.zeros((5, 5), bool)})], GRID)
