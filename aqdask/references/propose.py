@@ -10,6 +10,7 @@ import numpy as np
 
 from aqdask.errors import UsageError
 from aqdask.references.image_statistics import ImageStatistics, measure
+from aqdask.stats.robust import mad_sigma
 
 __all__ = ["ImageStatistics", "Proposal", "measure", "propose"]
 
@@ -168,7 +169,7 @@ def _distances(measures: Sequence[ImageStatistics]) -> tuple[np.ndarray, np.ndar
     sound = np.isfinite(values).all(axis=1)
     if sound.any():
         median = np.median(values[sound], axis=0)
-        spread = 1.4826 * np.median(np.abs(values[sound] - median), axis=0)
+        spread = mad_sigma(values[sound], median, axis=0)
         smallest = [max(q.relative * abs(m), q.absolute) for q, m in zip(QUANTITIES, median, strict=True)]
         sign = np.array([q.sign for q in QUANTITIES])
         # The last term only keeps a median of zero from dividing by zero.

@@ -15,6 +15,7 @@ from aqdask.flags import OUTSIDE
 from aqdask.methods.noise_aware.feature_groups import CameraModel, noise_ratio, sky_sigma
 from aqdask.methods.noise_aware.noise_model import NoiseModel
 from aqdask.methods.noise_aware.pooling import Features, about, shape_sums
+from aqdask.stats.robust import mad_sigma
 
 # What is compared, and the least spread that counts: equal references must not make half a per cent bad.
 LEAST_SPREAD = {"size": 0.02, "ellipticity": 0.01, "sky": 0.05, "noise": 0.02, "stars": 0.1}
@@ -93,7 +94,7 @@ class ReferenceStatistics:
             values = values[np.isfinite(values)]
             if values.size:
                 centre = float(np.median(values))
-                spread = max(1.4826 * float(np.median(np.abs(values - centre))), min_effect_size)
+                spread = max(float(mad_sigma(values, centre)), min_effect_size)
                 found[name] = (centre, spread, float(values.min()), float(values.max()))
         shapes = {
             name: tuple(float(v) for v in (getattr(frame, name) for frame in frames) if np.isfinite(v))

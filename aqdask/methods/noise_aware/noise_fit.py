@@ -8,6 +8,7 @@ import numpy as np
 
 from aqdask.errors import UsageError
 from aqdask.methods.noise_aware.noise_model import NoiseModel
+from aqdask.stats.robust import mad_sigma
 
 LEAST_PATCHES = 50
 SLOPE_ERROR = 0.2  # relative standard error of b beyond which the frames do not say what it is
@@ -83,7 +84,7 @@ def _line(x: np.ndarray, y: np.ndarray, degree: int) -> tuple[np.ndarray, np.nda
     fitted = np.full_like(y, np.median(y))
     for _ in range(_ROUNDS):
         away = y / np.maximum(fitted, 1e-3 * np.median(y)) - 1  # relative: constant spread along the line
-        spread = 1.4826 * np.median(np.abs(away)) + 1e-12
+        spread = mad_sigma(away, 0.0) + 1e-12
         z = away / spread
         robust = np.where(z > 0, np.minimum(1, _HIGH / np.maximum(z, 1e-9)) ** 2, 1.0)
         robust = np.where(z < 0, np.minimum(1, _LOW / np.maximum(-z, 1e-9)), robust)
@@ -112,7 +113,7 @@ def _is_camera(fit: np.ndarray, error: np.ndarray, middle: float) -> bool:
 def _centre(values: np.ndarray, variance: np.ndarray) -> float:
     """Centre of values of which some are too high by stars."""
     centre = float(np.median(values))
-    spread = 1.4826 * float(np.median(np.abs(values - centre)))
+    spread = float(mad_sigma(values, centre))
     near = np.abs(values - centre) < 2 * spread if spread > 0 else np.ones(values.size, bool)
     return float(values[near].mean())
 

@@ -12,12 +12,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from aqdask.stats.robust import SIGMA_PER_MAD
+
 CLIP = 2.5  # sigma; beyond it a pixel is a star, a hot pixel or a cosmic ray
 # Standard deviation of a normal variable cut at CLIP sigma, squared: what clipping takes from a variance.
 _DENSITY = math.exp(-(CLIP**2) / 2) / math.sqrt(2 * math.pi)
 KEPT_VARIANCE = 1 - 2 * CLIP * _DENSITY / math.erf(CLIP / math.sqrt(2))
 _ROUNDS = 2  # of clipping; a third changes the variance by less than 0.2 %
-_MEDIAN_TO_SIGMA = 1.4826
 _HUBER = 1.5  # sigma; beyond it a pixel pulls the sky no further
 _INSIDE = math.erf(_HUBER / math.sqrt(2))  # fraction of normal values within: the slope of the step
 
@@ -103,7 +104,7 @@ def clipped_variance(values: torch.Tensor) -> torch.Tensor:
     if some_missing:
         count[missing] = (~squares[missing].isnan()).sum(dim=1).to(squares.dtype)
         total = squares.nansum(dim=1)
-    start = row_median(squares[:, ::8], some_missing) * _MEDIAN_TO_SIGMA**2
+    start = row_median(squares[:, ::8], some_missing) * SIGMA_PER_MAD**2
     # A MAD of zero (more than half of the differences vanish) must not clip everything that is left.
     variance = torch.where(start > 0, start, total / count)
     for _ in range(_ROUNDS):

@@ -16,6 +16,7 @@ from aqdask.methods.noise_aware.noise_model import NoiseModel
 from aqdask.methods.noise_aware.pooling import Features
 from aqdask.methods.noise_aware.reference_split import STRATUM_FRAMES
 from aqdask.specs import Card
+from aqdask.stats.robust import mad_sigma
 
 NOISE_RANGE = (0.93, 1.08)  # of the noise ratio on frames that did not fit the noise
 NOISE_SCATTER = 0.06  # robust sigma of ln noise variance over frames of one gain: they had .007 at most
@@ -199,7 +200,7 @@ def check_scatter(ids: Sequence[str], values: Sequence[FrameStatistics], noise: 
         name: value for name, value in zip(ids, values, strict=True) if math.isfinite(value.noise + value.sky)
     }
     noises = np.array([value.noise for value in found.values()])
-    if not noises.size or 1.4826 * np.median(np.abs(noises - np.median(noises))) <= NOISE_SCATTER:
+    if not noises.size or mad_sigma(noises) <= NOISE_SCATTER:
         return
     order = np.argsort(noises, kind="stable")
     known, ascending = [list(found)[k] for k in order], noises[order]
