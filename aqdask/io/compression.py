@@ -1,209 +1,256 @@
-"""The bytes of one file: read once, decompressed by what they are, with errors as quarantine reasons.
+"""Compressed files as streams of FITS bytes, inflated only as far as somebody asks.
 
-Three kinds of fault are told apart. Damaged or foreign content is the *frame's* and becomes `FrameError`. A
-file out of reach (absent, forbidden, its disk or network failing, changing while it is read) says nothing of
-the frame and becomes `SourceUnreachable`. A machine without memory or file descriptors is neither: those
-errors pass through, so that the task can be tried again elsewhere.
+A small file can claim, and hold, any number of bytes: nothing here allocates what is claimed, only what was
+inflated, piece by piece.
 """
 
 from __future__ import annotations
 
-import errno
-import io
-import os
-import stat
-import sys
-from collections.abc import Iterator
+import bz2
+import lzma
+import warnings
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any, BinaryIO
 
-from aqdask.errors import FrameError, FrameTimeout, SourceUnreachable
-from aqdask.io.decompression import Inflated, compression
+from aqdask.errors import FrameError
 from aqdask.text import printable
 
-LFS = b"version https://git-lfs"
-ABOUT_THE_MACHINE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+PIECE = 1 << 16  # compressed bytes read at a time
+GROWTH = 1 << 20  # inflated bytes made at a time
+REST = 1 << 26  # inflated bytes behind what was needed that are read for the stream's checksum, and dropped
+# A real image never packs so tightly: a claim beyond it is tried out before it is believed.
+PLAUSIBLE_RATIO = 32
+DEFLATE_RATIO = 1032  # no deflate stream holds more a byte (zlib, "Maximum Compression Factor")
+LZMA_MEMORY = 1 << 28  # `xz -9` needs 65 MiB
+ZIP_MEMBERS = 100  # members of a zip file that are looked into
 
-# What the operating system says most often, in words that tell what to look at; else its own words.
-WORDS = {
-    errno.ENOENT: "the file is not there (moved or deleted, or a broken link)",
-    errno.EACCES: "the file cannot be read: permission denied",
-    errno.EPERM: "the file cannot be read: operation not permitted",
-    errno.ENOTDIR: "the file is not there (a part of its path is no folder)",
-    errno.ELOOP: "the file cannot be read: its symbolic links go in a circle",
-    errno.ENAMETOOLONG: "the file cannot be read: its name is too long",
-}
+Read = Callable[[int], bytes]
 
 
 @dataclass(frozen=True)
-class FileBytes:
-    """A file as it is on disk: its bytes, and size and time of the descriptor that they were read from."""
+class Compression:
+    """One compression: its name in messages, its magic bytes, and its reader of inflated bytes.
 
-    raw: bytes
-    size: int
-    mtime_ns: int
+    ``open(file, name, notes)`` gives a function like ``file.read``; ``ratio`` bounds inflated bytes a byte.
+    """
+
+    name: str
+    magic: bytes
+    open: Callable[[BinaryIO, Compression, list[str]], Read]
+    ratio: float = float("inf")
 
 
-class Plain(io.BytesIO):
-    """The bytes of an uncompressed file as a stream of FITS bytes; see `Inflated` for its attributes."""
+def compression(first: bytes) -> Compression | None:
+    """The compression that bytes begin like; None for none."""
+    return next((kind for kind in COMPRESSIONS if first.startswith(kind.magic)), None)
 
-    notes: tuple[str, ...] = ()
-    is_inflated = False
-    most = float("inf")
 
-    def __init__(self, raw: bytes) -> None:
-        super().__init__(raw)
-        self.kept = raw
+class Inflated:
+    """A compressed file as a stream of FITS bytes, to be read forwards.
+
+    Parameters
+    ----------
+    file : BinaryIO
+        The compressed file at its start.
+    size : int
+        Its bytes.
+    kind : Compression
+        What `compression` said.
+    keep : bool
+        Keep all that was inflated in ``kept``; else drop what was passed.
+
+    Attributes
+    ----------
+    most : float
+        Bytes that a stream of this size can hold.
+    """
+
+    is_inflated = True
+
+    def __init__(self, file: BinaryIO, size: int, kind: Compression, keep: bool) -> None:
+        self.kind, self._keep = kind, keep
+        self.most = size * kind.ratio
+        self._plausible = size * PLAUSIBLE_RATIO
+        self._notes: list[str] = []
+        self.kept = bytearray()
+        self._dropped = self._position = 0
+        with self._errors():
+            self._more = kind.open(file, kind, self._notes)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Remarks on the stream for the user, so far as it was inflated."""
+        return tuple(self._notes)
+
+    def seek(self, offset: int) -> int:
+        """Go to ``offset``, not before what was dropped; nothing is inflated yet."""
+        assert offset >= self._dropped
+        self._position = offset
+        return offset
+
+    def read(self, count: int) -> bytes:
+        """Up to ``count`` bytes; fewer only at the end of the stream."""
+        self._grow(self._position + count)
+        start = self._position - self._dropped
+        piece = bytes(self.kept[start : start + count])
+        self._position += len(piece)
+        return piece
 
     def reach(self, stop: int) -> int:
-        """Bytes that there are, at most ``stop``."""
-        return min(stop, len(self.kept))
+        """Bytes that there are, at most ``stop``; a plausible number is believed where none is kept."""
+        if stop > self.most:
+            return int(self.most)
+        if not self._keep and stop <= self._plausible:
+            return stop
+        if not self._keep:
+            self._position = max(self._position, stop - 1)  # what was passed is dropped
+        self._grow(stop)
+        return min(stop, self._dropped + len(self.kept))
 
     def finish(self) -> None:
-        """Nothing to check: the size of an uncompressed file is known."""
+        """Read on to the end of the stream, so that its checksum counts, unless that is far away."""
+        rest = 0
+        with self._errors():
+            while rest < REST and (piece := self._more(GROWTH)):
+                rest += len(piece)
 
+    def _grow(self, stop: int) -> None:
+        with self._errors():
+            while (missing := stop - self._dropped - len(self.kept)) > 0:
+                if not (piece := self._more(min(missing, GROWTH))):
+                    return
+                self.kept += piece
+                if not self._keep:
+                    passed = min(len(self.kept), self._position - self._dropped)
+                    del self.kept[:passed]
+                    self._dropped += passed
 
-class OpenFile(io.BufferedReader):
-    """An uncompressed file on disk as a stream of FITS bytes."""
-
-    notes: tuple[str, ...] = ()
-    is_inflated = False
-    most = float("inf")
-
-    def reach(self, stop: int) -> int:
-        """Bytes that there are, at most ``stop``."""
-        return min(stop, os.fstat(self.fileno()).st_size)
-
-
-Stream = Plain | OpenFile | Inflated
-
-
-@contextmanager
-def frame_errors() -> Iterator[None]:
-    """Turn whatever a damaged file causes into `FrameError`; let failures of the machine pass.
-
-    Raises
-    ------
-    SourceUnreachable
-        For an ``OSError`` with an errno, unless it is about this machine.
-    FrameError
-        For everything else but ``MemoryError`` and the watchdog's `FrameTimeout`.
-    """
-    try:
-        yield
-    except (FrameError, FrameTimeout, MemoryError):
-        raise
-    except OSError as error:
-        if error.errno is None:  # bz2 and astropy use OSError for bad content
-            raise FrameError(f"could not be decoded: {_words(error)}") from error
-        if error.errno in ABOUT_THE_MACHINE:
-            raise
-        told = WORDS.get(error.errno, f"the file cannot be read: {os.strerror(error.errno)}")
-        raise SourceUnreachable(told, error.errno) from error
-    except Exception as error:
-        raise FrameError(f"could not be decoded: {_words(error)}") from error
-
-
-def _words(error: Exception) -> str:
-    text = printable(" ".join(str(error).split()))[:200]
-    return f"{text} ({type(error).__name__})" if text else type(error).__name__
-
-
-def load_file(path: str | os.PathLike[str]) -> FileBytes:
-    """The file as it is on disk, read once; see `in_memory`.
-
-    Raises
-    ------
-    FrameError
-        Not a regular file.
-    SourceUnreachable
-        Not there, not readable, or changed while it was read.
-    OSError
-        The machine failed, not the file.
-    """
-    with frame_errors(), _open_regular(path) as (file, status):
-        raw = file.read()
-        if len(raw) != status.st_size:
-            raise _changed()
-        return FileBytes(raw, status.st_size, status.st_mtime_ns)
-
-
-def load_bytes(path: str | os.PathLike[str]) -> bytes:
-    """The bytes of a file as they are on disk; errors as of `load_file`."""
-    return load_file(path).raw
-
-
-def in_memory(raw: bytes) -> Plain | Inflated:
-    """Bytes of a file as a stream of FITS bytes, inflated as far as they are asked for and kept.
-
-    Compressions are told by magic bytes, not by name.
-
-    Raises
-    ------
-    FrameError
-        Truncated or damaged stream, also while it is read; ``.Z`` without `uncompresspy`.
-    """
-    kind = compression(raw[:8])
-    return Inflated(io.BytesIO(raw), len(raw), kind, keep=True) if kind else Plain(raw)
-
-
-def decompress(raw: bytes) -> bytes:
-    """All that the bytes of a file hold, however much it is; errors as of `in_memory`."""
-    stream = in_memory(raw)
-    stream.reach(int(min(stream.most, sys.maxsize)))
-    return bytes(stream.kept)
-
-
-@contextmanager
-def open_stream(path: str | os.PathLike[str]) -> Iterator[OpenFile | Inflated]:
-    """The file as a stream of FITS bytes to be read forwards, inflated only as far as it is read.
-
-    Raises
-    ------
-    FrameError, SourceUnreachable
-        As `load_file` and `in_memory`, also while the stream is read within the context.
-    """
-    with frame_errors(), _open_regular(path) as (file, status):
-        kind = compression(file.peek(8)[:8])
-        yield Inflated(file, status.st_size, kind, keep=False) if kind else file
-
-
-def starting_with(first: bytes) -> str:
-    """Why bytes that do not start like FITS are no FITS, in words."""
-    if not first:
-        return "an empty file"
-    if not first.strip(b"\0"):
-        return "not a FITS file (starts with zero bytes)"
-    if first.startswith(LFS):
-        return "a Git LFS pointer, the file itself was not fetched"
-    shown = printable(first[:24].decode("ascii", "backslashreplace").split("\n")[0].rstrip())
-    return f"not a FITS file (starts with '{shown}')"
-
-
-@contextmanager
-def _open_regular(path: str | os.PathLike[str]) -> Iterator[tuple[OpenFile, os.stat_result]]:
-    """An open regular file and its status; the file may not change before it is closed."""
-    # without O_NONBLOCK, opening a named pipe would wait for a writer for ever
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
-    except OSError as error:
-        if error.errno == errno.ENXIO and stat.S_ISSOCK(os.stat(path).st_mode):
-            raise FrameError("not a regular file") from error
-        raise
-    try:
-        before = os.fstat(descriptor)
-        if not stat.S_ISREG(before.st_mode):
-            raise FrameError("a folder, not a file" if stat.S_ISDIR(before.st_mode) else "not a regular file")
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
         try:
-            with OpenFile(io.FileIO(descriptor, closefd=False)) as file:
-                yield file, before
-        finally:  # whatever is wrong with bytes of two versions says nothing of either
-            after = os.fstat(descriptor)
-            if (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
-                raise _changed()
-    finally:
-        os.close(descriptor)
+            yield
+        except EOFError as error:
+            raise FrameError(f"truncated: the {self.kind.name} stream ends too early") from error
+        except (OSError, ValueError, RuntimeError, zlib.error, lzma.LZMAError, zipfile.BadZipFile) as error:
+            if getattr(error, "errno", None) is not None:
+                raise
+            raise FrameError(f"damaged {self.kind.name} stream: {printable(str(error))}") from error
 
 
-def _changed() -> SourceUnreachable:
-    return SourceUnreachable("the file changed while it was read", errno.EAGAIN)
+class _Members:
+    """Streams of one compression, one behind the other, read as one; bytes behind the last are noted."""
+
+    def __init__(self, file: BinaryIO, kind: Compression, notes: list[str], new: Callable[[], Any]) -> None:
+        self.file, self.kind, self.notes, self.new = file, kind, notes, new
+        self.stream, self.input, self.ended = new(), b"", False
+
+    def __call__(self, count: int) -> bytes:
+        while not self.ended:
+            given = (self.input or self.file.read(PIECE)) if self.stream.needs_input else b""
+            self.input = self.input if given is not self.input else b""
+            piece = self.stream.decompress(given, count)
+            if self.stream.eof:
+                self._next_member()
+            elif not piece and not given and self.stream.needs_input:
+                raise EOFError
+            if piece:
+                return piece
+        return b""
+
+    def _next_member(self) -> None:
+        behind = self.stream.unused_data
+        self.input = behind.lstrip(b"\0")  # zeros pad tapes and xz streams
+        while len(self.input) < len(self.kind.magic) and (piece := self.file.read(PIECE)):
+            behind, self.input = piece, (self.input + piece).lstrip(b"\0")
+        if self.input.startswith(self.kind.magic):
+            self.stream = self.new()
+            return
+        self.ended = True
+        if behind:
+            self.notes.append(f"bytes behind the {self.kind.name} stream were ignored")
+
+
+class _Deflate:
+    """A gzip member with the interface of `bz2.BZ2Decompressor`; zlib compares its checksum and length."""
+
+    def __init__(self) -> None:
+        self._stream = zlib.decompressobj(16 + zlib.MAX_WBITS)
+        self._input = b""
+
+    def decompress(self, data: bytes, count: int) -> bytes:
+        piece = self._stream.decompress(self._input + data, count)
+        self._input = self._stream.unconsumed_tail
+        return piece
+
+    @property
+    def needs_input(self) -> bool:
+        return not self._input
+
+    @property
+    def eof(self) -> bool:
+        return self._stream.eof
+
+    @property
+    def unused_data(self) -> bytes:
+        return self._stream.unused_data
+
+
+def _gzip(file: BinaryIO, kind: Compression, notes: list[str]) -> Read:
+    return _Members(file, kind, notes, _Deflate)
+
+
+def _bzip2(file: BinaryIO, kind: Compression, notes: list[str]) -> Read:
+    return _Members(file, kind, notes, bz2.BZ2Decompressor)
+
+
+def _xz(file: BinaryIO, kind: Compression, notes: list[str]) -> Read:
+    return _Members(file, kind, notes, lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, LZMA_MEMORY))
+
+
+def _lzw(file: BinaryIO, kind: Compression, notes: list[str]) -> Read:
+    try:
+        import uncompresspy
+    except ImportError as error:
+        raise FrameError(
+            "compressed with compress (.Z), which needs a package that is not installed: "
+            "pip install uncompresspy (or aqdask[lzw])"
+        ) from error
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        # Its truncation warning is a guess from spare bits; the size of the image tells it for certain.
+        return uncompresspy.LZWFile(file, warn_truncation=False).read
+
+
+def _zip(file: BinaryIO, kind: Compression, notes: list[str]) -> Read:
+    """The one member that is FITS."""
+    archive = zipfile.ZipFile(file)
+    members = [member for member in archive.infolist() if not member.is_dir()]
+    if locked := [member for member in members if member.flag_bits & 1]:
+        raise FrameError(f"a zip file with encrypted members: {_listed(locked)}")
+    found = []
+    for member in members[:ZIP_MEMBERS]:
+        with archive.open(member) as content:
+            if content.read(9) == b"SIMPLE  =":
+                found.append(member)
+    if len(found) != 1 or len(members) > ZIP_MEMBERS:
+        told = _listed(found or members)
+        raise FrameError(f"a zip file with {len(found) or 'no'} FITS members, not one: {told}")
+    return archive.open(found[0]).read
+
+
+def _listed(members: list[zipfile.ZipInfo]) -> str:
+    names = [printable(member.filename) for member in members]
+    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+
+
+COMPRESSIONS = (
+    Compression("gzip", b"\x1f\x8b", _gzip, DEFLATE_RATIO),
+    Compression("bzip2", b"BZh", _bzip2),
+    Compression("xz", b"\xfd7zXZ\0", _xz),
+    Compression("zip", b"PK\x03\x04", _zip),
+    Compression("compress (.Z)", b"\x1f\x9d", _lzw),
+)
