@@ -2,10 +2,9 @@
 
     python benchmarks/bench_fits_open.py ../shared/data [--out benchmarks/results/fits_open.md]
 
-Both readers get the same bytes in memory, decompressed by this package, and apply the same rule: the first 2-D image
-that is no look-up table.
-Files: all of the folder, the frames that its ``trouble/make_trouble.py`` writes, and small images with one damaged
-card each. The outcome of a file is its pixels, or the reason why it has none.
+Both readers get the same bytes in memory, decompressed by this package, and apply the same rule: the first
+2-D image that is no look-up table. Files: all of the folder, the frames that its ``trouble/make_trouble.py``
+writes, and small images with one damaged card each. An outcome is pixels, or the reason for none.
 """
 
 from __future__ import annotations
@@ -26,9 +25,9 @@ from astropy.io import fits
 from helpers import environment
 
 from aqdask.errors import FrameError
-from aqdask.io.compression import open_stream
-from aqdask.io.hdus import LOOKUP_TABLES, Hdus, choose
-from aqdask.io.reader import decompress, load_bytes, probe, read_frame
+from aqdask.io.hdus import LOOKUP_TABLES, LazyHdus, select_images
+from aqdask.io.reader import load_bytes, probe, read_frame
+from aqdask.io.streams import decompress, open_stream
 from aqdask.specs import ReadSpec
 
 REPEAT = 5  # of the timing; the median counts
@@ -37,7 +36,8 @@ SHOWN = 6  # files that are named for an outcome
 STORED = np.array([[-32768, 0, 5], [7, 8, 9]], ">i2").tobytes()
 IMAGE_CARDS = ("BITPIX  = 16", "NAXIS   = 2", "NAXIS1  = 3", "NAXIS2  = 2")
 DAMAGED_CARDS = (
-    "BZERO   = 32768,0", "BZERO   = 32 768", "BZERO   =", "BZERO   = '32768'", "BZERO   = T", "BZERO   = 1E999",
+    "BZERO   = 32768,0", "BZERO   = 32 768", "BZERO   =", "BZERO   = '32768'", "BZERO   = T",
+    "BZERO   = 1E999",
     "BZERO     32768", "BZERO: 32768", "BZERO   =32768", "bzero   = 32,768", "HIERARCH BZERO = 32,768",
     "BSCALE  = 0,5", "BSCALE  = 0", "BSCALE  = NaN", "BLANK   = -32768L", "BLANK   = 1.5", "BLANK   = 'none'",
     "PCOUNT  = 0x0", "GCOUNT  = 1,0", "GCOUNT  = -1", "PCOUNT  = -6", "GROUPS  = TRUE", "NAXIS1  = 4",
@@ -71,7 +71,9 @@ def by_astropy(path: Path) -> Outcome:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with fits.open(io.BytesIO(decompress(load_bytes(path))), memmap=False, lazy_load_hdus=True) as file:
+            with fits.open(
+                io.BytesIO(decompress(load_bytes(path))), memmap=False, lazy_load_hdus=True
+            ) as file:
                 hdu = first_image(file)
                 return "" if hdu is None else np.array(hdu.data, dtype=float).reshape(hdu.shape[-2:])
     except Exception as error:  # whatever astropy raises is the finding
@@ -86,7 +88,9 @@ def first_image(file: fits.HDUList) -> fits.hdu.base.ExtensionHDU | None:
             hdu = file[index]  # reads no further than this HDU
         except IndexError:
             return None
-        is_plane = hdu.is_image and len(hdu.shape) >= 2 and 0 not in hdu.shape and np.prod(hdu.shape[:-2]) == 1
+        is_plane = (
+            hdu.is_image and len(hdu.shape) >= 2 and 0 not in hdu.shape and np.prod(hdu.shape[:-2]) == 1
+        )
         if is_plane and hdu.name not in LOOKUP_TABLES and hdu.header.get("SIMPLE", True):
             return hdu
         index += 1
@@ -123,7 +127,9 @@ def files(data: Path, scratch: Path) -> Iterator[tuple[str, Path]]:
     for number, card in enumerate(DAMAGED_CARDS):
         path = scratch / "cards" / f"{number:02} {card.replace('/', ' ')}"
         lines = ("SIMPLE  =                    T", *IMAGE_CARDS, card, "END")
-        path.write_bytes("".join(line.ljust(80) for line in lines).encode().ljust(2880) + STORED.ljust(2880, b"\0"))
+        path.write_bytes(
+            "".join(line.ljust(80) for line in lines).encode().ljust(2880) + STORED.ljust(2880, b"\0")
+        )
         yield "damaged cards", path
 
 
@@ -140,7 +146,7 @@ def seconds(read: Callable[[], object]) -> float:
 def headers_by_walk(path: Path) -> None:
     """Find the first image as `by_walk` does, without its pixels."""
     with open_stream(path) as stream:
-        choose(Hdus(stream), ReadSpec())
+        select_images(LazyHdus(stream), ReadSpec())
 
 
 def headers_by_astropy(path: Path) -> None:
@@ -161,7 +167,9 @@ def report(found: dict[str, dict[Path, tuple[str, Outcome, Outcome]]], times: di
         lines.append(f"| {meaning} | " + " | ".join(map(str, counts)) + " |")
     for outcome in list(OUTCOMES)[2:]:
         entries = [(p, w, a) for one in found.values() for p, (o, w, a) in one.items() if o == outcome]
-        lines += ["", f"{OUTCOMES[outcome].capitalize()} ({len(entries)}), for example:", ""] if entries else []
+        lines += (
+            ["", f"{OUTCOMES[outcome].capitalize()} ({len(entries)}), for example:", ""] if entries else []
+        )
         lines += [f"- `{p.name}`: {_shown(w)}; astropy: {_shown(a)}" for p, w, a in entries[:SHOWN]]
     lines += ["", "Finding the first image of the uncompressed real files, median of the files:", ""]
     lines += [f"- {name}: {1e3 * value:.2f} ms" for name, value in times.items()]
@@ -177,7 +185,9 @@ def _shown(outcome: Outcome) -> str:
 
 
 def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     options.add_argument("data", type=Path, help="folder of FITS files, with trouble/make_trouble.py")
     options.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "fits_open.md")
     given = options.parse_args()

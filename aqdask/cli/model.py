@@ -141,7 +141,7 @@ def _named(frames: Sequence[str]) -> list[str] | None:
     """Frame ids and patterns of ``--frames``, lists read; None where none is given."""
     if not frames:
         return None
-    from aqdask.io.sources import listed_frames
+    from aqdask.io.frame_ids import listed_frames
 
     named = (listed_frames(entry[1:]) if entry.startswith("@") else [entry] for entry in frames)
     return [line for lines in named for line in lines]
@@ -219,7 +219,7 @@ class TrainTeller:
 
 def _write_list(path: str, ids: Sequence[str]) -> None:
     from aqdask.errors import place_failed
-    from aqdask.io.sources import list_line
+    from aqdask.io.frame_ids import list_line
 
     try:
         write_text(path, "".join(f"{list_line(frame_id)}\n" for frame_id in ids))

@@ -21,7 +21,7 @@ from aqdask.execution.model_cache import one_thread, replica
 from aqdask.execution.planning import Batch, FrameTask
 from aqdask.execution.worker import address, at_work
 from aqdask.io import reader
-from aqdask.io.wcs import wcs_centres
+from aqdask.io.wcs import sky_coordinates
 from aqdask.methods.base import Scorer, score_frame
 from aqdask.specs import FrameInfo, ReadSpec
 from aqdask.store import layout
@@ -281,7 +281,7 @@ class _Scoring:
             for a in "yx"
         ]
         y, x = np.meshgrid(*centres, indexing="ij")
-        found = wcs_centres(headers[0], headers[1], y, x)
+        found = sky_coordinates(headers[0], headers[1], y, x)
         if found is not None:
             self.block["ra"][position], self.block["dec"][position] = found
 

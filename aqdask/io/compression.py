@@ -1,7 +1,7 @@
-"""Compressed files as streams of FITS bytes, inflated only as far as somebody asks.
+"""Compression formats of whole files (gzip, bzip2, xz, zip, compress): one row of `COMPRESSIONS` each.
 
-A small file can claim, and hold, any number of bytes: nothing here allocates what is claimed, only what was
-inflated, piece by piece.
+A small file can claim, and hold, any number of bytes. Nothing here allocates what a header claims: memory
+grows with the bytes that were decompressed, piece by piece, as far as a reader asks for them.
 """
 
 from __future__ import annotations
@@ -14,119 +14,135 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, BinaryIO
 
 from aqdask.errors import FrameError
-from aqdask.text import printable
+from aqdask.text import printable, shortened
 
-PIECE = 1 << 16  # compressed bytes read at a time
-GROWTH = 1 << 20  # inflated bytes made at a time
-REST = 1 << 26  # inflated bytes behind what was needed that are read for the stream's checksum, and dropped
-# A real image never packs so tightly: a claim beyond it is tried out before it is believed.
+READ_SIZE = 1 << 16  # compressed bytes a read
+OUTPUT_SIZE = 1 << 20  # decompressed bytes a step
+TAIL_LIMIT = 1 << 26  # decompressed bytes after the data in use that are read for the checksum, and dropped
+# Real images never compress so well: a larger size is tested by decompression before it is believed.
 PLAUSIBLE_RATIO = 32
-DEFLATE_RATIO = 1032  # no deflate stream holds more a byte (zlib, "Maximum Compression Factor")
+DEFLATE_RATIO = 1032  # largest of deflate (zlib technical details, "Maximum Compression Factor")
 LZMA_MEMORY = 1 << 28  # `xz -9` needs 65 MiB
-ZIP_MEMBERS = 100  # members of a zip file that are looked into
+ZIP_MEMBERS = 100  # members of a zip file that are searched for FITS
 
 Read = Callable[[int], bytes]
 
 
 @dataclass(frozen=True)
 class Compression:
-    """One compression: its name in messages, its magic bytes, and its reader of inflated bytes.
+    """Compression format of a file.
 
-    ``open(file, name, notes)`` gives a function like ``file.read``; ``ratio`` bounds inflated bytes a byte.
+    Parameters
+    ----------
+    name : str
+        Name in messages.
+    suffix : str
+        Suffix of file names; upper and lower case are the same.
+    magic : bytes
+        First bytes of a file, which decide.
+    open : callable
+        ``open(file, compression, notes)`` returns a function like ``file.read`` for decompressed bytes.
+    max_ratio : float
+        Upper limit of decompressed bytes a compressed byte.
     """
 
     name: str
+    suffix: str
     magic: bytes
     open: Callable[[BinaryIO, Compression, list[str]], Read]
-    ratio: float = float("inf")
+    max_ratio: float = float("inf")
 
 
-def compression(first: bytes) -> Compression | None:
-    """The compression that bytes begin like; None for none."""
+def detect_compression(first: bytes) -> Compression | None:
+    """Return the compression format of a file by its first bytes; None for none."""
     return next((kind for kind in COMPRESSIONS if first.startswith(kind.magic)), None)
 
 
-class Inflated:
-    """A compressed file as a stream of FITS bytes, to be read forwards.
+class DecompressedStream:
+    """Decompressed bytes of a file, to be read forwards.
 
     Parameters
     ----------
     file : BinaryIO
-        The compressed file at its start.
+        Compressed file at its start.
     size : int
-        Its bytes.
+        Compressed size in bytes.
     kind : Compression
-        What `compression` said.
+        Result of `detect_compression`.
     keep : bool
-        Keep all that was inflated in ``kept``; else drop what was passed.
+        Keep all decompressed bytes in ``buffer``; else drop those before the position.
 
     Attributes
     ----------
-    most : float
-        Bytes that a stream of this size can hold.
+    max_size : float
+        Upper limit of the decompressed size in bytes.
     """
 
-    is_inflated = True
+    is_compressed = True
 
     def __init__(self, file: BinaryIO, size: int, kind: Compression, keep: bool) -> None:
         self.kind, self._keep = kind, keep
-        self.most = size * kind.ratio
+        self.max_size = size * kind.max_ratio
         self._plausible = size * PLAUSIBLE_RATIO
         self._notes: list[str] = []
-        self.kept = bytearray()
+        self.buffer = bytearray()
         self._dropped = self._position = 0
         with self._errors():
             self._more = kind.open(file, kind, self._notes)
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Remarks on the stream for the user, so far as it was inflated."""
+        """Remarks for the user on the part of the stream that was decompressed."""
         return tuple(self._notes)
 
     def seek(self, offset: int) -> int:
-        """Go to ``offset``, not before what was dropped; nothing is inflated yet."""
+        """Move to ``offset``, not before dropped bytes; nothing is decompressed yet."""
         assert offset >= self._dropped
         self._position = offset
         return offset
 
     def read(self, count: int) -> bytes:
-        """Up to ``count`` bytes; fewer only at the end of the stream."""
+        """Read ``count`` bytes; fewer only at the end of the stream."""
         self._grow(self._position + count)
         start = self._position - self._dropped
-        piece = bytes(self.kept[start : start + count])
+        piece = bytes(self.buffer[start : start + count])
         self._position += len(piece)
         return piece
 
-    def reach(self, stop: int) -> int:
-        """Bytes that there are, at most ``stop``; a plausible number is believed where none is kept."""
-        if stop > self.most:
-            return int(self.most)
+    def available(self, stop: int) -> int:
+        """Return the smaller of ``stop`` and the number of bytes.
+
+        Without ``keep``, a plausible ``stop`` is returned untested.
+        """
+        if stop > self.max_size:
+            return int(self.max_size)
         if not self._keep and stop <= self._plausible:
             return stop
         if not self._keep:
-            self._position = max(self._position, stop - 1)  # what was passed is dropped
+            self._position = max(self._position, stop - 1)  # bytes before the position are dropped
         self._grow(stop)
-        return min(stop, self._dropped + len(self.kept))
+        return min(stop, self._dropped + len(self.buffer))
 
-    def finish(self) -> None:
-        """Read on to the end of the stream, so that its checksum counts, unless that is far away."""
+    def read_to_end(self) -> None:
+        """Decompress the rest, at most `TAIL_LIMIT`, so that the checksum at the end is verified."""
         rest = 0
         with self._errors():
-            while rest < REST and (piece := self._more(GROWTH)):
+            while rest < TAIL_LIMIT and (piece := self._more(OUTPUT_SIZE)):
                 rest += len(piece)
 
     def _grow(self, stop: int) -> None:
         with self._errors():
-            while (missing := stop - self._dropped - len(self.kept)) > 0:
-                if not (piece := self._more(min(missing, GROWTH))):
+            while (missing := stop - self._dropped - len(self.buffer)) > 0:
+                if not (piece := self._more(min(missing, OUTPUT_SIZE))):
                     return
-                self.kept += piece
+                self.buffer += piece
                 if not self._keep:
-                    passed = min(len(self.kept), self._position - self._dropped)
-                    del self.kept[:passed]
+                    passed = min(len(self.buffer), self._position - self._dropped)
+                    del self.buffer[:passed]
                     self._dropped += passed
 
     @contextmanager
@@ -141,16 +157,19 @@ class Inflated:
             raise FrameError(f"damaged {self.kind.name} stream: {printable(str(error))}") from error
 
 
-class _Members:
-    """Streams of one compression, one behind the other, read as one; bytes behind the last are noted."""
+class _MultiMember:
+    """Concatenated streams of one format, read as one; other bytes after the last stream are noted.
 
-    def __init__(self, file: BinaryIO, kind: Compression, notes: list[str], new: Callable[[], Any]) -> None:
+    The file classes of `gzip`, `bz2` and `lzma` drop such bytes without a word, or refuse the file.
+    """
+
+    def __init__(self, new: Callable[[], Any], file: BinaryIO, kind: Compression, notes: list[str]) -> None:
         self.file, self.kind, self.notes, self.new = file, kind, notes, new
         self.stream, self.input, self.ended = new(), b"", False
 
     def __call__(self, count: int) -> bytes:
         while not self.ended:
-            given = (self.input or self.file.read(PIECE)) if self.stream.needs_input else b""
+            given = (self.input or self.file.read(READ_SIZE)) if self.stream.needs_input else b""
             self.input = self.input if given is not self.input else b""
             piece = self.stream.decompress(given, count)
             if self.stream.eof:
@@ -164,18 +183,18 @@ class _Members:
     def _next_member(self) -> None:
         behind = self.stream.unused_data
         self.input = behind.lstrip(b"\0")  # zeros pad tapes and xz streams
-        while len(self.input) < len(self.kind.magic) and (piece := self.file.read(PIECE)):
+        while len(self.input) < len(self.kind.magic) and (piece := self.file.read(READ_SIZE)):
             behind, self.input = piece, (self.input + piece).lstrip(b"\0")
         if self.input.startswith(self.kind.magic):
             self.stream = self.new()
             return
         self.ended = True
         if behind:
-            self.notes.append(f"bytes behind the {self.kind.name} stream were ignored")
+            self.notes.append(f"bytes after the {self.kind.name} stream were ignored")
 
 
 class _Deflate:
-    """A gzip member with the interface of `bz2.BZ2Decompressor`; zlib compares its checksum and length."""
+    """Decompressor of a gzip member, with the interface of `bz2.BZ2Decompressor`; verifies the checksum."""
 
     def __init__(self) -> None:
         self._stream = zlib.decompressobj(16 + zlib.MAX_WBITS)
@@ -199,18 +218,6 @@ class _Deflate:
         return self._stream.unused_data
 
 
-def _gzip(file: BinaryIO, kind: Compression, notes: list[str]) -> Read:
-    return _Members(file, kind, notes, _Deflate)
-
-
-def _bzip2(file: BinaryIO, kind: Compression, notes: list[str]) -> Read:
-    return _Members(file, kind, notes, bz2.BZ2Decompressor)
-
-
-def _xz(file: BinaryIO, kind: Compression, notes: list[str]) -> Read:
-    return _Members(file, kind, notes, lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, LZMA_MEMORY))
-
-
 def _lzw(file: BinaryIO, kind: Compression, notes: list[str]) -> Read:
     try:
         import uncompresspy
@@ -221,36 +228,37 @@ def _lzw(file: BinaryIO, kind: Compression, notes: list[str]) -> Read:
         ) from error
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        # Its truncation warning is a guess from spare bits; the size of the image tells it for certain.
+        # Its truncation warning is a guess from spare bits; the size of the image is certain.
         return uncompresspy.LZWFile(file, warn_truncation=False).read
 
 
 def _zip(file: BinaryIO, kind: Compression, notes: list[str]) -> Read:
-    """The one member that is FITS."""
+    """Open the one member that is FITS."""
     archive = zipfile.ZipFile(file)
     members = [member for member in archive.infolist() if not member.is_dir()]
     if locked := [member for member in members if member.flag_bits & 1]:
-        raise FrameError(f"a zip file with encrypted members: {_listed(locked)}")
+        raise FrameError(f"a zip file with encrypted members: {_names(locked)}")
     found = []
     for member in members[:ZIP_MEMBERS]:
         with archive.open(member) as content:
             if content.read(9) == b"SIMPLE  =":
                 found.append(member)
     if len(found) != 1 or len(members) > ZIP_MEMBERS:
-        told = _listed(found or members)
-        raise FrameError(f"a zip file with {len(found) or 'no'} FITS members, not one: {told}")
+        names = _names(found or members)
+        raise FrameError(f"a zip file with {len(found) or 'no'} FITS members, not one: {names}")
     return archive.open(found[0]).read
 
 
-def _listed(members: list[zipfile.ZipInfo]) -> str:
-    names = [printable(member.filename) for member in members]
-    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+def _names(members: list[zipfile.ZipInfo]) -> str:
+    return shortened([printable(member.filename) for member in members])
 
 
+_new_xz = partial(lzma.LZMADecompressor, lzma.FORMAT_XZ, LZMA_MEMORY)
 COMPRESSIONS = (
-    Compression("gzip", b"\x1f\x8b", _gzip, DEFLATE_RATIO),
-    Compression("bzip2", b"BZh", _bzip2),
-    Compression("xz", b"\xfd7zXZ\0", _xz),
-    Compression("zip", b"PK\x03\x04", _zip),
-    Compression("compress (.Z)", b"\x1f\x9d", _lzw),
+    Compression("gzip", ".gz", b"\x1f\x8b", partial(_MultiMember, _Deflate), DEFLATE_RATIO),
+    Compression("bzip2", ".bz2", b"BZh", partial(_MultiMember, bz2.BZ2Decompressor)),
+    Compression("xz", ".xz", b"\xfd7zXZ\0", partial(_MultiMember, _new_xz)),
+    Compression("zip", ".zip", b"PK\x03\x04", _zip),
+    Compression("compress (.Z)", ".Z", b"\x1f\x9d", _lzw),
 )
+COMPRESSED_SUFFIXES = tuple(kind.suffix.lower() for kind in COMPRESSIONS)

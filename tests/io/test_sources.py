@@ -13,15 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aqdask.errors import UsageError
-from aqdask.io.sources import (
-    Scan,
-    assign_ids,
-    list_line,
-    listed_frames,
-    match_frames,
-    safe_name,
-    scan,
-)
+from aqdask.io.frame_ids import assign_ids, list_line, listed_frames, match_frames, safe_name
+from aqdask.io.sources import Scan, scan
 from aqdask.specs import Source
 from aqdask.text import printable
 
@@ -152,7 +145,7 @@ class TestScan:
         )
         assert Scan((), {".tmp": 1}).note() == "1 file left out by suffix: .tmp 1"
         assert scan([tree / "a.fits"]).note() == ""
-        assert Scan((), {f".x{n}": 1 for n in range(10)}).note().endswith(".x7 1, and 2 kinds more")
+        assert Scan((), {f".x{n}": 1 for n in range(10)}).note().endswith(".x7 1 and 2 more")
 
     def test_the_chunks_of_an_archive_in_the_folder_are_no_files_of_the_night(self, tree: Path) -> None:
         for name in ("night.zarr/zarr.json", "night.zarr/frames/image/c/0/0/0", "night.zarr/x.fits"):

@@ -31,9 +31,11 @@ from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 
 from aqdask.errors import FrameError, SourceUnreachable, UsageError
-from aqdask.io.compression import load_file
-from aqdask.io.input_masks import Mask, bit_names, defects
-from aqdask.io.reader import BLANK_BEYOND, SEVERAL, probe, read_frame
+from aqdask.io.input_masks import mask_path
+from aqdask.io.mask_bits import MaskSelection, bit_names, defects
+from aqdask.io.pixels import BLANK_BEYOND
+from aqdask.io.reader import MORE_IMAGES, probe, read_frame
+from aqdask.io.streams import load_file
 from aqdask.products.dq import dq_hdus
 from aqdask.specs import FrameInfo, ReadSpec
 
@@ -334,7 +336,7 @@ class TestMasks:
         path = write(tmp_path / "a.fits", *hdus)
         read = ReadSpec(mask_hdu="MASK:" + bits)
         if (bits, kind) == ("31", "uint16"):
-            with pytest.raises(FrameError, match="31 is none of its bits 0 to 15"):
+            with pytest.raises(FrameError, match="31 is not one of its bits 0 to 15"):
                 read_frame(path, 1, read)
             return
         frame = read_frame(path, 1, read)
@@ -345,9 +347,9 @@ class TestMasks:
         ("bits", "reason"),
         [
             ("BAD,HOT", "no bit named 'HOT': choose from BAD, SAT, INTRP, CR, DETECTED"),
-            ("256", "256 is none of its bits 0 to 31; the value 256 is written 0x100"),
-            ("0x100000000", "no bit of pixels of 32 bits"),
-            ("0x0", "no bit of pixels"),
+            ("256", "256 is not one of its bits 0 to 31; the value 256 is written 0x100"),
+            ("0x100000000", "not a bit of 32-bit pixels"),
+            ("0x0", "not a bit of"),
             ("-1", "no bit named '-1'"),
         ],
     )
@@ -391,7 +393,7 @@ class TestMasks:
         assert bit_names("", primary + "INSTRUME= 'STIS    '".ljust(80)) == {}
         des = bit_names(primary + "DES_EXT = 'MASK    '".ljust(80), primary)
         assert (des["SATURATE"], des["CRAY"], des["TAPEBUMP"]) == (2, 16, 1 << 14)
-        chosen = Mask("MASK", ("BADPIX_CRAY", "BPM"), "")
+        chosen = MaskSelection("MASK", ("BADPIX_CRAY", "BPM"), "")
         plane = np.array([[1, 2, 16, 32]], "int32")
         header = primary + "DES_EXT = 'MASK    '".ljust(80)
         assert defects(plane, chosen, header, primary).tolist() == [[True, False, True, False]]
@@ -438,7 +440,7 @@ class TestMasks:
         ],
     )
     def test_file_of_a_frame(self, frame: str, pattern: str, expected: str) -> None:
-        assert str(Mask.of(ReadSpec(mask_files=pattern)).file_of(frame)) == expected
+        assert str(mask_path(frame, ReadSpec(mask_files=pattern).mask_files)) == expected
 
     def test_mask_files(self, tmp_path: Path) -> None:
         path = write(tmp_path / "a.fits.gz", fits.PrimaryHDU(np.ones((2, 4), "i2")))
@@ -593,9 +595,9 @@ class TestOneReading:
     @pytest.mark.parametrize("change", ["grown", "cut", "touched"])
     def test_a_file_that_changes_while_it_is_read(self, tmp_path: Path, monkeypatch, change: str) -> None:
         path = write(tmp_path / "a.fits", fits.PrimaryHDU(IMAGE))
-        from aqdask.io import compression
+        from aqdask.io import streams
 
-        real = compression.OpenFile.read
+        real = streams.FileStream.read
 
         def read(self, *args):
             monkeypatch.undo()
@@ -607,7 +609,7 @@ class TestOneReading:
             return real(self, *args)
 
         for use in (lambda: load_file(path), lambda: read_frame(path, 0, FIRST), lambda: probe(path, FIRST)):
-            monkeypatch.setattr(compression.OpenFile, "read", read)
+            monkeypatch.setattr(streams.FileStream, "read", read)
             with pytest.raises(SourceUnreachable, match="changed while it was read") as caught:
                 use()
             assert caught.value.number == errno.EAGAIN
@@ -746,7 +748,7 @@ class TestClaims:
             )
             for _ in range(40):
                 file.write(padded)
-        with pytest.raises(FrameError, match=r"the headers of the first \d+ HDU are longer"):
+        with pytest.raises(FrameError, match=r"the headers of the first \d+ HDUs are longer"):
             probe(path, ALL)
 
     def test_the_mask_behind_the_image_is_reached(self, tmp_path: Path) -> None:
@@ -773,7 +775,7 @@ class TestCompressions:
             frame = read_frame(path, probe(path, FIRST)[0].hdu, FIRST)
             assert_array_equal(frame.image, expected)
             found = tuple(note for note in frame.info.notes if "gzip" in note)
-            assert found == (("bytes behind the gzip stream were ignored",) if path.name in noted else ())
+            assert found == (("bytes after the gzip stream were ignored",) if path.name in noted else ())
 
     WHOLE = content(fits.PrimaryHDU(), fits.ImageHDU(IMAGE), fits.ImageHDU(IMAGE + 1))
 
@@ -808,7 +810,7 @@ class TestCompressions:
         path = tmp_path / "a.fits"
         path.write_bytes(pack(self.WHOLE) + behind)
         frame = read_frame(path, 2, ALL)
-        assert frame.info.notes == (f"bytes behind the {name} stream were ignored",)
+        assert frame.info.notes == (f"bytes after the {name} stream were ignored",)
         assert_array_equal(frame.image, IMAGE + 1)
 
     @pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress])
@@ -874,8 +876,8 @@ class TestNotes:
         (tmp_path / "a.fits").write_bytes(pack(content(fits.PrimaryHDU(), *images)))
         infos = probe(tmp_path / "a.fits", read)
         frame = read_frame(tmp_path / "a.fits", infos[0].hdu, read)
-        assert (SEVERAL in frame.info.notes) == expected
-        assert (SEVERAL in infos[0].notes) == (expected and pack is bytes)
+        assert (MORE_IMAGES in frame.info.notes) == expected
+        assert (MORE_IMAGES in infos[0].notes) == (expected and pack is bytes)
 
     def test_damage_behind_the_frame_is_not_its_own(self, tmp_path: Path) -> None:
         whole = content(fits.PrimaryHDU(IMAGE), fits.ImageHDU(IMAGE))
@@ -886,10 +888,12 @@ class TestNotes:
     def test_notes_of_the_card_come_first(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         from aqdask.specs import Card
 
-        monkeypatch.setattr("aqdask.io.reader.describe", lambda *_: Card(notes=("of the card",)))
+        monkeypatch.setattr("aqdask.io.reader.read_metadata", lambda *_: Card(notes=("of the card",)))
         path = write(tmp_path / "a.fits", fits.PrimaryHDU(), fits.ImageHDU(IMAGE), fits.ImageHDU(IMAGE))
         assert (
-            probe(path, FIRST)[0].notes == ("of the card", SEVERAL) == read_frame(path, 1, FIRST).info.notes
+            probe(path, FIRST)[0].notes
+            == ("of the card", MORE_IMAGES)
+            == read_frame(path, 1, FIRST).info.notes
         )
 
 

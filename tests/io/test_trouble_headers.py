@@ -16,8 +16,8 @@ from astropy.utils import iers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aqdask.io.cards import Cards
-from aqdask.io.metadata import describe, header_gain, header_saturate
+from aqdask.io.cards import Headers
+from aqdask.io.metadata import header_gain, header_saturate, read_metadata
 from aqdask.io.observation_time import DATE, start_time
 from aqdask.io.reader import probe
 from aqdask.specs import Card, ReadSpec
@@ -32,7 +32,7 @@ def raw(*lines: str) -> str:
 
 
 def described(values: dict[str, object]) -> Card:
-    return describe(cards(values), "")
+    return read_metadata(cards(values), "")
 
 
 def microseconds(iso: str | None) -> int | None:
@@ -108,8 +108,8 @@ DIALECTS = [
 def test_dialect(text: str) -> None:
     right = microseconds("2024-03-05T21:34:00" if ":33:60" in text else INSTANT)
     header = raw(f"DATE-OBS= '{text.replace(chr(39), chr(39) * 2)}'".encode().decode("latin-1"))
-    assert describe(header, "") == Card(time=right)
-    assert describe(header, "", (("time", "DATE-OBS"),)).time == right
+    assert read_metadata(header, "") == Card(time=right)
+    assert read_metadata(header, "", (("time", "DATE-OBS"),)).time == right
 
 
 DATED = [
@@ -227,7 +227,7 @@ def test_time_system_of_the_date_alone_is_no_contradiction() -> None:
 
 def test_note_names_the_clock_that_answered() -> None:
     values = {"DATE-OBS": "2024-03-05", "TIME-OBS": "??", "UT": "21:34:56"}
-    note = "the clock in TIME-OBS is not understood: time taken from UT"
+    note = "the time of day in TIME-OBS is not understood: time taken from UT"
     assert (described(values).time, described(values).notes) == (microseconds(INSTANT), (note,))
 
 
@@ -244,9 +244,9 @@ def test_clocks_on_both_sides_of_midnight_agree() -> None:
 
 def test_own_header_answers_before_the_primary_one() -> None:
     """The second exposure of a file whose primary header has the start of the first."""
-    card = describe(cards({"MJD-OBS": 60374.875}), cards({"DATE-OBS": "2024-03-05T18:00:00"}))
+    card = read_metadata(cards({"MJD-OBS": 60374.875}), cards({"DATE-OBS": "2024-03-05T18:00:00"}))
     assert (card.time, card.notes) == (microseconds("2024-03-05T21:00:00"), ())
-    mixed = describe(cards({"UT": "21:34:56"}), cards({"DATE-OBS": "2024-03-05"}))
+    mixed = read_metadata(cards({"UT": "21:34:56"}), cards({"DATE-OBS": "2024-03-05"}))
     assert mixed.time == microseconds(INSTANT)
 
 
@@ -279,7 +279,7 @@ def test_ut1_never_asks_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_ut1_beyond_the_table_is_told() -> None:
     card = described({"DATE-OBS": "2150-03-05T21:34:56", "TIMESYS": "UT1"})
     assert card.time == microseconds("2150-03-05T21:34:56")
-    assert card.notes == ("UT1 is taken for UTC, from which it differs by less than 0.9 s",)
+    assert card.notes == ("UT1 is taken as UTC, from which it differs by less than 0.9 s",)
 
 
 FORMATS = (
@@ -311,7 +311,7 @@ def test_any_instant_in_any_dialect(instant: datetime.datetime) -> None:
     st.sampled_from(["", "2024-03-05", "2024-03-05T", "2024-03-05T21:34:56"]),
 )
 def test_any_text_gives_an_instant_or_a_note(text: str, start: str) -> None:
-    time, notes = start_time(Cards(cards({DATE[0]: start + text})))
+    time, notes = start_time(Headers(cards({DATE[0]: start + text})))
     assert time is not None or notes or not (start + text).strip()
     if time is not None and time % (86400 * 10**6) == 0:
         assert any(digits in text for digits in ("00", "24", "12", "0:0", "+", "-", "0 0", "0.0"))
@@ -361,7 +361,7 @@ def test_filter(values: dict, right: str) -> None:
         f"{key:8}= " + (f"'{value.replace(chr(39), chr(39) * 2)}'" if isinstance(value, str) else str(value))
         for key, value in values.items()
     ]
-    assert describe(raw(*lines), "") == Card(filter=right)
+    assert read_metadata(raw(*lines), "") == Card(filter=right)
 
 
 def test_long_name_beyond_ascii() -> None:
@@ -371,7 +371,7 @@ def test_long_name_beyond_ascii() -> None:
         "CONTINUE  ' \xb5'",
         "FILTER2 = 'ND'",
     )
-    assert describe(raw(*lines), "").filter == "Continuum étoilé µ+ND"
+    assert read_metadata(raw(*lines), "").filter == "Continuum étoilé µ+ND"
 
 
 CAMERAS = [
@@ -405,7 +405,7 @@ def test_camera(values: dict, right: str) -> None:
 
 @pytest.mark.parametrize("name", ["SCI", "IMAGE", "PRIMARY", "COMPRESSED_IMAGE", "obs00123", ""])
 def test_extension_name_that_is_no_chip(name: str) -> None:
-    assert describe(cards({"EXTNAME": name, "INSTRUME": "Cam"}), cards({"EXPTIME": 1.0})).camera == "Cam"
+    assert read_metadata(cards({"EXTNAME": name, "INSTRUME": "Cam"}), cards({"EXPTIME": 1.0})).camera == "Cam"
 
 
 def cameras(path: Path, *extensions: dict[str, object]) -> list[str]:
@@ -435,13 +435,14 @@ def test_detectors_of_one_file(extensions: list[dict], right: list[str], tmp_pat
     assert cameras(tmp_path / "a.fits", *extensions) == right
 
 
+NOT_SECONDS = "the card EXPTIME is not an exposure time: exposure time unknown"
 UNREADABLE = [
     (raw("EXPTIME = 60,0"), Card(notes=("the card EXPTIME cannot be read: exposure time unknown",))),
     (raw("EXPTIME = 1 2"), Card(notes=("the card EXPTIME cannot be read: exposure time unknown",))),
     (raw("EXPTIME = NaN"), Card(notes=("the card EXPTIME cannot be read: exposure time unknown",))),
     (raw("EXPTIME=60.0"), Card(notes=("the card EXPTIME cannot be read: exposure time unknown",))),
-    (raw("EXPTIME = '60,0'"), Card(notes=("the card EXPTIME is no exposure time: exposure time unknown",))),
-    (raw("EXPTIME = '6_0'"), Card(notes=("the card EXPTIME is no exposure time: exposure time unknown",))),
+    (raw("EXPTIME = '60,0'"), Card(notes=(NOT_SECONDS,))),
+    (raw("EXPTIME = '6_0'"), Card(notes=(NOT_SECONDS,))),
     (
         raw("EXPTIME = 60,0", "EXPOSURE= 30.0"),
         Card(exptime=30.0, notes=("the card EXPTIME cannot be read: exposure time taken from EXPOSURE",)),
@@ -480,7 +481,7 @@ UNREADABLE = [
 
 @pytest.mark.parametrize(("header", "right"), UNREADABLE)
 def test_card_that_cannot_be_read(header: str, right: Card) -> None:
-    for found in (describe(header, ""), describe(header, cards({"OBJECT": "x"}))):
+    for found in (read_metadata(header, ""), read_metadata(header, cards({"OBJECT": "x"}))):
         assert found.exptime == pytest.approx(right.exptime, nan_ok=True)
         assert (found.time, found.filter, found.camera, found.notes) == (
             right.time, right.filter, right.camera, right.notes,
@@ -489,7 +490,7 @@ def test_card_that_cannot_be_read(header: str, right: Card) -> None:
 
 @pytest.mark.parametrize("coordinate", ["time", "exptime", "filter", "camera"])
 def test_named_card_that_cannot_be_read(coordinate: str) -> None:
-    card = describe(raw("MINE    = 1 2", "EXPTIME = 1.0"), "", ((coordinate, "MINE"),))
+    card = read_metadata(raw("MINE    = 1 2", "EXPTIME = 1.0"), "", ((coordinate, "MINE"),))
     (note,) = card.notes
     assert note.startswith("the card MINE cannot be read: ")
     assert getattr(card, coordinate) in (None, "") or math.isnan(getattr(card, coordinate))
@@ -501,7 +502,7 @@ def test_gain_that_cannot_be_read_is_not_the_amplifier_setting(text: str) -> Non
     assert math.isnan(header_saturate(raw("SATURATE= 60 000"), ""))
 
 
-TWICE = "stands twice with different values"
+TWICE = "appears twice with different values"
 D = "DATE-OBS= '2024-03-05T21:34:56'"
 REPEATED = [
     ((D, "DATE-OBS= '2020-01-01T00:00:00'"), Card(notes=(f"the card DATE-OBS {TWICE}: time unknown",))),
@@ -530,7 +531,7 @@ REPEATED = [
 
 @pytest.mark.parametrize(("lines", "right"), REPEATED)
 def test_card_that_stands_twice(lines: tuple[str, ...], right: Card) -> None:
-    for found in (describe(raw(*lines), ""), describe(cards({"OBJECT": "x"}), raw(*lines))):
+    for found in (read_metadata(raw(*lines), ""), read_metadata(cards({"OBJECT": "x"}), raw(*lines))):
         assert found.exptime == pytest.approx(right.exptime, nan_ok=True)
         assert (found.time, found.filter, found.camera, found.notes) == (
             right.time, right.filter, right.camera, right.notes,
@@ -555,7 +556,7 @@ def test_card_that_stands_twice(lines: tuple[str, ...], right: Card) -> None:
     ],
 )  # fmt: skip
 def test_notes_on_levels_and_sky(lines: list[str], notes: tuple[str, ...]) -> None:
-    assert describe(raw(*lines), "").notes == describe("", raw(*lines)).notes == notes
+    assert read_metadata(raw(*lines), "").notes == read_metadata("", raw(*lines)).notes == notes
 
 
 def test_saturation_that_cannot_be_read_is_not_that_of_the_primary_header() -> None:
@@ -568,7 +569,7 @@ def test_saturation_that_cannot_be_read_is_not_that_of_the_primary_header() -> N
 )
 def test_named_card_that_says_nothing(coordinate: str, what: str) -> None:
     full = raw(D, "EXPTIME = 1.0", "FILTER  = 'R'", "INSTRUME= 'A'", "BLANKED =")
-    for keyword, reason in (("NOPE", "is not there"), ("BLANKED", "has no value")):
-        card = describe(full, "", ((coordinate, keyword),))
+    for keyword, reason in (("NOPE", "is missing"), ("BLANKED", "has no value")):
+        card = read_metadata(full, "", ((coordinate, keyword),))
         assert card.notes == (f"the card {keyword} of --keyword {reason}: {what} unknown",)
         assert getattr(card, coordinate) in (None, "") or math.isnan(getattr(card, coordinate))

@@ -16,7 +16,7 @@ from night import WCS as CARDS
 import aqdask as aq
 from aqdask import flags
 from aqdask.errors import ArchiveError, UsageError
-from aqdask.io.reader import frame_to_fits
+from aqdask.io.writer import frame_to_fits
 from aqdask.products.plots import PictureJob
 from aqdask.specs import PatchGrid
 from aqdask.stats.masking import dq_image
