@@ -53,7 +53,7 @@ def code(table: tuple[Flag, ...], name: str) -> int:
 
 
 def cf_values(table: tuple[Flag, ...]) -> dict[str, object]:
-    """Return the CF attributes ``flag_values`` and ``flag_meanings`` of an enumerated variable (CF 1.11, 3.5)."""
+    """Return the attributes ``flag_values`` and ``flag_meanings`` (CF conventions 1.11, section 3.5)."""
     return {"flag_values": [f.value for f in table], "flag_meanings": " ".join(f.name for f in table)}
 
 
