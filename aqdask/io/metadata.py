@@ -19,16 +19,8 @@ from aqdask.io.observation_time import named_time, start_time, why_absent
 from aqdask.specs import Card, FrameInfo
 
 EXPTIME = (
-    "EXPTIME",
-    "EXPOSURE",
-    "EXP_TIME",
-    "XPOSURE",
-    "TEXPTIME",
-    "ITIME",
-    "EXPOSED",
-    "ELAPTIME",
-    "TELAPSE",
-)
+    "EXPTIME", "EXPOSURE", "EXP_TIME", "XPOSURE", "TEXPTIME", "ITIME", "EXPOSED", "ELAPTIME", "TELAPSE",
+)  # fmt: skip
 FILTER = ("FILTER", "FILTNAM", "FILTNAME", "FILTERID", "INSFILTE", "INSFLNAM", "FILTERS", "BAND")
 # spellings for the same filter wheels: the first with a filter in place is taken
 WHEELS = tuple(
@@ -52,15 +44,9 @@ DETECTOR = (
     ("CAMCOL",), ("QID",), ("HIERARCH ESO DET CHIP ID",), ("AMPNAME", "AMPID"),
 )  # fmt: skip
 BINNING = (
-    ("XBINNING", "YBINNING"),
-    ("CCDXBIN", "CCDYBIN"),
-    ("DETXBIN", "DETYBIN"),
-    ("BINX1", "BINX2"),
-    ("BINAXIS1", "BINAXIS2"),
-    ("CCDBIN1", "CCDBIN2"),
-    ("XBIN", "YBIN"),
-    ("BINX", "BINY"),
-)
+    ("XBINNING", "YBINNING"), ("CCDXBIN", "CCDYBIN"), ("DETXBIN", "DETYBIN"), ("BINX1", "BINX2"),
+    ("BINAXIS1", "BINAXIS2"), ("CCDBIN1", "CCDBIN2"), ("XBIN", "YBIN"), ("BINX", "BINY"),
+)  # fmt: skip
 BINNING_PAIR = ("CCDSUM", "BINNING", "CCDBIN")
 SKY = ("CTYPE1", "CTYPE2", "CRVAL1", "CRVAL2", "CRPIX1", "CRPIX2")
 SATURATE = ("SATURATE",)
