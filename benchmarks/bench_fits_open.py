@@ -32,7 +32,7 @@ from aqdask.specs import ReadSpec
 
 REPEAT = 5  # of the timing; the median counts
 SKIPPED = {".py", ".md", ".json"}
-SHOWN = 6  # files that are named for an outcome
+SHOWN = 12  # files that are named for an outcome
 STORED = np.array([[-32768, 0, 5], [7, 8, 9]], ">i2").tobytes()
 IMAGE_CARDS = ("BITPIX  = 16", "NAXIS   = 2", "NAXIS1  = 3", "NAXIS2  = 2")
 DAMAGED_CARDS = (
