@@ -72,7 +72,7 @@ class PatchGrid:
 
 
 @dataclass(frozen=True)
-class Card:
+class FrameMetadata:
     """Metadata of a frame from its headers; None, NaN or empty where unknown.
 
     Parameters
@@ -140,7 +140,7 @@ class FrameInfo:
     header, primary_header : str
         Cards verbatim, 80 characters each without END; ``primary_header`` is empty if the image is in the
         primary HDU.
-    card : Card
+    metadata : FrameMetadata
         Metadata from the headers.
     notes : tuple of str
         Remarks for the user on a usable frame, one clause each. The same words are used for every frame of
@@ -153,7 +153,7 @@ class FrameInfo:
     dtype: str
     header: str
     primary_header: str
-    card: Card
+    metadata: FrameMetadata
     notes: tuple[str, ...] = ()
 
 

@@ -172,7 +172,7 @@ class FrameJob:
             record["coordinates"] = row
         if frame.info.notes:
             record["notes"] = list(frame.info.notes)
-        card, headers = frame.info.card, (frame.info.header, frame.info.primary_header)
+        card, headers = frame.info.metadata, (frame.info.header, frame.info.primary_header)
         return Reading((frame.image, frame.invalid), card.camera, card.filter, headers), record
 
     def _read(self, task: FrameTask) -> reader.Frame:

@@ -16,7 +16,7 @@ import numpy as np
 
 from aqdask.io.cards import Headers, Unreadable, as_number, as_text, quiet
 from aqdask.io.observation_time import named_time, start_time, why_absent
-from aqdask.specs import Card, FrameInfo
+from aqdask.specs import FrameInfo, FrameMetadata
 
 EXPTIME = (
     "EXPTIME", "EXPOSURE", "EXP_TIME", "XPOSURE", "TEXPTIME", "ITIME", "EXPOSED", "ELAPTIME", "TELAPSE",
@@ -70,7 +70,9 @@ CHIP_NAME = re.compile(r"(IM|CCD|CHIP|AMP|DET|DETECTOR|SENSOR|QUAD)[ ._-]?\d+(\.
 Noted = tuple[str, tuple[str, ...]]
 
 
-def read_metadata(header: str, primary_header: str, overrides: tuple[tuple[str, str], ...] = ()) -> Card:
+def read_metadata(
+    header: str, primary_header: str, overrides: tuple[tuple[str, str], ...] = ()
+) -> FrameMetadata:
     """Read time, exposure, filter and camera from the headers of an image.
 
     Parameters
@@ -83,7 +85,7 @@ def read_metadata(header: str, primary_header: str, overrides: tuple[tuple[str, 
 
     Returns
     -------
-    Card
+    FrameMetadata
         Unknown or senseless entries are None, NaN or empty, and ``notes`` name the cards at fault. Headers
         never cause an exception.
     """
@@ -101,7 +103,7 @@ def read_metadata(header: str, primary_header: str, overrides: tuple[tuple[str, 
         camera, about_camera = _camera(cards, named.get("camera"), is_extension=bool(primary_header))
         levels = (*_unreadable(cards, [SATURATE], "saturation"), *_unreadable(cards, [GAIN], "gain"))
         notes = (*about_time, *about_exptime, *about_filter, *about_camera, *levels, *_sky(cards))
-    return Card(time=time, exptime=exptime, filter=filter_name, camera=camera, notes=notes)
+    return FrameMetadata(time=time, exptime=exptime, filter=filter_name, camera=camera, notes=notes)
 
 
 def distinguish_detectors(
@@ -117,23 +119,25 @@ def distinguish_detectors(
         return infos
     alike = defaultdict(list)
     for info in infos:
-        alike[info.card.camera].append(info)
+        alike[info.metadata.camera].append(info)
     labels: dict[int, str] = {}
     for group in alike.values():
-        if len(group) == 1 or _are_successive([info.card for info in group]):
+        if len(group) == 1 or _are_successive([info.metadata for info in group]):
             continue
         generic = [info for info in group if GENERIC_EXTENSION.fullmatch(info.suffix.strip("[]"))]
         kept = generic if len(generic) == 1 else []
         labels |= {info.hdu: as_text(info.suffix.strip("[]")) for info in group if info not in kept}
     return tuple(
-        replace(info, card=replace(info.card, camera=f"{info.card.camera} {labels[info.hdu]}".strip()))
-        if info.hdu in labels
-        else info
+        replace(info, metadata=_labelled(info.metadata, labels[info.hdu])) if info.hdu in labels else info
         for info in infos
     )
 
 
-def _are_successive(cards: list[Card]) -> bool:
+def _labelled(metadata: FrameMetadata, label: str) -> FrameMetadata:
+    return replace(metadata, camera=f"{metadata.camera} {label}".strip())
+
+
+def _are_successive(cards: list[FrameMetadata]) -> bool:
     """Tell if each exposure began after the end of the one before, as those of one detector do."""
     times = sorted(card.time for card in cards if card.time is not None)
     longest = max([2.0, *(card.exptime for card in cards if card.exptime > 0)])

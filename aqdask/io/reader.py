@@ -147,6 +147,6 @@ def _info(hdus: LazyHdus, hdu: Hdu, suffix: str, read: ReadSpec, notes: tuple[st
     text = image_header(hdu) if hdu.compressed else hdu.text
     primary = hdus.read[0].text if hdu.index else ""
     scaling = read_scaling(hdu)
-    card = read_metadata(text, primary, read.keywords)
-    notes = (*card.notes, *notes, *scaling.notes)
-    return FrameInfo(hdu.index, suffix, hdu.shape, scaling.dtype.name, text, primary, card, notes)
+    metadata = read_metadata(text, primary, read.keywords)
+    notes = (*metadata.notes, *notes, *scaling.notes)
+    return FrameInfo(hdu.index, suffix, hdu.shape, scaling.dtype.name, text, primary, metadata, notes)

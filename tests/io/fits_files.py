@@ -1,4 +1,4 @@
-"""FITS files for the tests, written by astropy, or card by card where astropy refuses; and how to read them."""
+"""FITS files for the tests, by astropy, or card by card where astropy refuses; and ways to read them."""
 
 from __future__ import annotations
 

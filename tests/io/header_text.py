@@ -9,7 +9,7 @@ from astropy.io import fits
 
 from aqdask.io.metadata import read_metadata
 from aqdask.io.reader import probe
-from aqdask.specs import Card, ReadSpec
+from aqdask.specs import FrameMetadata, ReadSpec
 
 INSTANT = "2024-03-05T21:34:56"
 
@@ -22,7 +22,7 @@ def raw(*lines: str) -> str:
     return "".join(line.ljust(80) for line in lines)
 
 
-def described(values: dict[str, object]) -> Card:
+def described(values: dict[str, object]) -> FrameMetadata:
     return read_metadata(cards(values), "")
 
 
@@ -30,5 +30,5 @@ def microseconds(iso: str | None) -> int | None:
     return None if iso is None else int(np.datetime64(iso, "us").astype(int))
 
 
-def of_file(path: Path) -> Card:
-    return probe(path, ReadSpec())[0].card
+def of_file(path: Path) -> FrameMetadata:
+    return probe(path, ReadSpec())[0].metadata

@@ -58,9 +58,11 @@ class TestNotes:
         assert probe(tmp_path / "a.fits", FIRST)[0].notes == ()
 
     def test_notes_of_the_card_come_first(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        from aqdask.specs import Card
+        from aqdask.specs import FrameMetadata
 
-        monkeypatch.setattr("aqdask.io.reader.read_metadata", lambda *_: Card(notes=("of the card",)))
+        monkeypatch.setattr(
+            "aqdask.io.reader.read_metadata", lambda *_: FrameMetadata(notes=("of the card",))
+        )
         path = write(tmp_path / "a.fits", fits.PrimaryHDU(), fits.ImageHDU(IMAGE), fits.ImageHDU(IMAGE))
         assert (
             probe(path, FIRST)[0].notes

@@ -106,7 +106,7 @@ class TestMatch:
         with pytest.raises(UsageError, match=r"no frame 'x\\x1b'.*for example 'L/a\.fits'"):
             match_frames(self.IDS, ["x\x1b"])
 
-    @settings(max_examples=300)
+    @settings(max_examples=300, deadline=None)  # it writes a file
     @given(ids=st.lists(st.text("a#[*?] !-", min_size=1, max_size=5), min_size=1, unique=True))
     def test_what_is_listed_is_found_again(
         self, ids: list[str], tmp_path_factory: pytest.TempPathFactory

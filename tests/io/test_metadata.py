@@ -15,7 +15,7 @@ from numpy.testing import assert_allclose
 from aqdask.io.metadata import header_gain, header_saturate, read_metadata
 from aqdask.io.reader import probe
 from aqdask.io.wcs import sky_coordinates
-from aqdask.specs import Card, ReadSpec
+from aqdask.specs import FrameMetadata, ReadSpec
 
 
 def cards(**values: object) -> str:
@@ -135,7 +135,7 @@ def test_time_is_exact_to_the_microsecond(time: int) -> None:
     st.sampled_from(["", "DATE-OBS= ", "EXPTIME = '"]),
 )
 def test_any_text_gives_a_card(text: str, start: str) -> None:
-    assert isinstance(read_metadata((start + text).ljust(80), text), Card)
+    assert isinstance(read_metadata((start + text).ljust(80), text), FrameMetadata)
     assert sky_coordinates(start + text, text, np.zeros(1), np.zeros(1)) is None
 
 

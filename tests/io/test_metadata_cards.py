@@ -13,7 +13,8 @@ from header_text import INSTANT, cards, described, microseconds, of_file, raw
 
 from aqdask.io.metadata import header_gain, header_saturate, read_metadata
 from aqdask.io.reader import probe
-from aqdask.specs import Card, ReadSpec
+from aqdask.specs import FrameMetadata as Meta
+from aqdask.specs import ReadSpec
 
 
 @pytest.mark.real
@@ -30,11 +31,11 @@ class TestTrouble:
     def test_chips(self, make_trouble: ModuleType, tmp_path: Path) -> None:
         make_trouble.chips(tmp_path)
         paths = sorted(tmp_path.rglob("*.fits"))
-        named = [tuple(info.card.camera for info in probe(path, ReadSpec(hdu="all"))) for path in paths]
+        named = [tuple(info.metadata.camera for info in probe(path, ReadSpec(hdu="all"))) for path in paths]
         assert set(named) == {("MosCam IM1", "MosCam IM2", "MosCam IM3", "MosCam IM4")}
         # the same name, however the chip was asked for
         for hdu, camera in (("first", "MosCam IM1"), ("im3", "MosCam IM3"), ("4", "MosCam IM4")):
-            assert probe(paths[0], ReadSpec(hdu=hdu))[0].card.camera == camera
+            assert probe(paths[0], ReadSpec(hdu=hdu))[0].metadata.camera == camera
 
 
 FILTERS = [
@@ -81,7 +82,7 @@ def test_filter(values: dict, right: str) -> None:
         f"{key:8}= " + (f"'{value.replace(chr(39), chr(39) * 2)}'" if isinstance(value, str) else str(value))
         for key, value in values.items()
     ]
-    assert read_metadata(raw(*lines), "") == Card(filter=right)
+    assert read_metadata(raw(*lines), "") == Meta(filter=right)
 
 
 def test_long_name_beyond_ascii() -> None:
@@ -134,7 +135,7 @@ def cameras(path: Path, *extensions: dict[str, object]) -> list[str]:
     primary.header["INSTRUME"], primary.header["DATE-OBS"] = "Cam", INSTANT
     images = [fits.ImageHDU(np.ones((4, 4), "i2"), fits.Header(list(e.items()))) for e in extensions]
     fits.HDUList([primary, *images]).writeto(path)
-    return [info.card.camera for info in probe(path, ReadSpec(hdu="all"))]
+    return [info.metadata.camera for info in probe(path, ReadSpec(hdu="all"))]
 
 
 FILES = [
@@ -157,50 +158,50 @@ def test_detectors_of_one_file(extensions: list[dict], right: list[str], tmp_pat
 
 NOT_SECONDS = "the card EXPTIME is not an exposure time: exposure time unknown"
 UNREADABLE = [
-    (raw("EXPTIME = 60,0"), Card(notes=("the card EXPTIME cannot be read: exposure time unknown",))),
-    (raw("EXPTIME = 1 2"), Card(notes=("the card EXPTIME cannot be read: exposure time unknown",))),
-    (raw("EXPTIME = NaN"), Card(notes=("the card EXPTIME cannot be read: exposure time unknown",))),
-    (raw("EXPTIME=60.0"), Card(notes=("the card EXPTIME cannot be read: exposure time unknown",))),
-    (raw("EXPTIME = '60,0'"), Card(notes=(NOT_SECONDS,))),
-    (raw("EXPTIME = '6_0'"), Card(notes=(NOT_SECONDS,))),
+    (raw("EXPTIME = 60,0"), Meta(notes=("the card EXPTIME cannot be read: exposure time unknown",))),
+    (raw("EXPTIME = 1 2"), Meta(notes=("the card EXPTIME cannot be read: exposure time unknown",))),
+    (raw("EXPTIME = NaN"), Meta(notes=("the card EXPTIME cannot be read: exposure time unknown",))),
+    (raw("EXPTIME=60.0"), Meta(notes=("the card EXPTIME cannot be read: exposure time unknown",))),
+    (raw("EXPTIME = '60,0'"), Meta(notes=(NOT_SECONDS,))),
+    (raw("EXPTIME = '6_0'"), Meta(notes=(NOT_SECONDS,))),
     (
         raw("EXPTIME = 60,0", "EXPOSURE= 30.0"),
-        Card(exptime=30.0, notes=("the card EXPTIME cannot be read: exposure time taken from EXPOSURE",)),
+        Meta(exptime=30.0, notes=("the card EXPTIME cannot be read: exposure time taken from EXPOSURE",)),
     ),
-    (raw("EXPTIME ="), Card()),  # undefined, as the standard allows
-    (raw("EXPTIME =   / seconds"), Card()),
+    (raw("EXPTIME ="), Meta()),  # undefined, as the standard allows
+    (raw("EXPTIME =   / seconds"), Meta()),
     # another card says the same: one is enough
-    (raw("FILTER  = 'R'", "BAND    = 5-8 GHz"), Card(filter="R")),
-    (raw("INSTRUME= 'A'", "CAMNAME = B C"), Card(camera="A")),
-    (raw("INSTRUME= 'A'", "XBINNING= 2", "YBINNING= 2", "BINNING = 2x2"), Card(camera="A 2x2")),
-    (raw("FILTER  = R"), Card(notes=("the card FILTER cannot be read: filter unknown",))),
-    (raw("FILTER  = 'R", "FILTER1 = 'V'"), Card(notes=("the card FILTER cannot be read: filter unknown",))),
-    (raw("FILTER  = 'H\xe9' x"), Card(notes=("the card FILTER cannot be read: filter unknown",))),
-    (raw("FILTER  = 'R'", "FILTER2 = ND"), Card(notes=("the card FILTER2 cannot be read: filter unknown",))),
-    (raw("INSTRUME= A B", "CAMERA  = 1"), Card(notes=("the card INSTRUME cannot be read: camera unknown",))),
-    (raw("INSTRUME= 'A'", "CCDNUM  = 1,2"), Card(notes=("the card CCDNUM cannot be read: camera unknown",))),
-    (raw("INSTRUME= 'A'", "XBIN    = 2,0"), Card(notes=("the card XBIN cannot be read: camera unknown",))),
-    (raw("DATE-OBS= 2024-03-05T21:34:56"), Card(notes=("the card DATE-OBS cannot be read: time unknown",))),
+    (raw("FILTER  = 'R'", "BAND    = 5-8 GHz"), Meta(filter="R")),
+    (raw("INSTRUME= 'A'", "CAMNAME = B C"), Meta(camera="A")),
+    (raw("INSTRUME= 'A'", "XBINNING= 2", "YBINNING= 2", "BINNING = 2x2"), Meta(camera="A 2x2")),
+    (raw("FILTER  = R"), Meta(notes=("the card FILTER cannot be read: filter unknown",))),
+    (raw("FILTER  = 'R", "FILTER1 = 'V'"), Meta(notes=("the card FILTER cannot be read: filter unknown",))),
+    (raw("FILTER  = 'H\xe9' x"), Meta(notes=("the card FILTER cannot be read: filter unknown",))),
+    (raw("FILTER  = 'R'", "FILTER2 = ND"), Meta(notes=("the card FILTER2 cannot be read: filter unknown",))),
+    (raw("INSTRUME= A B", "CAMERA  = 1"), Meta(notes=("the card INSTRUME cannot be read: camera unknown",))),
+    (raw("INSTRUME= 'A'", "CCDNUM  = 1,2"), Meta(notes=("the card CCDNUM cannot be read: camera unknown",))),
+    (raw("INSTRUME= 'A'", "XBIN    = 2,0"), Meta(notes=("the card XBIN cannot be read: camera unknown",))),
+    (raw("DATE-OBS= 2024-03-05T21:34:56"), Meta(notes=("the card DATE-OBS cannot be read: time unknown",))),
     (
         raw("DATE-OBS= 2024-03-05T21:34:56", "MJD-OBS = 60374.875"),
-        Card(
+        Meta(
             microseconds("2024-03-05T21:00:00"),
             notes=("the card DATE-OBS cannot be read: time taken from MJD-OBS",),
         ),
     ),
     (
         raw("DATE-OBS= '2024-03-05'", "UT      = 21:34:56", "TIME    = 3"),
-        Card(notes=("the card UT cannot be read: time unknown",)),
+        Meta(notes=("the card UT cannot be read: time unknown",)),
     ),
     (
         raw("DATE-OBS= '2024-03-05T21:34:56'", "TIMESYS = TAI"),
-        Card(notes=("the time system in TIMESYS is not understood: time unknown",)),
+        Meta(notes=("the time system in TIMESYS is not understood: time unknown",)),
     ),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("header", "right"), UNREADABLE)
-def test_card_that_cannot_be_read(header: str, right: Card) -> None:
+def test_card_that_cannot_be_read(header: str, right: Meta) -> None:
     for found in (read_metadata(header, ""), read_metadata(header, cards({"OBJECT": "x"}))):
         assert found.exptime == pytest.approx(right.exptime, nan_ok=True)
         assert (found.time, found.filter, found.camera, found.notes) == (
@@ -225,32 +226,32 @@ def test_gain_that_cannot_be_read_is_not_the_amplifier_setting(text: str) -> Non
 TWICE = "appears twice with different values"
 D = "DATE-OBS= '2024-03-05T21:34:56'"
 REPEATED = [
-    ((D, "DATE-OBS= '2020-01-01T00:00:00'"), Card(notes=(f"the card DATE-OBS {TWICE}: time unknown",))),
-    (("FILTER  = 'R'", "FILTER  = 'B'"), Card(notes=(f"the card FILTER {TWICE}: filter unknown",))),
-    (("EXPTIME = 10.0", "EXPTIME = 30.0"), Card(notes=(f"the card EXPTIME {TWICE}: exposure time unknown",))),
-    (("INSTRUME= 'A'", "INSTRUME= 'B'"), Card(notes=(f"the card INSTRUME {TWICE}: camera unknown",))),
-    (("SATURATE= 60000", "SATURATE= 50000"), Card(notes=(f"the card SATURATE {TWICE}: saturation unknown",))),
-    (("GAIN    = 1.5", "GAIN    = 2.5"), Card(notes=(f"the card GAIN {TWICE}: gain unknown",))),
+    ((D, "DATE-OBS= '2020-01-01T00:00:00'"), Meta(notes=(f"the card DATE-OBS {TWICE}: time unknown",))),
+    (("FILTER  = 'R'", "FILTER  = 'B'"), Meta(notes=(f"the card FILTER {TWICE}: filter unknown",))),
+    (("EXPTIME = 10.0", "EXPTIME = 30.0"), Meta(notes=(f"the card EXPTIME {TWICE}: exposure time unknown",))),
+    (("INSTRUME= 'A'", "INSTRUME= 'B'"), Meta(notes=(f"the card INSTRUME {TWICE}: camera unknown",))),
+    (("SATURATE= 60000", "SATURATE= 50000"), Meta(notes=(f"the card SATURATE {TWICE}: saturation unknown",))),
+    (("GAIN    = 1.5", "GAIN    = 2.5"), Meta(notes=(f"the card GAIN {TWICE}: gain unknown",))),
     (
         ("EXPTIME = 10.0", "EXPTIME = 30.0", "EXPOSURE= 10.0"),
-        Card(exptime=10.0, notes=(f"the card EXPTIME {TWICE}: exposure time taken from EXPOSURE",)),
+        Meta(exptime=10.0, notes=(f"the card EXPTIME {TWICE}: exposure time taken from EXPOSURE",)),
     ),
-    (("FILTER  = 'R'", "FILTER  = B"), Card(notes=("the card FILTER cannot be read: filter unknown",))),
+    (("FILTER  = 'R'", "FILTER  = B"), Meta(notes=("the card FILTER cannot be read: filter unknown",))),
     (
         ("FILTER  = 'R&'", "CONTINUE  'a'", "FILTER  = 'R&'", "CONTINUE  'b'"),
-        Card(notes=(f"the card FILTER {TWICE}: filter unknown",)),
+        Meta(notes=(f"the card FILTER {TWICE}: filter unknown",)),
     ),
-    (("FILTER  = 'R&'", "CONTINUE  'a'", "FILTER  = 'Ra'"), Card(filter="Ra")),
-    ((D, D + " / again"), Card(microseconds("2024-03-05T21:34:56"))),
-    (("EXPTIME = 10", "EXPTIME = 10.0 / s", "EXPTIME = '10'"), Card(exptime=10.0)),
-    (("FILTER  = 'R'", "FILTER  ="), Card(filter="R")),
-    (("FILTER  =", "FILTER  = 'R'"), Card(filter="R")),
-    (("COMMENT = 1", "COMMENT = 2", "HISTORY a", "HISTORY b", "FILTER  = 'R'", "", ""), Card(filter="R")),
+    (("FILTER  = 'R&'", "CONTINUE  'a'", "FILTER  = 'Ra'"), Meta(filter="Ra")),
+    ((D, D + " / again"), Meta(microseconds("2024-03-05T21:34:56"))),
+    (("EXPTIME = 10", "EXPTIME = 10.0 / s", "EXPTIME = '10'"), Meta(exptime=10.0)),
+    (("FILTER  = 'R'", "FILTER  ="), Meta(filter="R")),
+    (("FILTER  =", "FILTER  = 'R'"), Meta(filter="R")),
+    (("COMMENT = 1", "COMMENT = 2", "HISTORY a", "HISTORY b", "FILTER  = 'R'", "", ""), Meta(filter="R")),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("lines", "right"), REPEATED)
-def test_card_that_stands_twice(lines: tuple[str, ...], right: Card) -> None:
+def test_card_that_stands_twice(lines: tuple[str, ...], right: Meta) -> None:
     for found in (read_metadata(raw(*lines), ""), read_metadata(cards({"OBJECT": "x"}), raw(*lines))):
         assert found.exptime == pytest.approx(right.exptime, nan_ok=True)
         assert (found.time, found.filter, found.camera, found.notes) == (

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from aqdask.io.cards import Headers
 from aqdask.io.metadata import read_metadata
 from aqdask.io.observation_time import DATE, start_time
-from aqdask.specs import Card
+from aqdask.specs import FrameMetadata
 
 
 @pytest.mark.real
@@ -57,7 +57,7 @@ DIALECTS = [
 def test_dialect(text: str) -> None:
     right = microseconds("2024-03-05T21:34:00" if ":33:60" in text else INSTANT)
     header = raw(f"DATE-OBS= '{text.replace(chr(39), chr(39) * 2)}'".encode().decode("latin-1"))
-    assert read_metadata(header, "") == Card(time=right)
+    assert read_metadata(header, "") == FrameMetadata(time=right)
     assert read_metadata(header, "", (("time", "DATE-OBS"),)).time == right
 
 
@@ -149,7 +149,10 @@ def test_no_instant_is_a_note_and_never_midnight(values: dict) -> None:
 
 
 def test_local_times_are_no_times() -> None:
-    assert described({"DATE-LOC": INSTANT, "LOCTIME": "11:34:56", "TIMEZONE": -10, "DATE": INSTANT}) == Card()
+    assert (
+        described({"DATE-LOC": INSTANT, "LOCTIME": "11:34:56", "TIMEZONE": -10, "DATE": INSTANT})
+        == FrameMetadata()
+    )
 
 
 AGREEING = [

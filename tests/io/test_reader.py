@@ -134,7 +134,7 @@ class TestRealFiles:
         frame_to_fits(frame.image, info.header, info.primary_header).writeto(out, checksum=True)
         (again,) = probe(out, FIRST)
         assert_array_equal(read_frame(out, again.hdu, FIRST).image, frame.image)
-        assert again.card == info.card
+        assert again.metadata == info.metadata
 
 
 class TestPixels:

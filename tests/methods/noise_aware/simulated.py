@@ -10,7 +10,7 @@ import numpy as np
 from aqdask.methods.training.settings import TrainSpec
 from aqdask.simulate.frame import simulate_frame
 from aqdask.simulate.scene import SceneSpec
-from aqdask.specs import Card
+from aqdask.specs import FrameMetadata
 
 SIDE = 512
 TINY = TrainSpec(
@@ -41,7 +41,7 @@ class Frames:
         spoil: Callable[[int, np.ndarray], object] | None = None,
     ) -> None:
         self.ids = [f"night/{index:03}.fits" for index in range(count)]
-        self.cards = [Card(camera=camera, filter="L", gain=gain)] * count
+        self.cards = [FrameMetadata(camera=camera, filter="L", gain=gain)] * count
         self.side, self.first, self.spoil = side, first, spoil
 
     def read(self, index: int) -> tuple[np.ndarray, np.ndarray | None]:
