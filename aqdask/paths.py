@@ -65,14 +65,14 @@ def read_regular(path: str | os.PathLike[str]) -> bytes:
         return stream.read()
 
 
-def check_regular(path: str | os.PathLike[str], what: str) -> None:
+def check_regular(path: str | os.PathLike[str], name: str) -> None:
     """Refuse a path that exists and is not a regular file.
 
     Parameters
     ----------
     path : str or path
         May be absent.
-    what : str
+    name : str
         Name of the option in the message.
 
     Raises
@@ -86,7 +86,7 @@ def check_regular(path: str | os.PathLike[str], what: str) -> None:
         return
     except OSError as error:
         raise UsageError(
-            f"{what} {printable(path)} cannot be used ({error.strerror})",
+            f"{name} {printable(path)} cannot be used ({error.strerror})",
             expected="a regular file",
             consequence="Nothing was done",
             remedy="check the path",
@@ -135,8 +135,8 @@ def read_list(path: str) -> list[str]:
         if "\0" in line:
             raise _bad_list(path, f"holds a NUL character in line {number}", "correct or remove that line")
         if REMOTE.match(line.strip()):
-            what = f"names {printable(line.strip())} in line {number}, which is not on this machine"
-            raise _bad_list(path, what, "copy or mount it and list its path")
+            problem = f"names {printable(line.strip())} in line {number}, which is not on this machine"
+            raise _bad_list(path, problem, "copy or mount it and list its path")
     return lines
 
 
@@ -167,9 +167,9 @@ def _check_mode(mode: int, path: str | os.PathLike[str]) -> None:
         raise OSError(0, f"it is {kind}, not a regular file", os.fspath(path))
 
 
-def _bad_list(path: str, what: str, remedy: str) -> UsageError:
+def _bad_list(path: str, problem: str, remedy: str) -> UsageError:
     return UsageError(
-        f"the list {printable(path)} {what}",
+        f"the list {printable(path)} {problem}",
         expected="a text file, UTF-8, with one name a line",
         consequence="Nothing was done",
         remedy=remedy,

@@ -293,6 +293,13 @@ class Headers:
         """Tell if a card of this keyword is present, whatever its value."""
         return any(keyword in part.raw for part in self.parts)
 
+    def absence(self, keyword: str) -> str:
+        """Return the reason why a keyword named by the user has no value; empty if it has one."""
+        if any(self.items([keyword])):
+            return ""
+        reason = "has no value" if self.holds(keyword) else "is missing"
+        return f"the card {printable(keyword)} of --keyword {reason}"
+
     def unreadable(self, keywords: Iterable[str]) -> dict[str, str]:
         """Return reasons, by keyword, of the unreadable cards before the first readable one."""
         before = takewhile(lambda item: isinstance(item[1], Unreadable), self.items(keywords))

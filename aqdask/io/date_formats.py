@@ -1,7 +1,7 @@
 """Parse dates and times of day in the notations of cameras; None for text that is not understood.
 
-A notation is one row of `DATES` or `CLOCKS`. Nothing is guessed: an ambiguous time of day is not understood,
-and an ambiguous date keeps both of its days, so that other cards can contradict it.
+A notation is one row of `DATES` or `TIMES_OF_DAY`. Nothing is guessed: an ambiguous time of day is not
+understood, and an ambiguous date keeps both of its days, so that other cards can contradict it.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ DATES = [
         r"(?P<mon>[a-z]{3,9})\.? (?P<d>\d\d?)(?:st|nd|rd|th)?,? (?P<y>\d{4})(?!\d)",  # March 5, 2024
         r"(?P<mon>[a-z]{3}) (?P<d>\d\d?) (?P<rest>\d\d:\d\d:\d\d(?: UTC| GMT)?) (?P<y>\d{4})$",  # ctime, date
         r"(?P<a>\d\d?)(?P<sep>[-/.])(?P<b>\d\d?)(?P=sep)(?P<y>\d{4})(?!\d)",  # 05/03/2024: May or March
-        r"(?P<d>\d\d?)/(?P<m>\d\d?)/(?P<yy>1?\d\d)$",  # FITS before 2000: 19yy, and what came of it: 102
+        r"(?P<d>\d\d?)/(?P<m>\d\d?)/(?P<yy>1?\d\d)$",  # FITS before 2000: 19yy, and its overflow: 102
     )
 ]
-CLOCKS = [
+TIMES_OF_DAY = [
     re.compile(
         # before the time a time system; after it a.m. or p.m., the time system and the zone
         rf"(?:(?:UTC?|GMT)[:= ]+)?(?:{pattern})(?: ?(?P<half>[ap])\.?m\.?)?"
@@ -61,13 +61,13 @@ CLOCKS = [
 ]
 WEEKDAY = re.compile(r"(?:mon|tue|wed|thu|fri|sat|sun)[a-z]*\.?,? ", re.IGNORECASE)
 PADDING = re.compile(r"(?<=[-/:]) (?=\d)| (?=:)")  # "2024- 3- 5", "21: 4: 6.2", "21 : 34 : 56"
-# a dash or a dot only before a whole clock: 2024-03-05-03:00 is a date with its zone
+# a dash or a dot only before a complete time of day: 2024-03-05-03:00 is a date with its zone
 BETWEEN = re.compile(r" ?[Tt_:/,] ?(?!\.)| |[-.](?=\d\d?([-:._])\d\d?\1\d)|-(?=\d{6})")
 DAY_FRACTION = re.compile(r"\.\d{3,}")  # 2024-03-05.899259
-SAYS_UTC = re.compile(r"[(\[]?(?:UTC?|GMT|Z)[)\]]?", re.IGNORECASE)
+UTC_ONLY = re.compile(r"[(\[]?(?:UTC?|GMT|Z)[)\]]?", re.IGNORECASE)
 
 
-class Day(NamedTuple):
+class ParsedDate(NamedTuple):
     """Parsed date: ISO days that it may mean, the text after it, and if its year has four digits."""
 
     days: tuple[str, ...]
@@ -75,7 +75,7 @@ class Day(NamedTuple):
     four_digits: bool
 
 
-class Clock(NamedTuple):
+class TimeOfDay(NamedTuple):
     """Parsed time of day.
 
     Parameters
@@ -105,7 +105,7 @@ def normalised(value: object) -> str:
     return PADDING.sub("", text)
 
 
-def parse_date(value: object) -> Day | None:
+def parse_date(value: object) -> ParsedDate | None:
     """Parse the date at the start of a value; None for no date or one that does not exist."""
     text = normalised(value)
     text = text[match.end() :] if (match := WEEKDAY.match(text)) else text
@@ -115,7 +115,11 @@ def parse_date(value: object) -> Day | None:
             rest = found.get("rest") or text[match.end() :]
             days = _days(found)
             rest = rest[separator.end() :] if (separator := BETWEEN.match(rest)) else rest
-            return Day(days, "" if SAYS_UTC.fullmatch(rest) else rest, "yy" not in found) if days else None
+            return (
+                ParsedDate(days, "" if UTC_ONLY.fullmatch(rest) else rest, "yy" not in found)
+                if days
+                else None
+            )
     return None
 
 
@@ -149,7 +153,7 @@ def _month(found: dict[str, str]) -> int:
     return next((n for n, month in enumerate(MONTHS, start=1) if name in (month, month[:3])), 0)
 
 
-def parse_clock(value: object, after_date: bool = False) -> Clock | None:
+def parse_time_of_day(value: object, after_date: bool = False) -> TimeOfDay | None:
     """Parse the time of day in a value, alone or after a date, as text or number; None for no time.
 
     ``after_date`` tells that the value follows a date, where '.899259' is the fraction of a decimal day.
@@ -158,10 +162,10 @@ def parse_clock(value: object, after_date: bool = False) -> Clock | None:
         return _number(float(value))
     text = normalised(value)
     if (day := parse_date(value)) and day.rest:
-        return parse_clock(day.rest, after_date=True)
-    for pattern in CLOCKS:
+        return parse_time_of_day(day.rest, after_date=True)
+    for pattern in TIMES_OF_DAY:
         if match := pattern.fullmatch(text):
-            return _clock(match)
+            return _checked(match)
     number = as_number(text)
     if DAY_FRACTION.fullmatch(text):
         return _fraction(86400, number) if after_date else None
@@ -169,8 +173,8 @@ def parse_clock(value: object, after_date: bool = False) -> Clock | None:
     return _number(number) if np.isfinite(number) and (decimals > 2 or number >= 3600) else None
 
 
-def _clock(match: re.Match[str]) -> Clock | None:
-    """Check a match of `CLOCKS`; second 60 is left to astropy, hour 24 is midnight of the next day."""
+def _checked(match: re.Match[str]) -> TimeOfDay | None:
+    """Check a match of `TIMES_OF_DAY`; second 60 is left to astropy, hour 24 is midnight of the next day."""
     found = match.groupdict()
     hour, minute = int(found["h"]), int(found["m"])
     seconds = (found["s"] or "00").replace(",", ".").replace(":", ".")
@@ -190,10 +194,10 @@ def _clock(match: re.Match[str]) -> Clock | None:
     unit = 10.0 ** -len(seconds.partition(".")[2]) if found["s"] else 60.0
     whole, _, fraction = seconds.partition(".")
     hms = f"{hour % 24:02}:{minute:02}:{int(whole):02}" + (f".{fraction}" if fraction else "")
-    return Clock(hms, int(ends_day), unit, zone, system)
+    return TimeOfDay(hms, int(ends_day), unit, zone, system)
 
 
-def _number(number: float) -> Clock | None:
+def _number(number: float) -> TimeOfDay | None:
     """Parse a single number: hours, or seconds or hhmmss if only one of the two is possible."""
     if 0 < number < 24:
         return None if number.is_integer() else _fraction(3600, number)  # an integer may be anything
@@ -207,17 +211,17 @@ def _number(number: float) -> Clock | None:
     return readings[0] if len(readings) == 1 else None
 
 
-def _fraction(seconds: int, number: float) -> Clock:
+def _fraction(seconds: int, number: float) -> TimeOfDay:
     """Convert a number of units of ``seconds`` each, rounded to the last digit of the number."""
     unit = seconds * last_digit(number)
     return _of_day(round(seconds * number, max(0, int(np.floor(-np.log10(unit))))), unit)
 
 
-def _of_day(seconds: float, unit: float) -> Clock:
+def _of_day(seconds: float, unit: float) -> TimeOfDay:
     micro = round(1e6 * seconds)
     minutes, micro = divmod(micro, 60_000_000)
     days, minutes = divmod(minutes, 1440)
-    return Clock(f"{minutes // 60:02}:{minutes % 60:02}:{micro / 1e6:09.6f}", days, unit)
+    return TimeOfDay(f"{minutes // 60:02}:{minutes % 60:02}:{micro / 1e6:09.6f}", days, unit)
 
 
 def last_digit(number: float) -> float:

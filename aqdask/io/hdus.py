@@ -15,7 +15,7 @@ from aqdask.errors import FrameError
 from aqdask.io.cards import CARD, StructuralCards
 from aqdask.io.compression import TAIL_LIMIT
 from aqdask.io.mask_bits import MaskSelection
-from aqdask.io.streams import Stream, why_not_fits
+from aqdask.io.streams import Stream, non_fits_reason
 from aqdask.specs import ReadSpec
 from aqdask.text import printable, shortened
 
@@ -127,7 +127,7 @@ def select_images(hdus: Iterable[Hdu], read: ReadSpec) -> list[Hdu]:
     Raises
     ------
     FrameError
-        If there is none, or the named HDU is not a 2-D image; the message lists the HDUs.
+        For no such image, or a named HDU that is not a 2-D image; the message lists the HDUs.
     """
     seen: list[Hdu] = []
     images: list[Hdu] = []
@@ -261,7 +261,7 @@ def _read_header(stream: Stream, offset: int, index: int) -> str:
     if index and not block.startswith(b"XTENSION"):
         return ""
     if not index and not block.startswith(b"SIMPLE  ="):
-        raise FrameError(why_not_fits(block))
+        raise FrameError(non_fits_reason(block))
     blocks: list[bytes] = []
     while block and len(blocks) * BLOCK < MAX_HEADER_SIZE:
         end = END.match(block)

@@ -15,7 +15,7 @@ from dataclasses import replace
 import numpy as np
 
 from aqdask.io.cards import Headers, Unreadable, as_number, as_text, quiet
-from aqdask.io.observation_time import named_time, start_time, why_absent
+from aqdask.io.observation_time import named_time, start_time
 from aqdask.specs import FrameInfo, FrameMetadata
 
 EXPTIME = (
@@ -57,7 +57,7 @@ EMPTY_SLOT = re.compile(
     r"([ _-]?(FILTER|SLOT|GLASS|HOLE|POSITION))?([ _-]?\d+)*[LSP]?|N/A|-+|0",
     re.IGNORECASE,
 )
-UNSPECIFIC_DETECTOR = re.compile(  # a type of detector, or a card that nobody filled in
+UNSPECIFIC_DETECTOR = re.compile(  # a type of detector, or a card that was never filled in
     r"CCD|S?CMOS|EMCCD|DETECTOR|SENSOR|CAMERA|CHIP|DEFAULT|UNKNOWN|UNDEFINED|NOT ?SET|NOT ?PRESENT|NONE|NULL"
     r"|N/?A|-+|\?+",
     re.IGNORECASE,
@@ -117,11 +117,11 @@ def distinguish_detectors(
     """
     if "camera" in dict(overrides):
         return infos
-    alike = defaultdict(list)
+    by_camera = defaultdict(list)
     for info in infos:
-        alike[info.metadata.camera].append(info)
+        by_camera[info.metadata.camera].append(info)
     labels: dict[int, str] = {}
-    for group in alike.values():
+    for group in by_camera.values():
         if len(group) == 1 or _are_successive([info.metadata for info in group]):
             continue
         generic = [info for info in group if GENERIC_EXTENSION.fullmatch(info.suffix.strip("[]"))]
@@ -164,27 +164,27 @@ def header_saturate(header: str, primary_header: str) -> float:
 
 def _exposure(cards: Headers, named: str | None) -> tuple[float, tuple[str, ...]]:
     """Return the first exposure time in seconds, NaN if there is none, and notes on other values."""
-    wrong: list[str] = [reason] if named and (reason := why_absent(cards, named)) else []
+    wrong: list[str] = [reason] if named and (reason := cards.absence(named)) else []
     for keyword, value in cards.items((named,) if named else EXPTIME):
         seconds = as_number(value)
         if 0 <= seconds < math.inf:
             return seconds, tuple(f"{reason}: exposure time taken from {keyword}" for reason in wrong)
-        what = value.reason if isinstance(value, Unreadable) else "is not an exposure time"
-        reason = f"the card {keyword} {what}"
+        fault = value.reason if isinstance(value, Unreadable) else "is not an exposure time"
+        reason = f"the card {keyword} {fault}"
         wrong += [reason] if reason not in wrong else []
     return math.nan, tuple(f"{reason}: exposure time unknown" for reason in wrong)
 
 
-def _unreadable(cards: Headers, rows: Iterable[tuple[str, ...]], what: str) -> tuple[str, ...]:
+def _unreadable(cards: Headers, rows: Iterable[tuple[str, ...]], quantity: str) -> tuple[str, ...]:
     """Return notes on unreadable cards; of the alternative keywords in a row, one readable card is enough."""
     reasons = {keyword: reason for row in rows for keyword, reason in cards.unreadable(row).items()}
-    return tuple(f"the card {keyword} {reason}: {what} unknown" for keyword, reason in reasons.items())
+    return tuple(f"the card {keyword} {reason}: {quantity} unknown" for keyword, reason in reasons.items())
 
 
-def _absent(cards: Headers, keyword: str, what: str) -> tuple[str, ...]:
+def _absent(cards: Headers, keyword: str, quantity: str) -> tuple[str, ...]:
     """Return a note if a card named by the user has no value."""
-    reason = why_absent(cards, keyword)
-    return (f"{reason}: {what} unknown",) if reason else ()
+    reason = cards.absence(keyword)
+    return (f"{reason}: {quantity} unknown",) if reason else ()
 
 
 def _sky(cards: Headers) -> tuple[str, ...]:
@@ -199,9 +199,9 @@ def _sky(cards: Headers) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _named(cards: Headers, keyword: str, what: str) -> Noted:
+def _named(cards: Headers, keyword: str, quantity: str) -> Noted:
     """Return the text of one card named by the user, and notes."""
-    notes = _unreadable(cards, [(keyword,)], what) or _absent(cards, keyword, what)
+    notes = _unreadable(cards, [(keyword,)], quantity) or _absent(cards, keyword, quantity)
     return ("" if notes else cards.text([keyword])), notes
 
 

@@ -17,14 +17,13 @@ from astropy.time import Time
 from astropy.utils import iers
 
 from aqdask.io.cards import Headers, Unreadable, as_number, quiet
-from aqdask.io.date_formats import SYSTEMS, Clock, Day, last_digit, parse_clock, parse_date
-from aqdask.text import printable
+from aqdask.io.date_formats import SYSTEMS, ParsedDate, TimeOfDay, last_digit, parse_date, parse_time_of_day
 
 DATE = (
     "DATE-OBS", "DATE_OBS", "DATEOBS", "UTC-OBS", "DATE-BEG", "DATE_BEG", "DATEBEG", "OBS-DATE", "OBSDATE",
     "UT-DATE", "UTDATE", "UTC-DATE", "UTCDATE", "TDATEOBS",
 )  # fmt: skip
-CLOCK = (
+TIME_OF_DAY = (
     "TIME-OBS", "TIME_OBS", "TIMEOBS", "UTSTART", "UT-STR", "UTC-OBS", "UT-OBS", "UTOBS", "UT", "UTC",
     "UT-TIME", "UTTIME", "UTC-TIME", "UTCTIME", "TIME-BEG", "TIME_BEG", "TTIMEOBS",
 )  # fmt: skip
@@ -95,17 +94,9 @@ def named_time(cards: Headers, keyword: str) -> Found:
         found = list(_numbers(cards, (keyword,), (MJD_RANGE, JD_RANGE), system))
     elif not (found := list(_dates(cards, (keyword,), system))) and cards.text((keyword,)):
         found = [Unknown(f"the date in {keyword} is not understood")]
-    elif not found and (reason := why_absent(cards, keyword)):
+    elif not found and (reason := cards.absence(keyword)):
         found = [Unknown(reason)]
     return _agreed(found, TOLERANCE)
-
-
-def why_absent(cards: Headers, keyword: str) -> str:
-    """Return the reason why a card named by the user has no value; empty if it has one."""
-    if any(cards.items([keyword])):
-        return ""
-    what = "has no value" if cards.holds(keyword) else "is missing"
-    return f"the card {printable(keyword)} of --keyword {what}"
 
 
 def _agreed(found: list[Statement | Unknown], tolerance: int) -> Found:
@@ -141,14 +132,14 @@ def _statements(cards: Headers, system: str | None) -> Iterator[Statement | Unkn
 
 def _dates(cards: Headers, keywords: tuple[str, ...], system: str | None) -> Iterator[Statement | Unknown]:
     """Yield the statements of the dates, each with its own time of day or that of the first time card."""
-    clock_key, clock, problems = _first_clock(cards)
+    clock_key, clock, problems = _first_time_of_day(cards)
     is_first, is_dated = True, False
     for key, value in cards.items(keywords):
         if isinstance(value, Unreadable):
             yield Unknown(f"the card {key} {value.reason}")
             continue
         day = parse_date(value)
-        if day is None and key in CLOCK and parse_clock(value):
+        if day is None and key in TIME_OF_DAY and parse_time_of_day(value):
             continue  # UTC-OBS is a date or a time of day
         is_dated = True
         if day is None:
@@ -157,38 +148,39 @@ def _dates(cards: Headers, keywords: tuple[str, ...], system: str | None) -> Ite
         if not (is_first or day.four_digits):
             continue  # 20/11/20 beside a full date: the year may come first
         is_first = False
-        own = parse_clock(day.rest, after_date=True) if day.rest else None
+        own = parse_time_of_day(day.rest, after_date=True) if day.rest else None
         if own is None:
-            unread = [Unknown(f"the time of day in {key} is not understood")] if day.rest else []
-            none = (
-                []
-                if unread or problems or clock
-                else [Unknown(f"{key} has a date but no time of day", is_fault=False)]
-            )
-            yield from (*unread, *problems, *none)
+            if day.rest:
+                yield Unknown(f"the time of day in {key} is not understood")
+            yield from problems
+            if not (day.rest or problems or clock):
+                yield Unknown(f"{key} has a date but no time of day", is_fault=False)
         source = clock_key if clock and not own and (day.rest or problems) else key
         yield from _of_date(source, day, own or clock, system)
         if own and clock and clock_key != key:
             yield from _beside(clock_key, day, clock, system)
     if not is_dated and len(keywords) > 1:
         yield from problems
-        yield from [Unknown(f"{clock_key} has a time of day but no date", is_fault=False)] if clock else []
+        if clock:
+            yield Unknown(f"{clock_key} has a time of day but no date", is_fault=False)
 
 
-def _first_clock(cards: Headers) -> tuple[str, Clock | None, list[Unknown]]:
+def _first_time_of_day(cards: Headers) -> tuple[str, TimeOfDay | None, list[Unknown]]:
     """Return the first time card that is understood, and the faults of those before it."""
     problems = []
-    for key, value in cards.items(CLOCK):
+    for key, value in cards.items(TIME_OF_DAY):
         if isinstance(value, Unreadable):
             problems.append(Unknown(f"the card {key} {value.reason}"))
-        elif clock := parse_clock(value):
+        elif clock := parse_time_of_day(value):
             return key, clock, problems
         elif not ((day := parse_date(value)) and not day.rest):
             problems.append(Unknown(f"the time of day in {key} is not understood"))
     return "", None, problems
 
 
-def _of_date(key: str, day: Day, clock: Clock | None, system: str | None) -> Iterator[Statement | Unknown]:
+def _of_date(
+    key: str, day: ParsedDate, clock: TimeOfDay | None, system: str | None
+) -> Iterator[Statement | Unknown]:
     """Yield the statement of a date: an instant, or one or two possible days without a time of day."""
     if len(day.days) > 1:
         yield Unknown(f"day and month in {key} are ambiguous")
@@ -196,7 +188,7 @@ def _of_date(key: str, day: Day, clock: Clock | None, system: str | None) -> Ite
     if isinstance(scale, Unknown):
         yield scale
         return
-    times = [_instant(date, clock or Clock("12:00:00"), scale) for date in day.days]
+    times = [_instant(date, clock or TimeOfDay("12:00:00"), scale) for date in day.days]
     centres = tuple(time for time, _ in times if time is not None)
     if not centres:
         yield Unknown(f"the time of day in {key} is not understood")
@@ -206,7 +198,7 @@ def _of_date(key: str, day: Day, clock: Clock | None, system: str | None) -> Ite
         yield Statement(key, centres, DAY // 2, is_instant=False)
 
 
-def _beside(key: str, day: Day, clock: Clock, system: str | None) -> Iterator[Statement]:
+def _beside(key: str, day: ParsedDate, clock: TimeOfDay, system: str | None) -> Iterator[Statement]:
     """Yield a time card beside a date with its own time: on any of three days, as midnight may be between."""
     for item in _of_date(key, day, clock, system):
         if isinstance(item, Statement):
@@ -247,7 +239,7 @@ def _time_system(cards: Headers) -> str | None:
     return name if name in SYSTEMS or not name else None
 
 
-def _scale(key: str, clock: Clock | None, system: str | None) -> tuple[str, int] | Unknown:
+def _scale(key: str, clock: TimeOfDay | None, system: str | None) -> tuple[str, int] | Unknown:
     """Return astropy's time scale and seconds to add, from the time card itself and TIMESYS."""
     own = SYSTEMS[clock.system] if clock and clock.system else None
     if system is None:
@@ -258,7 +250,7 @@ def _scale(key: str, clock: Clock | None, system: str | None) -> tuple[str, int]
     return stated or own or SYSTEMS["UTC"]
 
 
-def _instant(day: str, clock: Clock, scale: tuple[str, int]) -> tuple[int | None, str]:
+def _instant(day: str, clock: TimeOfDay, scale: tuple[str, int]) -> tuple[int | None, str]:
     """Return microseconds of POSIX time, None for a date that does not exist; note as of `_microseconds`."""
     hours, minutes, seconds = clock.hms.split(":")
     if scale == SYSTEMS["UTC"] and not seconds.startswith("60"):

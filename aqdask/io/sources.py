@@ -145,7 +145,7 @@ def _folder(
     identity = (status.st_dev, status.st_ino)
     if identity in above:
         return
-    if any(entry.name == "zarr.json" for entry in entries):  # its thousands of chunks are nobody's frames
+    if any(entry.name == "zarr.json" for entry in entries):  # thousands of chunks that are not FITS files
         others[folder] = ZARR_FOLDER
         others = {}
     for entry in entries:

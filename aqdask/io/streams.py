@@ -171,7 +171,7 @@ def open_stream(path: str | os.PathLike[str]) -> Iterator[FileStream | Decompres
         yield DecompressedStream(file, status.st_size, kind, keep=False) if kind else file
 
 
-def why_not_fits(first: bytes) -> str:
+def non_fits_reason(first: bytes) -> str:
     """Return the reason why a file with these first bytes is not FITS."""
     if not first:
         return "an empty file"
