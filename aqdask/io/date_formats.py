@@ -113,13 +113,10 @@ def parse_date(value: object) -> ParsedDate | None:
         if match := pattern.match(text):
             found = match.groupdict()
             rest = found.get("rest") or text[match.end() :]
-            days = _days(found)
+            if not (days := _days(found)):
+                return None
             rest = rest[separator.end() :] if (separator := BETWEEN.match(rest)) else rest
-            return (
-                ParsedDate(days, "" if UTC_ONLY.fullmatch(rest) else rest, "yy" not in found)
-                if days
-                else None
-            )
+            return ParsedDate(days, "" if UTC_ONLY.fullmatch(rest) else rest, "yy" not in found)
     return None
 
 
