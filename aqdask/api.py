@@ -1,4 +1,4 @@
-"""The public API in one place; `aqdask` hands these names out."""
+"""Public functions of the package."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def run(
 
 
 def products_folder(archive: PathLike) -> Path:
-    """Where `run` puts masks and table unless it is told: ``<archive>-products`` beside the archive."""
+    """Return the default folder of masks and table of `run`: ``<archive>-products`` beside the archive."""
     place = Path(archive)
     return place.with_name(f"{place.stem}-products")
 
@@ -351,7 +351,7 @@ def quality_of(
     camera: str | None = None,
     filter: str | None = None,
 ) -> xr.Dataset:
-    """Quality maps of an array, lazily: the numbers that `score` stores, and nothing is stored.
+    """Compute quality maps of an array lazily: the numbers that `score` stores, and nothing is stored.
 
     Parameters
     ----------
@@ -431,7 +431,7 @@ def verify(
     cluster: Cluster = None,
     reporter: Reporter | None = None,
 ) -> Verification:
-    """Prove that an archive is complete and its stored bytes are what was written.
+    """Verify that an archive is complete and its stored bytes are those that were written.
 
     Parameters
     ----------
@@ -461,7 +461,7 @@ def verify(
 
 
 def _check_places(sources: Sequence[str], archive: PathLike, settings: IngestOptions) -> None:
-    """Refuse, before a cluster is started, what is on no file system of this machine or would block."""
+    """Refuse, before a cluster is started, paths on no file system of this machine or that would block."""
     check_local(*sources, archive, settings.bad_pixel_map)
     if settings.bad_pixel_map:
         check_regular(settings.bad_pixel_map, "the bad-pixel map")
@@ -503,7 +503,7 @@ def _calibrated_on_best(
 
 
 def _check_out(path: Path) -> None:
-    """Refuse, before anything is trained, a place that will not take the bundle or holds something else."""
+    """Refuse, before anything is trained, a path that cannot be written or holds something else."""
     if path.exists():
         try:
             Bundle.load(path)

@@ -58,7 +58,7 @@ class UsageError(AqdaskError):
 
 
 class OutlierFramesError(UsageError):
-    """Reference frames that differ from the others; ``frames`` are their ids."""
+    """Outliers among the reference frames; ``frames`` are their ids."""
 
     frames: tuple[str, ...] = ()
 

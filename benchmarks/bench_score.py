@@ -27,7 +27,8 @@ import aqdask as aq
 from aqdask.execution.clusters import Cluster, connect
 from aqdask.execution.model_cache import one_thread
 from aqdask.io.wcs import sky_coordinates
-from aqdask.methods.base import load_scorer, score_frame
+from aqdask.methods.base import score_frame
+from aqdask.methods.dispatch import load_scorer
 from aqdask.methods.paper.network import ConvAutoencoder
 from aqdask.specs import PatchGrid
 from aqdask.store.frame_store import FrameStore

@@ -1,4 +1,4 @@
-"""The house stands: imports point downward only, and each layer knows what it may know."""
+"""Imports point downward, without a circle, and each layer knows what it may know."""
 
 from __future__ import annotations
 
@@ -13,44 +13,50 @@ import pytest
 import aqdask
 
 PACKAGE = Path(aqdask.__file__).parent
-VALUES = frozenset({"errors", "escape", "flags", "places", "specs", "version"})
-# A layer, and the other layers that it may import (everything may import the values).
-ALLOWED: dict[str, frozenset[str]] = {
-    "values": frozenset(),
-    "kernels": frozenset(),
-    "models": frozenset({"kernels"}),
-    "archive": frozenset(),  # neither kernels nor models: what is on disk knows nothing of scoring
-    "engine": frozenset({"kernels", "models", "archive"}),
-    "sky": frozenset({"kernels", "models", "archive", "engine"}),
-    "products": frozenset({"kernels", "models", "archive", "engine", "sky"}),
-    "monitor": frozenset({"kernels", "models", "archive", "engine", "sky", "products"}),
-    "faces": frozenset({"kernels", "models", "archive", "engine", "sky", "products", "monitor"}),
+# Layers from the bottom to the top. A module imports from its own layer and from those below.
+LAYERS: tuple[frozenset[str], ...] = (
+    frozenset({"errors", "flags", "paths", "specs", "text", "version"}),
+    frozenset({"io"}),
+    frozenset({"store"}),
+    frozenset({"stats"}),
+    frozenset({"references"}),
+    frozenset({"methods"}),
+    frozenset({"execution"}),
+    frozenset({"monitor"}),
+    frozenset({"products"}),
+    frozenset({"simulate"}),
+    frozenset({"photometry"}),
+    frozenset({"api"}),
+    frozenset({"cli", "__main__", ""}),  # "" is the package itself, which loads the API lazily
+)
+# Layers that know nothing of each other although one is above.
+APART: dict[str, frozenset[str]] = {
+    "stats": frozenset({"io", "store"}),
+    "methods": frozenset({"io", "store"}),
+    "photometry": frozenset({"io", "store", "methods", "execution", "monitor", "products"}),
 }
+METHODS = ("methods.paper", "methods.noise_aware")
 # Packages that only some layers may import.
 KEPT_TO: dict[str, frozenset[str]] = {
-    "distributed": frozenset({"engine"}),
-    "dask_jobqueue": frozenset({"engine"}),
-    "dask": frozenset({"engine", "products", "monitor", "faces"}),
-    "torch": frozenset({"kernels", "models", "engine"}),
-    "zarr": frozenset({"archive", "engine", "products"}),
-    "click": frozenset({"faces"}),
+    "distributed": frozenset({"execution"}),
+    "dask_jobqueue": frozenset({"execution"}),
+    "dask": frozenset({"execution", "products", "monitor", "cli"}),
+    "torch": frozenset({"methods", "execution", "simulate"}),
+    "zarr": frozenset({"store", "execution", "products"}),
+    "click": frozenset({"cli"}),
 }
 FILES = frozenset({"os", "io", "pathlib", "shutil", "tempfile", "zarr", "astropy", "safetensors", "xarray"})
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 
-def layer_of(module: str) -> str:
-    """The layer of a dotted module name below ``aqdask``; '' is the package itself."""
-    if module == "models.pretrain":  # a program that lies beside what it makes
-        return "faces"
+def layer_of(module: str) -> int:
+    """Return the layer of a dotted module name below ``aqdask``."""
     first = module.partition(".")[0]
-    if first in VALUES:
-        return "values"
-    return first if first in ALLOWED else "faces"
+    return next(level for level, names in enumerate(LAYERS) if first in names)
 
 
 def imports(path: Path) -> Iterator[str]:
-    """Every module that a file imports, also within functions; ``from a import b`` gives ``a.b``."""
+    """Yield every module that a file imports, also within functions; ``from a import b`` gives ``a.b``."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (name.name for name in node.names)
@@ -63,24 +69,57 @@ def named(path: Path) -> str:
     return path.relative_to(PACKAGE).with_suffix("").as_posix().replace("/", ".").removesuffix("__init__")
 
 
-@pytest.mark.parametrize("path", MODULES, ids=named)
-def test_imports_point_downward_only(path):
-    layer = layer_of(named(path))
+def edges(path: Path) -> set[str]:
+    """Return the modules of this package that a file imports."""
+    names = {named(module).removesuffix(".") for module in MODULES}
+    found = set()
     for module in imports(path):
         top, _, rest = module.partition(".")
         if top == "aqdask":
-            found = layer_of(rest)
-            assert found in {"values", layer} | ALLOWED[layer], (
-                f"{named(path)} imports {module}, which is above it"
-            )
-        elif top in KEPT_TO:
-            assert layer in KEPT_TO[top] or named(path) == "models.pretrain", (
-                f"{named(path)} imports {module}: only {sorted(KEPT_TO[top])} may"
-            )
+            parts = rest.split(".")
+            whole = (".".join(parts[:n]) for n in range(len(parts), 0, -1))
+            found.add(next((name for name in whole if name in names), ""))
+    return found - {named(path).removesuffix(".")}
 
 
-@pytest.mark.parametrize("path", sorted((PACKAGE / "kernels").glob("*.py")), ids=named)
-def test_kernels_open_no_file(path):
+@pytest.mark.parametrize("path", MODULES, ids=named)
+def test_imports_point_downward_only(path):
+    own = named(path)
+    for module in edges(path):
+        assert layer_of(module) <= layer_of(own), f"{own} imports {module}, which is above it"
+        assert module.partition(".")[0] not in APART.get(own.partition(".")[0], ()), f"{own} imports {module}"
+    for module in imports(path):
+        top = module.partition(".")[0]
+        if top in KEPT_TO:
+            assert own.partition(".")[0] in KEPT_TO[top], f"{own}: only {sorted(KEPT_TO[top])} import {top}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=named)
+def test_shared_code_imports_no_method(path):
+    own = named(path)
+    if own.startswith((*METHODS, "simulate.pretrain")):  # pretrain makes the model that the method ships
+        return
+    assert not [module for module in edges(path) if module.startswith(METHODS)], own
+
+
+def test_methods_do_not_import_each_other():
+    for path in MODULES:
+        own = named(path)
+        mine = [method for method in METHODS if own.startswith(method)]
+        others = [method for method in METHODS if method not in mine] if mine else []
+        assert not [module for module in edges(path) if module.startswith(tuple(others) or "?")], own
+
+
+def test_no_import_circle():
+    graph = {named(path).removesuffix("."): edges(path) for path in MODULES if named(path)}
+    while leaves := [name for name, below in graph.items() if not below & graph.keys()]:
+        for name in leaves:
+            del graph[name]
+    assert not graph, f"these import each other, or modules that do: {sorted(graph)}"
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE / "stats").glob("*.py")), ids=named)
+def test_statistics_open_no_file(path):
     assert not {module.partition(".")[0] for module in imports(path)} & FILES
     names = {node.id for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Name)}
     assert "open" not in names
@@ -99,7 +138,8 @@ def test_a_function_fits_a_screen(path):
 @pytest.mark.parametrize(
     ("modules", "absent"),
     [
-        ("aqdask.archive", {"dask", "distributed", "torch", "xarray"}),
+        ("aqdask.store", {"dask", "distributed", "torch", "xarray"}),
+        ("aqdask.io", {"dask", "distributed", "torch", "xarray", "zarr"}),
         ("aqdask.cli", {"torch", "distributed", "zarr", "astropy"}),  # `aqdask --help` is quick
     ],
 )
@@ -123,3 +163,16 @@ def test_who_only_ingests_does_not_load_torch():
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
     )
     assert "torch" not in done.stdout.split()
+
+
+OPENINGS = ("what", "whether", "which", "how", "that", "why", "where", "when", "who")
+
+
+@pytest.mark.parametrize("path", MODULES, ids=named)
+def test_docstrings_open_with_a_noun_or_an_imperative(path):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            first = (ast.get_docstring(node) or "-").split()[0].lower().strip(",.:")
+            assert first not in OPENINGS, (
+                f"{named(path)}: {getattr(node, 'name', 'module')} opens with {first!r}"
+            )

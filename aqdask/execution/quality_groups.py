@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import zarr
@@ -15,6 +16,8 @@ from aqdask.store import layout, quality_store
 from aqdask.store.ledger import Ledger
 from aqdask.store.quality_store import QualitySpec, QualityStore
 
+# Variables that earlier releases gave, with the value for a frame that is scored now: "plain".
+RETIRED: dict[str, Any] = {"centred": 0}
 VERSIONS = "versions"  # attribute of a quality group: list of {package: version}, one for each that scored
 
 
@@ -50,10 +53,13 @@ def known(root: zarr.Group, ledger: Ledger) -> dict[str, QualitySpec]:
 
 
 def _from_model(store: QualityStore, archive: ArchiveSpec) -> QualitySpec | None:
+    """Describe a group by the model stored in it, with variables that only earlier releases gave."""
     try:
-        return spec_of(Bundle.from_bytes(store.bundle()), archive)
+        made = spec_of(Bundle.from_bytes(store.bundle()), archive)
     except ModelError:
         return None
+    retired = tuple(variable for variable in store.described() if variable.name in RETIRED)
+    return replace(made, variables=(*made.variables, *retired))
 
 
 def _as_found(store: QualityStore, name: str, archive: ArchiveSpec) -> QualitySpec:

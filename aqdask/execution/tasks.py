@@ -19,6 +19,7 @@ import numpy as np
 from aqdask.errors import FrameError, SourceUnreachable, place_failed
 from aqdask.execution.model_cache import one_thread, replica
 from aqdask.execution.planning import Batch, FrameTask
+from aqdask.execution.quality_groups import RETIRED
 from aqdask.execution.worker import address, at_work
 from aqdask.io import reader
 from aqdask.io.wcs import sky_coordinates
@@ -264,7 +265,7 @@ class _Scoring:
         image, invalid = found.pixels
         started = time.perf_counter()
         with one_thread():
-            maps = score_frame(self.scorer, image, invalid, found.camera, found.filter)
+            maps = RETIRED | score_frame(self.scorer, image, invalid, found.camera, found.filter)
         for name in self.block:
             if name in maps:
                 self.block[name][position] = maps[name]

@@ -1,4 +1,4 @@
-"""The model bundle: one safetensors file with weights, calibrations and provenance, known by its sha256."""
+"""Model bundle: one safetensors file with weights, calibrations and provenance, identified by its sha256."""
 
 from __future__ import annotations
 
@@ -28,25 +28,25 @@ _FIELDS = ("name", "method", "patch", "normalisation", "architecture", "provenan
 
 
 def is_name(name: object) -> bool:
-    """True for a valid model name: it becomes part of the names of a quality group and of files."""
+    """Tell if a model name is valid: it becomes part of the names of a quality group and of files."""
     if not isinstance(name, str) or len(name) > LONGEST_NAME or ".." in name:
         return False
     return re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) is not None
 
 
 def is_patch(side: object) -> bool:
-    """True for a valid side of a patch in px."""
+    """Tell if a side of a patch in px is valid."""
     return isinstance(side, int) and not isinstance(side, bool) and side in PATCHES
 
 
 def calibration_key(camera: str, filter: str) -> str:
-    """Key of the calibration that belongs to one camera and filter."""
+    """Return the key of the calibration of one camera and filter."""
     return f"{camera}|{filter}"
 
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
-    """What a method knows of good frames of one kind; only the method reads the arrays.
+    """Calibration of one camera and filter; only its method reads the arrays.
 
     Parameters
     ----------
@@ -61,13 +61,13 @@ class Calibration:
 
 
 def _tensor_name(key: str, array: str) -> str:
-    """Where an array of calibration ``key`` is stored: quoted, a key has no '/' of its own."""
+    """Name an array of calibration ``key`` in the file: quoted, a key has no '/' of its own."""
     return f"calibration/{quote(key, safe='|')}/{array}"
 
 
 @dataclass(frozen=True, eq=False)
 class Bundle:
-    """A trained model; travels as bytes, is identified by their sha256, and never unpickles.
+    """A trained model: bytes that are identified by their sha256, and loaded without unpickling.
 
     Parameters
     ----------
@@ -88,7 +88,7 @@ class Bundle:
     provenance : mapping
         Frames, settings, versions and loss curve, plain JSON.
     notes : tuple of str
-        What the user of the model should know, one sentence each.
+        Remarks for the user of the model, one sentence each.
     """
 
     name: str
@@ -103,7 +103,7 @@ class Bundle:
 
     @cached_property
     def contents(self) -> bytes:
-        """The bytes of the file; those it was loaded from where it was loaded."""
+        """Bytes of the file; of a loaded bundle those that it was loaded from."""
         tensors = {f"weights/{name}": array for name, array in self.weights.items()}
         for key, calibration in self.calibrations.items():
             tensors |= {_tensor_name(key, name): array for name, array in calibration.arrays.items()}
@@ -118,15 +118,15 @@ class Bundle:
         return hashlib.sha256(self.contents).hexdigest()
 
     def calibration(self, camera: str = "", filter: str = "") -> Calibration:
-        """The calibration for this camera and filter; the pooled one where it has none of its own."""
+        """Return the calibration of a camera and filter; the pooled one where there is none."""
         return self.calibrations.get(calibration_key(camera, filter), self.calibrations[POOLED])
 
     def calibrated_for(self, camera: str, filter: str) -> bool:
-        """Whether this camera and filter have a calibration of their own (unknown ones: both empty)."""
+        """Tell if a camera and filter have a calibration of their own (unknown ones: both empty)."""
         return calibration_key(camera, filter) in self.calibrations
 
     def with_calibrations(self, calibrations: Mapping[str, Calibration], **changes: Any) -> Bundle:
-        """A copy with these calibrations added, or put in place of those with the same key.
+        """Return a copy with calibrations added, or replaced where the key is the same.
 
         ``changes`` are other fields of the copy, such as ``name``, ``notes`` or ``provenance``.
         """
@@ -189,7 +189,7 @@ class Bundle:
             raise ModelError(
                 f"a bundle without {error}",
                 expected=f"what a bundle of version {VERSION} holds",
-                consequence="It cannot be scored with",
+                consequence="No frame can be scored with it",
                 remedy="train again with this release of aqdask",
             ) from error
         weights = {
@@ -202,7 +202,7 @@ class Bundle:
         return bundle
 
     def info(self) -> dict[str, Any]:
-        """What is worth printing, plain JSON."""
+        """Summarise the bundle as plain JSON, for printing."""
         return {
             "name": self.name,
             "digest": self.digest,
@@ -222,10 +222,10 @@ class Bundle:
 
 
 def _check(document: Mapping[str, Any]) -> None:
-    """Raise `ModelError` for fields that no model of ours has: they would name files and size arrays."""
+    """Raise `ModelError` for fields out of range: they would name files and size arrays."""
     sound: dict[str, tuple[Callable[[Any], bool], str]] = {
         "name": (is_name, "at most 100 letters, digits, '.', '_' and '-'"),
-        "method": (_is_text, "a word"),
+        "method": (lambda word: _is_text(word) and bool(word), "a word"),
         "patch": (is_patch, f"a whole number of px, {PATCHES[0]} to {PATCHES[-1]}"),
         "normalisation": (_is_text, "a word"),
         "architecture": (_is_mapping, "settings by name"),
@@ -254,7 +254,7 @@ def _is_mapping(value: object) -> bool:
 
 
 def _are_facts(value: object) -> bool:
-    """True if the facts of a calibration have the types that other code relies on."""
+    """Tell if the facts of a calibration have the types that other code relies on."""
     if not isinstance(value, Mapping):
         return False
     patches, smallest = value.get("patches"), value.get("smallest_pvalue")
@@ -269,7 +269,7 @@ def _are_facts(value: object) -> bool:
 def _calibrations(
     tensors: Mapping[str, np.ndarray], facts: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, Calibration]:
-    """Calibrations by key, from the tensors of a file and its facts; `KeyError` for an array of no key."""
+    """Restore calibrations by key from tensors and facts of a file; `KeyError` for an array of no key."""
     arrays: dict[str, dict[str, np.ndarray]] = {key: {} for key in facts}
     for name, array in tensors.items():
         kind, _, rest = name.partition("/")

@@ -1,4 +1,4 @@
-"""One safetensors file with one JSON document: the envelope of bundles and checkpoints.
+"""Container file of a model: safetensors with one JSON document.
 
 safetensors holds plain arrays and text, so that reading a file from elsewhere runs no code. Its metadata
 is a hash map without a fixed order; the document is therefore one key, and equal content gives equal bytes.
@@ -24,7 +24,7 @@ _KEY = "aqdask"
 
 
 def _checksum(tensors: Mapping[str, np.ndarray], document: Mapping[str, Any]) -> str:
-    """sha256 of names, types, shapes and values, and of the document without its own checksum."""
+    """Compute the sha256 of names, types, shapes, values, and of the document without its checksum."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
         tensor = tensors[name]
@@ -36,7 +36,7 @@ def _checksum(tensors: Mapping[str, np.ndarray], document: Mapping[str, Any]) ->
 
 
 def pack(tensors: Mapping[str, np.ndarray], document: Mapping[str, Any]) -> bytes:
-    """The bytes of a file; ``document`` is plain JSON with finite numbers and has 'format' and a version."""
+    """Serialise arrays and a document of plain JSON, which has 'format' and 'bundle_version'."""
     plain = json.loads(json.dumps(document, allow_nan=False))
     # safetensors writes the buffer as it lies: an array in another order would come back as another one.
     ordered = {name: np.asarray(array, order="C") for name, array in tensors.items()}
@@ -45,7 +45,7 @@ def pack(tensors: Mapping[str, np.ndarray], document: Mapping[str, Any]) -> byte
 
 
 def unpack(data: bytes, kind: str, version: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Arrays and document of a packed file.
+    """Read the arrays and the document of a packed file.
 
     Parameters
     ----------
@@ -81,7 +81,7 @@ def unpack(data: bytes, kind: str, version: int) -> tuple[dict[str, np.ndarray],
 
 
 def _document(header: dict[str, Any], kind: str, version: int) -> dict[str, Any]:
-    """The JSON document of a safetensors header, if it is of this kind and version."""
+    """Return the JSON document of a safetensors header, if it is of this kind and version."""
     try:
         document = json.loads(header["__metadata__"][_KEY])
         found, found_version = document["format"], document["bundle_version"]
@@ -105,7 +105,7 @@ def _document(header: dict[str, Any], kind: str, version: int) -> dict[str, Any]
 
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all: a neighbour is written, synced and renamed over it."""
+    """Write a file atomically: a temporary file is written, synced and renamed over it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
     try:

@@ -1,4 +1,4 @@
-"""The table of scoring methods: one row a method.
+"""Table of scoring methods: one row a method.
 
 A row names its classes and functions as ``module:name``, so that torch is loaded only where something is
 scored or trained. Another package adds a method with `register`.

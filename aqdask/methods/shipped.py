@@ -9,16 +9,15 @@ from aqdask.errors import ModelError
 from aqdask.methods.bundle import Bundle
 
 SHIPPED = "wide-field"
-SCRATCH = "scratch"  # the other place where a training may start
 
 
 def place(name: str) -> Path:
-    """Where the shipped model ``name`` lies (or would lie)."""
+    """Return the path of the shipped model ``name``."""
     return Path(str(files("aqdask.methods") / "data" / f"{name}.safetensors"))
 
 
 def load_shipped(name: str = SHIPPED) -> Bundle:
-    """The shipped model ``name``.
+    """Load the shipped model ``name``.
 
     Raises
     ------

@@ -15,22 +15,23 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-from aqdask.methods.training.train import split_frames, train
 from classical import Classical
 from draws import MemoryFrames
 from seeds import SEEDS
 
 from aqdask.methods import shipped
-from aqdask.methods.base import Scorer, load_scorer, score_frame
+from aqdask.methods.base import Scorer, score_frame
 from aqdask.methods.bundle import Bundle
+from aqdask.methods.dispatch import load_scorer, train
 from aqdask.methods.noise_aware import augmentation, losses, networks, noise_model, normalise, train
-from aqdask.methods.noise_aware.calibrate import adapt
+from aqdask.methods.noise_aware.calibrate import calibrate_bundle
 from aqdask.methods.noise_aware.pooling import PRIOR
 from aqdask.methods.noise_aware.scorer import NoiseAwareScorer
 from aqdask.methods.paper import train
 from aqdask.methods.training import best_weights, crops, loop
-from aqdask.methods.training.loop import TrainProgress
+from aqdask.methods.training.progress import TrainProgress
 from aqdask.methods.training.settings import TrainSpec
+from aqdask.methods.training.split import split_frames
 from aqdask.specs import PatchGrid
 from aqdask.stats.conformal import ScoreTable, conformal_pvalue
 from aqdask.stats.masking import bad_patches
@@ -134,8 +135,10 @@ def prepare(
 
     trained = best_weights("aqdask", lambda: train(frames, ours))
     bundles = {
-        "aqdask": adapt(trained, frames, ours, _silent),  # weights may be kept ones, calibrations never are
-        "two_sided": adapt(trained, frames, replace(ours, two_sided=True), _silent),
+        "aqdask": calibrate_bundle(
+            trained, frames, ours, _silent
+        ),  # weights may be kept ones, calibrations never are
+        "two_sided": calibrate_bundle(trained, frames, replace(ours, two_sided=True), _silent),
         "paper": best_weights("paper", lambda: train(frames.part(loop), settings["paper"])),
     }
     return Task(frames, loop, held_out, bundles)

@@ -21,7 +21,6 @@ import real_defects
 import real_others
 import real_regions
 import torch
-from aqdask.methods.training.train import train
 from draws import MemoryFrames
 from merit import Measured, spearman
 from methods import measured
@@ -29,7 +28,8 @@ from seeds import SEEDS
 
 from aqdask.errors import UsageError
 from aqdask.methods.bundle import Bundle
-from aqdask.methods.noise_aware.calibrate import adapt
+from aqdask.methods.dispatch import train
+from aqdask.methods.noise_aware.calibrate import calibrate_bundle
 from aqdask.methods.noise_aware.feature_extractor import Detector
 from aqdask.methods.noise_aware.scorer import NoiseAwareScorer
 from aqdask.methods.training.settings import TrainSpec
@@ -163,7 +163,7 @@ def other_filter(bundle: Bundle, real: Real, count: int) -> dict[str, Any]:
         spec = TrainSpec(name="own", seed=out)
         variants: dict[str, Callable[[], Bundle]] = {
             "model": lambda: bundle,
-            "own": lambda others=others, spec=spec: adapt(
+            "own": lambda others=others, spec=spec: calibrate_bundle(
                 bundle, real.frames.part(others), spec, lambda p: None
             ),
         }

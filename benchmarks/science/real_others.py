@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 import output
 import plots
-from aqdask.methods.training.train import train
 from draws import MemoryFrames
 
 from aqdask.errors import OutlierFramesError, UsageError
 from aqdask.io.reader import probe, read_frame
-from aqdask.methods.base import load_scorer, score_frame
+from aqdask.methods.base import score_frame
+from aqdask.methods.dispatch import load_scorer, train
 from aqdask.methods.training.settings import TrainSpec
 from aqdask.simulate.truth import NARROW_FRACTIONS, patch_fraction
 from aqdask.specs import FrameMetadata, PatchGrid, ReadSpec

@@ -12,7 +12,7 @@ from methods import measured
 from seeds import SEEDS
 
 from aqdask.errors import UsageError
-from aqdask.methods.noise_aware.calibrate import adapt
+from aqdask.methods.noise_aware.calibrate import calibrate_bundle
 from aqdask.methods.noise_aware.scorer import NoiseAwareScorer
 from aqdask.methods.shipped import load_shipped
 from aqdask.methods.training.settings import TrainSpec
@@ -37,7 +37,7 @@ def regions(frames: MemoryFrames, widest: int, red: MemoryFrames, splits: int) -
                 {"split": number, "widest": name, "references": len(members), "held_out": frames.ids[held]}
             )
             try:
-                bundle = adapt(
+                bundle = calibrate_bundle(
                     load_shipped(), frames.part(members), TrainSpec(name="regions", seed=number), _silent
                 )
             except UsageError as error:

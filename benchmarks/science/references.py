@@ -18,7 +18,7 @@ from seeds import SEEDS
 
 from aqdask.errors import UsageError
 from aqdask.methods.bundle import Bundle
-from aqdask.methods.noise_aware.calibrate import adapt
+from aqdask.methods.noise_aware.calibrate import calibrate_bundle
 from aqdask.methods.shipped import load_shipped
 from aqdask.methods.training.settings import TrainSpec
 from aqdask.simulate.defect import Defect
@@ -109,7 +109,9 @@ def verdict(bundle: Bundle, frames: MemoryFrames, bad: set[str]) -> dict[str, bo
     """What a calibration says of a set of which the frames ``bad`` are bad."""
     text, named, notes = "", set(), ""
     try:
-        adapted = adapt(bundle, frames, TrainSpec(name="references", alpha=ALPHA), lambda progress: None)
+        adapted = calibrate_bundle(
+            bundle, frames, TrainSpec(name="references", alpha=ALPHA), lambda progress: None
+        )
         notes = " ".join(note for note in adapted.notes if note.startswith("Look at"))
     except UsageError as error:
         text, named = str(error), set(getattr(error, "frames", ()))

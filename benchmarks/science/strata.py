@@ -18,7 +18,7 @@ from seeds import SEEDS
 
 from aqdask.methods.base import score_frame
 from aqdask.methods.noise_aware import reference_split
-from aqdask.methods.noise_aware.calibrate import adapt
+from aqdask.methods.noise_aware.calibrate import calibrate_bundle
 from aqdask.methods.noise_aware.scorer import NoiseAwareScorer
 from aqdask.methods.shipped import load_shipped
 from aqdask.methods.training.settings import TrainSpec
@@ -63,7 +63,9 @@ def strata(quick: bool = False) -> list[dict[str, Any]]:
     for name, factor in VARIANTS.items():
         with patch.object(reference_split, "STRATA_FACTOR", factor):
             spec = TrainSpec(name="strata", seed=SEEDS["training"])
-            scorers[name] = NoiseAwareScorer(adapt(load_shipped(), frames, spec, lambda progress: None))
+            scorers[name] = NoiseAwareScorer(
+                calibrate_bundle(load_shipped(), frames, spec, lambda progress: None)
+            )
     rows = []
     for sky in SKIES:
         fresh = [_image(sky, 100 + k) for k in range(good)]

@@ -41,7 +41,7 @@ from aqdask.methods.noise_aware.reference_split import split_groups
 from aqdask.methods.noise_aware.train import FineTuning
 from aqdask.methods.shipped import load_shipped
 from aqdask.methods.training import crops, loop
-from aqdask.methods.training.loop import TrainProgress
+from aqdask.methods.training.progress import TrainProgress
 from aqdask.methods.training.settings import TrainSpec
 
 STEPS = 300  # of a row of the table of losses; the cost is that of the default

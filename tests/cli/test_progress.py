@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from aqdask.cli.model import TrainTeller
-from aqdask.methods.training.loop import TrainProgress
+from aqdask.methods.training.progress import TrainProgress
 from aqdask.monitor import progress
 from aqdask.monitor.progress import BarReporter, JsonReporter, LineReporter, WarningsOnly
 

@@ -6,12 +6,12 @@ import os
 from pathlib import Path
 
 import numpy as np
-from aqdask.methods.training.train import train
 from astropy.io import fits
 
 from aqdask.execution.reporter import Silent
-from aqdask.methods.base import load_scorer, score_frame
+from aqdask.methods.base import FrameSource, score_frame
 from aqdask.methods.bundle import Bundle, calibration_key
+from aqdask.methods.dispatch import load_scorer, train
 from aqdask.methods.paper.network import seeded_autoencoder
 from aqdask.methods.paper.scorer import calibration_of
 from aqdask.methods.training.settings import TrainSpec
@@ -87,7 +87,7 @@ def tiny_bundle(name: str = "tiny", patch: int = 32, seed: int = 0) -> Bundle:
     return Bundle.from_bytes(bundle.with_calibrations(dict.fromkeys(keys, pooled)).contents)
 
 
-class _Skies:
+class _Skies(FrameSource):
     """Reference frames for `tiny_aqdask`."""
 
     ids = tuple(f"{number}.fits" for number in range(6))
@@ -99,8 +99,8 @@ class _Skies:
 
 
 def tiny_aqdask() -> Bundle:
-    """A model of our method, trained for two steps and calibrated on skies like those of the night."""
-    spec = TrainSpec(method="aqdask", name="ours", start="scratch", steps=2, batch=2, alpha=0.1)
+    """A model of the default method, trained for two steps and calibrated on skies like the night's."""
+    spec = TrainSpec(method="aqdask", name="ours", steps=2, batch=2, alpha=0.1)
     return Bundle.from_bytes(train(_Skies(), spec).contents)
 
 

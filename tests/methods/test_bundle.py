@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from safetensors.numpy import save
 
 from aqdask.errors import ModelError, UsageError
-from aqdask.methods.base import load_scorer
 from aqdask.methods.bundle import Bundle, Calibration, calibration_key
 from aqdask.methods.container import pack, unpack
+from aqdask.methods.dispatch import load_scorer
 from aqdask.methods.paper.scorer import calibration_of
 from aqdask.methods.training.settings import TrainSpec
 from aqdask.stats.conformal import ScoreTable
@@ -164,7 +164,7 @@ def test_unsound_files_are_refused_with_a_remedy(data, message, tmp_path):
 
 UNSOUND = {
     "name": ["", "a/b", "..", "a..b", "../x", "a\x1b[31m", "a\n", "x" * 101, " a", "-a", 3, None, ["a"]],
-    "method": ["oracle", "", None, 1, ["paper"], {}],
+    "method": ["", None, 1, ["paper"], {}],
     "patch": ["64", True, 7, 4097, 0, -64, 64.0, None, 10**30],
     "normalisation": [1, None],
     "architecture": [[], "x", None],

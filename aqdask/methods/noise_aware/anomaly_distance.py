@@ -1,4 +1,4 @@
-"""From a group's statistics to one p-value: distance from the references, and how many of them are as far."""
+"""Anomaly distance of a feature group from the reference patches, and its p-value."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import numpy as np
 from aqdask.stats.conformal import ScoreTable, conformal_pvalue
 
 COMPARED = 20_000  # patches of all frames that are compared with each other
-AMONG_OTHERS = 0.99  # quantile of the other frames' distances from which a patch is not one of theirs
-APART = 0.2  # of a frame's patches beyond the others: then it is none of those that frames are compared with
+AMONG_OTHERS = 0.99  # quantile of the other frames' distances above which a patch is outlying
+APART = 0.2  # outlying fraction of a frame above which other frames are not compared with it
 TABLE_LIMIT = 2000  # distances kept a group
 TAIL = 0.02  # upper fraction of the references whose mean excess makes the exponential tail
 NORMAL_EXCESS = 0.36  # of a normal variable over its 98 % quantile
@@ -23,11 +23,11 @@ PROBABILITIES = np.array([NormalDist().cdf(z) for z in _Z])
 
 @dataclass(frozen=True, eq=False)
 class NormalScores:
-    """Statistics on the scale of a normal variable: what the references' own distribution says of each.
+    """Transformation of features to normal scores by their distribution on reference patches.
 
-    Between the knots a statistic goes through the references' empirical distribution; beyond the outermost,
-    where its tail is taken as exponential, ``z**2 = z0**2 + 2 (x - x0) / excess``. So a heavy tail (bright
-    stars) does not hide what is normal, and a narrow one keeps its power.
+    Between the knots by the empirical distribution; beyond the outermost, where the tail is taken as
+    exponential, ``z**2 = z0**2 + 2 (x - x0) / excess``. A heavy tail (bright stars) does not widen the normal
+    range, and a narrow one keeps its power.
 
     Parameters
     ----------
@@ -50,7 +50,7 @@ class NormalScores:
         return cls(knots, np.maximum(excess, min_effect_size))
 
     def of(self, statistics: np.ndarray) -> np.ndarray:
-        """Normal scores of statistics ``(..., k)``, float64, same shape; NaN where not finite."""
+        """Compute the normal scores of features ``(..., k)``, float64, same shape; NaN where not finite."""
         values = statistics.astype(np.float64)
         z = np.empty_like(values)
         for k in range(values.shape[-1]):
@@ -64,7 +64,7 @@ class NormalScores:
 
 
 def _excess(beyond: np.ndarray, width: np.ndarray) -> np.ndarray:
-    """Mean of the positive values of each column, at least a hundredth of ``width``."""
+    """Average the positive values of each column; at least a hundredth of ``width``."""
     above = beyond > 0
     mean = np.where(above, beyond, 0).sum(axis=0) / np.maximum(above.sum(axis=0), 1)
     return np.maximum(mean, 0.01 * width)
@@ -72,11 +72,10 @@ def _excess(beyond: np.ndarray, width: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class AnomalyDistance:
-    """How far statistics lie from those of the references: the largest of their normal scores.
+    """Distance of the features of a group from those of reference patches: the largest normal score.
 
-    Evidence is sparse: a trail moves one statistic of its group and leaves the rest. A Mahalanobis distance
-    spreads it over all of them, and was the worse of the two wherever both were measured
-    (benchmarks/README.md).
+    Defects are sparse: a trail changes one feature of its group and leaves the rest, which a Mahalanobis
+    distance averages away.
 
     Parameters
     ----------
@@ -92,18 +91,18 @@ class AnomalyDistance:
     def fit(
         cls, statistics: np.ndarray, one_sided: int = 0, min_effect_size: float | np.ndarray = 0.0
     ) -> AnomalyDistance:
-        """From reference patches ``(n, k)``, all finite."""
+        """Fit to reference patches ``(n, k)``, all finite."""
         return cls(NormalScores.fit(statistics, min_effect_size), one_sided)
 
     def of(self, statistics: np.ndarray) -> np.ndarray:
-        """Distance of statistics ``(..., k)``, float64 ``(...)``; NaN where one is not finite."""
+        """Compute the distance of features ``(..., k)``, float64 ``(...)``; NaN where one is not finite."""
         z = self.scores.of(statistics)
         return (self.one_sided * z if self.one_sided else np.abs(z)).max(axis=-1)
 
 
 @dataclass(frozen=True, eq=False)
 class Tail:
-    """How surprising distances are: conformal within the references, an exponential beyond the largest.
+    """Distribution of anomaly distances: conformal within the references, an exponential tail beyond.
 
     Parameters
     ----------
@@ -119,7 +118,7 @@ class Tail:
 
     @classmethod
     def fit(cls, distances: np.ndarray) -> Tail:
-        """From distances ``(n,)`` of patches that did not fit the distance; NaN is left out."""
+        """Fit to distances ``(n,)`` of patches that the distance was not fitted to; NaN is left out."""
         known = distances[np.isfinite(distances)]
         table = ScoreTable.from_scores(known, TABLE_LIMIT)
         start = float(np.quantile(known, 1 - TAIL))
@@ -129,20 +128,20 @@ class Tail:
 
     @classmethod
     def of_frames(cls, distances: np.ndarray) -> Tail:
-        """From one distance a frame ``(n,)``: too few to show a tail.
+        """Fit to one distance a frame ``(n,)``, too few to show a tail.
 
-        Beyond the largest, at p = 1 / (n + 1), it is taken as that of a normal variable.
+        Beyond the largest, at p = 1 / (n + 1), the tail is taken as that of a normal variable.
         """
         table = ScoreTable.from_scores(distances)
         start = float(table.values[-1]) - NORMAL_EXCESS * (np.log(table.total + 1) + np.log(TAIL))
         return cls(table, start, NORMAL_EXCESS)
 
     def neg_log10_p(self, distances: np.ndarray) -> np.ndarray:
-        """``-log10 p`` of distances, float64, same shape; NaN where the distance is.
+        """Compute ``-log10 p`` of distances, float64, same shape; NaN where the distance is.
 
         p is ``(1 + #{reference >= this}) / (n + 1)``; beyond the largest reference it is
-        ``TAIL exp(-(d - start) / excess)`` where that is smaller. This orders the worst patches and is an
-        extrapolation, which no guarantee covers.
+        ``TAIL exp(-(d - start) / excess)`` where that is smaller: an extrapolation, which ranks the worst
+        patches and has no coverage guarantee.
         """
         conformal = -np.log10(conformal_pvalue(distances, self.table).astype(np.float64))
         beyond = distances > self.table.values[-1]
@@ -153,15 +152,15 @@ class Tail:
 def fraction_beyond_others(
     statistics: Sequence[np.ndarray], one_sided: int = 0, min_effect_size: float = 0.0
 ) -> np.ndarray:
-    """Fraction of the patches of each frame that lie beyond those of all other frames, float64 ``(frame,)``.
+    """Compute the fraction of outlying patches of each frame among all others, float64 ``(frame,)``.
 
-    Beyond is ``1 + 3 / n`` times the distance that one in a hundred patches of the n - 1 others exceeds: a
-    few frames do not span what is normal. 0 for a frame with nothing to compare, or nothing to compare with.
+    A patch is outlying beyond ``1 + 3 / n`` times the distance that one in a hundred patches of the n - 1
+    other frames exceeds: few frames do not span the normal range. 0 where there is nothing to compare.
 
-    Frames of the same defect hide each other. So the oddest quarter of the frames is at first compared with
-    the rest, and not the rest with them; those that turn out to be like the rest are taken back, until all
-    that are left out have more than `APART` of their patches beyond. Of good frames none is: each was
-    compared with all others. Frames of the same defect that are more than a quarter are not found.
+    Frames with the same defect hide each other. Therefore the most outlying quarter of the frames is at first
+    compared with the rest, and not the rest with it; frames that agree with the rest are taken back, until
+    all that are set apart have more than `APART` outlying patches. Of good frames none is set apart. A defect
+    that more than a quarter of the frames share is not found.
 
     Parameters
     ----------
@@ -183,7 +182,7 @@ def fraction_beyond_others(
 def _beyond(
     chosen: Sequence[np.ndarray], apart: np.ndarray, one_sided: int, min_effect_size: float
 ) -> np.ndarray:
-    """Fraction of each frame's patches beyond those of the other frames that are not ``apart``."""
+    """Compute the fraction of outlying patches of each frame among those that are not ``apart``."""
     found = np.zeros(len(chosen))
     for k, own in enumerate(chosen):
         kept = [values for j, values in enumerate(chosen) if j != k and not apart[j]]
@@ -196,9 +195,9 @@ def _beyond(
 
 
 def _oddest(chosen: Sequence[np.ndarray], one_sided: int, min_effect_size: float) -> np.ndarray:
-    """The quarter of the frames, rounded down, whose patches lie farthest from those of most frames, bool.
+    """Find the quarter of the frames, rounded down, with the most outlying patches, bool ``(frame,)``.
 
-    The scores are medians over the frames of what each says alone: a minority does not move them. A frame
+    Compared with the median over frames of the distributions of each, which a minority does not move. A frame
     is as far as the distance that a fraction `APART` of its patches exceeds.
     """
     odd = np.zeros(len(chosen), bool)

@@ -1,7 +1,7 @@
-"""The groups of evidence: one pure function each, from the measured columns of a frame to named statistics.
+"""Feature groups: one function each, from the patch features of a frame to the statistics that are compared.
 
-Fitting, calibration, combination and reasons treat all groups alike (`grouping`): a new kind of evidence is
-one function and one row in `FEATURE_GROUPS`.
+Calibration, combination and reasons treat all groups alike: a new group is one function and one row in
+`FEATURE_GROUPS`.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ from aqdask.methods.noise_aware.pooling import Features, box_sum, shape
 from aqdask.methods.noise_aware.sky_fit import robust_line, smooth_amplitude
 
 REGIONS = (5, 9)  # patches a side over which the second pass pools
-NOISE_MATTERS = 0.01  # of the variance, as a logarithm
-SIZE_MATTERS = 0.03  # 1 % in size, as the head has it (`augmentation.SPREAD`)
-LEAST_STARS = 0.2  # a patch: fewer in the whole frame and none can be missed
+MIN_NOISE = 0.01  # of the variance, as a logarithm
+MIN_SIZE = 0.03  # 1 % in size, in the units of the head (`networks.SHAPE_UNITS`)
+MIN_STARS = 0.2  # a patch: with fewer in the whole frame none can be missed
 
 
 @dataclass(frozen=True)
 class CameraModel:
-    """What a calibration knows of a camera and filter that the groups need.
+    """Properties of a camera and filter that feature groups need.
 
     Parameters
     ----------
     noise : NoiseModel
     template : ndarray (4 n_y, 4 n_x) or None
-        Sky of the sub-patches in counts (`sky_fit.make_template`); None: one level for the whole frame.
+        Sky of the sub-patches in counts (`sky_fit.make_template`); None: a flat sky.
     shape_zero : ndarray (3,)
         The head's size, e1 and e2 on reference frames.
     two_sided : bool
-        Whether sharper stars than the references' are bad too.
+        Stars sharper than the references' are bad too.
     """
 
     noise: NoiseModel
@@ -46,10 +46,10 @@ class CameraModel:
 
 @dataclass(frozen=True)
 class FrameFeatures:
-    """One frame: its columns ``(n_y, n_x)`` by name, its camera, and what of it the first pass left.
+    """Features ``(n_y, n_x)`` of a frame by name, its camera, and the patches that the first pass left.
 
-    ``unflagged`` is bool ``(n_y, n_x)``; the groups of single patches do not look at it. ``misfit`` is the
-    sky of sub-patches above the frame's fitted sky in sigma of a pixel, ``(n_y, n_x, 16)``.
+    ``unflagged`` is bool ``(n_y, n_x)``; groups of single patches do not use it. ``misfit`` is the sky of
+    sub-patches above the frame's fitted sky in sigma of a pixel, ``(n_y, n_x, 16)``.
     """
 
     features: Features
@@ -59,36 +59,36 @@ class FrameFeatures:
 
     @classmethod
     def of(cls, features: Features, camera: CameraModel) -> FrameFeatures:
-        """The field of a frame before the first pass."""
+        """Fit the sky of a frame, before the first pass."""
         return cls(features, camera, sky_misfit(features, camera), np.isfinite(features["sky"]))
 
 
 def sky_sigma(features: Features, noise: NoiseModel) -> np.ndarray:
-    """Expected noise of a sky pixel of each patch in counts, float64 ``(n_y, n_x)``."""
+    """Compute the expected noise of a sky pixel of each patch in counts, float64 ``(n_y, n_x)``."""
     return np.sqrt(noise.variance(torch.from_numpy(features["sky"].astype(np.float64))).numpy())
 
 
 def cell_levels(features: Features, noise: NoiseModel) -> np.ndarray:
-    """Sky of the sub-patches in counts, ``(n_y, n_x, 16)``."""
+    """Compute the sky of the sub-patches in counts, ``(n_y, n_x, 16)``."""
     cells = np.stack([features[f"cell_{n}"] for n in range(CELLS**2)], axis=-1).astype(np.float64)
     return features["sky"][..., None] + cells * sky_sigma(features, noise)[..., None]
 
 
 def as_image(cells: np.ndarray) -> np.ndarray:
-    """Sub-patches ``(n_y, n_x, 16)`` in their places, ``(4 n_y, 4 n_x)``."""
+    """Arrange sub-patches ``(n_y, n_x, 16)`` as an image ``(4 n_y, 4 n_x)``."""
     n_y, n_x, _ = cells.shape
     spread = cells.reshape(n_y, n_x, CELLS, CELLS).transpose(0, 2, 1, 3)
     return spread.reshape(n_y * CELLS, n_x * CELLS)
 
 
 def as_cells(image: np.ndarray) -> np.ndarray:
-    """Inverse of `as_image`."""
+    """Invert `as_image`."""
     n_y, n_x = image.shape[0] // CELLS, image.shape[1] // CELLS
     return image.reshape(n_y, CELLS, n_x, CELLS).transpose(0, 2, 1, 3).reshape(n_y, n_x, CELLS**2)
 
 
 def sky_misfit(features: Features, camera: CameraModel) -> np.ndarray:
-    """Sky of sub-patches above ``alpha + beta T`` in sigma, ``(n_y, n_x, 16)``; T the template or flat."""
+    """Subtract ``alpha + beta template`` from the sky of sub-patches, in sigma, ``(n_y, n_x, 16)``."""
     levels, sigma = cell_levels(features, camera.noise), sky_sigma(features, camera.noise)
     if not np.isfinite(features["sky"]).any():
         return levels
@@ -106,18 +106,18 @@ def _stacked(frame: FrameFeatures, *names: str) -> np.ndarray:
 
 
 def noise_ratio(features: Features, noise: NoiseModel) -> np.ndarray:
-    """ln of measured over expected variance, ``(n_y, n_x)``."""
+    """Compute ln of measured over expected variance, ``(n_y, n_x)``."""
     measured = np.maximum(features["noise"].astype(np.float64), 1e-12)
     return np.log(measured) - 2 * np.log(sky_sigma(features, noise))
 
 
 def noise(frame: FrameFeatures) -> np.ndarray:
-    """Noise of the pixels against what the camera has at this brightness."""
+    """Noise of the pixels relative to the noise model."""
     return noise_ratio(frame.features, frame.camera.noise)[..., None]
 
 
 def background(frame: FrameFeatures) -> np.ndarray:
-    """Structure of 4 to 64 px: of the residual, and of the sky of sub-patches against the frame's sky."""
+    """Structure of 4 to 64 px in the residual, and in the sky of sub-patches relative to the frame's."""
     misfit = frame.misfit - frame.misfit.mean(axis=-1, keepdims=True)
     cells = [np.log((misfit**2).mean(axis=-1) + 1e-6), np.log(np.abs(misfit).max(axis=-1) + 1e-3)]
     pooled = _stacked(frame, "square_4", "square_8", "square_16", "peak_4", "peak_8", "peak_16")
@@ -125,9 +125,9 @@ def background(frame: FrameFeatures) -> np.ndarray:
 
 
 def sky(frame: FrameFeatures) -> np.ndarray:
-    """Sky against the frame's sky: offset, and contrast to the neighbours.
+    """Sky relative to the frame's sky: offset, and contrast to the neighbours.
 
-    Not the tilt of the frame: it finds a gradient a little better, and masks what lies beside a cloud.
+    Without the tilt of the frame: it would find a gradient a little better, and mask patches beside a cloud.
     """
     offset = frame.misfit.mean(axis=-1)
     known = np.isfinite(offset)
@@ -137,16 +137,18 @@ def sky(frame: FrameFeatures) -> np.ndarray:
 
 
 def residual(frame: FrameFeatures) -> np.ndarray:
-    """What the autoencoder does not give back, all over the patch: ln of the published score."""
+    """Residual of the reconstruction over the whole patch: ln of the published score."""
     return np.log(np.maximum(_stacked(frame, "mae"), 1e-6))
 
 
 def _signed(frame: FrameFeatures, unflagged: np.ndarray | None = None, side: int = 1) -> np.ndarray:
-    """Size, e1 and e2 about those of the references; sharper is not bad unless asked."""
+    """Compute size, e1 and e2 relative to the references; sharper stars count only with ``two_sided``."""
     away = shape(frame.features, frame.camera.shape_zero, unflagged, side)
     if not frame.camera.two_sided:
         away[..., 0] = np.maximum(away[..., 0], 0)
-    away[~np.isfinite(frame.features["sky"])] = np.nan  # neighbours do not speak for a patch without data
+    away[~np.isfinite(frame.features["sky"])] = (
+        np.nan
+    )  # a patch without data has no value from its neighbours
     return away
 
 
@@ -156,31 +158,33 @@ def size(frame: FrameFeatures) -> np.ndarray:
 
 
 def latent(frame: FrameFeatures) -> np.ndarray:
-    """What the patch is made of, as the autoencoder sees it."""
+    """Moments of the latent channels of the autoencoder."""
     return _stacked(frame, *(name for name in frame.features if name.startswith("latent_")))
 
 
 def spike(frame: FrameFeatures) -> np.ndarray:
-    """Single pixels that stand out."""
+    """Single bright pixels: cosmic rays and hot pixels."""
     return _stacked(frame, "spike", "peak_1")
 
 
 def line(frame: FrameFeatures) -> np.ndarray:
-    """Rows, columns and straight tracks."""
+    """Bright or dark rows, columns and straight tracks."""
     return _stacked(frame, *LINES)
 
 
-def _steadiness(frame: FrameFeatures, side: int) -> np.ndarray:
-    """``sqrt(unflagged / known)`` of a region, ``(n_y, n_x)``: what pools over the half that a defect leaves
-    scatters more than on reference frames, and times this as much."""
+def _weight(frame: FrameFeatures, side: int) -> np.ndarray:
+    """Compute the square root of the unmasked fraction of a region, ``(n_y, n_x)``.
+
+    Statistics pooled over fewer patches scatter more; weighted by this, as much as on reference frames.
+    """
     known = box_sum(np.isfinite(frame.features["sky"]), side)
     return np.sqrt(box_sum(frame.unflagged, side) / np.maximum(known, 1))
 
 
 def _pooled_shape(frame: FrameFeatures) -> np.ndarray:
-    """Size, e1 and e2 about the references' over `REGIONS`, ``(n_y, n_x, 3, len(REGIONS))``."""
+    """Compute size, e1 and e2 relative to the references over `REGIONS`, ``(n_y, n_x, 3, len(REGIONS))``."""
     return np.stack(
-        [_signed(frame, frame.unflagged, side) * _steadiness(frame, side)[..., None] for side in REGIONS], -1
+        [_signed(frame, frame.unflagged, side) * _weight(frame, side)[..., None] for side in REGIONS], -1
     )
 
 
@@ -196,7 +200,7 @@ def ellipticity_region(frame: FrameFeatures) -> np.ndarray:
 
 
 def _mean_around(values: np.ndarray, frame: FrameFeatures, side: int) -> np.ndarray:
-    """Mean over unflagged neighbours; the patch's own value where there is none, or where that is NaN."""
+    """Average over unflagged neighbours; the patch's own value without any, or where that is NaN."""
     known = np.isfinite(values)
     usable = frame.unflagged & known
     count = box_sum(usable, side)
@@ -207,25 +211,25 @@ def _mean_around(values: np.ndarray, frame: FrameFeatures, side: int) -> np.ndar
 def noise_region(frame: FrameFeatures) -> np.ndarray:
     """Noise over 5 x 5 and 9 x 9 unflagged patches."""
     found = noise(frame)[..., 0]
-    return np.stack([_mean_around(found, frame, side) * _steadiness(frame, side) for side in REGIONS], -1)
+    return np.stack([_mean_around(found, frame, side) * _weight(frame, side) for side in REGIONS], -1)
 
 
 def stars_region(frame: FrameFeatures) -> np.ndarray:
-    """Stars that are missing over 9 x 9 patches: ln of their mean number against that of the frame.
+    """Missing stars over 9 x 9 patches: ln of their mean number relative to that of the frame.
 
-    Against the frame and not the references: a brighter sky or another field has fewer stars everywhere,
-    which is no defect of a patch (`frame_tier` tells of it).
+    Relative to the frame and not the references: a brighter sky or another field has fewer stars everywhere,
+    which is no defect of a patch (`frame_score` reports it).
     """
     stars = frame.features["stars"]
-    camera_noise = stars[frame.unflagged & np.isfinite(stars)]  # a trail is counted as many stars
+    camera_noise = stars[frame.unflagged & np.isfinite(stars)]  # a trail counts as many stars
     per_frame = float(camera_noise.mean()) if camera_noise.size else 0.0
     around = _mean_around(stars, frame, REGIONS[-1])
-    missing = np.log((around + LEAST_STARS) / (per_frame + LEAST_STARS))
-    return (missing * _steadiness(frame, REGIONS[-1]))[..., None]
+    missing = np.log((around + MIN_STARS) / (per_frame + MIN_STARS))
+    return (missing * _weight(frame, REGIONS[-1]))[..., None]
 
 
 def sky_frame(frame: FrameFeatures) -> np.ndarray:
-    """Slope and bowl of the sky over what is unflagged of the frame, in sigma: the same in every patch."""
+    """Slope and curvature of the sky over the unflagged patches, in sigma: the same in every patch."""
     offset = frame.misfit.mean(axis=-1)
     known = np.isfinite(offset)
     amplitude = smooth_amplitude(offset, frame.unflagged & known)
@@ -234,27 +238,27 @@ def sky_frame(frame: FrameFeatures) -> np.ndarray:
 
 @dataclass(frozen=True)
 class FeatureGroup:
-    """One row of the table.
+    """One row of the table of feature groups.
 
     Parameters
     ----------
     name : str
     reason : str
-        Name of the reason (`aqdask.flags.REASONS`) of a patch in which this group is the worst.
+        Reason (`aqdask.flags.REASONS`) of a patch for which this group has the smallest p-value.
     function : callable
         From a `FrameFeatures` to ``(n_y, n_x, k)``.
     regional : bool
-        Whether it looks at neighbours that the first pass left: then it belongs to the second pass.
+        Uses neighbouring patches that the first pass left: part of the second pass.
     one_sided : int
         +1: only large values are bad, -1: only small ones, 0: both.
     min_effect_size : float
-        Smallest excess beyond the references that makes a difference, in the unit of the statistic. What
-        is pooled over 81 patches is so precise that without it a noise model wrong by 1 % would be bad.
+        Smallest excess beyond the references that counts, in the unit of the statistic. Means over 81 patches
+        are so precise that without it a noise model wrong by 1 % would flag them.
     fallback_for : str
         Name of a better group for the same property: this one is used only where that is disabled, since
         every enabled group takes its share of the false masks.
     per_frame : bool
-        Whether all patches of a frame have the same: then frames are counted, and not patches.
+        All patches of a frame have the same value: frames are counted, not patches.
     """
 
     name: str
@@ -276,11 +280,11 @@ FEATURE_GROUPS: tuple[FeatureGroup, ...] = (
     FeatureGroup("latent", "latent", latent),
     FeatureGroup("spike", "spike", spike, one_sided=1),
     FeatureGroup("line", "line", line, one_sided=1),
-    FeatureGroup("size_region", "size", size_region, regional=True, min_effect_size=SIZE_MATTERS),
+    FeatureGroup("size_region", "size", size_region, regional=True, min_effect_size=MIN_SIZE),
     FeatureGroup(
-        "ellipticity_region", "ellipticity", ellipticity_region, regional=True, min_effect_size=SIZE_MATTERS
+        "ellipticity_region", "ellipticity", ellipticity_region, regional=True, min_effect_size=MIN_SIZE
     ),
-    FeatureGroup("noise_region", "noise", noise_region, regional=True, min_effect_size=NOISE_MATTERS),
+    FeatureGroup("noise_region", "noise", noise_region, regional=True, min_effect_size=MIN_NOISE),
     FeatureGroup("stars_region", "stars", stars_region, regional=True, one_sided=-1),
     FeatureGroup("sky_frame", "sky", sky_frame, regional=True, one_sided=1, per_frame=True),
 )

@@ -43,6 +43,7 @@ from aqdask.methods.noise_aware.two_pass import TwoPassDecision, score_of
 from aqdask.specs import FrameMetadata, PatchGrid
 from aqdask.stats.conformal import ScoreTable
 
+SETS = ("fit", "tail", "threshold")
 REGION_FRAMES = 10  # calibration frames below which region groups are disabled
 WIDE_RANGE = 1.3  # factor in size between the sharpest and the widest reference frame that is worth a note
 RANGE = (
@@ -146,10 +147,7 @@ def calibrate_camera(
         For too few patches for ``alpha``, inconsistent frames, or a noise ratio far from 1.
     """
     noise = reader.camera_noise
-    features: list[Features] = []
-    for found in frames.map(reader, split.every):
-        features.append(found)
-        tick()
+    features = _read_features(reader, frames, split, tick)
     ids = [frames.ids[index] for index in split.every]
     n_fit, n_tail = len(split.fit), len(split.fit) + len(split.tail)
     parts = [features[:n_fit], features[n_fit:n_tail], features[n_tail:]]
@@ -165,17 +163,30 @@ def calibrate_camera(
     disabled = _disabled(noise.disabled, len(ids) - n_fit)
     decision = _fit_decision(camera, parts, disabled, alpha)
     check_alpha(decision.final[0].total // len(decision.final), alpha, len(split.threshold), len(ids))
-    notes = [*noise.notes, *outliers, *_focus_notes(ids, values)]
     facts = {
-        "frames": {
-            name: [frames.ids[k] for k in getattr(split, name)] for name in ("fit", "tail", "threshold")
-        },
+        "frames": {name: [frames.ids[k] for k in getattr(split, name)] for name in SETS},
         "abstain": disabled,
-        "notes": [*notes, *_notes(len(ids), len(split.threshold), disabled)],
+        "notes": [
+            *noise.notes,
+            *outliers,
+            *_focus_notes(ids, values),
+            *_notes(len(ids), len(split.threshold), disabled),
+        ],
         "noise_ratio": float(np.exp(np.median([value.noise for value in values[n_fit:]]) / 2)),
     }
     references = ReferenceStatistics.fit(values).widened(FEW_FRAMES / len(values))
     return CameraCalibration(decision, references, noise.saturation, noise.hot, noise.shape, facts)
+
+
+def _read_features(
+    reader: FeatureReader, frames: FrameSource, split: ReferenceSplit, tick: Callable[[], None]
+) -> list[Features]:
+    """Extract the features of all frames, and call ``tick`` after each."""
+    features = []
+    for found in frames.map(reader, split.every):
+        features.append(found)
+        tick()
+    return features
 
 
 def _disabled(disabled: Mapping[str, str], calibration_frames: int) -> dict[str, str]:

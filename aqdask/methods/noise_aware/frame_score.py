@@ -1,7 +1,7 @@
-"""A frame as a whole against the reference frames: a score that ranks, and a flag by a stated rule.
+"""Statistics of a whole frame compared with the reference frames: a score that ranks, and a flag.
 
-A conformal p-value of a frame cannot fall below 1 / (n + 1) with n reference frames: those of its PSF are
-given, and nothing is decided by them.
+A conformal p-value of a frame cannot fall below 1 / (n + 1) with n reference frames: those of the PSF are
+given, and decide nothing.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from aqdask.methods.noise_aware.noise_model import NoiseModel
 from aqdask.methods.noise_aware.pooling import Features, about, shape_sums
 from aqdask.stats.robust import mad_sigma
 
-# What is compared, and the least spread that counts: equal references must not make half a per cent bad.
+# Statistics that are compared, and their smallest spread: among equal references .5 % is no outlier.
 LEAST_SPREAD = {"size": 0.02, "ellipticity": 0.01, "sky": 0.05, "noise": 0.02, "stars": 0.1}
 FLAG_SIGMA = 5.0  # robust sigma in size, ellipticity, sky or noise
 FLAG_MASKED = 0.2  # fraction of patches masked
@@ -27,7 +27,7 @@ RANGE_SLACK = {"density": np.log(1.5), "sky": np.log(1.3), "gain": np.log(1.14)}
 
 @dataclass(frozen=True)
 class FrameStatistics:
-    """One frame as a whole; NaN where it cannot be measured.
+    """Statistics of a whole frame; NaN where they cannot be measured.
 
     Parameters
     ----------
@@ -55,7 +55,7 @@ class FrameStatistics:
 
 
 def frame_statistics(features: Features, camera: CameraModel, spread: Sequence[float]) -> FrameStatistics:
-    """Sums and medians over the patches of a frame; ``spread`` are the units of the head's values."""
+    """Compute sums and medians over the patches of a frame; ``spread`` are the units of the head's values."""
     known = np.isfinite(features["sky"])
     if not known.any():
         return FrameStatistics(*[float("nan")] * 6)
@@ -72,7 +72,7 @@ def frame_statistics(features: Features, camera: CameraModel, spread: Sequence[f
 
 @dataclass(frozen=True)
 class ReferenceStatistics:
-    """What reference frames are like.
+    """Distribution of the statistics of reference frames.
 
     Parameters
     ----------
@@ -87,7 +87,7 @@ class ReferenceStatistics:
 
     @classmethod
     def fit(cls, frames: Sequence[FrameStatistics]) -> ReferenceStatistics:
-        """From at least one reference frame."""
+        """Fit to at least one reference frame."""
         found = {}
         for name, min_effect_size in LEAST_SPREAD.items():
             values = np.array([_compared(frame, name) for frame in frames])
@@ -103,7 +103,7 @@ class ReferenceStatistics:
         return cls(found, shapes)
 
     def widened(self, factor: float) -> ReferenceStatistics:
-        """The same with spreads ``factor`` times as wide, if that is more: few frames show theirs poorly."""
+        """Return a copy with spreads ``factor`` times as wide, if above 1: few frames show theirs poorly."""
         wider = {
             name: (centre, spread * max(factor, 1.0), low, high)
             for name, (centre, spread, low, high) in self.quantities.items()
@@ -111,7 +111,7 @@ class ReferenceStatistics:
         return replace(self, quantities=wider)
 
     def pvalue(self, frame: FrameStatistics, name: str, *, two_sided: bool = False) -> float:
-        """Split conformal p-value of the frame's 'size' or 'ellipticity'; NaN where one is unknown.
+        """Compute the split conformal p-value of a frame's 'size' or 'ellipticity'; NaN where unknown.
 
         ``(1 + #{reference frames at least as bad}) / (n + 1)``; wider or longer is bad, with ``two_sided``
         what is farther from the median.
@@ -124,7 +124,7 @@ class ReferenceStatistics:
         return float(1 + np.count_nonzero(bad >= this)) / (references.size + 1)
 
     def sigmas(self, frame: FrameStatistics, *, two_sided: bool = False) -> dict[str, float]:
-        """Robust sigma of each quantity, 0 where it is on the good side or unknown.
+        """Compute the robust z-score of each statistic, 0 where it is on the good side or unknown.
 
         Bad are wider (with ``two_sided`` also sharper) and longer stars, a brighter or darker sky, more or
         less noise. Few stars are reported by `outside` and by the patches.
@@ -140,16 +140,16 @@ class ReferenceStatistics:
         return found
 
     def score(self, frame: FrameStatistics, masked: float, *, two_sided: bool = False) -> float:
-        """The largest of `sigmas` and of 25 times the masked fraction: above 5 the frame is flagged.
+        """Return the largest of `sigmas` and of 25 times the masked fraction: above 5 the frame is flagged.
 
-        So a frame is flagged if it is more than `FLAG_SIGMA` robust sigma from the references in size,
+        A frame is flagged if it is more than `FLAG_SIGMA` robust sigma from the references in size,
         ellipticity, sky or noise, or if more than `FLAG_MASKED` of its patches are masked.
         """
         sigmas = self.sigmas(frame, two_sided=two_sided)
         return max([masked * FLAG_SIGMA / FLAG_MASKED, *sigmas.values()])
 
     def outside(self, frame: FrameStatistics) -> int:
-        """Bits of `OUTSIDE`: what of the frame lies outside the range of the references."""
+        """Return bits of `OUTSIDE` for statistics outside the range of the references."""
         bits = 0
         for name, quantity in (("density", "stars"), ("sky", "sky"), ("gain", "noise")):
             value = _compared(frame, quantity)
@@ -161,14 +161,14 @@ class ReferenceStatistics:
 
 
 def _brightness(sky: float, noise: NoiseModel) -> float:
-    """See `FrameStatistics`."""
+    """Return the sky as a variance; see `FrameStatistics`."""
     if noise.b <= 0:
         return sky
     return float(sky_sigma({"sky": np.array(sky)}, noise) ** 2)
 
 
 def _compared(frame: FrameStatistics, name: str) -> float:
-    """A quantity as it is compared: sky and star counts as logarithms."""
+    """Return a statistic as it is compared: sky and star counts as logarithms."""
     if name == "stars":
         return float(np.log(max(frame.stars, 0.1)))
     if name == "sky":

@@ -1,4 +1,4 @@
-"""The hot pixels of a camera, found in the mean of reference frames."""
+"""Hot pixels of a camera, found in the mean of reference frames."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ LARGEST = 0.01  # of all pixels: a map with more of them is no map of defects
 
 
 def hot_pixels(mean: np.ndarray, frames: int) -> np.ndarray:
-    """Which pixels stand alone above the sky in the mean of frames, bool ``(y, x)``.
+    """Find pixels that stand alone above the sky in the mean of frames, bool ``(y, x)``.
 
-    A star that stays on the same pixels has neighbours that share its light; a hot pixel has not.
+    A star on the same pixels in all frames has neighbours that share its light; a hot pixel has not.
 
     Parameters
     ----------
     mean : ndarray (y, x)
         Mean over frames of the signal above sky in sigma of one frame; NaN = no data.
     frames : int
-        How many frames; two or more, or none is found: a cosmic ray looks the same in one.
+        Number of frames; with fewer than two none is found, since a cosmic ray looks the same.
     """
     found = np.zeros(mean.shape, bool)
     if frames < 2 or min(mean.shape) < 3:

@@ -108,6 +108,7 @@ class Networks(nn.Module):
         self.head = PsfHead(width, inner)
 
 
+DEFAULT = "Networks"
 ARCHITECTURES: dict[str, type[nn.Module]] = {"Networks": Networks}
 """Networks by the name that a bundle states under ``architecture["network"]``."""
 
@@ -122,7 +123,7 @@ def load_networks(bundle: Bundle) -> Networks:
     """
     try:
         settings = {name: bundle.architecture[name] for name in ("width", "inner", "latent")}
-        networks = ARCHITECTURES[bundle.architecture["network"]](**settings)
+        networks = ARCHITECTURES[bundle.architecture.get("network", DEFAULT)](**settings)
         # A copy: arrays that come from bytes are read-only, which torch cannot express.
         networks.load_state_dict({key: torch.tensor(array) for key, array in bundle.weights.items()})
     except (KeyError, TypeError, RuntimeError) as error:

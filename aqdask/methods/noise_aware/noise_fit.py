@@ -1,4 +1,4 @@
-"""Fitting a camera's noise model to patches of reference frames."""
+"""Fit of a camera's noise model to patches of reference frames."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def fit_noise(
 
 
 def _line(x: np.ndarray, y: np.ndarray, degree: int) -> tuple[np.ndarray, np.ndarray]:
-    """Coefficients of a polynomial and their standard errors, high outliers down-weighted."""
+    """Fit a polynomial with high outliers down-weighted: coefficients and their standard errors."""
     terms = np.stack([x**power for power in range(degree + 1)], axis=1)
     scale = np.sqrt((terms**2).mean(axis=0))
     terms = terms / np.where(scale > 0, scale, 1)
@@ -100,7 +100,7 @@ def _line(x: np.ndarray, y: np.ndarray, degree: int) -> tuple[np.ndarray, np.nda
 
 
 def _is_camera(fit: np.ndarray, error: np.ndarray, middle: float) -> bool:
-    """Whether a bent line is that of a camera: c shown by the frames, and a gain that is known at no signal.
+    """Tell if a curved relation is that of a camera: c significant, and a gain that is known at no signal.
 
     Frames of two gain settings bend the line as well; at the foot of theirs the gain is negative or unknown.
     """
@@ -111,7 +111,7 @@ def _is_camera(fit: np.ndarray, error: np.ndarray, middle: float) -> bool:
 
 
 def _centre(values: np.ndarray, variance: np.ndarray) -> float:
-    """Centre of values of which some are too high by stars."""
+    """Estimate the centre of values, some of which are raised by stars."""
     centre = float(np.median(values))
     spread = float(mad_sigma(values, centre))
     near = np.abs(values - centre) < 2 * spread if spread > 0 else np.ones(values.size, bool)
@@ -119,12 +119,12 @@ def _centre(values: np.ndarray, variance: np.ndarray) -> float:
 
 
 def is_coarse(variance: np.ndarray, integer: bool) -> bool:
-    """Whether counts are too coarse to show the noise: integers with a variance below `COARSE`."""
+    """Tell if counts are too coarse to show the noise: integers with a variance below `COARSE`."""
     found = variance[np.isfinite(variance)]
     return bool(integer and (found.size == 0 or np.median(found) < COARSE))
 
 
 def is_white(near: np.ndarray, far: np.ndarray) -> bool:
-    """Whether the noise in neighbouring pixels agrees with that two pixels apart (medians of patches)."""
+    """Tell if the noise in neighbouring pixels agrees with that two pixels apart (medians of patches)."""
     both = np.isfinite(near) & np.isfinite(far) & (far > 0)
     return not both.any() or WHITE[0] < float(np.median(near[both] / far[both])) < WHITE[1]

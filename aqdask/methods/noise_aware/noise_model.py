@@ -1,7 +1,7 @@
-"""The noise of a camera: variance against counts, learnt from frames, and the scale on which it is 1.
+"""Noise model of a camera, variance against counts, and the variance-stabilising transformation.
 
-Everything here is per patch and in the camera's own counts, so that no gain, read noise or bias has to be
-known: the pedestal is part of ``a`` in ``Var(I) = a + b I + c I**2``.
+Everything is per patch and in the camera's own counts, so that no gain, read noise or bias has to be known:
+the pedestal is part of ``a`` in ``Var(I) = a + b I + c I**2``.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class NoiseModel:
     lag: int = 1
 
     def variance(self, counts: torch.Tensor) -> torch.Tensor:
-        """``max(a + b I + c I**2 + 3/8 b**2, floor)``, type and shape of ``counts``.
+        """Compute ``max(a + b I + c I**2 + 3/8 b**2, floor)``, type and shape of ``counts``.
 
         3/8 b**2 is the generalised Anscombe transform's (Murtagh, Starck & Bijaoui 1995, A&AS 112, 179).
         """
@@ -60,7 +60,7 @@ class NoiseModel:
 
 
 def difference(patches: torch.Tensor, valid: torch.Tensor | None, lag: int = 1) -> torch.Tensor:
-    """Diagonal high-pass ``(I11 - I10 - I01 + I00) / 2``: white noise keeps its variance, slopes vanish.
+    """Apply the diagonal high-pass ``(I11 - I10 - I01 + I00) / 2``: white noise keeps its variance.
 
     Parameters
     ----------
@@ -81,7 +81,7 @@ def difference(patches: torch.Tensor, valid: torch.Tensor | None, lag: int = 1) 
 
 
 def clipped_variance(values: torch.Tensor) -> torch.Tensor:
-    """Variance about zero of each row after clipping at `CLIP` sigma, corrected for what clipping takes.
+    """Compute the variance about zero of each row, sigma-clipped at `CLIP` and corrected for the clipping.
 
     Steadier on coarse counts than the MAD, which takes few values there; the start is a MAD all the same,
     of every eighth value.
@@ -120,7 +120,7 @@ def clipped_variance(values: torch.Tensor) -> torch.Tensor:
 
 
 def row_median(values: torch.Tensor, some_missing: bool = False) -> torch.Tensor:
-    """(Lower) median of each row of ``(n, m)``, of those that are not NaN where ``some_missing``.
+    """Compute the (lower) median of each row of ``(n, m)``, without NaN where ``some_missing``.
 
     On a CPU NumPy's partition, which is vectorised, finds the same element ten times as fast as torch.
     """
@@ -133,7 +133,7 @@ def row_median(values: torch.Tensor, some_missing: bool = False) -> torch.Tensor
 
 
 def sky_level(patches: torch.Tensor, valid: torch.Tensor | None, variance: torch.Tensor) -> torch.Tensor:
-    """Sky of each patch in counts: the median of every eighth pixel, then two Huber steps over all pixels.
+    """Estimate the sky of each patch in counts: median of every eighth pixel, then two Huber steps.
 
     A Huber M-estimate of location (Huber 1964) with the noise as its scale, at 1.5 sigma: as robust to
     stars as the median it starts from, and steadier by a quarter.
@@ -167,7 +167,7 @@ def sky_level(patches: torch.Tensor, valid: torch.Tensor | None, variance: torch
 
 
 def variance_stabilise(patches: torch.Tensor, sky: torch.Tensor, noise: NoiseModel) -> torch.Tensor:
-    """Signal above sky in units in which noise is about 1 at every brightness.
+    """Transform counts to signal above sky in units in which the noise is about 1 at every brightness.
 
     ``u = 2 (I - S) / (sqrt V(I) + sqrt V(S))``: survives b = 0, and where V is linear and not clamped it is
     the difference of generalised Anscombe transforms, ``(2 / b) (sqrt V(I) - sqrt V(S))``.
@@ -190,7 +190,7 @@ def variance_stabilise(patches: torch.Tensor, sky: torch.Tensor, noise: NoiseMod
 
 
 def linear(u: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
-    """Inverse of `variance_stabilise` in units of the sky noise: ``(I - S) / sqrt V(S) = u + q u**2 / 4``.
+    """Invert `variance_stabilise` in units of the sky noise: ``(I - S) / sqrt V(S) = u + q u**2 / 4``.
 
     ``q = b / sqrt V(S)``; exact where V is linear and not clamped, and u above -2 / q.
     """
@@ -198,7 +198,7 @@ def linear(u: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
 
 
 def relinear(light: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
-    """Inverse of `linear`: ``u = 2 L / (1 + sqrt(1 + q L))``."""
+    """Invert `linear`: ``u = 2 L / (1 + sqrt(1 + q L))``."""
     return 2 * light / (1 + (1 + q * light).clamp(min=0).sqrt())
 
 
@@ -206,7 +206,7 @@ KNEE = 10.0  # sigma; beyond it `compress` is logarithmic
 
 
 def compress(u: torch.Tensor) -> torch.Tensor:
-    """``v = 10 asinh(u / 10)``: noise stays 1, bright stars get a tolerance in proportion.
+    """Compress the signal, ``v = 10 asinh(u / 10)``: noise stays 1, bright stars are logarithmic.
 
     Written with a logarithm, which is ten times as fast as `torch.asinh` on a CPU.
     """

@@ -1,7 +1,7 @@
-"""What is measured in a patch by itself: one pure function a kind of evidence, all in the table `STATISTICS`.
+"""Statistics of single patches: one function each, from a batch of patches to named numbers ``(n, k)``.
 
-A function takes a `View` (tensors of a batch of patches) and gives ``(n, k)`` named numbers. It sees no other
-patch, so that tiles of a frame can be measured anywhere; what needs the whole frame is `evidence`'s.
+A function takes a `View` and no other patch, so that tiles of a frame can be measured anywhere; statistics of
+several patches are in `feature_groups`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _TINY = 1e-6
 
 @dataclass(frozen=True)
 class View:
-    """A batch of patches as the statistics see it; P is a multiple of 16.
+    """Tensors of a batch of patches; P is a multiple of 16.
 
     Parameters
     ----------
@@ -177,12 +177,17 @@ def star_counts(view: View) -> torch.Tensor:
     return torch.count_nonzero(found.flatten(1), dim=1)[:, None].to(view.u.dtype)
 
 
+def shape_sums(view: View) -> torch.Tensor:
+    """Sums of the head's precisions, and of precision times value."""
+    return view.shape
+
+
 LINES = ("rows_square", "rows_peak", "columns_square", "columns_peak", "line_peak")
 
 
 @dataclass(frozen=True)
 class Statistic:
-    """One row of the table: the function and the names of its columns (``{}`` counts from 0)."""
+    """One row of the table: a function and the names of its results."""
 
     function: Callable[[View], torch.Tensor]
     names: tuple[str, ...]
@@ -193,7 +198,7 @@ def _scales(stem: str) -> tuple[str, ...]:
 
 
 def table(latent: int) -> tuple[Statistic, ...]:
-    """The statistics of a patch whose latent has ``latent`` channels, in the order of their columns."""
+    """List the statistics of a patch whose latent has ``latent`` channels, in the order of the features."""
     interleaved = (name for pair in zip(_scales("square"), _scales("peak"), strict=True) for name in pair)
     return (
         Statistic(absolute_residual, ("mae",)),
@@ -203,10 +208,10 @@ def table(latent: int) -> tuple[Statistic, ...]:
         Statistic(spikes, ("spike", "peak_1")),
         Statistic(lines, LINES),
         Statistic(star_counts, ("stars",)),
-        Statistic(lambda view: view.shape, SHAPE_COLUMNS),
+        Statistic(shape_sums, SHAPE_NAMES),
     )
 
 
-SHAPE_COLUMNS = (
+SHAPE_NAMES = (
     "size_weight", "e1_weight", "e2_weight", "size_sum", "e1_sum", "e2_sum",
 )  # fmt: skip

@@ -30,7 +30,7 @@ def shape_sums(features: Features) -> np.ndarray:
 def shape(
     features: Features, zero: np.ndarray, unflagged: np.ndarray | None = None, side: int = 1
 ) -> np.ndarray:
-    """Size (ln), e1 and e2 of the stars about ``zero``: ``(n_y, n_x, 3)``, in `augmentation.SPREAD`.
+    """Size (ln), e1 and e2 of the stars about ``zero``: ``(n_y, n_x, 3)``, in `networks.SHAPE_UNITS`.
 
     Of each patch, or pooled over its unflagged neighbours; a region that tells nothing is like ``zero``.
     """

@@ -1,4 +1,4 @@
-"""Whether reference frames can say what is normal: alike, fit by the noise model, and enough of them."""
+"""Validate reference frames: consistent with each other and with the noise model, and numerous enough."""
 
 from __future__ import annotations
 
@@ -20,28 +20,30 @@ from aqdask.stats.robust import mad_sigma
 
 NOISE_RANGE = (0.93, 1.08)  # of the noise ratio on frames that did not fit the noise
 NOISE_SCATTER = 0.06  # robust sigma of ln noise variance over frames of one gain: they had .007 at most
-UNLIKE = 8.0  # robust sigma from the other references at which a frame is no reference
-ODD = 5.0  # and at which it is worth a word
+OUTLIER = 8.0  # robust sigma from the other references at which a frame is rejected
+SUSPECT = 5.0  # and at which it is noted
 SAME_GAIN = 1.05  # factor between header gains that may be one setting, measured twice
-UNLIKE_PATCHES = 0.2  # of a frame's patches beyond those of the other frames: then it is no reference
-ODD_PATCHES = 0.06  # and from so many it is worth a word: so had one of ten sets of 14 to 17 good frames
-SKY_MATTERS = 0.1  # sigma of a pixel: smallest excess of a patch's sky over those of other frames that counts
-MEASURED = 0.5  # of a reference frame's patches that must say something
+OUTLYING_PATCHES = 0.2  # fraction of outlying patches at which a frame is rejected
+SUSPECT_PATCHES = 0.06  # and at which it is noted: one of ten sets of 14 to 17 good frames had as many
+MIN_SKY = 0.1  # sigma of a pixel: smallest excess of a patch's sky over those of other frames that counts
+INFORMATIVE = 0.5  # of a reference frame's patches
 FEW_FRAMES = 10
 ANCHORS = 60  # frames through which lines of variance against sky are drawn
 MOST_NAMED = 5  # frames that a message lists
 
 
 def check_informative(ids: Sequence[str], frames: Sequence[Features]) -> None:
-    """Refuse references in most of which nothing can be measured: constant, saturated, or without data."""
+    """Reject frames with mostly uninformative patches: constant, saturated, or without data."""
     shares = [float(np.isfinite(features["sky"]).mean()) for features in frames]
     if uninformative := {
         name: f"{1 - share:.0%} of its patches are saturated or without data"
         for name, share in zip(ids, shares, strict=True)
-        if share < MEASURED
+        if share < INFORMATIVE
     }:
-        raise _unlike(
-            len(ids), uninformative, f"frames of which at least {MEASURED:.0%} of the patches can be measured"
+        raise _outliers(
+            len(ids),
+            uninformative,
+            f"frames of which at least {INFORMATIVE:.0%} of the patches can be measured",
         )
     noisy = [features["noise"][np.isfinite(features["sky"])] for features in frames]
     if flat := {
@@ -49,85 +51,86 @@ def check_informative(ids: Sequence[str], frames: Sequence[Features]) -> None:
         for name, noise in zip(ids, noisy, strict=True)
         if np.median(noise) <= 0
     }:
-        raise _unlike(len(ids), flat, "frames whose counts show the noise")
+        raise _outliers(len(ids), flat, "frames whose counts show the noise")
 
 
 def check_consistency(ids: Sequence[str], values: Sequence[FrameStatistics]) -> list[str]:
-    """Refuse references of which one is far from all the others, by what; name those that are a little."""
+    """Reject frames whose statistics are outliers; return notes on those that are so a little."""
     found: dict[str, tuple[str, float]] = {}
     for k, frame_id in enumerate(ids):
         others = ReferenceStatistics.fit([*values[:k], *values[k + 1 :]])
         sigmas = others.sigmas(values[k], two_sided=True)
         worst = max(sigmas, key=sigmas.__getitem__, default="")
-        if worst and sigmas[worst] > ODD:
+        if worst and sigmas[worst] > SUSPECT:
             found[frame_id] = f"{worst}, {sigmas[worst]:.0f} robust sigma", sigmas[worst]
     # The spread of a few frames is a poor measure: with five of them the limit is twice as wide.
-    limit = UNLIKE * max(1.0, FEW_FRAMES / len(ids))
-    if unlike := {name: text for name, (text, sigma) in found.items() if sigma > limit}:
-        raise _unlike(
+    limit = OUTLIER * max(1.0, FEW_FRAMES / len(ids))
+    if outliers := {name: text for name, (text, sigma) in found.items() if sigma > limit}:
+        raise _outliers(
             len(ids),
-            unlike,
+            outliers,
             "frames of one kind: focus, guiding, sky and noise within "
             f"{limit:.0f} robust sigma of their median (least spread: {_spreads()})",
         )
-    return _look({name: text for name, (text, _) in found.items()})
+    return _note({name: text for name, (text, _) in found.items()})
 
 
 def check_patches(ids: Sequence[str], fields: Sequence[FrameFeatures], disabled: Container[str]) -> list[str]:
-    """Refuse references of which a part is unlike all the others, by what; name those of which a little is.
+    """Reject frames with many outlying patches; return notes on those with few.
 
-    A cloud, a ghost or a gradient in one frame. Not by the size of the stars, which changes from frame to
-    frame: `check_consistency` compares it. Of a defect that more than a quarter of the frames have, see
-    `fraction_beyond_others`. ``disabled`` names groups that cannot be used.
+    A cloud, a ghost or a gradient in one frame. The size of stars, which changes from frame to frame, is left
+    to `check_consistency`. A defect of more than a quarter of the frames is not found (see
+    `fraction_beyond_others`). ``disabled`` names groups that are not used.
     """
     worst = dict.fromkeys(range(len(ids)), (0.0, ""))
     for group in FEATURE_GROUPS:
         if group.regional or group.name == "size" or group.name in disabled:
             continue
         statistics = [finite_rows(group.function(field)) for field in fields]
-        min_effect_size = SKY_MATTERS if group.name == "sky" else group.min_effect_size
+        min_effect_size = MIN_SKY if group.name == "sky" else group.min_effect_size
         for k, share in enumerate(fraction_beyond_others(statistics, group.one_sided, min_effect_size)):
             worst[k] = max(worst[k], (float(share), group.reason))
-    odd = ODD_PATCHES * max(1.0, FEW_FRAMES / len(ids))
+    suspect = SUSPECT_PATCHES * max(1.0, FEW_FRAMES / len(ids))
     found = {
         ids[k]: (f"{reason}, {share:.0%} of its patches", share)
         for k, (share, reason) in worst.items()
-        if share > min(odd, UNLIKE_PATCHES)
+        if share > min(suspect, OUTLYING_PATCHES)
     }
-    if unlike := {name: text for name, (text, share) in found.items() if share > UNLIKE_PATCHES}:
-        raise _unlike(
+    if outliers := {name: text for name, (text, share) in found.items() if share > OUTLYING_PATCHES}:
+        raise _outliers(
             len(ids),
-            unlike,
-            f"frames that are good all over: at most {UNLIKE_PATCHES:.0%} of the patches of one are "
+            outliers,
+            f"frames that are good all over: at most {OUTLYING_PATCHES:.0%} of the patches of one are "
             "beyond those of the others",
         )
-    return _look({name: text for name, (text, _) in found.items()})
+    return _note({name: text for name, (text, _) in found.items()})
 
 
 def finite_rows(statistics: np.ndarray) -> np.ndarray:
-    """Rows of patches that have all statistics, ``(n, k)``."""
+    """Select the patches that have all statistics, ``(n, k)``."""
     flat = statistics.reshape(-1, statistics.shape[-1])
     return flat[np.isfinite(flat).all(axis=1)]
 
 
-def _unlike(total: int, unlike: Mapping[str, str], expected: str) -> OutlierFramesError:
-    """``unlike`` is what is odd of each frame, by its id."""
-    named = [f"{frame_id} ({text})" for frame_id, text in sorted(unlike.items())]
+def _outliers(total: int, outliers: Mapping[str, str], expected: str) -> OutlierFramesError:
+    """Make the error on outliers; ``outliers`` gives the reason for each frame id."""
+    named = [f"{frame_id} ({text})" for frame_id, text in sorted(outliers.items())]
+    verb = "is an outlier" if len(named) == 1 else "are outliers"
     error = OutlierFramesError(
-        f"of {total} reference frames {len(unlike)} unlike the others: {_listed(named)}",
+        f"{len(outliers)} of {total} reference frames {verb}: {_listed(named)}",
         expected=expected,
-        consequence="What is normal would be whatever they span, and bad frames would pass",
+        consequence="The normal range would include them, and bad frames would pass",
         remedy="leave them out, or calibrate them apart: under a camera or filter name of their own, or, if "
         f"it is their sky, with {STRATUM_FRAMES} frames or more of each sky in one call",
     )
-    error.frames = tuple(sorted(unlike))
+    error.frames = tuple(sorted(outliers))
     return error
 
 
-def _look(found: Mapping[str, str]) -> list[str]:
-    """A note that names frames, and what is odd of each; none for none."""
+def _note(found: Mapping[str, str]) -> list[str]:
+    """Write a note on frames that are outliers a little; none for none."""
     named = ", ".join(f"{frame_id} ({text})" for frame_id, text in found.items())
-    return [f"Look at {named}: unlike the other reference frames."] if named else []
+    return [f"Look at {named}: close to being outliers among the reference frames."] if named else []
 
 
 def _spreads() -> str:
@@ -135,10 +138,10 @@ def _spreads() -> str:
 
 
 def check_gains(camera: str, cards: Mapping[str, FrameMetadata]) -> None:
-    """Refuse frames of one camera whose headers say several gains; ``cards`` by frame id, NaN is unknown.
+    """Reject frames of one camera with several gains in their headers; ``cards`` by frame id, NaN is unknown.
 
-    Those of all settings but the most frequent are named. They may be left out where they are fewer than
-    half of the frames of each filter: of a filter that has a setting of its own nothing would be left.
+    Frames of all settings but the most frequent are named. They may be left out where they are fewer than
+    half of the frames of each filter: otherwise a filter with a setting of its own would have none left.
     """
     settings = _gain_settings({name: card.gain for name, card in cards.items()})
     if len(settings) < 2:
@@ -161,7 +164,7 @@ def check_gains(camera: str, cards: Mapping[str, FrameMetadata]) -> None:
 
 
 def _gain_settings(gains: Mapping[str, float]) -> list[dict[str, float]]:
-    """Frames and their gains by setting, ascending: within `SAME_GAIN` of its smallest gain it is one."""
+    """Group frames and gains by setting, ascending; a setting is within `SAME_GAIN` of its smallest gain."""
     settings: list[dict[str, float]] = []
     known = {name: round(gain, 4) for name, gain in gains.items() if math.isfinite(gain)}
     for name, gain in sorted(known.items(), key=lambda item: item[1]):
@@ -172,29 +175,29 @@ def _gain_settings(gains: Mapping[str, float]) -> list[dict[str, float]]:
 
 
 def _setting(gains: Mapping[str, float], *, named: bool) -> str:
-    """A gain setting in words: the gain, how many frames have it and, where ``named``, which."""
+    """Write a gain setting in words: gain, number of frames and, where ``named``, their ids."""
     which = f": {_listed(list(gains))}" if named else ""
     values = _span(f"{value:g}" for value in (min(gains.values()), max(gains.values())))
     return f"{values} ({len(gains)} frame{'s'[: len(gains) != 1]}{which})"
 
 
 def _listed(ids: Sequence[str]) -> str:
-    """At most `MOST_NAMED` ids, and how many more there are."""
+    """List at most `MOST_NAMED` ids, and the number of the others."""
     more = f" and {len(ids) - MOST_NAMED} more" if len(ids) > MOST_NAMED else ""
     return ", ".join(ids[:MOST_NAMED]) + more
 
 
 def _span(ends: Iterable[str]) -> str:
-    """``a to b``, or one of them where both are the same."""
+    """Write ``a to b``, or one of them where both are the same."""
     return " to ".join(dict.fromkeys(ends))
 
 
 def check_scatter(ids: Sequence[str], values: Sequence[FrameStatistics], noise: NoiseModel) -> None:
-    """Refuse frames that no single noise model fits: where half have another gain, none is odd.
+    """Reject frames that no single noise model fits; where half have another gain, none is an outlier.
 
     ``noise`` is the model that ``values`` were measured with, which fits none where gains are mixed. Named
     are the frames that the gain of most does not fit; where there is none, those beside the widest gap
-    between noises. No choice may leave them out unasked: most of the frames are off the noise model.
+    between noise levels. They are never left out unasked: most of the frames are off the noise model.
     """
     found = {
         name: value for name, value in zip(ids, values, strict=True) if math.isfinite(value.noise + value.sky)
@@ -226,12 +229,12 @@ def check_scatter(ids: Sequence[str], values: Sequence[FrameStatistics], noise: 
 
 
 def _ends(some: Sequence[str], order: Sequence[str]) -> tuple[str, str]:
-    """The first and the last of ``some`` in the order of all."""
+    """Return the first and the last of ``some`` in the order of all."""
     return min(some, key=order.index), max(some, key=order.index)
 
 
 def _of_one_gain(frames: Sequence[FrameStatistics], noise: NoiseModel) -> np.ndarray:
-    """The most frames that lie on one line of variance against sky, within `NOISE_SCATTER`; bool ``(n,)``.
+    """Find the most frames on one line of variance against sky, within `NOISE_SCATTER`; bool ``(n,)``.
 
     Lines through two frames (of `ANCHORS` of them), and level ones: a few frames of another gain pull none.
     """
@@ -248,7 +251,7 @@ def _of_one_gain(frames: Sequence[FrameStatistics], noise: NoiseModel) -> np.nda
 
 
 def check_noise(values: Sequence[FrameStatistics]) -> None:
-    """Refuse a noise model that does not hold on frames that did not fit it."""
+    """Reject a noise model that does not hold on held-out frames."""
     ratio = float(np.exp(np.median([value.noise for value in values]) / 2))
     if not NOISE_RANGE[0] <= ratio <= NOISE_RANGE[1]:
         raise UsageError(
@@ -260,7 +263,7 @@ def check_noise(values: Sequence[FrameStatistics]) -> None:
 
 
 def check_alpha(patches: int, alpha: float, frames: int, total: int) -> None:
-    """Refuse where no p-value could be as small as alpha.
+    """Reject a number of patches with which no p-value could be as small as alpha.
 
     ``patches`` good patches of ``frames`` frames set the threshold, of ``total`` reference frames in all.
     """

@@ -1,4 +1,4 @@
-"""The sky of a whole frame from the sky of its patches: a template of the camera, or one level."""
+"""Sky of a whole frame, fitted to the sky of its patches."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SMOOTH_PATCHES = 12  # fewer show no shape of a frame
 
 
 def robust_line(template: np.ndarray, level: np.ndarray, ridge: float) -> tuple[float, float]:
-    """``(alpha, beta)`` of ``level = alpha + beta template`` for most patches; NaN is left out.
+    """Fit ``level = alpha + beta template`` to most patches and return ``(alpha, beta)``; NaN is left out.
 
     Tukey's biweight about the mode, with the spread of the innermost patches: up to half of the frame may
     lie under a cloud without a shift of the rest.
@@ -49,7 +49,7 @@ def robust_line(template: np.ndarray, level: np.ndarray, ridge: float) -> tuple[
 
 
 def smooth_amplitude(values: np.ndarray, usable: np.ndarray) -> float:
-    """rms over the usable patches of the slope and bowl of a frame; 0 where too few are usable.
+    """Compute the rms of slope and curvature of the sky over the usable patches; 0 where they are too few.
 
     A plane and a term in the distance from the middle squared, fitted to most of the patches with Tukey's
     biweight.
@@ -80,7 +80,7 @@ def smooth_amplitude(values: np.ndarray, usable: np.ndarray) -> float:
 
 
 def mode(values: np.ndarray) -> float:
-    """The half-sample mode (Robertson & Cryer 1974): where values ``(n,)`` lie densest."""
+    """Compute the half-sample mode (Robertson & Cryer 1974) of values ``(n,)``."""
     ordered = np.sort(values)
     while ordered.size > 3:
         half = (ordered.size + 1) // 2
@@ -90,7 +90,7 @@ def mode(values: np.ndarray) -> float:
 
 
 def make_template(levels: np.ndarray, ridge: float) -> np.ndarray:
-    """The common shape of the sky of reference frames, counts, ``(y, x)``.
+    """Compute the common shape of the sky of reference frames, counts, ``(y, x)``.
 
     Each frame is brought to the first estimate (the median over frames) by a robust line, and the template
     is the median of the frames so aligned. NaN where no frame has a value.
@@ -114,7 +114,7 @@ def make_template(levels: np.ndarray, ridge: float) -> np.ndarray:
 
 
 def _median(levels: np.ndarray) -> np.ndarray:
-    """Median over frames without a warning where all are NaN."""
+    """Compute the median over frames, without a warning where all are NaN."""
     known = np.isfinite(levels)
     ordered = np.sort(np.where(known, levels, np.inf), axis=0)
     count = known.sum(axis=0)

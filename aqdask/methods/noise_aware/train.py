@@ -52,7 +52,7 @@ AUGMENTATION = ["crops", "flips", "rotations", f"background of up to {SKY_GRADIE
 def train_noise_aware(
     frames: FrameSource, spec: TrainSpec, report: Report, device: str | torch.device
 ) -> Bundle:
-    """Fine-tune the autoencoder and calibrate; parameters and errors as `aqdask.methods.registry.train`.
+    """Fine-tune the autoencoder and calibrate; parameters and errors as `aqdask.methods.dispatch.train`.
 
     Raises
     ------

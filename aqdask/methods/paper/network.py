@@ -1,4 +1,4 @@
-"""The convolutional autoencoder of the published method."""
+"""Convolutional autoencoder of the published method."""
 
 from __future__ import annotations
 
@@ -47,11 +47,12 @@ class ConvAutoencoder(nn.Module):
 
 
 def seeded_autoencoder(seed: int, widths: Sequence[int] = WIDTHS) -> ConvAutoencoder:
-    """A fresh network on the CPU whose weights depend on ``seed`` alone; the caller's RNG is untouched."""
+    """Initialise a network on the CPU from ``seed`` alone; the caller's RNG is untouched."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         return ConvAutoencoder(widths)
 
 
+DEFAULT = "ConvAutoencoder"
 ARCHITECTURES: dict[str, type[nn.Module]] = {"ConvAutoencoder": ConvAutoencoder}
 """Networks by the name that a bundle states under ``architecture["network"]``."""

@@ -1,4 +1,4 @@
-"""How far a reconstruction is from its patch."""
+"""Reconstruction error of patches."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 def mean_absolute_error(
     patches: torch.Tensor, reconstruction: torch.Tensor, valid: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Mean absolute error (MAE) of each patch over its valid pixels: the published score.
+    """Compute the mean absolute error (MAE) of each patch over its valid pixels: the published score.
 
     MAE = sum over valid pixels of |patch - reconstruction|, divided by their number
     (Jia et al. 2024, arXiv 2405.03408; there every pixel counts).

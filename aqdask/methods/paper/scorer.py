@@ -1,4 +1,4 @@
-"""``method="paper"``: the published algorithm, kept faithful because it is what users compare with.
+"""Scorer of ``method="paper"``: the published algorithm, as a reference for comparison.
 
 From the paper (Jia et al. 2024, arXiv 2405.03408): frames cut into small patches, each normalised by
 itself, a convolutional autoencoder trained on good frames with the mean squared error, and the mean
@@ -19,7 +19,7 @@ from torch import nn
 from aqdask import flags
 from aqdask.errors import ModelError
 from aqdask.methods.bundle import Bundle, Calibration
-from aqdask.methods.paper.network import ARCHITECTURES, ConvAutoencoder
+from aqdask.methods.paper.network import ARCHITECTURES, DEFAULT, ConvAutoencoder
 from aqdask.methods.paper.normalise import minmax
 from aqdask.methods.paper.residual import mean_absolute_error
 from aqdask.methods.paper.variables import VARIABLES
@@ -32,7 +32,7 @@ BATCH = 32  # patches in every forward pass, the last padded: one shape, hence o
 
 
 class PatchErrors:
-    """MAE of patches under one network, the same bits however the patches are grouped.
+    """MAE of patches under one network, with the same bits however the patches are grouped.
 
     Training calibrates with this very class, so that reference and input scores are comparable. A frame of
     4096 x 4096 takes 1.1 to 1.5 s on one core in fp32 (four fifths in the network) and under 40 MB beside it.
@@ -51,7 +51,7 @@ class PatchErrors:
         self.network = nn.utils.convert_conv2d_weight_memory_format(network, torch.channels_last)
 
     def of_frame(self, image: np.ndarray, invalid: np.ndarray | None, grid: PatchGrid) -> np.ndarray:
-        """MAE ``(n_y, n_x)``, float32, of a frame's patches; one batch of patches in memory at a time."""
+        """Compute the MAE ``(n_y, n_x)``, float32, of a frame's patches, a batch in memory at a time."""
         total = grid.shape[0] * grid.shape[1]
         scores = np.empty(total, dtype=np.float32)
         for first, stop in _batches(total):
@@ -60,7 +60,7 @@ class PatchErrors:
         return scores.reshape(grid.shape)
 
     def of_patches(self, patches: np.ndarray, valid: np.ndarray | None) -> np.ndarray:
-        """MAE ``(n,)``, float32, of patches ``(n, P, P)``; NaN where fewer than `MIN_VALID` are data."""
+        """Compute the MAE ``(n,)``, float32, of patches ``(n, P, P)``; NaN where too few pixels are data."""
         scores = np.empty(len(patches), dtype=np.float32)
         for first, stop in _batches(len(patches)):
             some = None if valid is None else valid[first:stop]
@@ -68,7 +68,7 @@ class PatchErrors:
         return scores
 
     def _of_batch(self, patches: np.ndarray, valid: np.ndarray | None) -> np.ndarray:
-        """MAE of at most `BATCH` patches."""
+        """Compute the MAE of at most `BATCH` patches."""
         count = len(patches)
         with torch.inference_mode(), exact_arithmetic():
             values = as_float(padded(patches, BATCH), self.device)
@@ -86,13 +86,13 @@ class PatchErrors:
 
 
 def _batches(total: int) -> Iterator[tuple[int, int]]:
-    """Bounds of consecutive groups of at most `BATCH`."""
+    """Yield bounds of consecutive groups of at most `BATCH`."""
     for first in range(0, total, BATCH):
         yield first, min(first + BATCH, total)
 
 
 def calibration_of(scores: np.ndarray) -> Calibration:
-    """The calibration that the MAE ``(n,)`` of reference patches give; NaN (no data) is left out.
+    """Calibrate with the MAE ``(n,)`` of reference patches; NaN (no data) is left out.
 
     Raises
     ------
@@ -104,7 +104,7 @@ def calibration_of(scores: np.ndarray) -> Calibration:
 
 
 class PaperScorer:
-    """Measures and judges with a bundle of the published method (see `aqdask.methods.base`).
+    """Scorer of the published method (`aqdask.methods.base.Scorer`).
 
     Parameters
     ----------
@@ -137,7 +137,7 @@ class PaperScorer:
         camera: str = "",
         filter: str = "",
     ) -> np.ndarray:
-        """MAE ``(n, 1)``, float32, of patches ``(n, P, P)``; see `Scorer`. Where they stand does not matter.
+        """Compute the MAE ``(n, 1)``, float32, of patches ``(n, P, P)``, wherever they stand; see `Scorer`.
 
         NaN for a patch with fewer than `MIN_VALID` of its pixels.
         """
@@ -146,7 +146,7 @@ class PaperScorer:
     def score_features(
         self, features: np.ndarray, camera: str = "", filter: str = ""
     ) -> dict[str, np.ndarray]:
-        """Every variable of a frame from its MAE ``(n_y, n_x, 1)``: the score is the MAE itself.
+        """Compute every variable of a frame from its MAE ``(n_y, n_x, 1)``: the score is the MAE itself.
 
         A patch without one has the reason no_data, a frame without any has NaN as its ``frame_score``.
         """
@@ -180,9 +180,9 @@ def _check_calibrations(bundle: Bundle) -> None:
 
 
 def _network(bundle: Bundle) -> ConvAutoencoder:
-    """The bundle's network with its weights, on the CPU."""
+    """Load the bundle's network on the CPU."""
     try:
-        network = ARCHITECTURES[bundle.architecture["network"]](bundle.architecture["widths"])
+        network = ARCHITECTURES[bundle.architecture.get("network", DEFAULT)](bundle.architecture["widths"])
         # A copy: arrays that come from bytes are read-only, which torch cannot express.
         network.load_state_dict({key: torch.tensor(array) for key, array in bundle.weights.items()})
     except (KeyError, TypeError, RuntimeError) as error:

@@ -36,7 +36,7 @@ FEW_PATCHES, FEW_FRAMES = 999, 10  # below these the calibration is noted as thi
 
 
 def train_paper(frames: FrameSource, spec: TrainSpec, report: Report, device: str | torch.device) -> Bundle:
-    """Fit the autoencoder and calibrate its errors; parameters and errors as `aqdask.methods.registry.train`.
+    """Fit the autoencoder and calibrate its errors; parameters and errors as `aqdask.methods.dispatch.train`.
 
     Raises
     ------
@@ -121,7 +121,7 @@ class PaperTraining:
 
 
 def _check(spec: TrainSpec) -> None:
-    """Refuse what this method cannot do, before any frame is read."""
+    """Refuse a patch that the network cannot halve, before any frame is read."""
     multiple = 2 ** len(WIDTHS)
     if spec.patch % multiple:
         raise UsageError(
@@ -135,7 +135,7 @@ def _check(spec: TrainSpec) -> None:
 def _calibrate(
     frames: FrameSource, members: tuple[int, ...], spec: TrainSpec, report: Report, errors: PatchErrors
 ) -> tuple[dict[str, Calibration], tuple[str, ...]]:
-    """Calibrations by `calibration_key`, pooled and per camera and filter, and what to note about them.
+    """Calibrate by `calibration_key`, pooled and per camera and filter, with notes for the user.
 
     A camera and filter with little data has none of its own, unless it is the only one.
     """
@@ -165,7 +165,7 @@ def _calibrate(
 
 
 def _notes(pooled: Calibration, frames: int) -> tuple[str, ...]:
-    """What a user of the p-values has to know."""
+    """Write notes on a calibration with few patches or frames."""
     notes = []
     patches, smallest = pooled.facts["patches"], pooled.facts["smallest_pvalue"]
     if patches < FEW_PATCHES:

@@ -51,14 +51,14 @@ class Normaliser(Protocol):
 
 
 def steps_per_pass(spec: TrainSpec) -> int:
-    """How many batches one filling of the reservoir lasts."""
+    """Return the number of batches that one filling of the reservoir lasts."""
     return max(1, RESERVOIR_BYTES // (4 * spec.patch**2 * spec.batch))
 
 
 def training_crops(
     frames: FrameSource, members: Sequence[int], spec: TrainSpec, number: int, normalise: Normaliser
 ) -> Crops:
-    """Crops of pass ``number``, shuffled, each in one of the eight orientations of a square.
+    """Draw the crops of pass ``number``, shuffled, each in one of the eight orientations of a square.
 
     Returns
     -------
@@ -123,14 +123,14 @@ class Reservoir:
 def held_out_crops(
     frames: FrameSource, members: Sequence[int], spec: TrainSpec, count: int, normalise: Normaliser
 ) -> Crops:
-    """The ``count`` crops on which the loss is watched; the same throughout."""
+    """Draw the ``count`` crops of the held-out loss; the same throughout."""
     generator = np.random.default_rng([_HELD_OUT, spec.seed])
     chosen = generator.permutation(np.asarray(members))[:FRAMES_PER_PASS]
     return _draw(frames, [int(index) for index in chosen], count, spec.patch, generator, normalise)
 
 
 def _walk(count: int, seed: int, position: int) -> int:
-    """The frame at ``position`` of an endless walk in which each round is a fresh permutation."""
+    """Return the frame at ``position`` of an endless walk in which each round is a fresh permutation."""
     turn, place = divmod(position, count)
     return int(np.random.default_rng([_ORDER, seed, turn]).permutation(count)[place])
 
@@ -143,7 +143,7 @@ def _draw(
     generator: np.random.Generator,
     normalise: Normaliser,
 ) -> Crops:
-    """``count`` normalised crops, equal shares of the chosen frames; repeated where too few are found."""
+    """Draw ``count`` normalised crops, equal shares of the frames; repeated where too few are found."""
     crops = Crops(
         np.empty((count, patch, patch), dtype=np.float32), np.empty((count, normalise.facts), np.float32)
     )
@@ -173,7 +173,7 @@ def _fill(
     normalise: Normaliser,
     index: int,
 ) -> int:
-    """Fill ``crops`` from one frame with squares that have enough valid pixels; how many were found."""
+    """Fill ``crops`` from one frame with squares of enough valid pixels; return their number."""
     usable = np.ones(image.shape, dtype=bool) if invalid is None else ~np.asarray(invalid, dtype=bool)
     count, patch = crops.values.shape[:2]
     filled = 0

@@ -1,4 +1,4 @@
-"""The optimiser loop of every training: steps, learning rate, loss curve, best weights.
+"""Optimiser loop of every training: steps, learning rate, loss curve, best weights.
 
 AdamW at a rate that the recipe sets for each step; everything else that belongs to a method is in its
 `Recipe`.
@@ -26,7 +26,7 @@ REPORT_STEPS = 10
 
 
 class Recipe(Protocol):
-    """What one training learns, and from what.
+    """One training: network, data, loss and schedule.
 
     Attributes
     ----------

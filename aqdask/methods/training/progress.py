@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class TrainProgress:
-    """What a training tells while it runs.
+    """Progress of a training or calibration.
 
     Parameters
     ----------

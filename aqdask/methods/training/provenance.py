@@ -16,7 +16,7 @@ from aqdask.methods.training.split import Split
 def provenance(
     frames: FrameSource, split: Split, spec: TrainSpec, curve: dict[str, list[float]]
 ) -> dict[str, object]:
-    """Where the model comes from, plain JSON; no clock and no host, so that equal input gives equal bytes."""
+    """Describe the origin of a model as plain JSON, without clock or host: equal input gives equal bytes."""
     without_effect = ("archive", "created")
     given = {name: value for name in ("archive", "created") if (value := getattr(spec, name))}
     return given | {

@@ -27,7 +27,7 @@ _RANGES = {
 
 @dataclass(frozen=True)
 class TrainSpec:
-    """How a model is trained and calibrated; with frames and versions it fixes every byte of the bundle.
+    """Settings of a training and calibration; with frames and versions they fix every byte of the bundle.
 
     Parameters
     ----------
@@ -53,7 +53,7 @@ class TrainSpec:
     alpha : float
         False-mask rate of the first pass, and the smallest that the calibration must allow; 'aqdask' only.
     two_sided : bool
-        Whether stars sharper than the references' are bad too; 'aqdask' only.
+        Stars sharper than the references' are bad too; 'aqdask' only.
     archive, created : str
         Recorded as given; empty is left out, so that equal input gives an equal bundle.
 

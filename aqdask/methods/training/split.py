@@ -15,7 +15,7 @@ from aqdask.methods.training.settings import TrainSpec
 
 @dataclass(frozen=True)
 class Split:
-    """Positions of the frames that fit, watch and calibrate; disjoint, ascending."""
+    """Positions of training, validation and calibration frames; disjoint, ascending."""
 
     train: tuple[int, ...]
     validation: tuple[int, ...]
@@ -34,7 +34,7 @@ def split_frames(count: int, spec: TrainSpec) -> Split:
         raise UsageError(
             f"the number of reference frames is {count}",
             expected="at least 3, one for each of three sets that share no frame; 40 are a good number",
-            consequence="Frames that fit the model cannot also say what is normal for it",
+            consequence="Frames that the model was fitted to cannot calibrate it",
             remedy="give more good frames",
         )
     calibration = min(max(1, round(spec.calibration * count)), count - 2)

@@ -1,4 +1,4 @@
-"""A tiny model of our method, trained once."""
+"""A model trained for a few steps, once."""
 
 from __future__ import annotations
 
@@ -9,19 +9,18 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from aqdask.methods.training.train import train
 from simulated import TINY, Frames
 
-from aqdask.methods.base import load_scorer
 from aqdask.methods.bundle import Bundle
-from aqdask.methods.noise_aware import train
+from aqdask.methods.dispatch import load_scorer, train
+from aqdask.methods.noise_aware import train as noise_train
 
 
 @pytest.fixture(scope="session")
 def tiny() -> Bundle:
-    """Both networks trained for three steps, calibrated on simulated frames: all is there, little is good."""
+    """The shipped model, trained for six steps and calibrated on simulated frames."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "HELD_OUT_CROPS", 8)
+        patch.setattr(noise_train, "HELD_OUT_CROPS", 8)
         return train(Frames(), TINY)
 
 

@@ -7,15 +7,14 @@ from functools import lru_cache
 
 import numpy as np
 
+from aqdask.methods.base import FrameSource
 from aqdask.methods.training.settings import TrainSpec
 from aqdask.simulate.frame import simulate_frame
 from aqdask.simulate.scene import SceneSpec
 from aqdask.specs import FrameMetadata
 
 SIDE = 512
-TINY = TrainSpec(
-    method="aqdask", start="scratch", name="tiny", steps=6, batch=4, alpha=0.02, checkpoint_seconds=0
-)
+TINY = TrainSpec(method="aqdask", name="tiny", steps=6, batch=4, alpha=0.02)
 
 
 @lru_cache(maxsize=64)
@@ -28,7 +27,7 @@ def image(seed: int, side: int = SIDE, **changes: float) -> np.ndarray:
     return simulate_frame(spec, seed=seed).image
 
 
-class Frames:
+class Frames(FrameSource):
     """``count`` frames; ``spoil(index, image)`` may give back other pixels, or pixels and a mask."""
 
     def __init__(

@@ -1,17 +1,16 @@
-"""Adapting a model to a camera: weights stay, and frames that cannot say what is normal are refused."""
+"""Calibration for a camera: weights stay, and unsuitable reference frames are refused."""
 
 import math
 
 import numpy as np
 import pytest
-from aqdask.methods.training.train import train
 from simulated import SIDE, TINY, Frames, image
 
 from aqdask.errors import UsageError
-from aqdask.methods.base import load_scorer, score_frame
+from aqdask.methods.base import score_frame
 from aqdask.methods.bundle import Bundle, calibration_key
-from aqdask.methods.noise_aware import train
-from aqdask.methods.noise_aware.calibrate import adapt
+from aqdask.methods.dispatch import calibrate, load_scorer, train
+from aqdask.methods.noise_aware import train as noise_train
 from aqdask.methods.noise_aware.camera_calibration import CameraCalibration
 from aqdask.methods.noise_aware.feature_groups import FEATURE_GROUPS
 from aqdask.methods.noise_aware.fit_calibration import is_enabled
@@ -30,7 +29,7 @@ def silent(progress):
 
 
 def adapted(tiny, frames, spec=SPEC, report=silent):
-    return adapt(tiny, frames, spec, report)
+    return calibrate(tiny, frames, spec, progress=report)
 
 
 def sets_of(frames):
@@ -76,7 +75,7 @@ def test_the_adapted_model_knows_the_new_noise_and_the_old(tiny, new):
 
 def test_the_noise_model_is_that_of_the_simulation(tiny):
     """Var = I / 1.5 + (8 / 1.5)**2, on a pedestal of 600; wherever b is from, at the sky it is right."""
-    noise = CameraCalibration.of(tiny.calibration("cam", "L")).decision.camera.noise
+    noise = CameraCalibration.from_stored(tiny.calibration("cam", "L")).decision.camera.noise
     for counts in (600 + 800 / 1.5, 600 + 1200 / 1.5):
         truth = (8 / 1.5) ** 2 + (counts - 600) / 1.5 + 1 / 12
         assert noise.a + noise.b * counts + noise.c * counts**2 == pytest.approx(truth, rel=0.05)
@@ -85,20 +84,20 @@ def test_the_noise_model_is_that_of_the_simulation(tiny):
 
 def test_knowledge_comes_back_from_what_is_stored(tiny):
     stored = tiny.calibration("cam", "L")
-    again = CameraCalibration.of(stored).calibration()
+    again = CameraCalibration.from_stored(stored).stored()
     assert again.facts == stored.facts
     assert again.arrays.keys() == stored.arrays.keys()
     for name, array in stored.arrays.items():
         np.testing.assert_array_equal(again.arrays[name], array, err_msg=name)
 
 
-def test_few_calibration_frames_are_noted_and_what_pools_over_frames_abstains(tiny):
+def test_few_calibration_frames_are_noted_and_region_groups_are_disabled(tiny):
     told = []
     bundle = adapted(tiny, Frames(first=20), report=lambda progress: told.append(progress.note))
     about = bundle.calibration("cam", "L").facts["about"]
-    assert any("abstain" in note for note in about["notes"])
+    assert any("disabled" in note for note in about["notes"])
     assert set(bundle.notes) <= set(told)
-    decision = CameraCalibration.of(bundle.calibration("cam", "L")).decision
+    decision = CameraCalibration.from_stored(bundle.calibration("cam", "L")).decision
     assert set(decision.distances) == {group.name for group in FEATURE_GROUPS} - set(about["abstain"])
     assert about["noise_ratio"] == pytest.approx(1, abs=0.05)
 
@@ -111,7 +110,7 @@ def test_the_size_of_a_patch_speaks_only_where_that_of_its_region_cannot():
 
 
 @pytest.mark.parametrize("gain", [1.5, math.nan])
-def test_without_a_range_of_sky_the_gain_is_the_headers_or_noise_abstains(tiny, gain):
+def test_without_a_range_of_sky_the_gain_is_the_headers_or_noise_is_disabled(tiny, gain):
     def equal_skies(index, pixels):
         return image(100 + index, sky=1000.0, vignetting=0.0)
 
@@ -124,7 +123,7 @@ def test_without_a_range_of_sky_the_gain_is_the_headers_or_noise_abstains(tiny, 
     assert any("gain" in note for note in told)
 
 
-def test_correlated_noise_is_measured_two_pixels_apart_and_abstains(tiny):
+def test_correlated_noise_is_measured_two_pixels_apart_and_disabled(tiny):
     def smoothed(index, pixels):
         around = [
             np.roll(pixels.astype(np.float32), shift, (0, 1)) for shift in ((0, 0), (0, 1), (1, 0), (1, 1))
@@ -167,13 +166,13 @@ def test_a_frame_that_is_unlike_the_others_is_named_with_what_it_differs_in(tiny
     def spoil(index, pixels):
         return SPOILED[quantity](pixels) if index == 7 else pixels
 
-    match = rf"of 12 reference frames 1 unlike the others: night/007\.fits \({quantity}, \d+ robust sigma\)"
+    match = rf"1 of 12 reference frames is an outlier: night/007\.fits \({quantity}, \d+ robust sigma\)"
     with pytest.raises(UsageError, match=match + FOUR):
         adapted(tiny, Frames(spoil=spoil))
 
 
 def test_a_wide_range_of_focus_is_told_of_with_the_widest_frame(tiny):
-    from aqdask.methods.noise_aware.fit_calibration import _span
+    from aqdask.methods.noise_aware.fit_calibration import _focus_notes
     from aqdask.methods.noise_aware.frame_score import FrameStatistics
 
     def of(size):
@@ -181,10 +180,10 @@ def test_a_wide_range_of_focus_is_told_of_with_the_widest_frame(tiny):
             **{**dict.fromkeys(FrameStatistics.__dataclass_fields__, 0.0), "size": float(np.log(size))}
         )
 
-    (note,) = _span(["a", "b", "c"], [of(0.9), of(1.0), of(1.3)])
+    (note,) = _focus_notes(["a", "b", "c"], [of(0.9), of(1.0), of(1.3)])
     assert note.startswith("Stars of 0.90 to 1.30 times their median size are normal")
     assert "(c the widest)" in note
-    assert _span(["a", "b"], [of(1.0), of(1.2)]) == []
+    assert _focus_notes(["a", "b"], [of(1.0), of(1.2)]) == []
 
 
 def test_frames_of_two_gains_are_refused(tiny):
@@ -198,7 +197,7 @@ def test_frames_of_two_gains_are_refused(tiny):
 
     named = rf"night/{min(fit):03}\.fits \(noise, \d+ robust sigma\)"
     with pytest.raises(
-        UsageError, match=rf"of 12 reference frames {len(fit)} unlike the others: {named}" + FOUR
+        UsageError, match=rf"{len(fit)} of 12 reference frames (is an outlier|are outliers): {named}" + FOUR
     ):
         adapted(tiny, Frames(spoil=spoil))
 
@@ -239,7 +238,7 @@ def test_a_model_of_the_published_method_has_nothing_to_adapt():
         calibrations={"": calibration_of(np.arange(9.0))},
     )  # fmt: skip
     with pytest.raises(UsageError, match="of the method 'paper'" + FOUR):
-        adapt(paper, Frames(3), SPEC, silent)
+        calibrate(paper, Frames(3), SPEC)
 
 
 def test_a_camera_with_too_few_frames_does_not_spoil_the_others(tiny):
@@ -277,12 +276,14 @@ def test_what_the_shipped_model_says_of_its_own_references_is_not_passed_on():
 
 
 def test_a_training_on_unlike_frames_is_refused_before_or_after(monkeypatch):
-    monkeypatch.setattr(train, "HELD_OUT_CROPS", 8)
+    monkeypatch.setattr(noise_train, "HELD_OUT_CROPS", 8)
 
     def spoil(index, pixels):
         return SPOILED["sky"](pixels) if index == 3 else pixels
 
-    with pytest.raises(UsageError, match=r"unlike the others: night/003\.fits \(sky, " + FOUR):
+    with pytest.raises(
+        UsageError, match=r"1 of .* reference frames is an outlier: night/003\.fits \(sky, " + FOUR
+    ):
         train(Frames(spoil=spoil), TINY)
     with pytest.raises(UsageError, match="the patch is 50 px" + FOUR):
         train(Frames(3), TrainSpec(method="aqdask", patch=50))
@@ -296,7 +297,7 @@ def test_hot_pixels_are_learnt_and_in_painted(tiny):
         return pixels
 
     bundle = adapted(tiny, Frames(first=20, camera="hot", spoil=spoil))
-    found = CameraCalibration.of(bundle.calibration("hot", "L")).hot_map()
+    found = CameraCalibration.from_stored(bundle.calibration("hot", "L")).hot_map()
     assert found[tuple(places.T)].mean() > 0.9
     assert found.sum() <= 60
     scorer, clean = load_scorer(bundle), image(61)

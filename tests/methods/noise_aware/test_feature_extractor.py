@@ -12,9 +12,9 @@ DETECTOR = Detector(NoiseModel(64.0, 1.0, floor=16.0), saturation=5000.0)
 
 
 @pytest.fixture
-def measurer():
+def extractor():
     torch.manual_seed(0)
-    return FeatureExtractor(Networks(), 3)
+    return FeatureExtractor(Networks())
 
 
 def counts(seed=0, number=4):
@@ -31,12 +31,12 @@ def test_strips_are_a_view_and_squares_are_pixel_shuffle():
     torch.testing.assert_close(unfold(channels), torch.nn.PixelShuffle(FOLD)(channels)[:, 0], rtol=0, atol=0)
 
 
-def test_a_view_is_what_the_networks_give_without_any_folding_of_ours(measurer):
+def test_a_view_is_what_the_networks_give_without_any_folding_of_ours(extractor):
     torch.manual_seed(0)
     networks = Networks().eval()
     v = counts() / 1000
     with torch.inference_mode():
-        view = measurer.view(v)  # compress leaves values near 1 nearly as they are
+        view = extractor.view(v)  # compress leaves values near 1 nearly as they are
         compressed = 10 * torch.asinh(v / 10)
         residual = compressed - networks.autoencoder(compressed[:, None])[:, 0]
         weight, product = networks.head(compressed[:, None])
@@ -47,7 +47,7 @@ def test_a_view_is_what_the_networks_give_without_any_folding_of_ours(measurer):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("masked", [False, True])
-def test_full_pixels_are_counted_among_the_valid(measurer, masked, dtype):
+def test_full_pixels_are_counted_among_the_valid(extractor, masked, dtype):
     patches = counts().to(dtype)
     patches[1, :16] = 5000
     patches[2, 0, 0] = 4999
@@ -56,19 +56,19 @@ def test_full_pixels_are_counted_among_the_valid(measurer, masked, dtype):
     if masked:
         patches[1, :4] = torch.nan
     with torch.inference_mode():
-        levels, _ = measurer.normalised(patches, valid if masked else None, DETECTOR)
+        levels, _ = extractor.normalised(patches, valid if masked else None, DETECTOR)
     share, full = levels[:, 0], levels[:, 1]
     assert share.tolist() == [1, 0.875 if masked else 1, 1, 1]
     assert full.tolist() == pytest.approx([0, 1 / 7 if masked else 0.25, 0, 0])
 
 
 @pytest.mark.parametrize("masked", [False, True])
-def test_where_saturation_is_unknown_a_plateau_at_the_top_may_be_full(measurer, masked):
+def test_where_saturation_is_unknown_a_plateau_at_the_top_may_be_full(extractor, masked):
     patches = counts()
     patches[1, :24] = 65000  # three eighths
     patches[2, :10] = 65000  # a bright star is no plateau
     patches[3] = 0
     valid = torch.ones(patches.shape, dtype=torch.bool) if masked else None
     with torch.inference_mode():
-        levels, _ = measurer.normalised(patches, valid, Detector(DETECTOR.noise))
+        levels, _ = extractor.normalised(patches, valid, Detector(DETECTOR.noise))
     assert levels[:, 1].tolist() == [0, -0.375, 0, -1]

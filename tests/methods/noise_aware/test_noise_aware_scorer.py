@@ -6,7 +6,6 @@ import dask
 import dask.array as da
 import numpy as np
 import pytest
-from aqdask.methods.training.train import train
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from simulated import TINY, Frames, image
@@ -15,9 +14,10 @@ import aqdask as aq
 from aqdask import flags
 from aqdask.errors import ModelError
 from aqdask.flags import OUTSIDE
-from aqdask.methods.base import BATCH, load_scorer, score_frame
+from aqdask.methods.base import BATCH, score_frame
 from aqdask.methods.bundle import Bundle
-from aqdask.methods.noise_aware import train
+from aqdask.methods.dispatch import load_scorer, train
+from aqdask.methods.noise_aware import train as noise_train
 from aqdask.methods.shipped import load_shipped
 from aqdask.methods.training import crops, loop
 from aqdask.specs import MIN_VALID, PatchGrid
@@ -72,7 +72,7 @@ def test_patches_give_the_bits_of_the_frame_in_any_order_and_grouping(scorer, fr
     n_y, n_x = grid.shape
     patches, valid = cut(pixels, grid).reshape(-1, 64, 64), cut_valid(invalid, grid).reshape(-1, 64, 64)
     tops, lefts = (a.ravel() for a in np.meshgrid(grid.starts(0), grid.starts(1), indexing="ij"))
-    measured = np.empty((n_y * n_x, len(scorer.features)), np.float32)
+    measured = np.empty((n_y * n_x, len(scorer.feature_names)), np.float32)
     order = np.random.default_rng(2).permutation(len(patches))
     for part in np.split(order, [1, 4, BATCH + 7]):
         some = valid[part] if masked else None
@@ -246,7 +246,10 @@ def test_judging_leaves_what_was_measured_alone(scorer):
         found[...] = 7
     np.testing.assert_array_equal(measured, before)
     nowhere = np.zeros(0, np.int64)
-    assert scorer.extract_features(patches[:0], None, nowhere, nowhere).shape == (0, len(scorer.features))
+    assert scorer.extract_features(patches[:0], None, nowhere, nowhere).shape == (
+        0,
+        len(scorer.feature_names),
+    )
 
 
 def test_weights_that_do_not_fit_are_refused(tiny):
@@ -271,81 +274,24 @@ def test_a_calibration_of_another_release_is_refused_with_what_it_lacks(tiny):
 @pytest.fixture
 def _small(monkeypatch):
     """Two passes, and a point of the curve after two steps."""
-    monkeypatch.setattr(train, "HELD_OUT_CROPS", 8)
+    monkeypatch.setattr(noise_train, "HELD_OUT_CROPS", 8)
     monkeypatch.setattr(crops, "RESERVOIR_BYTES", 4 * 4 * 4 * 64**2)
     monkeypatch.setattr(loop, "CURVE_STEPS", 2)
     monkeypatch.setattr(loop, "REPORT_STEPS", 1)
 
 
 @pytest.mark.usefixtures("_small")
-def test_an_interrupted_training_ends_in_the_same_bytes_in_both_phases(tmp_path):
-    expected = train(Frames(), TINY)
-    assert set(expected.provenance["stopped"]) == {"autoencoder", "head"}
-    for step in (1, 2, 4):
-        checkpoint = tmp_path / f"{step}.checkpoint"
-
-        def interrupt(progress, step=step):
-            if progress.stage == "train" and progress.done == step:
-                raise KeyboardInterrupt
-
-        with pytest.raises(KeyboardInterrupt, match=r"^$"):
-            train(Frames(), TINY, progress=interrupt, checkpoint=checkpoint)
-        done = []
-        resumed = train(
-            Frames(), TINY, progress=lambda p, d=done: d.append((p.stage, p.done)), checkpoint=checkpoint
-        )
-        assert [number for stage, number in done if stage == "train"] == list(range(step + 1, 7))
-        assert resumed.contents == expected.contents
-        assert not checkpoint.exists()
-
-
-@pytest.mark.usefixtures("_small")
-def test_a_checkpoint_from_another_shipped_model_is_not_used(monkeypatch, tmp_path):
-    checkpoint, other = tmp_path / "checkpoint", load_shipped()
-
-    def interrupt(progress):
-        if progress.stage == "train":
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt, match=r"^$"):
-        train(Frames(), TINY, progress=interrupt, checkpoint=checkpoint)
-    changed = replace(other, notes=("trained anew",))
-    monkeypatch.setattr(train, "load_shipped", lambda: changed)
-    told = []
-    train(Frames(), TINY, progress=told.append, checkpoint=checkpoint)
-    assert "belongs to other settings or frames" in told[0].note
-
-
-@pytest.mark.usefixtures("_small")
-def test_both_networks_end_with_the_weights_of_the_best_point(monkeypatch):
-    heights = {2: 5.0, 4: 1.0, 6: 3.0}  # held-out losses: the head is best before its end
-    taken = {}
-
-    def held_out(recipe, step):
-        taken[step] = {name: value.clone() for name, value in recipe.network.now.state_dict().items()}
-        return heights[step]
-
-    monkeypatch.setattr(train.FineTuning, "held_out", held_out)
-    bundle = train(Frames(), TINY)
-    for name, value in bundle.weights.items():
-        np.testing.assert_array_equal(value, taken[4][name].numpy(), err_msg=name)
-    stopped = bundle.provenance["stopped"]
-    assert stopped["autoencoder"] == {"step": 2, "of": 2, "held_out": 5.0, "best": 5.0, "kept": 2}
-    assert stopped["head"] == {"step": 6, "of": 6, "held_out": 3.0, "best": 1.0, "kept": 4}
-    assert bundle.provenance["held_out"]["head"]["trained"] == 1.0
-
-
-@pytest.mark.usefixtures("_small")
 @pytest.mark.parametrize(("change", "kept", "noted"), [(1.0, 0, True), (-1e-6, 6, True), (-0.1, 6, False)])
 def test_training_never_ends_worse_than_it_started(change, kept, noted, monkeypatch):
-    spec = replace(TINY, start="wide-field")
+    found, original = [], noise_train.FineTuning.held_out
 
-    def held_out(recipe, step):
-        return recipe.shipped["autoencoder"] + (change if step == 6 else 1.0)
+    def held_out(recipe):  # before the training, then after 2, 4 and 6 steps
+        found.append(original(recipe) if not found else found[0] + (change if len(found) == 3 else 1.0))
+        return found[-1]
 
-    monkeypatch.setattr(train.FineTuning, "held_out", held_out)
+    monkeypatch.setattr(noise_train.FineTuning, "held_out", held_out)
     told = []
-    bundle = train(Frames(), spec, progress=lambda progress: told.append(progress.note))
+    bundle = train(Frames(), TINY, progress=lambda progress: told.append(progress.note))
     losses = bundle.provenance["held_out"]["autoencoder"]
     assert bundle.provenance["stopped"]["autoencoder"]["kept"] == kept
     assert losses["trained"] == pytest.approx(losses["shipped"] + min(change, 0))
@@ -357,19 +303,11 @@ def test_training_never_ends_worse_than_it_started(change, kept, noted, monkeypa
 
 
 @pytest.mark.usefixtures("_small")
-def test_the_shipped_networks_are_watched_on_the_same_crops_wherever_training_starts():
-    losses = [
-        train(Frames(), replace(TINY, start=start)).provenance["held_out"]["autoencoder"]
-        for start in ("wide-field", "scratch")
-    ]
-    assert losses[0]["shipped"] == losses[1]["shipped"]
-    assert losses[1]["trained"] > losses[1]["shipped"]  # two steps from random weights
-
-
-@pytest.mark.parametrize(("steps", "turn"), [(3, 1), (100, 40), (101, 100), (250, 100), (1500, 600)])
-def test_the_autoencoders_last_weights_are_a_point_of_the_curve(steps, turn):
-    assert train._turn(replace(TINY, steps=steps)) == turn
-    assert train._turn(replace(TINY, steps=steps, start="wide-field")) == steps
+def test_training_is_reproducible_and_leaves_the_head(tiny):
+    again = train(Frames(), TINY)
+    assert again.contents == train(Frames(), TINY).contents
+    shipped = load_shipped().weights
+    assert all((value == shipped[name]).all() for name, value in again.weights.items() if "head" in name)
 
 
 def test_frames_of_the_three_sets_are_disjoint_and_recorded(tiny):

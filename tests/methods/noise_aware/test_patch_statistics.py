@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from aqdask.methods.noise_aware.patch_statistics import (
     SCALES,
-    SHAPE_COLUMNS,
+    SHAPE_NAMES,
     STAR_SIGMA,
     WINSOR,
     View,
@@ -127,7 +127,7 @@ def test_latent_and_shape_columns_are_plain_moments():
         moments = latent[:, channel].mean(axis=(1, 2)), latent[:, channel].std(axis=(1, 2))
         np.testing.assert_allclose(found[f"latent_mean_{channel}"], moments[0], atol=1e-6)
         np.testing.assert_allclose(found[f"latent_std_{channel}"], moments[1], rtol=1e-5)
-    for k, name in enumerate(SHAPE_COLUMNS):
+    for k, name in enumerate(SHAPE_NAMES):
         np.testing.assert_array_equal(found[name], view.shape[:, k].double().numpy())
 
 
@@ -137,7 +137,7 @@ def test_names_are_unique_and_patches_are_measured_by_themselves():
     u = busy(4, 6)
     together = measured(u)
     for name, values in together.items():
-        if "latent" not in name and name not in SHAPE_COLUMNS:
+        if "latent" not in name and name not in SHAPE_NAMES:
             alone = np.concatenate([measured(u[k : k + 1])[name] for k in range(6)])
             np.testing.assert_allclose(alone, values, rtol=1e-5, atol=1e-6)
 

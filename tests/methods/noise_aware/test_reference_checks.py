@@ -10,7 +10,7 @@ import pytest
 from simulated import SIDE, Frames
 
 from aqdask.errors import OutlierFramesError, UsageError
-from aqdask.methods.noise_aware.calibrate import adapt
+from aqdask.methods.noise_aware.calibrate import calibrate_bundle
 from aqdask.methods.noise_aware.feature_groups import sky_sigma
 from aqdask.methods.noise_aware.frame_score import FrameStatistics
 from aqdask.methods.noise_aware.noise_model import NoiseModel
@@ -48,9 +48,11 @@ def test_a_frame_of_which_a_part_is_bad_is_named_whichever_set_it_is_in(tiny, pa
     (sets,) = split_groups(Frames(), SPEC).values()
     bad = getattr(sets, part)[0]
     frames = Frames(spoil=lambda index, pixels: spoil(pixels) if index == bad else pixels)
-    named = rf"1 unlike the others: night/{bad:03}\.fits \({reason}, \d\d% of its patches\)"
-    with pytest.raises(OutlierFramesError, match="of 12 reference frames " + named + FOUR) as raised:
-        adapt(tiny, frames, SPEC, silent)
+    named = (
+        rf"1 of 12 reference frames is an outlier: night/{bad:03}\.fits \({reason}, \d\d% of its patches\)"
+    )
+    with pytest.raises(OutlierFramesError, match=named + FOUR) as raised:
+        calibrate_bundle(tiny, frames, SPEC, silent)
     assert raised.value.frames == (f"night/{bad:03}.fits",)
 
 
@@ -59,9 +61,11 @@ def test_a_frame_of_which_a_part_is_bad_is_named_whichever_set_it_is_in(tiny, pa
 def test_frames_with_the_same_defect_do_not_hide_each_other(tiny, bad, spoil):
     frames = Frames(spoil=lambda index, pixels: spoil(pixels) if index in bad else pixels)
     named = ", ".join(rf"night/{index:03}\.fits \(\w+, \d\d% of its patches\)" for index in bad)
-    match = f"of 12 reference frames {len(bad)} unlike the others: {named}"
+    match = (
+        f"{len(bad)} of 12 reference frames {'is an outlier' if len(bad) == 1 else 'are outliers'}: {named}"
+    )
     with pytest.raises(OutlierFramesError, match=match + FOUR) as raised:
-        adapt(tiny, frames, SPEC, silent)
+        calibrate_bundle(tiny, frames, SPEC, silent)
     assert raised.value.frames == tuple(f"night/{index:03}.fits" for index in bad)
 
 
@@ -69,15 +73,15 @@ def test_a_smaller_part_is_worth_a_note(tiny):
     frames = Frames(
         spoil=lambda index, pixels: with_a_cloud(pixels, 0.12, SIDE // 2) if index == 5 else pixels
     )
-    notes = adapt(tiny, frames, SPEC, silent).notes
+    notes = calibrate_bundle(tiny, frames, SPEC, silent).notes
     (note,) = [note for note in notes if note.startswith("Look at")]
     assert "night/005.fits (sky, " in note
-    assert "% of its patches): unlike the other reference frames." in note
+    assert "% of its patches): close to being outliers among the reference frames." in note
 
 
 @pytest.mark.parametrize("count", [3, 4, 6, 12])
 def test_good_frames_are_accepted_without_a_word_about_them(tiny, count):
-    notes = adapt(tiny, Frames(count), SPEC, silent).notes
+    notes = calibrate_bundle(tiny, Frames(count), SPEC, silent).notes
     assert not [note for note in notes if note.startswith("Look at")]
 
 
@@ -95,7 +99,7 @@ def test_headers_that_say_several_gains_are_refused_with_their_values_and_frames
     named = [f"night/{index:03}.fits" for index in (0, 3, 6, 9)]
     match = rf"of cam say gains of 1\.5 \(8 frames\), 1\.9 \(4 frames: {', '.join(named)}\)"
     with pytest.raises(OutlierFramesError, match=match + FOUR) as raised:
-        adapt(tiny, frames, SPEC, silent)
+        calibrate_bundle(tiny, frames, SPEC, silent)
     assert raised.value.frames == tuple(named)
 
 
@@ -202,7 +206,7 @@ def test_a_noise_model_that_is_wrong_for_all_names_none():
 @pytest.mark.parametrize("other", [1.54, math.nan])
 def test_a_gain_that_was_measured_twice_or_is_missing_is_one_setting(tiny, other):
     frames = with_gains(Frames(), lambda index: (1.5, other)[index % 2])
-    assert adapt(tiny, frames, SPEC, silent).calibrated_for("cam", "L")
+    assert calibrate_bundle(tiny, frames, SPEC, silent).calibrated_for("cam", "L")
 
 
 @pytest.mark.parametrize("every", [2, 3])
@@ -213,9 +217,9 @@ def test_two_gains_that_no_header_tells_of_are_refused(tiny, factor, every):
     def spoil(index, pixels):
         return (600 + (pixels.astype(np.float32) - 600) * (1 if index % every else factor)).astype(np.float32)
 
-    match = "of 12 reference frames is .* times what one noise model says|on held-out .* the noise is|unlike"
+    match = "of 12 reference frames is .* times what one noise model says|on held-out .* the noise is|outlier"
     with pytest.raises(UsageError, match=f"({match})" + FOUR):
-        adapt(tiny, Frames(gain=math.nan, spoil=spoil), SPEC, silent)
+        calibrate_bundle(tiny, Frames(gain=math.nan, spoil=spoil), SPEC, silent)
 
 
 @pytest.mark.parametrize("part", ["fit", "tail", "threshold"])
@@ -227,7 +231,7 @@ def test_a_full_or_constant_frame_among_good_ones_is_named(tiny, part, value, sa
     bad = getattr(sets, part)[0]
     frames = Frames(spoil=lambda index, pixels: np.full_like(pixels, value) if index == bad else pixels)
     with pytest.raises(OutlierFramesError, match=said) as raised:
-        adapt(tiny, frames, SPEC, silent)
+        calibrate_bundle(tiny, frames, SPEC, silent)
     assert raised.value.frames == (f"night/{bad:03}.fits",)
 
 
@@ -238,4 +242,4 @@ def test_frames_that_are_mostly_saturated_are_refused(tiny):
         return pixels
 
     with pytest.raises(UsageError, match=r"below half a count\..*full.*What to do"):
-        adapt(tiny, Frames(spoil=overexposed), SPEC, silent)
+        calibrate_bundle(tiny, Frames(spoil=overexposed), SPEC, silent)

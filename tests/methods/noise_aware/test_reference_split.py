@@ -9,12 +9,13 @@ from hypothesis import strategies as st
 from simulated import TINY, Frames, image
 
 from aqdask.errors import UsageError
-from aqdask.methods.base import load_scorer, score_frame
+from aqdask.methods.base import FrameSource, score_frame
 from aqdask.methods.bundle import POOLED, Bundle
-from aqdask.methods.noise_aware.calibrate import adapt
+from aqdask.methods.dispatch import load_scorer
+from aqdask.methods.noise_aware.calibrate import calibrate_bundle
 from aqdask.methods.noise_aware.camera_calibration import CameraCalibration
 from aqdask.methods.noise_aware.pooling import Features
-from aqdask.methods.noise_aware.reference_split import STRATUM_FRAMES, split_groups, strata_of
+from aqdask.methods.noise_aware.reference_split import STRATUM_FRAMES, sky_strata, split_groups
 from aqdask.methods.training.settings import TrainSpec
 from aqdask.specs import FrameMetadata
 
@@ -23,7 +24,7 @@ PEDESTAL = 600.0
 MOON = 9000.0  # electrons; dark frames have 700 to 1300
 
 
-class Skies:
+class Skies(FrameSource):
     """Frames of pure sky of 128 px; NaN stands for a frame without data."""
 
     def __init__(self, skies):
@@ -38,7 +39,7 @@ class Skies:
 
 
 def strata(skies):
-    return strata_of(Skies(skies), range(len(skies)))
+    return sky_strata(Skies(skies), range(len(skies)))
 
 
 @pytest.mark.parametrize("skies", [
@@ -97,7 +98,7 @@ def nights(tiny):
     frames = Frames(32, spoil=lambda index, dark: dark if index % 2 else image(index, sky=MOON))
     notes = []
     spec = replace(TINY, name="nights")
-    return adapt(tiny, frames, spec, lambda p: notes.append(p.note)), notes
+    return calibrate_bundle(tiny, frames, spec, lambda p: notes.append(p.note)), notes
 
 
 def sky_of(level: float) -> Features:
@@ -106,7 +107,7 @@ def sky_of(level: float) -> Features:
 
 def test_a_frame_is_judged_by_references_under_a_sky_like_its_own(nights):
     bundle, notes = nights
-    calibration = CameraCalibration.of(bundle.calibration("cam", "L"))
+    calibration = CameraCalibration.from_stored(bundle.calibration("cam", "L"))
     assert any("under a sky like its own" in note for note in notes)
     dark, bright = (calibration.under_sky(sky_of(level)) for level in (PEDESTAL + 700, PEDESTAL + 7000))
     assert dark is calibration
@@ -123,7 +124,7 @@ def test_a_frame_is_judged_by_references_under_a_sky_like_its_own(nights):
 
 def test_a_calibration_that_is_replaced_is_told_of(nights, tiny):
     said = []
-    adapt(nights[0], Frames(12), replace(TINY, name="again"), lambda p: said.append(p.note))
+    calibrate_bundle(nights[0], Frames(12), replace(TINY, name="again"), lambda p: said.append(p.note))
     assert "This replaces the calibration of cam L on 32 frames." in said
 
 
@@ -132,13 +133,13 @@ def test_strata_come_back_from_the_file_to_the_same_bytes(nights):
     again = Bundle.from_bytes(bundle.contents)
     assert again.contents == bundle.contents
     stored = bundle.calibration("cam", "L")
-    once_more = CameraCalibration.of(stored).calibration()
+    once_more = CameraCalibration.from_stored(stored).stored()
     assert once_more.facts == stored.facts
     assert once_more.arrays.keys() == stored.arrays.keys()
 
 
-def test_another_filter_has_the_strata_of_its_camera_and_another_camera_none(nights):
-    calibration = CameraCalibration.of(nights[0].calibration("cam", "L"))
+def test_another_filter_has_the_sky_strata_its_camera_and_another_camera_none(nights):
+    calibration = CameraCalibration.from_stored(nights[0].calibration("cam", "L"))
     other = calibration.elsewhere(same_camera=True)
     assert other.under_sky(sky_of(PEDESTAL + 7000)).decision.camera.template is None
     assert calibration.elsewhere(same_camera=False).brighter is None

@@ -20,7 +20,7 @@ def learnt(disabled=(), first_alpha=0.01, moody=0.1):
     sets = [[FrameFeatures.of(good_frame(n, moody=moody), CAMERA) for n in part] for part in (FIT, TAILS)]
     for regional in (False, True):
         if regional:
-            sets = [[decision.second_pass(f, decision.first_pass(f)[1]) for f in part] for part in sets]
+            sets = [[decision._without(f, decision.first_pass(f)[1]) for f in part] for part in sets]
         for group in FEATURE_GROUPS:
             if group.regional == regional and group.name not in disabled:
                 found = ([np.concatenate(group.function(f)) for f in p] for p in sets)
@@ -112,7 +112,7 @@ def test_what_is_flagged_is_left_out_however_much_it_is(decision):
     for rows in (1, 3, 6, 8):
         flagged = np.zeros((8, 8), bool)
         flagged[:rows] = True
-        left = decision.second_pass(frame, flagged).unflagged
+        left = decision._without(frame, flagged).unflagged
         expected = ~flagged
         expected[rows : rows + 1, 1:-1] = False  # beside three flagged ones: the edge of the same defect
         np.testing.assert_array_equal(left, expected)
@@ -121,14 +121,14 @@ def test_what_is_flagged_is_left_out_however_much_it_is(decision):
 def test_flags_all_over_a_frame_have_no_edges(decision):
     frame = FrameFeatures.of(good_frame(1001), CAMERA)
     flagged = np.indices((8, 8)).sum(axis=0) % 2 == 0
-    np.testing.assert_array_equal(decision.second_pass(frame, flagged).unflagged, ~flagged)
+    np.testing.assert_array_equal(decision._without(frame, flagged).unflagged, ~flagged)
 
 
 def test_a_flagged_patch_alone_takes_no_neighbour_with_it(decision):
     frame = FrameFeatures.of(good_frame(1001), CAMERA)
     flagged = np.zeros((8, 8), bool)
     flagged[3, 3] = flagged[3, 4] = True
-    np.testing.assert_array_equal(decision.second_pass(frame, flagged).unflagged, ~flagged)
+    np.testing.assert_array_equal(decision._without(frame, flagged).unflagged, ~flagged)
 
 
 def test_a_defect_over_two_fifths_of_a_frame_leaves_the_rest_alone(decision):
@@ -143,12 +143,12 @@ def test_patches_without_data_do_not_count_as_flagged_or_unflagged(decision):
     frame = FrameFeatures.of(changed(good_frame(1002), np.s_[:4], all=np.nan), CAMERA)
     flagged = np.zeros((8, 8), bool)
     flagged[4] = True
-    left = decision.second_pass(frame, flagged).unflagged
+    left = decision._without(frame, flagged).unflagged
     assert not left[:5].any()
     assert left[6:].all()
 
 
-def test_a_group_that_abstains_has_no_say():
+def test_a_disabled_group_has_no_effect():
     decision = learnt(disabled=("noise", "noise_region"))
     frame = good_frame(1003)
     loud = changed(frame, np.s_[4, 4], noise=50 * float(frame["noise"][4, 4]))

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from aqdask.methods.paper.normalise import as_float, minmax
+from aqdask.methods.paper.normalise import minmax
 from aqdask.methods.paper.residual import mean_absolute_error
+from aqdask.methods.tensors import as_float
 
 
 def reference_minmax(patch, valid):

@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from aqdask import flags
-from aqdask.methods.base import load_scorer, score_frame
+from aqdask.methods.base import score_frame
 from aqdask.methods.bundle import Bundle, calibration_key
+from aqdask.methods.dispatch import load_scorer
 from aqdask.methods.paper.network import WIDTHS, seeded_autoencoder
 from aqdask.methods.paper.scorer import BATCH, calibration_of
 from aqdask.specs import PatchGrid

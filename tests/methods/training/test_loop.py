@@ -1,43 +1,43 @@
-"""The optimiser loop with a recipe of two networks, trained one after the other."""
+"""The optimiser loop: points of the curve, early stopping, best weights, reports."""
+
+import math
 
 import pytest
 import torch
 from torch import nn
 
-from aqdask.methods.training import loop as loop
+from aqdask.methods.training import loop
 from aqdask.methods.training.loop import fit
+from aqdask.methods.training.losses import LOSSES, reconstruction_loss
+from aqdask.methods.training.schedules import cosine
 
 STEPS = 20
 
 
-class TwoNetworks:
-    """The first half of the steps trains ``first``, the second half ``second`` on what it gives."""
+class Line:
+    """A linear layer that learns the sum of its input; ``heights`` stand for the held-out losses."""
 
-    steps, digest = STEPS, "two"
+    steps = STEPS
 
-    def __init__(self):
+    def __init__(self, heights=None):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(1)
-            self.network = nn.ModuleDict({"first": nn.Linear(3, 2), "second": nn.Linear(2, 1)})
+            self.network = nn.Linear(3, 1)
+        self.heights, self.taken = iter(heights or ()), []
 
     def batch(self, step):
         return torch.randn(8, 3, generator=torch.Generator().manual_seed(step))
 
     def loss(self, step, batch):
-        hidden = self.network["first"](batch)
-        if step < STEPS // 2:
-            return (hidden - batch[:, :2]).square().mean()
-        return (self.network["second"](hidden.detach()) - batch.sum(dim=1, keepdim=True)).square().mean()
+        return (self.network(batch) - batch.sum(dim=1, keepdim=True)).square().mean()
 
-    def held_out(self, step):
+    def held_out(self):
         assert not torch.is_grad_enabled()
-        return self.loss(min(step, STEPS - 1), self.batch(-1)).item()
+        self.taken.append(weights(self))
+        return next(self.heights, None) or self.loss(0, self.batch(-1)).item()
 
     def rate(self, step):
-        return 1e-2 if step < STEPS // 2 else 1e-3
-
-    def after(self, step, curve):
-        return step
+        return 1e-2 * cosine(step, STEPS)
 
 
 @pytest.fixture(autouse=True)
@@ -54,59 +54,69 @@ def silent(progress):
     """Tell nobody."""
 
 
-def test_only_the_network_of_the_stage_changes():
-    recipe, seen = TwoNetworks(), {0: weights(TwoNetworks())}
-    fit(recipe, lambda progress: seen.update({progress.done: weights(recipe)}))
-    for name in seen[0]:
-        first = name.startswith("first")
-        assert torch.equal(seen[0][name], seen[10][name]) is not first
-        assert torch.equal(seen[10][name], seen[20][name]) is first
+def same(a, b):
+    return all(torch.equal(a[name], b[name]) for name in a)
 
 
-@pytest.mark.parametrize("step", [1, 9, 10, 11, 20])
-def test_a_training_of_two_networks_goes_on_where_it_was(step, tmp_path):
+def test_all_steps_and_the_last_weights_without_patience():
+    told, recipe = [], Line(heights=[1, 2, 3, 4, 5, 6, 7])
+    curve = fit(recipe, told.append)
+    assert curve.steps == [3, 6, 9, 12, 15, 18, 20]
+    assert curve.held_out == [1, 2, 3, 4, 5, 6, 7]
+    assert curve.best_step == STEPS
+    assert same(weights(recipe), recipe.taken[-1])
+    assert [progress.done for progress in told] == list(range(1, STEPS + 1))
+    assert math.isnan(told[0].held_out)
+    assert told[5].held_out == 2
+    assert told[-1].eta_seconds == 0
+
+
+@pytest.mark.parametrize(
+    ("heights", "last", "best"),
+    [
+        ([5, 1, 3, 4, 5, 6, 7], 12, 6),  # no decrease at two points after the best
+        ([5, 4, 3, 2, 1, 0.5, 0.4], 20, 20),
+        ([9, 9.5, 9.7, 1, 2, 3, 4], 9, 0),  # the start, at 8, was better than all that was tried
+        ([7, 7.5, 6, 5, 6, 7, 8], 18, 12),
+    ],
+)
+def test_patience_stops_and_keeps_the_best_weights(heights, last, best):
+    recipe = Line(heights)
+    start = weights(recipe)
+    curve = fit(recipe, silent, patience=2, start_loss=8)
+    assert curve.steps[-1] == last
+    assert curve.best_step == best
+    assert same(weights(recipe), recipe.taken[curve.steps.index(best)] if best else start)
+
+
+def test_the_same_twice_and_the_callers_settings_come_back():
+    before = torch.are_deterministic_algorithms_enabled()
+    first, second = Line(), Line()
+    assert fit(first, silent) == fit(second, silent)
+    assert same(weights(first), weights(second))
+    assert torch.are_deterministic_algorithms_enabled() == before
+
+
+def test_what_a_listener_raises_ends_the_training():
     def interrupt(progress):
-        if progress.done == step:
+        if progress.done == 5:
             raise KeyboardInterrupt
 
-    whole, checkpoint = TwoNetworks(), tmp_path / "checkpoint"
-    curve = fit(whole, silent)
     with pytest.raises(KeyboardInterrupt, match=r"^$"):
-        fit(TwoNetworks(), interrupt, checkpoint, 0)
-    told, resumed = [], TwoNetworks()
-    assert fit(resumed, lambda progress: told.append(progress.done), checkpoint, 0) == curve
-    assert told == list(range(step + 1, STEPS + 1))
-    for name, value in weights(whole).items():
-        assert torch.equal(value, weights(resumed)[name]), name
-    assert curve["step"] == [3, 6, 9, 12, 15, 18, 20]
+        fit(Line(), interrupt)
 
 
-def test_a_checkpoint_of_another_training_is_not_used(tmp_path):
-    fit(TwoNetworks(), silent, tmp_path / "checkpoint")
-    other, told = TwoNetworks(), []
-    other.digest = "other"
-    fit(other, told.append, tmp_path / "checkpoint")
-    assert "belongs to other settings or frames" in told[0].note
-    assert told[1].done == 1
+def test_a_schedule_rises_and_falls_to_zero():
+    rates = [cosine(step, 100, warm_up=10) for step in range(100)]
+    assert rates[0] == pytest.approx(0.1)
+    assert max(rates) == rates[9] < 1
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+    assert cosine(100, 100) == pytest.approx(0)
+    assert cosine(0, 100) == 1
 
 
-@pytest.mark.parametrize("stop", [3, 9, 12])
-def test_a_recipe_may_end_a_phase_early_and_resumes_the_same(stop, tmp_path):
-    class Early(TwoNetworks):
-        def after(self, step, curve):
-            assert curve["step"][-1] == step
-            return {3: 10, 9: 10, 12: STEPS}[stop] if step == stop else step
-
-    def interrupt(progress):
-        if progress.done == (10 if stop < 10 else STEPS):
-            raise KeyboardInterrupt
-
-    told, whole, resumed = [], Early(), Early()
-    curve = fit(whole, lambda progress: told.append(progress.done))
-    left_out = range(stop, 10) if stop < 10 else range(stop, STEPS)
-    assert told == [n for n in range(1, STEPS + 1) if n not in left_out]
-    with pytest.raises(KeyboardInterrupt, match=r"^$"):
-        fit(Early(), interrupt, tmp_path / "checkpoint", 0)
-    assert fit(resumed, silent, tmp_path / "checkpoint", 0) == curve
-    for name, value in weights(whole).items():
-        assert torch.equal(value, weights(resumed)[name]), name
+@pytest.mark.parametrize("name", LOSSES)
+def test_every_loss_is_the_mean_over_all_values(name):
+    a, b = torch.tensor([[0.0, 3.0]]), torch.tensor([[0.5, 0.0]])
+    wanted = {"mse": (0.25 + 9) / 2, "mae": 3.5 / 2, "huber": (0.125 + 2.5) / 2}[name]
+    assert reconstruction_loss(name)(a, b).item() == pytest.approx(wanted)

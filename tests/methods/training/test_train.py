@@ -1,17 +1,22 @@
-"""Training: reproducible to the byte, also when interrupted; disjoint by frame; modest about few frames."""
+"""Training: reproducible to the byte; disjoint by frame; modest about few frames."""
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from aqdask.methods.training.train import _method, split_frames, train
 
 from aqdask.errors import ModelError, UsageError
-from aqdask.methods.base import load_scorer, score_frame
+from aqdask.methods import dispatch
+from aqdask.methods.base import FrameSource, score_frame
 from aqdask.methods.bundle import Bundle
-from aqdask.methods.paper import train
+from aqdask.methods.dispatch import load_scorer, train
+from aqdask.methods.paper import train as paper_train
+from aqdask.methods.registry import METHODS
 from aqdask.methods.training import crops, loop
 from aqdask.methods.training.crops import training_crops
-from aqdask.methods.training.settings import DEFAULTS, TrainSpec
+from aqdask.methods.training.settings import TrainSpec
+from aqdask.methods.training.split import split_frames
 from aqdask.specs import FrameMetadata
 
 
@@ -20,10 +25,10 @@ def paper(**settings):
     return TrainSpec(method="paper", **settings)
 
 
-SPEC = paper(steps=12, batch=4, checkpoint_seconds=0)
+SPEC = paper(steps=12, batch=4)
 
 
-class Frames:
+class Frames(FrameSource):
     """Small frames of noise and a few stars, made on reading."""
 
     def __init__(self, count=8, shape=(640, 704), cards=None, hole=None):
@@ -48,7 +53,7 @@ def _small(monkeypatch):
     """Several passes, and several points of the curve, within a dozen steps."""
     monkeypatch.setattr(crops, "RESERVOIR_BYTES", 5 * 4 * 4 * 64**2)
     monkeypatch.setattr(loop, "CURVE_STEPS", 5)
-    monkeypatch.setattr(train, "HELD_OUT_CROPS", 8)
+    monkeypatch.setattr(paper_train, "HELD_OUT_CROPS", 8)
     monkeypatch.setattr(loop, "REPORT_STEPS", 1)
 
 
@@ -63,46 +68,6 @@ def test_same_seed_same_bytes_and_the_callers_state_is_left_alone():
     np.random.default_rng().random()
     assert train(Frames(), SPEC).contents == first.contents
     assert train(Frames(), paper(steps=12, batch=4, seed=1)).digest != first.digest
-
-
-@pytest.mark.parametrize("step", [1, 5, 8, 12])  # first, end of a pass, within a pass, before the calibration
-def test_an_interrupted_training_ends_in_the_same_bytes(step, tmp_path):
-    checkpoint = tmp_path / "state" / "checkpoint.safetensors"
-
-    def interrupt(progress):
-        if progress.done == step and progress.stage == "train":
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt, match=r"^$"):
-        train(Frames(), SPEC, progress=interrupt, checkpoint=checkpoint)
-    steps = []
-    resumed = train(Frames(), SPEC, progress=lambda p: steps.append((p.stage, p.done)), checkpoint=checkpoint)
-    assert [done for stage, done in steps if stage == "train"] == list(range(step + 1, 13))
-    assert resumed.contents == train(Frames(), SPEC).contents
-    assert not list(checkpoint.parent.iterdir())
-
-
-@pytest.mark.parametrize(
-    ("spoil", "note"),
-    [
-        (lambda path: path.write_bytes(path.read_bytes()[:-5]), "is not used, and training starts anew"),
-        (lambda path: None, "belongs to other settings or frames"),  # the settings below are others
-    ],
-)
-def test_a_checkpoint_that_does_not_fit_is_named_and_not_used(spoil, note, tmp_path):
-    checkpoint = tmp_path / "checkpoint.safetensors"
-
-    def interrupt(progress):
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt, match=r"^$"):
-        train(Frames(), SPEC, progress=interrupt, checkpoint=checkpoint)
-    spoil(checkpoint)
-    told = []
-    other = paper(steps=6, batch=4)
-    bundle = train(Frames(), other, progress=lambda p: told.append(p.note), checkpoint=checkpoint)
-    assert note in told[0]
-    assert bundle.contents == train(Frames(), other).contents
 
 
 def test_frames_that_calibrate_took_no_part_in_the_fit():
@@ -171,7 +136,11 @@ def test_passes_walk_through_all_frames(monkeypatch):
     monkeypatch.setattr(crops, "FRAMES_PER_PASS", 2)
     frames, spec = Frames(), paper(steps=100, batch=4)
     for number in range(4):
-        assert training_crops(frames, range(8), spec, number).values.shape == (20, 64, 64)
+        assert training_crops(frames, range(8), spec, number, paper_train.MinMax()).values.shape == (
+            20,
+            64,
+            64,
+        )
     assert sorted(frames.reads) == list(range(8))
 
 
@@ -186,7 +155,7 @@ def test_crops_are_turned_and_mirrored_in_all_eight_ways():
 
 def test_crops_avoid_what_is_not_data_and_lie_in_zero_to_one():
     frames = Frames(3, hole=np.s_[:, 200:])  # a strip of 200 px is left
-    drawn = training_crops(frames, range(3), SPEC, 0).values
+    drawn = training_crops(frames, range(3), SPEC, 0, paper_train.MinMax()).values
     assert drawn.dtype == np.float32
     assert drawn.min() == 0
     assert (drawn.max(axis=(1, 2)) == 1).all()
@@ -215,19 +184,18 @@ def test_a_setting_out_of_range_is_refused():
 def test_an_unknown_method_is_refused_and_every_known_one_can_be_trained():
     with pytest.raises(UsageError, match=r"the method is 'oracle'\. Expected: one of .*'paper'.* What to do"):
         TrainSpec(method="oracle")
-    for method in DEFAULTS:
-        assert callable(_method(method))
+    for method in METHODS.values():
+        assert callable(dispatch._load(method.train))
 
 
 def test_what_is_left_out_is_the_methods_own(monkeypatch):
-    monkeypatch.setitem(
-        DEFAULTS, "other", {"steps": 7, "learning_rate": 0.5, "validation": 0.3, "calibration": 0.4}
-    )
+    defaults = {"steps": 7, "learning_rate": 0.5, "validation": 0.3, "calibration": 0.4}
+    monkeypatch.setitem(METHODS, "other", replace(METHODS["paper"], defaults=defaults))
     spec = TrainSpec(method="other", steps=None, validation=0.2)
     assert (spec.steps, spec.learning_rate, spec.validation, spec.calibration) == (7, 0.5, 0.2, 0.4)
     assert paper(steps=None) == paper() == paper(steps=1000, learning_rate=1e-3)
     assert hash(paper(steps=5)) == hash(paper(steps=5, learning_rate=None))
-    assert TrainSpec() == TrainSpec(method="aqdask", steps=DEFAULTS["aqdask"]["steps"])
+    assert TrainSpec() == TrainSpec(method="aqdask", steps=METHODS["aqdask"].defaults["steps"])
 
 
 def test_a_loss_that_explodes_is_an_error():
