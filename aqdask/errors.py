@@ -1,7 +1,7 @@
-"""What goes wrong, in words a user can act on.
+"""Exceptions, with messages that tell the user how to proceed, and exit codes of the command.
 
-Every error that reaches the user is one paragraph of four statements: what was *got*, what was
-*expected*, the *consequence*, and the *remedy*. Each class carries the exit code of the command.
+A message to the user is one paragraph of four statements: the value *got*, the value *expected*, the
+*consequence*, and the *remedy*.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from aqdask.text import printable
 
 EXIT_DONE = 0  # every frame done
 EXIT_QUARANTINED = 1  # finished, some frames quarantined
-EXIT_USAGE = 2  # the request cannot be understood or makes no sense
+EXIT_USAGE = 2  # an invalid request
 EXIT_FAILED = 3  # could not finish: disk, cluster, archive
 EXIT_INTERRUPTED = 130  # Ctrl-C
 
 
 class AqdaskError(Exception):
-    """An error with its remedy.
+    """Base class of errors with a remedy.
 
     Parameters
     ----------
@@ -33,7 +33,7 @@ class AqdaskError(Exception):
         super().__init__(self.paragraph())
 
     def paragraph(self) -> str:
-        """The four statements as one paragraph, printable whatever names they hold."""
+        """Return the four statements as one printable paragraph."""
         parts = [
             self.got,
             self.expected and f"Expected: {self.expected}",
@@ -43,7 +43,7 @@ class AqdaskError(Exception):
         return printable(" ".join(part.rstrip(".") + "." for part in parts if part))
 
     def __reduce__(self) -> tuple:
-        """Errors travel from workers to the client: pickle by the four statements."""
+        """Pickle by the four statements: errors are sent from workers to the client."""
         return _rebuild, (type(self), self.got, self.expected, self.consequence, self.remedy)
 
 
@@ -52,7 +52,7 @@ def _rebuild(cls: type[AqdaskError], got: str, expected: str, consequence: str, 
 
 
 class UsageError(AqdaskError):
-    """The request itself is wrong (a value out of range, a path that does not exist)."""
+    """Invalid request: a value out of range, a path that does not exist."""
 
     exit_code = EXIT_USAGE
 
@@ -64,13 +64,13 @@ class OutlierFramesError(UsageError):
 
 
 class ArchiveError(AqdaskError):
-    """The archive cannot be read, written, or is not what it says."""
+    """Archive that cannot be read or written, or is inconsistent."""
 
 
 def place_failed(place: object, error: OSError) -> AqdaskError:
-    """The error for a place that does not take our bytes: full, read-only, forbidden, not a folder.
+    """Return the error for a path that cannot be written: full, read-only, forbidden, not a folder.
 
-    Connections fail by `OSError`, too, also while something is written: then it is `connection_lost`.
+    An `OSError` of a connection, also while something is written, gives `connection_lost`.
     """
     if is_of_connection(error):
         return connection_lost(error)
@@ -85,69 +85,69 @@ def place_failed(place: object, error: OSError) -> AqdaskError:
 
 
 def place_unreadable(place: object, error: OSError) -> AqdaskError:
-    """The error for stored bytes that are there and cannot be read now: forbidden, a disk that fails."""
+    """Return the error for stored data that exist but cannot be read: forbidden, or on a failing disk."""
     if is_of_connection(error):
         return connection_lost(error)
     return ArchiveError(
         f"{place} could not be read: {error.strerror or error}",
         expected="a place that this user may read, on a disk that answers",
-        consequence="Nothing was changed, and what is stored is not taken for damaged",
+        consequence="Nothing was changed, and the stored data are not regarded as damaged",
         remedy="check permissions, the disk and the mount; then run the same command again",
     )
 
 
 class ModelError(AqdaskError):
-    """A model bundle is corrupt, foreign, or does not fit the request."""
+    """Model bundle that is corrupt, foreign, or does not fit the request."""
 
 
 class ClusterError(AqdaskError):
-    """The cluster does not answer or cannot be started."""
+    """Cluster that does not answer or cannot be started."""
 
 
 def is_of_connection(error: BaseException) -> bool:
-    """True for a failed connection: Dask's own errors, and those of sockets, which name no file."""
+    """Tell if a connection failed: errors of Dask, and those of sockets, which name no file."""
     if any(kind.__module__.partition(".")[0] == "distributed" for kind in type(error).__mro__):
         return True
     return isinstance(error, ConnectionError | TimeoutError) and getattr(error, "filename", None) is None
 
 
 def connection_lost(error: BaseException) -> ClusterError:
-    """The error for a scheduler or workers that were there and do not answer any more."""
+    """Return the error for a scheduler or workers that stopped answering."""
     return ClusterError(
         f"the connection to the cluster was lost ({in_words(error)})",
-        expected="a scheduler and workers that answer until the end",
+        expected="a scheduler and workers that answer until the end of the run",
         consequence="What was finished is kept, and the archive can be resumed",
-        remedy="see that the cluster is up, then run the same command again",
+        remedy="check that the cluster is up, then run the same command again",
     )
 
 
 def in_words(error: BaseException) -> str:
-    """Type and message of any exception, on one line."""
+    """Return type and message of any exception on one line."""
     try:
         message = " ".join(str(error).split())
-    except Exception:  # one that cannot even say what it is, such as a KilledWorker of an unknown worker
+    except Exception:  # without a message of its own, such as a KilledWorker of an unknown worker
         message = ""
     return f"{type(error).__name__}: {message}" if message else type(error).__name__
 
 
 class FrameError(Exception):
-    """One frame cannot be used: the message is the reason under which it is quarantined.
+    """Unusable frame; the message is the reason for its quarantine.
 
-    It never stops a run; tasks turn it into a record with the state ``quarantined``.
+    Never stops a run: tasks turn it into a record with the state ``quarantined``.
     """
 
 
 class SourceUnreachable(FrameError):
-    """A source file could not be read by no fault of its content: absent, forbidden, or its disk failed.
+    """Source file that could not be read for reasons other than its content: absent, forbidden, disk failure.
 
-    It says nothing about the frame: what is stored of it stays, and the source is tried again next time.
+    It says nothing about the frame: stored data are kept, and the next run tries the source again.
 
     Parameters
     ----------
     reason : str
-        What the operating system said, in words.
+        Message of the operating system.
     number : int
-        Its ``errno``; 0 where there was none.
+        Its ``errno``; 0 for none.
     """
 
     def __init__(self, reason: str, number: int = 0) -> None:
@@ -156,28 +156,28 @@ class SourceUnreachable(FrameError):
 
     @property
     def is_about_path(self) -> bool:
-        """True if the path itself is the matter (not there, forbidden), rather than the disk or network."""
-        return self.number in ABOUT_THE_PATH
+        """True if the path itself is at fault (absent, forbidden), not the disk or network."""
+        return self.number in PATH_ERRNOS
 
     def __reduce__(self) -> tuple:
-        """Errors travel from workers to the client."""
+        """Pickle by the arguments: errors are sent from workers to the client."""
         return type(self), (self.reason, self.number)
 
 
-ABOUT_THE_PATH = frozenset(
+PATH_ERRNOS = frozenset(
     {errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG, errno.EISDIR}
 )
 
 
 class FrameTimeout(Exception):
-    """Work on one frame did not end within ``aqdask.frame-timeout``.
+    """Work on one frame that took longer than ``aqdask.frame-timeout``.
 
     Parameters
     ----------
     subject : str
-        The frame id or path that was worked on.
+        Frame id or path.
     seconds : float
-        For how long.
+        Time that it took.
     """
 
     def __init__(self, subject: str, seconds: float) -> None:
@@ -185,5 +185,5 @@ class FrameTimeout(Exception):
         super().__init__(f"no end after {seconds:.0f} s (aqdask.frame-timeout)")
 
     def __reduce__(self) -> tuple:
-        """Errors travel from workers to the client."""
+        """Pickle by the arguments: errors are sent from workers to the client."""
         return type(self), (self.subject, self.seconds)

@@ -1,7 +1,8 @@
-"""Reason codes of patches, DQ bits of pixels, bits of frames: the one table that every product reads.
+"""Codes and bits in products: reasons of patches, data-quality (DQ) bits of pixels, and bits of frames.
 
-``REASONS`` are stored per patch in ``quality/<model>/reason`` (CF ``flag_values``): which evidence was
-worst. ``DQ`` bits are written to exported masks: why a pixel is bad, 0 = good.
+Every product, attribute and document takes names and values from these tables. `REASONS` are stored per patch
+in ``quality/<model>/reason``: the feature group with the smallest p-value. `DQ` bits are those of exported
+masks; 0 is a good pixel. Stored values must never change.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Flag:
-    """One code: its stored ``value``, its ``name`` (a CF flag meaning), and what it says."""
+    """One code or bit: stored ``value``, ``name`` (a CF flag meaning), and ``meaning`` in words."""
 
     value: int
     name: str
@@ -23,14 +24,14 @@ REASONS: tuple[Flag, ...] = (
     Flag(1, "residual", "the reconstruction differs from the patch more than on reference patches"),
     Flag(2, "noise", "the pixels are noisier (or smoother) than the camera is at this brightness"),
     Flag(3, "background", "structure of 4 to 64 px in the sky"),
-    Flag(4, "sky", "the sky differs from that of the frame, or from that of the patches around"),
+    Flag(4, "sky", "the sky differs from that of the frame, or from that of the surrounding patches"),
     Flag(5, "size", "stars are wider than on reference frames (or sharper, where asked)"),
-    Flag(6, "ellipticity", "stars are longer than on reference frames"),
-    Flag(7, "latent", "the patch is made of other things than reference patches"),
+    Flag(6, "ellipticity", "stars are more elongated than on reference frames"),
+    Flag(7, "latent", "the content of the patch differs from that of reference patches"),
     Flag(8, "spike", "single pixels stand out: cosmic rays, hot pixels"),
     Flag(9, "line", "a row, a column or a straight track stands out"),
-    Flag(10, "stars", "fewer stars than in the rest of the frame: something is before them"),
-    Flag(11, "saturated", "most pixels are full, so there is no score"),
+    Flag(10, "stars", "fewer stars than in the rest of the frame: something obscures them"),
+    Flag(11, "saturated", "most pixels are saturated, so there is no score"),
 )
 
 DQ: tuple[Flag, ...] = (
@@ -40,11 +41,11 @@ DQ: tuple[Flag, ...] = (
 )
 
 OUTSIDE = {"density": 1, "sky": 2, "gain": 4}
-"""Bits of ``out_of_reference``: what of a frame lies outside the range of the reference frames."""
+"""Bits of ``out_of_reference``: quantities of a frame outside the range of the reference frames."""
 
 
 def code(table: tuple[Flag, ...], name: str) -> int:
-    """The value stored for ``name``; ``KeyError`` for a name that the table does not have."""
+    """Return the stored value of ``name``; ``KeyError`` for a name that the table does not have."""
     for flag in table:
         if flag.name == name:
             return flag.value
@@ -52,5 +53,11 @@ def code(table: tuple[Flag, ...], name: str) -> int:
 
 
 def cf_values(table: tuple[Flag, ...]) -> dict[str, object]:
-    """CF attributes of an enumerated variable (``flag_values``, ``flag_meanings``)."""
+    """Return the attributes ``flag_values`` and ``flag_meanings`` (CF conventions 1.11, section 3.5)."""
     return {"flag_values": [f.value for f in table], "flag_meanings": " ".join(f.name for f in table)}
+
+
+def markdown(table: tuple[Flag, ...]) -> str:
+    """Return a table as Markdown, for documents; a test compares them."""
+    rows = [f"| {flag.value} | `{flag.name}` | {flag.meaning} |" for flag in table]
+    return "\n".join(["| value | name | meaning |", "| --: | --- | --- |", *rows])

@@ -1,4 +1,4 @@
-"""Places that a user names: paths on this machine, files that can be read at once, and lists of names."""
+"""Paths that a user names: local paths only, regular files that open without waiting, and lists of names."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import stat
 from aqdask.errors import UsageError
 from aqdask.text import printable
 
-# A URL; and what `pathlib` leaves of one, for the schemes that are no names of folders.
+# URLs, also with the single slash that `pathlib` leaves, for schemes that are not names of folders.
 REMOTE = re.compile(
     r"@?([a-z][a-z0-9+.:-]*://|(s3a?|gs|gcs|az|abfss?|adl|https?|s?ftp|hdfs|memory|file):/)", re.IGNORECASE
 )
@@ -21,12 +21,17 @@ UTF8_MARK = b"\xef\xbb\xbf"
 
 
 def check_local(*places: object) -> None:
-    """Raise `UsageError` for a place that no path on this machine can name: a URL, or text with a NUL.
+    """Refuse URLs and paths with a NUL character.
 
     Parameters
     ----------
     *places : object
-        Paths, globs or ``@lists``; anything but text and paths passes.
+        Paths, globs or ``@lists``; values of other types are accepted.
+
+    Raises
+    ------
+    UsageError
+        For a path that this machine's file systems cannot have.
     """
     for place in places:
         if not isinstance(place, str | bytes | os.PathLike):
@@ -37,7 +42,7 @@ def check_local(*places: object) -> None:
                 f"{printable(text)} is not on this machine's file systems",
                 expected="a path; object stores and other URLs are not supported yet",
                 consequence="Nothing was done",
-                remedy="copy or mount it and give its path (of file://PATH only PATH)",
+                remedy="copy or mount it and give its path (PATH instead of file://PATH)",
             )
         if "\0" in text:
             raise UsageError(
@@ -49,26 +54,39 @@ def check_local(*places: object) -> None:
 
 
 def read_regular(path: str | os.PathLike[str]) -> bytes:
-    """The content of a regular file, without ever waiting for one to appear in a pipe.
+    """Read a regular file; never wait for the writer of a pipe.
 
     Raises
     ------
     OSError
-        If it cannot be opened or read, or is anything but a regular file (``strerror`` says what).
+        If it cannot be opened or read, or is not a regular file (``strerror`` names its type).
     """
     with open(path, "rb", opener=_at_once) as stream:
         return stream.read()
 
 
-def check_regular(path: str | os.PathLike[str], what: str) -> None:
-    """Raise `UsageError` if ``path`` exists and is no regular file; ``what`` names the option it came by."""
+def check_regular(path: str | os.PathLike[str], name: str) -> None:
+    """Refuse a path that exists and is not a regular file.
+
+    Parameters
+    ----------
+    path : str or path
+        May be absent.
+    name : str
+        Name of the option in the message.
+
+    Raises
+    ------
+    UsageError
+        For a folder, device, pipe or socket, or a path that cannot be examined.
+    """
     try:
         _check_mode(os.stat(path).st_mode, path)
     except FileNotFoundError:
         return
     except OSError as error:
         raise UsageError(
-            f"{what} {printable(path)} cannot be used ({error.strerror})",
+            f"{name} {printable(path)} cannot be used ({error.strerror})",
             expected="a regular file",
             consequence="Nothing was done",
             remedy="check the path",
@@ -76,12 +94,12 @@ def check_regular(path: str | os.PathLike[str], what: str) -> None:
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Write a text file, UTF-8, or to a device or pipe that somebody reads.
+    """Write UTF-8 text to a file, a device, or a pipe with a reader.
 
     Raises
     ------
     OSError
-        If it cannot be written; also for a pipe that nobody reads, where opening it would wait for ever.
+        If it cannot be written; also for a pipe without a reader, which would block for ever.
     """
 
     def open_now(path: str, flags: int) -> int:
@@ -94,12 +112,14 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 
 
 def read_list(path: str) -> list[str]:
-    """Lines of a list of names, as they stand, with empty ones; bytes that are not UTF-8 as `os.fsdecode`.
+    """Read the lines of a list of names, empty lines included, unstripped.
+
+    Bytes that are not UTF-8 become surrogates, as in `os.fsdecode`.
 
     Raises
     ------
     UsageError
-        For a list that cannot be read, is UTF-16, or holds a NUL or a URL; the line is named.
+        For a list that cannot be read, is UTF-16 or UTF-32, or holds a NUL or a URL; the line is named.
     """
     try:
         data = read_regular(path)
@@ -109,19 +129,29 @@ def read_list(path: str) -> list[str]:
     if wide or 2 * max(data[::2].count(0), data[1::2].count(0)) > len(data) // 2 > 0:
         raise _bad_list(path, f"is {wide or 'UTF-16'} text", "save it as UTF-8")
     text = data.removeprefix(UTF8_MARK).decode("utf-8", "surrogateescape")
-    # not `splitlines`: a name may hold a form feed, or one of Unicode's separators
+    # not `splitlines`: a name may hold a form feed or another Unicode line separator
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     for number, line in enumerate(lines, start=1):
         if "\0" in line:
             raise _bad_list(path, f"holds a NUL character in line {number}", "correct or remove that line")
         if REMOTE.match(line.strip()):
-            what = f"names {printable(line.strip())} in line {number}, which is not on this machine"
-            raise _bad_list(path, what, "copy or mount it and list its path")
+            problem = f"names {printable(line.strip())} in line {number}, which is not on this machine"
+            raise _bad_list(path, problem, "copy or mount it and list its path")
     return lines
 
 
+def is_utf8(text: str) -> bool:
+    """Tell if text has no surrogates of undecodable bytes."""
+    return not any("\udc80" <= character <= "\udcff" for character in text)
+
+
+def reread_latin1(text: str) -> str:
+    """Decode the bytes of a name from `read_list` as Latin-1."""
+    return os.fsencode(text).decode("latin-1")
+
+
 def _at_once(path: str, flags: int) -> int:
-    """Open a regular file, and nothing that could block."""
+    """Open a regular file; an error for anything that could block."""
     number = os.open(path, flags | os.O_NONBLOCK)
     try:
         _check_mode(os.fstat(number).st_mode, path)
@@ -137,9 +167,9 @@ def _check_mode(mode: int, path: str | os.PathLike[str]) -> None:
         raise OSError(0, f"it is {kind}, not a regular file", os.fspath(path))
 
 
-def _bad_list(path: str, what: str, remedy: str) -> UsageError:
+def _bad_list(path: str, problem: str, remedy: str) -> UsageError:
     return UsageError(
-        f"the list {printable(path)} {what}",
+        f"the list {printable(path)} {problem}",
         expected="a text file, UTF-8, with one name a line",
         consequence="Nothing was done",
         remedy=remedy,

@@ -1,4 +1,4 @@
-"""The values that the layers hand to each other: frozen, hashable, free of behaviour that touches files.
+"""Frozen values that all layers share: patch geometry, frame metadata, and specifications.
 
 Shapes are ``(y, x)`` = ``(NAXIS2, NAXIS1)`` in pixels throughout.
 """
@@ -20,11 +20,11 @@ MIN_VALID = 0.25  # fraction of a patch's pixels that must be data for it to hav
 
 @dataclass(frozen=True)
 class PatchGrid:
-    """How one frame is covered by square patches: every pixel, none lost, none beyond the frame.
+    """Tiling of one frame by square patches that covers every pixel and nothing beyond the frame.
 
-    Patches stand edge to edge from the origin. Where the frame is no multiple of the patch, the last row
-    and column are moved inwards and *overlap* their neighbours; the overlap belongs to the earlier patch
-    (see `owner_bounds`). A frame smaller than a patch has one patch there, cut short by the frame.
+    Patches are adjacent, from the origin on. If the frame is not a multiple of the patch, the last row and
+    column of patches move inwards and *overlap* their neighbours; the overlap belongs to the earlier patch
+    (see `owner_bounds`). A frame smaller than a patch has one patch, cut at the edge of the frame.
 
     Parameters
     ----------
@@ -36,7 +36,7 @@ class PatchGrid:
     Raises
     ------
     UsageError
-        For a non-positive number.
+        For a number below 1.
     """
 
     height: int
@@ -56,24 +56,24 @@ class PatchGrid:
         return math.ceil(self.height / self.size), math.ceil(self.width / self.size)
 
     def starts(self, axis: int) -> np.ndarray:
-        """First pixel of each patch along ``axis`` (0 = y, 1 = x), int64, ``(n,)``."""
+        """First pixel of each patch along ``axis`` (0 = y, 1 = x): int64, ``(n,)``."""
         length = (self.height, self.width)[axis]
         regular = np.arange(self.shape[axis], dtype=np.int64) * self.size
         return np.minimum(regular, max(length - self.size, 0))
 
     def stops(self, axis: int) -> np.ndarray:
-        """One past the last pixel of each patch along ``axis``, int64, ``(n,)``."""
+        """One past the last pixel of each patch along ``axis``: int64, ``(n,)``."""
         return np.minimum(self.starts(axis) + self.size, (self.height, self.width)[axis])
 
     def owner_bounds(self, axis: int) -> np.ndarray:
-        """Edges of what each patch owns in a mask, int64, ``(n + 1,)``: overlap goes to the earlier patch."""
+        """Edges of the pixels of each patch, overlap in the earlier patch: int64, ``(n + 1,)``."""
         length = (self.height, self.width)[axis]
         return np.minimum(np.arange(self.shape[axis] + 1, dtype=np.int64) * self.size, length)
 
 
 @dataclass(frozen=True)
-class Card:
-    """What the headers of a frame say, mapped to the archive's coordinates; unknown is empty or NaN.
+class FrameMetadata:
+    """Metadata of a frame from its headers; None, NaN or empty where unknown.
 
     Parameters
     ----------
@@ -84,11 +84,11 @@ class Card:
     filter, camera : str
         Camera = instrument, detector, and binning where it is not 1 x 1.
     gain : float
-        Electrons per count; NaN where unknown. Read again from the stored header, no coordinate of its own.
+        Electrons per count; NaN where unknown. Not a coordinate of the archive: read from the stored header.
     saturate : float
-        Counts at which the header says a pixel is full; NaN where unknown. Like ``gain``.
+        Saturation level in counts; NaN where unknown. Like ``gain``.
     notes : tuple of str
-        What in the headers could not be understood or contradicts itself; see `FrameInfo`.
+        Remarks on unreadable or contradictory cards; see `FrameInfo`.
     """
 
     time: int | None = None
@@ -102,9 +102,18 @@ class Card:
 
 @dataclass(frozen=True)
 class Source:
-    """One file on disk, as found by a scan.
+    """File on disk, as found by a scan.
 
-    ``relative`` is its path below its source ``root`` (posix separators), from which frame ids are made.
+    Parameters
+    ----------
+    path : str
+        Absolute path.
+    root : str
+        Folder from which the file was found.
+    relative : str
+        Path below ``root`` with posix separators, from which frame ids are made.
+    size, mtime_ns : int
+        Bytes, -1 for anything but a regular file, and modification time.
     """
 
     path: str
@@ -116,26 +125,26 @@ class Source:
 
 @dataclass(frozen=True)
 class FrameInfo:
-    """One 2-D image HDU of a file, known from headers alone (no pixel read).
+    """Description of one 2-D image HDU of a file, from headers alone (no pixel read).
 
     Parameters
     ----------
     hdu : int
         Index in the file.
     suffix : str
-        ``""`` where the file gives one frame, else ``[EXTNAME]`` or ``[n]``; part of the frame id.
+        Part of the frame id: empty if the file has one frame, else ``[EXTNAME]`` or ``[n]``.
     shape : tuple of int
         ``(y, x)``.
     dtype : str
-        Type of the pixels as they will be read ('uint16', 'float32', ...), native byte order.
+        Type of the pixels after reading ('uint16', 'float32', ...), native byte order.
     header, primary_header : str
-        Cards verbatim, 80 characters each without END; ``primary_header`` is empty where the image is
-        the primary HDU.
-    card : Card
-        What the headers say, mapped.
+        Cards verbatim, 80 characters each without END; ``primary_header`` is empty if the image is in the
+        primary HDU.
+    metadata : FrameMetadata
+        Metadata from the headers.
     notes : tuple of str
-        What the user should know of this frame though it can be used: one short clause each, the same words
-        for every frame of its kind, so that a run can count them and say each once.
+        Remarks for the user on a usable frame, one clause each. The same words are used for every frame of
+        its kind, so that a run can count them and report each once.
     """
 
     hdu: int
@@ -144,37 +153,37 @@ class FrameInfo:
     dtype: str
     header: str
     primary_header: str
-    card: Card
+    metadata: FrameMetadata
     notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class ReadSpec:
-    """How frames are taken out of files; part of what makes a stored frame what it is.
+    """Specification of reading: images, masks and keywords to take from files. It defines the stored frames.
 
     Parameters
     ----------
     hdu : str
         'first' (the first 2-D image), 'all', an index, or an EXTNAME.
     mask_hdu : str
-        EXTNAME or index of an extension whose non-zero pixels are bad; empty for none. For a file with
-        several images, the mask with the same EXTVER. With ``:BITS`` behind it, only pixels with one of
-        these bits: names from the mask's header, bit numbers, or values with 0x (``MASK:BAD,SAT,3,0x10``).
+        EXTNAME or index of a mask extension with non-zero bad pixels; empty for none. In a file with several
+        images, the mask with the EXTVER of the image. With ``:BITS`` appended, only these bits are bad: names
+        from the mask's header, bit numbers, or values with 0x (``MASK:BAD,SAT,3,0x10``).
     bad_pixel_map : str
-        Path of a FITS image of the frame's shape, non-zero = bad, for every frame; empty for none.
+        Path of a FITS image of the frame's shape with non-zero bad pixels, for all frames; empty for none.
     keywords : tuple of (str, str)
-        Overrides of the header table: ``(coordinate, keyword)`` with coordinate one of 'time',
+        Keywords to use instead of the usual ones: ``(coordinate, keyword)`` with coordinate one of 'time',
         'exptime', 'filter', 'camera'.
     mask_files : str
-        Path of each frame's own mask file, below the frame's folder unless absolute, with ``{name}`` for
-        the frame's file name without its FITS and compression suffixes and ``{folder}`` for its folder;
-        empty for none. ``mask_hdu`` then names the HDU (and the bits) of that file, and is its first image,
-        or that named like the frame's, where it is empty.
+        Path of the mask file of each frame, relative to the frame's folder; empty for none. ``{name}`` stands
+        for the frame's file name without FITS and compression suffixes, ``{folder}`` for its folder.
+        ``mask_hdu`` then selects HDU and bits in that file; if empty, the first image, or the image of the
+        same name.
 
     Raises
     ------
     UsageError
-        For a ``mask_hdu`` or ``mask_files`` that says nothing definite.
+        For an incomplete ``mask_hdu`` or ``mask_files``.
     """
 
     hdu: str = "first"
@@ -187,7 +196,7 @@ class ReadSpec:
         hdu, colon, bits = self.mask_hdu.partition(":")
         if colon and not all(bit.strip() for bit in bits.split(",")):
             raise _refused(
-                "mask_hdu", self.mask_hdu, "bits behind the colon, as in MASK:BAD,SAT or DQ:0,3 or DQ:0x9"
+                "mask_hdu", self.mask_hdu, "bits after the colon, as in MASK:BAD,SAT or DQ:0,3 or DQ:0x9"
             )
         if colon and not hdu.strip() and not self.mask_files:
             raise _refused("mask_hdu", self.mask_hdu, "an HDU before the colon, as in MASK:BAD,SAT")
@@ -207,9 +216,9 @@ def _refused(name: str, value: str, expected: str) -> UsageError:
 
 @dataclass(frozen=True)
 class Variable:
-    """One variable that a scorer gives: per patch ``(patch_y, patch_x)`` or, with ``per_frame``, one number.
+    """Output variable of a scorer: a map ``(patch_y, patch_x)``, or one number with ``per_frame``.
 
-    ``fill`` marks no data and is the zarr fill value; ``attributes`` are CF attributes.
+    ``fill`` marks missing data and is the zarr fill value; ``attributes`` are CF attributes.
     """
 
     name: str
@@ -221,7 +230,7 @@ class Variable:
 
 @dataclass(frozen=True)
 class ArchiveSpec:
-    """Shape, type and layout of an archive; fixed when it is created.
+    """Shape, data type and layout of an archive, fixed when it is created.
 
     Parameters
     ----------
@@ -234,11 +243,11 @@ class ArchiveSpec:
     codec : str
         'lz4' or 'zstd', both with bitshuffle.
     frames_per_shard : int
-        K: how many frames share one stored object of a quality variable.
+        Number of frames in one stored object (shard) of a quality variable.
     pixels : bool
-        False: keep quality only (``--no-pixels``).
+        Store pixels; else quality only (``--no-pixels``).
     read : ReadSpec
-        How frames are taken out of their files.
+        Specification of reading the frames from their files.
 
     Raises
     ------

@@ -1,13 +1,14 @@
-"""Text of unknown origin (file names, header cards) made safe to store, to print and to compare."""
+"""Text of unknown origin (file names, header cards) made safe to store, print and compare."""
 
 from __future__ import annotations
 
 import os
 import unicodedata
+from collections.abc import Sequence
 
 
 def printable(text: str | os.PathLike[str]) -> str:
-    r"""Replace what no terminal, table or UTF-8 file should be given by visible escapes.
+    r"""Replace characters that a terminal, table or UTF-8 file cannot show by visible escapes.
 
     Parameters
     ----------
@@ -17,11 +18,17 @@ def printable(text: str | os.PathLike[str]) -> str:
     Returns
     -------
     str
-        The same where everything in it is printable. A byte that is not UTF-8 becomes ``\xe9``, control,
-        format and unassigned characters (newline, tab, escape, bell, direction marks) ``\x1b`` or
-        ``\u202e``. Encodes as UTF-8 in any case.
+        The same text where all of it is printable. A byte that is not UTF-8 becomes ``\xe9``; control,
+        format and unassigned characters (newline, tab, escape, bell, direction marks) become ``\x1b`` or
+        ``\u202e``. The result always encodes as UTF-8.
     """
     return "".join(c if _is_shown(c) else _escaped(c) for c in os.fspath(text))
+
+
+def shortened(words: Sequence[str], limit: int = 8) -> str:
+    """Join at most ``limit`` words with commas, and count the others: ``a, b and 3 more``."""
+    rest = len(words) - limit
+    return ", ".join(words[:limit]) + (f" and {rest} more" if rest > 0 else "")
 
 
 def _is_shown(character: str) -> bool:

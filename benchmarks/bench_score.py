@@ -26,7 +26,7 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 import aqdask as aq
 from aqdask.execution.clusters import Cluster, connect
 from aqdask.execution.model_cache import one_thread
-from aqdask.io.wcs import wcs_centres
+from aqdask.io.wcs import sky_coordinates
 from aqdask.methods.base import score_frame
 from aqdask.methods.dispatch import load_scorer
 from aqdask.methods.paper.network import ConvAutoencoder
@@ -101,7 +101,7 @@ def parts(archive: Path, model: aq.Bundle, count: int, times: Times) -> None:
                 score_frame(scorer, image, invalid)
             clocks["network"].cpu += network.cpu
             with clocks["sky position of patches"]:
-                wcs_centres(str(headers[row]), "", *centres)
+                sky_coordinates(str(headers[row]), "", *centres)
         rows = min(quality.frames_per_shard, count)
         block = quality.empty(rows)
         with clocks["write the maps"]:

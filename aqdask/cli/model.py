@@ -140,7 +140,7 @@ def _named(frames: Sequence[str]) -> list[str] | None:
     """Frame ids and patterns of ``--frames``, with the lines of ``@lists``; None without any."""
     if not frames:
         return None
-    from aqdask.io.sources import listed_frames
+    from aqdask.io.frame_ids import listed_frames
 
     named = (listed_frames(entry[1:]) if entry.startswith("@") else [entry] for entry in frames)
     return [line for lines in named for line in lines]
@@ -218,7 +218,7 @@ class TrainingReporter:
 
 def _write_list(path: str, ids: Sequence[str]) -> None:
     from aqdask.errors import place_failed
-    from aqdask.io.sources import list_line
+    from aqdask.io.frame_ids import list_line
 
     try:
         write_text(path, "".join(f"{list_line(frame_id)}\n" for frame_id in ids))

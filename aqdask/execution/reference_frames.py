@@ -17,7 +17,7 @@ from aqdask.execution.model_cache import one_thread
 from aqdask.execution.pipeline import blame, collect, raised
 from aqdask.execution.reporter import Reporter
 from aqdask.execution.worker import at_work
-from aqdask.io.sources import match_frames
+from aqdask.io.frame_ids import match_frames
 from aqdask.methods.base import FrameFunction, FrameSource, middle
 from aqdask.methods.bundle import Bundle
 from aqdask.methods.training.progress import Report, TrainProgress

@@ -17,7 +17,7 @@ from aqdask.execution.open_archive import OpenArchive
 from aqdask.execution.pipeline import blame, collect
 from aqdask.execution.reporter import Reporter
 from aqdask.execution.tasks import STORED, ProbeJob, hash_sources
-from aqdask.io.sources import assign_ids
+from aqdask.io.frame_ids import assign_ids
 from aqdask.specs import ArchiveSpec, FrameInfo, ReadSpec, Source
 from aqdask.store import layout, quality_store
 from aqdask.store.frame_store import check_fits, coordinates_of, row_checksum

@@ -22,7 +22,7 @@ from aqdask.execution.planning import Batch, FrameTask
 from aqdask.execution.quality_groups import RETIRED
 from aqdask.execution.worker import address, at_work
 from aqdask.io import reader
-from aqdask.io.wcs import wcs_centres
+from aqdask.io.wcs import sky_coordinates
 from aqdask.methods.base import Scorer, score_frame
 from aqdask.specs import FrameInfo, ReadSpec
 from aqdask.store import layout
@@ -173,7 +173,7 @@ class FrameJob:
             record["coordinates"] = row
         if frame.info.notes:
             record["notes"] = list(frame.info.notes)
-        card, headers = frame.info.card, (frame.info.header, frame.info.primary_header)
+        card, headers = frame.info.metadata, (frame.info.header, frame.info.primary_header)
         return Reading((frame.image, frame.invalid), card.camera, card.filter, headers), record
 
     def _read(self, task: FrameTask) -> reader.Frame:
@@ -282,7 +282,7 @@ class _Scoring:
             for a in "yx"
         ]
         y, x = np.meshgrid(*centres, indexing="ij")
-        found = wcs_centres(headers[0], headers[1], y, x)
+        found = sky_coordinates(headers[0], headers[1], y, x)
         if found is not None:
             self.block["ra"][position], self.block["dec"][position] = found
 

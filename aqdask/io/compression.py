@@ -1,209 +1,264 @@
-"""The bytes of one file: read once, decompressed by what they are, with errors as quarantine reasons.
+"""Compression formats of whole files (gzip, bzip2, xz, zip, compress): one row of `COMPRESSIONS` each.
 
-Three kinds of fault are told apart. Damaged or foreign content is the *frame's* and becomes `FrameError`. A
-file out of reach (absent, forbidden, its disk or network failing, changing while it is read) says nothing of
-the frame and becomes `SourceUnreachable`. A machine without memory or file descriptors is neither: those
-errors pass through, so that the task can be tried again elsewhere.
+A small file can claim, and hold, any number of bytes. Nothing here allocates what a header claims: memory
+grows with the bytes that were decompressed, piece by piece, as far as a reader asks for them.
 """
 
 from __future__ import annotations
 
-import errno
-import io
-import os
-import stat
-import sys
-from collections.abc import Iterator
+import bz2
+import lzma
+import warnings
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from typing import Any, BinaryIO
 
-from aqdask.errors import FrameError, FrameTimeout, SourceUnreachable
-from aqdask.io.decompression import Inflated, compression
-from aqdask.text import printable
+from aqdask.errors import FrameError
+from aqdask.text import printable, shortened
 
-LFS = b"version https://git-lfs"
-ABOUT_THE_MACHINE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+READ_SIZE = 1 << 16  # compressed bytes a read
+OUTPUT_SIZE = 1 << 20  # decompressed bytes a step
+TAIL_LIMIT = 1 << 26  # decompressed bytes after the data in use that are read for the checksum, and dropped
+# Real images never compress so well: a larger size is tested by decompression before it is believed.
+PLAUSIBLE_RATIO = 32
+DEFLATE_RATIO = 1032  # largest of deflate (zlib technical details, "Maximum Compression Factor")
+LZMA_MEMORY = 1 << 28  # `xz -9` needs 65 MiB
+ZIP_MEMBERS = 100  # members of a zip file that are searched for FITS
 
-# What the operating system says most often, in words that tell what to look at; else its own words.
-WORDS = {
-    errno.ENOENT: "the file is not there (moved or deleted, or a broken link)",
-    errno.EACCES: "the file cannot be read: permission denied",
-    errno.EPERM: "the file cannot be read: operation not permitted",
-    errno.ENOTDIR: "the file is not there (a part of its path is no folder)",
-    errno.ELOOP: "the file cannot be read: its symbolic links go in a circle",
-    errno.ENAMETOOLONG: "the file cannot be read: its name is too long",
-}
+Read = Callable[[int], bytes]
 
 
 @dataclass(frozen=True)
-class FileBytes:
-    """A file as it is on disk: its bytes, and size and time of the descriptor that they were read from."""
+class Compression:
+    """Compression format of a file.
 
-    raw: bytes
-    size: int
-    mtime_ns: int
-
-
-class Plain(io.BytesIO):
-    """The bytes of an uncompressed file as a stream of FITS bytes; see `Inflated` for its attributes."""
-
-    notes: tuple[str, ...] = ()
-    is_inflated = False
-    most = float("inf")
-
-    def __init__(self, raw: bytes) -> None:
-        super().__init__(raw)
-        self.kept = raw
-
-    def reach(self, stop: int) -> int:
-        """Bytes that there are, at most ``stop``."""
-        return min(stop, len(self.kept))
-
-    def finish(self) -> None:
-        """Nothing to check: the size of an uncompressed file is known."""
-
-
-class OpenFile(io.BufferedReader):
-    """An uncompressed file on disk as a stream of FITS bytes."""
-
-    notes: tuple[str, ...] = ()
-    is_inflated = False
-    most = float("inf")
-
-    def reach(self, stop: int) -> int:
-        """Bytes that there are, at most ``stop``."""
-        return min(stop, os.fstat(self.fileno()).st_size)
-
-
-Stream = Plain | OpenFile | Inflated
-
-
-@contextmanager
-def frame_errors() -> Iterator[None]:
-    """Turn whatever a damaged file causes into `FrameError`; let failures of the machine pass.
-
-    Raises
-    ------
-    SourceUnreachable
-        For an ``OSError`` with an errno, unless it is about this machine.
-    FrameError
-        For everything else but ``MemoryError`` and the watchdog's `FrameTimeout`.
+    Parameters
+    ----------
+    name : str
+        Name in messages.
+    suffix : str
+        Suffix of file names; upper and lower case are the same.
+    magic : bytes
+        First bytes of a file, which decide.
+    open : callable
+        ``open(file, compression, notes)`` returns a function like ``file.read`` for decompressed bytes.
+    max_ratio : float
+        Upper limit of decompressed bytes a compressed byte.
     """
-    try:
-        yield
-    except (FrameError, FrameTimeout, MemoryError):
-        raise
-    except OSError as error:
-        if error.errno is None:  # bz2 and astropy use OSError for bad content
-            raise FrameError(f"could not be decoded: {_words(error)}") from error
-        if error.errno in ABOUT_THE_MACHINE:
-            raise
-        told = WORDS.get(error.errno, f"the file cannot be read: {os.strerror(error.errno)}")
-        raise SourceUnreachable(told, error.errno) from error
-    except Exception as error:
-        raise FrameError(f"could not be decoded: {_words(error)}") from error
+
+    name: str
+    suffix: str
+    magic: bytes
+    open: Callable[[BinaryIO, Compression, list[str]], Read]
+    max_ratio: float = float("inf")
 
 
-def _words(error: Exception) -> str:
-    text = printable(" ".join(str(error).split()))[:200]
-    return f"{text} ({type(error).__name__})" if text else type(error).__name__
+def detect_compression(first: bytes) -> Compression | None:
+    """Return the compression format of a file by its first bytes; None for none."""
+    return next((kind for kind in COMPRESSIONS if first.startswith(kind.magic)), None)
 
 
-def load_file(path: str | os.PathLike[str]) -> FileBytes:
-    """The file as it is on disk, read once; see `in_memory`.
+class DecompressedStream:
+    """Decompressed bytes of a file, to be read forwards.
 
-    Raises
-    ------
-    FrameError
-        Not a regular file.
-    SourceUnreachable
-        Not there, not readable, or changed while it was read.
-    OSError
-        The machine failed, not the file.
+    Parameters
+    ----------
+    file : BinaryIO
+        Compressed file at its start.
+    size : int
+        Compressed size in bytes.
+    kind : Compression
+        Result of `detect_compression`.
+    keep : bool
+        Keep all decompressed bytes in ``buffer``; else drop those before the position.
+
+    Attributes
+    ----------
+    max_size : float
+        Upper limit of the decompressed size in bytes.
     """
-    with frame_errors(), _open_regular(path) as (file, status):
-        raw = file.read()
-        if len(raw) != status.st_size:
-            raise _changed()
-        return FileBytes(raw, status.st_size, status.st_mtime_ns)
 
+    is_compressed = True
 
-def load_bytes(path: str | os.PathLike[str]) -> bytes:
-    """The bytes of a file as they are on disk; errors as of `load_file`."""
-    return load_file(path).raw
+    def __init__(self, file: BinaryIO, size: int, kind: Compression, keep: bool) -> None:
+        self.kind, self._keep = kind, keep
+        self.max_size = size * kind.max_ratio
+        self._plausible = size * PLAUSIBLE_RATIO
+        self._notes: list[str] = []
+        self.buffer = bytearray()
+        self._dropped = self._position = 0
+        with self._errors():
+            self._more = kind.open(file, kind, self._notes)
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Remarks for the user on the part of the stream that was decompressed."""
+        return tuple(self._notes)
 
-def in_memory(raw: bytes) -> Plain | Inflated:
-    """Bytes of a file as a stream of FITS bytes, inflated as far as they are asked for and kept.
+    def seek(self, offset: int) -> int:
+        """Move to ``offset``, not before dropped bytes; nothing is decompressed yet."""
+        assert offset >= self._dropped
+        self._position = offset
+        return offset
 
-    Compressions are told by magic bytes, not by name.
+    def read(self, count: int) -> bytes:
+        """Read ``count`` bytes; fewer only at the end of the stream."""
+        self._grow(self._position + count)
+        start = self._position - self._dropped
+        piece = bytes(self.buffer[start : start + count])
+        self._position += len(piece)
+        return piece
 
-    Raises
-    ------
-    FrameError
-        Truncated or damaged stream, also while it is read; ``.Z`` without `uncompresspy`.
-    """
-    kind = compression(raw[:8])
-    return Inflated(io.BytesIO(raw), len(raw), kind, keep=True) if kind else Plain(raw)
+    def available(self, stop: int) -> int:
+        """Return the smaller of ``stop`` and the number of bytes.
 
+        Without ``keep``, a plausible ``stop`` is returned untested.
+        """
+        if stop > self.max_size:
+            return int(self.max_size)
+        if not self._keep and stop <= self._plausible:
+            return stop
+        if not self._keep:
+            self._position = max(self._position, stop - 1)  # bytes before the position are dropped
+        self._grow(stop)
+        return min(stop, self._dropped + len(self.buffer))
 
-def decompress(raw: bytes) -> bytes:
-    """All that the bytes of a file hold, however much it is; errors as of `in_memory`."""
-    stream = in_memory(raw)
-    stream.reach(int(min(stream.most, sys.maxsize)))
-    return bytes(stream.kept)
+    def read_to_end(self) -> None:
+        """Decompress the rest, at most `TAIL_LIMIT`, so that the checksum at the end is verified."""
+        rest = 0
+        with self._errors():
+            while rest < TAIL_LIMIT and (piece := self._more(OUTPUT_SIZE)):
+                rest += len(piece)
 
+    def _grow(self, stop: int) -> None:
+        with self._errors():
+            while (missing := stop - self._dropped - len(self.buffer)) > 0:
+                if not (piece := self._more(min(missing, OUTPUT_SIZE))):
+                    return
+                self.buffer += piece
+                if not self._keep:
+                    passed = min(len(self.buffer), self._position - self._dropped)
+                    del self.buffer[:passed]
+                    self._dropped += passed
 
-@contextmanager
-def open_stream(path: str | os.PathLike[str]) -> Iterator[OpenFile | Inflated]:
-    """The file as a stream of FITS bytes to be read forwards, inflated only as far as it is read.
-
-    Raises
-    ------
-    FrameError, SourceUnreachable
-        As `load_file` and `in_memory`, also while the stream is read within the context.
-    """
-    with frame_errors(), _open_regular(path) as (file, status):
-        kind = compression(file.peek(8)[:8])
-        yield Inflated(file, status.st_size, kind, keep=False) if kind else file
-
-
-def starting_with(first: bytes) -> str:
-    """Why bytes that do not start like FITS are no FITS, in words."""
-    if not first:
-        return "an empty file"
-    if not first.strip(b"\0"):
-        return "not a FITS file (starts with zero bytes)"
-    if first.startswith(LFS):
-        return "a Git LFS pointer, the file itself was not fetched"
-    shown = printable(first[:24].decode("ascii", "backslashreplace").split("\n")[0].rstrip())
-    return f"not a FITS file (starts with '{shown}')"
-
-
-@contextmanager
-def _open_regular(path: str | os.PathLike[str]) -> Iterator[tuple[OpenFile, os.stat_result]]:
-    """An open regular file and its status; the file may not change before it is closed."""
-    # without O_NONBLOCK, opening a named pipe would wait for a writer for ever
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
-    except OSError as error:
-        if error.errno == errno.ENXIO and stat.S_ISSOCK(os.stat(path).st_mode):
-            raise FrameError("not a regular file") from error
-        raise
-    try:
-        before = os.fstat(descriptor)
-        if not stat.S_ISREG(before.st_mode):
-            raise FrameError("a folder, not a file" if stat.S_ISDIR(before.st_mode) else "not a regular file")
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
         try:
-            with OpenFile(io.FileIO(descriptor, closefd=False)) as file:
-                yield file, before
-        finally:  # whatever is wrong with bytes of two versions says nothing of either
-            after = os.fstat(descriptor)
-            if (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
-                raise _changed()
-    finally:
-        os.close(descriptor)
+            yield
+        except EOFError as error:
+            raise FrameError(f"truncated: the {self.kind.name} stream ends too early") from error
+        except (OSError, ValueError, RuntimeError, zlib.error, lzma.LZMAError, zipfile.BadZipFile) as error:
+            if getattr(error, "errno", None) is not None:
+                raise
+            raise FrameError(f"damaged {self.kind.name} stream: {printable(str(error))}") from error
 
 
-def _changed() -> SourceUnreachable:
-    return SourceUnreachable("the file changed while it was read", errno.EAGAIN)
+class _MultiMember:
+    """Concatenated streams of one format, read as one; other bytes after the last stream are noted.
+
+    The file classes of `gzip`, `bz2` and `lzma` drop such bytes without a word, or refuse the file.
+    """
+
+    def __init__(self, new: Callable[[], Any], file: BinaryIO, kind: Compression, notes: list[str]) -> None:
+        self.file, self.kind, self.notes, self.new = file, kind, notes, new
+        self.stream, self.input, self.ended = new(), b"", False
+
+    def __call__(self, count: int) -> bytes:
+        while not self.ended:
+            given = (self.input or self.file.read(READ_SIZE)) if self.stream.needs_input else b""
+            self.input = self.input if given is not self.input else b""
+            piece = self.stream.decompress(given, count)
+            if self.stream.eof:
+                self._next_member()
+            elif not piece and not given and self.stream.needs_input:
+                raise EOFError
+            if piece:
+                return piece
+        return b""
+
+    def _next_member(self) -> None:
+        behind = self.stream.unused_data
+        self.input = behind.lstrip(b"\0")  # zeros pad tapes and xz streams
+        while len(self.input) < len(self.kind.magic) and (piece := self.file.read(READ_SIZE)):
+            behind, self.input = piece, (self.input + piece).lstrip(b"\0")
+        if self.input.startswith(self.kind.magic):
+            self.stream = self.new()
+            return
+        self.ended = True
+        if behind:
+            self.notes.append(f"bytes after the {self.kind.name} stream were ignored")
+
+
+class _Deflate:
+    """Decompressor of a gzip member, with the interface of `bz2.BZ2Decompressor`; verifies the checksum."""
+
+    def __init__(self) -> None:
+        self._stream = zlib.decompressobj(16 + zlib.MAX_WBITS)
+        self._input = b""
+
+    def decompress(self, data: bytes, count: int) -> bytes:
+        piece = self._stream.decompress(self._input + data, count)
+        self._input = self._stream.unconsumed_tail
+        return piece
+
+    @property
+    def needs_input(self) -> bool:
+        return not self._input
+
+    @property
+    def eof(self) -> bool:
+        return self._stream.eof
+
+    @property
+    def unused_data(self) -> bytes:
+        return self._stream.unused_data
+
+
+def _lzw(file: BinaryIO, kind: Compression, notes: list[str]) -> Read:
+    try:
+        import uncompresspy
+    except ImportError as error:
+        raise FrameError(
+            "compressed with compress (.Z), which needs a package that is not installed: "
+            "pip install uncompresspy (or aqdask[lzw])"
+        ) from error
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        # Its truncation warning is a guess from spare bits; the size of the image is certain.
+        return uncompresspy.LZWFile(file, warn_truncation=False).read
+
+
+def _zip(file: BinaryIO, kind: Compression, notes: list[str]) -> Read:
+    """Open the one member that is FITS."""
+    archive = zipfile.ZipFile(file)
+    members = [member for member in archive.infolist() if not member.is_dir()]
+    if locked := [member for member in members if member.flag_bits & 1]:
+        raise FrameError(f"a zip file with encrypted members: {_names(locked)}")
+    found = []
+    for member in members[:ZIP_MEMBERS]:
+        with archive.open(member) as content:
+            if content.read(9) == b"SIMPLE  =":
+                found.append(member)
+    if len(found) != 1 or len(members) > ZIP_MEMBERS:
+        names = _names(found or members)
+        raise FrameError(f"a zip file with {len(found) or 'no'} FITS members, not one: {names}")
+    return archive.open(found[0]).read
+
+
+def _names(members: list[zipfile.ZipInfo]) -> str:
+    return shortened([printable(member.filename) for member in members])
+
+
+_new_xz = partial(lzma.LZMADecompressor, lzma.FORMAT_XZ, LZMA_MEMORY)
+COMPRESSIONS = (
+    Compression("gzip", ".gz", b"\x1f\x8b", partial(_MultiMember, _Deflate), DEFLATE_RATIO),
+    Compression("bzip2", ".bz2", b"BZh", partial(_MultiMember, bz2.BZ2Decompressor)),
+    Compression("xz", ".xz", b"\xfd7zXZ\0", partial(_MultiMember, _new_xz)),
+    Compression("zip", ".zip", b"PK\x03\x04", _zip),
+    Compression("compress (.Z)", ".Z", b"\x1f\x9d", _lzw),
+)
+COMPRESSED_SUFFIXES = tuple(kind.suffix.lower() for kind in COMPRESSIONS)

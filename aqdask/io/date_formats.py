@@ -1,7 +1,7 @@
-"""Dates and clocks as cameras write them; ISO text for astropy, or None where they are not understood.
+"""Parse dates and times of day in the notations of cameras; None for text that is not understood.
 
-A new dialect is one row of `DATES` or `CLOCKS`. Nothing is guessed: text that has two readings has none,
-except that a date keeps both, so that other cards can contradict it.
+A notation is one row of `DATES` or `TIMES_OF_DAY`. Nothing is guessed: an ambiguous time of day is not
+understood, and an ambiguous date keeps both of its days, so that other cards can contradict it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from aqdask.io.cards import as_number, words
+from aqdask.io.cards import as_number, as_text
 
 # TIMESYS: astropy's scale, and the seconds to add (FITS 4.0, table 30; GPS time is TAI - 19 s)
 SYSTEMS = {
@@ -21,12 +21,11 @@ SYSTEMS = {
     "TAI": ("tai", 0), "IAT": ("tai", 0), "GPS": ("tai", 19), "TT": ("tt", 0), "TDT": ("tt", 0),
     "ET": ("tt", 0), "TDB": ("tdb", 0), "TCB": ("tcb", 0), "TCG": ("tcg", 0),
 }  # fmt: skip
-MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
-FULL_MONTHS = (
+MONTHS = (
     "january", "february", "march", "april", "may", "june", "july",
     "august", "september", "october", "november", "december",
 )  # fmt: skip
-YEARS = range(1840, 2200)  # no plate is older; 0001, 1601 and the like stand for "not set"
+YEARS = range(1840, 2200)  # no photographic plate is older; 0001, 1601 and the like mean "not set"
 
 SECONDS = r"(?P<s>\d\d?(?:[.,]\d*)?)"
 DATES = [
@@ -40,12 +39,12 @@ DATES = [
         r"(?P<mon>[a-z]{3,9})\.? (?P<d>\d\d?)(?:st|nd|rd|th)?,? (?P<y>\d{4})(?!\d)",  # March 5, 2024
         r"(?P<mon>[a-z]{3}) (?P<d>\d\d?) (?P<rest>\d\d:\d\d:\d\d(?: UTC| GMT)?) (?P<y>\d{4})$",  # ctime, date
         r"(?P<a>\d\d?)(?P<sep>[-/.])(?P<b>\d\d?)(?P=sep)(?P<y>\d{4})(?!\d)",  # 05/03/2024: May or March
-        r"(?P<d>\d\d?)/(?P<m>\d\d?)/(?P<yy>1?\d\d)$",  # FITS before 2000: 19yy, and what came of it: 102
+        r"(?P<d>\d\d?)/(?P<m>\d\d?)/(?P<yy>1?\d\d)$",  # FITS before 2000: 19yy, and its overflow: 102
     )
 ]
-CLOCKS = [
+TIMES_OF_DAY = [
     re.compile(
-        # a word before the clock, or a.m. and p.m., the time system and the zone behind it
+        # before the time a time system; after it a.m. or p.m., the time system and the zone
         rf"(?:(?:UTC?|GMT)[:= ]+)?(?:{pattern})(?: ?(?P<half>[ap])\.?m\.?)?"
         r" ?[(\[]?(?P<system>UTC|UT1|UT|GMT|Z|TAI|IAT|GPS|TT|TDT|TDB|TCB|TCG)?"
         r" ?(?:(?P<sign>[+-])(?P<zh>\d\d?)(?::?(?P<zm>\d\d))?)?[)\]]?",
@@ -62,22 +61,36 @@ CLOCKS = [
 ]
 WEEKDAY = re.compile(r"(?:mon|tue|wed|thu|fri|sat|sun)[a-z]*\.?,? ", re.IGNORECASE)
 PADDING = re.compile(r"(?<=[-/:]) (?=\d)| (?=:)")  # "2024- 3- 5", "21: 4: 6.2", "21 : 34 : 56"
-# a dash or a dot only before a whole clock: 2024-03-05-03:00 is a date with its zone
+# a dash or a dot only before a complete time of day: 2024-03-05-03:00 is a date with its zone
 BETWEEN = re.compile(r" ?[Tt_:/,] ?(?!\.)| |[-.](?=\d\d?([-:._])\d\d?\1\d)|-(?=\d{6})")
 DAY_FRACTION = re.compile(r"\.\d{3,}")  # 2024-03-05.899259
-SAYS_UTC = re.compile(r"[(\[]?(?:UTC?|GMT|Z)[)\]]?", re.IGNORECASE)
+UTC_ONLY = re.compile(r"[(\[]?(?:UTC?|GMT|Z)[)\]]?", re.IGNORECASE)
 
 
-class Day(NamedTuple):
-    """A date: ISO days that it may mean, the text behind it, and whether its year has four digits."""
+class ParsedDate(NamedTuple):
+    """Parsed date: ISO days that it may mean, the text after it, and if its year has four digits."""
 
     days: tuple[str, ...]
     rest: str
     four_digits: bool
 
 
-class Clock(NamedTuple):
-    """``hh:mm:ss.f``, days to add, the last digit in seconds, minutes east of UTC, and the time system."""
+class TimeOfDay(NamedTuple):
+    """Parsed time of day.
+
+    Parameters
+    ----------
+    hms : str
+        ``hh:mm:ss.f``.
+    days : int
+        Days to add to the date.
+    unit : float
+        Value of the last digit, seconds.
+    zone : int
+        Minutes east of UTC.
+    system : str
+        Time system, a key of `SYSTEMS`; empty if not stated.
+    """
 
     hms: str
     days: int = 0
@@ -86,28 +99,29 @@ class Clock(NamedTuple):
     system: str = ""
 
 
-def plain(value: object) -> str:
-    """A card's value in one spelling: single blanks, no quotes, no padding, ASCII minus."""
-    text = " ".join(words(value).strip("'\" ").replace("\u2212", "-").split())
+def normalised(value: object) -> str:
+    """Return a card's value in one spelling: single blanks, no quotes, no padding, ASCII minus."""
+    text = " ".join(as_text(value).strip("'\" ").replace("\u2212", "-").split())
     return PADDING.sub("", text)
 
 
-def read_day(value: object) -> Day | None:
-    """The date at the start of a value; None where there is none or it does not exist."""
-    text = plain(value)
+def parse_date(value: object) -> ParsedDate | None:
+    """Parse the date at the start of a value; None for no date or one that does not exist."""
+    text = normalised(value)
     text = text[match.end() :] if (match := WEEKDAY.match(text)) else text
     for pattern in DATES:
         if match := pattern.match(text):
             found = match.groupdict()
             rest = found.get("rest") or text[match.end() :]
-            days = _days(found)
+            if not (days := _days(found)):
+                return None
             rest = rest[separator.end() :] if (separator := BETWEEN.match(rest)) else rest
-            return Day(days, "" if SAYS_UTC.fullmatch(rest) else rest, "yy" not in found) if days else None
+            return ParsedDate(days, "" if UTC_ONLY.fullmatch(rest) else rest, "yy" not in found)
     return None
 
 
 def _days(found: dict[str, str]) -> tuple[str, ...]:
-    """ISO days of a match of `DATES`: two where day and month can be exchanged, none where none exists."""
+    """Return the ISO days of a match of `DATES`: two for ambiguous day and month, none for no such day."""
     year = int(found["y"]) if "y" in found else 1900 + int(found["yy"])
     if year not in YEARS:
         return ()
@@ -128,36 +142,36 @@ def _days(found: dict[str, str]) -> tuple[str, ...]:
 
 
 def _month(found: dict[str, str]) -> int:
-    """Number of the month; 0, which is none, for a word that is no English month."""
+    """Return the number of the month; 0 for a word that is not an English month."""
     if "m" in found:
         return int(found["m"])
     name = found["mon"].lower()
-    is_month = name in FULL_MONTHS or name in MONTHS or name == "sept"
-    return MONTHS.index(name[:3]) + 1 if is_month else 0
+    name = "sep" if name == "sept" else name
+    return next((n for n, month in enumerate(MONTHS, start=1) if name in (month, month[:3])), 0)
 
 
-def read_clock(value: object, behind_date: bool = False) -> Clock | None:
-    """The clock in a value, alone or with a date, as text or as a number; None where there is none.
+def parse_time_of_day(value: object, after_date: bool = False) -> TimeOfDay | None:
+    """Parse the time of day in a value, alone or after a date, as text or number; None for no time.
 
-    ``behind_date``: the value is what stands behind a date, where '.899259' is the rest of a decimal day.
+    ``after_date`` tells that the value follows a date, where '.899259' is the fraction of a decimal day.
     """
     if isinstance(value, int | float):
         return _number(float(value))
-    text = plain(value)
-    if (day := read_day(value)) and day.rest:
-        return read_clock(day.rest, behind_date=True)
-    for pattern in CLOCKS:
+    text = normalised(value)
+    if (day := parse_date(value)) and day.rest:
+        return parse_time_of_day(day.rest, after_date=True)
+    for pattern in TIMES_OF_DAY:
         if match := pattern.fullmatch(text):
-            return _clock(match)
+            return _checked(match)
     number = as_number(text)
     if DAY_FRACTION.fullmatch(text):
-        return _fraction(86400, number) if behind_date else None
+        return _fraction(86400, number) if after_date else None
     decimals = len(text.partition(".")[2])  # 21.34 may be hours and minutes
     return _number(number) if np.isfinite(number) and (decimals > 2 or number >= 3600) else None
 
 
-def _clock(match: re.Match[str]) -> Clock | None:
-    """A match of `CLOCKS`, checked; second 60 is left to astropy, hour 24 is the next day's midnight."""
+def _checked(match: re.Match[str]) -> TimeOfDay | None:
+    """Check a match of `TIMES_OF_DAY`; second 60 is left to astropy, hour 24 is midnight of the next day."""
     found = match.groupdict()
     hour, minute = int(found["h"]), int(found["m"])
     seconds = (found["s"] or "00").replace(",", ".").replace(":", ".")
@@ -177,13 +191,13 @@ def _clock(match: re.Match[str]) -> Clock | None:
     unit = 10.0 ** -len(seconds.partition(".")[2]) if found["s"] else 60.0
     whole, _, fraction = seconds.partition(".")
     hms = f"{hour % 24:02}:{minute:02}:{int(whole):02}" + (f".{fraction}" if fraction else "")
-    return Clock(hms, int(ends_day), unit, zone, system)
+    return TimeOfDay(hms, int(ends_day), unit, zone, system)
 
 
-def _number(number: float) -> Clock | None:
-    """A clock that is one number: hours, or where only one of them is possible seconds or hhmmss."""
+def _number(number: float) -> TimeOfDay | None:
+    """Parse a single number: hours, or seconds or hhmmss if only one of the two is possible."""
     if 0 < number < 24:
-        return None if number.is_integer() else _fraction(3600, number)  # a whole hour alone is no clock
+        return None if number.is_integer() else _fraction(3600, number)  # an integer may be anything
     unit = last_digit(number)
     readings = []
     if 3600 <= number < 86400:
@@ -194,21 +208,21 @@ def _number(number: float) -> Clock | None:
     return readings[0] if len(readings) == 1 else None
 
 
-def _fraction(seconds: int, number: float) -> Clock:
-    """A number of units of so many seconds, rounded to its own last digit."""
+def _fraction(seconds: int, number: float) -> TimeOfDay:
+    """Convert a number of units of ``seconds`` each, rounded to the last digit of the number."""
     unit = seconds * last_digit(number)
     return _of_day(round(seconds * number, max(0, int(np.floor(-np.log10(unit))))), unit)
 
 
-def _of_day(seconds: float, unit: float) -> Clock:
+def _of_day(seconds: float, unit: float) -> TimeOfDay:
     micro = round(1e6 * seconds)
     minutes, micro = divmod(micro, 60_000_000)
     days, minutes = divmod(minutes, 1440)
-    return Clock(f"{minutes // 60:02}:{minutes % 60:02}:{micro / 1e6:09.6f}", days, unit)
+    return TimeOfDay(f"{minutes // 60:02}:{minutes % 60:02}:{micro / 1e6:09.6f}", days, unit)
 
 
 def last_digit(number: float) -> float:
-    """The value of a number's last decimal; of single precision, where it has been through that."""
+    """Return the value of a number's last decimal, or its float32 spacing if it was in single precision."""
     exponent = Decimal(repr(float(number))).normalize().as_tuple().exponent
     unit = 10.0 ** min(int(exponent), 0)
     single = np.float32(number)

@@ -1,201 +1,163 @@
-"""Input masks: where they stand, and which of their bits are defects.
-
-A mask plane names its bits in its header, or its pixels are zero and non-zero. Planes whose names say that a
-bit is no defect (DETECTED) are never taken whole.
-"""
+"""Input masks of an image: a mask HDU of its file or a mask file of its own, and a common bad-pixel map."""
 
 from __future__ import annotations
 
+import os
 import re
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
-from aqdask.errors import FrameError
-from aqdask.io.cards import parse, quiet
+from aqdask.errors import FrameError, SourceUnreachable
+from aqdask.io.compression import COMPRESSED_SUFFIXES, DecompressedStream
+from aqdask.io.hdus import Hdu, LazyHdus, matches, select_images
+from aqdask.io.mask_bits import MaskSelection, defects
+from aqdask.io.pixels import read_pixels
+from aqdask.io.streams import MemoryStream, as_frame_errors, load_bytes, memory_stream
 from aqdask.specs import ReadSpec
 from aqdask.text import printable
 
-COMPRESSED = re.compile(r"\.(gz|bz2|xz|zip|z|fz)$", re.IGNORECASE)
-FITS = re.compile(r"\.(fits?|fts|ftz|fits?\.fz)$", re.IGNORECASE)
-# Bits of pixels that are as good as others: a source was found there, or stands there.
-HARMLESS = re.compile(r"(.*_)?(DETECTED|DETECTION|DETECTIONS|DEBLENDED|OBJECT|OBJECTS|SOURCE|SOURCES)(_.*)?")
-BIT_CARD = re.compile(r"[A-Z]{0,5}BIT_?(\d+)")  # DQBIT2 of aqdask, BIT01 of ZTF: the name is text or comment
-NAMED_PAIR = re.compile(r"([A-Z]+?)(NAM|NAME|N)_?(\d+)")  # MSKNAM03 with MSKVAL03 of Pan-STARRS
-# jwst.datamodels, dqflags.pixel: bit numbers 0, 1, 2, ...
-JWST = re.split(
-    r"\s+",
-    "DO_NOT_USE SATURATED JUMP_DET DROPOUT OUTLIER PERSISTENCE AD_FLOOR CHARGELOSS UNRELIABLE_ERROR "
-    "NON_SCIENCE DEAD HOT WARM LOW_QE RC TELEGRAPH NONLINEAR BAD_REF_PIXEL NO_FLAT_FIELD NO_GAIN_VALUE "
-    "NO_LIN_CORR NO_SAT_CHECK UNRELIABLE_BIAS UNRELIABLE_DARK UNRELIABLE_SLOPE UNRELIABLE_FLAT OPEN ADJ_OPEN "
-    "FLUX_ESTIMATED MSA_FAILED_OPEN OTHER_BAD_PIXEL REFERENCE_PIXEL",
-)
-# Data-quality flags of calwf3 and calacs; where UVIS and IR name a bit differently, both names mean it.
-HST = {
-    "SOFTERR": 0x1, "DATALOST": 0x2, "DETECTORPROB": 0x4, "DATAMASKED": 0x8, "BADZERO": 0x8, "HOTPIX": 0x10,
-    "CTETAIL": 0x20, "UNSTABLE": 0x20, "WARMPIX": 0x40, "BADBIAS": 0x80, "SATPIXEL": 0x100, "BADFLAT": 0x200,
-    "TRAP": 0x400, "SPIKE": 0x400, "ATODSAT": 0x800, "DATAREJECT": 0x2000,
-}  # fmt: skip
-# Bits of DECam masks of the Dark Energy Survey (despyfits, BADPIX_*); the Community Pipeline's are codes.
-DES = re.split(
-    r"\s+",
-    "BPM SATURATE INTERP BADAMP CRAY STAR TRAIL EDGEBLEED SSXTALK EDGE STREAK SUSPECT FIXED NEAREDGE "
-    "TAPEBUMP",
-)
-# Masks whose headers do not name their bits: a card that tells whose they are, and the values by name.
-KNOWN: tuple[tuple[re.Pattern[str], dict[str, int]], ...] = (
-    (re.compile(r"(.{80})*TELESCOP= 'JWST", re.DOTALL), {n: 1 << bit for bit, n in enumerate(JWST)}),
-    (re.compile(r"(.{80})*INSTRUME= '(WFC3|ACS) *'", re.DOTALL), HST),
-    (re.compile(r"(.{80})*DES_EXT = 'MASK", re.DOTALL), {n: 1 << bit for bit, n in enumerate(DES)}),
-)
+COMPRESSED = "|".join(map(re.escape, COMPRESSED_SUFFIXES))
+COMPRESSION_SUFFIX = re.compile(rf"({COMPRESSED}|\.fz)$", re.IGNORECASE)
+FITS_SUFFIX = re.compile(r"\.(fits?|fts|ftz|fits?\.fz)$", re.IGNORECASE)
+
+BytesStream = MemoryStream | DecompressedStream
 
 
-@dataclass(frozen=True)
-class Mask:
-    """Choice of input masks of a `ReadSpec`.
+def mask_path(frame: str | Path, pattern: str) -> Path:
+    """Return the mask file of a frame's file by the pattern ``ReadSpec.mask_files``."""
+    frame = Path(frame)
+    stem = FITS_SUFFIX.sub("", COMPRESSION_SUFFIX.sub("", frame.name)) or frame.name
+    return frame.parent / pattern.replace("{name}", stem).replace("{folder}", str(frame.parent))
+
+
+def apply_masks(
+    invalid: np.ndarray | None, shape: tuple[int, ...], masks: Iterator[np.ndarray]
+) -> np.ndarray | None:
+    """Combine the invalid pixels of an image with its masks.
 
     Parameters
     ----------
-    hdu : str
-        Name or index of the mask's HDU, in the frame's file or with ``files`` in the mask's; may be empty.
-    bits : tuple of str
-        Names, bit numbers (``3``) or values (``0x8``) of the bits that are defects; empty for all.
-    files : str
-        Pattern of mask files; empty for none.
-    """
-
-    hdu: str
-    bits: tuple[str, ...]
-    files: str
-
-    @classmethod
-    def of(cls, read: ReadSpec) -> Mask:
-        hdu, _, bits = read.mask_hdu.partition(":")
-        return cls(hdu.strip(), tuple(bit.strip() for bit in bits.split(",") if bit.strip()), read.mask_files)
-
-    def file_of(self, frame: str | Path) -> Path:
-        """The mask file of a frame's file."""
-        frame = Path(frame)
-        stem = FITS.sub("", COMPRESSED.sub("", frame.name)) or frame.name
-        place = self.files.replace("{name}", stem).replace("{folder}", str(frame.parent))
-        return frame.parent / place
-
-
-def defects(plane: np.ndarray, mask: Mask, header: str, primary_header: str) -> np.ndarray:
-    """Pixels of a mask plane that are no data.
-
-    Parameters
-    ----------
-    plane : ndarray, (y, x)
-        Pixels of the mask.
-    mask : Mask
-        Its ``bits`` are what counts; without any, every non-zero pixel.
-    header, primary_header : str
-        Cards of the mask's HDU and of its file's primary HDU.
+    invalid : ndarray of bool, (y, x), or None
+        Invalid pixels of the image itself.
+    shape : tuple of int
+        ``(y, x)`` of the image.
+    masks : iterator of ndarray of bool
+        Masks of `read_masks`, True for pixels without data.
 
     Returns
     -------
-    ndarray of bool, (y, x)
+    ndarray of bool, (y, x), or None
+        None where all pixels are valid.
 
     Raises
     ------
     FrameError
-        Bits that the plane does not have; or none were chosen, and its names say that not all are defects.
+        For a mask of another shape, or an image without any valid pixel.
     """
-    names = bit_names(header, primary_header)
-    if not mask.bits:
-        harmless = [name for name in names if HARMLESS.fullmatch(name)]
-        if harmless:
+    for mask in masks:
+        if mask.shape != shape:
             raise FrameError(
-                f"not every bit of it is a defect ({', '.join(harmless)}): choose from {_listed(names)}"
-                f" with --mask-hdu {mask.hdu}:{','.join(n for n in names if n not in harmless)}"
+                f"the mask is {mask.shape[0]} x {mask.shape[1]} px, the image {shape[0]} x {shape[1]} px"
             )
-        return plane != 0
-    if plane.dtype.kind not in "iu":
-        raise FrameError(f"its pixels are {plane.dtype}, which has no bits to choose from")
-    width = 8 * plane.itemsize
-    value = 0
-    for bit in mask.bits:
-        value |= _value(bit, names, width)
-    unsigned = np.dtype(f"u{plane.itemsize}").type
-    return (plane.view(unsigned) & unsigned(value)) != 0
+        if invalid is not None:
+            invalid = invalid | mask
+        elif mask.any():
+            invalid = mask.copy()
+    if invalid is not None and invalid.all():
+        raise FrameError("no valid pixel: all are NaN, BLANK or masked")
+    return invalid
 
 
-def bit_names(header: str, primary_header: str) -> dict[str, int]:
-    """Values of the bits that a mask's header names, by name in capitals and underscores.
+def read_masks(
+    path: str | os.PathLike[str], stream: BytesStream, hdus: LazyHdus, image: Hdu, suffix: str, read: ReadSpec
+) -> Iterator[np.ndarray]:
+    """Yield the masks of one image, bool ``(y, x)``, True for pixels without data.
+
+    Parameters
+    ----------
+    path : str or path
+        File of the image, with its ``stream`` and ``hdus``.
+    image : Hdu
+        The image.
+    suffix : str
+        Suffix of the image's frame id; empty for the only image of a file.
+    read : ReadSpec
+        Selection of masks.
 
     Raises
     ------
     FrameError
-        For a card of that kind that cannot be read, or one name with two values.
+        For a mask that is absent from its file, or damaged; the message names the mask.
+    SourceUnreachable
+        For a mask file or bad-pixel map that cannot be read.
     """
-    found: dict[str, int] = {}
-    with quiet():
-        cards = parse(header)
-        for card in cards.cards:
-            keyword = card.keyword.upper()
-            if not (
-                keyword.startswith("MP_") or BIT_CARD.fullmatch(keyword) or NAMED_PAIR.fullmatch(keyword)
-            ):
-                continue
-            try:
-                name, value = _named(keyword, card.value, card.comment, cards)
-            except Exception as error:  # a damaged card can fail in any of astropy's parsers
-                raise FrameError(
-                    f"a card that cannot be read: '{printable(str(card.image).rstrip())}'"
-                ) from error
-            if name and found.setdefault(name, value) != value:
-                raise FrameError(f"the bit {name} is named twice with different values")
-    known = (names for card, names in KNOWN if card.match(primary_header) or card.match(header))
-    return found or dict(next(known, {}))
+    mask = MaskSelection.of(read)
+    if mask.files:
+        yield _mask_of_file(mask, mask_path(os.fspath(path), mask.files), image, suffix)
+    elif mask.hdu:
+        plane = _mask_hdu(hdus, image, mask.hdu)
+        with _named_errors(f"mask HDU '{printable(mask.hdu)}'"):
+            yield _defects(mask, stream, hdus, plane)
+    if read.bad_pixel_map:
+        with _named_errors(f"bad-pixel map {printable(read.bad_pixel_map)}"), as_frame_errors():
+            status = os.stat(read.bad_pixel_map)
+            yield _bad_pixel_map(read.bad_pixel_map, status.st_mtime_ns, status.st_size)
 
 
-def _named(keyword: str, value: object, comment: str, cards: object) -> tuple[str, int]:
-    """Name and value of the bit that a card names; an empty name where it names none."""
-    if keyword.startswith("MP_"):
-        return _capitals(keyword[3:]), 1 << _bit_number(value)
-    if bit := BIT_CARD.fullmatch(keyword):
-        return _capitals(value if isinstance(value, str) else comment), 1 << _bit_number(int(bit[1]))
-    pair = NAMED_PAIR.fullmatch(keyword)
-    assert pair is not None
-    number = cards.get(keyword.replace(pair[2], {"NAM": "VAL", "NAME": "VALUE", "N": "V"}[pair[2]], 1))  # type: ignore[attr-defined]
-    if isinstance(value, str) and isinstance(number, int) and not isinstance(number, bool) and number > 0:
-        return _capitals(value), number
-    return "", 0
+def _mask_hdu(hdus: LazyHdus, image: Hdu, wanted: str) -> Hdu:
+    """Find the mask HDU of an image; of several with the name, the one with the EXTVER of the image."""
+    found: list[Hdu] = []
+    for hdu in hdus:
+        if hdu.index == image.index or not matches(hdu, wanted):
+            continue
+        if hdu.version == image.version or wanted.isdecimal():
+            return hdu
+        found.append(hdu)
+    if len(found) != 1:
+        number = len(hdus.read)
+        raise FrameError(f"no mask HDU '{printable(wanted)}' for HDU {image.index} among {number} HDUs")
+    return found[0]
 
 
-def _bit_number(value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 64:
-        raise ValueError(value)
-    return value
+def _mask_of_file(mask: MaskSelection, place: Path, image: Hdu, suffix: str) -> np.ndarray:
+    """Read the first image of a mask file, or for one of several images the mask of the same name."""
+    with _named_errors(f"mask file {printable(place)}"):
+        hdus = LazyHdus(stream := memory_stream(load_bytes(place)))
+        if mask.hdu:
+            plane = _mask_hdu(hdus, replace(image, index=-1), mask.hdu)
+        elif suffix:
+            name = f"{image.name},{image.version}" if image.name else str(image.index)
+            plane = select_images(hdus, ReadSpec(hdu=name))[0]
+        else:
+            plane = select_images(hdus, ReadSpec())[0]
+        return _defects(mask, stream, hdus, plane)
 
 
-def _capitals(text: str) -> str:
-    return re.sub(r"[^A-Z0-9]+", "_", text.upper()).strip("_")
+def _defects(mask: MaskSelection, stream: BytesStream, hdus: LazyHdus, plane: Hdu) -> np.ndarray:
+    pixels, invalid = read_pixels(stream, plane)
+    bad = defects(pixels, mask, plane.text, hdus.read[0].text)
+    return bad if invalid is None else bad | invalid
 
 
-def _value(bit: str, names: dict[str, int], width: int) -> int:
-    """The value of a bit by its name, number or value."""
-    name = _capitals(bit).removeprefix("BADPIX_")
-    if name in names:
-        value = names[name]
-    elif re.fullmatch(r"0[xX][0-9a-fA-F]+", bit):
-        value = int(bit, 16)
-    elif bit.isdecimal() and int(bit) < width:
-        value = 1 << int(bit)
-    elif bit.isdecimal():
-        hint = f"; the value {bit} is written {int(bit):#x}"
-        raise FrameError(f"{bit} is none of its bits 0 to {width - 1}{hint}")
-    else:
-        known = f"choose from {_listed(names)}" if names else "its header names none"
-        raise FrameError(
-            f"it has no bit named {printable(bit)!r}: {known}, or give bit numbers or values (3, 0x8)"
-        )
-    if not 0 < value < 1 << width:
-        raise FrameError(f"{bit} is no bit of pixels of {width} bits")
-    return value
+@lru_cache(maxsize=1)  # every frame of a run has the same map
+def _bad_pixel_map(path: str, mtime_ns: int, size: int) -> np.ndarray:
+    stream = memory_stream(load_bytes(path))
+    bad = read_pixels(stream, select_images(LazyHdus(stream), ReadSpec())[0])[0] != 0
+    bad.flags.writeable = False
+    return bad
 
 
-def _listed(names: dict[str, int]) -> str:
-    return ", ".join(names)
+@contextmanager
+def _named_errors(name: str) -> Iterator[None]:
+    """Prefix error messages with the name of the mask."""
+    try:
+        yield
+    except SourceUnreachable as error:
+        raise SourceUnreachable(f"{name}: {error.reason}", error.number) from error
+    except FrameError as error:
+        raise FrameError(f"{name}: {error}") from error

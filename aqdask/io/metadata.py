@@ -1,7 +1,7 @@
-"""What the headers of any camera say, mapped to the archive's coordinates; unknown rather than an error.
+"""Time, exposure, filter and camera of a frame from the headers of any camera; unknown rather than an error.
 
-The tables below are tried in order; a keyword is looked for in the image's own header first, then in the
-primary one. FITS 4.0, section 9.5 for the standard's time keywords; the rest is what cameras write.
+Keywords are tried in the order of the tables below, first in the image header, then in the primary header.
+The time keywords of the standard are in FITS 4.0, section 9.5; the others are those that cameras write.
 """
 
 from __future__ import annotations
@@ -14,23 +14,15 @@ from dataclasses import replace
 
 import numpy as np
 
-from aqdask.io.cards import Cards, Unreadable, as_number, quiet, words
-from aqdask.io.observation_time import absence, named_time, start_time
-from aqdask.specs import Card, FrameInfo
+from aqdask.io.cards import Headers, Unreadable, as_number, as_text, quiet
+from aqdask.io.observation_time import named_time, start_time
+from aqdask.specs import FrameInfo, FrameMetadata
 
 EXPTIME = (
-    "EXPTIME",
-    "EXPOSURE",
-    "EXP_TIME",
-    "XPOSURE",
-    "TEXPTIME",
-    "ITIME",
-    "EXPOSED",
-    "ELAPTIME",
-    "TELAPSE",
-)
+    "EXPTIME", "EXPOSURE", "EXP_TIME", "XPOSURE", "TEXPTIME", "ITIME", "EXPOSED", "ELAPTIME", "TELAPSE",
+)  # fmt: skip
 FILTER = ("FILTER", "FILTNAM", "FILTNAME", "FILTERID", "INSFILTE", "INSFLNAM", "FILTERS", "BAND")
-# spellings of the same wheels: the first that holds glass is taken
+# spellings for the same filter wheels: the first with a filter in place is taken
 WHEELS = tuple(
     tuple(pattern.format(n) for n in numbers)
     for pattern, numbers in (
@@ -52,31 +44,25 @@ DETECTOR = (
     ("CAMCOL",), ("QID",), ("HIERARCH ESO DET CHIP ID",), ("AMPNAME", "AMPID"),
 )  # fmt: skip
 BINNING = (
-    ("XBINNING", "YBINNING"),
-    ("CCDXBIN", "CCDYBIN"),
-    ("DETXBIN", "DETYBIN"),
-    ("BINX1", "BINX2"),
-    ("BINAXIS1", "BINAXIS2"),
-    ("CCDBIN1", "CCDBIN2"),
-    ("XBIN", "YBIN"),
-    ("BINX", "BINY"),
-)
+    ("XBINNING", "YBINNING"), ("CCDXBIN", "CCDYBIN"), ("DETXBIN", "DETYBIN"), ("BINX1", "BINX2"),
+    ("BINAXIS1", "BINAXIS2"), ("CCDBIN1", "CCDBIN2"), ("XBIN", "YBIN"), ("BINX", "BINY"),
+)  # fmt: skip
 BINNING_PAIR = ("CCDSUM", "BINNING", "CCDBIN")
 SKY = ("CTYPE1", "CTYPE2", "CRVAL1", "CRVAL2", "CRPIX1", "CRPIX2")
 SATURATE = ("SATURATE",)
 GAIN = ("EGAIN", "GAIN", "CCDGAIN", "DETGAIN")
-# CLEAR2L of ACS, CLEARP of NIRISS and open1-6 of GMOS are no glass; NaD, AirGlow and OpenCaT are
+# CLEAR2L of ACS, CLEARP of NIRISS and open1-6 of GMOS are not filters; NaD, AirGlow and OpenCaT are
 EMPTY_SLOT = re.compile(
     r"(CLEAR|OPEN|EMPTY|AIR|NONE|FREE|NO[ _-]?FILTER|NOT[ _-]?PRESENT|UNUSED|NULL)"
     r"([ _-]?(FILTER|SLOT|GLASS|HOLE|POSITION))?([ _-]?\d+)*[LSP]?|N/A|-+|0",
     re.IGNORECASE,
 )
-SAYS_NOTHING = re.compile(  # of a detector: its kind, or that nobody filled the card in
+UNSPECIFIC_DETECTOR = re.compile(  # a type of detector, or a card that was never filled in
     r"CCD|S?CMOS|EMCCD|DETECTOR|SENSOR|CAMERA|CHIP|DEFAULT|UNKNOWN|UNDEFINED|NOT ?SET|NOT ?PRESENT|NONE|NULL"
     r"|N/?A|-+|\?+",
     re.IGNORECASE,
 )
-GENERIC_NAME = re.compile(  # of an extension: its content, not its detector
+GENERIC_EXTENSION = re.compile(  # names the content of an extension, not its detector
     r"(SCI(ENCE)?|IMA?GE?|DATA|FLUX|RAW|PRIMARY|COMPRESSED_IMAGE|FRAME|\d+|)(,\d+)?", re.IGNORECASE
 )
 CHIP_NAME = re.compile(r"(IM|CCD|CHIP|AMP|DET|DETECTOR|SENSOR|QUAD)[ ._-]?\d+(\.[A-Z]+\d*)?", re.IGNORECASE)
@@ -84,8 +70,10 @@ CHIP_NAME = re.compile(r"(IM|CCD|CHIP|AMP|DET|DETECTOR|SENSOR|QUAD)[ ._-]?\d+(\.
 Noted = tuple[str, tuple[str, ...]]
 
 
-def describe(header: str, primary_header: str, overrides: tuple[tuple[str, str], ...] = ()) -> Card:
-    """Time, exposure, filter and camera as the headers have them.
+def read_metadata(
+    header: str, primary_header: str, overrides: tuple[tuple[str, str], ...] = ()
+) -> FrameMetadata:
+    """Read time, exposure, filter and camera from the headers of an image.
 
     Parameters
     ----------
@@ -93,60 +81,64 @@ def describe(header: str, primary_header: str, overrides: tuple[tuple[str, str],
         Cards as in `FrameInfo`.
     overrides : tuple of (str, str)
         ``(coordinate, keyword)``: take 'time', 'exptime', 'filter' or 'camera' from this keyword only. A
-        time may be a date in any form that `obstime` knows, an MJD, or a JD.
+        time may be a date in any notation of `aqdask.io.date_formats`, an MJD, or a JD.
 
     Returns
     -------
-    Card
-        Unknown or senseless entries are None, NaN or empty, and ``notes`` say which cards are the matter;
-        never an exception.
+    FrameMetadata
+        Unknown or senseless entries are None, NaN or empty, and ``notes`` name the cards at fault. Headers
+        never cause an exception.
     """
     with quiet():
-        cards = Cards(header, primary_header)
+        cards = Headers(header, primary_header)
         named = dict(overrides)
         exptime, about_exptime = _exposure(cards, named.get("exptime"))
         exposure = 0.0 if math.isnan(exptime) else exptime
         time, about_time = (
             named_time(cards, named["time"]) if "time" in named else start_time(cards, exposure)
         )
-        glass, about_filter = (
+        filter_name, about_filter = (
             _named(cards, named["filter"], "filter") if "filter" in named else _filter(cards)
         )
         camera, about_camera = _camera(cards, named.get("camera"), is_extension=bool(primary_header))
         levels = (*_unreadable(cards, [SATURATE], "saturation"), *_unreadable(cards, [GAIN], "gain"))
         notes = (*about_time, *about_exptime, *about_filter, *about_camera, *levels, *_sky(cards))
-    return Card(time=time, exptime=exptime, filter=glass, camera=camera, notes=notes)
+    return FrameMetadata(time=time, exptime=exptime, filter=filter_name, camera=camera, notes=notes)
 
 
-def tell_apart(infos: tuple[FrameInfo, ...], overrides: tuple[tuple[str, str], ...]) -> tuple[FrameInfo, ...]:
-    """Give the detectors of one file camera names of their own where their cards do not.
+def distinguish_detectors(
+    infos: tuple[FrameInfo, ...], overrides: tuple[tuple[str, str], ...]
+) -> tuple[FrameInfo, ...]:
+    """Give each detector of one file its own camera name where the cards do not.
 
-    Images of one camera whose exposures overlap come from several detectors: their extension's name, or
-    where that says nothing its number, is added. Successive exposures of one detector keep its name, as
-    does the only image of its camera with a name like 'SCI' (others then are its errors or its mask).
+    Images of one camera with overlapping exposures come from several detectors: the name of the extension,
+    or its number, is added. Successive exposures of one detector keep the camera name, as does the only image
+    with a name like 'SCI' (the others are its errors or its mask).
     """
     if "camera" in dict(overrides):
         return infos
-    alike = defaultdict(list)
+    by_camera = defaultdict(list)
     for info in infos:
-        alike[info.card.camera].append(info)
+        by_camera[info.metadata.camera].append(info)
     labels: dict[int, str] = {}
-    for group in alike.values():
-        if len(group) == 1 or _are_successive([info.card for info in group]):
+    for group in by_camera.values():
+        if len(group) == 1 or _are_successive([info.metadata for info in group]):
             continue
-        generic = [info for info in group if GENERIC_NAME.fullmatch(info.suffix.strip("[]"))]
+        generic = [info for info in group if GENERIC_EXTENSION.fullmatch(info.suffix.strip("[]"))]
         kept = generic if len(generic) == 1 else []
-        labels |= {info.hdu: words(info.suffix.strip("[]")) for info in group if info not in kept}
+        labels |= {info.hdu: as_text(info.suffix.strip("[]")) for info in group if info not in kept}
     return tuple(
-        replace(info, card=replace(info.card, camera=f"{info.card.camera} {labels[info.hdu]}".strip()))
-        if info.hdu in labels
-        else info
+        replace(info, metadata=_labelled(info.metadata, labels[info.hdu])) if info.hdu in labels else info
         for info in infos
     )
 
 
-def _are_successive(cards: list[Card]) -> bool:
-    """Tell if each exposure began after the one before had ended, as those of one detector do."""
+def _labelled(metadata: FrameMetadata, label: str) -> FrameMetadata:
+    return replace(metadata, camera=f"{metadata.camera} {label}".strip())
+
+
+def _are_successive(cards: list[FrameMetadata]) -> bool:
+    """Tell if each exposure began after the end of the one before, as those of one detector do."""
     times = sorted(card.time for card in cards if card.time is not None)
     longest = max([2.0, *(card.exptime for card in cards if card.exptime > 0)])
     gaps = np.diff(times) / 1e6
@@ -154,49 +146,49 @@ def _are_successive(cards: list[Card]) -> bool:
 
 
 def header_gain(header: str, primary_header: str) -> float:
-    """Electrons per count as the headers say; NaN where they do not, or not between 0.01 and 100.
+    """Return the gain in electrons per count; NaN if absent, unreadable or outside 0.01 to 100.
 
-    The first card that is there decides: GAIN beside an EGAIN that cannot be read may be a setting.
+    The first card present decides: GAIN beside an unreadable EGAIN may be an amplifier setting.
     """
     with quiet():
-        gain = next((as_number(value) for _, value in Cards(header, primary_header).items(GAIN)), math.nan)
+        gain = next((as_number(value) for _, value in Headers(header, primary_header).items(GAIN)), math.nan)
     return gain if 0.01 <= gain <= 100 else math.nan
 
 
 def header_saturate(header: str, primary_header: str) -> float:
-    """Counts at which a pixel is full, of the keyword SATURATE; NaN where it is missing or not above 0."""
-    cards = Cards(header, primary_header)
+    """Return the saturation level in counts (keyword SATURATE); NaN if absent, unreadable or not above 0."""
+    cards = Headers(header, primary_header)
     full = math.nan if cards.unreadable(SATURATE) else cards.number(SATURATE)
     return full if full > 0 else math.nan
 
 
-def _exposure(cards: Cards, named: str | None) -> tuple[float, tuple[str, ...]]:
-    """The first statement that is a number of seconds, with a note on those before it that are none."""
-    wrong: list[str] = [reason] if named and (reason := absence(cards, named)) else []
+def _exposure(cards: Headers, named: str | None) -> tuple[float, tuple[str, ...]]:
+    """Return the first exposure time in seconds, NaN if there is none, and notes on other values."""
+    wrong: list[str] = [reason] if named and (reason := cards.absence(named)) else []
     for keyword, value in cards.items((named,) if named else EXPTIME):
         seconds = as_number(value)
         if 0 <= seconds < math.inf:
             return seconds, tuple(f"{reason}: exposure time taken from {keyword}" for reason in wrong)
-        what = value.reason if isinstance(value, Unreadable) else "is no exposure time"
-        reason = f"the card {keyword} {what}"
+        fault = value.reason if isinstance(value, Unreadable) else "is not an exposure time"
+        reason = f"the card {keyword} {fault}"
         wrong += [reason] if reason not in wrong else []
     return math.nan, tuple(f"{reason}: exposure time unknown" for reason in wrong)
 
 
-def _unreadable(cards: Cards, rows: Iterable[tuple[str, ...]], what: str) -> tuple[str, ...]:
-    """Notes on cards that cannot be read; a row holds keywords of one thing, of which one is enough."""
+def _unreadable(cards: Headers, rows: Iterable[tuple[str, ...]], quantity: str) -> tuple[str, ...]:
+    """Return notes on unreadable cards; of the alternative keywords in a row, one readable card is enough."""
     reasons = {keyword: reason for row in rows for keyword, reason in cards.unreadable(row).items()}
-    return tuple(f"the card {keyword} {reason}: {what} unknown" for keyword, reason in reasons.items())
+    return tuple(f"the card {keyword} {reason}: {quantity} unknown" for keyword, reason in reasons.items())
 
 
-def _absent(cards: Cards, keyword: str, what: str) -> tuple[str, ...]:
-    """A note where a card that the user names says nothing."""
-    reason = absence(cards, keyword)
-    return (f"{reason}: {what} unknown",) if reason else ()
+def _absent(cards: Headers, keyword: str, quantity: str) -> tuple[str, ...]:
+    """Return a note if a card named by the user has no value."""
+    reason = cards.absence(keyword)
+    return (f"{reason}: {quantity} unknown",) if reason else ()
 
 
-def _sky(cards: Cards) -> tuple[str, ...]:
-    """Notes on cards of a WCS that cannot be read; the primary header's count where the image has none."""
+def _sky(cards: Headers) -> tuple[str, ...]:
+    """Return notes on unreadable WCS cards; those of the primary header count where the image has none."""
     notes: list[str] = []
     for keyword in SKY if cards.holds("CTYPE1") else ():
         part = next((part for part in cards.parts if keyword in part.raw), None)
@@ -207,14 +199,14 @@ def _sky(cards: Cards) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _named(cards: Cards, keyword: str, what: str) -> Noted:
-    """The words of one card that the user names."""
-    notes = _unreadable(cards, [(keyword,)], what) or _absent(cards, keyword, what)
+def _named(cards: Headers, keyword: str, quantity: str) -> Noted:
+    """Return the text of one card named by the user, and notes."""
+    notes = _unreadable(cards, [(keyword,)], quantity) or _absent(cards, keyword, quantity)
     return ("" if notes else cards.text([keyword])), notes
 
 
-def _filter(cards: Cards) -> Noted:
-    """All glass in the light's path, joined with '+': of the filter card, its wheels and the pupil wheel."""
+def _filter(cards: Headers) -> Noted:
+    """Return all filters in the light path, joined with '+': of the filter card, the wheels and the pupil."""
     rows = (FILTER, *((keyword,) for wheel in WHEELS for keyword in wheel), PUPIL)
     if notes := _unreadable(cards, rows, "filter"):
         return "", notes
@@ -222,33 +214,33 @@ def _filter(cards: Cards) -> Noted:
     slots: list[str] = []
     for wheel in WHEELS:
         slots += (wheel_slots := [cards.text([keyword]) for keyword in wheel])
-        if any(_is_glass(slot) for slot in wheel_slots):
+        if any(_is_filter(slot) for slot in wheel_slots):
             break
     pupil = cards.text(PUPIL)
-    slots += [pupil] if math.isnan(as_number(pupil)) else []  # a number is a size
-    glass = list(filter(_is_glass, summary))
-    named = [name for slot in glass for name in re.split("[+,;/]", slot)]  # by a summary such as 'air,gp'
-    for slot in filter(_is_glass, slots):
+    slots += [pupil] if math.isnan(as_number(pupil)) else []  # a number is a diameter
+    filters = list(filter(_is_filter, summary))
+    named = [name for slot in filters for name in re.split("[+,;/]", slot)]  # in a summary such as 'air,gp'
+    for slot in filter(_is_filter, slots):
         if slot in named:
             named.remove(slot)
         else:
-            glass.append(slot)
-    return "+".join(glass) or next(filter(None, (*summary, *slots)), ""), ()
+            filters.append(slot)
+    return "+".join(filters) or next(filter(None, (*summary, *slots)), ""), ()
 
 
 def _alternatives(slots: list[str]) -> list[str]:
-    """The one of several names for the same wheel: the first, or the first of glass that is no number."""
+    """Return the first of several names for one wheel, and if it is an empty slot the first other filter."""
     named = [slot for slot in slots if slot]
-    glass = (slot for slot in named[1:] if _is_glass(slot) and math.isnan(as_number(slot)))
-    return named[:1] if not named or _is_glass(named[0]) else [*named[:1], *list(glass)[:1]]
+    others = (slot for slot in named[1:] if _is_filter(slot) and math.isnan(as_number(slot)))
+    return named[:1] if not named or _is_filter(named[0]) else [*named[:1], *list(others)[:1]]
 
 
-def _is_glass(slot: str) -> bool:
+def _is_filter(slot: str) -> bool:
     return bool(slot) and not EMPTY_SLOT.fullmatch(slot)
 
 
-def _camera(cards: Cards, keyword: str | None, is_extension: bool) -> Noted:
-    """Instrument, detector, and the binning where it is not 1 x 1."""
+def _camera(cards: Headers, keyword: str | None, is_extension: bool) -> Noted:
+    """Return instrument, detector and binning (unless 1 x 1) as one name, and notes."""
     detectors = () if keyword else DETECTOR
     instruments = (keyword,) if keyword else CAMERA
     binning = _binning(cards)
@@ -260,24 +252,24 @@ def _camera(cards: Cards, keyword: str | None, is_extension: bool) -> Noted:
     name = instrument = cards.text(instruments)
     number = cards.text(["CAMERA"])
     parts = [cards.text(row) for row in detectors] + ([number] if number.isdecimal() and not keyword else [])
-    parts = [part for part in parts if part and not SAYS_NOTHING.fullmatch(part)]
+    parts = [part for part in parts if part and not UNSPECIFIC_DETECTOR.fullmatch(part)]
     own = next(cards.scopes(), cards)
     if is_extension and not keyword and not any(own.text(row) for row in detectors):
         parts += [extension] if CHIP_NAME.fullmatch(extension := own.text(["EXTNAME"])) else []
     for part in dict.fromkeys(parts):
-        # a short one is said in any case: the 1 of 'Cam 1' is no chip
+        # a short part is always added: the 1 of 'Cam 1' is not the number of a chip
         if part != instrument and (len(part) < 3 or not _holds(name, part)):
             name = part if name and _holds(part, name) else f"{name} {part}".strip()
     return (f"{name} {binning}".strip() if binning not in ("", "1x1") else name), ()
 
 
 def _holds(text: str, name: str) -> bool:
-    """Tell if ``name`` stands in ``text`` as whole words: 'FPC' does not in 'WFPC2'."""
+    """Tell if ``text`` contains ``name`` as whole words: 'WFPC2' does not contain 'FPC'."""
     return re.search(rf"(?<!\w){re.escape(name)}(?!\w)", text, re.IGNORECASE) is not None
 
 
-def _binning(cards: Cards) -> str:
-    """Binning as in '2x2'; empty where no card says it."""
+def _binning(cards: Headers) -> str:
+    """Return the binning as in '2x2'; empty if no card has it."""
     pairs = [(cards.number((x,)), cards.number((y,))) for x, y in BINNING]
     numbers = re.findall(r"\d+", cards.text(BINNING_PAIR))
     pairs.append((float(numbers[0]), float(numbers[-1])) if numbers else (math.nan, math.nan))

@@ -1,7 +1,7 @@
-"""Start of an exposure, from any of the forms in which headers state it; unknown where they do not.
+"""Start time of an exposure from its headers; unknown if they are silent, unreadable or contradictory.
 
-Each card about the start is a `Statement`: an instant or a day, with a margin for the digits that it has. The
-first instant is the answer, unless another statement contradicts it. No clock is ever made up.
+Each card about the start is a `Statement`: an instant or a day, with a margin for its number of digits. The
+first instant is the result, unless another statement contradicts it. No time of day is ever made up.
 """
 
 from __future__ import annotations
@@ -16,15 +16,14 @@ import numpy as np
 from astropy.time import Time
 from astropy.utils import iers
 
-from aqdask.io.cards import Cards, Unreadable, as_number, quiet
-from aqdask.io.date_formats import SYSTEMS, Clock, Day, last_digit, read_clock, read_day
-from aqdask.text import printable
+from aqdask.io.cards import Headers, Unreadable, as_number, quiet
+from aqdask.io.date_formats import SYSTEMS, ParsedDate, TimeOfDay, last_digit, parse_date, parse_time_of_day
 
 DATE = (
     "DATE-OBS", "DATE_OBS", "DATEOBS", "UTC-OBS", "DATE-BEG", "DATE_BEG", "DATEBEG", "OBS-DATE", "OBSDATE",
     "UT-DATE", "UTDATE", "UTC-DATE", "UTCDATE", "TDATEOBS",
 )  # fmt: skip
-CLOCK = (
+TIME_OF_DAY = (
     "TIME-OBS", "TIME_OBS", "TIMEOBS", "UTSTART", "UT-STR", "UTC-OBS", "UT-OBS", "UTOBS", "UT", "UTC",
     "UT-TIME", "UTTIME", "UTC-TIME", "UTCTIME", "TIME-BEG", "TIME_BEG", "TTIMEOBS",
 )  # fmt: skip
@@ -33,17 +32,28 @@ JD = ("JD-OBS", "JD_OBS", "JD-BEG", "OBSJD", "JD")
 MJD_EPOCH, JD_EPOCH = 40587.0, 2440587.5  # of 1970-01-01
 MJD_RANGE, JD_RANGE = (1.0, 125e3), (2.39e6, 2.525e6)  # 1858 and 1831 to 2201
 SECOND, DAY = 10**6, 86400 * 10**6
-SLACK = 2 * SECOND  # cards of one exposure are written by several computers
+TOLERANCE = 2 * SECOND  # cards of one exposure are written by several computers
 LARGEST_OFFSET = 70 * SECOND  # of a time system from UTC: TIMESYS may be meant for the date alone, or for MJD
-EPOCH_YEAR = re.compile(r"\d{4}(\.\d*)?")  # TIMESYS before FITS knew it: an epoch, and no time scale
+EPOCH_YEAR = re.compile(r"\d{4}(\.\d*)?")  # TIMESYS of old headers: an epoch, not a time scale
 
 Found = tuple[int | None, tuple[str, ...]]
 
 
 class Statement(NamedTuple):
-    """Microseconds of POSIX time that a card may mean, give or take ``margin``; a day is its noon.
+    """Start of the exposure as one card states it.
 
-    ``is_instant`` tells cards that answer from those that can only contradict; ``note`` is for the user.
+    Parameters
+    ----------
+    keyword : str
+        Keyword of the card.
+    centres : tuple of int
+        Possible times, microseconds of POSIX time; the noon of a day.
+    margin : int
+        Half width around each centre, microseconds.
+    is_instant : bool
+        False for statements that can only contradict others.
+    note : str
+        Note for the user.
     """
 
     keyword: str
@@ -54,17 +64,17 @@ class Statement(NamedTuple):
 
 
 class Unknown(NamedTuple):
-    """A reason why a card gives no time; no fault where only something beside the card is missing."""
+    """Reason for a card without a time; not a fault if only another card is missing."""
 
     reason: str
     is_fault: bool = True
 
 
-def start_time(cards: Cards, exposure: float = 0.0) -> Found:
-    """The start of the exposure in microseconds of POSIX time, and notes.
+def start_time(cards: Headers, exposure: float = 0.0) -> Found:
+    """Return the start of the exposure in microseconds of POSIX time, and notes.
 
-    The first of: a date with its clock; MJD; JD. The image's own header answers before the primary one.
-    None where there is none of them, or where they differ by more than ``exposure`` seconds.
+    The first of a date with its time of day, an MJD and a JD; the image header comes before the primary
+    header. None where none is present, or where they differ by more than ``exposure`` seconds.
     """
     found: list[Statement | Unknown] = []
     system = _time_system(cards)
@@ -73,32 +83,24 @@ def start_time(cards: Cards, exposure: float = 0.0) -> Found:
         if any(isinstance(item, Statement) and item.is_instant for item in found):
             break
     offset = 0 if SYSTEMS.get(system or "UTC") == SYSTEMS["UTC"] else LARGEST_OFFSET
-    return _agreed(found, round(exposure * SECOND) + SLACK + offset)
+    return _agreed(found, round(exposure * SECOND) + TOLERANCE + offset)
 
 
-def named_time(cards: Cards, keyword: str) -> Found:
-    """The time in one keyword: a date (with a clock keyword where it has none), an MJD or a JD."""
+def named_time(cards: Headers, keyword: str) -> Found:
+    """Return the time in one keyword, and notes: a date (with a time card if it has none), an MJD or a JD."""
     system = _time_system(cards)
     number = cards.number((keyword,))
     if any(low <= number <= high for low, high in (MJD_RANGE, JD_RANGE)):
         found = list(_numbers(cards, (keyword,), (MJD_RANGE, JD_RANGE), system))
     elif not (found := list(_dates(cards, (keyword,), system))) and cards.text((keyword,)):
         found = [Unknown(f"the date in {keyword} is not understood")]
-    elif not found and (reason := absence(cards, keyword)):
+    elif not found and (reason := cards.absence(keyword)):
         found = [Unknown(reason)]
-    return _agreed(found, SLACK)
-
-
-def absence(cards: Cards, keyword: str) -> str:
-    """The reason why a card that the user names says nothing; empty where it says something."""
-    if any(cards.items([keyword])):
-        return ""
-    what = "has no value" if cards.holds(keyword) else "is not there"
-    return f"the card {printable(keyword)} of --keyword {what}"
+    return _agreed(found, TOLERANCE)
 
 
 def _agreed(found: list[Statement | Unknown], tolerance: int) -> Found:
-    """The first instant, unless another statement is further away than tolerance and both margins."""
+    """Return the first instant, unless another statement differs by more than tolerance and both margins."""
     statements = [item for item in found if isinstance(item, Statement)]
     answer = next((item for item in statements if item.is_instant), None)
     if answer is None:
@@ -115,8 +117,8 @@ def _agreed(found: list[Statement | Unknown], tolerance: int) -> Found:
     return time, (*notes, *filter(None, [answer.note]))
 
 
-def _statements(cards: Cards, system: str | None) -> Iterator[Statement | Unknown]:
-    """Dates, MJD, JD in the order in which they answer; reasons that are no faults come last."""
+def _statements(cards: Headers, system: str | None) -> Iterator[Statement | Unknown]:
+    """Yield dates, MJD and JD in order of precedence; reasons that are not faults come last."""
     late: list[Unknown] = []
     for item in _dates(cards, DATE, system):
         if isinstance(item, Unknown) and not item.is_fault:
@@ -128,75 +130,76 @@ def _statements(cards: Cards, system: str | None) -> Iterator[Statement | Unknow
     yield from late
 
 
-def _dates(cards: Cards, keywords: tuple[str, ...], system: str | None) -> Iterator[Statement | Unknown]:
-    """Statements of the dates, each with its own clock or else with that of the first clock card."""
-    clock_key, clock, problems = _first_clock(cards)
+def _dates(cards: Headers, keywords: tuple[str, ...], system: str | None) -> Iterator[Statement | Unknown]:
+    """Yield the statements of the dates, each with its own time of day or that of the first time card."""
+    clock_key, clock, problems = _first_time_of_day(cards)
     is_first, is_dated = True, False
     for key, value in cards.items(keywords):
         if isinstance(value, Unreadable):
             yield Unknown(f"the card {key} {value.reason}")
             continue
-        day = read_day(value)
-        if day is None and key in CLOCK and read_clock(value):
-            continue  # UTC-OBS is a date or a clock
+        day = parse_date(value)
+        if day is None and key in TIME_OF_DAY and parse_time_of_day(value):
+            continue  # UTC-OBS is a date or a time of day
         is_dated = True
         if day is None:
             yield Unknown(f"the date in {key} is not understood")
             continue
         if not (is_first or day.four_digits):
-            continue  # 20/11/20 beside a full date: the year may stand first
+            continue  # 20/11/20 beside a full date: the year may come first
         is_first = False
-        own = read_clock(day.rest, behind_date=True) if day.rest else None
+        own = parse_time_of_day(day.rest, after_date=True) if day.rest else None
         if own is None:
-            unread = [Unknown(f"the clock in {key} is not understood")] if day.rest else []
-            none = (
-                []
-                if unread or problems or clock
-                else [Unknown(f"{key} has a date and no clock", is_fault=False)]
-            )
-            yield from (*unread, *problems, *none)
+            if day.rest:
+                yield Unknown(f"the time of day in {key} is not understood")
+            yield from problems
+            if not (day.rest or problems or clock):
+                yield Unknown(f"{key} has a date but no time of day", is_fault=False)
         source = clock_key if clock and not own and (day.rest or problems) else key
         yield from _of_date(source, day, own or clock, system)
         if own and clock and clock_key != key:
             yield from _beside(clock_key, day, clock, system)
     if not is_dated and len(keywords) > 1:
         yield from problems
-        yield from [Unknown(f"{clock_key} has a clock and no date", is_fault=False)] if clock else []
+        if clock:
+            yield Unknown(f"{clock_key} has a time of day but no date", is_fault=False)
 
 
-def _first_clock(cards: Cards) -> tuple[str, Clock | None, list[Unknown]]:
-    """The first clock card that is understood, and the faults of those before it."""
+def _first_time_of_day(cards: Headers) -> tuple[str, TimeOfDay | None, list[Unknown]]:
+    """Return the first time card that is understood, and the faults of those before it."""
     problems = []
-    for key, value in cards.items(CLOCK):
+    for key, value in cards.items(TIME_OF_DAY):
         if isinstance(value, Unreadable):
             problems.append(Unknown(f"the card {key} {value.reason}"))
-        elif clock := read_clock(value):
+        elif clock := parse_time_of_day(value):
             return key, clock, problems
-        elif not ((day := read_day(value)) and not day.rest):
-            problems.append(Unknown(f"the clock in {key} is not understood"))
+        elif not ((day := parse_date(value)) and not day.rest):
+            problems.append(Unknown(f"the time of day in {key} is not understood"))
     return "", None, problems
 
 
-def _of_date(key: str, day: Day, clock: Clock | None, system: str | None) -> Iterator[Statement | Unknown]:
-    """An instant; a day, or two of which it is one, where that cannot be said."""
+def _of_date(
+    key: str, day: ParsedDate, clock: TimeOfDay | None, system: str | None
+) -> Iterator[Statement | Unknown]:
+    """Yield the statement of a date: an instant, or one or two possible days without a time of day."""
     if len(day.days) > 1:
-        yield Unknown(f"day and month in {key} can be exchanged")
+        yield Unknown(f"day and month in {key} are ambiguous")
     scale = _scale(key, clock, system)
     if isinstance(scale, Unknown):
         yield scale
         return
-    times = [_instant(date, clock or Clock("12:00:00"), scale) for date in day.days]
+    times = [_instant(date, clock or TimeOfDay("12:00:00"), scale) for date in day.days]
     centres = tuple(time for time, _ in times if time is not None)
     if not centres:
-        yield Unknown(f"the clock in {key} is not understood")
+        yield Unknown(f"the time of day in {key} is not understood")
     elif clock:
         yield Statement(key, centres, round(clock.unit * SECOND), len(day.days) == 1, times[0][1])
     else:
         yield Statement(key, centres, DAY // 2, is_instant=False)
 
 
-def _beside(key: str, day: Day, clock: Clock, system: str | None) -> Iterator[Statement]:
-    """A clock card beside a date that has its own clock: on whichever day is nearest, for midnights."""
+def _beside(key: str, day: ParsedDate, clock: TimeOfDay, system: str | None) -> Iterator[Statement]:
+    """Yield a time card beside a date with its own time: on any of three days, as midnight may be between."""
     for item in _of_date(key, day, clock, system):
         if isinstance(item, Statement):
             centres = tuple(centre + shift for centre in item.centres for shift in (-DAY, 0, DAY))
@@ -204,9 +207,9 @@ def _beside(key: str, day: Day, clock: Clock, system: str | None) -> Iterator[St
 
 
 def _numbers(
-    cards: Cards, keywords: tuple[str, ...], ranges: tuple[tuple[float, float], ...], system: str | None
+    cards: Headers, keywords: tuple[str, ...], ranges: tuple[tuple[float, float], ...], system: str | None
 ) -> Iterator[Statement | Unknown]:
-    """The first MJD or JD among the keywords, told apart by size, and the faults of those before it."""
+    """Yield the first MJD or JD among the keywords, told apart by size, after the faults of those before."""
     for key, value in cards.items(keywords):
         number = as_number(value)
         bounds = next((bounds for bounds in ranges if bounds[0] <= number <= bounds[1]), None)
@@ -214,11 +217,11 @@ def _numbers(
         if isinstance(value, Unreadable):
             yield Unknown(f"the card {key} {value.reason}")
         elif bounds is None:
-            yield Unknown(f"the number in {key} is no date")
+            yield Unknown(f"the number in {key} is not a date")
         elif isinstance(scale, Unknown):
             yield scale
         else:
-            # the difference first: a JD in one double is good to 40 microseconds only
+            # the difference first: a double holds a JD to 40 microseconds only
             days = number - (MJD_EPOCH if bounds == MJD_RANGE else JD_EPOCH)
             with quiet():
                 time, note = _microseconds(Time(JD_EPOCH, days, format="jd", scale=scale[0]), scale)
@@ -226,8 +229,8 @@ def _numbers(
             return
 
 
-def _time_system(cards: Cards) -> str | None:
-    """The name in TIMESYS, empty where there is none; None where it is not understood."""
+def _time_system(cards: Headers) -> str | None:
+    """Return the name in TIMESYS, empty if absent; None if not understood."""
     if cards.unreadable(("TIMESYS",)):
         return None
     name = cards.text(("TIMESYS",)).upper().partition("(")[0].strip()  # UTC(NIST), TT(TAI)
@@ -236,8 +239,8 @@ def _time_system(cards: Cards) -> str | None:
     return name if name in SYSTEMS or not name else None
 
 
-def _scale(key: str, clock: Clock | None, system: str | None) -> tuple[str, int] | Unknown:
-    """astropy's time scale and the seconds to add, from the clock's own words and TIMESYS together."""
+def _scale(key: str, clock: TimeOfDay | None, system: str | None) -> tuple[str, int] | Unknown:
+    """Return astropy's time scale and seconds to add, from the time card itself and TIMESYS."""
     own = SYSTEMS[clock.system] if clock and clock.system else None
     if system is None:
         return own or Unknown("the time system in TIMESYS is not understood")
@@ -247,8 +250,8 @@ def _scale(key: str, clock: Clock | None, system: str | None) -> tuple[str, int]
     return stated or own or SYSTEMS["UTC"]
 
 
-def _instant(day: str, clock: Clock, scale: tuple[str, int]) -> tuple[int | None, str]:
-    """Microseconds of POSIX time, or None where the date does not exist; and a note, see `_microseconds`."""
+def _instant(day: str, clock: TimeOfDay, scale: tuple[str, int]) -> tuple[int | None, str]:
+    """Return microseconds of POSIX time, None for a date that does not exist; note as of `_microseconds`."""
     hours, minutes, seconds = clock.hms.split(":")
     if scale == SYSTEMS["UTC"] and not seconds.startswith("60"):
         # integers: before 1972 some days of UTC are stretched by a tenth of a second
@@ -265,18 +268,18 @@ def _instant(day: str, clock: Clock, scale: tuple[str, int]) -> tuple[int | None
 
 
 def _microseconds(time: Time, scale: tuple[str, int]) -> tuple[int, str]:
-    """Microseconds of POSIX time, and a note where they are good to a second only.
+    """Return microseconds of POSIX time, and a note if they are accurate to a second only.
 
-    Through text, because `Time.unix` is stretched on days with a leap second, which itself counts as the
-    second before it.
+    Converted through text, because `Time.unix` is stretched on days with a leap second. The leap second
+    itself counts as the second before it.
     """
     note = ""
     if scale[0] == "ut1":
-        # the table that comes with astropy: the default one would be fetched from the network
+        # the table that comes with astropy: the default one is fetched from the network
         delta, status = iers.IERS_B.open().ut1_utc(time.jd1, time.jd2, return_status=True)
         is_covered = status == iers.FROM_IERS_B
         time.delta_ut1_utc = delta.to_value(u.s) if is_covered else 0.0
-        note = "" if is_covered else "UT1 is taken for UTC, from which it differs by less than 0.9 s"
+        note = "" if is_covered else "UT1 is taken as UTC, from which it differs by less than 0.9 s"
     utc = (time + scale[1] * u.s if scale[1] else time).utc
     utc.precision = 6
     return int(np.datetime64(utc.isot.replace(":60.", ":59."), "us").astype(np.int64)), note

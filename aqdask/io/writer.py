@@ -1,4 +1,4 @@
-"""A stored frame back as FITS: its cards verbatim, its pixels equal."""
+"""FITS files from stored frames: equal pixels, and verbatim cards apart from those of the data layout."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from astropy.io import fits
 
 from aqdask.io.cards import parse, quiet
 
-# Cards that say how pixels are laid out or summed; they are made anew from the pixels.
+# Cards of data layout and checksums, which astropy writes anew for the pixels.
 # FITS 4.0, sections 4.4.1 and 10 (tile compression).
 STRUCTURE = re.compile(
     r"SIMPLE|XTENSION|BITPIX|NAXIS\d*|PCOUNT|GCOUNT|GROUPS|EXTEND|BSCALE|BZERO|CHECKSUM|DATASUM|END|"
@@ -19,18 +19,19 @@ STRUCTURE = re.compile(
 
 
 def frame_to_fits(image: np.ndarray, header: str, primary_header: str) -> fits.HDUList:
-    """One stored frame as a FITS file in memory, ready for ``writeto``.
+    """Build a FITS file in memory from one stored frame.
 
     Parameters
     ----------
     image : ndarray, (y, x)
-        Integer or float; unsigned integers and int8 get the BZERO that the standard has for them.
+        Integer or float; unsigned integers and int8 get the BZERO of the standard.
     header, primary_header : str
-        As in `FrameInfo`; with a ``primary_header`` the image becomes the extension behind it.
+        Cards as in `aqdask.specs.FrameInfo`; with a ``primary_header`` the image becomes an extension.
 
-    Notes
-    -----
-    A card that breaks the standard beyond repair is kept as a COMMENT, because nothing may write it.
+    Returns
+    -------
+    HDUList
+        Ready for ``writeto``. A card that violates the standard beyond repair becomes a COMMENT.
     """
     with quiet():
         cards = _cards(header, keep_blank=image.dtype.kind in "iu")
@@ -41,7 +42,7 @@ def frame_to_fits(image: np.ndarray, header: str, primary_header: str) -> fits.H
 
 
 def _cards(text: str, keep_blank: bool) -> fits.Header:
-    """The cards that are not structure; BLANK only where pixels are integers, as the standard asks."""
+    """Return the descriptive cards; BLANK only for integer pixels, as the standard asks."""
     printable = "".join(c if " " <= c <= "~" else "?" for c in text.replace("\0", " "))
     header = fits.Header()
     for card in parse(printable).cards:
@@ -50,11 +51,11 @@ def _cards(text: str, keep_blank: bool) -> fits.Header:
     return header
 
 
-def _writable(card: fits.Card) -> fits.Card:
+def _writable(card: fits.FrameMetadata) -> fits.FrameMetadata:
     image = card.image  # unparsed cards are checked here, and repaired where possible
     try:
         card.verify("exception")
         _ = card.value, card.comment
     except (fits.VerifyError, ValueError):
-        return fits.Card("COMMENT", image[:72].rstrip())
+        return fits.FrameMetadata("COMMENT", image[:72].rstrip())
     return card

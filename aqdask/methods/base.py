@@ -7,14 +7,14 @@ from typing import Protocol, TypeVar
 
 import numpy as np
 
-from aqdask.specs import Card, PatchGrid, Variable
+from aqdask.specs import FrameMetadata, PatchGrid, Variable
 from aqdask.stats.patches import cut_range, valid_range
 
 R = TypeVar("R")
 BATCH = 128  # patches of a frame that are cut, and whose features are extracted, at a time
 
 
-FrameFunction = Callable[[np.ndarray, "np.ndarray | None", Card], R]
+FrameFunction = Callable[[np.ndarray, "np.ndarray | None", FrameMetadata], R]
 """A picklable function of a frame: pixels ``(H, W)``, invalid pixels or None, header values."""
 
 
@@ -25,12 +25,12 @@ class FrameSource(Protocol):
     ----------
     ids : sequence of str
         Frame ids, unique; recorded in the bundle.
-    cards : sequence of Card
+    cards : sequence of FrameMetadata
         Header values of each frame; camera and filter choose its calibration.
     """
 
     ids: Sequence[str]
-    cards: Sequence[Card]
+    cards: Sequence[FrameMetadata]
 
     def read(self, index: int, /) -> tuple[np.ndarray, np.ndarray | None]:
         """Read the pixels of a frame, ``(H, W)`` of any type, and its invalid pixels, bool, or None."""

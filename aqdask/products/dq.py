@@ -15,7 +15,7 @@ from aqdask import flags
 from aqdask.errors import place_failed
 from aqdask.execution.worker import at_work
 from aqdask.io.cards import quiet
-from aqdask.io.sources import safe_name
+from aqdask.io.frame_ids import safe_name
 from aqdask.io.wcs import celestial_wcs
 from aqdask.specs import PatchGrid
 from aqdask.stats.masking import bad_pixels, dq_image

@@ -13,7 +13,7 @@ import numpy as np
 from astropy.visualization import ZScaleInterval
 
 from aqdask.errors import UsageError
-from aqdask.io.sources import safe_name
+from aqdask.io.frame_ids import safe_name
 from aqdask.specs import PatchGrid
 from aqdask.stats.masking import bad_pixels
 from aqdask.store.frame_store import ChosenFrames, FrameStore, Place

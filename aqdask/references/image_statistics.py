@@ -1,4 +1,4 @@
-"""What a frame looks like as a whole: sky, noise, stars and their size, measured with sep."""
+"""Statistics of whole frames, measured with sep: sky background, noise, number and shape of stars."""
 
 from __future__ import annotations
 
@@ -9,39 +9,39 @@ import numpy as np
 import sep
 
 DETECTION = 5.0  # sigma of the sky
-MESH = 32  # px; the mesh on which the structure of the sky is measured
+MESH = 32  # px; side of the background meshes for the structure of the sky
 MINIMUM_AREA = 5  # pixels above it, after sep's 3 x 3 filter
 # That filter leaves 0.25 of the peak of a lone pixel, 0.4 of a star with a FWHM of 1.5 px and 0.55 of one
 # with 2 px. Hot pixels and cosmic rays are half of all detections in a raw frame of a warm camera.
-LEAST_FILTERED_PEAK = 0.35
-SHAPE_SIGNAL = 20.0  # sigma at the peak: fainter stars say little about focus and much about noise
-SHAPE_STARS = 2000  # the brightest of these are enough for a median
+MIN_FILTERED_PEAK = 0.35
+SHAPE_SIGNAL = 20.0  # sigma at the peak: the shapes of fainter stars show noise rather than focus
+SHAPE_STARS = 2000  # brightest stars, enough for a median
 MINIMUM_STARS = 3  # fewer give no FWHM
-# Half-light diameter / FWHM of a Moffat profile of beta 3.5 (a Gaussian has 1.00, beta 2.5 has 1.48): the
-# half-light diameter is steadier than second moments, which a threshold cuts off when focus is poor.
+# Half-light diameter / FWHM of a Moffat profile of beta 3.5 (1.00 for a Gaussian, 1.48 for beta 2.5). The
+# half-light diameter is more robust than second moments, which the threshold truncates out of focus.
 HALF_LIGHT_PER_FWHM = 1.21
-TOP_OF_RANGE = 0.95  # of the brightest valid pixel: counts as saturated where the brightest are flat
-LARGEST_PIXSTACK = 30_000_000
+SATURATED_FRACTION = 0.95  # of the brightest valid value, if several pixels share that value
+MAX_PIXSTACK = 30_000_000
 
 
 @dataclass(frozen=True)
 class ImageStatistics:
-    """One frame as a whole; NaN where it cannot be measured.
+    """Statistics of one frame; NaN where unmeasurable.
 
     Parameters
     ----------
     background, rms : float
-        Level and noise of the sky in the frame's own counts.
+        Level and noise of the sky, counts.
     sources : int
-        Detections at 5 sigma that are wider than a hot pixel; 0 where nothing can be detected.
+        Number of detections at 5 sigma that are wider than a hot pixel.
     fwhm : float
-        Median over isolated, unsaturated stars in pixels: half-light diameter / 1.21 (Moffat, beta 3.5).
+        Median of isolated, unsaturated stars, pixels: half-light diameter / 1.21 (Moffat, beta 3.5).
     ellipticity : float
         Median of 1 - b/a of the same stars.
     structure : float
-        How uneven the sky is, in units of ``rms``: standard deviation of the background mesh (32 px) about
-        a surface ``1, x**2, y**2``. That surface takes centred vignetting away and leaves gradients,
-        clouds and ghosts, which the other medians do not see.
+        Unevenness of the sky in units of ``rms``: standard deviation of the background meshes (32 px) about
+        a fitted surface ``a + b x**2 + c y**2``. The fit removes centred vignetting and leaves gradients,
+        clouds and ghosts, to which the medians above are blind.
     """
 
     background: float = math.nan
@@ -53,10 +53,19 @@ class ImageStatistics:
 
 
 def measure(image: np.ndarray, invalid: np.ndarray | None = None) -> ImageStatistics:
-    """Measure one frame ``(y, x)`` of any real type and byte order.
+    """Measure the statistics of one frame.
 
-    ``invalid`` is bool ``(y, x)``, True = no data; pixels that are not finite are added to it. An empty,
-    constant or wholly invalid frame gives NaN, not an exception.
+    Parameters
+    ----------
+    image : ndarray (y, x)
+        Counts, of any real type and byte order.
+    invalid : ndarray (y, x) of bool, optional
+        True for pixels without data; pixels that are not finite are added.
+
+    Returns
+    -------
+    ImageStatistics
+        NaN for an empty, constant or mostly invalid frame.
     """
     pixels = np.array(image, dtype=np.float32, order="C")
     bad = ~np.isfinite(pixels)
@@ -75,15 +84,15 @@ def measure(image: np.ndarray, invalid: np.ndarray | None = None) -> ImageStatis
     found = _extract(pixels, bad, rms)
     if found is None:
         return ImageStatistics(level, rms, structure=structure)
-    stars = found[found["cpeak"] > LEAST_FILTERED_PEAK * found["peak"]]
+    stars = found[found["cpeak"] > MIN_FILTERED_PEAK * found["peak"]]
     fwhm, ellipticity = _shapes(pixels, bad, stars, SHAPE_SIGNAL * rms, limit)
     return ImageStatistics(level, rms, len(stars), fwhm, ellipticity, structure)
 
 
 def _structure(pixels: np.ndarray, bad: np.ndarray) -> float:
-    """Standard deviation of the background mesh about its even quadratic surface, in counts.
+    """Return the standard deviation of the background meshes about an even quadratic surface, in counts.
 
-    Without sep's median filter over 3 x 3 meshes, which would take small structure away.
+    Computed without sep's median filter over 3 x 3 meshes, which would remove small structure.
     """
     background = sep.Background(pixels, mask=bad, bw=MESH, bh=MESH, fw=1, fh=1).back()
     mesh = background[MESH // 2 :: MESH, MESH // 2 :: MESH].astype(float)
@@ -96,16 +105,16 @@ def _structure(pixels: np.ndarray, bad: np.ndarray) -> float:
 
 
 def _saturation(pixels: np.ndarray) -> float:
-    """Counts from which a peak is not trusted: just below the top where several pixels share it, else none.
+    """Return the counts above which a peak may be saturated; infinite for an unsaturated frame.
 
-    A clipped star has many pixels at one value; the brightest pixel of an unclipped frame stands alone.
+    Saturated stars share the largest value in many pixels; an unsaturated frame has it in one.
     """
     top = float(pixels.max())
-    return TOP_OF_RANGE * top if np.count_nonzero(pixels == top) > 3 else math.inf
+    return SATURATED_FRACTION * top if np.count_nonzero(pixels == top) > 3 else math.inf
 
 
 def _extract(pixels: np.ndarray, bad: np.ndarray, rms: float) -> np.ndarray | None:
-    """Detections as sep gives them; None for a frame so crowded or structured that even sep gives up."""
+    """Return the detections of sep; None for a frame too crowded or structured for sep."""
     before = sep.get_extract_pixstack()
     try:
         while True:
@@ -113,7 +122,7 @@ def _extract(pixels: np.ndarray, bad: np.ndarray, rms: float) -> np.ndarray | No
                 return sep.extract(pixels, DETECTION, err=rms, mask=bad, minarea=MINIMUM_AREA)
             except Exception as error:  # sep raises plain Exception for its buffer limits
                 larger = 10 * sep.get_extract_pixstack()
-                if "pixel buffer" not in str(error) or larger > LARGEST_PIXSTACK:
+                if "pixel buffer" not in str(error) or larger > MAX_PIXSTACK:
                     return None
                 sep.set_extract_pixstack(larger)
     finally:
@@ -123,7 +132,7 @@ def _extract(pixels: np.ndarray, bad: np.ndarray, rms: float) -> np.ndarray | No
 def _shapes(
     pixels: np.ndarray, bad: np.ndarray, stars: np.ndarray, faintest: float, limit: float
 ) -> tuple[float, float]:
-    """Median FWHM and ellipticity; ``pixels`` without sky, ``faintest`` and ``limit`` bound the peaks."""
+    """Return median FWHM and ellipticity of stars with peaks between ``faintest`` and ``limit``."""
     height, width = pixels.shape
     radius = 6 * stars["a"]
     whole = (stars["x"] > radius) & (stars["y"] > radius)

@@ -1,4 +1,4 @@
-"""Choosing reference frames: the better part of each group of camera and filter, with the reason."""
+"""Proposal of reference frames: the better half of each group of camera and filter, with reasons."""
 
 from __future__ import annotations
 
@@ -14,21 +14,29 @@ from aqdask.stats.robust import mad_sigma
 
 __all__ = ["ImageStatistics", "Proposal", "measure", "propose"]
 
-OUTLIER = 3.0  # robust sigma on the bad side
+OUTLIER = 3.0  # robust sigma towards worse quality
 MINIMUM_PROPOSED = 3
 
 
 @dataclass(frozen=True)
 class Proposal:
-    """Whether a frame is proposed as a reference, and why.
+    """Proposal for one frame.
 
     Parameters
     ----------
+    id : str
+        Frame id.
+    measures : ImageStatistics
+        Statistics of the frame.
     score : float
-        Weighted mean over `QUANTITIES` of the distance to the group's median in robust sigma, counted
-        towards the bad side: smaller is better; infinite where the frame cannot be measured.
+        Weighted mean over `QUANTITIES` of the distance from the group median in robust sigma, positive
+        towards worse quality; infinite if the frame cannot be measured.
     worst : float
-        The same for the quantity that is furthest on the bad side.
+        Largest of these distances.
+    proposed : bool
+        True for a proposed reference frame.
+    reason : str
+        Reason for or against the frame.
     """
 
     id: str
@@ -41,10 +49,10 @@ class Proposal:
 
 @dataclass(frozen=True)
 class _Quantity:
-    """One column of the comparison: ``sign`` +1 where large is bad, and the smallest spread that counts.
+    """Compared quantity: ``sign`` +1 if large values are bad, and a lower limit of its spread.
 
-    A group of nearly equal frames must not call one an outlier for half a per cent: the spread is at
-    least ``relative`` times the median or ``absolute``.
+    The spread is at least ``relative`` times the median or ``absolute``, so that half a per cent makes no
+    outlier in a group of nearly equal frames.
     """
 
     name: str
@@ -56,11 +64,11 @@ class _Quantity:
 
 
 QUANTITIES = (
-    # Focus counts nearly as much as all the rest: a round, dark, defocused frame is no reference.
+    # Focus weighs nearly as much as all others together: a defocused frame with a dark sky is no reference.
     _Quantity("fwhm", "{:.1f} px", 1, relative=0.03, weight=4.0),
     _Quantity("ellipticity", "{:.2f}", 1, absolute=0.02),
-    # A sky 10 % brighter makes no bad frame: without the large spread the slow fall of the sky through a
-    # night would outweigh focus.
+    # A sky 10 % brighter is no defect: with a smaller spread, the decline of the sky through a night would
+    # outweigh focus.
     _Quantity("background", "{:.0f}", 1, relative=0.1),
     _Quantity("rms / sqrt(background)", "{:.3f}", 1, relative=0.03),
     _Quantity("sources", "{:.0f}", -1, relative=0.05),
@@ -75,12 +83,27 @@ def propose(
     keep: Collection[str] | None = None,
     drop: Collection[str] = (),
 ) -> list[Proposal]:
-    """Propose reference frames within each group of (camera, filter), in the order of ``ids``.
+    """Propose reference frames within each group of camera and filter.
 
-    In every group frames further than `OUTLIER` robust sigma on the bad side are dropped, and of the
-    others the better half is proposed, but not fewer than `MINIMUM_PROPOSED`. The bad side is: wide
-    stars, long stars, bright sky, noise high for its sky, few stars, uneven sky.
-    ``keep`` and ``drop`` always win.
+    In each group, frames beyond `OUTLIER` robust sigma towards worse quality are dropped. Of the others the
+    better half is proposed, but at least `MINIMUM_PROPOSED`. Worse are wide or elongated stars, a bright or
+    uneven sky, noise high for the sky, and few stars.
+
+    Parameters
+    ----------
+    ids : sequence of str
+        Frame ids.
+    measures : sequence of ImageStatistics
+        Statistics of each frame.
+    groups : sequence of (str, str)
+        Camera and filter of each frame.
+    keep, drop : collection of str
+        Ids to propose, or not, whatever their statistics.
+
+    Returns
+    -------
+    list of Proposal
+        In the order of ``ids``.
 
     Raises
     ------
@@ -102,10 +125,10 @@ def propose(
 def _check_lists(known: frozenset[str], keep: frozenset[str], drop: frozenset[str]) -> None:
     if unknown := sorted((keep | drop) - known):
         raise UsageError(
-            f"{len(unknown)} frame(s) to keep or drop that are not there, such as {unknown[0]!r}",
+            f"{len(unknown)} frame(s) to keep or drop that do not exist, such as {unknown[0]!r}",
             expected=f"ids of the {len(known)} frames",
             consequence="Nothing was selected",
-            remedy="see `aqdask info` for the ids of the archive's frames",
+            remedy="`aqdask info ARCHIVE --frames` lists the ids of the frames",
         )
     if both := sorted(keep & drop):
         raise UsageError(
@@ -125,7 +148,7 @@ def _as_requested(proposal: Proposal, keep: frozenset[str], drop: frozenset[str]
 
 
 def _propose_group(ids: Sequence[str], measures: Sequence[ImageStatistics]) -> list[Proposal]:
-    """The proposals of one camera and filter."""
+    """Return the proposals for one camera and filter."""
     values, distance = _distances(measures)
     measurable = np.isfinite(distance).all(axis=1)
     filled = np.where(measurable[:, None], distance, np.inf)
@@ -155,11 +178,11 @@ def _propose_group(ids: Sequence[str], measures: Sequence[ImageStatistics]) -> l
 def _verdict(better: bool, worst: float) -> str:
     if worst > OUTLIER:
         return "outlier"
-    return "in the better part of its group" if better else "sound, but not in the better half"
+    return "in the better part of its group" if better else "good, but not in the better half"
 
 
 def _distances(measures: Sequence[ImageStatistics]) -> tuple[np.ndarray, np.ndarray]:
-    """Values and their robust sigma from the median towards the bad side, both float64 ``(n, quantity)``."""
+    """Return values, and distances from their median in robust sigma, both float64 ``(n, quantity)``."""
     rows = [
         (m.fwhm, m.ellipticity, m.background, _relative_noise(m), float(m.sources), m.structure)
         for m in measures
@@ -172,14 +195,14 @@ def _distances(measures: Sequence[ImageStatistics]) -> tuple[np.ndarray, np.ndar
         spread = mad_sigma(values[sound], median, axis=0)
         smallest = [max(q.relative * abs(m), q.absolute) for q, m in zip(QUANTITIES, median, strict=True)]
         sign = np.array([q.sign for q in QUANTITIES])
-        # The last term only keeps a median of zero from dividing by zero.
+        # 1e-9 avoids a division by zero for a median of zero
         distance[sound] = sign * (values[sound] - median) / np.maximum(np.maximum(spread, smallest), 1e-9)
     return values, distance
 
 
 def _relative_noise(measured: ImageStatistics) -> float:
-    """Noise over the root of the sky: constant for photon noise, as far as the pedestal is constant.
+    """Return the noise over the root of the sky: constant for photon noise and a constant pedestal.
 
-    Sky-subtracted frames have a level near 0; there the noise itself is compared.
+    For sky-subtracted frames, with a level near 0, the noise itself.
     """
     return measured.rms / math.sqrt(measured.background) if measured.background > 1 else measured.rms

@@ -41,7 +41,7 @@ from aqdask.simulate.frame import simulate_frame
 from aqdask.simulate.presets import preset, wide_field_prior
 from aqdask.simulate.psf import local_fwhm
 from aqdask.simulate.scene import SceneSpec
-from aqdask.specs import Card
+from aqdask.specs import FrameMetadata
 from aqdask.stats.patches import gather
 
 ARCHITECTURE = {"width": 16, "inner": 64, "latent": 3}
@@ -216,8 +216,8 @@ class SimulatedFrames(FrameSource):
         ]
         self.seeds = [int(rng.integers(2**31)) for _ in self.scenes]
         self.ids: Sequence[str] = [f"simulated-{k:03d}" for k in range(REFERENCES)]
-        self.cards: Sequence[Card] = [
-            Card(exptime=60.0, filter="L", camera=CAMERA, gain=base.gain) for _ in self.scenes
+        self.cards: Sequence[FrameMetadata] = [
+            FrameMetadata(exptime=60.0, filter="L", camera=CAMERA, gain=base.gain) for _ in self.scenes
         ]
 
     def read(self, index: int, /) -> tuple[np.ndarray, np.ndarray | None]:

@@ -1,4 +1,4 @@
-"""Split conformal p-values: how many reference patches are at least as bad as this one."""
+"""Split conformal p-values: ranks of scores among those of reference patches."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ import numpy as np
 
 from aqdask.errors import UsageError
 
-TABLE_LIMIT = 20_000  # distinct reference scores kept: 240 kB, and exact down to p = 10,000 / n
+TABLE_LIMIT = 20_000  # distinct reference scores kept: 240 kB, exact below p = 10,000 / n
 
 
 @dataclass(frozen=True, eq=False)
 class ScoreTable:
-    """The scores of reference patches, thinned where there are many, exact in the upper tail.
+    """Scores of reference patches, thinned if there are many, but exact in the upper tail.
 
-    Each kept score carries how many of *all* reference scores are greater. Between two kept scores the
-    larger count is used, so that thinning only ever raises a p-value: it stays valid.
+    For each kept score the number of greater scores among *all* references is stored. Between two kept scores
+    the larger number is used, so that thinning only ever raises a p-value, which stays valid.
 
     Parameters
     ----------
     values : ndarray (k,), float32
-        Kept scores, strictly ascending; the smallest and the largest reference score are among them.
+        Kept scores, strictly ascending, from the smallest to the largest reference score.
     above : ndarray (k,), int64
         Number of reference scores strictly greater than each.
     total : int
-        Number n of reference scores before thinning.
+        Number of reference scores before thinning.
     """
 
     values: np.ndarray
@@ -35,14 +35,19 @@ class ScoreTable:
 
     @classmethod
     def from_scores(cls, scores: np.ndarray, limit: int = TABLE_LIMIT) -> ScoreTable:
-        """Tabulate reference scores ``(n,)``; NaN (no data) is left out.
+        """Tabulate reference scores.
 
-        The largest ``limit / 2`` distinct scores are all kept; below them every m-th is.
+        Parameters
+        ----------
+        scores : ndarray, any shape
+            NaN (no data) is left out.
+        limit : int
+            Largest number of distinct scores kept: the largest ``limit / 2``, and every m-th of the others.
 
         Raises
         ------
         UsageError
-            If no score is left.
+            If all scores are NaN.
         """
         finite = np.asarray(scores, dtype=np.float32).ravel()
         finite = finite[~np.isnan(finite)]
@@ -59,22 +64,22 @@ class ScoreTable:
         return cls(values[keep], above[keep].astype(np.int64), int(finite.size))
 
     def arrays(self, prefix: str = "") -> dict[str, np.ndarray]:
-        """The table as arrays 'values', 'above' and 'total' (int64, 0-d), named ``<prefix>/values``, ...
+        """Return the arrays ``<prefix>/values``, ``<prefix>/above`` and ``<prefix>/total`` (int64, 0-d).
 
-        Tables of different prefixes lie side by side in one mapping; `of` takes them out again.
+        Tables of different prefixes fit into one mapping; `of` reads them.
         """
         fields = {"values": self.values, "above": self.above, "total": np.array(self.total, np.int64)}
         return {_name(prefix, field): array for field, array in fields.items()}
 
     @classmethod
     def of(cls, arrays: Mapping[str, np.ndarray], prefix: str = "") -> ScoreTable:
-        """The table that `arrays` named with ``prefix``; `KeyError` names the array that is not there."""
+        """Build the table from `arrays` with this prefix; `KeyError` names a missing array."""
         values, above, total = (arrays[_name(prefix, field)] for field in ("values", "above", "total"))
         return cls(values, above, int(total))
 
     @property
     def smallest(self) -> float:
-        """The smallest p-value that can come out, 1 / (n + 1): no smaller alpha can mask anything."""
+        """Smallest possible p-value, 1 / (n + 1): a smaller alpha masks nothing."""
         return 1 / (self.total + 1)
 
 
@@ -83,7 +88,7 @@ def _name(prefix: str, field: str) -> str:
 
 
 def _kept(size: int, limit: int) -> np.ndarray:
-    """Positions kept of ``size`` ascending values: all, or the upper tail whole and an even choice below."""
+    """Return indices to keep of ``size`` ascending values: the upper tail, and an even choice below."""
     if size <= limit:
         return np.arange(size)
     tail = limit // 2
@@ -92,21 +97,23 @@ def _kept(size: int, limit: int) -> np.ndarray:
 
 
 def conformal_pvalue(scores: np.ndarray, table: ScoreTable) -> np.ndarray:
-    """Split conformal p-value of each score, larger score = worse.
+    """Compute split conformal p-values of scores (larger = worse).
 
-    p = (1 + #{reference >= score}) / (n + 1) (Vovk et al. 2005; exchangeable reference and input give
-    P(p <= alpha) <= alpha). Where the table is thinned, the count is that of the next smaller kept score
-    and hence never too small.
+    p = (1 + #{reference >= score}) / (n + 1), with P(p <= alpha) <= alpha if references and input are
+    exchangeable (Vovk, Gammerman & Shafer 2005, Algorithmic Learning in a Random World). In a thinned table
+    the number is that of the next smaller kept score, hence never too small.
 
     Parameters
     ----------
     scores : ndarray, any shape
-        Compared as float32, the type in which scores are stored; NaN = no data.
+        Compared as float32, the type of stored scores; NaN for no data.
+    table : ScoreTable
+        Scores of reference patches.
 
     Returns
     -------
-    ndarray, float32
-        Same shape, in [1 / (n + 1), 1]; NaN where the score is.
+    ndarray of float32
+        Same shape, in [1 / (n + 1), 1]; NaN for NaN.
     """
     scores = np.asarray(scores, dtype=np.float32)
     smaller = np.searchsorted(table.values, scores, side="left")

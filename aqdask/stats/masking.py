@@ -1,4 +1,4 @@
-"""From p-values to masks: thresholds, and the DQ bits of pixels."""
+"""Masks from p-values: bad patches, bad pixels and DQ bits at a false-mask rate alpha."""
 
 from __future__ import annotations
 
@@ -11,39 +11,45 @@ from aqdask.stats.patches import stitch
 
 
 def check_alpha(alpha: float) -> float:
-    """``alpha`` itself; `UsageError` unless it lies strictly between 0 and 1."""
+    """Return ``alpha``; `UsageError` unless it lies strictly between 0 and 1."""
     if not (isinstance(alpha, int | float) and 0 < alpha < 1):
         raise UsageError(
             f"alpha = {alpha!r}",
             expected="a false-mask rate strictly between 0 and 1, for example 0.01",
-            consequence="There is no mask for it",
-            remedy="give the fraction of good patches that you accept to lose",
+            consequence="No mask was made",
+            remedy="give the acceptable fraction of good patches in the mask",
         )
     return alpha
 
 
 def bad_patches(pvalue: np.ndarray, alpha: float) -> np.ndarray:
-    """Which patches are masked, bool, same shape: p-value at or below ``alpha``, or no p-value (NaN)."""
+    """Return masked patches, bool of the same shape: p-value at or below ``alpha``, or NaN (no data)."""
     return ~(pvalue > alpha)
 
 
 def bad_pixels(pvalue: np.ndarray, alpha: float, grid: PatchGrid) -> np.ndarray:
-    """`bad_patches` over the pixels that each patch owns: bool ``(..., H, W)`` of ``(..., n_y, n_x)``."""
+    """Spread `bad_patches` over their pixels: bool ``(..., H, W)`` from p-values ``(..., n_y, n_x)``."""
     return stitch(bad_patches(pvalue, alpha), grid)
 
 
 def dq_image(pvalue: np.ndarray, invalid: np.ndarray | None, alpha: float, grid: PatchGrid) -> np.ndarray:
-    """DQ bits (`aqdask.flags.DQ`) of one frame, uint8 ``(H, W)``, 0 = good.
+    """Compute the DQ bits (`aqdask.flags.DQ`) of one frame.
 
     Parameters
     ----------
     pvalue : ndarray (n_y, n_x)
-        NaN = no data.
+        p-values of the patches; NaN for no data.
     invalid : ndarray (H, W) of bool, or None
-        Pixels that are not data themselves.
+        Pixels without data.
     alpha : float
         False-mask rate, in (0, 1).
     grid : PatchGrid
+        Patches of the frame.
+
+    Returns
+    -------
+    ndarray (H, W) of uint8
+        Sum of bits; 0 for good pixels.
     """
     low, missing, pixel = (flags.code(flags.DQ, name) for name in ("low_quality", "no_data", "invalid"))
     missing_patches = np.isnan(pvalue)

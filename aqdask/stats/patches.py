@@ -1,7 +1,7 @@
-"""Cutting a frame into patches, and spreading per-patch values back over its pixels.
+"""Patches of a frame as arrays, and values of patches spread over the pixels of the frame.
 
-The geometry is `aqdask.specs.PatchGrid`'s; here are the arrays. Patches are numbered in C order,
-``index = patch_y * n_x + patch_x``, so that any run of them can be cut without a copy of the frame.
+The geometry is that of `aqdask.specs.PatchGrid`. Patches are numbered in C order,
+``index = patch_y * n_x + patch_x``; any range of them can be cut without a copy of the frame.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from aqdask.specs import PatchGrid
 
 
 def gather(image: np.ndarray, tops: np.ndarray, lefts: np.ndarray, size: int) -> np.ndarray:
-    """Copy the squares whose first pixels are ``(tops[i], lefts[i])``.
+    """Copy squares of an image.
 
     Parameters
     ----------
     image : ndarray (H, W)
         Any type; only the squares are read.
     tops, lefts : ndarray (n,)
-        First row and column, inside the image.
+        First row and column of each square, inside the image.
     size : int
         Side of a square in pixels.
 
     Returns
     -------
     ndarray (n, size, size)
-        Type of the image. What reaches beyond the image is zero (False).
+        Type of the image; zero (False) beyond the image.
     """
     ends = [int(starts.max(initial=0)) + size for starts in (tops, lefts)]
     beyond = [(0, max(end - length, 0)) for end, length in zip(ends, image.shape, strict=True)]
@@ -38,7 +38,7 @@ def gather(image: np.ndarray, tops: np.ndarray, lefts: np.ndarray, size: int) ->
 
 
 def cut_range(image: np.ndarray, grid: PatchGrid, first: int, stop: int) -> np.ndarray:
-    """Patches number ``first`` to ``stop - 1`` of a frame, ``(stop - first, P, P)``, type of the image.
+    """Copy patches ``first`` to ``stop - 1`` of a frame: ``(stop - first, P, P)``, type of the image.
 
     Pixels beyond a frame that is smaller than a patch are zero (see `valid_range`).
 
@@ -51,7 +51,7 @@ def cut_range(image: np.ndarray, grid: PatchGrid, first: int, stop: int) -> np.n
         raise UsageError(
             f"an array of shape {image.shape}",
             expected=f"the frame's shape {(grid.height, grid.width)}",
-            consequence="Patches would not stand where the grid says",
+            consequence="Patches would not match the grid",
             remedy="give a 2-D array, with a mask of the same shape",
         )
     rows, columns = np.divmod(np.arange(first, stop), grid.shape[1])
@@ -59,12 +59,12 @@ def cut_range(image: np.ndarray, grid: PatchGrid, first: int, stop: int) -> np.n
 
 
 def valid_range(invalid: np.ndarray | None, grid: PatchGrid, first: int, stop: int) -> np.ndarray | None:
-    """Which pixels of patches ``first`` to ``stop - 1`` are data: bool ``(n, P, P)``; None where all are.
+    """Return valid pixels of patches ``first`` to ``stop - 1``: bool ``(n, P, P)``; None where all are valid.
 
     Parameters
     ----------
     invalid : ndarray (H, W) of bool, or None
-        True where a pixel is not data; None: every pixel of the frame is data.
+        True for pixels without data; None if every pixel of the frame is valid.
     """
     inside = _inside(grid, first, stop)
     if invalid is None:
@@ -74,7 +74,7 @@ def valid_range(invalid: np.ndarray | None, grid: PatchGrid, first: int, stop: i
 
 
 def _inside(grid: PatchGrid, first: int, stop: int) -> np.ndarray | None:
-    """Which pixels of a run of patches lie in the frame, bool ``(n, P, P)``; None where all do."""
+    """Return the pixels of a range of patches inside the frame: bool ``(n, P, P)``; None where all are."""
     if min(grid.height, grid.width) >= grid.size:
         return None
     rows, columns = np.divmod(np.arange(first, stop), grid.shape[1])
@@ -85,7 +85,7 @@ def _inside(grid: PatchGrid, first: int, stop: int) -> np.ndarray | None:
 
 
 def padded(patches: np.ndarray, count: int) -> np.ndarray:
-    """At most ``count`` patches as exactly so many, contiguous; zero (False) in the added ones."""
+    """Pad patches ``(n, P, P)`` with zeros (False) to exactly ``count``, contiguous."""
     if len(patches) == count:
         return np.ascontiguousarray(patches)
     full = np.zeros((count, *patches.shape[1:]), dtype=patches.dtype)
@@ -94,13 +94,13 @@ def padded(patches: np.ndarray, count: int) -> np.ndarray:
 
 
 def cut(image: np.ndarray, grid: PatchGrid) -> np.ndarray:
-    """All patches of a frame, a copy ``(n_y, n_x, P, P)``, type of the image; see `cut_range`."""
+    """Copy all patches of a frame: ``(n_y, n_x, P, P)``, type of the image; see `cut_range`."""
     n_y, n_x = grid.shape
     return cut_range(image, grid, 0, n_y * n_x).reshape(n_y, n_x, grid.size, grid.size)
 
 
 def cut_valid(invalid: np.ndarray | None, grid: PatchGrid) -> np.ndarray:
-    """Which pixels of `cut`'s patches are data, bool ``(n_y, n_x, P, P)``; False beyond the frame."""
+    """Return valid pixels of all patches: bool ``(n_y, n_x, P, P)``; False beyond the frame."""
     n_y, n_x = grid.shape
     valid = valid_range(invalid, grid, 0, n_y * n_x)
     if valid is None:
@@ -114,11 +114,14 @@ def stitch(maps: np.ndarray, grid: PatchGrid) -> np.ndarray:
     Parameters
     ----------
     maps : ndarray (..., n_y, n_x)
+        One value a patch, of any type.
+    grid : PatchGrid
+        Patches of the frame.
 
     Returns
     -------
     ndarray (..., H, W)
-        Same type; every pixel holds the value of the one patch that owns it.
+        Same type; each pixel has the value of the patch that owns it.
     """
     rows = np.repeat(maps, np.diff(grid.owner_bounds(0)), axis=-2)
     return np.repeat(rows, np.diff(grid.owner_bounds(1)), axis=-1)

@@ -22,7 +22,7 @@ from zarr.codecs import ZstdCodec
 from aqdask.errors import ArchiveError, FrameError
 from aqdask.io import reader
 from aqdask.io.metadata import header_gain, header_saturate
-from aqdask.specs import ArchiveSpec, Card, FrameInfo, ReadSpec
+from aqdask.specs import ArchiveSpec, FrameInfo, FrameMetadata, ReadSpec
 from aqdask.store import layout
 from aqdask.text import printable
 
@@ -266,7 +266,7 @@ class ChosenFrames:
     store: FrameStore
     places: tuple[Place, ...]
     ids: Sequence[str]
-    cards: Sequence[Card]
+    cards: Sequence[FrameMetadata]
 
     @classmethod
     def of(cls, store: FrameStore, places: Sequence[Place]) -> ChosenFrames:
@@ -279,7 +279,7 @@ class ChosenFrames:
             known = None if time == NO_TIME else int(time)
             texts = [str(text) for text in headers]
             levels = header_gain(*texts), header_saturate(*texts)
-            cards.append(Card(known, float(exptime), str(band), str(camera), *levels))
+            cards.append(FrameMetadata(known, float(exptime), str(band), str(camera), *levels))
         return cls(store, tuple(places), ids, cards)
 
     def only(self, positions: Sequence[int]) -> ChosenFrames:
@@ -327,10 +327,10 @@ def read_again(path: str, hdu: int, read: ReadSpec, crc32c: str) -> tuple[np.nda
 
 def coordinates_of(frame_id: str, path: str, info: FrameInfo) -> Coordinates:
     """Coordinates of a frame's row; text is stored as it is shown (`aqdask.text`)."""
-    card = info.card
-    time = NO_TIME if card.time is None else card.time
+    known = info.metadata
+    time = NO_TIME if known.time is None else known.time
     names, headers = (printable(frame_id), printable(path)), (info.header, info.primary_header)
-    return (*names, info.hdu, time, card.exptime, card.filter, card.camera, *headers)
+    return (*names, info.hdu, time, known.exptime, known.filter, known.camera, *headers)
 
 
 def row_checksum(row: Coordinates) -> str:

@@ -28,7 +28,7 @@ from aqdask.simulate.defect import Defect
 from aqdask.simulate.frame import SimulatedFrame, add_stars, simulate_frame
 from aqdask.simulate.presets import preset
 from aqdask.simulate.scene import SceneSpec, stream
-from aqdask.specs import Card, PatchGrid
+from aqdask.specs import FrameMetadata, PatchGrid
 from aqdask.stats.masking import bad_pixels
 from aqdask.stats.patches import stitch
 
@@ -120,7 +120,7 @@ def gwac_contest(folder: Path, size: int, references: int, steps: dict[str, int]
     scene = gwac_scene(size)
     seeds = range(SEEDS["archive_reference"], SEEDS["archive_reference"] + references)
     images = [simulate_frame(scene, seed=seed).image for seed in seeds]
-    card = Card(camera=scene.camera, filter=scene.filter, gain=scene.gain)
+    card = FrameMetadata(camera=scene.camera, filter=scene.filter, gain=scene.gain)
     source = MemoryFrames(images, [f"gwac/{seed}" for seed in seeds], card)
     return Contest(prepare(source, steps, folder))
 

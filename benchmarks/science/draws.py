@@ -12,7 +12,7 @@ from aqdask.simulate.defect import Defect
 from aqdask.simulate.frame import SimulatedFrame, simulate_frame
 from aqdask.simulate.scene import SceneSpec, stream
 from aqdask.simulate.truth import AFFECTED_FRACTION, NARROW_FRACTIONS, patch_fraction
-from aqdask.specs import Card, PatchGrid
+from aqdask.specs import FrameMetadata, PatchGrid
 
 CAMERA, FILTER = "SIMCAM", "L"
 REFERENCE_FWHM = 2.4  # px, middle of the prior
@@ -54,11 +54,11 @@ class MemoryFrames:
     ----------
     images : sequence of ndarray (y, x)
     ids : sequence of str
-    card : Card
+    card : FrameMetadata
         Of all frames.
     """
 
-    def __init__(self, images: Sequence[np.ndarray], ids: Sequence[str], card: Card) -> None:
+    def __init__(self, images: Sequence[np.ndarray], ids: Sequence[str], card: FrameMetadata) -> None:
         self.images, self.ids, self.cards = list(images), list(ids), [card] * len(ids)
 
     def read(self, index: int, /) -> tuple[np.ndarray, np.ndarray | None]:
@@ -74,7 +74,7 @@ class MemoryFrames:
 def reference_frames(count: int, size: int) -> MemoryFrames:
     """Frames of the prior that train and calibrate."""
     images = [frame.image for frame in good_frames("reference", count, size)]
-    card = Card(camera=CAMERA, filter=FILTER, gain=1.0)
+    card = FrameMetadata(camera=CAMERA, filter=FILTER, gain=1.0)
     return MemoryFrames(images, [f"reference/{k:03}" for k in range(count)], card)
 
 

@@ -35,7 +35,7 @@ from aqdask.methods.noise_aware.scorer import NoiseAwareScorer
 from aqdask.methods.training.settings import TrainSpec
 from aqdask.references.image_statistics import ImageStatistics, measure
 from aqdask.references.propose import OUTLIER, propose
-from aqdask.specs import Card, PatchGrid
+from aqdask.specs import FrameMetadata, PatchGrid
 from aqdask.stats.masking import bad_patches
 from aqdask.stats.patches import cut_range
 
@@ -72,7 +72,7 @@ def read(folder: Path, filter: str) -> Real:
     measures = [measure(image) for image in images]
     proposals = propose(ids, measures, [("", filter)] * len(ids))
     good = [k for k, one in enumerate(proposals) if one.worst <= OUTLIER]
-    return Real(MemoryFrames(images, ids, Card(camera="STXL-6303", filter=filter)), measures, good)
+    return Real(MemoryFrames(images, ids, FrameMetadata(camera="STXL-6303", filter=filter)), measures, good)
 
 
 def real(folder: Path, quick: bool = False) -> tuple[dict[str, Any], list[str]]:
@@ -126,7 +126,7 @@ def one_split(real: Real, number: int, steps: int) -> tuple[Bundle, dict[str, An
     }
 
 
-def mad_of_u(scorer: NoiseAwareScorer, image: np.ndarray, card: Card) -> float:
+def mad_of_u(scorer: NoiseAwareScorer, image: np.ndarray, card: FrameMetadata) -> float:
     """1.4826 MAD of the stabilised pixels of a frame about their median: 1 where the noise model holds."""
     calibration, _ = scorer.calibration(card.camera, card.filter)
     grid = PatchGrid(*image.shape, scorer.patch)
@@ -137,7 +137,7 @@ def mad_of_u(scorer: NoiseAwareScorer, image: np.ndarray, card: Card) -> float:
     return float(1.4826 * np.median(np.abs(values - np.median(values))))
 
 
-def _frame(scorer: NoiseAwareScorer, image: np.ndarray, card: Card) -> dict[str, np.ndarray]:
+def _frame(scorer: NoiseAwareScorer, image: np.ndarray, card: FrameMetadata) -> dict[str, np.ndarray]:
     return scorer.score_features(measured(scorer, image, card.camera, card.filter), card.camera, card.filter)
 
 

@@ -22,7 +22,7 @@ from aqdask.methods.base import score_frame
 from aqdask.methods.dispatch import load_scorer, train
 from aqdask.methods.training.settings import TrainSpec
 from aqdask.simulate.truth import NARROW_FRACTIONS, patch_fraction
-from aqdask.specs import Card, PatchGrid, ReadSpec
+from aqdask.specs import FrameMetadata, PatchGrid, ReadSpec
 from aqdask.stats.masking import bad_patches
 
 ALPHA = 0.01
@@ -68,7 +68,7 @@ def clouds(data: Path, folder: Path, steps: int) -> dict[str, Any]:
     clear = [name for name, fraction in cloudy.items() if fraction == 0]
     row: dict[str, Any] = {"data": "cloudynight", "frames": len(images), "references": len(clear)}
     try:
-        card = Card(camera="all-sky")
+        card = FrameMetadata(camera="all-sky")
         source = MemoryFrames([images[name] for name in clear], clear, card)
         scorer = load_scorer(train(source, TrainSpec(name="clouds", steps=steps)))
     except UsageError as error:
@@ -96,7 +96,7 @@ def one_trail(path: Path, known: KnownTrail, folder: Path, steps: int) -> dict[s
     left_out: list[str] = []
     while True:  # as where nobody names the frames: those unlike the others are left out, up to a quarter
         try:
-            source = MemoryFrames(list(cut.values()), list(cut), Card())
+            source = MemoryFrames(list(cut.values()), list(cut), FrameMetadata())
             scorer = load_scorer(train(source, TrainSpec(name="trail", steps=steps)))
             break
         except OutlierFramesError as error:

@@ -27,7 +27,7 @@ from aqdask.simulate.detector_defects import ReadNoise
 from aqdask.simulate.frame import simulate_frame
 from aqdask.simulate.presets import wide_field_prior
 from aqdask.simulate.scene import SceneSpec, stream
-from aqdask.specs import Card
+from aqdask.specs import FrameMetadata
 
 CAMERAS = 9
 SIZE = 768  # px a side: 144 patches
@@ -76,7 +76,7 @@ class Series:
             scene = replace(self.scene, sky=sky, fwhm=fwhm)
             defects = [KINDS[kind](scene)] if kind else []
             images.append(simulate_frame(scene, defects, self.seed + number).image)
-        card = Card(camera="simulated", filter="L", gain=self.scene.gain)
+        card = FrameMetadata(camera="simulated", filter="L", gain=self.scene.gain)
         return MemoryFrames(images, [f"night/{number:03}" for number in chosen], card)
 
     def bad(self) -> tuple[int, int]:

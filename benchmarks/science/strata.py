@@ -26,7 +26,7 @@ from aqdask.simulate import defects
 from aqdask.simulate.defect import Defect
 from aqdask.simulate.frame import simulate_frame
 from aqdask.simulate.scene import SceneSpec, stream
-from aqdask.specs import Card
+from aqdask.specs import FrameMetadata
 from aqdask.stats.masking import bad_patches
 
 ALPHA = 0.01
@@ -56,7 +56,9 @@ def strata(quick: bool = False) -> list[dict[str, Any]]:
     good, spoilt, kinds = (1, 1, list(DEFECTS)[:1]) if quick else (GOOD, SPOILT, list(DEFECTS))
     references = {sky: [_image(sky, k) for k in range(REFERENCES)] for sky in SKIES}
     images = [image for pair in zip(*references.values(), strict=True) for image in pair]
-    frames = MemoryFrames(images, [f"{k:03}" for k in range(len(images))], Card(camera=CAMERA, filter=FILTER))
+    frames = MemoryFrames(
+        images, [f"{k:03}" for k in range(len(images))], FrameMetadata(camera=CAMERA, filter=FILTER)
+    )
     scorers = {}
     for name, factor in VARIANTS.items():
         with patch.object(reference_split, "STRATA_FACTOR", factor):

@@ -15,7 +15,7 @@ from aqdask.methods.dispatch import load_scorer, train
 from aqdask.methods.paper.network import seeded_autoencoder
 from aqdask.methods.paper.scorer import calibration_of
 from aqdask.methods.training.settings import TrainSpec
-from aqdask.specs import Card
+from aqdask.specs import FrameMetadata
 from aqdask.store import layout
 from aqdask.store.ledger import Ledger, open_ledger
 
@@ -91,7 +91,7 @@ class _Skies(FrameSource):
     """Reference frames for `tiny_aqdask`."""
 
     ids = tuple(f"{number}.fits" for number in range(6))
-    cards = tuple(Card(filter="LR"[number % 2], camera="tinycam") for number in range(6))
+    cards = tuple(FrameMetadata(filter="LR"[number % 2], camera="tinycam") for number in range(6))
 
     def read(self, index: int) -> tuple[np.ndarray, None]:
         """Noise with a few stars."""

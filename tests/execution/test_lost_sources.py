@@ -313,7 +313,7 @@ def test_a_worker_without_the_mount_costs_nothing(client, own, bundle, monkeypat
     blind = sorted(client.scheduler_info()["workers"])[0]
 
     def lose_the_mount(number):
-        import aqdask.io.compression as module
+        import aqdask.io.streams as module
         from aqdask.errors import SourceUnreachable as Unreachable
 
         def refuse(path, *arguments):
@@ -323,7 +323,7 @@ def test_a_worker_without_the_mount_costs_nothing(client, own, bundle, monkeypat
         module._open_regular = refuse
 
     def find_it_again():
-        import aqdask.io.compression as module
+        import aqdask.io.streams as module
 
         module._open_regular = module.kept
 

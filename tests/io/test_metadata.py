@@ -12,14 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
-from aqdask.io.metadata import describe, header_gain, header_saturate
+from aqdask.io.metadata import header_gain, header_saturate, read_metadata
 from aqdask.io.reader import probe
-from aqdask.io.wcs import wcs_centres
-from aqdask.specs import Card, ReadSpec
+from aqdask.io.wcs import sky_coordinates
+from aqdask.specs import FrameMetadata, ReadSpec
 
 
 def cards(**values: object) -> str:
-    """Cards as text; ``_`` in a name stands for ``-``."""
+    """Headers as text; ``_`` in a name stands for ``-``."""
     pairs = [(key.replace("_", "-"), value) for key, value in values.items()]
     return fits.Header(pairs).tostring(endcard=False, padding=False)
 
@@ -58,7 +58,7 @@ TIMES = [
 
 @pytest.mark.parametrize(("values", "expected"), TIMES)
 def test_time(values: dict, expected: str | None) -> None:
-    assert describe(cards(**values), "").time == (None if expected is None else microseconds(expected))
+    assert read_metadata(cards(**values), "").time == (None if expected is None else microseconds(expected))
 
 
 OTHERS = [
@@ -91,11 +91,11 @@ OTHERS = [
 
 @pytest.mark.parametrize(("values", "coordinate", "expected"), OTHERS)
 def test_other_coordinates(values: dict, coordinate: str, expected: object) -> None:
-    assert getattr(describe(cards(**values), ""), coordinate) == pytest.approx(expected, nan_ok=True)
+    assert getattr(read_metadata(cards(**values), ""), coordinate) == pytest.approx(expected, nan_ok=True)
 
 
 def test_image_header_before_the_primary_one() -> None:
-    card = describe(cards(EXPTIME=1, FILTER="V"), cards(EXPTIME=2, INSTRUME="CCD", FILTER="R"))
+    card = read_metadata(cards(EXPTIME=1, FILTER="V"), cards(EXPTIME=2, INSTRUME="CCD", FILTER="R"))
     assert (card.exptime, card.filter, card.camera) == (1, "V", "CCD")
 
 
@@ -116,17 +116,17 @@ def test_override(override: tuple[str, str], coordinate: str, expected: object) 
         DATE_OBS="2001-01-01T00:00:00", EXPTIME=1, FILTER="V", INSTRUME="I", MIDPOINT="2020-01-01T00:00:00",
         OBSMJD=60000.5, OBSJD=2459882.5, SHUTTER=7, GLASS="H", CHIP="EEV", XBINNING=2, YBINNING=2,
     )  # fmt: skip
-    assert getattr(describe(header, "", (override,)), coordinate) == expected
+    assert getattr(read_metadata(header, "", (override,)), coordinate) == expected
 
 
 @settings(deadline=None, max_examples=60)
 @given(st.integers(-(10**9), 4 * 10**9).map(lambda s: s * 10**6 + 123457))
 def test_time_is_exact_to_the_microsecond(time: int) -> None:
     iso = str(np.datetime64(time, "us"))
-    assert describe(cards(DATE_OBS=iso), "").time == time
+    assert read_metadata(cards(DATE_OBS=iso), "").time == time
     # a double holds an MJD to a microsecond; days with a leap second are a second longer
     mjd = 40587 + time / 86400e6
-    assert describe(cards(MJD_OBS=mjd), "").time == pytest.approx(time, abs=1.1e6)
+    assert read_metadata(cards(MJD_OBS=mjd), "").time == pytest.approx(time, abs=1.1e6)
 
 
 @settings(deadline=None, max_examples=60)
@@ -135,8 +135,8 @@ def test_time_is_exact_to_the_microsecond(time: int) -> None:
     st.sampled_from(["", "DATE-OBS= ", "EXPTIME = '"]),
 )
 def test_any_text_gives_a_card(text: str, start: str) -> None:
-    assert isinstance(describe((start + text).ljust(80), text), Card)
-    assert wcs_centres(start + text, text, np.zeros(1), np.zeros(1)) is None
+    assert isinstance(read_metadata((start + text).ljust(80), text), FrameMetadata)
+    assert sky_coordinates(start + text, text, np.zeros(1), np.zeros(1)) is None
 
 
 @pytest.mark.parametrize(
@@ -181,24 +181,24 @@ class TestSky:
     @pytest.mark.parametrize("place", ["image", "primary"])
     def test_reference_pixel(self, place: str) -> None:
         texts = (tan(), "") if place == "image" else (cards(EXPTIME=1), tan())
-        ra, dec = wcs_centres(*texts, np.array([[20.0], [1020.0]]), np.array([10.0]))
+        ra, dec = sky_coordinates(*texts, np.array([[20.0], [1020.0]]), np.array([10.0]))
         assert_allclose((ra[0, 0], dec[0, 0], dec[1, 0]), (120, -30, -29), atol=1e-3)
 
     def test_icrs_whatever_the_frame(self) -> None:
         """B1950 precesses by more than half a degree."""
-        ra, _ = wcs_centres(tan(RADESYS="FK4", EQUINOX=1950.0), "", np.array([20.0]), np.array([10.0]))
+        ra, _ = sky_coordinates(tan(RADESYS="FK4", EQUINOX=1950.0), "", np.array([20.0]), np.array([10.0]))
         assert_allclose(ra, 120.52, atol=0.05)
 
     @pytest.mark.parametrize("axes", [("", ""), ("LINEAR", "LINEAR"), ("RA---TAN", "FREQ")])
     def test_none(self, axes: tuple[str, str]) -> None:
         text = cards(CTYPE1=axes[0], CTYPE2=axes[1])
-        assert wcs_centres(text, "", np.zeros(2), np.zeros(2)) is None
+        assert sky_coordinates(text, "", np.zeros(2), np.zeros(2)) is None
 
     @pytest.mark.real
     def test_real_headers_give_positions_or_none(self, data_dir: Path) -> None:
         for name in ("bad_inputs/astropy_sip-wcs.fits", "formats/panoptes_solved.fits.fz"):
             (info,) = probe(data_dir / name, ReadSpec())
-            found = wcs_centres(info.header, info.primary_header, np.array([5.0]), np.array([5.0]))
+            found = sky_coordinates(info.header, info.primary_header, np.array([5.0]), np.array([5.0]))
             assert found is not None, name
             assert np.isfinite(found).all()
 

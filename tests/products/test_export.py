@@ -19,7 +19,7 @@ import aqdask as aq
 from aqdask import flags
 from aqdask.cli import aqdask
 from aqdask.errors import ArchiveError, UsageError
-from aqdask.io.reader import frame_to_fits
+from aqdask.io.writer import frame_to_fits
 from aqdask.products.export import FORMATS, MaskFormat, TableFormat
 from aqdask.products.plots import PictureJob
 from aqdask.specs import PatchGrid

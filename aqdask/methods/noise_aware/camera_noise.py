@@ -15,7 +15,7 @@ from aqdask.methods.noise_aware.hot_pixels import hot_pixels
 from aqdask.methods.noise_aware.noise_fit import fit_noise, is_coarse, is_white
 from aqdask.methods.noise_aware.noise_model import NoiseModel, clipped_variance, difference, sky_level
 from aqdask.methods.tensors import as_float
-from aqdask.specs import MIN_VALID, Card, PatchGrid
+from aqdask.specs import MIN_VALID, FrameMetadata, PatchGrid
 from aqdask.stats.patches import cut_range, valid_range
 
 SURVEYED = 12  # frames of a camera at most: 50,000 patches of 4096 x 4096 px frames
@@ -116,7 +116,7 @@ class Survey:
 
     patch: int
 
-    def __call__(self, image: np.ndarray, invalid: np.ndarray | None, card: Card) -> FrameSurvey:
+    def __call__(self, image: np.ndarray, invalid: np.ndarray | None, card: FrameMetadata) -> FrameSurvey:
         levels = patch_levels(image, invalid, self.patch)
         saturation = min(_saturation(image, invalid), _header_saturation(image, card.saturate))
         signal = _signal(image, invalid, levels, self.patch)

@@ -40,7 +40,7 @@ from aqdask.methods.noise_aware.reference_split import ReferenceSplit
 from aqdask.methods.noise_aware.scorer import extract_batch, mask_uninformative, without
 from aqdask.methods.noise_aware.sky_fit import make_template
 from aqdask.methods.noise_aware.two_pass import TwoPassDecision, score_of
-from aqdask.specs import Card, PatchGrid
+from aqdask.specs import FrameMetadata, PatchGrid
 from aqdask.stats.conformal import ScoreTable
 
 SETS = ("fit", "tail", "threshold")
@@ -70,7 +70,7 @@ class FeatureReader:
     patch: int
     device: str = "cpu"
 
-    def __call__(self, image: np.ndarray, invalid: np.ndarray | None, card: Card) -> Features:
+    def __call__(self, image: np.ndarray, invalid: np.ndarray | None, card: FrameMetadata) -> Features:
         extractor = FeatureExtractor(self.networks, self.device)
         known = self.camera_noise
         detector, hot = Detector(known.noise, known.saturation), hot_map(known.hot, known.shape)

@@ -15,7 +15,7 @@ from aqdask.methods.noise_aware.frame_score import LEAST_SPREAD, FrameStatistics
 from aqdask.methods.noise_aware.noise_model import NoiseModel
 from aqdask.methods.noise_aware.pooling import Features
 from aqdask.methods.noise_aware.reference_split import STRATUM_FRAMES
-from aqdask.specs import Card
+from aqdask.specs import FrameMetadata
 from aqdask.stats.robust import mad_sigma
 
 NOISE_RANGE = (0.93, 1.08)  # of the noise ratio on frames that did not fit the noise
@@ -136,7 +136,7 @@ def _spreads() -> str:
     return ", ".join(f"{name} {spread:g}" for name, spread in LEAST_SPREAD.items() if name != "stars")
 
 
-def check_gains(camera: str, cards: Mapping[str, Card]) -> None:
+def check_gains(camera: str, cards: Mapping[str, FrameMetadata]) -> None:
     """Reject frames of one camera with several gains in their headers; ``cards`` by frame id, NaN is unknown.
 
     Frames of all settings but the most frequent are named. They may be left out where they are fewer than

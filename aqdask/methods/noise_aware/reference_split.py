@@ -19,7 +19,7 @@ from aqdask.methods.base import FrameSource
 from aqdask.methods.noise_aware.camera_noise import patch_levels
 from aqdask.methods.training.settings import TrainSpec
 from aqdask.methods.training.split import split_frames
-from aqdask.specs import Card
+from aqdask.specs import FrameMetadata
 
 MIN_FRAMES = 3  # of one camera and filter: one for each set
 STRATUM_FRAMES = 16  # of a stratum: with so many, region groups are enabled
@@ -123,7 +123,7 @@ def sky_strata(frames: FrameSource, members: Sequence[int]) -> tuple[list[list[i
     return [sorted(stratum, key=list(members).index) for stratum in cuts], limits
 
 
-def _sky_and_noise(image: np.ndarray, invalid: np.ndarray | None, card: Card) -> tuple[float, float]:
+def _sky_and_noise(image: np.ndarray, invalid: np.ndarray | None, card: FrameMetadata) -> tuple[float, float]:
     """Measure ln of the variance of the pixels of a frame, and its sky in counts; NaN where unknown."""
     levels = patch_levels(image, invalid, patch=64)
     known = np.isfinite(levels.sky) & (levels.near > 0)

@@ -11,7 +11,7 @@ from aqdask.methods.base import FrameSource
 from aqdask.methods.training.settings import TrainSpec
 from aqdask.simulate.frame import simulate_frame
 from aqdask.simulate.scene import SceneSpec
-from aqdask.specs import Card
+from aqdask.specs import FrameMetadata
 
 SIDE = 512
 TINY = TrainSpec(method="aqdask", name="tiny", steps=6, batch=4, alpha=0.02)
@@ -40,7 +40,7 @@ class Frames(FrameSource):
         spoil: Callable[[int, np.ndarray], object] | None = None,
     ) -> None:
         self.ids = [f"night/{index:03}.fits" for index in range(count)]
-        self.cards = [Card(camera=camera, filter="L", gain=gain)] * count
+        self.cards = [FrameMetadata(camera=camera, filter="L", gain=gain)] * count
         self.side, self.first, self.spoil = side, first, spoil
 
     def read(self, index: int) -> tuple[np.ndarray, np.ndarray | None]:

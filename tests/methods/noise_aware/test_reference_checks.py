@@ -17,7 +17,7 @@ from aqdask.methods.noise_aware.noise_model import NoiseModel
 from aqdask.methods.noise_aware.reference_checks import check_gains, check_scatter
 from aqdask.methods.noise_aware.reference_split import split_groups
 from aqdask.methods.training.settings import TrainSpec
-from aqdask.specs import Card
+from aqdask.specs import FrameMetadata
 
 FOUR = r".*Expected: .*\. What to do: "
 SPEC = TrainSpec(name="adapted", alpha=0.02)
@@ -104,7 +104,10 @@ def test_headers_that_say_several_gains_are_refused_with_their_values_and_frames
 
 
 def cards_of(gains, filter="L"):
-    return {f"{filter}/{k:02}": Card(camera="cam", filter=filter, gain=gain) for k, gain in enumerate(gains)}
+    return {
+        f"{filter}/{k:02}": FrameMetadata(camera="cam", filter=filter, gain=gain)
+        for k, gain in enumerate(gains)
+    }
 
 
 def test_every_gain_but_the_most_frequent_is_named_and_no_more_than_five_frames_of_it():

@@ -17,7 +17,7 @@ from aqdask.methods.noise_aware.camera_calibration import CameraCalibration
 from aqdask.methods.noise_aware.pooling import Features
 from aqdask.methods.noise_aware.reference_split import STRATUM_FRAMES, sky_strata, split_groups
 from aqdask.methods.training.settings import TrainSpec
-from aqdask.specs import Card
+from aqdask.specs import FrameMetadata
 
 SPEC = TrainSpec()
 PEDESTAL = 600.0
@@ -30,7 +30,7 @@ class Skies(FrameSource):
     def __init__(self, skies):
         self.skies = list(skies)
         self.ids = [f"{k:03}" for k in range(len(self.skies))]
-        self.cards = [Card(camera="cam", filter="L")] * len(self.skies)
+        self.cards = [FrameMetadata(camera="cam", filter="L")] * len(self.skies)
 
     def read(self, index):
         sky = self.skies[index]

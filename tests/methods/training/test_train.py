@@ -17,7 +17,7 @@ from aqdask.methods.training import crops, loop
 from aqdask.methods.training.crops import training_crops
 from aqdask.methods.training.settings import TrainSpec
 from aqdask.methods.training.split import split_frames
-from aqdask.specs import Card
+from aqdask.specs import FrameMetadata
 
 
 def paper(**settings):
@@ -33,7 +33,7 @@ class Frames(FrameSource):
 
     def __init__(self, count=8, shape=(640, 704), cards=None, hole=None):
         self.ids = [f"night/{index:03}.fits" for index in range(count)]
-        self.cards = cards or [Card(camera="cam", filter="L")] * count
+        self.cards = cards or [FrameMetadata(camera="cam", filter="L")] * count
         self.shape, self.hole, self.reads = shape, hole, []
 
     def read(self, index):
@@ -100,7 +100,9 @@ def test_the_bundle_scores_and_good_frames_pass():
 
 
 def test_a_small_group_has_no_calibration_of_its_own():
-    bundle = train(Frames(cards=[Card(camera="cam", filter=f"F{index}") for index in range(8)]), SPEC)
+    bundle = train(
+        Frames(cards=[FrameMetadata(camera="cam", filter=f"F{index}") for index in range(8)]), SPEC
+    )
     assert list(bundle.calibrations) == [""]
 
 
