@@ -146,7 +146,7 @@ def bit_names(header: str, primary_header: str) -> dict[str, int]:
     return found or dict(next(known, {}))
 
 
-def _named_bit(card: fits.FrameMetadata, cards: fits.Header) -> tuple[str, int]:
+def _named_bit(card: fits.Card, cards: fits.Header) -> tuple[str, int]:
     """Return name and value of the bit that a card names; an empty name for any other card."""
     keyword = card.keyword.upper()
     if keyword.startswith("MP_"):  # LSST

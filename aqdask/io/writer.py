@@ -51,11 +51,11 @@ def _cards(text: str, keep_blank: bool) -> fits.Header:
     return header
 
 
-def _writable(card: fits.FrameMetadata) -> fits.FrameMetadata:
+def _writable(card: fits.Card) -> fits.Card:
     image = card.image  # unparsed cards are checked here, and repaired where possible
     try:
         card.verify("exception")
         _ = card.value, card.comment
     except (fits.VerifyError, ValueError):
-        return fits.FrameMetadata("COMMENT", image[:72].rstrip())
+        return fits.Card("COMMENT", image[:72].rstrip())
     return card
