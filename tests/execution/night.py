@@ -6,12 +6,12 @@ import os
 from pathlib import Path
 
 import numpy as np
-from aqdask.methods.training.train import train
 from astropy.io import fits
 
 from aqdask.execution.reporter import Silent
-from aqdask.methods.base import load_scorer, score_frame
+from aqdask.methods.base import score_frame
 from aqdask.methods.bundle import Bundle, calibration_key
+from aqdask.methods.dispatch import load_scorer, train
 from aqdask.methods.paper.network import seeded_autoencoder
 from aqdask.methods.paper.scorer import calibration_of
 from aqdask.methods.training.settings import TrainSpec

@@ -13,7 +13,7 @@ from night import OPTIONS, SHAPE, files, ledger_of, night_frame, same_bytes, tin
 import aqdask as aq
 from aqdask.execution.executors import DaskExecutor
 from aqdask.io import reader as reader
-from aqdask.methods.base import load_scorer
+from aqdask.methods.dispatch import load_scorer
 from aqdask.methods.paper.scorer import PaperScorer
 from aqdask.specs import PatchGrid
 
