@@ -34,7 +34,7 @@ def uncalibrated(bundle: Bundle, about: Iterable[tuple[str, str]]) -> Counter[st
 
 def uncalibrated_rows(bundle: Bundle, frames: FrameStore, rows: Sequence[int]) -> Counter[str]:
     """The same for frames of an archive, by row."""
-    columns = (frames.coordinate(name)[list(rows)] for name in ("camera", "filter"))
+    columns = (frames.coordinate(name, rows) for name in ("camera", "filter"))
     return uncalibrated(bundle, ((str(camera), str(band)) for camera, band in zip(*columns, strict=True)))
 
 

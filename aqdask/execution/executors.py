@@ -99,7 +99,7 @@ class SerialExecutor:
 
     def provide(self, bundle: bytes, digest: str) -> None:
         """See `Executor`."""
-        warm(bundle)
+        warm(bundle, digest)
 
     def avoid(self, worker: str, why: str) -> None:
         """See `Executor`; there is no other place."""

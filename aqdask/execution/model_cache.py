@@ -46,14 +46,33 @@ def default_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def warm(data: bytes, device: str = "") -> Scorer:
-    """Load the bundle ``data`` into this process's cache (once) and return its scorer."""
-    bundle = Bundle.from_bytes(data)
-    place = device or default_device()
+def warm(data: bytes, digest: str, device: str = "") -> Scorer:
+    """Return the scorer of a bundle from this process's cache, loading it from ``data`` the first time.
+
+    Parameters
+    ----------
+    data : bytes
+        The bundle, parsed only where it is not loaded yet.
+    digest : str
+        Its sha256.
+
+    Raises
+    ------
+    ModelError
+        If the bytes are no bundle, or have another digest.
+    """
+    key = (digest, device or default_device())
     with _lock:
-        key = (bundle.digest, place)
         if key not in _replicas:
-            _replicas[key] = load_scorer(bundle, place)
+            bundle = Bundle.from_bytes(data)
+            if bundle.digest != digest:
+                raise ModelError(
+                    f"a bundle with the digest {bundle.digest[:8]} instead of {digest[:8]}",
+                    expected="the bytes that the digest was computed of",
+                    consequence="The model was not loaded",
+                    remedy="run the command again",
+                )
+            _replicas[key] = load_scorer(bundle, key[1])
         return _replicas[key]
 
 
@@ -77,7 +96,7 @@ def replica(digest: str, device: str = "") -> Scorer:
             consequence="The task cannot score",
             remedy="restart the worker, or run the command again",
         ) from error
-    return warm(plugin.data, device)  # type: ignore[attr-defined]
+    return warm(plugin.data, digest, device)  # type: ignore[attr-defined]
 
 
 def plugin_name(digest: str) -> str:
@@ -91,12 +110,12 @@ class ModelPlugin(WorkerPlugin):
     idempotent = True
 
     def __init__(self, data: bytes, digest: str) -> None:
-        self.data = data
+        self.data, self.digest = data, digest
         self.name = plugin_name(digest)
 
     async def setup(self, worker: Worker) -> None:
         """Load off the event loop: heartbeats must go on."""
-        await asyncio.to_thread(warm, self.data)
+        await asyncio.to_thread(warm, self.data, self.digest)
 
 
 @contextlib.contextmanager

@@ -43,7 +43,7 @@ def writing(path: str | os.PathLike[str], *, repairing: bool = False) -> Iterato
     root = layout.open_root(path, writable=True)
     with layout.sole_writer(path):
         with layout.storing(path):
-            archive = _opened(path, root)
+            archive = _opened(path, root, repairing)
             if not repairing:
                 _refuse_damage(archive)
         try:
@@ -56,10 +56,10 @@ def writing(path: str | os.PathLike[str], *, repairing: bool = False) -> Iterato
             layout.consolidate(path, root)
 
 
-def _opened(path: str | os.PathLike[str], root: zarr.Group) -> OpenArchive:
+def _opened(path: str | os.PathLike[str], root: zarr.Group, repairing: bool) -> OpenArchive:
     """An archive ready to be written: what a kill left half made is completed, an older layout raised."""
     layout.complete(root)
-    layout.sweep_partials(path)
+    layout.sweep_partials(path, shards=repairing)
     ledger, frames = open_ledger(root, damaged=True), FrameStore.at(root)
     if not ledger.damage:
         ledger.mend_metadata()

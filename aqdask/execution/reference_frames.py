@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 
-from aqdask.errors import ArchiveError, OutlierFramesError, UsageError
+from aqdask.errors import FrameError, OutlierFramesError, UsageError
 from aqdask.execution import planning
 from aqdask.execution.executors import Executor
 from aqdask.execution.model_cache import one_thread
 from aqdask.execution.pipeline import blame, collect, raised
 from aqdask.execution.reporter import Reporter
+from aqdask.execution.tasks import new_run, opened_frames
 from aqdask.execution.worker import at_work
 from aqdask.io.sources import match_frames
 from aqdask.methods.base import FrameFunction, FrameSource, middle
@@ -24,7 +25,7 @@ from aqdask.methods.training.progress import Report, TrainProgress
 from aqdask.references.image_statistics import ImageStatistics, measure
 from aqdask.references.propose import Proposal, propose
 from aqdask.store import layout
-from aqdask.store.frame_store import ChosenFrames, FrameStore, Place
+from aqdask.store.frame_store import ChosenFrames, FrameStore, Place, read_place
 from aqdask.store.ledger import DONE, open_ledger
 from aqdask.text import printable
 
@@ -57,17 +58,18 @@ class _MeasureJob:
     """Measure statistics of the images of stored frames."""
 
     archive: str
+    run: str = field(default_factory=new_run)
 
     def __call__(self, places: Sequence[Place]) -> list[ImageStatistics]:
-        """Give one `ImageStatistics` a frame, all NaN where its pixels are damaged or out of reach."""
-        chosen = ChosenFrames.of(FrameStore.open(self.archive), places)
-        return [self._one(chosen, position) for position in range(len(places))]
+        """Return one `ImageStatistics` a frame, all NaN where its pixels are damaged or out of reach."""
+        frames = opened_frames(self.archive, self.run)
+        return [self._one(frames, place) for place in places]
 
-    def _one(self, chosen: ChosenFrames, position: int) -> ImageStatistics:
-        with at_work(str(chosen.places[position])):
+    def _one(self, frames: FrameStore, place: Place) -> ImageStatistics:
+        with at_work(str(place)):
             try:
-                return measure(*chosen.read(position))
-            except ArchiveError:
+                return measure(*read_place(frames, place))
+            except FrameError:
                 return ImageStatistics()
 
 

@@ -10,9 +10,10 @@ import contextlib
 import hashlib
 import os
 import time
+import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import cached_property, partial
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache, partial
 
 import numpy as np
 
@@ -23,14 +24,15 @@ from aqdask.execution.worker import address, at_work
 from aqdask.io import reader
 from aqdask.io.wcs import wcs_centres
 from aqdask.methods.base import Scorer, score_frame
-from aqdask.specs import FrameInfo, ReadSpec
+from aqdask.specs import FrameInfo, PatchGrid, ReadSpec
 from aqdask.store import layout
 from aqdask.store.frame_store import (
     FrameStore,
+    Place,
     check_fits,
     checksum,
     coordinates_of,
-    read_again,
+    read_place,
     row_checksum,
 )
 from aqdask.store.ledger import DONE, PENDING, QUARANTINED, Record
@@ -45,15 +47,42 @@ STORED = "but its pixels are stored: `aqdask verify --repair` takes them as they
 
 @dataclass(frozen=True)
 class Reading:
-    """A frame in memory, and what its header says of it.
+    """A frame in memory.
 
-    ``headers`` are the cards of the image's HDU and of the primary one.
+    Parameters
+    ----------
+    pixels : tuple of ndarray
+        Image and invalid pixels.
+    crc32c : str
+        Their checksum.
+    camera, filter : str
+        Names under which the model is calibrated.
+    headers : tuple of str
+        Cards of the image's HDU and of the primary one.
     """
 
     pixels: Pixels
+    crc32c: str
     camera: str
     filter: str
     headers: tuple[str, str]
+
+
+@lru_cache(maxsize=4)
+def opened_frames(archive: str, run: str, *, writable: bool = False) -> FrameStore:
+    """Open the frames of an archive, once a process for each ``run``: no array is resized during one."""
+    return FrameStore.open(archive, writable=writable)
+
+
+@lru_cache(maxsize=16)
+def opened_quality(archive: str, name: str, run: str, *, writable: bool = False) -> QualityStore:
+    """Open a quality group of an archive, once a process for each ``run``."""
+    return QualityStore.open(archive, name, writable=writable)
+
+
+def new_run() -> str:
+    """Return an identifier for a pass over an archive: see `opened_frames`."""
+    return uuid.uuid4().hex
 
 
 @dataclass(frozen=True)
@@ -99,12 +128,15 @@ class FrameJob:
         How frames are taken out of files.
     quality, model : str
         Name of the quality group and sha256 of the bundle; empty when nothing is scored.
+    run : str
+        Identifier under which worker processes keep the archive open.
     """
 
     archive: str
     read: ReadSpec
     quality: str = ""
     model: str = ""
+    run: str = field(default_factory=new_run)
 
     def __call__(self, batch: Batch) -> list[Record]:
         """Do what ``batch`` says; records of what came of it, everything written before they return.
@@ -112,8 +144,8 @@ class FrameJob:
         What is stored of a frame stays until its replacement has been read and decoded. A source that could
         not be reached gives a record with the event 'unreachable', which is for the client to decide on.
         """
-        frames = FrameStore.open(self.archive, writable=True)
-        scoring = _Scoring.begin(self, batch) if self.quality else None
+        frames = opened_frames(self.archive, self.run, writable=True)
+        scoring = _Scoring.begin(self, batch, frames) if self.quality else None
         records: list[Record] = []
         for task in batch.frames:
             with at_work(task.frame_id):
@@ -126,7 +158,7 @@ class FrameJob:
         if not task.ingest:
             if not scoring or scoring.keeps(task):
                 return []
-            return [scoring.score(task, self._stored(frames, task))]
+            return [scoring.score(task, self._stored(scoring, task))]
         started = time.perf_counter()
         reading, record = self._take_in(frames, task)
         record["seconds"] = round(time.perf_counter() - started, 4)
@@ -139,7 +171,7 @@ class FrameJob:
             return [record, scoring.score(task, FrameError(NO_FRAME))] if failed else [record]
         if scoring.keeps(task):
             return [record]
-        return [record, scoring.score(task, self._stored(frames, task))]
+        return [record, scoring.score(task, self._stored(scoring, task))]
 
     def _take_in(self, frames: FrameStore, task: FrameTask) -> tuple[Reading | None, Record]:
         """Read one source, store its pixels; the record says how that went."""
@@ -160,20 +192,19 @@ class FrameJob:
             frames.write(task.row, frame.image, frame.invalid)
         except OSError as error:
             raise place_failed(self.archive, error) from error
-        record |= {"state": DONE, "sha256": frame.sha256, "crc32c": checksum(frame.image, frame.invalid)}
+        crc32c = checksum(frame.image, frame.invalid)
+        record |= {"state": DONE, "sha256": frame.sha256, "crc32c": crc32c}
         record |= {"size": frame.size, "mtime_ns": frame.mtime_ns}
         if frame.invalid is not None:
             record["invalid_pixels"] = int(frame.invalid.sum())
         row = coordinates_of(task.frame_id, task.path, frame.info)
         record["card"] = row_checksum(row)
-        if (
-            record["card"] != task.card
-        ):  # other headers than those that were looked at: the client stores these
+        if record["card"] != task.card:  # other headers than the registered ones: the client stores these
             record["coordinates"] = row
         if frame.info.notes:
             record["notes"] = list(frame.info.notes)
         card, headers = frame.info.card, (frame.info.header, frame.info.primary_header)
-        return Reading((frame.image, frame.invalid), card.camera, card.filter, headers), record
+        return Reading((frame.image, frame.invalid), crc32c, card.camera, card.filter, headers), record
 
     def _read(self, task: FrameTask) -> reader.Frame:
         frame = reader.read_frame(task.path, task.hdu, self.read)
@@ -185,21 +216,16 @@ class FrameJob:
             )
         return frame
 
-    def _stored(self, frames: FrameStore, task: FrameTask) -> Reading | FrameError:
-        """A frame from the archive (or its source, where that keeps no pixels), or why there is none."""
+    def _stored(self, scoring: _Scoring, task: FrameTask) -> Reading | FrameError:
+        """Read a frame that was taken in before, or return the reason why there is none."""
         if not task.score:
             return FrameError(NO_FRAME)
-        at = slice(task.row, task.row + 1)
-        names = ("camera", "filter", "header", "primary_header")
         try:
-            if frames.spec.pixels:
-                pixels = frames.read_checked(task.row, task.crc32c)
-            else:
-                pixels = read_again(task.path, task.hdu, self.read, task.crc32c)
+            pixels = read_place(scoring.frames, Place(task.row, task.path, task.hdu, task.crc32c))
         except FrameError as error:
             return error
-        camera, band, *headers = (str(frames.coordinate(name, at)[0]) for name in names)
-        return Reading(pixels, camera, band, (headers[0], headers[1]))
+        camera, band, header, primary = scoring.stored_headers[task.row]
+        return Reading(pixels, task.crc32c, camera, band, (header, primary))
 
 
 def _stamp(path: str) -> dict[str, int]:
@@ -213,18 +239,34 @@ def _stamp(path: str) -> dict[str, int]:
 class _Scoring:
     """The scoring half of one batch: the maps of its shard, filled frame by frame, written once."""
 
-    def __init__(self, job: FrameJob, batch: Batch, store: QualityStore) -> None:
-        self.job, self.batch, self.store = job, batch, store
-        self.block = store.empty(batch.stop - batch.start)
+    def __init__(self, job: FrameJob, batch: Batch, frames: FrameStore) -> None:
+        self.job, self.batch, self.frames = job, batch, frames
+        self.store = opened_quality(job.archive, job.quality, job.run, writable=True)
+        self.block = self.store.empty(batch.stop - batch.start)
 
     @cached_property
     def scorer(self) -> Scorer:
         """The model; a batch that only clears maps needs none."""
         return replica(self.job.model)
 
+    @cached_property
+    def stored_headers(self) -> dict[int, tuple[str, str, str, str]]:
+        """Camera, filter and both headers of the batch's frames as stored, by row; read once a batch."""
+        rows = [task.row for task in self.batch.frames]
+        names = ("camera", "filter", "header", "primary_header")
+        columns = [map(str, self.frames.coordinate(name, rows)) for name in names]
+        return dict(zip(rows, zip(*columns, strict=True), strict=True))
+
+    @cached_property
+    def centres(self) -> tuple[np.ndarray, np.ndarray]:
+        """Patch centres y and x in pixels, ``(n_y, n_x)`` each."""
+        grid = PatchGrid(*self.frames.spec.shape, int(self.store.group.attrs["patch"]))  # type: ignore[arg-type]
+        y, x = ((grid.starts(axis) + grid.stops(axis) - 1) / 2 for axis in (0, 1))
+        return tuple(np.meshgrid(y, x, indexing="ij"))
+
     @classmethod
-    def begin(cls, job: FrameJob, batch: Batch) -> _Scoring:
-        scoring = cls(job, batch, QualityStore.open(job.archive, job.quality, writable=True))
+    def begin(cls, job: FrameJob, batch: Batch, frames: FrameStore) -> _Scoring:
+        scoring = cls(job, batch, frames)
         if batch.keep or any(task.stored or (task.ingest and task.crc32c) for task in batch.frames):
             scoring._recall()
         return scoring
@@ -271,17 +313,12 @@ class _Scoring:
         self._locate(found.headers, position)
         numbers = {name: float(maps[name]) for name in self.store.frame_variables if name in maps}
         seconds = round(time.perf_counter() - started, 4)
-        done: Record = {"state": DONE, "source": checksum(image, invalid), "seconds": seconds}
+        done: Record = {"state": DONE, "source": found.crc32c, "seconds": seconds}
         return {**record, **done, "row": task.row, "values": numbers}
 
     def _locate(self, headers: tuple[str, str], position: int) -> None:
         """Sky position of the patch centres, where the header has a celestial WCS."""
-        centres = [
-            (np.asarray(self.store.group[a + "0"][:]) + np.asarray(self.store.group[a + "1"][:]) - 1) / 2  # type: ignore[index]
-            for a in "yx"
-        ]
-        y, x = np.meshgrid(*centres, indexing="ij")
-        found = wcs_centres(headers[0], headers[1], y, x)
+        found = wcs_centres(*headers, *self.centres)
         if found is not None:
             self.block["ra"][position], self.block["dec"][position] = found
 
@@ -310,6 +347,7 @@ class VerifyJob:
 
     archive: str
     qualities: tuple[str, ...]
+    run: str = field(default_factory=new_run)
 
     def __call__(self, batch: Sequence[tuple[int, str, dict[str, str]]]) -> list[list[tuple[int, str, str]]]:
         """For each ``(row, pixel checksum, {quality: maps' checksum})`` its damage ``(row, where, what)``.
@@ -320,8 +358,8 @@ class VerifyJob:
             return self._compare(batch)
 
     def _compare(self, batch: Sequence[tuple[int, str, dict[str, str]]]) -> list[list[tuple[int, str, str]]]:
-        frames = FrameStore.open(self.archive)
-        stores = {name: QualityStore.open(self.archive, name) for name in self.qualities}
+        frames = opened_frames(self.archive, self.run)
+        stores = {name: opened_quality(self.archive, name, self.run) for name in self.qualities}
         answers = []
         for row, expected, maps in batch:
             damage: list[tuple[int, str, str]] = []

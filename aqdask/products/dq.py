@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,12 +13,13 @@ from astropy.io import fits
 
 from aqdask import flags
 from aqdask.errors import place_failed
+from aqdask.execution.tasks import new_run, opened_frames, opened_quality
 from aqdask.execution.worker import at_work
 from aqdask.io.cards import quiet
 from aqdask.io.sources import safe_name
 from aqdask.io.wcs import celestial_wcs
 from aqdask.specs import PatchGrid
-from aqdask.stats.masking import bad_pixels, dq_image
+from aqdask.stats.masking import dq_image
 from aqdask.store import layout
 from aqdask.store.frame_store import DAMAGED, FrameStore
 from aqdask.store.quality_store import QualityStore, row_checksum
@@ -26,6 +27,7 @@ from aqdask.text import printable
 from aqdask.version import __version__
 
 TILE_ROWS = 64
+ABOUT = ("frame_id", "path", "header", "primary_header")
 DAMAGED_MAPS = "the stored maps are missing or damaged: `aqdask verify --repair` makes them again"
 
 
@@ -64,18 +66,23 @@ class ExportJob:
     quality: str
     folder: str
     alpha: float
+    run: str = field(default_factory=new_run)
 
     def __call__(self, items: Sequence[Wanted]) -> list[Cut]:
         """Cut the masks of some frames; damaged maps give a problem instead of a mask."""
-        frames = FrameStore.open(self.archive)
-        store = QualityStore.open(self.archive, self.quality)
+        frames = opened_frames(self.archive, self.run)
+        store = opened_quality(self.archive, self.quality, self.run)
+        columns = []
+        if self.folder:  # read once for all of them: a stored chunk holds thousands of rows
+            rows = [item.row for item in items]
+            columns = [[str(text) for text in frames.coordinate(name, rows)] for name in ABOUT]
         cuts = []
-        for item in items:
+        for item, *about in zip(items, *columns, strict=True):
             with at_work(str(item)):
-                cuts.append(self._one(frames, store, item))
+                cuts.append(self._one(frames, store, item, about))
         return cuts
 
-    def _one(self, frames: FrameStore, store: QualityStore, item: Wanted) -> Cut:
+    def _one(self, frames: FrameStore, store: QualityStore, item: Wanted, about: list[str]) -> Cut:
         row = item.row
         try:
             pvalue = store.read_map("pvalue", row)
@@ -93,14 +100,12 @@ class ExportJob:
         if item.crc32c and np.count_nonzero(invalid) != item.invalid_pixels:
             return Cut(row, problem=DAMAGED)
         grid = PatchGrid(*frames.spec.shape, int(store.group.attrs["patch"]))  # type: ignore[arg-type]
-        masked = float((bad_pixels(pvalue, self.alpha, grid) | invalid).mean())
+        dq = dq_image(pvalue, invalid, self.alpha, grid)
+        masked = np.count_nonzero(dq) / dq.size
         if not self.folder:
             return Cut(row, masked)
-        frame_id, path, header, primary = (
-            str(frames.coordinate(name, slice(row, row + 1))[0])
-            for name in ("frame_id", "path", "header", "primary_header")
-        )
-        hdus = dq_hdus(dq_image(pvalue, invalid, self.alpha, grid), header, primary)
+        frame_id, path, header, primary = about
+        hdus = dq_hdus(dq, header, primary)
         cards = hdus[0].header
         cards["FRAMEID"] = (_ascii(frame_id), "frame in the archive")
         cards["SRCFILE"] = (_ascii(path.rpartition("/")[2]), "source file")

@@ -138,9 +138,12 @@ class FrameStore:
             column = np.array(values, dtype=np.dtypes.StringDType() if dtype is str else dtype)
             self._array(name)[start : start + len(rows)] = column
 
-    def coordinate(self, name: str, rows: slice = slice(None)) -> np.ndarray:
-        """One coordinate of many frames, as stored."""
-        return np.asarray(self._array(name)[rows])
+    def coordinate(self, name: str, rows: slice | Sequence[int] = slice(None)) -> np.ndarray:
+        """One coordinate of many frames, as stored; each stored chunk is decoded once (4,096 rows)."""
+        array = self._array(name)
+        if isinstance(rows, slice):
+            return np.asarray(array[rows])
+        return np.asarray(array.oindex[np.asarray(rows, dtype=np.intp)])
 
     def write(self, row: int, image: np.ndarray, invalid: np.ndarray | None) -> None:
         """Store one frame as its whole shard; an earlier one is there until the new one replaces it.
@@ -151,11 +154,8 @@ class FrameStore:
             If the frame is of another shape or type than the archive's: never cast.
         """
         check_fits(self.spec, image.shape, image.dtype)
-        for name, pixels in (("image", image), ("invalid", invalid)):
-            if name in self.planes and pixels is not None:
-                layout.replace_shard(self._array(name), (row, 0, 0), row, pixels)
-        if invalid is None:
-            layout.delete_shard(self._array("invalid"), (row, 0, 0))
+        values = {"image": image[np.newaxis], "invalid": None if invalid is None else invalid[np.newaxis]}
+        layout.write_shards((row, 0, 0), [(self._array(name), values[name]) for name in self.planes])
 
     @property
     def planes(self) -> tuple[str, ...]:
@@ -164,8 +164,7 @@ class FrameStore:
 
     def erase(self, row: int) -> None:
         """Remove one frame's pixels: it reads as no data."""
-        for name in self.planes:
-            layout.delete_shard(self._array(name), (row, 0, 0))
+        layout.write_shards((row, 0, 0), [(self._array(name), None) for name in self.planes])
 
     def has_pixels(self, row: int) -> bool:
         """Tell if anything is stored of a frame's pixels."""
@@ -272,7 +271,7 @@ class ChosenFrames:
     def of(cls, store: FrameStore, places: Sequence[Place]) -> ChosenFrames:
         """The frames at these places, in this order."""
         names = ("frame_id", "time", "exptime", "filter", "camera", "header", "primary_header")
-        columns = [store.coordinate(name)[[place.row for place in places]] for name in names]
+        columns = [store.coordinate(name, [place.row for place in places]) for name in names]
         ids, cards = [], []
         for frame_id, time, exptime, band, camera, *headers in zip(*columns, strict=True):
             ids.append(str(frame_id))
@@ -297,11 +296,8 @@ class ChosenFrames:
         ArchiveError
             If they cannot be read, or are not those that were taken in.
         """
-        place = self.places[position]
         try:
-            if self.store.spec.pixels:
-                return self.store.read_checked(place.row, place.crc32c)
-            return read_again(place.path, place.hdu, self.store.spec.read, place.crc32c)
+            return read_place(self.store, self.places[position])
         except FrameError as error:
             raise ArchiveError(
                 f"{printable(self.ids[position])}: {error}",
@@ -309,6 +305,19 @@ class ChosenFrames:
                 consequence="Nothing was learnt from it",
                 remedy="`aqdask verify ARCHIVE`, or leave this frame out",
             ) from error
+
+
+def read_place(store: FrameStore, place: Place) -> tuple[np.ndarray, np.ndarray | None]:
+    """Read pixels and invalid mask of one frame; from its source where the archive keeps no pixels.
+
+    Raises
+    ------
+    FrameError
+        If they cannot be read, or are not those that were taken in.
+    """
+    if store.spec.pixels:
+        return store.read_checked(place.row, place.crc32c)
+    return read_again(place.path, place.hdu, store.spec.read, place.crc32c)
 
 
 def read_again(path: str, hdu: int, read: ReadSpec, crc32c: str) -> tuple[np.ndarray, np.ndarray | None]:

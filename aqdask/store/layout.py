@@ -23,7 +23,7 @@ from zarr.codecs import BloscCodec, Crc32cCodec
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.group import AsyncGroup, GroupMetadata
 from zarr.core.sync import sync
-from zarr.storage import MemoryStore, StorePath
+from zarr.storage import LocalStore, MemoryStore, StorePath
 
 from aqdask.errors import ArchiveError, UsageError, place_failed, place_unreadable
 from aqdask.specs import ArchiveSpec, ReadSpec
@@ -33,6 +33,7 @@ LAYOUT_VERSION = 2
 CONVENTIONS = "CF-1.11"
 GROUPS = ("frames", "quality", "ledger")
 METADATA = "zarr.json"
+PARTIAL = ".partial"  # end of the name of a file that zarr has not renamed yet
 REQUIRED = {"group": set(), "array": {"shape", "data_type", "chunk_grid", "chunk_key_encoding", "codecs"}}
 UNREADABLE = (
     ValueError,
@@ -66,7 +67,7 @@ def create(path: str | os.PathLike[str], spec: ArchiveSpec, *, created_by: str) 
     """
     compressors(spec.codec, spec.dtype)
     place = Path(path)
-    if place.exists() and (not place.is_dir() or any(p.suffix != ".partial" for p in place.iterdir())):
+    if place.exists() and (not place.is_dir() or any(p.suffix != PARTIAL for p in place.iterdir())):
         raise ArchiveError(
             f"{path} exists and is not an aqdask archive",
             expected="a new path, or an archive made by `aqdask ingest`",
@@ -315,24 +316,79 @@ def has_shard(array: zarr.Array, index: tuple[int, ...]) -> bool:
     return sync((array.store_path / array.metadata.encode_chunk_key(index)).exists())
 
 
-def replace_shard(array: zarr.Array, index: tuple[int, ...], rows: int | slice, values: np.ndarray) -> None:
-    """Write a whole shard; the former one, if there is one, stays until the new one is renamed over it.
+def write_shards(index: tuple[int, ...], shards: Iterable[tuple[zarr.Array, np.ndarray | None]]) -> None:
+    """Store one whole shard of each array by a rename; None, or nothing but the fill value, removes it.
 
-    Only a shard that is damaged is deleted first, because zarr (3.1) reads a shard before it overwrites it.
+    The shards are encoded here rather than assigned to the arrays: zarr (3.1) would read a shard before
+    overwriting it, and fail where the former one is damaged. What a killed writer left of it is removed.
+
+    Parameters
+    ----------
+    index : tuple of int
+        The shard's position, the same in every array.
+    shards : iterable of (zarr.Array, ndarray or None)
+        Values of the array's type; where they are smaller than a shard, fill values follow.
     """
-    try:
-        array[rows] = values
-    except UNREADABLE:
-        delete_shard(array, index)
-        array[rows] = values
+    encoded = [(array, None if values is None else _padded(array, values)) for array, values in shards]
+    sync(_write_shards(index, encoded))
 
 
-def sweep_partials(path: str | os.PathLike[str]) -> int:
-    """Remove ``*.partial`` files that a killed writer left behind (local stores); how many there were."""
-    found = list(Path(path).rglob("*.partial")) if "://" not in str(path) else []
-    for orphan in found:
-        orphan.unlink(missing_ok=True)
-    return len(found)
+async def _write_shards(
+    index: tuple[int, ...], shards: Iterable[tuple[zarr.Array, np.ndarray | None]]
+) -> None:
+    prototype = default_buffer_prototype()
+    for array, values in shards:
+        data = None
+        if values is not None:
+            pipeline, config = array.async_array.codec_pipeline, array.async_array.config
+            spec = array.metadata.get_chunk_spec(index, config, prototype)
+            [data] = await pipeline.encode([(prototype.nd_buffer.from_numpy_array(values), spec)])
+        place = array.store_path / array.metadata.encode_chunk_key(index)
+        _remove(_partials(place.store.root / place.path) if isinstance(place.store, LocalStore) else ())
+        await (place.delete() if data is None else place.set(data))
+
+
+def _padded(array: zarr.Array, values: np.ndarray) -> np.ndarray:
+    """Values of a whole shard, C-contiguous."""
+    if values.shape == array.shards:
+        return np.ascontiguousarray(values)
+    beyond = [(0, side - length) for side, length in zip(array.shards, values.shape, strict=True)]  # type: ignore[arg-type]
+    return np.pad(values, beyond, constant_values=array.fill_value)
+
+
+def sweep_partials(path: str | os.PathLike[str], *, shards: bool) -> None:
+    """Remove ``*.partial`` files that a killed writer left in a local store.
+
+    Those beside ``shards`` are the business of the next writer of the shard, unless asked for: the number of
+    shards grows with that of the frames.
+    """
+    if "://" not in str(path):
+        _remove(list(_all_partials(str(path), shards)))
+
+
+def _all_partials(folder: str, shards: bool) -> Iterator[str]:
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                if os.path.basename(folder) == "c" and not shards:
+                    return  # of an array of several dimensions
+                yield from _all_partials(entry.path, shards)
+            elif entry.name.endswith(PARTIAL):
+                yield entry.path
+
+
+def _partials(stored: Path) -> list[str]:
+    """Unfinished files of one stored object."""
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(stored.parent) as entries:
+        begins = f"{stored.name}."
+        return [e.path for e in entries if e.name.startswith(begins) and e.name.endswith(PARTIAL)]
+    return []
+
+
+def _remove(paths: Iterable[str]) -> None:
+    for path in paths:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
 
 
 @contextlib.contextmanager

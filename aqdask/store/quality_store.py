@@ -276,13 +276,12 @@ class QualityStore:
     def write_shard(self, start: int, block: Mapping[str, np.ndarray]) -> None:
         """Replace the shard that begins at row ``start`` in every variable by ``block`` (all its rows)."""
         per_shard = self.frames_per_shard
-        for name in self.variables:
-            array = self._opened[name]
+        arrays = {name: self._opened[name] for name in self.variables}
+        for name, array in arrays.items():
             rows = min(start + per_shard, array.shape[0]) - start
             if start % per_shard or len(block[name]) != rows:
                 raise ValueError(f"rows {start}+{len(block[name])} are not one whole shard of {per_shard}")
-            rows_of_shard = slice(start, start + rows)
-            layout.replace_shard(array, (start // per_shard, 0, 0), rows_of_shard, block[name])
+        layout.write_shards((start // per_shard, 0, 0), [(a, block[name]) for name, a in arrays.items()])
 
     def write_frame_values(self, values: Mapping[int, Mapping[str, float]]) -> None:
         """Write per-frame numbers by row; the client's work."""
