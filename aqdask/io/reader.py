@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -59,6 +59,7 @@ SIGN_FLIPPED: dict[tuple[int, float], str] = {
     (32, 2**31): "uint32",
     (64, 2**63): "uint64",
 }
+HASHED_AT_ONCE = 2**18  # bytes; a thread takes longer to start
 SEVERAL = "several images of the same shape in one file: only the first was taken (--hdu all takes them all)"
 BLANK_BEYOND = "BLANK is beyond the range of the stored numbers and marks no pixel"
 
@@ -124,8 +125,7 @@ def read_frame(path: str | os.PathLike[str], info_hdu: int, read: ReadSpec) -> F
         The machine failed, not the file.
     """
     file = load_file(path)
-    with frame_errors(), ThreadPoolExecutor(max_workers=1) as pool:
-        digest = pool.submit(lambda: hashlib.sha256(file.raw).hexdigest())  # hashlib lets the decoder run
+    with frame_errors(), _hashing(file.raw) as digest:
         stream = in_memory(file.raw)
         hdus = Hdus(stream)
         with quiet():
@@ -141,7 +141,18 @@ def read_frame(path: str | os.PathLike[str], info_hdu: int, read: ReadSpec) -> F
             stream.finish()
             infos = _infos(hdus, frames, read, tuple(dict.fromkeys((*notes, *stream.notes))))
             info = next(info for info in infos if info.hdu == info_hdu)
-        return Frame(image, invalid, digest.result(), file.size, file.mtime_ns, info)
+        return Frame(image, invalid, digest(), file.size, file.mtime_ns, info)
+
+
+@contextmanager
+def _hashing(raw: bytes) -> Iterator[Callable[[], str]]:
+    """Compute the sha256 of a file's bytes; a large file's in a thread, which hashlib lets run meanwhile."""
+    if len(raw) < HASHED_AT_ONCE:
+        digest = hashlib.sha256(raw).hexdigest()
+        yield lambda: digest
+        return
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        yield pool.submit(lambda: hashlib.sha256(raw).hexdigest()).result
 
 
 def is_reachable(path: str | os.PathLike[str]) -> bool:

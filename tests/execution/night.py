@@ -9,7 +9,7 @@ import numpy as np
 from astropy.io import fits
 
 from aqdask.execution.reporter import Silent
-from aqdask.methods.base import score_frame
+from aqdask.methods.base import FrameSource, score_frame
 from aqdask.methods.bundle import Bundle, calibration_key
 from aqdask.methods.dispatch import load_scorer, train
 from aqdask.methods.paper.network import seeded_autoencoder
@@ -88,7 +88,7 @@ def tiny_bundle(name: str = "tiny", patch: int = 32, seed: int = 0) -> Bundle:
     return Bundle.from_bytes(bundle.with_calibrations(dict.fromkeys(keys, pooled)).contents)
 
 
-class _Skies:
+class _Skies(FrameSource):
     """Reference frames for `tiny_aqdask`."""
 
     ids = tuple(f"{number}.fits" for number in range(6))
@@ -101,7 +101,7 @@ class _Skies:
 
 def tiny_aqdask() -> Bundle:
     """A model of our method, trained for two steps and calibrated on skies like those of the night."""
-    spec = TrainSpec(method="aqdask", name="ours", start="scratch", steps=2, batch=2, alpha=0.1)
+    spec = TrainSpec(method="aqdask", name="ours", steps=2, batch=2, alpha=0.1)
     return Bundle.from_bytes(train(_Skies(), spec).contents)
 
 
