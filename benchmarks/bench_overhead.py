@@ -1,4 +1,4 @@
-"""Fixed costs of a frame: what a pass over an archive costs where the frames are so small that nothing else does.
+"""Fixed costs of a frame: passes over an archive of frames too small to cost anything else.
 
     git worktree add ../old 3d02b68
     python benchmarks/bench_overhead.py ../old [--frames 2000 --repeat 5]
@@ -141,7 +141,7 @@ def table(sides: list[str], times: dict[str, list[Times]], frames: int) -> str:
 
 
 def model_lookup() -> str:
-    """Time to find a loaded model, and to parse and hash its bundle, as each tile of `quality_of` once did."""
+    """Time how a loaded model is found, and how long its bundle takes to be parsed and hashed."""
     from aqdask.execution.model_cache import warm
     from aqdask.methods.bundle import Bundle
     from aqdask.methods.shipped import load_shipped

@@ -9,6 +9,7 @@ import click
 
 from aqdask.cli.common import Session, command
 from aqdask.errors import EXIT_DONE, EXIT_FAILED, EXIT_QUARANTINED, UsageError
+from aqdask.store.codecs import CODECS
 
 
 def ingest_options(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -27,7 +28,8 @@ def ingest_options(function: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--no-pixels", is_flag=True, help="Keep quality only; score the files in place."),
         click.option("--by-shape", is_flag=True, help="One archive for each frame shape and type."),
         click.option("--chunk", type=click.IntRange(16), help="Side of a chunk in px.  [default: 512]"),
-        click.option("--codec", type=click.Choice(["lz4", "zstd"]), help="Compression.  [default: lz4]"),
+        click.option("--codec", type=click.Choice(list(CODECS)),
+                     help=f"Compression.  [default: {next(iter(CODECS))}]"),
         click.option("--frames-per-shard", type=click.IntRange(1),
                      help="Frames in one stored object of a quality map.  [default: 1 to 16, by archive]"),
         click.option("--rehash", is_flag=True, help="Compare contents, not sizes and times, of known files."),

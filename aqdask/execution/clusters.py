@@ -18,14 +18,14 @@ import distributed
 from dask.system import CPU_COUNT
 from distributed import Client, LocalCluster
 
-from aqdask.errors import ClusterError, UsageError
+from aqdask.errors import ClusterError
 from aqdask.execution import config, slurm
+from aqdask.execution.cluster_kinds import KINDS, check
 from aqdask.execution.executors import DaskExecutor, Executor, SerialExecutor, WorkQueue
 
 T = TypeVar("T")
 R = TypeVar("R")
 Cluster = str | Executor | None
-KINDS = "serial, local[:WORKERS], cuda, slurm[:FILE], or the address of a scheduler (tcp://host:port)"
 QUIET = (
     "distributed", "distributed.client", "distributed.core", "distributed.comm", "distributed.nanny",
     "distributed.scheduler", "distributed.worker", "bokeh", "tornado", "tornado.application",
@@ -37,48 +37,85 @@ LOOK_EVERY = 10.0  # seconds between looks whether the jobs that were asked for 
 
 @contextlib.contextmanager
 def connect(cluster: str | None = None) -> Iterator[Executor]:
-    """An executor for ``cluster``; whatever was started for it is stopped afterwards.
+    """Yield an executor for a cluster; what was started for it is stopped afterwards.
 
     Parameters
     ----------
     cluster : str, optional
-        One of `KINDS`. None: the Dask client of this process if there is one, else this process itself.
+        One of `aqdask.execution.cluster_kinds.KINDS`, or the address of a scheduler. None: the Dask client of
+        this process if there is one, else this process itself.
 
     Raises
     ------
     UsageError
-        For a word that names no cluster, or a Slurm file that is not there.
+        For a text that names no cluster, or a Slurm file that does not exist.
     ClusterError
-        If the cluster cannot be started, does not answer, or sends no worker.
+        If the cluster cannot be started, does not answer, or provides no worker.
     """
     check(cluster)
     kind, _, argument = (cluster or "").partition(":")
     if cluster is None:
         yield _current()
-    elif cluster == "serial":
-        yield SerialExecutor()
-    elif kind in ("local", "cuda"):
-        starter = {"local": _local, "cuda": _cuda}[kind]
-        with (
-            dask.config.set(config.get("dask")),
-            dask.config.set(RESTARTED),
-            _quiet(),
-            starter(argument) as started,
-            Client(started) as client,
-        ):
-            yield _with_workers(client, cluster)
-    elif kind == "slurm":
-        with (
-            slurm.settings(argument),
-            dask.config.set(config.get("dask")),
-            _quiet(),
-            slurm.start(_dashboard()) as started,
-            Client(started) as client,
-        ):
-            yield _with_workers(client, cluster, lambda: slurm.all_jobs_ended(started))
+    elif kind in KINDS:
+        with KINDS[kind].connect(argument) as executor:
+            yield executor
     else:
         with _quiet(), _client(cluster) as client:
             yield _with_workers(client, cluster)
+
+
+@contextlib.contextmanager
+def serial(argument: str = "") -> Iterator[Executor]:
+    """Run tasks in this process, one after the other."""
+    yield SerialExecutor()
+
+
+@contextlib.contextmanager
+def local(argument: str = "") -> Iterator[Executor]:
+    """Run tasks on worker processes of one thread each: ``argument`` many, or one a core."""
+    with _settings():
+        workers = int(argument or config.get("workers") or CPU_COUNT)
+        with (
+            LocalCluster(
+                n_workers=workers, threads_per_worker=1, dashboard_address=_dashboard(),
+                silence_logs=logging.CRITICAL, preload=_preload(),
+            ) as started,
+            Client(started) as client,
+        ):  # fmt: skip
+            yield _with_workers(client, "local")
+
+
+@contextlib.contextmanager
+def cuda(argument: str = "") -> Iterator[Executor]:
+    """Run tasks on one process of one thread a GPU, or on the GPU that ``argument`` numbers.
+
+    Raises
+    ------
+    ClusterError
+        On a machine without an NVIDIA GPU.
+    """
+    with _settings(), _gpu_cluster(argument) as started, Client(started) as client:
+        yield _with_workers(client, "cuda")
+
+
+@contextlib.contextmanager
+def slurm_jobs(argument: str = "") -> Iterator[Executor]:
+    """Run tasks on workers that are jobs of Slurm, with the settings of the file ``argument``."""
+    with (
+        slurm.settings(argument),
+        dask.config.set(config.get("dask")),
+        _quiet(),
+        slurm.start(_dashboard()) as started,
+        Client(started) as client,
+    ):
+        yield _with_workers(client, "slurm", lambda: slurm.all_jobs_ended(started))
+
+
+@contextlib.contextmanager
+def _settings() -> Iterator[None]:
+    """Set Dask's configuration for a cluster on this machine."""
+    with dask.config.set(config.get("dask")), dask.config.set(RESTARTED), _quiet():
+        yield
 
 
 def _current() -> Executor:
@@ -145,26 +182,6 @@ class Deferred:
         self._stack.__exit__(*error)
 
 
-def check(cluster: str | None) -> None:
-    """Raise `UsageError` unless ``cluster`` is one of `KINDS`."""
-    kind, _, argument = (cluster or "serial").partition(":")
-    known = cluster in (None, "serial") or kind in ("local", "cuda", "slurm") or "://" in str(cluster)
-    if not known:
-        raise UsageError(
-            f"--cluster {cluster}",
-            expected=KINDS,
-            consequence="Nothing was started",
-            remedy="leave it out for workers on this machine; cluster/README.md says when to use which",
-        )
-    if kind == "local" and argument and not (argument.isdecimal() and int(argument)):
-        raise UsageError(
-            f"--cluster {cluster}",
-            expected="local:WORKERS with a whole number above 0",
-            consequence="Nothing was started",
-            remedy="leave the number out for one worker a core",
-        )
-
-
 @contextlib.contextmanager
 def executor_of(cluster: Cluster) -> Iterator[Executor]:
     """The executor itself, or one for a cluster by name (`aqdask.execution.clusters.connect`)."""
@@ -175,22 +192,13 @@ def executor_of(cluster: Cluster) -> Iterator[Executor]:
         yield cluster
 
 
-def _local(argument: str) -> Any:
-    """One process a core with one thread each; on a machine with GPUs use `cuda` for scoring."""
-    workers = int(argument or config.get("workers") or CPU_COUNT)
-    return LocalCluster(
-        n_workers=workers, threads_per_worker=1, dashboard_address=_dashboard(),
-        silence_logs=logging.CRITICAL, preload=_preload(),
-    )  # fmt: skip
-
-
 def _preload() -> list[str]:
     """What workers of ours load first, besides what the user's configuration says."""
     return [*dask.config.get("distributed.worker.preload", []), "aqdask.execution.preload"]
 
 
-def _cuda(argument: str) -> Any:
-    """One process with one thread a GPU; the client itself never touches CUDA."""
+def _gpu_cluster(argument: str) -> Any:
+    """Make a cluster of one process with one thread a GPU; the client itself never touches CUDA."""
     gpus = [argument] if argument else _gpus()
     if not gpus:
         raise ClusterError(

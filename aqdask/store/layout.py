@@ -15,7 +15,7 @@ import os
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import zarr
@@ -27,6 +27,7 @@ from zarr.storage import LocalStore, MemoryStore, StorePath
 
 from aqdask.errors import ArchiveError, UsageError, place_failed, place_unreadable
 from aqdask.specs import ArchiveSpec, ReadSpec
+from aqdask.store.codecs import CODECS
 
 FORMAT = "aqdask"
 LAYOUT_VERSION = 2
@@ -42,19 +43,20 @@ UNREADABLE = (
     TypeError,
 )  # from zarr, for metadata or chunks that are damaged
 ROWS_PER_CHUNK = 4096  # rows of the 1-D arrays that go with the frames
-CODECS: dict[str, tuple[Any, int]] = {
-    "lz4": ("lz4", 5),
-    "zstd": ("zstd", 1),
-}  # Blosc compressor and level; always with bitshuffle
 
 
 def compressors(codec: str, dtype: Any) -> list[Any]:
     """Blosc with bitshuffle, then a crc32c of every inner chunk: without it a flipped bit reads as data."""
     if codec not in CODECS:
-        raise UsageError(f"codec {codec!r}", expected=f"one of {', '.join(sorted(CODECS))}")
+        raise UsageError(
+            f"the codec {codec!r}",
+            expected=f"one of {', '.join(CODECS)}",
+            consequence="Nothing can be stored with it",
+            remedy="leave it out for the default",
+        )
     name, level = CODECS[codec]
-    size = np.dtype(dtype).itemsize
-    return [BloscCodec(cname=name, clevel=level, shuffle="bitshuffle", typesize=size), Crc32cCodec()]
+    size, compressor = np.dtype(dtype).itemsize, cast(Any, name)
+    return [BloscCodec(cname=compressor, clevel=level, shuffle="bitshuffle", typesize=size), Crc32cCodec()]
 
 
 def create(path: str | os.PathLike[str], spec: ArchiveSpec, *, created_by: str) -> zarr.Group:
