@@ -194,7 +194,7 @@ def executor_of(cluster: Cluster) -> Iterator[Executor]:
 
 def _preload() -> list[str]:
     """What workers of ours load first, besides what the user's configuration says."""
-    return [*dask.config.get("distributed.worker.preload", []), "aqdask.execution.preload"]
+    return [*dask.config.get("distributed.worker.preload", []), "aqdask.execution.worker"]
 
 
 def _gpu_cluster(argument: str) -> Any:

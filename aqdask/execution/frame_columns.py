@@ -78,7 +78,7 @@ def check_quality(store: QualityStore, made: QualitySpec, rows: Sequence[Entry])
     for variable in made.variables:
         if not variable.per_frame:
             continue
-        values = _read(store.group, variable.name)
+        values = layout.read_values(store.group, variable.name)
         if values is None or len(values) != len(rows):
             damage.append((ALL, f"{name} (values)", f"cannot be decoded: {variable.name}"))
             continue
@@ -90,10 +90,10 @@ def check_quality(store: QualityStore, made: QualitySpec, rows: Sequence[Entry])
         ]
     for axis in (0, 1):
         for edge, expected in bounds(made.grid, axis).items():
-            values = _read(store.group, edge)
+            values = layout.read_values(store.group, edge)
             if values is None or not np.array_equal(values, expected):
                 damage.append((ALL, f"{name} (fixed)", f"{edge} is not the bounds of the patches"))
-    bundle = _read(store.group, "bundle")
+    bundle = layout.read_values(store.group, "bundle")
     digest = "" if bundle is None else hashlib.sha256(bundle.tobytes()).hexdigest()
     if digest != made.attributes["model_sha256"]:
         remedy = "aqdask score with the model file writes it again"
@@ -122,7 +122,7 @@ def _columns(frames: FrameStore, part: Sequence[Entry]) -> tuple[dict[str, np.nd
     at = slice(part[0].row, part[-1].row + 1)
     columns, lost = {}, []
     for name, (kind, fill, _) in COORDINATES.items():
-        values = _read(frames.group, name, at)
+        values = layout.read_values(frames.group, name, at)
         if values is None or len(values) != len(part):
             lost.append(name)
             values = np.full(len(part), fill, dtype=object if kind is str else kind)
@@ -138,14 +138,6 @@ def _ledger_values(name: str, variable: str, rows: Sequence[Entry], dtype: Any, 
     """A frame-level variable as the ledger has it, the fill value where a frame has none."""
     scores = (entry.scores.get(name) for entry in rows)
     return np.array([s.values.get(variable, fill) if s else fill for s in scores]).astype(dtype)
-
-
-def _read(group: zarr.Group, name: str, at: slice = slice(None)) -> np.ndarray | None:
-    """Part of a 1-D array; None where it does not decode."""
-    try:
-        return np.asarray(group[name][at])  # type: ignore[index]
-    except layout.UNREADABLE:
-        return None
 
 
 def _delete_chunk(group: zarr.Group, name: str, row: int) -> None:

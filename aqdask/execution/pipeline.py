@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NoReturn, TypeVar
 
 from aqdask.errors import AqdaskError, ClusterError, FrameTimeout, ModelError
@@ -183,7 +183,7 @@ def run_batches(
             yield blamed
         waiting = (*again, *batch.rest)
         if waiting:
-            queue.put(planning.chain(waiting[0], waiting[1:]))
+            queue.put(replace(waiting[0], rest=waiting[1:]))
 
 
 def _blamed(batch: Batch, job: FrameJob, error: Exception) -> tuple[list[Record], tuple[Batch, ...]]:

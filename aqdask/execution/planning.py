@@ -73,15 +73,6 @@ class Batch:
         """The same for some of its frames: the others' rows survive, and nothing waits for it."""
         return replace(self, frames=tuple(frames), keep=True, rest=())
 
-    def following(self) -> Batch | None:
-        """The batch that waits for this one, with what waits behind it."""
-        return replace(self.rest[0], rest=self.rest[1:]) if self.rest else None
-
-
-def chain(first: Batch, others: tuple[Batch, ...]) -> Batch:
-    """``first``, with ``others`` waiting for it: they write the same shard."""
-    return replace(first, rest=others)
-
 
 def frames_per_shard(frames: int) -> int:
     """K for a new archive of ``frames`` frames: at most 16, fewer in a small one so that workers share it."""

@@ -2,16 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from aqdask.execution.coverage import Outside
-from aqdask.execution.notes import Notes
 from aqdask.execution.open_archive import OpenArchive
 from aqdask.execution.reporter import Reporter
 from aqdask.store import layout
 from aqdask.store.ledger import DONE, PENDING, QUARANTINED, UNREACHABLE, Record
 from aqdask.store.quality_store import QualityStore
+from aqdask.text import printable
+
+SHOWN = 20  # different notes that are reported one by one
 
 # Fields of a record that are not for the ledger.
 PASSING = ("notes", "coordinates", "is_about_path", "worker", "row")
+
+
+class Notes:
+    """Counts notes by their words, with the first frame of each."""
+
+    def __init__(self) -> None:
+        self.frames: dict[str, set[str]] = {}
+
+    def add(self, frame_id: str, notes: Iterable[str]) -> None:
+        """Count the notes on one frame; the same note on the same frame counts once."""
+        for note in notes:
+            self.frames.setdefault(note, set()).add(frame_id)
+
+    def tell(self, reporter: Reporter) -> None:
+        """One line a note, the most frequent first."""
+        ordered = sorted(self.frames.items(), key=lambda item: (-len(item[1]), item[0]))
+        for note, frames in ordered[:SHOWN]:
+            first, number = printable(min(frames)), len(frames)
+            where = first if number == 1 else f"{number} frames, such as {first}"
+            reporter.say(f"note: {printable(note)} ({where})")
+        if len(ordered) > SHOWN:
+            reporter.say(f"note: and {len(ordered) - SHOWN} more kinds of notes")
 
 
 class Recorder:
@@ -39,9 +65,8 @@ class Recorder:
         with layout.storing(self.archive.path):
             for record in records:
                 if "coordinates" in record:
-                    self.archive.frames.write_columns(
-                        entries[record["frame_id"]].row, [record["coordinates"]]
-                    )
+                    row = entries[record["frame_id"]].row
+                    self.archive.frames.write_columns(row, [record["coordinates"]])
             if self.quality and values:
                 self.quality.write_frame_values(values)
                 self.outside.count(values.values())

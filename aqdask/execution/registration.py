@@ -20,7 +20,7 @@ from aqdask.execution.tasks import STORED, ProbeJob, hash_sources
 from aqdask.io.sources import assign_ids
 from aqdask.specs import ArchiveSpec, FrameInfo, ReadSpec, Source
 from aqdask.store import layout, quality_store
-from aqdask.store.frame_store import check_fits, coordinates_of, row_checksum
+from aqdask.store.frame_store import Coordinates, check_fits, coordinates_of, row_checksum
 from aqdask.store.ledger import DONE, PENDING, QUARANTINED, UNREACHABLE, Entry, Ledger, Record
 from aqdask.store.quality_store import QualityStore
 from aqdask.text import printable
@@ -103,7 +103,7 @@ class _Page:
         self.archive, self.ids, self.known = archive, ids, known
         self.forget, self.reached = forget, reached
         self.records: list[Record] = []
-        self.fresh: list[tuple[str, str, FrameInfo]] = []
+        self.fresh: list[Coordinates] = []
         self.given_up: list[int] = []
         self.next_row = archive.ledger.row_count
 
@@ -130,7 +130,7 @@ class _Page:
         archive = self.archive
         if self.fresh:
             archive.frames.grow(self.next_row + len(self.fresh))
-            archive.frames.write_coordinates(self.next_row, self.fresh)
+            archive.frames.write_columns(self.next_row, self.fresh)
         archive.ledger.append(self.records)
         archive.ledger.flush()
         for row in self.given_up:
@@ -146,12 +146,13 @@ class _Page:
             return
         card = former.card if former else ""
         if not reason:
-            card = row_checksum(coordinates_of(frame_id, source.path, info))
+            coordinates = coordinates_of(frame_id, source.path, info)
+            card = row_checksum(coordinates)
             if row < 0:
                 row = self.next_row + len(self.fresh)
-                self.fresh.append((frame_id, source.path, info))
+                self.fresh.append(coordinates)
             else:
-                self.archive.frames.write_coordinates(row, [(frame_id, source.path, info)])
+                self.archive.frames.write_columns(row, [coordinates])
         state = QUARANTINED if reason else PENDING
         suffix = printable(info.suffix)
         about = {"hdu": info.hdu, "row": row, "suffix": suffix, "state": state, "reason": reason}

@@ -105,15 +105,11 @@ class ProbeJob:
 
 def hash_sources(paths: Sequence[str]) -> list[tuple[str, str]]:
     """sha256 of each file's content; empty where it cannot be read."""
-    return [(path, _digest(path)) for path in paths]
-
-
-def _digest(path: str) -> str:
-    try:
-        with at_work(path):
-            return hashlib.sha256(reader.load_bytes(path)).hexdigest()
-    except FrameError:
-        return ""
+    found = dict.fromkeys(paths, "")
+    for path in paths:
+        with at_work(path), contextlib.suppress(FrameError):
+            found[path] = hashlib.sha256(reader.load_bytes(path)).hexdigest()
+    return list(found.items())
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,15 @@ M_TRIM_THRESHOLD, KEPT_BYTES = -1, 256 * 2**20
 M_MMAP_THRESHOLD, MAPPED_BYTES = -3, 2**30
 
 
+def dask_setup(worker: object) -> None:
+    """Ignore SIGINT in workers that this process starts, which name this module as a preload.
+
+    A terminal sends Ctrl-C to the whole process group, but stopping the workers is up to the client.
+    """
+    with contextlib.suppress(ValueError):  # a worker in a thread of another process
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 class WorkerSettings(WorkerPlugin):
     """Settings of the libraries in a worker process."""
 

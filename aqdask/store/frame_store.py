@@ -127,10 +127,6 @@ class FrameStore:
             if array.shape[0] < rows:
                 array.resize((rows, *array.shape[1:]))
 
-    def write_coordinates(self, start: int, rows: Sequence[tuple[str, str, FrameInfo]]) -> None:
-        """Write ``(frame_id, path, info)`` of consecutive frames from row ``start``."""
-        self.write_columns(start, [coordinates_of(*row) for row in rows])
-
     def write_columns(self, start: int, rows: Sequence[Coordinates]) -> None:
         """Write the coordinates of consecutive frames from row ``start``."""
         for position, (name, (dtype, _, _)) in enumerate(COORDINATES.items()):

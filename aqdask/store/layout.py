@@ -195,6 +195,14 @@ def open_array(group: zarr.Group, name: str) -> zarr.Array:
         raise damaged(group.store, {name: problem}) from error
 
 
+def read_values(group: zarr.Group, name: str, rows: slice = slice(None)) -> np.ndarray | None:
+    """Read an array, or rows of it; None where it is missing or does not decode."""
+    try:
+        return np.asarray(group[name][rows])  # type: ignore[index]
+    except UNREADABLE:
+        return None
+
+
 def array_problem(
     group: zarr.Group, name: str, expected: Mapping[str, Any], rows: int = 0, thorough: bool = True
 ) -> str:

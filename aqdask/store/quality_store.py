@@ -155,7 +155,7 @@ class QualityStore:
             self._mend_bundle(made)
         for axis, letter in enumerate("yx"):
             for name, values in bounds(made.grid, axis).items():
-                stored = self._whole(name)
+                stored = layout.read_values(self.group, name)
                 if stored is None or not np.array_equal(stored, values):
                     self._write_bound(letter, name, values)
 
@@ -207,15 +207,8 @@ class QualityStore:
 
     def bundle(self) -> bytes:
         """The model bundle that made these maps, so that an archive can be repaired; empty if damaged."""
-        found = self._whole("bundle")
+        found = layout.read_values(self.group, "bundle")
         return b"" if found is None else found.tobytes()
-
-    def _whole(self, name: str) -> np.ndarray | None:
-        """A small array that is written at once; None where it is not there or does not decode."""
-        try:
-            return np.asarray(self.group[name][:])  # type: ignore[index]
-        except layout.UNREADABLE:
-            return None
 
     @cached_property
     def _opened(self) -> dict[str, zarr.Array]:
@@ -303,24 +296,18 @@ def bounds(grid: PatchGrid, axis: int) -> dict[str, np.ndarray]:
 
 def names(root: zarr.Group) -> list[str]:
     """Names of the finished quality groups of an archive, sorted."""
-    return sorted(
-        name for name in group_names(root) if layout.group(root, f"quality/{name}").attrs.get("complete")
-    )
-
-
-def remove(root: zarr.Group, name: str) -> None:
-    """Remove a quality group and everything in it."""
-    sync((root.store_path / f"quality/{name}").delete_dir())
-
-
-def group_names(root: zarr.Group) -> list[str]:
-    """Names of everything below ``quality/``, finished or not, sorted."""
 
     async def listed() -> list[str]:
         place = root.store_path / "quality"
         return [name async for name in place.store.list_dir(place.path) if name != layout.METADATA]
 
-    return sorted(sync(listed()))
+    found = sorted(sync(listed()))
+    return [name for name in found if layout.group(root, f"quality/{name}").attrs.get("complete")]
+
+
+def remove(root: zarr.Group, name: str) -> None:
+    """Remove a quality group and everything in it."""
+    sync((root.store_path / f"quality/{name}").delete_dir())
 
 
 def row_checksum(block: Mapping[str, np.ndarray], row: int) -> str:
