@@ -1,4 +1,4 @@
-"""Where tasks run: this process, a local cluster, Slurm, or a scheduler that is there already."""
+"""Dask clusters: worker processes on this machine, jobs of Slurm, or a scheduler that already runs."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ QUIET = (
     "distributed", "distributed.client", "distributed.core", "distributed.comm", "distributed.nanny",
     "distributed.scheduler", "distributed.worker", "bokeh", "tornado", "tornado.application",
 )  # fmt: skip
-# A worker that happens to be restarting when this time is over after an earlier death is closed for good.
+# A worker that is restarting when this time after an earlier death ends is closed for good.
 RESTARTED = {"distributed.deploy.lost-worker-timeout": "1 hour"}
-LOOK_EVERY = 10.0  # seconds between looks whether the jobs that were asked for still exist
+LOOK_EVERY = 10.0  # seconds between checks that the requested jobs still exist
 
 
 @contextlib.contextmanager
@@ -126,14 +126,14 @@ def _current() -> Executor:
 
 
 class Deferred:
-    """An executor that connects to its cluster when there is something to run: nothing to do costs nothing.
+    """Executor that connects to its cluster when the first task is to be run.
 
     Parameters
     ----------
     cluster : str or None
-        See `connect`; a word that names no cluster is refused at once.
+        See `connect`; a text that names no cluster is refused at once.
     on_start : callable
-        Called with the executor once it is there.
+        Called with the connected executor.
     """
 
     def __init__(self, cluster: str | None, on_start: Callable[[Executor], None]) -> None:
@@ -184,7 +184,7 @@ class Deferred:
 
 @contextlib.contextmanager
 def executor_of(cluster: Cluster) -> Iterator[Executor]:
-    """The executor itself, or one for a cluster by name (`aqdask.execution.clusters.connect`)."""
+    """Yield an executor as it is, or connect to a cluster by name (`connect`)."""
     if cluster is None or isinstance(cluster, str):
         with connect(cluster) as executor:
             yield executor
@@ -193,7 +193,7 @@ def executor_of(cluster: Cluster) -> Iterator[Executor]:
 
 
 def _preload() -> list[str]:
-    """What workers of ours load first, besides what the user's configuration says."""
+    """Return the preload modules of workers that this process starts, those of the configuration included."""
     return [*dask.config.get("distributed.worker.preload", []), "aqdask.execution.worker"]
 
 
@@ -248,7 +248,7 @@ def _client(address: str) -> Client:
 
 
 def _with_workers(client: Client, cluster: str, hopeless: Callable[[], bool] | None = None) -> DaskExecutor:
-    """The executor once the first worker is there; ``hopeless`` tells when none can come any more."""
+    """Wait for the first worker and return the executor; give up early once ``hopeless()`` is true."""
     deadline = time.monotonic() + config.seconds("worker-timeout")
     while True:
         left = deadline - time.monotonic()
@@ -261,7 +261,7 @@ def _with_workers(client: Client, cluster: str, hopeless: Callable[[], bool] | N
                 continue
             within = "before its jobs ended" if ended else f"within {config.get('worker-timeout')}"
             raise ClusterError(
-                f"--cluster {cluster} sent no worker {within}",
+                f"--cluster {cluster} provided no worker {within}",
                 expected="at least one worker",
                 consequence="Nothing was done",
                 remedy="look at the workers' logs (of Slurm jobs: slurm-*.out, or the log-directory of "
@@ -270,7 +270,7 @@ def _with_workers(client: Client, cluster: str, hopeless: Callable[[], bool] | N
 
 
 def _dashboard() -> str:
-    """The configured address, or a free port on the same host where that one is taken."""
+    """Return the configured address of the dashboard, or a free port on the same host where it is in use."""
     host, _, port = str(config.get("dashboard-address")).rpartition(":")
     with socket.socket() as probe:
         try:
@@ -282,7 +282,7 @@ def _dashboard() -> str:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Dask's own log stays below errors: what matters to the user is said by the run itself."""
+    """Silence the loggers of Dask; the run itself reports errors."""
     loggers = [logging.getLogger(name) for name in QUIET]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

@@ -1,4 +1,4 @@
-"""Keeping of what the workers send back: numbers of frames, coordinates, and last of all the ledger."""
+"""Storage of the records that workers return: frame-level values, coordinates, and finally the ledger."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from aqdask.text import printable
 
 SHOWN = 20  # different notes that are reported one by one
 
-# Fields of a record that are not for the ledger.
+# Fields of a record that the ledger does not store.
 PASSING = ("notes", "coordinates", "is_about_path", "worker", "row")
 
 
 class Notes:
-    """Counts notes by their words, with the first frame of each."""
+    """Counter of notes on usable frames, by their text."""
 
     def __init__(self) -> None:
         self.frames: dict[str, set[str]] = {}
 
     def add(self, frame_id: str, notes: Iterable[str]) -> None:
-        """Count the notes on one frame; the same note on the same frame counts once."""
+        """Add the notes on one frame; the same note on the same frame counts once."""
         for note in notes:
             self.frames.setdefault(note, set()).add(frame_id)
 
     def tell(self, reporter: Reporter) -> None:
-        """One line a note, the most frequent first."""
+        """Report each note in one line, the most frequent first."""
         ordered = sorted(self.frames.items(), key=lambda item: (-len(item[1]), item[0]))
         for note, frames in ordered[:SHOWN]:
             first, number = printable(min(frames)), len(frames)
@@ -41,14 +41,14 @@ class Notes:
 
 
 class Recorder:
-    """Keeps the records of one stage of a run over an archive.
+    """Writer of the records of one stage of a run over an archive.
 
     Parameters
     ----------
     archive : OpenArchive
         Held for writing.
     quality : QualityStore or None
-        Where frame-level values go.
+        Group that receives frame-level values.
     """
 
     def __init__(self, archive: OpenArchive, quality: QualityStore | None) -> None:
@@ -59,7 +59,7 @@ class Recorder:
         self.worked: set[str] = set()
 
     def keep(self, records: list[Record]) -> dict[str, str]:
-        """Write what records say; the state of every frame that is finished, by id."""
+        """Write records; return the state of every frame that is finished, by id."""
         entries = self.archive.ledger.entries
         values = {record["row"]: record.get("values", {}) for record in records if "row" in record}
         with layout.storing(self.archive.path):
@@ -84,11 +84,11 @@ class Recorder:
         return {r["frame_id"]: r.get("state", DONE) for r in known if r["frame_id"] not in self._unreachable}
 
     def conclude(self) -> list[str]:
-        """Decide on frames whose source could not be reached; their ids.
+        """Settle the frames whose source could not be reached, and return their ids.
 
-        What is stored of them stays. A frame of which nothing is stored is quarantined where its own path is
-        the matter (it is not there, or forbidden), and looked at again next time; it stays pending where a
-        disk failed, or where every source of the run is out of reach.
+        Stored frames stay as they are. Others are quarantined where the path itself is at fault (missing or
+        forbidden), until the next ingest checks it again. They stay pending where a disk failed, or where no
+        source of the run could be reached.
         """
         all_at_once = not self._reached and len(self._unreachable) > 1
         records: list[Record] = []
@@ -104,6 +104,6 @@ class Recorder:
         return list(self._unreachable)
 
     def tell(self, reporter: Reporter) -> None:
-        """Say what the user should know of the frames of this stage, each thing once."""
+        """Report notes on the frames of this stage, each once."""
         self.notes.tell(reporter)
         self.outside.tell(reporter)

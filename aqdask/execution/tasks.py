@@ -1,7 +1,7 @@
-"""What a worker does: plain functions of picklable values, run by any executor.
+"""Tasks of the workers: picklable callables that take plain values and return plain values.
 
-A file that cannot be used comes back as a record with the state ``quarantined`` and never raises. What
-raises is about the place (disk, archive, model), not about one frame.
+An unusable file gives a record with the state ``quarantined``. Exceptions are left to failures that are not
+about one frame: of the disk, the archive or the model.
 """
 
 from __future__ import annotations
@@ -87,12 +87,12 @@ def new_run() -> str:
 
 @dataclass(frozen=True)
 class ProbeJob:
-    """Look into files: headers only."""
+    """Task that reads the headers of files."""
 
     read: ReadSpec
 
     def __call__(self, paths: Sequence[str]) -> list[tuple[str, tuple[FrameInfo, ...] | FrameError]]:
-        """For each path its frames, or the reason why there is none."""
+        """Return the frames of each path, or the reason why there is none."""
         found: list[tuple[str, tuple[FrameInfo, ...] | FrameError]] = []
         for path in paths:
             with at_work(path):
@@ -104,7 +104,7 @@ class ProbeJob:
 
 
 def hash_sources(paths: Sequence[str]) -> list[tuple[str, str]]:
-    """sha256 of each file's content; empty where it cannot be read."""
+    """Return path and sha256 of each file, empty where the file cannot be read."""
     found = dict.fromkeys(paths, "")
     for path in paths:
         with at_work(path), contextlib.suppress(FrameError):
@@ -114,14 +114,14 @@ def hash_sources(paths: Sequence[str]) -> list[tuple[str, str]]:
 
 @dataclass(frozen=True)
 class FrameJob:
-    """Take frames in, score them, or both, reading each source once.
+    """Task that ingests frames, scores them, or both, reading each source once.
 
     Parameters
     ----------
     archive : str
         Path of the archive, as seen by the workers.
     read : ReadSpec
-        How frames are taken out of files.
+        Settings for reading frames from files.
     quality, model : str
         Name of the quality group and sha256 of the bundle; empty when nothing is scored.
     run : str
@@ -135,10 +135,10 @@ class FrameJob:
     run: str = field(default_factory=new_run)
 
     def __call__(self, batch: Batch) -> list[Record]:
-        """Do what ``batch`` says; records of what came of it, everything written before they return.
+        """Process a batch, and return its records once everything is written.
 
-        What is stored of a frame stays until its replacement has been read and decoded. A source that could
-        not be reached gives a record with the event 'unreachable', which is for the client to decide on.
+        Stored pixels stay until their replacement has been read and decoded. A source that could not be
+        reached gives a record with the event 'unreachable', which the client settles.
         """
         frames = opened_frames(self.archive, self.run, writable=True)
         scoring = _Scoring.begin(self, batch, frames) if self.quality else None
@@ -162,7 +162,7 @@ class FrameJob:
             return [record]
         if reading is not None:
             return [record, scoring.score(task, reading)]
-        if not task.crc32c:  # nothing is stored, and nothing came
+        if not task.crc32c:  # nothing was stored before, and nothing is now
             failed = record["event"] == "ingest"
             return [record, scoring.score(task, FrameError(NO_FRAME))] if failed else [record]
         if scoring.keeps(task):
@@ -170,7 +170,7 @@ class FrameJob:
         return [record, scoring.score(task, self._stored(scoring, task))]
 
     def _take_in(self, frames: FrameStore, task: FrameTask) -> tuple[Reading | None, Record]:
-        """Read one source, store its pixels; the record says how that went."""
+        """Read one source and store its pixels; return them, if there are any, and the record."""
         record: Record = {"event": "ingest", "frame_id": task.frame_id}
         try:
             frame = self._read(task)
@@ -181,7 +181,7 @@ class FrameJob:
         except FrameError as error:
             if task.crc32c:
                 return None, {**record, "event": "kept", "reason": str(error), **_stamp(task.path)}
-            if frames.has_pixels(task.row):  # of which a lost record told, or a killed writer's
+            if frames.has_pixels(task.row):  # of a lost record, or a killed writer
                 return None, {**record, "state": PENDING, "reason": f"{error}; {STORED}"}
             return None, {**record, "state": QUARANTINED, "reason": str(error)}
         try:
@@ -225,7 +225,7 @@ class FrameJob:
 
 
 def _stamp(path: str) -> dict[str, int]:
-    """Size and time of a source that is there but of no use."""
+    """Return size and time of an unusable source; empty where it is missing."""
     with contextlib.suppress(OSError):
         status = os.stat(path)
         return {"size": status.st_size, "mtime_ns": status.st_mtime_ns}
@@ -233,7 +233,7 @@ def _stamp(path: str) -> dict[str, int]:
 
 
 class _Scoring:
-    """The scoring half of one batch: the maps of its shard, filled frame by frame, written once."""
+    """Scoring of one batch: the maps of its shard, filled frame by frame and written once."""
 
     def __init__(self, job: FrameJob, batch: Batch, frames: FrameStore) -> None:
         self.job, self.batch, self.frames = job, batch, frames
@@ -242,7 +242,7 @@ class _Scoring:
 
     @cached_property
     def scorer(self) -> Scorer:
-        """The model; a batch that only clears maps needs none."""
+        """Scorer of the model, loaded on first use: a batch that only clears maps needs none."""
         return replica(self.job.model)
 
     @cached_property
@@ -268,9 +268,9 @@ class _Scoring:
         return scoring
 
     def _recall(self) -> None:
-        """Take over what the shard holds, frame by frame where a part of it is damaged.
+        """Read the stored maps of the shard, frame by frame where a part of it is damaged.
 
-        A disk that cannot be read now is no damage, and ends the run.
+        A disk that cannot be read is no damage, and ends the run.
         """
         start, stop = self.batch.start, self.batch.stop
         with layout.reading(self.job.archive):
@@ -285,13 +285,13 @@ class _Scoring:
                         values[row - start] = self.store.read_map(name, row)
 
     def keeps(self, task: FrameTask) -> bool:
-        """Whether the maps of ``task`` are finished and still what the ledger says."""
+        """Tell if the stored maps of a frame are finished and match the ledger."""
         return bool(task.stored) and maps_checksum(self.block, task.row - self.batch.start) == task.stored
 
     def score(self, task: FrameTask, found: Reading | FrameError) -> Record:
-        """Fill one frame's maps (no data, if instead of a frame there is a reason); `finish` completes it."""
+        """Fill the maps of one frame, with no data where it could not be read; see `finish`."""
         record: Record = {"event": "score", "frame_id": task.frame_id, "quality": self.job.quality}
-        if isinstance(found, SourceUnreachable):  # its maps stay what they are
+        if isinstance(found, SourceUnreachable):  # its maps stay as they are
             about = {"reason": str(found), "is_about_path": found.is_about_path, "worker": address()}
             return {**record, "event": "unreachable", **about}
         position = task.row - self.batch.start
@@ -313,15 +313,15 @@ class _Scoring:
         return {**record, **done, "row": task.row, "values": numbers}
 
     def _locate(self, headers: tuple[str, str], position: int) -> None:
-        """Sky position of the patch centres, where the header has a celestial WCS."""
+        """Fill in the sky positions of the patch centres, where the header has a celestial WCS."""
         found = wcs_centres(*headers, *self.centres)
         if found is not None:
             self.block["ra"][position], self.block["dec"][position] = found
 
     def finish(self, records: list[Record]) -> None:
-        """Write the shard and complete the records: they exist only for what is stored.
+        """Write the shard, then complete the records, so that they exist for stored maps only.
 
-        Finished maps that turned out to be damaged, and could not be made again now, are pending again.
+        Damaged maps that could not be made again are recorded as pending.
         """
         scored = {record["frame_id"] for record in records if record["event"] == "score"}
         for task in self.batch.frames:
@@ -339,14 +339,14 @@ class _Scoring:
 
 @dataclass(frozen=True)
 class VerifyJob:
-    """Read stored frames again and compare with the ledger's checksums."""
+    """Task that reads stored frames and compares their checksums with those of the ledger."""
 
     archive: str
     qualities: tuple[str, ...]
     run: str = field(default_factory=new_run)
 
     def __call__(self, batch: Sequence[tuple[int, str, dict[str, str]]]) -> list[list[tuple[int, str, str]]]:
-        """For each ``(row, pixel checksum, {quality: maps' checksum})`` its damage ``(row, where, what)``.
+        """Return the damage ``(row, where, what)`` of each ``(row, checksum, {quality: checksum of maps})``.
 
         ``where`` is 'frames' or the name of a quality group; checksums that are empty are not compared.
         """
@@ -379,7 +379,7 @@ def _map_checksum(store: QualityStore, row: int) -> str:
 
 
 def _damage(read: Callable[[], str], expected: str) -> str:
-    """What is wrong with a stored piece; empty for nothing."""
+    """Describe the damage of a stored object; empty for none."""
     try:
         found = read()
     except layout.UNREADABLE:

@@ -1,6 +1,6 @@
-"""The archive as one zarr v3 hierarchy: create it, open it, refuse what is not ours.
+"""Creation and opening of archives, each one zarr v3 hierarchy, and writing of whole shards.
 
-The layout itself is specified in ``LAYOUT.md`` beside this module. Only the client creates and resizes
+The layout is specified in ``LAYOUT.md`` beside this module. Only the client creates and resizes
 arrays; workers assign whole shards (`aqdask.store.frame_store`, `aqdask.store.quality_store`).
 """
 
@@ -46,7 +46,7 @@ ROWS_PER_CHUNK = 4096  # rows of the 1-D arrays that go with the frames
 
 
 def compressors(codec: str, dtype: Any) -> list[Any]:
-    """Blosc with bitshuffle, then a crc32c of every inner chunk: without it a flipped bit reads as data."""
+    """Return the compressors of an array: Blosc with bitshuffle, then crc32c, which detects flipped bits."""
     if codec not in CODECS:
         raise UsageError(
             f"the codec {codec!r}",
@@ -60,12 +60,12 @@ def compressors(codec: str, dtype: Any) -> list[Any]:
 
 
 def create(path: str | os.PathLike[str], spec: ArchiveSpec, *, created_by: str) -> zarr.Group:
-    """Make an empty archive at ``path`` and return its root group.
+    """Create an empty archive at ``path`` and return its root group.
 
     Raises
     ------
     ArchiveError
-        If something else is there, or the place cannot be written.
+        If ``path`` holds something else, or cannot be written.
     """
     compressors(spec.codec, spec.dtype)
     place = Path(path)
@@ -93,7 +93,7 @@ def create(path: str | os.PathLike[str], spec: ArchiveSpec, *, created_by: str) 
 
 @contextlib.contextmanager
 def reading(path: object) -> Iterator[None]:
-    """Turn an `OSError` of what is read from the archive at ``path`` into an `ArchiveError`."""
+    """Turn an `OSError` while reading the archive at ``path`` into an `ArchiveError`."""
     try:
         yield
     except OSError as error:
@@ -102,7 +102,7 @@ def reading(path: object) -> Iterator[None]:
 
 @contextlib.contextmanager
 def storing(path: object) -> Iterator[None]:
-    """Turn an `OSError` of what is written to the archive at ``path`` into an `ArchiveError`."""
+    """Turn an `OSError` while writing the archive at ``path`` into an `ArchiveError`."""
     try:
         yield
     except OSError as error:
@@ -110,7 +110,7 @@ def storing(path: object) -> Iterator[None]:
 
 
 def complete(root: zarr.Group) -> None:
-    """Make the groups that are not there yet (a client may have been killed while creating)."""
+    """Create missing groups: a client may have been killed while creating the archive."""
     for name in GROUPS:
         if not has_metadata(root.store_path / name):
             delete_metadata(root.store_path / name)
@@ -118,14 +118,14 @@ def complete(root: zarr.Group) -> None:
 
 
 def open_root(path: str | os.PathLike[str], *, writable: bool = False) -> zarr.Group:
-    """Open an archive's root group, never through consolidated metadata (it may be older than the arrays).
+    """Open an archive's root group, without consolidated metadata, which may be older than the arrays.
 
     Raises
     ------
     UsageError
-        If nothing is at ``path``.
+        If ``path`` does not exist.
     ArchiveError
-        If it is no aqdask archive, or of a newer layout.
+        If ``path`` is no aqdask archive, or has a newer layout.
     """
     place = str(path)
     if "://" not in place and not Path(place).exists():
@@ -154,14 +154,14 @@ def open_root(path: str | os.PathLike[str], *, writable: bool = False) -> zarr.G
 
 
 def version_of(root: zarr.Group) -> int:
-    """The archive's layout version."""
+    """Return the archive's layout version."""
     return int(root.attrs["layout_version"])  # type: ignore[arg-type]
 
 
 def group(root: zarr.Group, name: str) -> zarr.Group:
-    """A group below the root, never through its own consolidated metadata (it may be older, too).
+    """Open a group below the root, without its consolidated metadata, which may be older than the arrays.
 
-    Where its metadata are lost, it is given as a group without attributes: what lies in it is found again.
+    A group that has lost its metadata is opened without attributes, so that its arrays are still found.
     """
     if not has_metadata(root.store_path / name):
         bare = GroupMetadata(zarr_format=3, attributes={})
@@ -172,7 +172,7 @@ def group(root: zarr.Group, name: str) -> zarr.Group:
 
 
 def has_metadata(place: StorePath, node_type: str = "group") -> bool:
-    """Tell if a group (or an 'array') at ``place`` has metadata that can be read."""
+    """Tell if a group (or an 'array') has readable metadata."""
     found = sync((place / METADATA).get(prototype=default_buffer_prototype()))
     try:
         known = json.loads(found.to_bytes()) if found is not None else {}
@@ -182,12 +182,12 @@ def has_metadata(place: StorePath, node_type: str = "group") -> bool:
 
 
 def delete_metadata(place: StorePath) -> None:
-    """Remove damaged metadata of a group or an array, and nothing else."""
+    """Delete the metadata of a group or an array, and nothing else."""
     sync((place / METADATA).delete())
 
 
 def open_array(group: zarr.Group, name: str) -> zarr.Array:
-    """An array of a group; `ArchiveError` where its metadata are missing or damaged."""
+    """Open an array of a group; `ArchiveError` where its metadata are missing or damaged."""
     try:
         return group[name]  # type: ignore[return-value]
     except UNREADABLE as error:
@@ -206,10 +206,10 @@ def read_values(group: zarr.Group, name: str, rows: slice = slice(None)) -> np.n
 def array_problem(
     group: zarr.Group, name: str, expected: Mapping[str, Any], rows: int = 0, thorough: bool = True
 ) -> str:
-    """Say in words in which way an array is not what it was made as; empty where it is.
+    """Describe how the metadata of an array differ from those it was made with; empty where they agree.
 
-    ``expected`` are the arguments of ``create_array``; along the first axis there must be ``rows`` at least.
-    Only a ``thorough`` comparison looks at more than the shape, and costs a millisecond.
+    ``expected`` holds the arguments of ``create_array``; the first axis must have ``rows`` at least. A
+    ``thorough`` comparison takes a millisecond; otherwise only shapes are compared.
     """
     if not has_metadata(group.store_path / name, "array"):
         return f"{name} has lost its metadata ({METADATA} is missing or damaged)"
@@ -227,7 +227,7 @@ def array_problem(
 
 
 def _made_as(array: zarr.Array) -> tuple[Any, ...]:
-    """Everything of an array that decides about its values, and that no version of zarr writes otherwise."""
+    """Return the metadata of an array that determine its values, in a form common to all versions of zarr."""
     metadata: Any = array.metadata.to_dict()
     codecs = [codec["name"] for codec in _all_codecs(metadata["codecs"])]
     shape = (array.shape[1:], array.chunks, array.shards, metadata["dimension_names"])
@@ -235,21 +235,21 @@ def _made_as(array: zarr.Array) -> tuple[Any, ...]:
 
 
 def _all_codecs(codecs: Iterable[Any]) -> Iterator[Any]:
-    """Codecs, those inside a shard included."""
+    """Yield codecs, those inside a shard included."""
     for codec in codecs:
         yield codec
         yield from _all_codecs(codec.get("configuration", {}).get("codecs", ()))
 
 
 def mend_array(group: zarr.Group, name: str, expected: Mapping[str, Any], rows: int | None = None) -> None:
-    """Write the metadata of an array anew, with ``rows`` along the first axis; stored chunks stay."""
+    """Write the metadata of an array again, with ``rows`` along the first axis; stored chunks stay."""
     delete_metadata(group.store_path / name)
     shape = expected["shape"] if rows is None else (rows, *expected["shape"][1:])
     group.create_array(name, **{**expected, "shape": shape})
 
 
 def is_archive(path: str | os.PathLike[str]) -> bool:
-    """Whether something that looks like an archive of any layout version is at ``path``."""
+    """Tell if ``path`` holds an archive of any layout version."""
     try:
         return open_root(path) is not None
     except UsageError:
@@ -259,7 +259,7 @@ def is_archive(path: str | os.PathLike[str]) -> bool:
 
 
 def read_spec(root: zarr.Group) -> ArchiveSpec:
-    """The `ArchiveSpec` that the archive was made with."""
+    """Return the `ArchiveSpec` that the archive was made with."""
     stored: dict[str, Any] = dict(root.attrs["archive"])  # type: ignore[arg-type]
     read = dict(stored.pop("read"))
     keywords = tuple((name, keyword) for name, keyword in read.pop("keywords"))
@@ -268,10 +268,10 @@ def read_spec(root: zarr.Group) -> ArchiveSpec:
 
 
 def consolidate(path: str | os.PathLike[str], root: zarr.Group) -> None:
-    """Write consolidated metadata for every group that is opened on its own, and last of all for the root.
+    """Write consolidated metadata of every group that is opened on its own, and finally of the root.
 
-    Where the root's is what the arrays say, nothing is written; nor where an array or a group has lost its
-    metadata, of which `aqdask verify` tells.
+    Nothing is written where they are up to date, nor where an array or a group has lost its metadata, which
+    `aqdask verify` reports.
     """
     if not _is_whole(root.store_path, root):
         return
@@ -287,7 +287,7 @@ def consolidate(path: str | os.PathLike[str], root: zarr.Group) -> None:
 
 
 def _is_whole(place: StorePath, root: zarr.Group) -> bool:
-    """Tell if everything directly below the root and its groups of arrays has metadata."""
+    """Tell if all groups and arrays have metadata."""
 
     async def names(name: str) -> list[str]:
         return [found async for found in place.store.list_dir(f"{place.path}/{name}".strip("/"))]
@@ -316,7 +316,7 @@ def _is_consolidated(root: zarr.Group) -> bool:
 
 
 def delete_shard(array: zarr.Array, index: tuple[int, ...]) -> None:
-    """Remove one stored shard; a missing one is fine."""
+    """Delete one stored shard, if it exists."""
     key = array.metadata.encode_chunk_key(index)
     sync((array.store_path / key).delete())
 
@@ -327,17 +327,17 @@ def has_shard(array: zarr.Array, index: tuple[int, ...]) -> bool:
 
 
 def write_shards(index: tuple[int, ...], shards: Iterable[tuple[zarr.Array, np.ndarray | None]]) -> None:
-    """Store one whole shard of each array by a rename; None, or nothing but the fill value, removes it.
+    """Store one whole shard of each array by a rename; None, or only fill values, deletes the shard.
 
-    The shards are encoded here rather than assigned to the arrays: zarr (3.1) would read a shard before
-    overwriting it, and fail where the former one is damaged. What a killed writer left of it is removed.
+    The shards are encoded here rather than assigned to the arrays: zarr (3.1) would read the former
+    shard first, and fail where it is damaged. Unfinished files of a killed writer are removed.
 
     Parameters
     ----------
     index : tuple of int
         The shard's position, the same in every array.
     shards : iterable of (zarr.Array, ndarray or None)
-        Values of the array's type; where they are smaller than a shard, fill values follow.
+        Values of the array's type, padded with the fill value to a whole shard.
     """
     encoded = [(array, None if values is None else _padded(array, values)) for array, values in shards]
     sync(_write_shards(index, encoded))
@@ -359,7 +359,7 @@ async def _write_shards(
 
 
 def _padded(array: zarr.Array, values: np.ndarray) -> np.ndarray:
-    """Values of a whole shard, C-contiguous."""
+    """Pad values to a whole shard, C-contiguous."""
     if values.shape == array.shards:
         return np.ascontiguousarray(values)
     beyond = [(0, side - length) for side, length in zip(array.shards, values.shape, strict=True)]  # type: ignore[arg-type]
@@ -369,8 +369,8 @@ def _padded(array: zarr.Array, values: np.ndarray) -> np.ndarray:
 def sweep_partials(path: str | os.PathLike[str], *, shards: bool) -> None:
     """Remove ``*.partial`` files that a killed writer left in a local store.
 
-    Those beside ``shards`` are the business of the next writer of the shard, unless asked for: the number of
-    shards grows with that of the frames.
+    Those of ``shards`` are removed on request only: `write_shards` does it when the shard is written again,
+    and there are as many folders of shards as frames.
     """
     if "://" not in str(path):
         _remove(list(_all_partials(str(path), shards)))
@@ -388,7 +388,7 @@ def _all_partials(folder: str, shards: bool) -> Iterator[str]:
 
 
 def _partials(stored: Path) -> list[str]:
-    """Unfinished files of one stored object."""
+    """Return the unfinished files of one stored object."""
     with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(stored.parent) as entries:
         begins = f"{stored.name}."
         return [e.path for e in entries if e.name.startswith(begins) and e.name.endswith(PARTIAL)]
@@ -403,12 +403,12 @@ def _remove(paths: Iterable[str]) -> None:
 
 @contextlib.contextmanager
 def sole_writer(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Hold the archive for one writing client: a lock on its folder that vanishes with the process.
+    """Lock an archive for one writing client; the lock on its folder ends with the process.
 
     Raises
     ------
     ArchiveError
-        If another process holds it.
+        If another process holds the lock.
     """
     if "://" in str(path):
         yield
@@ -432,7 +432,7 @@ def sole_writer(path: str | os.PathLike[str]) -> Iterator[None]:
 
 
 def damaged(path: object, problems: Mapping[str, str]) -> ArchiveError:
-    """The error for an archive that has lost a part which its frames or maps hang on."""
+    """Make the error for an archive that has lost an essential part."""
     place = str(path).removeprefix("file://")
     shown = "; ".join(list(problems.values())[:5]) + ("; and more" if len(problems) > 5 else "")
     return ArchiveError(
