@@ -50,7 +50,7 @@ def ingest_settings(no_pixels: bool, keywords: tuple[str, ...], **options: Any) 
             raise UsageError(
                 f"--keyword {'='.join(pair)}",
                 expected=f"WHAT=CARD with WHAT one of {', '.join(allowed)}",
-                consequence="Nothing was taken in",
+                consequence="Nothing was ingested",
                 remedy="for example --keyword time=MJD",
             )
     return {**options, "pixels": False if no_pixels else None, "keywords": pairs or None}

@@ -18,17 +18,9 @@ if TYPE_CHECKING:
 class ClusterKind:
     """One kind of cluster.
 
-    Parameters
-    ----------
-    factory : str
-        ``module:function`` of a context manager; called with the argument, it yields an `Executor`, and stops
-        afterwards what it started.
-    usage : str
-        Argument as the help shows it, colon included; empty for none.
-    argument : str
-        Regular expression of the argument, which may be empty.
-    expected : str
-        Words for what the argument may be.
+    ``factory`` names, as ``module:function``, a context manager of an `Executor`, called with the text behind
+    the colon. ``usage`` is that argument in the help, ``argument`` its regular expression, ``expected`` its
+    description.
     """
 
     factory: str

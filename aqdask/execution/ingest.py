@@ -104,7 +104,7 @@ def ingest(
         raise UsageError(
             "no sources were given",
             expected="files, folders, globs or @lists with FITS files",
-            consequence="Nothing was taken in",
+            consequence="Nothing was ingested",
             remedy="name at least one",
         )
     reporter.say(f"{len(scanned)} sources")
@@ -130,18 +130,11 @@ def ingest(
                 archive, mine, executor, reporter, retry=options.retry, rehash=options.rehash,
                 forget=options.forget, probed=probed,
             )  # fmt: skip
-            summaries.append(
-                process(
-                    archive,
-                    executor,
-                    reporter,
-                    ingest=True,
-                    bundle=bundle,
-                    retry=options.retry,
-                    strict=strict,
-                )
+            summary = process(
+                archive, executor, reporter, ingest=True, bundle=bundle, retry=options.retry, strict=strict
             )
-            summaries[-1].left_out = dict(listing.left_out)
+            summary.left_out = dict(listing.left_out)
+            summaries.append(summary)
     return summaries
 
 

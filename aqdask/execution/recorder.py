@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import defaultdict
 
 from aqdask.execution.coverage import Outside
 from aqdask.execution.open_archive import OpenArchive
@@ -18,28 +18,6 @@ SHOWN = 20  # different notes that are reported one by one
 PASSING = ("notes", "coordinates", "is_about_path", "worker", "row")
 
 
-class Notes:
-    """Counter of notes on usable frames, by their text."""
-
-    def __init__(self) -> None:
-        self.frames: dict[str, set[str]] = {}
-
-    def add(self, frame_id: str, notes: Iterable[str]) -> None:
-        """Add the notes on one frame; the same note on the same frame counts once."""
-        for note in notes:
-            self.frames.setdefault(note, set()).add(frame_id)
-
-    def tell(self, reporter: Reporter) -> None:
-        """Report each note in one line, the most frequent first."""
-        ordered = sorted(self.frames.items(), key=lambda item: (-len(item[1]), item[0]))
-        for note, frames in ordered[:SHOWN]:
-            first, number = printable(min(frames)), len(frames)
-            where = first if number == 1 else f"{number} frames, such as {first}"
-            reporter.say(f"note: {printable(note)} ({where})")
-        if len(ordered) > SHOWN:
-            reporter.say(f"note: and {len(ordered) - SHOWN} more kinds of notes")
-
-
 class Recorder:
     """Writer of the records of one stage of a run over an archive.
 
@@ -53,7 +31,7 @@ class Recorder:
 
     def __init__(self, archive: OpenArchive, quality: QualityStore | None) -> None:
         self.archive, self.quality = archive, quality
-        self.notes, self.outside = Notes(), Outside()
+        self.notes, self.outside = defaultdict[str, set[str]](set), Outside()
         self._unreachable: dict[str, Record] = {}
         self._reached = 0
         self.worked: set[str] = set()
@@ -75,7 +53,8 @@ class Recorder:
                 {name: value for name, value in record.items() if name not in PASSING} for record in known
             )
         for record in records:
-            self.notes.add(record["frame_id"], record.get("notes", ()))
+            for note in record.get("notes", ()):
+                self.notes[note].add(record["frame_id"])
             if record["event"] == "unreachable":
                 self._unreachable[record["frame_id"]] = record
         states = {r["frame_id"]: r.get("state", DONE) for r in known if r["event"] != "kept"}
@@ -104,6 +83,12 @@ class Recorder:
         return list(self._unreachable)
 
     def tell(self, reporter: Reporter) -> None:
-        """Report notes on the frames of this stage, each once."""
-        self.notes.tell(reporter)
+        """Report notes on the frames of this stage, each in one line, the most frequent first."""
+        ordered = sorted(self.notes.items(), key=lambda item: (-len(item[1]), item[0]))
+        for note, frames in ordered[:SHOWN]:
+            first, number = printable(min(frames)), len(frames)
+            where = first if number == 1 else f"{number} frames, such as {first}"
+            reporter.say(f"note: {printable(note)} ({where})")
+        if len(ordered) > SHOWN:
+            reporter.say(f"note: and {len(ordered) - SHOWN} more kinds of notes")
         self.outside.tell(reporter)

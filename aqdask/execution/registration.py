@@ -255,7 +255,7 @@ def _rehash(
         executor, hash_sources, planning.slices(paths, PROBES), stage="hash", failed=failed
     ):
         for path, digest in answers:
-            # an image of the file that was never taken in has no digest of its own
+            # an image of the file that was never ingested has no digest of its own
             same = all(digest == entry.sha256 for entry in known[path] if entry.state == DONE)
             for entry in known[path]:
                 stamp = by_path[path].mtime_ns if same else -1

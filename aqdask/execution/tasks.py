@@ -276,7 +276,7 @@ class _Scoring:
         with layout.reading(self.job.archive):
             for name, values in self.block.items():
                 try:
-                    self.block[name] = self.store.read_variable(name, start, stop)
+                    self.block[name] = self.store.read_map(name, slice(start, stop))
                     continue
                 except layout.UNREADABLE:
                     pass

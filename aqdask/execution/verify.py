@@ -123,9 +123,8 @@ def _check(
     places = {where for _, where, _ in found.damage}
     if "frames (metadata)" in places:
         found.checked = 0
-        found.incomplete = [
-            (frame_columns.ALL, "pixels and coordinates were not read: their metadata come first")
-        ]
+        what = "pixels and coordinates were not read: their metadata come first"
+        found.incomplete = [(frame_columns.ALL, what)]
         return found
     found.damage += frame_columns.check_coordinates(frames, rows)
     whole = [name for name in made if f"{name} (metadata)" not in places]
@@ -182,7 +181,7 @@ def _incomplete(frames: FrameStore, ledger: Ledger, names: list[str]) -> list[tu
     """List unfinished frames, and a number of rows that differs between ledger and arrays."""
     rows = ledger.rows()
     found = [
-        (e.frame_id, f"not taken in yet (resume the ingest){': ' + e.reason if e.reason else ''}")
+        (e.frame_id, f"not ingested yet (resume the ingest){': ' + e.reason if e.reason else ''}")
         for e in rows
         if e.standing()[0] == PENDING
     ]
@@ -259,13 +258,8 @@ def _forget(
             ledger.flush()
             quality_store.remove(archive.root, name)
         else:
-            about = {
-                "state": QUARANTINED,
-                "reason": f"given up (--forget): {why}",
-                "size": -1,
-                "mtime_ns": -1,
-            }
-            ledger.append([{"event": "ingest", "frame_id": name, **about}])
+            about = {"state": QUARANTINED, "reason": f"given up (--forget): {why}"}
+            ledger.append([{"event": "ingest", "frame_id": name, **about, "size": -1, "mtime_ns": -1}])
             ledger.flush()
             archive.frames.erase(ledger.entries[name].row)
         given_up.append((name, why))

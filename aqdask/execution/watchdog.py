@@ -69,7 +69,8 @@ class Watchdog:
             return []
         by_key = {str(future.key): future for future in self._since}
         given_up = []
-        for worker, key, subject, seconds in self._work():
+        work = self.client.sync(_work_of, self.client, list(self.client.nthreads()))
+        for worker, key, subject, seconds in work:
             if seconds > self.frame_timeout and key in by_key:
                 future = by_key[key]
                 # first the task, then the worker: the other way round another worker would get the task
@@ -78,11 +79,6 @@ class Watchdog:
                 self._free(worker)
                 given_up.append((future, FrameTimeout(subject, seconds)))
         return given_up
-
-    def _work(self) -> list[tuple[str, str, str, float]]:
-        workers = list(self.client.nthreads())
-        found: list[tuple[str, str, str, float]] = self.client.sync(_work_of, self.client, workers)
-        return found
 
     def _check_workers(self, now: float) -> None:
         if self.client.nthreads():

@@ -51,7 +51,7 @@ def keep_freed_memory() -> None:
     """Make the allocator of a Dask worker reuse the memory of one frame for the next.
 
     Nannies start workers with a trim threshold of 64 KiB (``distributed.nanny.pre-spawn-environ``), which
-    also stops glibc from learning the sizes in use: the kernel then clears the pages of every buffer anew,
+    also stops glibc from learning the sizes in use: the kernel then clears the pages of every buffer again,
     more system time than a frame takes to compress. A worker keeps about `KEPT_BYTES` at most. A process
     that no nanny started is left as it is.
     """

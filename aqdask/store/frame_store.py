@@ -22,7 +22,7 @@ from zarr.codecs import ZstdCodec
 from aqdask.errors import ArchiveError, FrameError
 from aqdask.io import reader
 from aqdask.io.metadata import header_gain, header_saturate
-from aqdask.specs import ArchiveSpec, Card, FrameInfo, ReadSpec
+from aqdask.specs import ArchiveSpec, Card, FrameInfo
 from aqdask.store import layout
 from aqdask.text import printable
 
@@ -297,8 +297,8 @@ class ChosenFrames:
         except FrameError as error:
             raise ArchiveError(
                 f"{printable(self.ids[position])}: {error}",
-                expected="frames that can be read as they were taken in",
-                consequence="Nothing was learnt from it",
+                expected="frames that can be read as they were ingested",
+                consequence="The frame was not used",
                 remedy="`aqdask verify ARCHIVE`, or leave this frame out",
             ) from error
 
@@ -313,20 +313,9 @@ def read_place(store: FrameStore, place: Place) -> tuple[np.ndarray, np.ndarray 
     """
     if store.spec.pixels:
         return store.read_checked(place.row, place.crc32c)
-    return read_again(place.path, place.hdu, store.spec.read, place.crc32c)
-
-
-def read_again(path: str, hdu: int, read: ReadSpec, crc32c: str) -> tuple[np.ndarray, np.ndarray | None]:
-    """Read an ingested frame again from its source.
-
-    Raises
-    ------
-    FrameError
-        If the pixels have another `checksum`; and as `aqdask.io.reader.read_frame`.
-    """
-    frame = reader.read_frame(path, hdu, read)
-    if checksum(frame.image, frame.invalid) != crc32c:
-        raise FrameError("its source has changed since it was taken in: `aqdask ingest` takes it in again")
+    frame = reader.read_frame(place.path, place.hdu, store.spec.read)
+    if checksum(frame.image, frame.invalid) != place.crc32c:
+        raise FrameError("its source has changed since the ingest: `aqdask ingest` reads it again")
     return frame.image, frame.invalid
 
 

@@ -354,7 +354,9 @@ async def _write_shards(
             spec = array.metadata.get_chunk_spec(index, config, prototype)
             [data] = await pipeline.encode([(prototype.nd_buffer.from_numpy_array(values), spec)])
         place = array.store_path / array.metadata.encode_chunk_key(index)
-        _remove(_partials(place.store.root / place.path) if isinstance(place.store, LocalStore) else ())
+        if isinstance(place.store, LocalStore):
+            stored = place.store.root / place.path
+            _remove(stored.parent.glob(f"{stored.name}.*{PARTIAL}") if stored.parent.exists() else ())
         await (place.delete() if data is None else place.set(data))
 
 
@@ -373,32 +375,23 @@ def sweep_partials(path: str | os.PathLike[str], *, shards: bool) -> None:
     and there are as many folders of shards as frames.
     """
     if "://" not in str(path):
-        _remove(list(_all_partials(str(path), shards)))
+        _remove(_partials(str(path), shards))
 
 
-def _all_partials(folder: str, shards: bool) -> Iterator[str]:
+def _partials(folder: str, shards: bool) -> Iterator[str]:
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.is_dir(follow_symlinks=False):
                 if os.path.basename(folder) == "c" and not shards:
                     return  # of an array of several dimensions
-                yield from _all_partials(entry.path, shards)
+                yield from _partials(entry.path, shards)
             elif entry.name.endswith(PARTIAL):
                 yield entry.path
 
 
-def _partials(stored: Path) -> list[str]:
-    """Return the unfinished files of one stored object."""
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(stored.parent) as entries:
-        begins = f"{stored.name}."
-        return [e.path for e in entries if e.name.startswith(begins) and e.name.endswith(PARTIAL)]
-    return []
-
-
-def _remove(paths: Iterable[str]) -> None:
-    for path in paths:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(path)
+def _remove(paths: Iterable[str | Path]) -> None:
+    for path in list(paths):
+        Path(path).unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

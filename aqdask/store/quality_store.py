@@ -152,11 +152,7 @@ class QualityStore:
         vars(self).pop("_opened", None)
         if not layout.has_metadata(self.group.store_path / "bundle", "array"):
             self._mend_bundle(made)
-        for axis, letter in enumerate("yx"):
-            for name, values in bounds(made.grid, axis).items():
-                stored = layout.read_values(self.group, name)
-                if stored is None or not np.array_equal(stored, values):
-                    self._write_bound(letter, name, values)
+        self.write_bounds(made.grid)
 
     def described(self) -> tuple[Variable, ...]:
         """Describe the variables from the arrays; those without metadata are left out."""
@@ -173,15 +169,14 @@ class QualityStore:
         self.group.attrs.update(made.group_attributes())
 
     def write_bounds(self, grid: PatchGrid) -> None:
-        """Write the bounds of the patches, the same for all frames."""
+        """Write the bounds of the patches, the same for all frames, where they are not stored yet."""
         for axis, letter in enumerate("yx"):
             for name, values in bounds(grid, axis).items():
-                self._write_bound(letter, name, values)
-
-    def _write_bound(self, letter: str, name: str, values: np.ndarray) -> None:
-        side = "first pixel" if name.endswith("0") else "one past the last pixel"
-        attributes = {"long_name": f"{side} of the patch along {letter}", "units": "pixel"}
-        self._write_whole(name, values, f"patch_{letter}", attributes)
+                stored = layout.read_values(self.group, name)
+                if stored is None or not np.array_equal(stored, values):
+                    side = "first pixel" if name.endswith("0") else "one past the last pixel"
+                    attributes = {"long_name": f"{side} of the patch along {letter}", "units": "pixel"}
+                    self._write_whole(name, values, f"patch_{letter}", attributes)
 
     def write_bundle(self, bundle: bytes) -> None:
         """Write the bundle of the model."""
@@ -248,13 +243,9 @@ class QualityStore:
         gone = [name for name in listed if not layout.has_metadata(place / name, "array")]
         return {name: f"{self.group.path}/{name} has lost its metadata" for name in gone}
 
-    def read_map(self, name: str, row: int) -> np.ndarray:
-        """Read one map of one frame."""
-        return np.asarray(self._array(name)[row])
-
-    def read_variable(self, name: str, start: int, stop: int) -> np.ndarray:
-        """Read one map of rows ``start:stop``."""
-        return np.array(self._opened[name][start:stop])
+    def read_map(self, name: str, rows: int | slice) -> np.ndarray:
+        """Read one map of one frame, or of several."""
+        return np.array(self._array(name)[rows])
 
     def read(self, start: int, stop: int) -> dict[str, np.ndarray]:
         """Read all maps of rows ``start:stop``, by name."""
