@@ -36,20 +36,19 @@ MOST_OUTLIERS = 0.25  # of the proposed reference frames: so many may be left ou
 
 @dataclass(frozen=True)
 class _MapJob:
-    """Apply a function to frames of an archive; the positions of the frames are its items."""
+    """Task that applies a function to frames; its items are a position and one frame each."""
 
-    chosen: ChosenFrames
     function: FrameFunction
     window: int
 
-    def __call__(self, positions: Sequence[int]) -> list[Any]:
+    def __call__(self, items: Sequence[tuple[int, ChosenFrames]]) -> list[Any]:
         answers = []
-        for position in positions:
-            with at_work(str(position)), one_thread():
-                image, invalid = self.chosen.read(position)
+        for _, frame in items:
+            with at_work(frame.ids[0]), one_thread():
+                image, invalid = frame.read(0)
                 part = middle(image.shape, self.window)
                 bad = None if invalid is None else invalid[part]
-                answers.append(self.function(image[part], bad, self.chosen.cards[position]))
+                answers.append(self.function(image[part], bad, frame.cards[0]))
         return answers
 
 
@@ -92,13 +91,12 @@ class ArchiveFrames(FrameSource):
 
     def map(self, function: FrameFunction[R], members: Sequence[int], *, window: int = 0) -> Iterator[R]:
         """Apply a function to frames on the workers; results in the order of ``members``."""
-        order = list(members)
-        job = _MapJob(self.chosen.only(order), function, window)
-        parts = [[position] for position in range(len(order))]
+        job = _MapJob(function, window)
+        parts = ([(number, self.chosen.only([member]))] for number, member in enumerate(members))
         waiting: dict[int, R] = {}
         following = 0
         for part, answers in collect(self.executor, job, parts, stage="calibrate", failed=raised):
-            waiting[part[0]] = answers[0]
+            waiting[part[0][0]] = answers[0]
             while following in waiting:
                 yield waiting.pop(following)
                 following += 1
