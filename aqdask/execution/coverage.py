@@ -48,12 +48,12 @@ def warn(bundle: Bundle, found: Counter[str], reporter: Reporter, *, strict: boo
             what,
             expected="a calibration of its own for every camera|filter",
             consequence="Nothing was scored now",
-            remedy="calibrate the model on good frames of it (`aqdask calibrate`), or leave out strict "
+            remedy="calibrate the model on good frames of theirs (`aqdask calibrate`), or leave out strict "
             "(`--strict`)",
         )
     reporter.say(
-        f"warning: {what}: the p-values are those of other cameras and filters, and masks may have more or "
-        "fewer false alarms than alpha says. What to do: calibrate the model on good frames of it "
+        f"warning: {what}: their p-values come from other cameras and filters; masks may have more or "
+        "fewer false alarms than alpha says. What to do: calibrate the model on good frames of theirs "
         "(`aqdask calibrate`)"
     )
 
@@ -81,7 +81,7 @@ class Outside:
             lie, them = ("lies", "it") if self.outside == 1 else ("lie", "them")
             reporter.say(
                 f"note: {self.outside} of {self.frames} frames {lie} outside the reference frames ({what}): "
-                f"alpha means less there. What to do: calibrate on frames like {them}"
+                f"alpha is less reliable there. What to do: calibrate on frames like {them}"
             )
 
 

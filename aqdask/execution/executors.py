@@ -213,7 +213,7 @@ class DaskExecutor:
                 f"no worker is left that can do this: {why}",
                 expected="workers that see the same files and have the same versions as this process",
                 consequence="What was finished is kept",
-                remedy="mend the workers and run the same command again: it resumes",
+                remedy="repair the workers and run the same command again: it resumes",
             )
         return allowed
 
@@ -293,7 +293,7 @@ def _other_versions(strangers: Mapping[str, str]) -> ClusterError:
     more = f" and {len(named) - 5} more workers" if len(named) > 5 else ""
     return ClusterError(
         f"workers with other versions than this process: {'; '.join(named[:5])}{more}",
-        expected="the same aqdask, numpy and torch everywhere, so that all maps of an archive mean the same",
+        expected="the same aqdask, numpy and torch everywhere, so that all maps of an archive are comparable",
         consequence="Nothing was done",
         remedy="install the same versions in the workers' environment and start them again",
     )

@@ -155,7 +155,7 @@ def choose_frames(
             raise UsageError(
                 f"none of the {len(proposals)} frames of {archive} is proposed as a reference{why}",
                 expected="frames whose sky, noise and stars can be measured",
-                consequence="Nothing is known to be good",
+                consequence="No frame was chosen as a reference",
                 remedy="see `aqdask select` and `aqdask info`, or name good frames",
             )
     places = sorted(done[frame_id] for frame_id in ids)

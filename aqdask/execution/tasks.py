@@ -42,7 +42,7 @@ from aqdask.text import printable
 
 Pixels = tuple[np.ndarray, "np.ndarray | None"]
 NO_FRAME = "the frame itself is quarantined"
-STORED = "but its pixels are stored: `aqdask verify --repair` takes them as they are"
+STORED = "but its pixels are stored: `aqdask verify --repair` accepts them as they are"
 
 
 @dataclass(frozen=True)
@@ -213,7 +213,7 @@ class FrameJob:
         return frame
 
     def _stored(self, scoring: _Scoring, task: FrameTask) -> Reading | FrameError:
-        """Read a frame that was taken in before, or return the reason why there is none."""
+        """Read an ingested frame, or return the reason why there is none."""
         if not task.score:
             return FrameError(NO_FRAME)
         try:

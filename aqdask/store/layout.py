@@ -147,7 +147,7 @@ def open_root(path: str | os.PathLike[str], *, writable: bool = False) -> zarr.G
         raise ArchiveError(
             f"{place} has layout version {version}",
             expected=f"at most {LAYOUT_VERSION}, which this version of aqdask reads and writes",
-            consequence="It was not touched, since a newer layout may mean other things by the same names",
+            consequence="It was not touched, since the same names may mean other things in a newer layout",
             remedy=f"install a newer aqdask (the archive was made by {root.attrs.get('created_by')})",
         )
     return root
@@ -431,8 +431,8 @@ def damaged(path: object, problems: Mapping[str, str]) -> ArchiveError:
     return ArchiveError(
         f"{place} is damaged: {shown}",
         expected="every array and record that the archive was made with",
-        consequence="Nothing was changed, since what is missing could be taken for what was never there",
-        remedy="`aqdask verify ARCHIVE` lists everything, and `aqdask verify ARCHIVE --repair` mends it",
+        consequence="Nothing was changed, since missing parts could be mistaken for parts that never existed",
+        remedy="`aqdask verify ARCHIVE` lists everything, and `aqdask verify ARCHIVE --repair` restores it",
     )
 
 
