@@ -58,14 +58,13 @@ def quiet() -> Iterator[None]:
     logger = logging.getLogger("astropy")
     with _lock, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        level = logger.level
-        logger.setLevel(logging.ERROR)
+        before, logger.disabled = logger.disabled, True  # a new level would clear the caches of all loggers
         _already.quiet = True
         try:
             yield
         finally:
             _already.quiet = False
-            logger.setLevel(level)
+            logger.disabled = before
 
 
 def parse(text: str) -> fits.Header:
@@ -168,7 +167,6 @@ class Part:
     """
 
     def __init__(self, text: str) -> None:
-        self.header = parse(text)
         self.raw: dict[str, str] = {}
         self.repeats: dict[str, list[str]] = {}
         keyword, before = "", "no card"
@@ -213,7 +211,7 @@ class Part:
             return UNREADABLE  # astropy takes such a card for a comment, or for another keyword
         try:
             with quiet():
-                value = self.header.get(keyword)
+                value = fits.Header.fromstring(card).get(keyword)  # this card alone: a header has hundreds
         except Exception:  # a damaged card can fail in any of astropy's parsers
             value = _quoted(card)
         blank = isinstance(value, fits.card.Undefined) or (isinstance(value, str) and not value.strip(" \0"))
