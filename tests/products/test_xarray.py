@@ -172,7 +172,7 @@ def test_a_model_is_chosen_by_name_or_digest(archive, model):
 
 def test_a_whole_name_comes_before_the_start_of_another(archive, monkeypatch):
     held = ["c17-00000001", "c17c-00000002", "d-00000003", "d-00000004"]
-    monkeypatch.setattr(products.maps, "names", lambda root: held)
+    monkeypatch.setattr(products.quality_store, "names", lambda root: held)
     assert quality_name(archive, "c17") == quality_name(archive, "c17-00000001") == "c17-00000001"
     assert quality_name(archive, "c17c") == "c17c-00000002"
     assert quality_name(archive, "d-00000003") == quality_name(archive, "00000003" + "f" * 56) == "d-00000003"

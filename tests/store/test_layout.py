@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import zarr
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from zarr.storage import MemoryStore
 
@@ -35,6 +35,7 @@ def stored(array: zarr.Array) -> dict[str, bytes]:
     st.sampled_from([0.0, 0.02, 1.0]),
     st.integers(1, 3),
 )
+@settings(deadline=None)
 def test_a_shard_has_the_bytes_that_zarr_stores(codec, kind, seed, share, frames):
     """Frames that are no multiple of the chunk, the last shard cut short, and chunks of fill values only."""
     (dtype, fill), rng = kind, np.random.default_rng(seed)
