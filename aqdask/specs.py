@@ -241,7 +241,7 @@ class ArchiveSpec:
     chunk : int
         Side of the inner chunk in pixels.
     codec : str
-        'lz4' or 'zstd', both with bitshuffle.
+        Name in `aqdask.store.codecs.CODECS`; a name that is none is refused when the archive is made.
     frames_per_shard : int
         Number of frames in one stored object (shard) of a quality variable.
     pixels : bool
@@ -266,14 +266,13 @@ class ArchiveSpec:
     def __post_init__(self) -> None:
         sound = {
             "chunk": self.chunk >= 16,
-            "codec": self.codec in ("lz4", "zstd"),
             "frames_per_shard": self.frames_per_shard >= 1,
         }
         for name, is_sound in sound.items():
             if not is_sound:
                 raise UsageError(
                     f"the archive's setting {name} is {getattr(self, name)!r}",
-                    expected="chunk of 16 px or more, codec lz4 or zstd, frames_per_shard of 1 or more",
+                    expected="chunk of 16 px or more, frames_per_shard of 1 or more",
                     consequence="No archive was made",
                     remedy=f"leave {name} out for its default",
                 )

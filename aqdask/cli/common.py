@@ -18,6 +18,7 @@ import click
 
 from aqdask.cli.failures import as_error
 from aqdask.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_QUARANTINED, UsageError
+from aqdask.execution.cluster_kinds import USAGE
 from aqdask.monitor.strict_json import strict_json
 from aqdask.paths import check_local, check_regular
 from aqdask.text import printable
@@ -156,7 +157,7 @@ def command(function: Callable[..., int | None]) -> Callable[..., None]:
     @click.option(
         "--cluster",
         metavar="WHERE",
-        help="serial, local[:WORKERS], cuda, slurm[:FILE], or tcp://HOST:PORT  [default: local]",
+        help=f"{USAGE}  [default: local]",
     )
     @click.option(
         "--frame-timeout",

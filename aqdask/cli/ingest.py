@@ -9,6 +9,7 @@ import click
 
 from aqdask.cli.common import Session, command
 from aqdask.errors import EXIT_DONE, EXIT_FAILED, EXIT_QUARANTINED, UsageError
+from aqdask.store.codecs import CODECS
 
 
 def ingest_options(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -27,7 +28,8 @@ def ingest_options(function: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--no-pixels", is_flag=True, help="Store quality maps only; score the files in place."),
         click.option("--by-shape", is_flag=True, help="One archive for each frame shape and type."),
         click.option("--chunk", type=click.IntRange(16), help="Side of a chunk in px.  [default: 512]"),
-        click.option("--codec", type=click.Choice(["lz4", "zstd"]), help="Compression.  [default: lz4]"),
+        click.option("--codec", type=click.Choice(list(CODECS)),
+                     help=f"Compression.  [default: {next(iter(CODECS))}]"),
         click.option("--frames-per-shard", type=click.IntRange(1),
                      help="Frames per stored object of a quality map.  [default: 1 to 16, by archive]"),
         click.option("--rehash", is_flag=True,
@@ -49,7 +51,7 @@ def ingest_settings(no_pixels: bool, keywords: tuple[str, ...], **options: Any) 
             raise UsageError(
                 f"--keyword {'='.join(pair)}",
                 expected=f"WHAT=CARD with WHAT one of {', '.join(allowed)}",
-                consequence="Nothing was taken in",
+                consequence="Nothing was ingested",
                 remedy="for example --keyword time=MJD",
             )
     return {**options, "pixels": False if no_pixels else None, "keywords": pairs or None}

@@ -1,4 +1,4 @@
-"""Where tasks run: this process, a local cluster, Slurm, or a scheduler that is there already."""
+"""Dask clusters: worker processes on this machine, jobs of Slurm, or a scheduler that already runs."""
 
 from __future__ import annotations
 
@@ -18,67 +18,104 @@ import distributed
 from dask.system import CPU_COUNT
 from distributed import Client, LocalCluster
 
-from aqdask.errors import ClusterError, UsageError
+from aqdask.errors import ClusterError
 from aqdask.execution import config, slurm
+from aqdask.execution.cluster_kinds import KINDS, check
 from aqdask.execution.executors import DaskExecutor, Executor, SerialExecutor, WorkQueue
 
 T = TypeVar("T")
 R = TypeVar("R")
 Cluster = str | Executor | None
-KINDS = "serial, local[:WORKERS], cuda, slurm[:FILE], or the address of a scheduler (tcp://host:port)"
 QUIET = (
     "distributed", "distributed.client", "distributed.core", "distributed.comm", "distributed.nanny",
     "distributed.scheduler", "distributed.worker", "bokeh", "tornado", "tornado.application",
 )  # fmt: skip
-# A worker that happens to be restarting when this time is over after an earlier death is closed for good.
+# A worker that is restarting when this time after an earlier death ends is closed for good.
 RESTARTED = {"distributed.deploy.lost-worker-timeout": "1 hour"}
-LOOK_EVERY = 10.0  # seconds between looks whether the jobs that were asked for still exist
+LOOK_EVERY = 10.0  # seconds between checks that the requested jobs still exist
 
 
 @contextlib.contextmanager
 def connect(cluster: str | None = None) -> Iterator[Executor]:
-    """An executor for ``cluster``; whatever was started for it is stopped afterwards.
+    """Yield an executor for a cluster; what was started for it is stopped afterwards.
 
     Parameters
     ----------
     cluster : str, optional
-        One of `KINDS`. None: the Dask client of this process if there is one, else this process itself.
+        One of `aqdask.execution.cluster_kinds.KINDS`, or the address of a scheduler. None: the Dask client of
+        this process if there is one, else this process itself.
 
     Raises
     ------
     UsageError
-        For a word that names no cluster, or a Slurm file that is not there.
+        For a text that names no cluster, or a Slurm file that does not exist.
     ClusterError
-        If the cluster cannot be started, does not answer, or sends no worker.
+        If the cluster cannot be started, does not answer, or provides no worker.
     """
     check(cluster)
     kind, _, argument = (cluster or "").partition(":")
     if cluster is None:
         yield _current()
-    elif cluster == "serial":
-        yield SerialExecutor()
-    elif kind in ("local", "cuda"):
-        starter = {"local": _local, "cuda": _cuda}[kind]
-        with (
-            dask.config.set(config.get("dask")),
-            dask.config.set(RESTARTED),
-            _quiet(),
-            starter(argument) as started,
-            Client(started) as client,
-        ):
-            yield _with_workers(client, cluster)
-    elif kind == "slurm":
-        with (
-            slurm.settings(argument),
-            dask.config.set(config.get("dask")),
-            _quiet(),
-            slurm.start(_dashboard()) as started,
-            Client(started) as client,
-        ):
-            yield _with_workers(client, cluster, lambda: slurm.all_jobs_ended(started))
+    elif kind in KINDS:
+        with KINDS[kind].connect(argument) as executor:
+            yield executor
     else:
         with _quiet(), _client(cluster) as client:
             yield _with_workers(client, cluster)
+
+
+@contextlib.contextmanager
+def serial(argument: str = "") -> Iterator[Executor]:
+    """Run tasks in this process, one after the other."""
+    yield SerialExecutor()
+
+
+@contextlib.contextmanager
+def local(argument: str = "") -> Iterator[Executor]:
+    """Run tasks on worker processes of one thread each: ``argument`` many, or one a core."""
+    with _settings():
+        workers = int(argument or config.get("workers") or CPU_COUNT)
+        with (
+            LocalCluster(
+                n_workers=workers, threads_per_worker=1, dashboard_address=_dashboard(),
+                silence_logs=logging.CRITICAL, preload=_preload(),
+            ) as started,
+            Client(started) as client,
+        ):  # fmt: skip
+            yield _with_workers(client, "local")
+
+
+@contextlib.contextmanager
+def cuda(argument: str = "") -> Iterator[Executor]:
+    """Run tasks on one process of one thread a GPU, or on the GPU that ``argument`` numbers.
+
+    Raises
+    ------
+    ClusterError
+        On a machine without an NVIDIA GPU.
+    """
+    with _settings(), _gpu_cluster(argument) as started, Client(started) as client:
+        yield _with_workers(client, "cuda")
+
+
+@contextlib.contextmanager
+def slurm_jobs(argument: str = "") -> Iterator[Executor]:
+    """Run tasks on workers that are jobs of Slurm, with the settings of the file ``argument``."""
+    with (
+        slurm.settings(argument),
+        dask.config.set(config.get("dask")),
+        _quiet(),
+        slurm.start(_dashboard()) as started,
+        Client(started) as client,
+    ):
+        yield _with_workers(client, "slurm", lambda: slurm.all_jobs_ended(started))
+
+
+@contextlib.contextmanager
+def _settings() -> Iterator[None]:
+    """Set Dask's configuration for a cluster on this machine."""
+    with dask.config.set(config.get("dask")), dask.config.set(RESTARTED), _quiet():
+        yield
 
 
 def _current() -> Executor:
@@ -89,14 +126,14 @@ def _current() -> Executor:
 
 
 class Deferred:
-    """An executor that connects to its cluster when there is something to run: nothing to do costs nothing.
+    """Executor that connects to its cluster when the first task is to be run.
 
     Parameters
     ----------
     cluster : str or None
-        See `connect`; a word that names no cluster is refused at once.
+        See `connect`; a text that names no cluster is refused at once.
     on_start : callable
-        Called with the executor once it is there.
+        Called with the connected executor.
     """
 
     def __init__(self, cluster: str | None, on_start: Callable[[Executor], None]) -> None:
@@ -145,29 +182,9 @@ class Deferred:
         self._stack.__exit__(*error)
 
 
-def check(cluster: str | None) -> None:
-    """Raise `UsageError` unless ``cluster`` is one of `KINDS`."""
-    kind, _, argument = (cluster or "serial").partition(":")
-    known = cluster in (None, "serial") or kind in ("local", "cuda", "slurm") or "://" in str(cluster)
-    if not known:
-        raise UsageError(
-            f"--cluster {cluster}",
-            expected=KINDS,
-            consequence="Nothing was started",
-            remedy="leave it out for workers on this machine; cluster/README.md says when to use which",
-        )
-    if kind == "local" and argument and not (argument.isdecimal() and int(argument)):
-        raise UsageError(
-            f"--cluster {cluster}",
-            expected="local:WORKERS with a whole number above 0",
-            consequence="Nothing was started",
-            remedy="leave the number out for one worker a core",
-        )
-
-
 @contextlib.contextmanager
 def executor_of(cluster: Cluster) -> Iterator[Executor]:
-    """The executor itself, or one for a cluster by name (`aqdask.execution.clusters.connect`)."""
+    """Yield an executor as it is, or connect to a cluster by name (`connect`)."""
     if cluster is None or isinstance(cluster, str):
         with connect(cluster) as executor:
             yield executor
@@ -175,22 +192,13 @@ def executor_of(cluster: Cluster) -> Iterator[Executor]:
         yield cluster
 
 
-def _local(argument: str) -> Any:
-    """One process a core with one thread each; on a machine with GPUs use `cuda` for scoring."""
-    workers = int(argument or config.get("workers") or CPU_COUNT)
-    return LocalCluster(
-        n_workers=workers, threads_per_worker=1, dashboard_address=_dashboard(),
-        silence_logs=logging.CRITICAL, preload=_preload(),
-    )  # fmt: skip
-
-
 def _preload() -> list[str]:
-    """What workers of ours load first, besides what the user's configuration says."""
-    return [*dask.config.get("distributed.worker.preload", []), "aqdask.execution.preload"]
+    """Return the preload modules of workers that this process starts, those of the configuration included."""
+    return [*dask.config.get("distributed.worker.preload", []), "aqdask.execution.worker"]
 
 
-def _cuda(argument: str) -> Any:
-    """One process with one thread a GPU; the client itself never touches CUDA."""
+def _gpu_cluster(argument: str) -> Any:
+    """Make a cluster of one process with one thread a GPU; the client itself never touches CUDA."""
     gpus = [argument] if argument else _gpus()
     if not gpus:
         raise ClusterError(
@@ -240,7 +248,7 @@ def _client(address: str) -> Client:
 
 
 def _with_workers(client: Client, cluster: str, hopeless: Callable[[], bool] | None = None) -> DaskExecutor:
-    """The executor once the first worker is there; ``hopeless`` tells when none can come any more."""
+    """Wait for the first worker and return the executor; give up early once ``hopeless()`` is true."""
     deadline = time.monotonic() + config.seconds("worker-timeout")
     while True:
         left = deadline - time.monotonic()
@@ -253,7 +261,7 @@ def _with_workers(client: Client, cluster: str, hopeless: Callable[[], bool] | N
                 continue
             within = "before its jobs ended" if ended else f"within {config.get('worker-timeout')}"
             raise ClusterError(
-                f"--cluster {cluster} sent no worker {within}",
+                f"--cluster {cluster} provided no worker {within}",
                 expected="at least one worker",
                 consequence="Nothing was done",
                 remedy="look at the workers' logs (of Slurm jobs: slurm-*.out, or the log-directory of "
@@ -262,7 +270,7 @@ def _with_workers(client: Client, cluster: str, hopeless: Callable[[], bool] | N
 
 
 def _dashboard() -> str:
-    """The configured address, or a free port on the same host where that one is taken."""
+    """Return the configured address of the dashboard, or a free port on the same host where it is in use."""
     host, _, port = str(config.get("dashboard-address")).rpartition(":")
     with socket.socket() as probe:
         try:
@@ -274,7 +282,7 @@ def _dashboard() -> str:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Dask's own log stays below errors: what matters to the user is said by the run itself."""
+    """Silence the loggers of Dask; the run itself reports errors."""
     loggers = [logging.getLogger(name) for name in QUIET]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

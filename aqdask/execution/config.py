@@ -1,4 +1,4 @@
-"""Settings: Dask's own configuration under ``aqdask:``, with defaults from ``aqdask.yaml``."""
+"""Settings, in Dask's configuration under ``aqdask:``, with defaults from ``aqdask.yaml``."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ dask.config.update_defaults(_defaults)
 
 
 def get(name: str) -> Any:
-    """The value of ``aqdask.<name>``."""
+    """Return the value of ``aqdask.<name>``."""
     return dask.config.get(f"aqdask.{name}")
 
 
 def seconds(name: str) -> float:
-    """A duration of the configuration (``30 s``, ``2 min``) in seconds, above 0.
+    """Return a duration of the configuration (``30 s``, ``2 min``) in seconds, above 0.
 
     Raises
     ------
@@ -47,5 +47,5 @@ def seconds(name: str) -> float:
 
 
 def changed(settings: dict[str, Any]) -> Any:
-    """A context in which settings, by their whole names, are others."""
+    """Set values of the configuration, by their full names, within a context."""
     return dask.config.set(settings)

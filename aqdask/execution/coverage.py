@@ -1,6 +1,4 @@
-"""What a model was not calibrated for: cameras and filters, said before they are scored, and recorded; and
-frames unlike the references, said afterwards.
-"""
+"""Coverage of a model's calibration: warnings about cameras, filters and frames that it does not cover."""
 
 from __future__ import annotations
 
@@ -22,9 +20,9 @@ SHOWN = 5
 
 
 def uncalibrated(bundle: Bundle, about: Iterable[tuple[str, str]]) -> Counter[str]:
-    """How many frames of each ``camera|filter`` have no calibration of their own, in order of these names.
+    """Count the frames of each ``camera|filter`` without a calibration of its own, sorted by that name.
 
-    ``about`` is camera and filter of every frame; both empty where unknown.
+    ``about`` holds camera and filter of every frame, both empty where unknown.
     """
     found = {
         calibration_key(*pair): n for pair, n in Counter(about).items() if not bundle.calibrated_for(*pair)
@@ -33,13 +31,13 @@ def uncalibrated(bundle: Bundle, about: Iterable[tuple[str, str]]) -> Counter[st
 
 
 def uncalibrated_rows(bundle: Bundle, frames: FrameStore, rows: Sequence[int]) -> Counter[str]:
-    """The same for frames of an archive, by row."""
-    columns = (frames.coordinate(name)[list(rows)] for name in ("camera", "filter"))
+    """Apply `uncalibrated` to frames of an archive, given their rows."""
+    columns = (frames.coordinate(name, rows) for name in ("camera", "filter"))
     return uncalibrated(bundle, ((str(camera), str(band)) for camera, band in zip(*columns, strict=True)))
 
 
 def warn(bundle: Bundle, found: Counter[str], reporter: Reporter, *, strict: bool) -> None:
-    """Say what is not calibrated, in one line, or with ``strict`` raise `UsageError`; nothing for nothing."""
+    """Warn about uncalibrated frames in one line, or raise `UsageError` where ``strict``."""
     if not found:
         return
     named = [f"{key!r} ({number} frame{'s'[: number != 1]})" for key, number in found.items()]
@@ -50,25 +48,25 @@ def warn(bundle: Bundle, found: Counter[str], reporter: Reporter, *, strict: boo
             what,
             expected="a calibration of its own for every camera|filter",
             consequence="Nothing was scored now",
-            remedy="calibrate the model on good frames of it (`aqdask calibrate`), or leave out strict "
+            remedy="calibrate the model on good frames of theirs (`aqdask calibrate`), or leave out strict "
             "(`--strict`)",
         )
     reporter.say(
-        f"warning: {what}: the p-values are those of other cameras and filters, and masks may have more or "
-        "fewer false alarms than alpha says. What to do: calibrate the model on good frames of it "
+        f"warning: {what}: their p-values come from other cameras and filters; masks may have more or "
+        "fewer false alarms than alpha says. What to do: calibrate the model on good frames of theirs "
         "(`aqdask calibrate`)"
     )
 
 
 class Outside:
-    """Counts the frames just scored that lie outside the reference frames, and in what."""
+    """Counter of scored frames that lie outside the range of the reference frames, by quantity."""
 
     def __init__(self) -> None:
         self.frames = self.outside = 0
         self.what: Counter[str] = Counter()
 
     def count(self, values: Iterable[Mapping[str, float]]) -> None:
-        """Per-frame numbers of some frames; empty ones (not scored) and other methods' do not count."""
+        """Add the frame-level values of some frames; those without ``out_of_reference`` are skipped."""
         for numbers in values:
             if "out_of_reference" in numbers:
                 bits = int(numbers["out_of_reference"])
@@ -77,18 +75,18 @@ class Outside:
                 self.what.update(name for name, bit in OUTSIDE.items() if bits & bit)
 
     def tell(self, reporter: Reporter) -> None:
-        """One line, or none where all are like the references."""
+        """Report the counts in one line, or nothing where no frame lies outside."""
         if self.outside:
             what = ", ".join(f"{name} {number}" for name, number in self.what.items())
             lie, them = ("lies", "it") if self.outside == 1 else ("lie", "them")
             reporter.say(
                 f"note: {self.outside} of {self.frames} frames {lie} outside the reference frames ({what}): "
-                f"alpha means less there. What to do: calibrate on frames like {them}"
+                f"alpha is less reliable there. What to do: calibrate on frames like {them}"
             )
 
 
 def record(group: zarr.Group, found: Counter[str]) -> None:
-    """Write the attribute of a quality group, where it is not yet so."""
+    """Bring the attribute of a quality group up to date."""
     if group.attrs.get(ATTRIBUTE, []) == list(found):
         return
     if found:

@@ -1,7 +1,7 @@
-"""Two ways to run the same tasks: one after the other in this process, or on a Dask cluster.
+"""Executors: the same tasks run one after the other in this process, or on a Dask cluster.
 
-Both take items from a `WorkQueue` and yield ``(item, result)``, where a result that is an exception stands
-for what the task raised. The serial one is short enough to debug everything with.
+Both executors take items from a `WorkQueue` and yield ``(item, result)``. The result of a task
+that raised is its exception. The serial executor is meant for debugging, too.
 """
 
 from __future__ import annotations
@@ -30,30 +30,30 @@ R = TypeVar("R")
 
 
 class WorkQueue(Generic[T]):
-    """Items to be run: a lazy supply, and what is put back in front of it."""
+    """Queue of items to be run: a lazy supply, and items put back in front of it."""
 
     def __init__(self, supply: Iterable[T]) -> None:
         self._supply = iter(supply)
         self._front: deque[T] = deque()
 
     def put(self, item: T) -> None:
-        """Run ``item`` before what the supply still holds."""
+        """Put an item in front of the supply."""
         self._front.append(item)
 
     def __bool__(self) -> bool:
-        """Whether there is an item at hand now."""
+        """Return True if an item is available now."""
         if not self._front:
             self._front.extend(itertools.islice(self._supply, 1))
         return bool(self._front)
 
     def take(self, most: int) -> list[T]:
-        """Up to ``most`` items; fewer only where no more are at hand now."""
+        """Take up to ``most`` items; fewer only where no more are available now."""
         front = [self._front.popleft() for _ in range(min(most, len(self._front)))]
         return front + list(itertools.islice(self._supply, most - len(front)))
 
 
 class Executor(Protocol):
-    """What the drivers of a run need of a machine."""
+    """Interface between a run and the machine that its tasks run on."""
 
     @property
     def dashboard(self) -> str:
@@ -62,26 +62,26 @@ class Executor(Protocol):
 
     @property
     def slots(self) -> int:
-        """Tasks that run at the same time."""
+        """Number of tasks that run at the same time."""
         ...
 
     def run(
         self, function: Callable[[T], R], queue: WorkQueue[T], *, stage: str
     ) -> Iterator[tuple[T, R | Exception]]:
-        """Run ``function`` on every item of ``queue``; results in order of completion."""
+        """Run a function on every item of a queue; yield results in order of completion."""
         ...
 
     def provide(self, bundle: bytes, digest: str) -> None:
-        """Make a model bundle known wherever tasks run."""
+        """Send a model bundle to all workers."""
         ...
 
     def avoid(self, worker: str, why: str) -> None:
-        """Give no further task to the worker with this address."""
+        """Stop giving tasks to the worker at an address."""
         ...
 
 
 class SerialExecutor:
-    """Everything here, one after the other."""
+    """Executor of this process: one task after the other."""
 
     dashboard = ""
     slots = 1
@@ -99,21 +99,21 @@ class SerialExecutor:
 
     def provide(self, bundle: bytes, digest: str) -> None:
         """See `Executor`."""
-        warm(bundle)
+        warm(bundle, digest)
 
     def avoid(self, worker: str, why: str) -> None:
-        """See `Executor`; there is no other place."""
+        """See `Executor`; does nothing, as there is only this process."""
 
 
 class DaskExecutor:
-    """A bounded window of tasks on a Dask cluster: a million frames never exist as tasks at once.
+    """Executor of a Dask cluster, with a bounded number of tasks on the scheduler at a time.
 
     Parameters
     ----------
     client : distributed.Client
-        Connected; it stays the caller's.
+        Connected; the caller closes it.
     hopeless : callable
-        Tells whether no worker can come any more, asked when there has been none for
+        Returns True if no further worker can arrive; called when there has been none for
         ``aqdask.worker-timeout``.
 
     Raises
@@ -137,7 +137,7 @@ class DaskExecutor:
 
     @property
     def slots(self) -> int:
-        """Threads of the workers that are there now and get tasks; at least 1."""
+        """Number of threads of the connected workers that get tasks; at least 1."""
         threads = self.client.nthreads()
         return max(1, sum(number for worker, number in threads.items() if worker not in self._avoided))
 
@@ -195,14 +195,14 @@ class DaskExecutor:
         self.client.register_plugin(ModelPlugin(bundle, digest))
 
     def avoid(self, worker: str, why: str) -> None:
-        """See `Executor`; said once. The last worker that is left is never avoided."""
+        """See `Executor`; logged once. The last remaining worker is never avoided."""
         others = self.client.nthreads().keys() - self._avoided.keys() - {worker}
         if worker and worker not in self._avoided and others:
             self._avoided[worker] = why
             log.warning("warning: the worker %s %s: it gets no further tasks", worker, why)
 
     def _allowed(self) -> list[str] | None:
-        """Addresses of the workers that may get tasks; None for all."""
+        """Return the addresses of the workers that may get tasks; None for all."""
         if not self._avoided:
             return None
         there = self.client.nthreads()
@@ -213,12 +213,12 @@ class DaskExecutor:
                 f"no worker is left that can do this: {why}",
                 expected="workers that see the same files and have the same versions as this process",
                 consequence="What was finished is kept",
-                remedy="mend the workers and run the same command again: it resumes",
+                remedy="repair the workers and run the same command again: it resumes",
             )
         return allowed
 
     def _strangers(self) -> dict[str, str]:
-        """Versions of workers that differ from those of this process, by address, in words."""
+        """Describe, by address, the workers whose versions differ from those of this process."""
         found = self.client.run(read_versions, on_error="return")
         return {
             worker: what
@@ -228,7 +228,7 @@ class DaskExecutor:
         }
 
     def _refuse_strangers(self) -> bool:
-        """Give no task to workers of another version that have joined since; whether there are new ones."""
+        """Exclude workers of other versions that have joined since; return True if there are any."""
         fresh = {worker: what for worker, what in self._strangers().items() if worker not in self._avoided}
         for worker, what in fresh.items():
             self.avoid(worker, f"has {what}")
@@ -237,7 +237,7 @@ class DaskExecutor:
 
 
 class OtherVersion(Exception):
-    """A worker has other versions than the client: what it would compute is not asked for."""
+    """Result of a task on a worker whose versions differ from the client's: nothing was computed."""
 
 
 def run_task(
@@ -245,7 +245,7 @@ def run_task(
 ) -> R | AqdaskError | OtherVersion:
     """Run a task on a worker of the same versions as the client.
 
-    An error of the place comes back as a value, neither retried nor logged.
+    An `AqdaskError` is returned as a value, so that Dask neither retries nor logs it.
     """
     if different := difference(versions(), expected):
         return OtherVersion(different)
@@ -256,7 +256,7 @@ def run_task(
 
 
 def _finished(running: as_completed, watchdog: Watchdog) -> list[tuple[Future, Any]]:
-    """Wait for tasks to finish, with their results, or to be given up by the watchdog."""
+    """Wait until tasks finish or are given up by the watchdog, and return them with their results."""
     while True:
         found = running.next_batch(block=False)
         if found:
@@ -269,7 +269,7 @@ def _finished(running: as_completed, watchdog: Watchdog) -> list[tuple[Future, A
 
 
 def _outcome(future: Future, result: Any) -> Any:
-    """A task's result or the exception it raised; a task that the scheduler lost ends the run."""
+    """Return a task's result or its exception; raise `ClusterError` for a task that the scheduler lost."""
     if isinstance(result, FrameTimeout):
         return result
     if future.status == "error":
@@ -293,7 +293,7 @@ def _other_versions(strangers: Mapping[str, str]) -> ClusterError:
     more = f" and {len(named) - 5} more workers" if len(named) > 5 else ""
     return ClusterError(
         f"workers with other versions than this process: {'; '.join(named[:5])}{more}",
-        expected="the same aqdask, numpy and torch everywhere, so that all maps of an archive mean the same",
+        expected="the same aqdask, numpy and torch everywhere, so that all maps of an archive are comparable",
         consequence="Nothing was done",
         remedy="install the same versions in the workers' environment and start them again",
     )

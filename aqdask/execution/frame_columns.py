@@ -1,7 +1,7 @@
-"""The small arrays of an archive: are they what the ledger says, and making them so again.
+"""Verification and repair of the 1-D arrays of an archive, by comparison with its ledger.
 
-Coordinates of the frames, frame-level values, the bounds of patches and the model belong to all frames; the
-client reads and writes them, a chunk of rows at a time.
+These are the coordinates of the frames, frame-level values, the bounds of patches and the stored model. The
+client reads and writes them, one chunk of rows at a time.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ COORDINATES_OF_FRAMES = "frames (coordinates)"
 
 
 def check_coordinates(frames: FrameStore, rows: Sequence[Entry]) -> list[Damage]:
-    """Frames whose coordinates do not decode or are not what was registered."""
+    """List the frames whose coordinates do not decode or differ from those that were registered."""
     damage = []
     for part in planning.slices(rows, layout.ROWS_PER_CHUNK):
         columns, lost = _columns(frames, part)
@@ -47,10 +47,10 @@ def check_coordinates(frames: FrameStore, rows: Sequence[Entry]) -> list[Damage]
 def repair_coordinates(
     archive: OpenArchive, damaged: set[str], executor: Executor, reporter: Reporter
 ) -> None:
-    """Write the coordinates of chunks with damaged rows anew, from the headers of their sources.
+    """Rewrite the coordinates of chunks with damaged rows from the headers of their sources.
 
-    Where a source is gone or has another header by now, what still decodes is kept, and the rest is what the
-    ledger knows.
+    Where a source is missing or its header has changed, values that still decode are kept, and the others
+    come from the ledger.
     """
     rows = archive.ledger.rows()
     for part in planning.slices(rows, layout.ROWS_PER_CHUNK):
@@ -72,13 +72,13 @@ def repair_coordinates(
 
 
 def check_quality(store: QualityStore, made: QualitySpec, rows: Sequence[Entry]) -> list[Damage]:
-    """What is wrong with the frame-level values, the patch bounds and the model of a quality group."""
+    """List the damage of a quality group's frame-level values, patch bounds and stored model."""
     name = made.name
     damage: list[Damage] = []
     for variable in made.variables:
         if not variable.per_frame:
             continue
-        values = _read(store.group, variable.name)
+        values = layout.read_values(store.group, variable.name)
         if values is None or len(values) != len(rows):
             damage.append((ALL, f"{name} (values)", f"cannot be decoded: {variable.name}"))
             continue
@@ -90,10 +90,10 @@ def check_quality(store: QualityStore, made: QualitySpec, rows: Sequence[Entry])
         ]
     for axis in (0, 1):
         for edge, expected in bounds(made.grid, axis).items():
-            values = _read(store.group, edge)
+            values = layout.read_values(store.group, edge)
             if values is None or not np.array_equal(values, expected):
                 damage.append((ALL, f"{name} (fixed)", f"{edge} is not the bounds of the patches"))
-    bundle = _read(store.group, "bundle")
+    bundle = layout.read_values(store.group, "bundle")
     digest = "" if bundle is None else hashlib.sha256(bundle.tobytes()).hexdigest()
     if digest != made.attributes["model_sha256"]:
         remedy = "aqdask score with the model file writes it again"
@@ -104,7 +104,7 @@ def check_quality(store: QualityStore, made: QualitySpec, rows: Sequence[Entry])
 def repair_quality(
     store: QualityStore, made: QualitySpec, rows: Sequence[Entry], found: Sequence[Damage]
 ) -> None:
-    """Write frame-level values from the ledger, and the bounds of the patches, where they are damaged."""
+    """Rewrite damaged frame-level values from the ledger, and damaged bounds of the patches."""
     places = {where for _, where, _ in found}
     if f"{made.name} (values)" in places:
         for variable in made.variables:
@@ -118,11 +118,14 @@ def repair_quality(
 
 
 def _columns(frames: FrameStore, part: Sequence[Entry]) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Coordinates of consecutive rows by name, and which of them do not decode (given as fill values)."""
+    """Read the coordinates of consecutive rows, by name; return the names that do not decode as well.
+
+    Those have fill values.
+    """
     at = slice(part[0].row, part[-1].row + 1)
     columns, lost = {}, []
     for name, (kind, fill, _) in COORDINATES.items():
-        values = _read(frames.group, name, at)
+        values = layout.read_values(frames.group, name, at)
         if values is None or len(values) != len(part):
             lost.append(name)
             values = np.full(len(part), fill, dtype=object if kind is str else kind)
@@ -135,19 +138,11 @@ def _rows(columns: dict[str, np.ndarray], count: int) -> Iterator[Coordinates]:
 
 
 def _ledger_values(name: str, variable: str, rows: Sequence[Entry], dtype: Any, fill: float) -> np.ndarray:
-    """A frame-level variable as the ledger has it, the fill value where a frame has none."""
+    """Return a frame-level variable as recorded in the ledger, with the fill value where a frame has none."""
     scores = (entry.scores.get(name) for entry in rows)
     return np.array([s.values.get(variable, fill) if s else fill for s in scores]).astype(dtype)
 
 
-def _read(group: zarr.Group, name: str, at: slice = slice(None)) -> np.ndarray | None:
-    """Part of a 1-D array; None where it does not decode."""
-    try:
-        return np.asarray(group[name][at])  # type: ignore[index]
-    except layout.UNREADABLE:
-        return None
-
-
 def _delete_chunk(group: zarr.Group, name: str, row: int) -> None:
-    """Remove the chunk that begins at ``row``: a damaged one cannot be written over."""
+    """Delete the chunk that begins at a row: zarr cannot overwrite a damaged one."""
     layout.delete_shard(group[name], (row // layout.ROWS_PER_CHUNK,))  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""From sources to an archive: choose or make it, fix the manifest, let the workers take frames in."""
+"""Ingest of FITS files: create the archive, register the frames, and store their pixels."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ READ = ("hdu", "mask_hdu", "mask_files", "bad_pixel_map", "keywords")  # fields 
 
 @dataclass(frozen=True)
 class IngestOptions:
-    """What the user asked of an ingest; None = as the archive has it, or the default for a new one."""
+    """Options of an ingest; None means the archive's own setting, or the default of a new archive."""
 
     chunk: int | None = None
     codec: str | None = None
@@ -48,31 +48,31 @@ class IngestOptions:
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> IngestOptions:
-        """Options by name; `UsageError` for a name that is none."""
+        """Make options from a mapping; `UsageError` for an unknown name."""
         known = [field.name for field in fields(cls)]
         for name in given:
             if name not in known:
                 raise UsageError(
                     f"the option {name!r}",
                     expected=f"one of {', '.join(known)}",
-                    consequence="Nothing was taken in",
+                    consequence="Nothing was ingested",
                     remedy="check its spelling",
                 )
         return cls(**given)
 
     def read(self) -> ReadSpec:
-        """How a new archive takes frames out of files."""
+        """Return the reading settings of a new archive."""
         return replace(ReadSpec(), **self._given(READ))
 
     def spec(self, shape: tuple[int, int], dtype: str, frames: int) -> ArchiveSpec:
-        """A new archive for about ``frames`` frames."""
+        """Return the spec of a new archive for about ``frames`` frames."""
         default = ArchiveSpec(
             shape, dtype, frames_per_shard=planning.frames_per_shard(frames), read=self.read()
         )
         return replace(default, **self._given(("chunk", "codec", "frames_per_shard", "pixels")))
 
     def check(self, spec: ArchiveSpec, path: str) -> None:
-        """Raise `UsageError` if an option contradicts what the archive was made with."""
+        """Raise `UsageError` if an option contradicts the settings of an existing archive."""
         for name, value in self._given(("chunk", "codec", "frames_per_shard", "pixels")).items():
             _agree(name, value, getattr(spec, name), path)
         for name, value in self._given(READ).items():
@@ -92,7 +92,7 @@ def ingest(
     *,
     strict: bool = False,
 ) -> list[Summary]:
-    """Take every frame of ``sources`` into the archive at ``path``; with ``bundle``, score in the same pass.
+    """Store every frame of ``sources`` in the archive at ``path``; with ``bundle``, score in the same pass.
 
     With ``strict``, an archive with frames that ``bundle`` is not calibrated for ends the run. Returns one
     summary, or with ``by_shape`` one for each archive. Errors: see `aqdask.ingest`.
@@ -104,7 +104,7 @@ def ingest(
         raise UsageError(
             "no sources were given",
             expected="files, folders, globs or @lists with FITS files",
-            consequence="Nothing was taken in",
+            consequence="Nothing was ingested",
             remedy="name at least one",
         )
     reporter.say(f"{len(scanned)} sources")
@@ -130,25 +130,18 @@ def ingest(
                 archive, mine, executor, reporter, retry=options.retry, rehash=options.rehash,
                 forget=options.forget, probed=probed,
             )  # fmt: skip
-            summaries.append(
-                process(
-                    archive,
-                    executor,
-                    reporter,
-                    ingest=True,
-                    bundle=bundle,
-                    retry=options.retry,
-                    strict=strict,
-                )
+            summary = process(
+                archive, executor, reporter, ingest=True, bundle=bundle, retry=options.retry, strict=strict
             )
-            summaries[-1].left_out = dict(listing.left_out)
+            summary.left_out = dict(listing.left_out)
+            summaries.append(summary)
     return summaries
 
 
 def _gone(
     ledger: Ledger, sources: Sequence[str | os.PathLike[str]], scanned: Sequence[Source]
 ) -> list[Source]:
-    """Known sources below the folders that were named, of which a scan finds nothing any more."""
+    """Return the known sources below the given folders that a scan no longer finds."""
     folders = [os.path.abspath(os.path.expanduser(os.fspath(source))) for source in sources]
     found = {source.path for source in scanned}
     gone = {}
@@ -166,7 +159,7 @@ def _create(
     reporter: Reporter,
     options: IngestOptions,
 ) -> dict[str, Mapping[str, Found] | None]:
-    """Make the archive for the commonest kind of frame in the first page that has any."""
+    """Create the archive for the most frequent shape and type in the first page of sources with frames."""
     if Path(path).is_file():
         layout.open_root(path)  # raises: not an archive
     reporter.start("look", len(scanned), "sources")
@@ -191,9 +184,10 @@ def _create(
 def _by_shape(
     scanned: Sequence[Source], path: Path, executor: Executor, reporter: Reporter, options: IngestOptions
 ) -> dict[str, Mapping[str, Found] | None]:
-    """One archive for each shape and type, ``NAME-1023x1536-uint16.zarr``, and which sources go to which.
+    """Create or find one archive for each shape and type, ``NAME-1023x1536-uint16.zarr``.
 
-    New sources without any frame go to the archive with the most frames; known ones stay where they are.
+    Returns the sources of each. New sources without any frame go to the archive with the most frames; known
+    sources stay in their archive.
     """
     archives: dict[str, Mapping[str, Found] | None] = {}
     sizes: dict[str, int] = {}
@@ -235,7 +229,7 @@ def _by_shape(
 
 
 def _check_map(path: str | None) -> None:
-    """A bad-pixel map that cannot be read would put every frame into quarantine: refuse it first."""
+    """Raise `UsageError` for a bad-pixel map that cannot be read: it would quarantine every frame."""
     if path:
         try:
             reader.probe(path, ReadSpec())
@@ -256,7 +250,7 @@ def _make(path: str | os.PathLike[str], spec: ArchiveSpec) -> None:
 
 
 def commonest(kinds: Counter[tuple[tuple[int, int], str]]) -> tuple[tuple[int, int], str]:
-    """The shape and type that most frames have; of equals the one with more pixels."""
+    """Return the most frequent shape and type; of equally frequent ones the one with more pixels."""
     return max(kinds, key=lambda kind: (kinds[kind], kind[0][0] * kind[0][1], kind))
 
 

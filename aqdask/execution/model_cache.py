@@ -1,7 +1,7 @@
-"""One replica of the model a worker process, found by the digest of its bundle.
+"""Cache of loaded models in each worker process, keyed by the digest of the bundle.
 
-A task carries only the digest. The bundle's bytes reach workers by a plugin that also warms the cache; on a
-worker whose plugin failed, the task loads the model itself or fails loudly.
+Tasks carry only the digest. A worker plugin brings the bytes of the bundle and loads the model; where the
+plugin failed, the task loads the model itself or raises.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ _replicas: dict[tuple[str, str], Scorer] = {}
 
 
 def default_device() -> str:
-    """Where models run: ``aqdask.device``, or with 'auto' CUDA where torch sees it, else the CPU.
+    """Return the device of models: ``aqdask.device``, or for 'auto' CUDA where torch finds it, else the CPU.
 
     Raises
     ------
     UsageError
-        For another word than auto, cpu or cuda.
+        For a setting other than auto, cpu or cuda.
     """
     wanted = str(config.get("device"))
     if wanted not in ("auto", "cpu", "cuda"):
@@ -46,24 +46,43 @@ def default_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def warm(data: bytes, device: str = "") -> Scorer:
-    """Load the bundle ``data`` into this process's cache (once) and return its scorer."""
-    bundle = Bundle.from_bytes(data)
-    place = device or default_device()
-    with _lock:
-        key = (bundle.digest, place)
-        if key not in _replicas:
-            _replicas[key] = load_scorer(bundle, place)
-        return _replicas[key]
+def warm(data: bytes, digest: str, device: str = "") -> Scorer:
+    """Return the scorer of a bundle from this process's cache, loading it from ``data`` the first time.
 
-
-def replica(digest: str, device: str = "") -> Scorer:
-    """The scorer of bundle ``digest`` in this process.
+    Parameters
+    ----------
+    data : bytes
+        The bundle, parsed only where it is not loaded yet.
+    digest : str
+        Its sha256.
 
     Raises
     ------
     ModelError
-        If neither the cache nor the worker's plugin has it.
+        If the bytes are no bundle, or have another digest.
+    """
+    key = (digest, device or default_device())
+    with _lock:
+        if key not in _replicas:
+            bundle = Bundle.from_bytes(data)
+            if bundle.digest != digest:
+                raise ModelError(
+                    f"a bundle with the digest {bundle.digest[:8]} instead of {digest[:8]}",
+                    expected="the bytes that the digest was computed of",
+                    consequence="The model was not loaded",
+                    remedy="run the command again",
+                )
+            _replicas[key] = load_scorer(bundle, key[1])
+        return _replicas[key]
+
+
+def replica(digest: str, device: str = "") -> Scorer:
+    """Return the scorer of the bundle with a digest.
+
+    Raises
+    ------
+    ModelError
+        If neither the cache nor a plugin of the worker holds it.
     """
     found = _replicas.get((digest, device or default_device()))
     if found is not None:
@@ -73,35 +92,35 @@ def replica(digest: str, device: str = "") -> Scorer:
     except (ValueError, KeyError) as error:
         raise ModelError(
             f"this worker has no model {digest[:8]}",
-            expected="the worker plugin of the run to have brought it",
+            expected="the model, from the worker plugin of the run",
             consequence="The task cannot score",
             remedy="restart the worker, or run the command again",
         ) from error
-    return warm(plugin.data, device)  # type: ignore[attr-defined]
+    return warm(plugin.data, digest, device)  # type: ignore[attr-defined]
 
 
 def plugin_name(digest: str) -> str:
-    """Name under which a bundle's plugin is registered: the same bundle is registered once."""
+    """Return the name under which the plugin of a bundle is registered, once a bundle."""
     return f"aqdask-model-{digest[:16]}"
 
 
 class ModelPlugin(WorkerPlugin):
-    """Brings a bundle's bytes to every worker, present and future, and loads the model there."""
+    """Worker plugin that sends a bundle to every present and future worker and loads the model there."""
 
     idempotent = True
 
     def __init__(self, data: bytes, digest: str) -> None:
-        self.data = data
+        self.data, self.digest = data, digest
         self.name = plugin_name(digest)
 
     async def setup(self, worker: Worker) -> None:
-        """Load off the event loop: heartbeats must go on."""
-        await asyncio.to_thread(warm, self.data)
+        """Load the model in a thread, so that the worker's heartbeats go on."""
+        await asyncio.to_thread(warm, self.data, self.digest)
 
 
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
-    """Torch on one thread wherever it scores: the same bytes, and never more threads than cores."""
+    """Limit torch to one thread: results do not depend on the machine, and cores are not oversubscribed."""
     import torch
 
     before = torch.get_num_threads()

@@ -1,4 +1,4 @@
-"""An archive held by this process for writing."""
+"""Opening of an archive for writing: lock, damage checks, ledger, and consolidated metadata at the end."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from aqdask.version import __version__
 
 @dataclass
 class OpenArchive:
-    """An archive held by this process for writing."""
+    """Archive that this process has open for writing."""
 
     path: str
     root: zarr.Group
@@ -32,18 +32,18 @@ class OpenArchive:
 
 @contextlib.contextmanager
 def writing(path: str | os.PathLike[str], *, repairing: bool = False) -> Iterator[OpenArchive]:
-    """Hold an archive for writing: its lock, its ledger; consolidated metadata last, when all went well.
+    """Open an archive for writing, as the only process; consolidate its metadata where no error occurred.
 
     Raises
     ------
     ArchiveError
-        If another process holds it, the place cannot be written, or (unless ``repairing``) an array or a
-        record of it is lost.
+        If another process is writing, the archive cannot be written, or (unless ``repairing``) an array or a
+        record is lost.
     """
     root = layout.open_root(path, writable=True)
     with layout.sole_writer(path):
         with layout.storing(path):
-            archive = _opened(path, root)
+            archive = _opened(path, root, repairing)
             if not repairing:
                 _refuse_damage(archive)
         try:
@@ -56,10 +56,10 @@ def writing(path: str | os.PathLike[str], *, repairing: bool = False) -> Iterato
             layout.consolidate(path, root)
 
 
-def _opened(path: str | os.PathLike[str], root: zarr.Group) -> OpenArchive:
-    """An archive ready to be written: what a kill left half made is completed, an older layout raised."""
+def _opened(path: str | os.PathLike[str], root: zarr.Group, repairing: bool) -> OpenArchive:
+    """Complete what a killed process left unfinished, and upgrade an older layout."""
     layout.complete(root)
-    layout.sweep_partials(path)
+    layout.sweep_partials(path, shards=repairing)
     ledger, frames = open_ledger(root, damaged=True), FrameStore.at(root)
     if not ledger.damage:
         ledger.mend_metadata()
@@ -71,7 +71,7 @@ def _opened(path: str | os.PathLike[str], root: zarr.Group) -> OpenArchive:
 
 
 def _raise_layout(root: zarr.Group, ledger: Ledger) -> None:
-    """Bring an archive of an older layout to this one; the version is written last."""
+    """Upgrade an archive of an older layout; the version is written last."""
     for name, made in quality_groups.known(root, ledger).items():
         QualityStore(layout.group(root, f"quality/{name}")).write_attributes(made)
         if name not in ledger.qualities:

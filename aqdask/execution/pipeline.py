@@ -1,11 +1,11 @@
-"""A run over one archive: batches out, records in, the ledger kept by the one writing client."""
+"""Processing of one archive: tasks go to the executor, and their records to the archive and its ledger."""
 
 from __future__ import annotations
 
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NoReturn, TypeVar
 
 from aqdask.errors import AqdaskError, ClusterError, FrameTimeout, ModelError
@@ -32,11 +32,11 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Summary:
-    """How an archive stands after a run.
+    """State of an archive after a run.
 
-    ``problems`` are ``(frame_id, reason)`` of everything quarantined, in pixels or in a score; ``waiting`` of
-    what is pending, where a reason is known; ``kept`` of stored frames whose sources could not be read again.
-    ``left_out`` counts, by suffix, the files that an ingest found and did not take
+    ``problems`` lists ``(frame_id, reason)`` of quarantined frames, whether pixels or scores failed;
+    ``waiting`` of pending frames with a known reason; ``kept`` of stored frames whose changed source could
+    not be read. ``left_out`` counts, by suffix, the files that an ingest skipped
     (`aqdask.io.sources.Scan`).
     """
 
@@ -51,7 +51,7 @@ class Summary:
     left_out: dict[str, int] = field(default_factory=dict)
 
     def blame(self, problems: Sequence[tuple[str, str]]) -> None:
-        """Count frames that were done as quarantined after all."""
+        """Count frames as quarantined that were counted as done."""
         self.problems = sorted([*self.problems, *problems])
         self.done -= len(problems)
         self.quarantined += len(problems)
@@ -68,12 +68,11 @@ def process(
     retry: bool = False,
     strict: bool = False,
 ) -> Summary:
-    """Bring every frame of ``archive`` as far as asked: taken in, scored with ``bundle``, or both.
+    """Ingest the pending frames of an archive, score its frames with ``bundle``, or both.
 
-    Each source is read once. Frames that are finished are not touched, except the rows of ``redo`` and, with
-    ``retry``, frames whose score is quarantined. Cameras and filters that ``bundle`` is not calibrated
-    for are told and recorded, scored now or before; with ``strict``, `UsageError` is raised before anything
-    is done.
+    Each source is read once. Finished frames are skipped, except the rows of ``redo`` and, with ``retry``,
+    frames whose score is quarantined. Cameras and filters without a calibration are reported and recorded;
+    with ``strict``, `UsageError` is raised before anything is written.
     """
     rows = archive.ledger.rows()
     name = group_name(bundle) if bundle else ""
@@ -111,7 +110,7 @@ def _work(
     name: str,
     model: str,
 ) -> int:
-    """Run batches and keep what comes back; the number of frames that came to an end."""
+    """Run batches and store their records; return the number of finished frames."""
     tasks = [task for batch in todo for task in batch.frames if not task.is_kept]
     if tasks:
         rows, variables = len(archive.ledger.rows()), len(quality.variables) if quality else 0
@@ -139,13 +138,13 @@ def _work(
 def _record_uncalibrated(
     archive: OpenArchive, bundle: Bundle, quality: QualityStore, states: tuple[str, ...]
 ) -> None:
-    """Record what is not calibrated among all frames in one of ``states``, scored now or before."""
+    """Record the uncalibrated cameras and filters of all frames in one of some states."""
     rows = [entry.row for entry in archive.ledger.rows() if entry.state in states]
     coverage.record(quality.group, coverage.uncalibrated_rows(bundle, archive.frames, rows))
 
 
 def clear_stale(archive: OpenArchive, executor: Executor, name: str) -> None:
-    """Turn maps of frames that were scored once and have since been given up into no data."""
+    """Fill the maps of frames that were scored once and have been given up since with no data."""
     quality = QualityStore.open(archive.path, name, writable=True)
     batches = list(planning.clear_batches(archive.ledger.rows(), name, quality.frames_per_shard))
     job = FrameJob(archive.path, archive.spec.read, name)
@@ -157,15 +156,15 @@ def clear_stale(archive: OpenArchive, executor: Executor, name: str) -> None:
 def run_batches(
     executor: Executor, job: FrameJob, batches: Iterable[Batch], *, stage: str
 ) -> Iterator[list[Record]]:
-    """Run batches and yield their records; what fails again and again is halved down to one frame.
+    """Run batches and yield their records; halve a batch that fails repeatedly, down to one frame.
 
-    Batches of one quality shard are never on the way together: a batch's ``rest`` follows when it is done.
-    Frames whose source a worker could not reach, while this process can, are given to another.
+    Batches of one quality shard never run at the same time: a batch's ``rest`` follows when it is done.
+    Frames whose source a worker could not reach, although this process can, go to another worker.
 
     Raises
     ------
     AqdaskError
-        About the place, not about a frame: the disk, the archive, the model, the cluster.
+        For a failure that is not about one frame: of the disk, the archive, the model, the cluster.
     """
     queue = WorkQueue(batches)
     tries: Counter[str] = Counter()
@@ -183,11 +182,11 @@ def run_batches(
             yield blamed
         waiting = (*again, *batch.rest)
         if waiting:
-            queue.put(planning.chain(waiting[0], waiting[1:]))
+            queue.put(replace(waiting[0], rest=waiting[1:]))
 
 
 def _blamed(batch: Batch, job: FrameJob, error: Exception) -> tuple[list[Record], tuple[Batch, ...]]:
-    """Records of the frame whose task failed, where it is known which, and the batches to be tried again."""
+    """Return records of the frame that made a task fail, where it is known, and the batches to retry."""
     if isinstance(error, FrameTimeout) and len(batch.frames) > 1:
         guilty = [task for task in batch.frames if task.frame_id == error.subject]
         others = [task for task in batch.frames if task.frame_id != error.subject]
@@ -199,7 +198,7 @@ def _blamed(batch: Batch, job: FrameJob, error: Exception) -> tuple[list[Record]
 
 
 def _blame(task: FrameTask, job: FrameJob, error: Exception) -> Record:
-    """The record of a single frame whose task failed in a way that no file should cause."""
+    """Make the record of a frame whose task failed unexpectedly."""
     reason = blame(error)
     record: Record = {"frame_id": task.frame_id, "state": QUARANTINED, "reason": reason}
     if task.ingest and task.crc32c:
@@ -210,7 +209,7 @@ def _blame(task: FrameTask, job: FrameJob, error: Exception) -> Record:
 
 
 def blame(error: Exception) -> str:
-    """The reason of a frame or source whose task failed in a way that no file should cause."""
+    """Return the reason for a frame or source whose task failed unexpectedly."""
     what = printable(" ".join(str(error).split())[:200])
     if isinstance(error, FrameTimeout):
         return f"the work on it did not end: {what}"
@@ -220,14 +219,14 @@ def blame(error: Exception) -> str:
 def _unreachable_there_only(
     executor: Executor, batch: Batch, records: list[Record], tries: Counter[str]
 ) -> tuple[list[Record], list[FrameTask]]:
-    """Part records into those that stand and frames to be tried elsewhere, since their source is there."""
+    """Separate final records from frames to retry on another worker, as this process reaches their source."""
     named = {record["frame_id"]: record for record in records if record["event"] == "unreachable"}
     again = []
     for task in batch.frames:
         record = named.get(task.frame_id)
         if record is None or not reader.is_reachable(task.path):
             continue
-        record["is_about_path"] = False  # the place is the matter, not the path
+        record["is_about_path"] = False  # the worker is at fault, not the path
         if tries[task.frame_id] < int(config.get("retries")):
             tries[task.frame_id] += 1
             again.append(task)
@@ -240,13 +239,13 @@ def _cannot_import(error: ImportError) -> ClusterError:
     return ClusterError(
         f"a worker cannot run the task: {error}",
         expected="the same aqdask, with what it needs, on every worker",
-        consequence="No frame was blamed for it",
+        consequence="No frame was quarantined for it",
         remedy="install aqdask in the workers' environment",
     )
 
 
 def raised(thing: object, error: Exception) -> NoReturn:
-    """Let the error on one thing end the run: for `collect`, where every thing is needed."""
+    """Raise the error of an item: the ``failed`` of `collect` where every item is needed."""
     raise error
 
 
@@ -258,10 +257,10 @@ def collect(
     stage: str,
     failed: Callable[[T, Exception], R],
 ) -> Iterator[tuple[Sequence[T], list[R]]]:
-    """Run a function over lists of things (paths, rows), yield ``(list, answers)``.
+    """Run a function over lists of items (paths, rows), and yield ``(list, answers)``.
 
-    A list on which it fails is halved, down to the one thing that it fails on; ``failed`` gives the answer
-    for that. An `AqdaskError` ends the run, and so does a worker that cannot import the function.
+    A list on which the function fails is halved, down to the item at fault; ``failed`` gives the answer for
+    that one. An `AqdaskError` ends the run, and so does a worker that cannot import the function.
     """
     queue = WorkQueue(items)
     for part, result in executor.run(function, queue, stage=stage):
@@ -284,10 +283,10 @@ def collect(
 
 
 def open_quality_group(archive: OpenArchive, bundle: Bundle) -> tuple[QualityStore, bool]:
-    """The quality group of ``bundle`` with room for every row, and whether a part of it had to be made.
+    """Open the quality group of a bundle, with room for every row; True if a part of it had to be made.
 
-    What it must hold is written to the ledger first. A group that is there keeps what is stored in it, and a
-    lost part of it is made anew.
+    Its contents are recorded in the ledger first. An existing group keeps its stored maps, and lost parts are
+    made again.
     """
     check_patch(bundle, archive.spec.shape)
     name = group_name(bundle)
@@ -305,7 +304,7 @@ def open_quality_group(archive: OpenArchive, bundle: Bundle) -> tuple[QualitySto
 
 
 def check_patch(bundle: Bundle, shape: tuple[int, int]) -> None:
-    """Raise `ModelError` where the model's patches are so much larger than a frame that none has a score."""
+    """Raise `ModelError` for a model with patches so much larger than a frame that none has a score."""
     inside = min(shape[0], bundle.patch) * min(shape[1], bundle.patch)
     if inside < MIN_VALID * bundle.patch**2:
         raise ModelError(
@@ -318,7 +317,7 @@ def check_patch(bundle: Bundle, shape: tuple[int, int]) -> None:
 
 
 def summarise(path: str, ledger: Ledger, quality: str = "", *, worked: int = 0) -> Summary:
-    """How an archive stands, for the pixels and for one quality group where one is named."""
+    """Summarise the state of an archive: of the pixels, and of one quality group where one is named."""
     summary = Summary(path, worked=worked)
     for entry in ledger.entries.values():
         state, reason = entry.standing(quality)

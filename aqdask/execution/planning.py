@@ -1,7 +1,7 @@
-"""From the state of the frames to tasks: pure integer arithmetic, no dask, no zarr.
+"""Planning of tasks from the state of the frames, in plain Python: nothing is read, written or run.
 
-Constraints, first of all: a quality shard has one writer, so a task that scores owns whole shards; a task
-is a bounded number of frames; frames that are finished are not touched.
+Constraints: a quality shard has one writer, so a task that scores owns whole shards; a task has a bounded
+number of frames; finished frames are skipped.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ INGEST_FRAMES = 4  # frames a task when nothing is scored
 
 @dataclass(frozen=True)
 class FrameTask:
-    """What is to be done with one frame: take it in from its source, score it, or clear stale scores.
+    """Work on one frame: ingest it from its source, score it, or clear stale scores.
 
-    ``crc32c`` is the checksum of the pixels that are stored, empty where none are; they stay until others
-    from the source can take their place. ``stored`` is the checksum of maps that are finished and to be kept;
-    where the shard does not hold them any more, the frame is scored again. ``suffix`` and ``card`` are what
-    was registered: the part of the id that names the HDU, and the checksum of the coordinates.
+    ``crc32c`` is the checksum of the stored pixels, empty where none are stored; they stay until the source
+    replaces them. ``stored`` is the checksum of finished maps to be kept; where they are
+    damaged, the frame is scored again. ``suffix`` and ``card`` were registered: the part of the id that names
+    the HDU, and the checksum of the coordinates.
     """
 
     row: int
@@ -43,16 +43,16 @@ class FrameTask:
 
     @property
     def is_kept(self) -> bool:
-        """True if nothing is to be done as long as its maps are what they were."""
+        """True if only the maps are to be checked."""
         return bool(self.stored) and not self.ingest
 
 
 @dataclass(frozen=True)
 class Batch:
-    """The unit that travels: consecutive frames of one quality shard (or of none).
+    """Frames of one task: consecutive frames of one quality shard (or of none).
 
-    ``start`` and ``stop`` bound the shard's rows. With ``keep``, rows of the shard that are not named in
-    ``frames`` survive. ``rest`` are batches of the same shard that may only run after this one.
+    ``start`` and ``stop`` are the bounds of the shard's rows. With ``keep``, rows of the shard beside
+    ``frames`` keep their maps. ``rest`` holds batches of the same shard that may only run after this one.
     """
 
     number: int
@@ -63,33 +63,24 @@ class Batch:
     rest: tuple[Batch, ...] = ()
 
     def split(self) -> tuple[Batch, ...]:
-        """Two halves to be run one after the other; itself where it is a single frame."""
+        """Split into two halves, to be run one after the other; a single frame stays whole."""
         if len(self.frames) < 2:
             return (self,)
         middle = len(self.frames) // 2
         return self.only(self.frames[:middle]), self.only(self.frames[middle:])
 
     def only(self, frames: Sequence[FrameTask]) -> Batch:
-        """The same for some of its frames: the others' rows survive, and nothing waits for it."""
+        """Return the batch of some of its frames: the other rows keep their maps, and ``rest`` is empty."""
         return replace(self, frames=tuple(frames), keep=True, rest=())
-
-    def following(self) -> Batch | None:
-        """The batch that waits for this one, with what waits behind it."""
-        return replace(self.rest[0], rest=self.rest[1:]) if self.rest else None
-
-
-def chain(first: Batch, others: tuple[Batch, ...]) -> Batch:
-    """``first``, with ``others`` waiting for it: they write the same shard."""
-    return replace(first, rest=others)
 
 
 def frames_per_shard(frames: int) -> int:
-    """K for a new archive of ``frames`` frames: at most 16, fewer in a small one so that workers share it."""
+    """Return K of a new archive: at most 16, fewer for few frames, so that several workers have tasks."""
     return max(1, min(FRAMES_PER_SHARD, frames // SHARDS_WANTED))
 
 
 def ingest_batches(rows: Sequence[Entry]) -> Iterator[Batch]:
-    """Batches of the frames that are pending, a few a task, in row order."""
+    """Yield batches of the pending frames, a few in each, in row order."""
     pending = [entry for entry in rows if entry.state == PENDING or entry.changed]
     for number, start in enumerate(range(0, len(pending), INGEST_FRAMES)):
         part = pending[start : start + INGEST_FRAMES]
@@ -106,22 +97,22 @@ def score_batches(
     redo: frozenset[int] = frozenset(),
     check: bool = False,
 ) -> Iterator[Batch]:
-    """One batch for each quality shard with something to do, in row order.
+    """Yield one batch for each quality shard with unfinished frames, in row order.
 
     Parameters
     ----------
     rows : sequence of Entry
-        Every entry that owns a row, in row order (row i at position i).
+        All entries that own a row, in row order (row i at position i).
     quality : str
         Name of the quality group.
     per_shard : int
         K: frames in one stored object.
     ingest : bool
-        Take pending frames in from their sources too (the fused run), else leave them.
+        Ingest pending frames, too (the fused run); otherwise they are skipped.
     redo : set of int
-        Rows whose shard is to be made anew although their frames are known as scored (repair).
+        Rows to be scored again although they have a score (repair).
     check : bool
-        Also shards in which everything is finished: their maps are compared with the ledger.
+        Include finished shards: their maps are compared with the ledger.
     """
     number = 0
     for start in range(0, len(rows), per_shard):
@@ -135,13 +126,13 @@ def score_batches(
 def with_score(
     rows: Sequence[Entry], quality: str, *, ingest: bool, redo: frozenset[int] = frozenset()
 ) -> list[int]:
-    """Rows that have a score after `score_batches` with the same arguments: made now, or kept from before."""
+    """Return the rows that have a score once the batches of `score_batches` are done."""
     tasks = (_score_task(entry, quality, ingest, entry.row in redo) for entry in rows)
     return [task.row for task in tasks if task and task.score]
 
 
 def clear_batches(rows: Sequence[Entry], quality: str, per_shard: int) -> Iterator[Batch]:
-    """Batches that only clear maps of frames that have gone bad; everything else in their shards stays."""
+    """Yield batches that clear the maps of given-up frames; other rows of their shards keep their maps."""
     for number, start in enumerate(range(0, len(rows), per_shard)):
         shard = rows[start : start + per_shard]
         tasks = tuple(_task(entry) for entry in shard if _is_stale(entry, quality))
@@ -150,7 +141,7 @@ def clear_batches(rows: Sequence[Entry], quality: str, per_shard: int) -> Iterat
 
 
 def _is_stale(entry: Entry, quality: str) -> bool:
-    """Tell if a frame was scored once and its pixels have since been given up."""
+    """Tell if a frame was scored once and its pixels have been given up since."""
     score = entry.scores.get(quality)
     return entry.state == QUARANTINED and score is not None and bool(score.crc32c)
 
@@ -185,13 +176,14 @@ def _task(entry: Entry, *, ingest: bool = False, score: bool = False, stored: st
 
 
 def objects(frames: int, per_shard: int, *, pixels: bool, variables: int) -> int:
-    """How many stored objects a finished archive holds under ``frames/`` and one quality group, about.
+    """Estimate the number of stored objects of a finished archive with one quality group.
 
-    ``variables`` counts the per-patch ones; ``invalid`` shards are not counted, most frames have none.
+    ``variables`` is the number of per-patch variables. Shards of ``invalid``, which most frames lack, are not
+    counted.
     """
     return frames * pixels + math.ceil(frames / per_shard) * variables
 
 
 def slices(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
-    """Consecutive slices of ``size``, the last one shorter."""
+    """Yield consecutive slices of ``size`` items, the last one shorter."""
     return (items[start : start + size] for start in range(0, len(items), size))

@@ -1,4 +1,4 @@
-"""The quality groups of an archive: what each must hold, and with which versions it was made."""
+"""Contents of the quality groups of an archive, and the versions of the software that made them."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ VERSIONS = "versions"  # attribute of a quality group: list of {package: version
 
 
 def group_name(bundle: Bundle) -> str:
-    """Name of the quality group of a model: ``<name>-<digest8>``."""
+    """Return the name of the quality group of a model: ``<name>-<digest8>``."""
     return f"{bundle.name}-{bundle.digest[:8]}"
 
 
 def spec_of(bundle: Bundle, archive: ArchiveSpec) -> QualitySpec:
-    """Contents of the quality group of ``bundle`` in an archive."""
+    """Describe the quality group of a bundle in an archive."""
     attributes = {
         "model": bundle.name, "method": bundle.method, "model_sha256": bundle.digest,
         "patch": bundle.patch, "frame_shape": list(archive.shape),
@@ -37,10 +37,10 @@ def spec_of(bundle: Bundle, archive: ArchiveSpec) -> QualitySpec:
 
 
 def known(root: zarr.Group, ledger: Ledger) -> dict[str, QualitySpec]:
-    """Contents that every quality group must have, by name: those of the ledger, and those that are there.
+    """Describe all quality groups by name: those of the ledger, and those found in the archive.
 
-    A group of which the ledger does not tell (of an archive of layout 1, or of a client that was killed) is
-    what the model stored in it makes; without a model, what is found in it.
+    A group that the ledger does not list (layout 1, or a killed client) is described by the model stored in
+    it, or without a model by its arrays.
     """
     found = {name: QualitySpec.of_record(record) for name, record in ledger.qualities.items()}
     archive = layout.read_spec(root)
@@ -70,7 +70,7 @@ def _as_found(store: QualityStore, name: str, archive: ArchiveSpec) -> QualitySp
 
 
 def record_versions(group: zarr.Group) -> None:
-    """Add the versions of this process to those that made the maps of a group."""
+    """Add the versions of this process to the list of those that made the maps of a group."""
     made: Any = group.attrs.get(VERSIONS, [])
     if versions() not in made:
         group.attrs[VERSIONS] = [*made, versions()]

@@ -1,47 +1,50 @@
-"""Keeping of what the workers send back: numbers of frames, coordinates, and last of all the ledger."""
+"""Storage of the records that workers return: frame-level values, coordinates, and finally the ledger."""
 
 from __future__ import annotations
 
+from collections import defaultdict
+
 from aqdask.execution.coverage import Outside
-from aqdask.execution.notes import Notes
 from aqdask.execution.open_archive import OpenArchive
 from aqdask.execution.reporter import Reporter
 from aqdask.store import layout
 from aqdask.store.ledger import DONE, PENDING, QUARANTINED, UNREACHABLE, Record
 from aqdask.store.quality_store import QualityStore
+from aqdask.text import printable
 
-# Fields of a record that are not for the ledger.
+SHOWN = 20  # different notes that are reported one by one
+
+# Fields of a record that the ledger does not store.
 PASSING = ("notes", "coordinates", "is_about_path", "worker", "row")
 
 
 class Recorder:
-    """Keeps the records of one stage of a run over an archive.
+    """Writer of the records of one stage of a run over an archive.
 
     Parameters
     ----------
     archive : OpenArchive
         Held for writing.
     quality : QualityStore or None
-        Where frame-level values go.
+        Group that receives frame-level values.
     """
 
     def __init__(self, archive: OpenArchive, quality: QualityStore | None) -> None:
         self.archive, self.quality = archive, quality
-        self.notes, self.outside = Notes(), Outside()
+        self.notes, self.outside = defaultdict[str, set[str]](set), Outside()
         self._unreachable: dict[str, Record] = {}
         self._reached = 0
         self.worked: set[str] = set()
 
     def keep(self, records: list[Record]) -> dict[str, str]:
-        """Write what records say; the state of every frame that is finished, by id."""
+        """Write records; return the state of every frame that is finished, by id."""
         entries = self.archive.ledger.entries
         values = {record["row"]: record.get("values", {}) for record in records if "row" in record}
         with layout.storing(self.archive.path):
             for record in records:
                 if "coordinates" in record:
-                    self.archive.frames.write_columns(
-                        entries[record["frame_id"]].row, [record["coordinates"]]
-                    )
+                    row = entries[record["frame_id"]].row
+                    self.archive.frames.write_columns(row, [record["coordinates"]])
             if self.quality and values:
                 self.quality.write_frame_values(values)
                 self.outside.count(values.values())
@@ -50,7 +53,8 @@ class Recorder:
                 {name: value for name, value in record.items() if name not in PASSING} for record in known
             )
         for record in records:
-            self.notes.add(record["frame_id"], record.get("notes", ()))
+            for note in record.get("notes", ()):
+                self.notes[note].add(record["frame_id"])
             if record["event"] == "unreachable":
                 self._unreachable[record["frame_id"]] = record
         states = {r["frame_id"]: r.get("state", DONE) for r in known if r["event"] != "kept"}
@@ -59,11 +63,11 @@ class Recorder:
         return {r["frame_id"]: r.get("state", DONE) for r in known if r["frame_id"] not in self._unreachable}
 
     def conclude(self) -> list[str]:
-        """Decide on frames whose source could not be reached; their ids.
+        """Settle the frames whose source could not be reached, and return their ids.
 
-        What is stored of them stays. A frame of which nothing is stored is quarantined where its own path is
-        the matter (it is not there, or forbidden), and looked at again next time; it stays pending where a
-        disk failed, or where every source of the run is out of reach.
+        Stored frames stay as they are. Others are quarantined where the path itself is at fault (missing or
+        forbidden), until the next ingest checks it again. They stay pending where a disk failed, or where no
+        source of the run could be reached.
         """
         all_at_once = not self._reached and len(self._unreachable) > 1
         records: list[Record] = []
@@ -79,6 +83,12 @@ class Recorder:
         return list(self._unreachable)
 
     def tell(self, reporter: Reporter) -> None:
-        """Say what the user should know of the frames of this stage, each thing once."""
-        self.notes.tell(reporter)
+        """Report notes on the frames of this stage, each in one line, the most frequent first."""
+        ordered = sorted(self.notes.items(), key=lambda item: (-len(item[1]), item[0]))
+        for note, frames in ordered[:SHOWN]:
+            first, number = printable(min(frames)), len(frames)
+            where = first if number == 1 else f"{number} frames, such as {first}"
+            reporter.say(f"note: {printable(note)} ({where})")
+        if len(ordered) > SHOWN:
+            reporter.say(f"note: and {len(ordered) - SHOWN} more kinds of notes")
         self.outside.tell(reporter)

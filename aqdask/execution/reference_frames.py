@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 
-from aqdask.errors import ArchiveError, OutlierFramesError, UsageError
+from aqdask.errors import FrameError, OutlierFramesError, UsageError
 from aqdask.execution import planning
 from aqdask.execution.executors import Executor
 from aqdask.execution.model_cache import one_thread
 from aqdask.execution.pipeline import blame, collect, raised
 from aqdask.execution.reporter import Reporter
+from aqdask.execution.tasks import new_run, opened_frames
 from aqdask.execution.worker import at_work
 from aqdask.io.frame_ids import match_frames
 from aqdask.methods.base import FrameFunction, FrameSource, middle
@@ -24,7 +25,7 @@ from aqdask.methods.training.progress import Report, TrainProgress
 from aqdask.references.image_statistics import ImageStatistics, measure
 from aqdask.references.propose import Proposal, propose
 from aqdask.store import layout
-from aqdask.store.frame_store import ChosenFrames, FrameStore, Place
+from aqdask.store.frame_store import ChosenFrames, FrameStore, Place, read_place
 from aqdask.store.ledger import DONE, open_ledger
 from aqdask.text import printable
 
@@ -35,20 +36,19 @@ MOST_OUTLIERS = 0.25  # of the proposed reference frames: so many may be left ou
 
 @dataclass(frozen=True)
 class _MapJob:
-    """Apply a function to frames of an archive; the positions of the frames are its items."""
+    """Task that applies a function to frames; its items are a position and one frame each."""
 
-    chosen: ChosenFrames
     function: FrameFunction
     window: int
 
-    def __call__(self, positions: Sequence[int]) -> list[Any]:
+    def __call__(self, items: Sequence[tuple[int, ChosenFrames]]) -> list[Any]:
         answers = []
-        for position in positions:
-            with at_work(str(position)), one_thread():
-                image, invalid = self.chosen.read(position)
+        for _, frame in items:
+            with at_work(frame.ids[0]), one_thread():
+                image, invalid = frame.read(0)
                 part = middle(image.shape, self.window)
                 bad = None if invalid is None else invalid[part]
-                answers.append(self.function(image[part], bad, self.chosen.cards[position]))
+                answers.append(self.function(image[part], bad, frame.cards[0]))
         return answers
 
 
@@ -57,17 +57,18 @@ class _MeasureJob:
     """Measure statistics of the images of stored frames."""
 
     archive: str
+    run: str = field(default_factory=new_run)
 
     def __call__(self, places: Sequence[Place]) -> list[ImageStatistics]:
-        """Give one `ImageStatistics` a frame, all NaN where its pixels are damaged or out of reach."""
-        chosen = ChosenFrames.of(FrameStore.open(self.archive), places)
-        return [self._one(chosen, position) for position in range(len(places))]
+        """Return one `ImageStatistics` a frame, all NaN where its pixels are damaged or out of reach."""
+        frames = opened_frames(self.archive, self.run)
+        return [self._one(frames, place) for place in places]
 
-    def _one(self, chosen: ChosenFrames, position: int) -> ImageStatistics:
-        with at_work(str(chosen.places[position])):
+    def _one(self, frames: FrameStore, place: Place) -> ImageStatistics:
+        with at_work(str(place)):
             try:
-                return measure(*chosen.read(position))
-            except ArchiveError:
+                return measure(*read_place(frames, place))
+            except FrameError:
                 return ImageStatistics()
 
 
@@ -90,13 +91,12 @@ class ArchiveFrames(FrameSource):
 
     def map(self, function: FrameFunction[R], members: Sequence[int], *, window: int = 0) -> Iterator[R]:
         """Apply a function to frames on the workers; results in the order of ``members``."""
-        order = list(members)
-        job = _MapJob(self.chosen.only(order), function, window)
-        parts = [[position] for position in range(len(order))]
+        job = _MapJob(function, window)
+        parts = ([(number, self.chosen.only([member]))] for number, member in enumerate(members))
         waiting: dict[int, R] = {}
         following = 0
         for part, answers in collect(self.executor, job, parts, stage="calibrate", failed=raised):
-            waiting[part[0]] = answers[0]
+            waiting[part[0][0]] = answers[0]
             while following in waiting:
                 yield waiting.pop(following)
                 following += 1
@@ -155,7 +155,7 @@ def choose_frames(
             raise UsageError(
                 f"none of the {len(proposals)} frames of {archive} is proposed as a reference{why}",
                 expected="frames whose sky, noise and stars can be measured",
-                consequence="Nothing is known to be good",
+                consequence="No frame was chosen as a reference",
                 remedy="see `aqdask select` and `aqdask info`, or name good frames",
             )
     places = sorted(done[frame_id] for frame_id in ids)

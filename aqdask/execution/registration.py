@@ -1,7 +1,7 @@
-"""The manifest: new and changed sources get their entries in the ledger, and their frames their rows.
+"""Registration of sources: new and changed files get entries in the ledger, and their frames rows.
 
-It is fixed page by page, sorted by frame id, before any pixel is stored: who finishes first changes
-nothing.
+Sources are registered page by page, sorted by frame id, before any pixel is stored. The order of rows thus
+does not depend on the order in which tasks finish.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from aqdask.execution.tasks import STORED, ProbeJob, hash_sources
 from aqdask.io.frame_ids import assign_ids
 from aqdask.specs import ArchiveSpec, FrameInfo, ReadSpec, Source
 from aqdask.store import layout, quality_store
-from aqdask.store.frame_store import check_fits, coordinates_of, row_checksum
+from aqdask.store.frame_store import Coordinates, check_fits, coordinates_of, row_checksum
 from aqdask.store.ledger import DONE, PENDING, QUARANTINED, UNREACHABLE, Entry, Ledger, Record
 from aqdask.store.quality_store import QualityStore
 from aqdask.text import printable
@@ -42,9 +42,9 @@ def register(
     forget: bool = False,
     probed: Mapping[str, Found] | None = None,
 ) -> None:
-    """Give every new or changed source its entry in the ledger, and its frames their rows.
+    """Register new and changed sources in the ledger, and give their frames rows.
 
-    What is stored of a frame stays, whatever has become of its source: it is marked as changed, or told of as
+    Stored pixels stay, whatever happened to their source: the frame is marked as changed, or reported as
     kept.
 
     Parameters
@@ -52,15 +52,15 @@ def register(
     archive : OpenArchive
         Held for writing.
     scanned : sequence of Source
-        All sources of the run, so that ids do not depend on what is known already.
+        All sources of the run, so that ids do not depend on the registered ones.
     retry : bool
-        Look again into what is quarantined.
+        Probe quarantined sources again.
     rehash : bool
-        Compare the content of known sources, whatever their sizes and times say.
+        Compare the content of registered sources, whatever their sizes and times.
     forget : bool
-        Give up stored frames whose source is not there any more, or no longer holds them.
+        Give up stored frames whose source is missing, or no longer holds them.
     probed : mapping, optional
-        What is known of files already, by path.
+        Results of `probe` that are available already, by path.
     """
     known = defaultdict(list)
     for entry in archive.ledger.entries.values():
@@ -90,7 +90,7 @@ def register(
 
 
 class _Page:
-    """Registers the sources of one page: rows and coordinates first, then the ledger, which names them."""
+    """Registration of one page of sources: rows and coordinates first, then the records that name them."""
 
     def __init__(
         self,
@@ -103,14 +103,14 @@ class _Page:
         self.archive, self.ids, self.known = archive, ids, known
         self.forget, self.reached = forget, reached
         self.records: list[Record] = []
-        self.fresh: list[tuple[str, str, FrameInfo]] = []
+        self.fresh: list[Coordinates] = []
         self.given_up: list[int] = []
         self.next_row = archive.ledger.row_count
 
     def register(self, page: Sequence[Source], found: Mapping[str, Found]) -> None:
-        """Write what was found in the sources of ``page``."""
+        """Register the frames found in the sources of a page."""
         unreachable = [isinstance(found[source.path], SourceUnreachable) for source in page]
-        # one source that is not there is a fact about it; all of them are an outage
+        # a single missing source is missing; if all are, their disk is out of reach
         outage = not self.reached and len(page) > 1 and all(unreachable)
         for source in page:
             frames = found[source.path]
@@ -130,7 +130,7 @@ class _Page:
         archive = self.archive
         if self.fresh:
             archive.frames.grow(self.next_row + len(self.fresh))
-            archive.frames.write_coordinates(self.next_row, self.fresh)
+            archive.frames.write_columns(self.next_row, self.fresh)
         archive.ledger.append(self.records)
         archive.ledger.flush()
         for row in self.given_up:
@@ -146,12 +146,13 @@ class _Page:
             return
         card = former.card if former else ""
         if not reason:
-            card = row_checksum(coordinates_of(frame_id, source.path, info))
+            coordinates = coordinates_of(frame_id, source.path, info)
+            card = row_checksum(coordinates)
             if row < 0:
                 row = self.next_row + len(self.fresh)
-                self.fresh.append((frame_id, source.path, info))
+                self.fresh.append(coordinates)
             else:
-                self.archive.frames.write_coordinates(row, [(frame_id, source.path, info)])
+                self.archive.frames.write_columns(row, [coordinates])
         state = QUARANTINED if reason else PENDING
         suffix = printable(info.suffix)
         about = {"hdu": info.hdu, "row": row, "suffix": suffix, "state": state, "reason": reason}
@@ -168,7 +169,7 @@ class _Page:
             self._register(source, self.ids[source.path], about | _standing(failure, outage))
 
     def _lost(self, source: Source, entry: Entry, failure: FrameError, outage: bool = False) -> None:
-        """Account for a frame that its source gives no more: what is stored stays, unless to be forgotten."""
+        """Record a frame that its source no longer gives; stored pixels stay, unless ``forget`` is set."""
         unreachable = isinstance(failure, SourceUnreachable)
         certain = not isinstance(failure, SourceUnreachable) or failure.number in GONE
         if entry.state == DONE and self.forget and certain:
@@ -194,9 +195,9 @@ class _Page:
 
 
 def _standing(failure: FrameError, outage: bool) -> dict[str, object]:
-    """State and reason of a frame of which nothing is stored, and whose source gives nothing.
+    """Return state and reason of a frame without stored pixels whose source cannot be used.
 
-    What could not be reached has the size -1, so that the next run looks again.
+    A source that could not be reached gets the size -1, so that the next run probes it again.
     """
     if not isinstance(failure, SourceUnreachable):
         return {"state": QUARANTINED, "reason": str(failure)}
@@ -205,9 +206,9 @@ def _standing(failure: FrameError, outage: bool) -> dict[str, object]:
 
 
 def probe(paths: Sequence[str], read: ReadSpec, executor: Executor, reporter: Reporter) -> dict[str, Found]:
-    """Look into the headers of files: their frames, or why there are none, by path.
+    """Read the headers of files on the workers: frames, or the reason why there are none, by path.
 
-    A path that a worker cannot reach is looked into by this process, which found it.
+    This process reads a file that a worker cannot reach.
     """
     found: dict[str, Found] = {}
     job = ProbeJob(read)
@@ -227,7 +228,7 @@ def probe(paths: Sequence[str], read: ReadSpec, executor: Executor, reporter: Re
 
 
 def _welcome_back(ledger: Ledger, scanned: Sequence[Source], known: Mapping[str, Sequence[Entry]]) -> None:
-    """Clear what was told of stored frames whose sources are again what they were."""
+    """Clear the problems of stored frames whose sources are unchanged again."""
     for source in scanned:
         for entry in known.get(source.path, ()):
             stamp = {"size": source.size, "mtime_ns": source.mtime_ns}
@@ -242,7 +243,7 @@ def _rehash(
     executor: Executor,
     reporter: Reporter,
 ) -> None:
-    """Compare the content of known files, whatever their times: the changed become new, the touched known."""
+    """Compare the content of registered files: changed files count as new, others get their present times."""
     paths = [source.path for source in scanned if any(e.state == DONE for e in known.get(source.path, ()))]
     by_path = {source.path: source for source in scanned}
 
@@ -254,7 +255,7 @@ def _rehash(
         executor, hash_sources, planning.slices(paths, PROBES), stage="hash", failed=failed
     ):
         for path, digest in answers:
-            # an image of the file that was never taken in has no digest of its own
+            # an image of the file that was never ingested has no digest of its own
             same = all(digest == entry.sha256 for entry in known[path] if entry.state == DONE)
             for entry in known[path]:
                 stamp = by_path[path].mtime_ns if same else -1
@@ -267,7 +268,7 @@ def _rehash(
 
 
 def _is_new(source: Source, entries: Sequence[Entry], retry: bool) -> bool:
-    """Tell if a source must be looked into: unknown, changed in size or time, or failed once and retried."""
+    """Tell if a source must be probed: unknown, changed in size or time, or to be retried."""
     stamp = source.size, source.mtime_ns
     if retry and any(entry.state == QUARANTINED or entry.problem for entry in entries):
         return True
@@ -279,7 +280,7 @@ def _base_id(entry: Entry) -> str:
 
 
 def _misfit(spec: ArchiveSpec, info: FrameInfo) -> str:
-    """Why a frame does not belong into the archive; empty where it does."""
+    """Return the reason why a frame does not fit the archive; empty where it does."""
     try:
         check_fits(spec, info.shape, info.dtype)
     except FrameError as error:

@@ -1,4 +1,4 @@
-"""What a run tells while it goes on; `aqdask.monitor.progress` shows it."""
+"""Interface through which a run reports its progress; `aqdask.monitor.progress` displays it."""
 
 from __future__ import annotations
 
@@ -6,27 +6,27 @@ from typing import Protocol
 
 
 class Reporter(Protocol):
-    """Listens to a run: stages with a known amount of work, and remarks."""
+    """Receiver of progress: stages with a known amount of work, and messages."""
 
     def start(self, stage: str, total: int, unit: str = "frames") -> None:
-        """A stage begins, with ``total`` units of work."""
+        """Begin a stage with ``total`` units of work."""
         ...
 
     def advance(self, done: int, quarantined: int = 0) -> None:
-        """``done`` more units are finished, ``quarantined`` of them with a reason instead of a result."""
+        """Count ``done`` more finished units, ``quarantined`` of them with a reason instead of a result."""
         ...
 
     def finish(self) -> None:
-        """The stage is over."""
+        """End the stage."""
         ...
 
     def say(self, text: str) -> None:
-        """One remark for the user."""
+        """Show a message to the user."""
         ...
 
 
 class Silent:
-    """Listens to nothing."""
+    """Reporter that shows nothing."""
 
     def start(self, stage: str, total: int, unit: str = "frames") -> None:
         """See `Reporter`."""

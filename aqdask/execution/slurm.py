@@ -1,4 +1,4 @@
-"""Workers as batch jobs of Slurm, through dask-jobqueue."""
+"""Dask workers as batch jobs of Slurm, through dask-jobqueue."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PATIENCE = {"distributed.deploy.lost-worker-timeout": "1s"}
 
 @contextlib.contextmanager
 def settings(path: str) -> Iterator[None]:
-    """Dask's configuration with the YAML file ``path`` over it, for as long as the context lasts.
+    """Set Dask's configuration from a YAML file within a context.
 
     Raises
     ------
@@ -40,7 +40,7 @@ def settings(path: str) -> Iterator[None]:
     except ImportError as error:
         raise ClusterError(
             "dask-jobqueue is not installed",
-            expected="it, for --cluster slurm",
+            expected="that package, for --cluster slurm",
             remedy="pip install dask-jobqueue (the extra `slurm` of aqdask)",
         ) from error
     loaded = _load(path) if path else {}
@@ -69,7 +69,7 @@ def _load(path: str) -> dict[str, Any]:
 
 
 def start(dashboard: str) -> Any:
-    """A SLURMCluster with its jobs submitted; a job that is lost is replaced by another.
+    """Start a SLURMCluster and submit its jobs; a lost job is replaced.
 
     Parameters
     ----------
@@ -79,7 +79,7 @@ def start(dashboard: str) -> Any:
     Raises
     ------
     ClusterError
-        If the settings make no job, or sbatch takes none.
+        If the settings are incomplete, or sbatch rejects a job.
     """
     cluster = None
     try:
@@ -112,13 +112,13 @@ def start(dashboard: str) -> Any:
 
 
 def _cluster_class() -> Any:
-    """dask-jobqueue's cluster with what 0.9.0 lacks, as far as the project needs it."""
+    """Make a subclass of dask-jobqueue's cluster that mends faults of version 0.9.0."""
     from dask_jobqueue import SLURMCluster
     from dask_jobqueue.slurm import SLURMJob
     from distributed.deploy.spec import ProcessInterface
 
     class SlurmJob(SLURMJob):
-        """Keeps what sbatch refused (else it is only logged), and ends as closed."""
+        """Job that keeps the error of sbatch, which is only logged otherwise, and ends as closed."""
 
         refused: Exception | None = None
 
@@ -134,7 +134,7 @@ def _cluster_class() -> Any:
             await ProcessInterface.close(self)  # SpecCluster asserts that status when it closes
 
     class SlurmCluster(SLURMCluster):
-        """Knows a job of several workers as lost when the last of them is gone."""
+        """Cluster that counts a job of several workers as lost when its last worker is gone."""
 
         job_cls = SlurmJob
 
@@ -156,12 +156,12 @@ def _cluster_class() -> Any:
 
 
 def _what(error: Exception) -> str:
-    """What is wrong: of a command that failed only its own words."""
+    """Return the message of an error; of a failed command only its own output."""
     return " ".join(str(error).rpartition("stderr:")[2].split())
 
 
 async def _submitted(cluster: Any) -> None:
-    """Wait for sbatch; raise what it refused."""
+    """Wait for sbatch; raise its error."""
     await cluster
     for job in cluster.workers.values():
         if job.refused:
@@ -169,7 +169,7 @@ async def _submitted(cluster: Any) -> None:
 
 
 def _exports() -> list[str]:
-    """Lines of the job script: the settings that workers read when they start and inherit from nobody."""
+    """Return lines of the job script that export the settings which workers read when they start."""
     return [
         f"export DASK_{name.upper().replace('.', '__').replace('-', '_')}={shlex.quote(str(value))}"
         for name, value in config.get("dask").items()
@@ -177,7 +177,7 @@ def _exports() -> list[str]:
 
 
 def all_jobs_ended(cluster: Any) -> bool:
-    """Whether Slurm knows none of the jobs of ``cluster`` as waiting or running any more."""
+    """Tell if none of a cluster's jobs is waiting or running any more."""
     ours = {str(job.job_id) for job in cluster.workers.values() if getattr(job, "job_id", None)}
     command = ["squeue", "--noheader", "--format=%i", f"--user={os.getuid()}"]
     try:

@@ -1,8 +1,8 @@
-"""The skeleton of an archive: metadata of its groups and arrays, and the segments of its ledger.
+"""Verification and repair of an archive's structure: zarr metadata, and the segments of its ledger.
 
-What must be there follows from the archive's spec and its ledger, never from what is found. Lost metadata are
-written anew, and what is stored below them is there again; records that the ledger has lost are made again
-from the coordinates and pixels that are stored.
+The expected contents follow from the archive's spec and its ledger, never from the files found. Lost metadata
+are written again, which makes the chunks below them readable; lost records of the ledger are made again from
+the stored coordinates and pixels.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ LEDGER = "ledger"
 def check(
     root: zarr.Group, ledger: Ledger, frames: FrameStore, qualities: Mapping[str, QualitySpec]
 ) -> list[Damage]:
-    """Everything of the skeleton that is lost or not what the archive was made with."""
+    """List the metadata and records that are lost or differ from those that the archive was made with."""
     damage = [(ALL, LEDGER, what) for what in ledger.damage]
     damage += [
         (printable(name), LEDGER, "has records, but none that registers it") for name in ledger.orphans
@@ -54,7 +54,7 @@ def check(
 
 
 def mend(archive: OpenArchive, qualities: Mapping[str, QualitySpec]) -> None:
-    """Make again what `check` finds lost, as far as it can be made from what is stored."""
+    """Restore what `check` lists, as far as the stored data allow."""
     layout.complete(archive.root)
     ledger, frames = archive.ledger, archive.frames
     frames.mend(ledger.row_count)
@@ -76,9 +76,9 @@ def mend(archive: OpenArchive, qualities: Mapping[str, QualitySpec]) -> None:
 
 
 def _lost_records(ledger: Ledger, frames: FrameStore) -> Iterator[Record]:
-    """Records of stored frames that the ledger does not know, or only as pending.
+    """Yield records of stored frames that the ledger lacks, or lists as pending.
 
-    Their size is -1: the next ingest compares them with their sources.
+    Their size is -1, so that the next ingest compares them with their sources.
     """
     known = {entry.row: entry for entry in ledger.rows()}
     for row in range(len(frames)):
@@ -102,7 +102,7 @@ def _lost_records(ledger: Ledger, frames: FrameStore) -> Iterator[Record]:
 
 
 def _is_good(frames: FrameStore, entry: Entry) -> bool:
-    """Tell if the source of a frame gives it, as far as its headers say: then it is taken in again."""
+    """Tell if the headers of a source still list the frame: then it can be ingested again."""
     try:
         return any(info.hdu == entry.hdu for info in reader.probe(entry.path, frames.spec.read))
     except (FrameError, OSError):
@@ -121,7 +121,7 @@ def _stored_record(frames: FrameStore, frame_id: str, row: int, entry: Entry | N
 
 
 def _suffix(frame_id: str, path: str) -> str:
-    """The part of an id that names the HDU."""
+    """Return the part of an id that names the HDU."""
     if path.endswith(frame_id) or not frame_id.endswith("]"):
         return ""
     return frame_id[frame_id.rindex("[") :]

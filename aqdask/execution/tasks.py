@@ -1,7 +1,7 @@
-"""What a worker does: plain functions of picklable values, run by any executor.
+"""Tasks of the workers: picklable callables that take plain values and return plain values.
 
-A file that cannot be used comes back as a record with the state ``quarantined`` and never raises. What
-raises is about the place (disk, archive, model), not about one frame.
+An unusable file gives a record with the state ``quarantined``. Exceptions are left to failures that are not
+about one frame: of the disk, the archive or the model.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ import contextlib
 import hashlib
 import os
 import time
+import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import cached_property, partial
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache, partial
 
 import numpy as np
 
@@ -24,14 +25,15 @@ from aqdask.execution.worker import address, at_work
 from aqdask.io import reader
 from aqdask.io.wcs import sky_coordinates
 from aqdask.methods.base import Scorer, score_frame
-from aqdask.specs import FrameInfo, ReadSpec
+from aqdask.specs import FrameInfo, PatchGrid, ReadSpec
 from aqdask.store import layout
 from aqdask.store.frame_store import (
     FrameStore,
+    Place,
     check_fits,
     checksum,
     coordinates_of,
-    read_again,
+    read_place,
     row_checksum,
 )
 from aqdask.store.ledger import DONE, PENDING, QUARANTINED, Record
@@ -41,30 +43,57 @@ from aqdask.text import printable
 
 Pixels = tuple[np.ndarray, "np.ndarray | None"]
 NO_FRAME = "the frame itself is quarantined"
-STORED = "but its pixels are stored: `aqdask verify --repair` takes them as they are"
+STORED = "but its pixels are stored: `aqdask verify --repair` accepts them as they are"
 
 
 @dataclass(frozen=True)
 class Reading:
-    """A frame in memory, and what its header says of it.
+    """A frame in memory.
 
-    ``headers`` are the cards of the image's HDU and of the primary one.
+    Parameters
+    ----------
+    pixels : tuple of ndarray
+        Image and invalid pixels.
+    crc32c : str
+        Their checksum.
+    camera, filter : str
+        Names under which the model is calibrated.
+    headers : tuple of str
+        Cards of the image's HDU and of the primary one.
     """
 
     pixels: Pixels
+    crc32c: str
     camera: str
     filter: str
     headers: tuple[str, str]
 
 
+@lru_cache(maxsize=4)
+def opened_frames(archive: str, run: str, *, writable: bool = False) -> FrameStore:
+    """Open the frames of an archive, once a process for each ``run``: no array is resized during one."""
+    return FrameStore.open(archive, writable=writable)
+
+
+@lru_cache(maxsize=16)
+def opened_quality(archive: str, name: str, run: str, *, writable: bool = False) -> QualityStore:
+    """Open a quality group of an archive, once a process for each ``run``."""
+    return QualityStore.open(archive, name, writable=writable)
+
+
+def new_run() -> str:
+    """Return an identifier for a pass over an archive: see `opened_frames`."""
+    return uuid.uuid4().hex
+
+
 @dataclass(frozen=True)
 class ProbeJob:
-    """Look into files: headers only."""
+    """Task that reads the headers of files."""
 
     read: ReadSpec
 
     def __call__(self, paths: Sequence[str]) -> list[tuple[str, tuple[FrameInfo, ...] | FrameError]]:
-        """For each path its frames, or the reason why there is none."""
+        """Return the frames of each path, or the reason why there is none."""
         found: list[tuple[str, tuple[FrameInfo, ...] | FrameError]] = []
         for path in paths:
             with at_work(path):
@@ -76,45 +105,44 @@ class ProbeJob:
 
 
 def hash_sources(paths: Sequence[str]) -> list[tuple[str, str]]:
-    """sha256 of each file's content; empty where it cannot be read."""
-    return [(path, _digest(path)) for path in paths]
-
-
-def _digest(path: str) -> str:
-    try:
-        with at_work(path):
-            return hashlib.sha256(reader.load_bytes(path)).hexdigest()
-    except FrameError:
-        return ""
+    """Return path and sha256 of each file, empty where the file cannot be read."""
+    found = dict.fromkeys(paths, "")
+    for path in paths:
+        with at_work(path), contextlib.suppress(FrameError):
+            found[path] = hashlib.sha256(reader.load_bytes(path)).hexdigest()
+    return list(found.items())
 
 
 @dataclass(frozen=True)
 class FrameJob:
-    """Take frames in, score them, or both, reading each source once.
+    """Task that ingests frames, scores them, or both, reading each source once.
 
     Parameters
     ----------
     archive : str
         Path of the archive, as seen by the workers.
     read : ReadSpec
-        How frames are taken out of files.
+        Settings for reading frames from files.
     quality, model : str
         Name of the quality group and sha256 of the bundle; empty when nothing is scored.
+    run : str
+        Identifier under which worker processes keep the archive open.
     """
 
     archive: str
     read: ReadSpec
     quality: str = ""
     model: str = ""
+    run: str = field(default_factory=new_run)
 
     def __call__(self, batch: Batch) -> list[Record]:
-        """Do what ``batch`` says; records of what came of it, everything written before they return.
+        """Process a batch, and return its records once everything is written.
 
-        What is stored of a frame stays until its replacement has been read and decoded. A source that could
-        not be reached gives a record with the event 'unreachable', which is for the client to decide on.
+        Stored pixels stay until their replacement has been read and decoded. A source that could not be
+        reached gives a record with the event 'unreachable', which the client settles.
         """
-        frames = FrameStore.open(self.archive, writable=True)
-        scoring = _Scoring.begin(self, batch) if self.quality else None
+        frames = opened_frames(self.archive, self.run, writable=True)
+        scoring = _Scoring.begin(self, batch, frames) if self.quality else None
         records: list[Record] = []
         for task in batch.frames:
             with at_work(task.frame_id):
@@ -127,7 +155,7 @@ class FrameJob:
         if not task.ingest:
             if not scoring or scoring.keeps(task):
                 return []
-            return [scoring.score(task, self._stored(frames, task))]
+            return [scoring.score(task, self._stored(scoring, task))]
         started = time.perf_counter()
         reading, record = self._take_in(frames, task)
         record["seconds"] = round(time.perf_counter() - started, 4)
@@ -135,15 +163,15 @@ class FrameJob:
             return [record]
         if reading is not None:
             return [record, scoring.score(task, reading)]
-        if not task.crc32c:  # nothing is stored, and nothing came
+        if not task.crc32c:  # nothing was stored before, and nothing is now
             failed = record["event"] == "ingest"
             return [record, scoring.score(task, FrameError(NO_FRAME))] if failed else [record]
         if scoring.keeps(task):
             return [record]
-        return [record, scoring.score(task, self._stored(frames, task))]
+        return [record, scoring.score(task, self._stored(scoring, task))]
 
     def _take_in(self, frames: FrameStore, task: FrameTask) -> tuple[Reading | None, Record]:
-        """Read one source, store its pixels; the record says how that went."""
+        """Read one source and store its pixels; return them, if there are any, and the record."""
         record: Record = {"event": "ingest", "frame_id": task.frame_id}
         try:
             frame = self._read(task)
@@ -154,27 +182,26 @@ class FrameJob:
         except FrameError as error:
             if task.crc32c:
                 return None, {**record, "event": "kept", "reason": str(error), **_stamp(task.path)}
-            if frames.has_pixels(task.row):  # of which a lost record told, or a killed writer's
+            if frames.has_pixels(task.row):  # of a lost record, or a killed writer
                 return None, {**record, "state": PENDING, "reason": f"{error}; {STORED}"}
             return None, {**record, "state": QUARANTINED, "reason": str(error)}
         try:
             frames.write(task.row, frame.image, frame.invalid)
         except OSError as error:
             raise place_failed(self.archive, error) from error
-        record |= {"state": DONE, "sha256": frame.sha256, "crc32c": checksum(frame.image, frame.invalid)}
+        crc32c = checksum(frame.image, frame.invalid)
+        record |= {"state": DONE, "sha256": frame.sha256, "crc32c": crc32c}
         record |= {"size": frame.size, "mtime_ns": frame.mtime_ns}
         if frame.invalid is not None:
             record["invalid_pixels"] = int(frame.invalid.sum())
         row = coordinates_of(task.frame_id, task.path, frame.info)
         record["card"] = row_checksum(row)
-        if (
-            record["card"] != task.card
-        ):  # other headers than those that were looked at: the client stores these
+        if record["card"] != task.card:  # other headers than the registered ones: the client stores these
             record["coordinates"] = row
         if frame.info.notes:
             record["notes"] = list(frame.info.notes)
-        card, headers = frame.info.metadata, (frame.info.header, frame.info.primary_header)
-        return Reading((frame.image, frame.invalid), card.camera, card.filter, headers), record
+        known, headers = frame.info.metadata, (frame.info.header, frame.info.primary_header)
+        return Reading((frame.image, frame.invalid), crc32c, known.camera, known.filter, headers), record
 
     def _read(self, task: FrameTask) -> reader.Frame:
         frame = reader.read_frame(task.path, task.hdu, self.read)
@@ -186,25 +213,20 @@ class FrameJob:
             )
         return frame
 
-    def _stored(self, frames: FrameStore, task: FrameTask) -> Reading | FrameError:
-        """A frame from the archive (or its source, where that keeps no pixels), or why there is none."""
+    def _stored(self, scoring: _Scoring, task: FrameTask) -> Reading | FrameError:
+        """Read an ingested frame, or return the reason why there is none."""
         if not task.score:
             return FrameError(NO_FRAME)
-        at = slice(task.row, task.row + 1)
-        names = ("camera", "filter", "header", "primary_header")
         try:
-            if frames.spec.pixels:
-                pixels = frames.read_checked(task.row, task.crc32c)
-            else:
-                pixels = read_again(task.path, task.hdu, self.read, task.crc32c)
+            pixels = read_place(scoring.frames, Place(task.row, task.path, task.hdu, task.crc32c))
         except FrameError as error:
             return error
-        camera, band, *headers = (str(frames.coordinate(name, at)[0]) for name in names)
-        return Reading(pixels, camera, band, (headers[0], headers[1]))
+        camera, band, header, primary = scoring.stored_headers[task.row]
+        return Reading(pixels, task.crc32c, camera, band, (header, primary))
 
 
 def _stamp(path: str) -> dict[str, int]:
-    """Size and time of a source that is there but of no use."""
+    """Return size and time of an unusable source; empty where it is missing."""
     with contextlib.suppress(OSError):
         status = os.stat(path)
         return {"size": status.st_size, "mtime_ns": status.st_mtime_ns}
@@ -212,34 +234,50 @@ def _stamp(path: str) -> dict[str, int]:
 
 
 class _Scoring:
-    """The scoring half of one batch: the maps of its shard, filled frame by frame, written once."""
+    """Scoring of one batch: the maps of its shard, filled frame by frame and written once."""
 
-    def __init__(self, job: FrameJob, batch: Batch, store: QualityStore) -> None:
-        self.job, self.batch, self.store = job, batch, store
-        self.block = store.empty(batch.stop - batch.start)
+    def __init__(self, job: FrameJob, batch: Batch, frames: FrameStore) -> None:
+        self.job, self.batch, self.frames = job, batch, frames
+        self.store = opened_quality(job.archive, job.quality, job.run, writable=True)
+        self.block = self.store.empty(batch.stop - batch.start)
 
     @cached_property
     def scorer(self) -> Scorer:
-        """The model; a batch that only clears maps needs none."""
+        """Scorer of the model, loaded on first use: a batch that only clears maps needs none."""
         return replica(self.job.model)
 
+    @cached_property
+    def stored_headers(self) -> dict[int, tuple[str, str, str, str]]:
+        """Camera, filter and both headers of the batch's frames as stored, by row; read once a batch."""
+        rows = [task.row for task in self.batch.frames]
+        names = ("camera", "filter", "header", "primary_header")
+        columns = [map(str, self.frames.coordinate(name, rows)) for name in names]
+        return dict(zip(rows, zip(*columns, strict=True), strict=True))
+
+    @cached_property
+    def centres(self) -> tuple[np.ndarray, np.ndarray]:
+        """Patch centres y and x in pixels, ``(n_y, n_x)`` each."""
+        grid = PatchGrid(*self.frames.spec.shape, int(self.store.group.attrs["patch"]))  # type: ignore[arg-type]
+        y, x = ((grid.starts(axis) + grid.stops(axis) - 1) / 2 for axis in (0, 1))
+        return tuple(np.meshgrid(y, x, indexing="ij"))
+
     @classmethod
-    def begin(cls, job: FrameJob, batch: Batch) -> _Scoring:
-        scoring = cls(job, batch, QualityStore.open(job.archive, job.quality, writable=True))
+    def begin(cls, job: FrameJob, batch: Batch, frames: FrameStore) -> _Scoring:
+        scoring = cls(job, batch, frames)
         if batch.keep or any(task.stored or (task.ingest and task.crc32c) for task in batch.frames):
             scoring._recall()
         return scoring
 
     def _recall(self) -> None:
-        """Take over what the shard holds, frame by frame where a part of it is damaged.
+        """Read the stored maps of the shard, frame by frame where a part of it is damaged.
 
-        A disk that cannot be read now is no damage, and ends the run.
+        A disk that cannot be read is no damage, and ends the run.
         """
         start, stop = self.batch.start, self.batch.stop
         with layout.reading(self.job.archive):
             for name, values in self.block.items():
                 try:
-                    self.block[name] = self.store.read_variable(name, start, stop)
+                    self.block[name] = self.store.read_map(name, slice(start, stop))
                     continue
                 except layout.UNREADABLE:
                     pass
@@ -248,13 +286,13 @@ class _Scoring:
                         values[row - start] = self.store.read_map(name, row)
 
     def keeps(self, task: FrameTask) -> bool:
-        """Whether the maps of ``task`` are finished and still what the ledger says."""
+        """Tell if the stored maps of a frame are finished and match the ledger."""
         return bool(task.stored) and maps_checksum(self.block, task.row - self.batch.start) == task.stored
 
     def score(self, task: FrameTask, found: Reading | FrameError) -> Record:
-        """Fill one frame's maps (no data, if instead of a frame there is a reason); `finish` completes it."""
+        """Fill the maps of one frame, with no data where it could not be read; see `finish`."""
         record: Record = {"event": "score", "frame_id": task.frame_id, "quality": self.job.quality}
-        if isinstance(found, SourceUnreachable):  # its maps stay what they are
+        if isinstance(found, SourceUnreachable):  # its maps stay as they are
             about = {"reason": str(found), "is_about_path": found.is_about_path, "worker": address()}
             return {**record, "event": "unreachable", **about}
         position = task.row - self.batch.start
@@ -272,24 +310,19 @@ class _Scoring:
         self._locate(found.headers, position)
         numbers = {name: float(maps[name]) for name in self.store.frame_variables if name in maps}
         seconds = round(time.perf_counter() - started, 4)
-        done: Record = {"state": DONE, "source": checksum(image, invalid), "seconds": seconds}
+        done: Record = {"state": DONE, "source": found.crc32c, "seconds": seconds}
         return {**record, **done, "row": task.row, "values": numbers}
 
     def _locate(self, headers: tuple[str, str], position: int) -> None:
-        """Sky position of the patch centres, where the header has a celestial WCS."""
-        centres = [
-            (np.asarray(self.store.group[a + "0"][:]) + np.asarray(self.store.group[a + "1"][:]) - 1) / 2  # type: ignore[index]
-            for a in "yx"
-        ]
-        y, x = np.meshgrid(*centres, indexing="ij")
-        found = sky_coordinates(headers[0], headers[1], y, x)
+        """Fill in the sky positions of the patch centres, where the header has a celestial WCS."""
+        found = sky_coordinates(*headers, *self.centres)
         if found is not None:
             self.block["ra"][position], self.block["dec"][position] = found
 
     def finish(self, records: list[Record]) -> None:
-        """Write the shard and complete the records: they exist only for what is stored.
+        """Write the shard, then complete the records, so that they exist for stored maps only.
 
-        Finished maps that turned out to be damaged, and could not be made again now, are pending again.
+        Damaged maps that could not be made again are recorded as pending.
         """
         scored = {record["frame_id"] for record in records if record["event"] == "score"}
         for task in self.batch.frames:
@@ -307,13 +340,14 @@ class _Scoring:
 
 @dataclass(frozen=True)
 class VerifyJob:
-    """Read stored frames again and compare with the ledger's checksums."""
+    """Task that reads stored frames and compares their checksums with those of the ledger."""
 
     archive: str
     qualities: tuple[str, ...]
+    run: str = field(default_factory=new_run)
 
     def __call__(self, batch: Sequence[tuple[int, str, dict[str, str]]]) -> list[list[tuple[int, str, str]]]:
-        """For each ``(row, pixel checksum, {quality: maps' checksum})`` its damage ``(row, where, what)``.
+        """Return the damage ``(row, where, what)`` of each ``(row, checksum, {quality: checksum of maps})``.
 
         ``where`` is 'frames' or the name of a quality group; checksums that are empty are not compared.
         """
@@ -321,8 +355,8 @@ class VerifyJob:
             return self._compare(batch)
 
     def _compare(self, batch: Sequence[tuple[int, str, dict[str, str]]]) -> list[list[tuple[int, str, str]]]:
-        frames = FrameStore.open(self.archive)
-        stores = {name: QualityStore.open(self.archive, name) for name in self.qualities}
+        frames = opened_frames(self.archive, self.run)
+        stores = {name: opened_quality(self.archive, name, self.run) for name in self.qualities}
         answers = []
         for row, expected, maps in batch:
             damage: list[tuple[int, str, str]] = []
@@ -346,7 +380,7 @@ def _map_checksum(store: QualityStore, row: int) -> str:
 
 
 def _damage(read: Callable[[], str], expected: str) -> str:
-    """What is wrong with a stored piece; empty for nothing."""
+    """Describe the damage of a stored object; empty for none."""
     try:
         found = read()
     except layout.UNREADABLE:

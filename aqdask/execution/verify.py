@@ -1,4 +1,4 @@
-"""Prove that an archive is complete and that its bytes are what was written; redo what is not."""
+"""Verification and repair of an archive: completeness, and checksums of the stored bytes."""
 
 from __future__ import annotations
 
@@ -30,22 +30,22 @@ Item = tuple[int, str, dict[str, str]]  # row, checksum of pixels, checksums of 
 
 @dataclass
 class Verification:
-    """What `verify` found.
+    """Result of `verify`.
 
     Parameters
     ----------
     checked : int
-        Frames whose stored bytes were read again.
+        Number of frames whose stored bytes were read.
     damage : list of (str, str, str)
         ``(frame_id, where, what)``; ``where`` is 'frames' or the name of a quality group.
     incomplete : list of (str, str)
         ``(frame_id, what)``: pending, or not scored by a model that scored others.
     repaired : list of str
-        Frame ids that ``repair`` made good again.
+        Frame ids that ``repair`` restored.
     lost : list of (str, str)
-        ``(frame_id, why)`` that ``repair`` cannot make again.
+        ``(frame_id, reason)`` of those that ``repair`` cannot restore.
     given_up : list of (str, str)
-        Those of them that ``forget`` gave up.
+        Those of ``lost`` that ``forget`` gave up.
     counts : dict
         Entries by state; a frame counts as quarantined where one of the models could not score it.
     """
@@ -60,7 +60,7 @@ class Verification:
 
     @property
     def sound(self) -> bool:
-        """Nothing is damaged and nothing is missing."""
+        """True if nothing is damaged and nothing is missing."""
         return not self.damage and not self.incomplete
 
 
@@ -74,18 +74,17 @@ def verify(
     repair: bool = False,
     forget: bool = False,
 ) -> Verification:
-    """Check completeness, and stored checksums of all frames or of a random ``sample`` of them.
+    """Check completeness, and checksums of all frames or of a random ``sample``.
 
-    With ``repair``, what is damaged is made again: lost metadata from the archive's spec and its ledger,
-    pixels from their sources and maps with the model that is kept beside them; then everything is checked
-    once more.
-    With ``forget``, what cannot be made again is given up: frames are quarantined with that reason, quality
-    groups that have lost maps and their model are removed.
+    With ``repair``, damaged data are made again: metadata from the archive's spec and its ledger, pixels from
+    their sources, and maps with the stored model; then everything is checked once more.
+    With ``forget``, data that cannot be made again are given up: frames are quarantined with that reason, and
+    quality groups that have lost both maps and model are removed.
 
     Raises
     ------
     ArchiveError
-        If a part of the archive cannot be read now (permissions, a disk): that is no damage.
+        If the archive cannot be read (permissions, a failing disk), which is no damage.
     """
     with layout.reading(path):
         found = _check(path, executor, reporter, sample, seed)
@@ -96,7 +95,7 @@ def verify(
         made = quality_groups.known(root, open_ledger(root, damaged=True))
     with writing(path, repairing=True) as archive, layout.storing(path):
         structure.mend(archive, made)
-    with layout.reading(path):  # with the metadata mended more can be seen, and less is damaged
+    with layout.reading(path):  # with restored metadata more can be read, and less is damaged
         found = _check(path, executor, reporter)
     broken |= {(frame_id, where) for frame_id, where, _ in found.damage}
     with writing(path) as archive:
@@ -124,9 +123,8 @@ def _check(
     places = {where for _, where, _ in found.damage}
     if "frames (metadata)" in places:
         found.checked = 0
-        found.incomplete = [
-            (frame_columns.ALL, "pixels and coordinates were not read: their metadata come first")
-        ]
+        what = "pixels and coordinates were not read: their metadata come first"
+        found.incomplete = [(frame_columns.ALL, what)]
         return found
     found.damage += frame_columns.check_coordinates(frames, rows)
     whole = [name for name in made if f"{name} (metadata)" not in places]
@@ -154,7 +152,7 @@ def _damage(
     executor: Executor,
     reporter: Reporter,
 ) -> tuple[list[tuple[str, str, str]], list[tuple[str, str]]]:
-    """Compare every stored checksum of ``entries``: what is damaged, and what could not be checked."""
+    """Compare the checksums of entries; return what is damaged, and what could not be checked."""
     items: list[Item] = []
     for entry in entries:
         pixels = entry.crc32c if entry.state == DONE else ""
@@ -180,10 +178,10 @@ def _damage(
 
 
 def _incomplete(frames: FrameStore, ledger: Ledger, names: list[str]) -> list[tuple[str, str]]:
-    """Frames that are not finished, and a ledger and arrays that disagree on how many there are."""
+    """List unfinished frames, and a number of rows that differs between ledger and arrays."""
     rows = ledger.rows()
     found = [
-        (e.frame_id, f"not taken in yet (resume the ingest){': ' + e.reason if e.reason else ''}")
+        (e.frame_id, f"not ingested yet (resume the ingest){': ' + e.reason if e.reason else ''}")
         for e in rows
         if e.standing()[0] == PENDING
     ]
@@ -206,10 +204,10 @@ def _repair(
     executor: Executor,
     reporter: Reporter,
 ) -> list[tuple[str, str]]:
-    """Small arrays first, since scoring reads them; then make damaged frames pending, and run again.
+    """Restore the 1-D arrays, which scoring reads, then mark damaged frames as pending, and process them.
 
-    Returns ``(frame_id or name of a quality group, why)`` of what cannot be made again: what is left may be
-    worth more than nothing.
+    Returns ``(frame_id or name of a quality group, reason)`` of data that cannot be made again. Those stay as
+    they are, since a part of them may still be of use.
     """
     lost: list[tuple[str, str]] = []
     entries, rows = archive.ledger.entries, archive.ledger.rows()
@@ -246,9 +244,9 @@ def _repair(
 def _forget(
     archive: OpenArchive, lost: list[tuple[str, str]], found: Verification, executor: Executor
 ) -> list[tuple[str, str]]:
-    """Give up what cannot be made again, and return it: the records first, so that nothing is missed untold.
+    """Give up data that cannot be made again, and return what was given up; records are written first.
 
-    A quality group of which only the model is lost keeps its maps.
+    A quality group that has lost only its model keeps its maps.
     """
     given_up, ledger = [], archive.ledger
     damaged = {where.partition(" ")[0] for _, where, _ in found.damage if not where.endswith("(bundle)")}
@@ -260,13 +258,8 @@ def _forget(
             ledger.flush()
             quality_store.remove(archive.root, name)
         else:
-            about = {
-                "state": QUARANTINED,
-                "reason": f"given up (--forget): {why}",
-                "size": -1,
-                "mtime_ns": -1,
-            }
-            ledger.append([{"event": "ingest", "frame_id": name, **about}])
+            about = {"state": QUARANTINED, "reason": f"given up (--forget): {why}"}
+            ledger.append([{"event": "ingest", "frame_id": name, **about, "size": -1, "mtime_ns": -1}])
             ledger.flush()
             archive.frames.erase(ledger.entries[name].row)
         given_up.append((name, why))
@@ -276,7 +269,7 @@ def _forget(
 
 
 def _cannot_repair(entry: Entry) -> str:
-    """Why the source cannot give back what was stored; empty where it can."""
+    """Return the reason why a source cannot replace stored pixels; empty where it can."""
     try:
         digest = hashlib.sha256(reader.load_bytes(entry.path)).hexdigest()
     except FrameError as error:

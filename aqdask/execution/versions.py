@@ -1,4 +1,4 @@
-"""Versions of what decides about numbers, compared between this process and the workers."""
+"""Versions of the packages that determine results, compared between this process and the workers."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from functools import cache
 
 
 def _reader() -> Callable[[], dict[str, str]]:
-    """A function that says the versions of the process it runs in, whether or not aqdask is there.
+    """Make a function that returns the versions of the process it runs in.
 
-    It is nested, so that it travels by value: a worker without this module can run it as well.
+    The function is nested, so that it is pickled by value: workers without aqdask can run it, too.
     """
 
     def read() -> dict[str, str]:
@@ -46,12 +46,12 @@ read_versions = _reader()
 
 @cache
 def versions() -> dict[str, str]:
-    """Versions of aqdask, numpy and torch in this process."""
+    """Return the versions of aqdask, numpy and torch in this process."""
     return read_versions()
 
 
 def difference(there: Mapping[str, str], here: Mapping[str, str]) -> str:
-    """Say how the versions of a worker differ from those of this process; empty where they do not."""
+    """Describe how the versions of a worker differ from those of this process; empty where they agree."""
     return ", ".join(
         f"{n} {there.get(n, 'missing')} (here {v})" for n, v in here.items() if there.get(n) != v
     )

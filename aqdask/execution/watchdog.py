@@ -1,4 +1,4 @@
-"""Watches the tasks of a run: no worker any more, or one that hangs on a frame."""
+"""Watchdog of a run: detects the loss of all workers, and workers that hang on a frame."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ log = logging.getLogger(__name__)
 
 
 class Watchdog:
-    """Looks after tasks that the client waits for.
+    """Watchdog of the tasks that the client waits for.
 
     Parameters
     ----------
     client : distributed.Client
         The client of the run.
     hopeless : callable
-        Tells whether no worker can come any more.
+        Returns True if no further worker can arrive.
     """
 
     def __init__(self, client: Client, hopeless: Callable[[], bool]) -> None:
@@ -40,25 +40,25 @@ class Watchdog:
         self._looked = time.monotonic()
 
     def began(self, future: Future) -> None:
-        """A task was given to the scheduler."""
+        """Register a task that was submitted."""
         self._since[future] = time.monotonic()
 
     def ended(self, future: Future) -> None:
-        """A task has come back; the scheduler may forget its result."""
+        """Remove a finished task, so that the scheduler may forget its result."""
         self._since.pop(future, None)
 
     def look(self) -> list[tuple[Future, FrameTimeout]]:
-        """Every few seconds: end the work on frames that take longer than ``aqdask.frame-timeout``.
+        """End the work on frames that take longer than ``aqdask.frame-timeout``; checked every few seconds.
 
         Returns
         -------
         list of (Future, FrameTimeout)
-            Tasks that were given up, and the frame or path that each hung on.
+            Tasks that were given up, and the frame or path of each.
 
         Raises
         ------
         ClusterError
-            If there has been no worker for ``aqdask.worker-timeout``, and none can be hoped for.
+            If there has been no worker for ``aqdask.worker-timeout``, and none can arrive.
         """
         now = time.monotonic()
         if now - self._looked < self.every:
@@ -69,7 +69,8 @@ class Watchdog:
             return []
         by_key = {str(future.key): future for future in self._since}
         given_up = []
-        for worker, key, subject, seconds in self._work():
+        work = self.client.sync(_work_of, self.client, list(self.client.nthreads()))
+        for worker, key, subject, seconds in work:
             if seconds > self.frame_timeout and key in by_key:
                 future = by_key[key]
                 # first the task, then the worker: the other way round another worker would get the task
@@ -78,11 +79,6 @@ class Watchdog:
                 self._free(worker)
                 given_up.append((future, FrameTimeout(subject, seconds)))
         return given_up
-
-    def _work(self) -> list[tuple[str, str, str, float]]:
-        workers = list(self.client.nthreads())
-        found: list[tuple[str, str, str, float]] = self.client.sync(_work_of, self.client, workers)
-        return found
 
     def _check_workers(self, now: float) -> None:
         if self.client.nthreads():
@@ -99,7 +95,7 @@ class Watchdog:
             )
 
     def _free(self, worker: str) -> None:
-        """Restart a worker that hangs; where no nanny can do that, let the scheduler forget it."""
+        """Restart a worker that hangs; without a nanny, remove it from the scheduler."""
         try:
             self.client.restart_workers([worker], timeout=ANSWER_SECONDS, raise_for_error=True)
         except Exception as error:  # no nanny, or one that does not answer
@@ -109,7 +105,7 @@ class Watchdog:
 
 
 async def _work_of(client: Client, workers: list[str]) -> list[tuple[str, str, str, float]]:
-    """Ask workers for their work: for each that answers its address, key of the task, subject, seconds."""
+    """Ask workers for their work; return address, key of the task, subject and seconds of each answer."""
 
     async def of_one(worker: str) -> list[Any]:
         with contextlib.suppress(Exception):

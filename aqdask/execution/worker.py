@@ -1,4 +1,4 @@
-"""How a Dask worker process is set up: the settings of libraries, and memory that it keeps."""
+"""Setup of Dask worker processes, and the record of the frame that each is working on."""
 
 from __future__ import annotations
 
@@ -23,8 +23,17 @@ M_TRIM_THRESHOLD, KEPT_BYTES = -1, 256 * 2**20
 M_MMAP_THRESHOLD, MAPPED_BYTES = -3, 2**30
 
 
+def dask_setup(worker: object) -> None:
+    """Ignore SIGINT in workers that this process starts, which name this module as a preload.
+
+    A terminal sends Ctrl-C to the whole process group, but stopping the workers is up to the client.
+    """
+    with contextlib.suppress(ValueError):  # a worker in a thread of another process
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 class WorkerSettings(WorkerPlugin):
-    """Settings of the libraries in a worker process."""
+    """Worker plugin that configures zarr and the memory allocator."""
 
     name = "aqdask-settings"
     idempotent = True
@@ -33,16 +42,16 @@ class WorkerSettings(WorkerPlugin):
         self.zarr = dict(config.get("zarr"))
 
     def setup(self, worker: object) -> None:
-        """One event loop a process: few threads, since workers are processes already."""
+        """Give zarr few threads, since each worker has one event loop and workers are processes already."""
         zarr.config.set(self.zarr)
         keep_freed_memory()
 
 
 def keep_freed_memory() -> None:
-    """Let a Dask worker keep the memory of one frame for the next.
+    """Make the allocator of a Dask worker reuse the memory of one frame for the next.
 
     Nannies start workers with a trim threshold of 64 KiB (``distributed.nanny.pre-spawn-environ``), which
-    also stops glibc from learning the sizes in use: the kernel then clears the pages of every buffer anew,
+    also stops glibc from learning the sizes in use: the kernel then clears the pages of every buffer again,
     more system time than a frame takes to compress. A worker keeps about `KEPT_BYTES` at most. A process
     that no nanny started is left as it is.
     """
@@ -58,7 +67,7 @@ _at_work: dict[int, tuple[str, str, float]] = {}  # by thread: key of the task, 
 
 @contextlib.contextmanager
 def at_work(subject: str) -> Iterator[None]:
-    """Name what the work inside is about (a frame id, a path), so that a watchdog can tell where it hangs.
+    """Record the subject of the work within a context (a frame id, a path), for the watchdog.
 
     On a Dask worker the client asks for it (`current_work`). In a main thread without one, an alarm ends the
     work after ``aqdask.frame-timeout``, unless the process uses the alarm signal for something else.
@@ -82,13 +91,13 @@ def at_work(subject: str) -> Iterator[None]:
 
 
 def current_work() -> list[tuple[str, str, float]]:
-    """Work under way in this process: key of the task, subject, and for how many seconds."""
+    """Return key of the task, subject and seconds so far of the work of this process."""
     now = time.monotonic()
     return [(key, subject, now - since) for key, subject, since in list(_at_work.values())]
 
 
 def task_key() -> str:
-    """Key of the Dask task of this thread; empty where there is none."""
+    """Return the key of this thread's Dask task; empty where there is none."""
     try:
         return str(get_worker().get_current_task())
     except ValueError:
@@ -96,7 +105,7 @@ def task_key() -> str:
 
 
 def address() -> str:
-    """Address of the Dask worker of this thread; empty where there is none."""
+    """Return the address of this thread's Dask worker; empty where there is none."""
     try:
         return str(get_worker().address)
     except ValueError:

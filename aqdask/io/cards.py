@@ -62,14 +62,13 @@ def quiet() -> Iterator[None]:
     logger = logging.getLogger("astropy")
     with _lock, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        level = logger.level
-        logger.setLevel(logging.ERROR)
+        before, logger.disabled = logger.disabled, True  # a new level would clear the caches of all loggers
         _already.quiet = True
         try:
             yield
         finally:
             _already.quiet = False
-            logger.setLevel(level)
+            logger.disabled = before
 
 
 def parse(text: str) -> fits.Header:
@@ -209,7 +208,6 @@ class HeaderCards:
     """
 
     def __init__(self, text: str) -> None:
-        self.header = parse(text)
         self.raw: dict[str, str] = {}
         self.repeats: dict[str, list[str]] = {}
         keyword, before = "", "no card"
@@ -251,10 +249,13 @@ class HeaderCards:
         """Return the value of the first card of a keyword, whose text is ``card``."""
         if "=" in card[:CARD] and card[8:10] != "= " and not card.startswith("HIERARCH "):
             return UNREADABLE  # astropy takes such a card for a comment, or for another keyword
-        value = _value_by_astropy(self.header, keyword)
-        if value is UNREADABLE:
+        try:
+            with quiet():
+                value = fits.Header.fromstring(card).get(keyword)  # this card alone: a header has hundreds
+        except Exception:  # a damaged card can fail in any of astropy's parsers
             value = _quoted_string(card)
-        return None if isinstance(value, str) and not value.strip(" \0") else value
+        blank = isinstance(value, fits.card.Undefined) or (isinstance(value, str) and not value.strip(" \0"))
+        return None if blank else value
 
 
 def _quoted_string(card: str) -> object:

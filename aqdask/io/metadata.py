@@ -9,8 +9,11 @@ from __future__ import annotations
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import wraps
+from hashlib import blake2b
+from typing import ParamSpec
 
 import numpy as np
 
@@ -67,9 +70,33 @@ GENERIC_EXTENSION = re.compile(  # names the content of an extension, not its de
 )
 CHIP_NAME = re.compile(r"(IM|CCD|CHIP|AMP|DET|DETECTOR|SENSOR|QUAD)[ ._-]?\d+(\.[A-Z]+\d*)?", re.IGNORECASE)
 
+KNOWN_HEADERS = 2**14  # about 10 MB
 Noted = tuple[str, tuple[str, ...]]
+P = ParamSpec("P")
 
 
+def once_a_header(function: Callable[P, FrameMetadata]) -> Callable[P, FrameMetadata]:
+    """Cache a function of headers by a digest of its arguments.
+
+    The header of a frame is read when its source is looked into and again with its pixels; in a file of many
+    images it is read for each of them. The headers themselves are not kept.
+    """
+    known: dict[bytes, FrameMetadata] = {}
+
+    @wraps(function)
+    def once(*arguments: P.args, **options: P.kwargs) -> FrameMetadata:
+        key = blake2b(repr((arguments, options)).encode(), digest_size=16).digest()
+        found = known.get(key)
+        if found is None:
+            if len(known) >= KNOWN_HEADERS:
+                known.clear()
+            found = known[key] = function(*arguments, **options)
+        return found
+
+    return once
+
+
+@once_a_header
 def read_metadata(
     header: str, primary_header: str, overrides: tuple[tuple[str, str], ...] = ()
 ) -> FrameMetadata:

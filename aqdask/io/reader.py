@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +26,7 @@ __all__ = ["Frame", "is_reachable", "load_bytes", "load_file", "probe", "read_fr
 MORE_IMAGES = (
     "several images of the same shape in one file: only the first was taken (--hdu all takes them all)"
 )
+HASHED_AT_ONCE = 2**18  # bytes; a thread takes longer to start
 
 
 @dataclass(frozen=True)
@@ -87,8 +90,7 @@ def read_frame(path: str | os.PathLike[str], info_hdu: int, read: ReadSpec) -> F
         The machine failed, not the file.
     """
     file = load_file(path)
-    with as_frame_errors(), ThreadPoolExecutor(max_workers=1) as pool:
-        digest = pool.submit(lambda: hashlib.sha256(file.raw).hexdigest())  # hashlib releases the GIL
+    with as_frame_errors(), _hashing(file.raw) as digest:
         stream = memory_stream(file.raw)
         hdus = LazyHdus(stream)
         with quiet():
@@ -105,7 +107,18 @@ def read_frame(path: str | os.PathLike[str], info_hdu: int, read: ReadSpec) -> F
             stream.read_to_end()
             infos = _infos(hdus, images, read, tuple(dict.fromkeys((*notes, *stream.notes))))
         info = next(info for info in infos if info.hdu == info_hdu)
-        return Frame(image, invalid, digest.result(), file.size, file.mtime_ns, info)
+        return Frame(image, invalid, digest(), file.size, file.mtime_ns, info)
+
+
+@contextmanager
+def _hashing(raw: bytes) -> Iterator[Callable[[], str]]:
+    """Compute the sha256 of a file's bytes, of a large file in a thread: hashlib releases the GIL."""
+    if len(raw) < HASHED_AT_ONCE:
+        digest = hashlib.sha256(raw).hexdigest()
+        yield lambda: digest
+        return
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        yield pool.submit(lambda: hashlib.sha256(raw).hexdigest()).result
 
 
 def is_reachable(path: str | os.PathLike[str]) -> bool:

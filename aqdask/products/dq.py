@@ -13,12 +13,13 @@ from astropy.io import fits
 
 from aqdask import flags
 from aqdask.errors import place_failed
+from aqdask.execution.tasks import new_run, opened_frames, opened_quality
 from aqdask.execution.worker import at_work
 from aqdask.io.cards import quiet
 from aqdask.io.frame_ids import safe_name
 from aqdask.io.wcs import celestial_wcs
 from aqdask.specs import PatchGrid
-from aqdask.stats.masking import bad_pixels, dq_image
+from aqdask.stats.masking import dq_image
 from aqdask.store import layout
 from aqdask.store.frame_store import DAMAGED, FrameStore
 from aqdask.store.quality_store import QualityStore, row_checksum
@@ -26,6 +27,7 @@ from aqdask.text import printable
 from aqdask.version import __version__
 
 TILE_ROWS = 64
+ABOUT = ("frame_id", "path", "header", "primary_header")
 DAMAGED_MAPS = "the stored maps are missing or damaged: `aqdask verify --repair` makes them again"
 
 
@@ -99,18 +101,25 @@ class ExportJob:
     alpha: float
     folder: str = ""
     writers: Mapping[str, MaskWriter] = field(default_factory=dict)
+    run: str = field(default_factory=new_run)
 
     def __call__(self, items: Sequence[MaskTask]) -> list[MaskResult]:
         """Mask some frames; damaged maps give a problem instead of a mask."""
-        frames = FrameStore.open(self.archive)
-        store = QualityStore.open(self.archive, self.quality)
+        frames = opened_frames(self.archive, self.run)
+        store = opened_quality(self.archive, self.quality, self.run)
+        columns = []
+        if self.writers:  # read once for all of them: a stored chunk holds thousands of rows
+            rows = [item.row for item in items]
+            columns = [[str(text) for text in frames.coordinate(name, rows)] for name in ABOUT]
         results = []
-        for item in items:
+        for item, *about in zip(items, *columns, strict=True):
             with at_work(str(item)):
-                results.append(self._one(frames, store, item))
+                results.append(self._one(frames, store, item, about))
         return results
 
-    def _one(self, frames: FrameStore, store: QualityStore, item: MaskTask) -> MaskResult:
+    def _one(
+        self, frames: FrameStore, store: QualityStore, item: MaskTask, about: Sequence[str]
+    ) -> MaskResult:
         row = item.row
         try:
             pvalue = store.read_map("pvalue", row)
@@ -128,17 +137,13 @@ class ExportJob:
         if item.crc32c and np.count_nonzero(invalid) != item.invalid_pixels:
             return MaskResult(row, problem=DAMAGED)
         grid = PatchGrid(*frames.spec.shape, int(store.group.attrs["patch"]))  # type: ignore[arg-type]
-        masked = float((bad_pixels(pvalue, self.alpha, grid) | invalid).mean())
+        dq = dq_image(pvalue, invalid, self.alpha, grid)
+        masked = np.count_nonzero(dq) / dq.size
         if not self.writers:
             return MaskResult(row, masked)
-        frame_id, path, header, primary = (
-            str(frames.coordinate(name, slice(row, row + 1))[0])
-            for name in ("frame_id", "path", "header", "primary_header")
-        )
-        mask = FrameMask(
-            dq_image(pvalue, invalid, self.alpha, grid), frame_id, path, header, primary, self.alpha,
-            self.quality, str(store.group.attrs["model_sha256"]),
-        )  # fmt: skip
+        model = str(store.group.attrs["model_sha256"])
+        frame_id, path, header, primary = about
+        mask = FrameMask(dq, frame_id, path, header, primary, self.alpha, self.quality, model)
         return MaskResult(row, masked, self._write(mask))
 
     def _write(self, mask: FrameMask) -> dict[str, str]:

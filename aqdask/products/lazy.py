@@ -103,7 +103,8 @@ def _frame_maps(
 ) -> dict[str, da.Array]:
     """Lazy variables of one frame, by name; tiles may run on different workers, whatever the chunks."""
     token = tokenize(pixels, invalid, grid, bundle.digest, calibration)
-    model = dask.delayed(bundle.contents, name=f"model-{bundle.digest[:16]}", pure=True, traverse=False)
+    contents = dask.delayed(bundle.contents, name=f"model-{bundle.digest[:16]}", pure=True, traverse=False)
+    model = contents, bundle.digest
     n_y, n_x = grid.shape
     rows: list[list[Any]] = []
     for top, bottom in _spans(n_y):
@@ -113,9 +114,9 @@ def _frame_maps(
             block = _whole(pixels[window])
             bad = None if invalid is None else _whole(invalid[window])
             name = f"quality-tile-{token}-{top}-{left}"
-            row.append(_tile_features(block, bad, tile, model, calibration, dask_key_name=name))
+            row.append(_tile_features(block, bad, tile, *model, calibration, dask_key_name=name))
         rows.append(row)
-    frame = _score_features(rows, model, calibration, dask_key_name=f"quality-frame-{token}")
+    frame = _score_features(rows, *model, calibration, dask_key_name=f"quality-frame-{token}")
     return {
         v.name: da.from_delayed(frame[v.name], () if v.per_frame else grid.shape, v.dtype) for v in variables
     }
@@ -170,6 +171,7 @@ def _tile_features(
     invalid: np.ndarray | None,
     tile: _Tile,
     model: bytes,
+    digest: str,
     calibration: tuple[str, ...],
 ) -> np.ndarray:
     """Features of one tile, float32 ``(tile_y, tile_x, k)``."""
@@ -179,18 +181,18 @@ def _tile_features(
     inside = np.ones(pixels.shape, dtype=bool) if invalid is None else ~invalid
     valid = gather(inside, y, x, tile.size)
     with one_thread():
-        found = warm(model).extract_features(patches, valid, tops, lefts, *calibration)
+        found = warm(model, digest).extract_features(patches, valid, tops, lefts, *calibration)
     return found.reshape(len(tile.tops), len(tile.lefts), -1)
 
 
 @dask.delayed(pure=True)
 def _score_features(
-    tiles: list[list[np.ndarray]], model: bytes, calibration: tuple[str, ...]
+    tiles: list[list[np.ndarray]], model: bytes, digest: str, calibration: tuple[str, ...]
 ) -> dict[str, np.ndarray]:
     """Variables of one frame from the features of its tiles, by name."""
     features = np.concatenate([np.concatenate(row, axis=1) for row in tiles], axis=0)
     with one_thread():
-        return warm(model).score_features(features, *calibration)
+        return warm(model, digest).score_features(features, *calibration)
 
 
 def _attributes(bundle: Bundle, grid: PatchGrid) -> dict[str, Any]:

@@ -52,8 +52,7 @@ def dq_image(pvalue: np.ndarray, invalid: np.ndarray | None, alpha: float, grid:
         Sum of bits; 0 for good pixels.
     """
     low, missing, pixel = (flags.code(flags.DQ, name) for name in ("low_quality", "no_data", "invalid"))
-    missing_patches = np.isnan(pvalue)
-    bits = np.where(missing_patches, missing, np.where(pvalue <= alpha, low, 0)).astype(np.uint8)
+    bits = np.where(bad_patches(pvalue, alpha), np.where(np.isnan(pvalue), missing, low), 0).astype(np.uint8)
     dq = stitch(bits, grid)
     if invalid is not None:
         dq |= np.where(invalid, pixel, 0).astype(np.uint8)

@@ -1,7 +1,7 @@
-"""``frames/``: the pixels of every frame, what is not data in them, and the coordinates.
+"""Group ``frames/`` of an archive: pixels, invalid pixels, and coordinates of the frames.
 
-One frame is one shard and has one writer. ``invalid`` marks pixels that are not data (NaN, BLANK, input
-mask, bad-pixel map); a frame without any stores nothing there.
+A frame is one shard and has one writer. ``invalid`` marks pixels that are not data (NaN, BLANK, input mask,
+bad-pixel map); a frame without such pixels stores nothing there.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from zarr.codecs import ZstdCodec
 from aqdask.errors import ArchiveError, FrameError
 from aqdask.io import reader
 from aqdask.io.metadata import header_gain, header_saturate
-from aqdask.specs import ArchiveSpec, FrameInfo, FrameMetadata, ReadSpec
+from aqdask.specs import ArchiveSpec, FrameInfo, FrameMetadata
 from aqdask.store import layout
 from aqdask.text import printable
 
@@ -66,7 +66,7 @@ Coordinates = tuple[Any, ...]
 
 @dataclass(frozen=True)
 class FrameStore:
-    """The arrays under ``frames/`` of an open archive."""
+    """Arrays in the group ``frames/`` of an open archive."""
 
     group: zarr.Group
     spec: ArchiveSpec
@@ -75,25 +75,25 @@ class FrameStore:
     def open(cls, path: str | os.PathLike[str], *, writable: bool = False) -> FrameStore:
         """Open the frames of the archive at ``path`` (errors as `aqdask.store.layout.open_root`).
 
-        An array that has lost its metadata is an `ArchiveError` when it is used, and listed by `problems`.
+        An array without metadata raises `ArchiveError` when it is used, and is listed by `problems`.
         """
         return cls.at(layout.open_root(path, writable=writable))
 
     @classmethod
     def at(cls, root: zarr.Group) -> FrameStore:
-        """The frames below a root group."""
+        """Open the frames below a root group."""
         return cls(layout.group(root, "frames"), layout.read_spec(root))
 
     @classmethod
     def create(cls, root: zarr.Group) -> FrameStore:
-        """Make the arrays, with no frame in them; the client's work, once."""
+        """Create the arrays without frames; called once, by the client."""
         store = cls.at(root)
         store.mend(0)
         return store
 
     @cached_property
     def arrays(self) -> dict[str, dict[str, Any]]:
-        """Arguments of ``create_array`` for every array, by name, without rows."""
+        """Arguments of ``create_array`` for each array, without rows."""
         planes = {"image": (self.spec.dtype, "pixels in the frame's own type")} if self.spec.pixels else {}
         planes["invalid"] = ("bool", "pixel is not data (NaN, BLANK, input mask, bad-pixel map)")
         found = {name: self._plane(*about) for name, about in planes.items()}
@@ -106,13 +106,13 @@ class FrameStore:
         return found
 
     def problems(self, rows: int = 0, *, thorough: bool = True) -> dict[str, str]:
-        """Arrays that are lost, not what they were made as, or shorter than ``rows``; by name, in words."""
+        """Describe, by name, arrays with lost or other metadata, or with fewer than ``rows`` rows."""
         expected = self.arrays.items()
         found = ((n, layout.array_problem(self.group, n, made, rows, thorough)) for n, made in expected)
         return {name: problem for name, problem in found if problem}
 
     def mend(self, rows: int) -> None:
-        """Write lost metadata of arrays anew, with room for ``rows`` frames; what is stored stays."""
+        """Restore lost metadata of arrays, with room for ``rows`` frames; stored chunks stay."""
         for name in self.problems(rows):
             layout.mend_array(self.group, name, self.arrays[name], rows)
             self._opened.pop(name, None)
@@ -121,15 +121,11 @@ class FrameStore:
         return int(self._array("frame_id").shape[0])
 
     def grow(self, rows: int) -> None:
-        """Make room for ``rows`` frames in all; never shrinks."""
+        """Resize the arrays to at least ``rows`` frames."""
         for name in self.arrays:
             array = self._array(name)
             if array.shape[0] < rows:
                 array.resize((rows, *array.shape[1:]))
-
-    def write_coordinates(self, start: int, rows: Sequence[tuple[str, str, FrameInfo]]) -> None:
-        """Write ``(frame_id, path, info)`` of consecutive frames from row ``start``."""
-        self.write_columns(start, [coordinates_of(*row) for row in rows])
 
     def write_columns(self, start: int, rows: Sequence[Coordinates]) -> None:
         """Write the coordinates of consecutive frames from row ``start``."""
@@ -138,45 +134,44 @@ class FrameStore:
             column = np.array(values, dtype=np.dtypes.StringDType() if dtype is str else dtype)
             self._array(name)[start : start + len(rows)] = column
 
-    def coordinate(self, name: str, rows: slice = slice(None)) -> np.ndarray:
-        """One coordinate of many frames, as stored."""
-        return np.asarray(self._array(name)[rows])
+    def coordinate(self, name: str, rows: slice | Sequence[int] = slice(None)) -> np.ndarray:
+        """Read a coordinate of many frames; each chunk of 4,096 rows is decoded once."""
+        array = self._array(name)
+        if isinstance(rows, slice):
+            return np.asarray(array[rows])
+        return np.asarray(array.oindex[np.asarray(rows, dtype=np.intp)])
 
     def write(self, row: int, image: np.ndarray, invalid: np.ndarray | None) -> None:
-        """Store one frame as its whole shard; an earlier one is there until the new one replaces it.
+        """Store one frame as a whole shard; an earlier one stays until it is replaced.
 
         Raises
         ------
         FrameError
-            If the frame is of another shape or type than the archive's: never cast.
+            If shape or type differ from those of the archive; nothing is cast.
         """
         check_fits(self.spec, image.shape, image.dtype)
-        for name, pixels in (("image", image), ("invalid", invalid)):
-            if name in self.planes and pixels is not None:
-                layout.replace_shard(self._array(name), (row, 0, 0), row, pixels)
-        if invalid is None:
-            layout.delete_shard(self._array("invalid"), (row, 0, 0))
+        values = {"image": image[np.newaxis], "invalid": None if invalid is None else invalid[np.newaxis]}
+        layout.write_shards((row, 0, 0), [(self._array(name), values[name]) for name in self.planes])
 
     @property
     def planes(self) -> tuple[str, ...]:
-        """Names of the arrays of pixels: ``image``, where the archive keeps it, and ``invalid``."""
+        """Names of the pixel arrays: ``image``, where the archive keeps it, and ``invalid``."""
         return tuple(name for name in ("image", "invalid") if name in self.arrays)
 
     def erase(self, row: int) -> None:
-        """Remove one frame's pixels: it reads as no data."""
-        for name in self.planes:
-            layout.delete_shard(self._array(name), (row, 0, 0))
+        """Delete one frame's pixels, so that they read as no data."""
+        layout.write_shards((row, 0, 0), [(self._array(name), None) for name in self.planes])
 
     def has_pixels(self, row: int) -> bool:
-        """Tell if anything is stored of a frame's pixels."""
+        """Tell if a shard of the frame is stored."""
         return any(layout.has_shard(self._array(name), (row, 0, 0)) for name in self.planes)
 
     def stored_beyond(self, rows: int) -> list[int]:
-        """Rows from ``rows`` on that hold pixels."""
+        """Return rows from ``rows`` on with stored pixels."""
         return [row for row in range(rows, self._length()) if self.has_pixels(row)]
 
     def _length(self) -> int:
-        """Rows of the longest array that is there: a kill may leave some of them shorter."""
+        """Return the rows of the longest array: a killed client may leave some shorter."""
         lengths = [0]
         for name in self.arrays:
             with contextlib.suppress(ArchiveError):
@@ -184,12 +179,12 @@ class FrameStore:
         return max(lengths)
 
     def truncate(self, rows: int) -> None:
-        """Cut rows that a killed client made but never registered.
+        """Remove rows that a killed client added but never registered.
 
         Raises
         ------
         ArchiveError
-            If one of them holds pixels, which are stored for registered frames only: the ledger has lost
+            If a row holds pixels: those are stored for registered frames only, so the ledger has lost
             records.
         """
         if self._length() <= rows:
@@ -202,22 +197,22 @@ class FrameStore:
             array.resize((rows, *array.shape[1:]))
 
     def read(self, row: int) -> tuple[np.ndarray, np.ndarray | None]:
-        """One frame ``(y, x)`` and its invalid pixels, None where every pixel is data."""
+        """Read one frame ``(y, x)`` and its invalid pixels, None where all are valid."""
         image = np.asarray(self._array("image")[row])
         invalid = self.read_invalid(row)
         return image, invalid if invalid.any() else None
 
     def read_invalid(self, row: int) -> np.ndarray:
-        """Bool ``(y, x)``, True where a pixel of one frame is not data."""
+        """Read the invalid pixels of one frame, bool ``(y, x)``."""
         return np.asarray(self._array("invalid")[row])
 
     def read_checked(self, row: int, crc32c: str) -> tuple[np.ndarray, np.ndarray | None]:
-        """`read`, for a frame whose `checksum` is known.
+        """Read one frame and verify its `checksum`.
 
         Raises
         ------
         FrameError
-            If the stored pixels are missing, do not decode, or are others.
+            If the stored pixels are missing, do not decode, or have another checksum.
         """
         try:
             found = self.read(row)
@@ -248,7 +243,7 @@ class FrameStore:
 
 
 class Place(NamedTuple):
-    """Place of a frame: its row, its source, and the checksum of its stored pixels."""
+    """Location of a frame: row, source file and HDU, and checksum of the pixels."""
 
     row: int
     path: str
@@ -258,9 +253,9 @@ class Place(NamedTuple):
 
 @dataclass
 class ChosenFrames:
-    """Some frames of an archive: what training reads from.
+    """Selected frames of an archive, as read for training and calibration.
 
-    ``cards`` are time, exposure, filter and camera of each frame.
+    ``cards`` holds the header values of each frame.
     """
 
     store: FrameStore
@@ -270,9 +265,9 @@ class ChosenFrames:
 
     @classmethod
     def of(cls, store: FrameStore, places: Sequence[Place]) -> ChosenFrames:
-        """The frames at these places, in this order."""
+        """Select the frames at some places, in their order."""
         names = ("frame_id", "time", "exptime", "filter", "camera", "header", "primary_header")
-        columns = [store.coordinate(name)[[place.row for place in places]] for name in names]
+        columns = [store.coordinate(name, [place.row for place in places]) for name in names]
         ids, cards = [], []
         for frame_id, time, exptime, band, camera, *headers in zip(*columns, strict=True):
             ids.append(str(frame_id))
@@ -290,43 +285,42 @@ class ChosenFrames:
         return ChosenFrames(self.store, tuple(places), ids, cards)  # type: ignore[arg-type]
 
     def read(self, position: int) -> tuple[np.ndarray, np.ndarray | None]:
-        """Pixels and invalid mask of one frame; from its source where the archive keeps no pixels.
+        """Read one frame as `read_place`.
 
         Raises
         ------
         ArchiveError
-            If they cannot be read, or are not those that were taken in.
+            If the pixels cannot be read, or differ from those that were ingested.
         """
-        place = self.places[position]
         try:
-            if self.store.spec.pixels:
-                return self.store.read_checked(place.row, place.crc32c)
-            return read_again(place.path, place.hdu, self.store.spec.read, place.crc32c)
+            return read_place(self.store, self.places[position])
         except FrameError as error:
             raise ArchiveError(
                 f"{printable(self.ids[position])}: {error}",
-                expected="frames that can be read as they were taken in",
-                consequence="Nothing was learnt from it",
+                expected="frames that can be read as they were ingested",
+                consequence="The frame was not used",
                 remedy="`aqdask verify ARCHIVE`, or leave this frame out",
             ) from error
 
 
-def read_again(path: str, hdu: int, read: ReadSpec, crc32c: str) -> tuple[np.ndarray, np.ndarray | None]:
-    """Pixels and invalid mask of a frame that was taken in before, from its source.
+def read_place(store: FrameStore, place: Place) -> tuple[np.ndarray, np.ndarray | None]:
+    """Read pixels and invalid mask of one frame; from its source where the archive keeps no pixels.
 
     Raises
     ------
     FrameError
-        If they are not those with this `checksum`; and as `aqdask.io.reader.read_frame`.
+        If the pixels cannot be read, or differ from those that were ingested.
     """
-    frame = reader.read_frame(path, hdu, read)
-    if checksum(frame.image, frame.invalid) != crc32c:
-        raise FrameError("its source has changed since it was taken in: `aqdask ingest` takes it in again")
+    if store.spec.pixels:
+        return store.read_checked(place.row, place.crc32c)
+    frame = reader.read_frame(place.path, place.hdu, store.spec.read)
+    if checksum(frame.image, frame.invalid) != place.crc32c:
+        raise FrameError("its source has changed since the ingest: `aqdask ingest` reads it again")
     return frame.image, frame.invalid
 
 
 def coordinates_of(frame_id: str, path: str, info: FrameInfo) -> Coordinates:
-    """Coordinates of a frame's row; text is stored as it is shown (`aqdask.text`)."""
+    """Return the coordinates of a frame's row, with printable text (`aqdask.text`)."""
     known = info.metadata
     time = NO_TIME if known.time is None else known.time
     names, headers = (printable(frame_id), printable(path)), (info.header, info.primary_header)
@@ -334,7 +328,7 @@ def coordinates_of(frame_id: str, path: str, info: FrameInfo) -> Coordinates:
 
 
 def row_checksum(row: Coordinates) -> str:
-    """crc32c of a row's coordinates as JSON, 8 hex digits; the same of values as given and as read back."""
+    """Return the crc32c of a row's coordinates as JSON, 8 hex digits; the same for stored values."""
     plain = [str(v) if kind is str else np.dtype(kind).type(v).item()
              for v, (kind, _, _) in zip(row, COORDINATES.values(), strict=True)]  # fmt: skip
     return f"{google_crc32c.value(json.dumps(plain).encode()):08x}"
@@ -354,7 +348,7 @@ def check_fits(spec: ArchiveSpec, shape: tuple[int, ...], dtype: object) -> None
 
 
 def checksum(*arrays: np.ndarray | None) -> str:
-    """crc32c of the arrays' bytes in order, 8 hex digits; None counts as nothing."""
+    """Return the crc32c of the bytes of arrays in order, 8 hex digits; None is skipped."""
     value = 0
     for array in arrays:
         if array is not None:

@@ -1,6 +1,6 @@
-"""The archive as one zarr v3 hierarchy: create it, open it, refuse what is not ours.
+"""Creation and opening of archives, each one zarr v3 hierarchy, and writing of whole shards.
 
-The layout itself is specified in ``LAYOUT.md`` beside this module. Only the client creates and resizes
+The layout is specified in ``LAYOUT.md`` beside this module. Only the client creates and resizes
 arrays; workers assign whole shards (`aqdask.store.frame_store`, `aqdask.store.quality_store`).
 """
 
@@ -15,7 +15,7 @@ import os
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import zarr
@@ -23,16 +23,18 @@ from zarr.codecs import BloscCodec, Crc32cCodec
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.group import AsyncGroup, GroupMetadata
 from zarr.core.sync import sync
-from zarr.storage import MemoryStore, StorePath
+from zarr.storage import LocalStore, MemoryStore, StorePath
 
 from aqdask.errors import ArchiveError, UsageError, place_failed, place_unreadable
 from aqdask.specs import ArchiveSpec, ReadSpec
+from aqdask.store.codecs import CODECS
 
 FORMAT = "aqdask"
 LAYOUT_VERSION = 2
 CONVENTIONS = "CF-1.11"
 GROUPS = ("frames", "quality", "ledger")
 METADATA = "zarr.json"
+PARTIAL = ".partial"  # end of the name of a file that zarr has not renamed yet
 REQUIRED = {"group": set(), "array": {"shape", "data_type", "chunk_grid", "chunk_key_encoding", "codecs"}}
 UNREADABLE = (
     ValueError,
@@ -41,32 +43,33 @@ UNREADABLE = (
     TypeError,
 )  # from zarr, for metadata or chunks that are damaged
 ROWS_PER_CHUNK = 4096  # rows of the 1-D arrays that go with the frames
-CODECS: dict[str, tuple[Any, int]] = {
-    "lz4": ("lz4", 5),
-    "zstd": ("zstd", 1),
-}  # Blosc compressor and level; always with bitshuffle
 
 
 def compressors(codec: str, dtype: Any) -> list[Any]:
-    """Blosc with bitshuffle, then a crc32c of every inner chunk: without it a flipped bit reads as data."""
+    """Return the compressors of an array: Blosc with bitshuffle, then crc32c, which detects flipped bits."""
     if codec not in CODECS:
-        raise UsageError(f"codec {codec!r}", expected=f"one of {', '.join(sorted(CODECS))}")
+        raise UsageError(
+            f"the codec {codec!r}",
+            expected=f"one of {', '.join(CODECS)}",
+            consequence="Nothing can be stored with it",
+            remedy="leave it out for the default",
+        )
     name, level = CODECS[codec]
-    size = np.dtype(dtype).itemsize
-    return [BloscCodec(cname=name, clevel=level, shuffle="bitshuffle", typesize=size), Crc32cCodec()]
+    size, compressor = np.dtype(dtype).itemsize, cast(Any, name)
+    return [BloscCodec(cname=compressor, clevel=level, shuffle="bitshuffle", typesize=size), Crc32cCodec()]
 
 
 def create(path: str | os.PathLike[str], spec: ArchiveSpec, *, created_by: str) -> zarr.Group:
-    """Make an empty archive at ``path`` and return its root group.
+    """Create an empty archive at ``path`` and return its root group.
 
     Raises
     ------
     ArchiveError
-        If something else is there, or the place cannot be written.
+        If ``path`` holds something else, or cannot be written.
     """
     compressors(spec.codec, spec.dtype)
     place = Path(path)
-    if place.exists() and (not place.is_dir() or any(p.suffix != ".partial" for p in place.iterdir())):
+    if place.exists() and (not place.is_dir() or any(p.suffix != PARTIAL for p in place.iterdir())):
         raise ArchiveError(
             f"{path} exists and is not an aqdask archive",
             expected="a new path, or an archive made by `aqdask ingest`",
@@ -90,7 +93,7 @@ def create(path: str | os.PathLike[str], spec: ArchiveSpec, *, created_by: str) 
 
 @contextlib.contextmanager
 def reading(path: object) -> Iterator[None]:
-    """Turn an `OSError` of what is read from the archive at ``path`` into an `ArchiveError`."""
+    """Turn an `OSError` while reading the archive at ``path`` into an `ArchiveError`."""
     try:
         yield
     except OSError as error:
@@ -99,7 +102,7 @@ def reading(path: object) -> Iterator[None]:
 
 @contextlib.contextmanager
 def storing(path: object) -> Iterator[None]:
-    """Turn an `OSError` of what is written to the archive at ``path`` into an `ArchiveError`."""
+    """Turn an `OSError` while writing the archive at ``path`` into an `ArchiveError`."""
     try:
         yield
     except OSError as error:
@@ -107,7 +110,7 @@ def storing(path: object) -> Iterator[None]:
 
 
 def complete(root: zarr.Group) -> None:
-    """Make the groups that are not there yet (a client may have been killed while creating)."""
+    """Create missing groups: a client may have been killed while creating the archive."""
     for name in GROUPS:
         if not has_metadata(root.store_path / name):
             delete_metadata(root.store_path / name)
@@ -115,14 +118,14 @@ def complete(root: zarr.Group) -> None:
 
 
 def open_root(path: str | os.PathLike[str], *, writable: bool = False) -> zarr.Group:
-    """Open an archive's root group, never through consolidated metadata (it may be older than the arrays).
+    """Open an archive's root group, without consolidated metadata, which may be older than the arrays.
 
     Raises
     ------
     UsageError
-        If nothing is at ``path``.
+        If ``path`` does not exist.
     ArchiveError
-        If it is no aqdask archive, or of a newer layout.
+        If ``path`` is no aqdask archive, or has a newer layout.
     """
     place = str(path)
     if "://" not in place and not Path(place).exists():
@@ -144,21 +147,21 @@ def open_root(path: str | os.PathLike[str], *, writable: bool = False) -> zarr.G
         raise ArchiveError(
             f"{place} has layout version {version}",
             expected=f"at most {LAYOUT_VERSION}, which this version of aqdask reads and writes",
-            consequence="It was not touched, since a newer layout may mean other things by the same names",
+            consequence="It was not touched, since the same names may mean other things in a newer layout",
             remedy=f"install a newer aqdask (the archive was made by {root.attrs.get('created_by')})",
         )
     return root
 
 
 def version_of(root: zarr.Group) -> int:
-    """The archive's layout version."""
+    """Return the archive's layout version."""
     return int(root.attrs["layout_version"])  # type: ignore[arg-type]
 
 
 def group(root: zarr.Group, name: str) -> zarr.Group:
-    """A group below the root, never through its own consolidated metadata (it may be older, too).
+    """Open a group below the root, without its consolidated metadata, which may be older than the arrays.
 
-    Where its metadata are lost, it is given as a group without attributes: what lies in it is found again.
+    A group that has lost its metadata is opened without attributes, so that its arrays are still found.
     """
     if not has_metadata(root.store_path / name):
         bare = GroupMetadata(zarr_format=3, attributes={})
@@ -169,7 +172,7 @@ def group(root: zarr.Group, name: str) -> zarr.Group:
 
 
 def has_metadata(place: StorePath, node_type: str = "group") -> bool:
-    """Tell if a group (or an 'array') at ``place`` has metadata that can be read."""
+    """Tell if a group (or an 'array') has readable metadata."""
     found = sync((place / METADATA).get(prototype=default_buffer_prototype()))
     try:
         known = json.loads(found.to_bytes()) if found is not None else {}
@@ -179,12 +182,12 @@ def has_metadata(place: StorePath, node_type: str = "group") -> bool:
 
 
 def delete_metadata(place: StorePath) -> None:
-    """Remove damaged metadata of a group or an array, and nothing else."""
+    """Delete the metadata of a group or an array, and nothing else."""
     sync((place / METADATA).delete())
 
 
 def open_array(group: zarr.Group, name: str) -> zarr.Array:
-    """An array of a group; `ArchiveError` where its metadata are missing or damaged."""
+    """Open an array of a group; `ArchiveError` where its metadata are missing or damaged."""
     try:
         return group[name]  # type: ignore[return-value]
     except UNREADABLE as error:
@@ -192,13 +195,21 @@ def open_array(group: zarr.Group, name: str) -> zarr.Array:
         raise damaged(group.store, {name: problem}) from error
 
 
+def read_values(group: zarr.Group, name: str, rows: slice = slice(None)) -> np.ndarray | None:
+    """Read an array, or rows of it; None where it is missing or does not decode."""
+    try:
+        return np.asarray(group[name][rows])  # type: ignore[index]
+    except UNREADABLE:
+        return None
+
+
 def array_problem(
     group: zarr.Group, name: str, expected: Mapping[str, Any], rows: int = 0, thorough: bool = True
 ) -> str:
-    """Say in words in which way an array is not what it was made as; empty where it is.
+    """Describe how the metadata of an array differ from those it was made with; empty where they agree.
 
-    ``expected`` are the arguments of ``create_array``; along the first axis there must be ``rows`` at least.
-    Only a ``thorough`` comparison looks at more than the shape, and costs a millisecond.
+    ``expected`` holds the arguments of ``create_array``; the first axis must have ``rows`` at least. A
+    ``thorough`` comparison takes a millisecond; otherwise only shapes are compared.
     """
     if not has_metadata(group.store_path / name, "array"):
         return f"{name} has lost its metadata ({METADATA} is missing or damaged)"
@@ -216,7 +227,7 @@ def array_problem(
 
 
 def _made_as(array: zarr.Array) -> tuple[Any, ...]:
-    """Everything of an array that decides about its values, and that no version of zarr writes otherwise."""
+    """Return the metadata of an array that determine its values, in a form common to all versions of zarr."""
     metadata: Any = array.metadata.to_dict()
     codecs = [codec["name"] for codec in _all_codecs(metadata["codecs"])]
     shape = (array.shape[1:], array.chunks, array.shards, metadata["dimension_names"])
@@ -224,21 +235,21 @@ def _made_as(array: zarr.Array) -> tuple[Any, ...]:
 
 
 def _all_codecs(codecs: Iterable[Any]) -> Iterator[Any]:
-    """Codecs, those inside a shard included."""
+    """Yield codecs, those inside a shard included."""
     for codec in codecs:
         yield codec
         yield from _all_codecs(codec.get("configuration", {}).get("codecs", ()))
 
 
 def mend_array(group: zarr.Group, name: str, expected: Mapping[str, Any], rows: int | None = None) -> None:
-    """Write the metadata of an array anew, with ``rows`` along the first axis; stored chunks stay."""
+    """Write the metadata of an array again, with ``rows`` along the first axis; stored chunks stay."""
     delete_metadata(group.store_path / name)
     shape = expected["shape"] if rows is None else (rows, *expected["shape"][1:])
     group.create_array(name, **{**expected, "shape": shape})
 
 
 def is_archive(path: str | os.PathLike[str]) -> bool:
-    """Whether something that looks like an archive of any layout version is at ``path``."""
+    """Tell if ``path`` holds an archive of any layout version."""
     try:
         return open_root(path) is not None
     except UsageError:
@@ -248,7 +259,7 @@ def is_archive(path: str | os.PathLike[str]) -> bool:
 
 
 def read_spec(root: zarr.Group) -> ArchiveSpec:
-    """The `ArchiveSpec` that the archive was made with."""
+    """Return the `ArchiveSpec` that the archive was made with."""
     stored: dict[str, Any] = dict(root.attrs["archive"])  # type: ignore[arg-type]
     read = dict(stored.pop("read"))
     keywords = tuple((name, keyword) for name, keyword in read.pop("keywords"))
@@ -257,10 +268,10 @@ def read_spec(root: zarr.Group) -> ArchiveSpec:
 
 
 def consolidate(path: str | os.PathLike[str], root: zarr.Group) -> None:
-    """Write consolidated metadata for every group that is opened on its own, and last of all for the root.
+    """Write consolidated metadata of every group that is opened on its own, and finally of the root.
 
-    Where the root's is what the arrays say, nothing is written; nor where an array or a group has lost its
-    metadata, of which `aqdask verify` tells.
+    Nothing is written where they are up to date, nor where an array or a group has lost its metadata, which
+    `aqdask verify` reports.
     """
     if not _is_whole(root.store_path, root):
         return
@@ -276,7 +287,7 @@ def consolidate(path: str | os.PathLike[str], root: zarr.Group) -> None:
 
 
 def _is_whole(place: StorePath, root: zarr.Group) -> bool:
-    """Tell if everything directly below the root and its groups of arrays has metadata."""
+    """Tell if all groups and arrays have metadata."""
 
     async def names(name: str) -> list[str]:
         return [found async for found in place.store.list_dir(f"{place.path}/{name}".strip("/"))]
@@ -305,7 +316,7 @@ def _is_consolidated(root: zarr.Group) -> bool:
 
 
 def delete_shard(array: zarr.Array, index: tuple[int, ...]) -> None:
-    """Remove one stored shard; a missing one is fine."""
+    """Delete one stored shard, if it exists."""
     key = array.metadata.encode_chunk_key(index)
     sync((array.store_path / key).delete())
 
@@ -315,34 +326,82 @@ def has_shard(array: zarr.Array, index: tuple[int, ...]) -> bool:
     return sync((array.store_path / array.metadata.encode_chunk_key(index)).exists())
 
 
-def replace_shard(array: zarr.Array, index: tuple[int, ...], rows: int | slice, values: np.ndarray) -> None:
-    """Write a whole shard; the former one, if there is one, stays until the new one is renamed over it.
+def write_shards(index: tuple[int, ...], shards: Iterable[tuple[zarr.Array, np.ndarray | None]]) -> None:
+    """Store one whole shard of each array by a rename; None, or only fill values, deletes the shard.
 
-    Only a shard that is damaged is deleted first, because zarr (3.1) reads a shard before it overwrites it.
+    The shards are encoded here rather than assigned to the arrays: zarr (3.1) would read the former
+    shard first, and fail where it is damaged. Unfinished files of a killed writer are removed.
+
+    Parameters
+    ----------
+    index : tuple of int
+        The shard's position, the same in every array.
+    shards : iterable of (zarr.Array, ndarray or None)
+        Values of the array's type, padded with the fill value to a whole shard.
     """
-    try:
-        array[rows] = values
-    except UNREADABLE:
-        delete_shard(array, index)
-        array[rows] = values
+    encoded = [(array, None if values is None else _padded(array, values)) for array, values in shards]
+    sync(_write_shards(index, encoded))
 
 
-def sweep_partials(path: str | os.PathLike[str]) -> int:
-    """Remove ``*.partial`` files that a killed writer left behind (local stores); how many there were."""
-    found = list(Path(path).rglob("*.partial")) if "://" not in str(path) else []
-    for orphan in found:
-        orphan.unlink(missing_ok=True)
-    return len(found)
+async def _write_shards(
+    index: tuple[int, ...], shards: Iterable[tuple[zarr.Array, np.ndarray | None]]
+) -> None:
+    prototype = default_buffer_prototype()
+    for array, values in shards:
+        data = None
+        if values is not None:
+            pipeline, config = array.async_array.codec_pipeline, array.async_array.config
+            spec = array.metadata.get_chunk_spec(index, config, prototype)
+            [data] = await pipeline.encode([(prototype.nd_buffer.from_numpy_array(values), spec)])
+        place = array.store_path / array.metadata.encode_chunk_key(index)
+        if isinstance(place.store, LocalStore):
+            stored = place.store.root / place.path
+            _remove(stored.parent.glob(f"{stored.name}.*{PARTIAL}") if stored.parent.exists() else ())
+        await (place.delete() if data is None else place.set(data))
+
+
+def _padded(array: zarr.Array, values: np.ndarray) -> np.ndarray:
+    """Pad values to a whole shard, C-contiguous."""
+    if values.shape == array.shards:
+        return np.ascontiguousarray(values)
+    beyond = [(0, side - length) for side, length in zip(array.shards, values.shape, strict=True)]  # type: ignore[arg-type]
+    return np.pad(values, beyond, constant_values=array.fill_value)
+
+
+def sweep_partials(path: str | os.PathLike[str], *, shards: bool) -> None:
+    """Remove ``*.partial`` files that a killed writer left in a local store.
+
+    Those of ``shards`` are removed on request only: `write_shards` does it when the shard is written again,
+    and there are as many folders of shards as frames.
+    """
+    if "://" not in str(path):
+        _remove(_partials(str(path), shards))
+
+
+def _partials(folder: str, shards: bool) -> Iterator[str]:
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                if os.path.basename(folder) == "c" and not shards:
+                    return  # of an array of several dimensions
+                yield from _partials(entry.path, shards)
+            elif entry.name.endswith(PARTIAL):
+                yield entry.path
+
+
+def _remove(paths: Iterable[str | Path]) -> None:
+    for path in list(paths):
+        Path(path).unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
 def sole_writer(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Hold the archive for one writing client: a lock on its folder that vanishes with the process.
+    """Lock an archive for one writing client; the lock on its folder ends with the process.
 
     Raises
     ------
     ArchiveError
-        If another process holds it.
+        If another process holds the lock.
     """
     if "://" in str(path):
         yield
@@ -366,14 +425,14 @@ def sole_writer(path: str | os.PathLike[str]) -> Iterator[None]:
 
 
 def damaged(path: object, problems: Mapping[str, str]) -> ArchiveError:
-    """The error for an archive that has lost a part which its frames or maps hang on."""
+    """Make the error for an archive that has lost an essential part."""
     place = str(path).removeprefix("file://")
     shown = "; ".join(list(problems.values())[:5]) + ("; and more" if len(problems) > 5 else "")
     return ArchiveError(
         f"{place} is damaged: {shown}",
         expected="every array and record that the archive was made with",
-        consequence="Nothing was changed, since what is missing could be taken for what was never there",
-        remedy="`aqdask verify ARCHIVE` lists everything, and `aqdask verify ARCHIVE --repair` mends it",
+        consequence="Nothing was changed, since missing parts could be mistaken for parts that never existed",
+        remedy="`aqdask verify ARCHIVE` lists everything, and `aqdask verify ARCHIVE --repair` restores it",
     )
 
 

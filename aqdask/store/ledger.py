@@ -1,10 +1,10 @@
-"""``ledger/``: what happened to every frame, as append-only segments of JSON lines.
+"""Group ``ledger/`` of an archive: a log of records about every frame, in append-only segments of JSON lines.
 
-The client is the only writer. A segment is a 1-D uint8 array, so that the archive stays one zarr hierarchy;
-the union of the segments in order is the state, the last record about a thing wins. Segments are numbered
-without gaps. The chunk of a segment is written before its metadata, each by a rename: a kill leaves a whole
-segment or none, and what is missing or does not decode is damage, never taken for a kill. A segment that
-begins with a snapshot stands for everything before it.
+The client is the only writer. A segment is a 1-D uint8 array, so that the archive stays one zarr hierarchy.
+The state of a frame follows from all records in order, the last one of a kind wins. Segments are numbered
+without gaps. The chunk of a segment is written before its metadata, each by a rename, so that a killed client
+leaves a whole segment or none: a segment that is missing or does not decode is damage. A segment that begins
+with a snapshot replaces all earlier ones.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ UNREACHABLE = "source unreachable: "  # how the reason of a frame begins whose s
 
 @dataclass(slots=True)
 class Score:
-    """What one model's scoring of a frame came to.
+    """Result of scoring a frame with one model.
 
-    ``source`` is the checksum of the pixels that were scored, ``crc32c`` that of the maps, ``values`` the
+    ``source`` is the checksum of the scored pixels, ``crc32c`` that of the maps, and ``values`` holds the
     frame-level variables.
     """
 
@@ -53,14 +53,14 @@ class Score:
 
 @dataclass(slots=True)
 class Entry:
-    """One frame (or a source that gave none): where it comes from and how far it is.
+    """State of one frame, or of a source without frames.
 
-    ``row`` is -1 where the archive holds no row for it; ``suffix`` is the part of the id that names the HDU,
+    ``row`` is -1 for a source without frames; ``suffix`` is the part of the id that names the HDU, and
     ``card`` the checksum of the row's coordinates.
     ``crc32c`` is over the stored pixels and their invalid mask; ``sha256`` over the source file.
-    ``changed`` marks a stored frame whose source was seen with other content, to be taken in again;
-    ``problem`` says why that could not be done, for the source as of ``tried`` (size and time; none where it
-    could not be read at all). Whatever the source does, what is stored stays until it is replaced.
+    ``changed`` marks a stored frame whose source has new content, to be ingested again; ``problem`` is the
+    reason why that failed, for the source as of ``tried`` (size and time; None where it could not be read).
+    Stored pixels stay until they are replaced, whatever happens to the source.
     """
 
     frame_id: str
@@ -88,14 +88,14 @@ class Entry:
         return Place(self.row, self.path, self.hdu, self.crc32c)
 
     def score_pending(self, quality: str) -> bool:
-        """Whether quality group ``quality`` lacks this frame, or holds it for other pixels."""
+        """Tell if a quality group lacks this frame, or holds scores of other pixels."""
         score = self.scores.get(quality)
         if score is None or score.state == PENDING:
             return True
         return score.state == DONE and score.source != self.crc32c
 
     def worst(self, qualities: Sequence[str]) -> tuple[str, str]:
-        """State and reason of the pixels, or the reason why one of ``qualities`` could not score them."""
+        """Return state and reason of the pixels, or of the first quality group that could not score them."""
         for quality in qualities:
             state, reason = self.standing(quality)
             if state == QUARANTINED:
@@ -103,7 +103,7 @@ class Entry:
         return self.standing()
 
     def standing(self, quality: str = "") -> tuple[str, str]:
-        """State and reason of the frame: of its pixels, or with ``quality`` of the frame as scored."""
+        """Return state and reason of the pixels, or with ``quality`` of the scores."""
         if self.changed:
             return PENDING, "its source has changed"
         if self.state != DONE or not quality:
@@ -115,26 +115,26 @@ class Entry:
 
 
 class Ledger:
-    """The state of every frame of an archive, and the only way to change it.
+    """States of all frames of an archive, changed only by appending records.
 
     Parameters
     ----------
     group : zarr.Group
         ``ledger/`` of the archive.
     layout_version : int
-        Of the archive. In layout 1 the metadata of a segment came before its chunk and snapshots were not
-        marked: a segment without its chunk, or without older ones, is what a kill left.
+        Of the archive. In layout 1 the metadata of a segment came before its chunk, and snapshots were not
+        marked: a segment without chunk, or without older ones, was left by a killed client.
 
     Attributes
     ----------
     entries : dict of str to Entry
         By frame id.
     qualities : dict of str to dict
-        What each quality group was made with, by its name; see `aqdask.store.quality_store.QualitySpec`.
+        Contents of each quality group, by name; see `aqdask.store.quality_store.QualitySpec`.
     damage : list of str
-        Segments that are missing or do not decode: records that were written and are lost.
+        Segments that are missing or do not decode, so that records are lost.
     orphans : dict of str to None
-        Frame ids, in order, of records about frames that no record registers.
+        Frame ids, in order, of records about unregistered frames.
     """
 
     def __init__(self, group: zarr.Group, layout_version: int = layout.LAYOUT_VERSION) -> None:
@@ -156,20 +156,20 @@ class Ledger:
         return len(self.entries)
 
     def rows(self) -> list[Entry]:
-        """Entries that own a row of the archive, in row order."""
+        """Return the entries that own a row of the archive, in row order."""
         return sorted((e for e in self.entries.values() if e.row >= 0), key=lambda entry: entry.row)
 
     def rejected(self) -> list[Entry]:
-        """Sources that own no row, by id."""
+        """Return the entries of sources without frames, sorted by id."""
         return sorted((e for e in self.entries.values() if e.row < 0), key=lambda entry: entry.frame_id)
 
     def counts(self, qualities: Sequence[str] = ()) -> dict[str, int]:
-        """How many entries are done, quarantined (in pixels or in one of ``qualities``), and pending."""
+        """Count entries by state; quarantined are also those that one of ``qualities`` could not score."""
         counted = Counter(entry.worst(qualities)[0] for entry in self.entries.values())
         return {state: counted[state] for state in (DONE, QUARANTINED, PENDING)}
 
     def append(self, records: Iterable[Record]) -> None:
-        """Apply records and write them out when enough have come together."""
+        """Apply records, and write them once there are enough."""
         for record in records:
             self._apply(record)
             self._buffer.append(record)
@@ -177,7 +177,7 @@ class Ledger:
             self.flush()
 
     def flush(self) -> None:
-        """Write what is not written yet as one segment."""
+        """Write the unwritten records as one segment."""
         self._flushed = time.monotonic()
         if self._buffer:
             self._write_segment(self._buffer)
@@ -191,7 +191,7 @@ class Ledger:
         self._remove_superseded()
 
     def compact(self) -> None:
-        """Write the whole state as one snapshot; the segments before it are removed once it stands."""
+        """Write the whole state as one snapshot, then remove the segments before it."""
         self.flush()
         before = list(self._numbers)
         self._write_segment(list(self._snapshot()))
@@ -205,7 +205,7 @@ class Ledger:
             yield from _records_of(entry)
 
     def _since_snapshot(self, layout_version: int) -> list[list[Record]]:
-        """Read the segments from the last snapshot on, in order; what is lost of them becomes `damage`."""
+        """Read the segments from the last snapshot on, in order, and add lost ones to `damage`."""
         found: list[list[Record]] = []
         for number in range(self._numbers[-1] if self._numbers else 0, 0, -1):
             records = _read_segment(self._group, number)
@@ -227,7 +227,7 @@ class Ledger:
         self._superseded = []
 
     def mend_metadata(self) -> None:
-        """Write the metadata of segments that have none (a killed writer, a lost file)."""
+        """Write missing metadata of segments (after a killed writer, or a lost file)."""
         for number in self._numbers:
             if not sync((self._group.store_path / f"{number:06d}/zarr.json").exists()):
                 chunk = _chunk(self._group, number)
@@ -286,12 +286,12 @@ class Ledger:
 
 
 def open_ledger(root: zarr.Group, *, damaged: bool = False) -> Ledger:
-    """The ledger of the archive with this root group, also where the metadata of its group is lost.
+    """Open the ledger of an archive, also where the metadata of its group are lost.
 
     Raises
     ------
     ArchiveError
-        If records are lost, unless ``damaged``: what is left would be an older state than the archive's.
+        If records are lost, unless ``damaged``: the remaining ones describe an older state.
     """
     ledger = Ledger(layout.group(root, "ledger"), layout.version_of(root))
     if ledger.damage and not damaged:
@@ -321,7 +321,7 @@ def _scored(entry: Entry, record: Record) -> None:
 
 
 def _touched(entry: Entry, record: Record) -> None:
-    """Take over another time stamp of the same content, or (-1) mark other content."""
+    """Store another time stamp of the same content, or -1 for other content."""
     entry.size, entry.mtime_ns = record["size"], record["mtime_ns"]
     entry.problem, entry.tried = "", None
 
@@ -348,7 +348,7 @@ _ZSTD = numcodecs.Zstd(level=1)
 
 
 def _records_of(entry: Entry) -> Iterator[Record]:
-    """The records that rebuild one entry."""
+    """Yield the records that restore one entry."""
     about = {"frame_id": entry.frame_id}
     yield {"event": "register", **about, **{n: getattr(entry, n) for n in REGISTERED}}
     if entry.attempts:
@@ -367,7 +367,7 @@ def _records_of(entry: Entry) -> Iterator[Record]:
 
 
 def _numbers(group: zarr.Group) -> list[int]:
-    """Numbers of the segments of which anything is there, in order."""
+    """Return the numbers of the segments with any stored object, in order."""
 
     async def listed() -> list[int]:
         names = [name async for name in group.store_path.store.list_dir(group.store_path.path)]
@@ -385,14 +385,14 @@ def _is_begun(group: zarr.Group, number: int) -> bool:
 
 
 def _chunk(group: zarr.Group, number: int) -> bytes | None:
-    """The one stored object of a segment; None where it is not there."""
+    """Read the one chunk of a segment; None where it is missing."""
     key = group.store_path / f"{number:06d}/c/0"
     found = sync(key.get(prototype=default_buffer_prototype()))
     return None if found is None else found.to_bytes()
 
 
 def _read_segment(group: zarr.Group, number: int) -> list[Record] | None:
-    """The records of a segment from its one chunk, so that lost metadata lose nothing; None for damage."""
+    """Read the records of a segment from its chunk, without its metadata; None where it is damaged."""
     chunk = _chunk(group, number)
     if chunk is None or google_crc32c.value(chunk[:-4]) != int.from_bytes(chunk[-4:], "little"):
         return None

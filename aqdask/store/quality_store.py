@@ -1,6 +1,6 @@
-"""``quality/<name>-<digest8>/``: what one model says of every frame.
+"""Groups ``quality/<name>-<digest8>/`` of an archive: maps and frame-level values of one model each.
 
-Maps are ``(frame, patch_y, patch_x)``; a stored shard holds K frames and one task owns it whole.
+Maps are ``(frame, patch_y, patch_x)``; a shard holds K frames and is written by one task.
 Frame-level variables are ``(frame,)`` and written by the client.
 """
 
@@ -39,8 +39,7 @@ BUNDLE = {"long_name": "the model bundle itself, a safetensors file"}  # attribu
 
 @dataclass(frozen=True)
 class QualitySpec:
-    """Contents of a quality group as it was made; kept in the ledger, so that what must be there does not
-    follow from what is found.
+    """Contents of a quality group as it was made, recorded in the ledger.
 
     Parameters
     ----------
@@ -51,7 +50,7 @@ class QualitySpec:
     per_shard : int
         K: frames in one stored object.
     variables : tuple of Variable
-        What the scorer gives.
+        Variables of the scorer.
     attributes : dict
         Of the group: model, method, model_sha256, patch, frame_shape.
     """
@@ -63,17 +62,17 @@ class QualitySpec:
     attributes: dict[str, Any]
 
     def arrays(self) -> dict[str, dict[str, Any]]:
-        """Arguments of ``create_array`` of every variable, by name, without rows."""
+        """Return the arguments of ``create_array`` of each variable, by name, without rows."""
         variables = (*self.variables, *SKY)
         return {v.name: _array_arguments(v, self.grid, self.per_shard) for v in variables}
 
     def group_attributes(self) -> dict[str, Any]:
-        """Attributes of the group; ``complete`` is the last of them."""
+        """Return the attributes of the group, ``complete`` last."""
         listed = sorted(v.name for v in (*self.variables, *SKY))
         return {"Conventions": layout.CONVENTIONS, **self.attributes, "variables": listed, "complete": True}
 
     def record(self) -> dict[str, Any]:
-        """The same as a record of the ledger."""
+        """Return the spec as a record of the ledger."""
         variables = [dataclasses.asdict(variable) for variable in self.variables]
         for variable in variables:
             variable["fill"] = None if np.isnan(variable["fill"]) else variable["fill"]
@@ -82,7 +81,7 @@ class QualitySpec:
 
     @classmethod
     def of_record(cls, record: Mapping[str, Any]) -> QualitySpec:
-        """The spec that `record` told of."""
+        """Return the spec in a record of the ledger."""
         height, width = record["attributes"]["frame_shape"]
         variables = tuple(
             Variable(**{**about, "fill": float("nan") if about["fill"] is None else about["fill"]})
@@ -94,15 +93,15 @@ class QualitySpec:
 
 @dataclass(frozen=True)
 class QualityStore:
-    """The arrays of one quality group."""
+    """Arrays of one quality group."""
 
     group: zarr.Group
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], name: str, *, writable: bool = False) -> QualityStore:
-        """Open group ``name`` of the archive at ``path``; `UsageError` if the archive has no such group.
+        """Open group ``name`` of the archive at ``path``; `UsageError` if there is none.
 
-        An array that has lost its metadata is an `ArchiveError` when it is used, and listed by `problems`.
+        An array without metadata raises `ArchiveError` when it is used, and is listed by `problems`.
         """
         root = layout.open_root(path, writable=writable)
         if name not in names(root):
@@ -110,13 +109,13 @@ class QualityStore:
                 f"no quality group {name!r} in {path}",
                 expected=f"one of {', '.join(names(root)) or '(none yet)'}",
                 consequence="There are no scores to read",
-                remedy="run `aqdask score` with that model first; `aqdask verify` tells of lost groups",
+                remedy="run `aqdask score` with that model first; `aqdask verify` lists lost groups",
             )
         return cls(layout.group(root, f"quality/{name}"))
 
     @classmethod
     def create(cls, root: zarr.Group, made: QualitySpec, bundle: bytes) -> QualityStore:
-        """Make the group with no frame in it, or mend what it lacks; what is stored in it stays."""
+        """Create the group without frames, or restore missing parts of it; stored maps stay."""
         store = cls(layout.group(root, f"quality/{made.name}"))
         if not layout.has_metadata(store.group.store_path):
             layout.delete_metadata(store.group.store_path)
@@ -124,7 +123,7 @@ class QualityStore:
         store.mend(made, 0)
         if store.bundle() != bundle:
             store.write_bundle(bundle)
-        # written last: a group without it was cut off while being made
+        # written last: a group without it was not finished
         attributes = made.group_attributes()
         if any(store.group.attrs.get(name) != value for name, value in attributes.items()):
             store.group.attrs.update(attributes)
@@ -133,7 +132,7 @@ class QualityStore:
     def problems(
         self, made: QualitySpec, rows: int = 0, layout_version: int = layout.LAYOUT_VERSION
     ) -> dict[str, str]:
-        """Arrays that are lost, not what they were made as, or shorter than ``rows``; by name, in words."""
+        """Describe, by name, arrays with lost or other metadata, or with fewer than ``rows`` rows."""
         expected = made.arrays().items()
         found = ((name, layout.array_problem(self.group, name, about, rows)) for name, about in expected)
         problems = {name: f"quality/{made.name}/{problem}" for name, problem in found if problem}
@@ -145,7 +144,7 @@ class QualityStore:
         return problems
 
     def mend(self, made: QualitySpec, rows: int) -> None:
-        """Write lost metadata of arrays anew, with room for ``rows`` frames; what is stored stays."""
+        """Restore lost metadata of arrays, with room for ``rows`` frames; stored chunks stay."""
         expected = made.arrays()
         for name, about in expected.items():
             if layout.array_problem(self.group, name, about, rows):
@@ -153,14 +152,10 @@ class QualityStore:
         vars(self).pop("_opened", None)
         if not layout.has_metadata(self.group.store_path / "bundle", "array"):
             self._mend_bundle(made)
-        for axis, letter in enumerate("yx"):
-            for name, values in bounds(made.grid, axis).items():
-                stored = self._whole(name)
-                if stored is None or not np.array_equal(stored, values):
-                    self._write_bound(letter, name, values)
+        self.write_bounds(made.grid)
 
     def described(self) -> tuple[Variable, ...]:
-        """The variables as they are found; those that have lost their metadata are left out."""
+        """Describe the variables from the arrays; those without metadata are left out."""
         lost, found = self.lost(), []
         listed: Any = self.group.attrs.get("variables") or list(self._opened)
         for name in sorted(set(listed) - lost.keys() - {position.name for position in SKY}):
@@ -174,22 +169,21 @@ class QualityStore:
         self.group.attrs.update(made.group_attributes())
 
     def write_bounds(self, grid: PatchGrid) -> None:
-        """Write where the patches are; the same for all frames."""
+        """Write the bounds of the patches, the same for all frames, where they are not stored yet."""
         for axis, letter in enumerate("yx"):
             for name, values in bounds(grid, axis).items():
-                self._write_bound(letter, name, values)
-
-    def _write_bound(self, letter: str, name: str, values: np.ndarray) -> None:
-        side = "first pixel" if name.endswith("0") else "one past the last pixel"
-        attributes = {"long_name": f"{side} of the patch along {letter}", "units": "pixel"}
-        self._write_whole(name, values, f"patch_{letter}", attributes)
+                stored = layout.read_values(self.group, name)
+                if stored is None or not np.array_equal(stored, values):
+                    side = "first pixel" if name.endswith("0") else "one past the last pixel"
+                    attributes = {"long_name": f"{side} of the patch along {letter}", "units": "pixel"}
+                    self._write_whole(name, values, f"patch_{letter}", attributes)
 
     def write_bundle(self, bundle: bytes) -> None:
-        """Write the model itself."""
+        """Write the bundle of the model."""
         self._write_whole("bundle", np.frombuffer(bundle, dtype="uint8"), "byte", BUNDLE)
 
     def _mend_bundle(self, made: QualitySpec) -> None:
-        """Write lost metadata of the stored model anew, if its bytes are what they were."""
+        """Restore lost metadata of the stored model, if its bytes are intact."""
         chunk = sync((self.group.store_path / "bundle/c/0").get(prototype=default_buffer_prototype()))
         if chunk is None:
             return
@@ -206,20 +200,13 @@ class QualityStore:
         array[:] = values
 
     def bundle(self) -> bytes:
-        """The model bundle that made these maps, so that an archive can be repaired; empty if damaged."""
-        found = self._whole("bundle")
+        """Read the bundle that made these maps; empty if damaged."""
+        found = layout.read_values(self.group, "bundle")
         return b"" if found is None else found.tobytes()
-
-    def _whole(self, name: str) -> np.ndarray | None:
-        """A small array that is written at once; None where it is not there or does not decode."""
-        try:
-            return np.asarray(self.group[name][:])  # type: ignore[index]
-        except layout.UNREADABLE:
-            return None
 
     @cached_property
     def _opened(self) -> dict[str, zarr.Array]:
-        """Arrays along the frames, by name; those that the group was made with, there or not."""
+        """Arrays along the frames, by name."""
         listed: Any = self.group.attrs.get("variables")
         if listed is None:  # a group of layout 1
             found = {name: array for name, array in self.group.arrays() if array.ndim in (1, 3)}
@@ -243,49 +230,44 @@ class QualityStore:
         return int(self._opened[self.variables[0]].shards[0])  # type: ignore[index]
 
     def grow(self, rows: int) -> None:
-        """Make room for ``rows`` frames in all; never shrinks."""
+        """Resize the arrays to at least ``rows`` frames."""
         for name in (*self.variables, *self.frame_variables):
             array = self._opened[name]
             if array.shape[0] < rows:
                 array.resize((rows, *array.shape[1:]))
 
     def lost(self) -> dict[str, str]:
-        """Variables that have lost their metadata, by name, in words."""
+        """Describe the variables that have lost their metadata, by name."""
         listed: Any = self.group.attrs.get("variables", [])
         place = self.group.store_path
         gone = [name for name in listed if not layout.has_metadata(place / name, "array")]
         return {name: f"{self.group.path}/{name} has lost its metadata" for name in gone}
 
-    def read_map(self, name: str, row: int) -> np.ndarray:
-        """One per-patch variable of one frame."""
-        return np.asarray(self._array(name)[row])
-
-    def read_variable(self, name: str, start: int, stop: int) -> np.ndarray:
-        """One per-patch variable of rows ``start:stop``."""
-        return np.array(self._opened[name][start:stop])
+    def read_map(self, name: str, rows: int | slice) -> np.ndarray:
+        """Read one map of one frame, or of several."""
+        return np.array(self._array(name)[rows])
 
     def read(self, start: int, stop: int) -> dict[str, np.ndarray]:
-        """Per-patch variables of rows ``start:stop``, by name."""
+        """Read all maps of rows ``start:stop``, by name."""
         return {name: np.asarray(self._opened[name][start:stop]) for name in self.variables}
 
     def empty(self, rows: int) -> dict[str, np.ndarray]:
-        """No data for ``rows`` frames, by per-patch variable."""
+        """Return maps of ``rows`` frames filled with no data, by name."""
         arrays = ((name, self._opened[name]) for name in self.variables)
         return {name: np.full((rows, *a.shape[1:]), a.fill_value, dtype=a.dtype) for name, a in arrays}
 
     def write_shard(self, start: int, block: Mapping[str, np.ndarray]) -> None:
-        """Replace the shard that begins at row ``start`` in every variable by ``block`` (all its rows)."""
+        """Write the shard that begins at row ``start`` of every map; ``block`` holds all its rows."""
         per_shard = self.frames_per_shard
-        for name in self.variables:
-            array = self._opened[name]
+        arrays = {name: self._opened[name] for name in self.variables}
+        for name, array in arrays.items():
             rows = min(start + per_shard, array.shape[0]) - start
             if start % per_shard or len(block[name]) != rows:
                 raise ValueError(f"rows {start}+{len(block[name])} are not one whole shard of {per_shard}")
-            rows_of_shard = slice(start, start + rows)
-            layout.replace_shard(array, (start // per_shard, 0, 0), rows_of_shard, block[name])
+        layout.write_shards((start // per_shard, 0, 0), [(a, block[name]) for name, a in arrays.items()])
 
     def write_frame_values(self, values: Mapping[int, Mapping[str, float]]) -> None:
-        """Write per-frame numbers by row; the client's work."""
+        """Write frame-level values by row; called by the client."""
         rows = np.array(sorted(values))
         for name in self.frame_variables:
             array = self._opened[name]
@@ -297,40 +279,34 @@ class QualityStore:
 
 
 def bounds(grid: PatchGrid, axis: int) -> dict[str, np.ndarray]:
-    """First pixel and one past the last of the patches along an axis, int32 ``(n,)``, by array name."""
+    """Return the bounds of the patches along an axis, first and one past the last, int32 ``(n,)``."""
     letter = "yx"[axis]
     return {f"{letter}0": grid.starts(axis).astype("int32"), f"{letter}1": grid.stops(axis).astype("int32")}
 
 
 def names(root: zarr.Group) -> list[str]:
-    """Names of the finished quality groups of an archive, sorted."""
-    return sorted(
-        name for name in group_names(root) if layout.group(root, f"quality/{name}").attrs.get("complete")
-    )
-
-
-def remove(root: zarr.Group, name: str) -> None:
-    """Remove a quality group and everything in it."""
-    sync((root.store_path / f"quality/{name}").delete_dir())
-
-
-def group_names(root: zarr.Group) -> list[str]:
-    """Names of everything below ``quality/``, finished or not, sorted."""
+    """Return the names of the finished quality groups of an archive, sorted."""
 
     async def listed() -> list[str]:
         place = root.store_path / "quality"
         return [name async for name in place.store.list_dir(place.path) if name != layout.METADATA]
 
-    return sorted(sync(listed()))
+    found = sorted(sync(listed()))
+    return [name for name in found if layout.group(root, f"quality/{name}").attrs.get("complete")]
+
+
+def remove(root: zarr.Group, name: str) -> None:
+    """Delete a quality group."""
+    sync((root.store_path / f"quality/{name}").delete_dir())
 
 
 def row_checksum(block: Mapping[str, np.ndarray], row: int) -> str:
-    """crc32c over one frame's maps, in the order of their names."""
+    """Return the crc32c of one frame's maps, in the order of their names."""
     return checksum(*(block[name][row] for name in sorted(block)))
 
 
 def _whole_arguments(values: np.ndarray, dimension: str, attributes: dict[str, Any]) -> dict[str, Any]:
-    """Arguments of ``create_array`` for a small array that is one chunk."""
+    """Return the arguments of ``create_array`` for a small array of one chunk."""
     return {
         "shape": values.shape, "dtype": values.dtype, "chunks": values.shape, "dimension_names": (dimension,),
         "compressors": [ZstdCodec(level=1, checksum=True)], "attributes": attributes,
@@ -338,7 +314,7 @@ def _whole_arguments(values: np.ndarray, dimension: str, attributes: dict[str, A
 
 
 def _array_arguments(variable: Variable, grid: PatchGrid, per_shard: int) -> dict[str, Any]:
-    """Arguments of ``create_array`` for a variable, without rows."""
+    """Return the arguments of ``create_array`` for a variable, without rows."""
     if variable.per_frame:
         return {
             "shape": (0,), "dtype": variable.dtype, "chunks": (layout.ROWS_PER_CHUNK,),

@@ -143,7 +143,7 @@ def test_3_where_frames_are_pending(tmp_path):
         aq.ingest(folder, new, cluster="serial", reporter=InterruptAfter(1))
     result = call("verify", new)
     assert result.exit_code == 3
-    assert "not taken in yet" in result.stdout
+    assert "not ingested yet" in result.stdout
 
 
 # --- JSON ----------------------------------------------------------------------------------------------

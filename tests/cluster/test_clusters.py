@@ -154,7 +154,7 @@ def test_a_scheduler_that_does_not_answer():
 def test_a_scheduler_without_workers(scheduler):
     with (
         dask.config.set({"aqdask.worker-timeout": "1 s"}),
-        pytest.raises(ClusterError, match=f"sent no worker within 1 s{FOUR}"),
+        pytest.raises(ClusterError, match=f"provided no worker within 1 s{FOUR}"),
         connect(scheduler.scheduler_address),
     ):
         pass
@@ -165,7 +165,7 @@ def test_jobs_that_ended_are_not_waited_for(scheduler, monkeypatch):
     answers = iter([False, True])
     with (
         Client(scheduler.scheduler_address) as client,
-        pytest.raises(ClusterError, match=f"sent no worker before its jobs ended{FOUR}"),
+        pytest.raises(ClusterError, match=f"provided no worker before its jobs ended{FOUR}"),
     ):
         clusters._with_workers(client, "slurm", lambda: next(answers))
 

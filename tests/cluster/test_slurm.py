@@ -156,7 +156,7 @@ def test_the_allocation_ends_with_the_exit_code_of_the_command():
     [
         ({"queue": "nosuch"}, "could not be started: sbatch: error: .*invalid partition.*What to do"),
         ({"memory": None}, "could not be started: jobqueue.slurm.memory is not set.*What to do"),
-        ({"python": "/nonexistent/python"}, "sent no worker before its jobs ended.*slurm-.*out"),
+        ({"python": "/nonexistent/python"}, "provided no worker before its jobs ended.*slurm-.*out"),
     ],
     ids=["refused", "incomplete", "job fails"],
 )

@@ -76,7 +76,8 @@ def tiny_bundle(name: str = "tiny", patch: int = 32, seed: int = 0) -> Bundle:
     """
     network = seeded_autoencoder(seed, (4, 8))
     bundle = Bundle(
-        name=name, method="paper", patch=patch, normalisation="minmax", architecture={"widths": [4, 8]},
+        name=name, method="paper", patch=patch, normalisation="minmax",
+        architecture={"network": "ConvAutoencoder", "widths": [4, 8]},
         weights={key: value.numpy() for key, value in network.state_dict().items()},
         calibrations={"": calibration_of(np.linspace(0, 1, 10))},
     )  # fmt: skip

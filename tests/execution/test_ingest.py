@@ -499,3 +499,9 @@ def test_every_real_file_good_or_bad_is_accounted_for_in_one_run(data_dir, tmp_p
     }
     assert all(entry.reason for entry in entries if entry.state == "quarantined")
     assert aq.verify(tmp_path / "real.zarr", cluster="serial").sound
+
+
+def test_an_unknown_codec_makes_no_archive(night, tmp_path):
+    with pytest.raises(UsageError, match=r"the codec 'gzip'.*one of lz4, zstd"):
+        ingest(night, tmp_path / "a.zarr", codec="gzip")
+    assert not (tmp_path / "a.zarr").exists()

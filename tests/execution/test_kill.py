@@ -20,6 +20,7 @@ from night import InterruptAfter, ledger_of, same_bytes, stamps, write_night
 
 import aqdask as aq
 from aqdask.execution.executors import SerialExecutor
+from aqdask.execution.open_archive import writing
 from aqdask.store.frame_store import FrameStore
 from aqdask.store.ledger import DONE
 
@@ -103,7 +104,11 @@ def test_work_whose_record_was_lost_is_done_again_with_the_same_bytes(
 
 
 def test_half_written_files_and_rows_without_a_ledger_are_swept_away(night, undisturbed, bundle, scored):
+    pending = next(entry for entry in ledger_of(scored).rows() if entry.row == 3)
+    with writing(scored) as archive:  # a writer died within the shard, before its record
+        archive.ledger.append([{"event": "ingest", "frame_id": pending.frame_id, "state": "pending"}])
     (scored / "frames" / "image" / "c" / "3" / "0" / "0.1234.partial").write_bytes(b"half")
+    (scored / "frames" / "filter" / "c" / "0.1234.partial").write_bytes(b"half")
     FrameStore.open(scored, writable=True).grow(17)  # a client grew the arrays and died before registering
     aq.ingest(night, scored, cluster="serial")
     same_bytes(scored, undisturbed)

@@ -95,16 +95,6 @@ def test_halves_of_a_batch_hold_all_its_frames_in_order(count):
     )
 
 
-@given(st.integers(1, 8))
-def test_a_chain_gives_its_batches_one_after_the_other(count):
-    batches = [Batch(n, 0, 1, (FrameTask(n, f"f{n}", "", 0),)) for n in range(count)]
-    link, seen = planning.chain(batches[0], tuple(batches[1:])), []
-    while link:
-        seen.append(link.number)
-        link = link.following()
-    assert seen == list(range(count))
-
-
 @pytest.mark.parametrize("frames", [1, 5, 16, 100, 256, 1000, 10**6])
 def test_a_small_archive_still_gives_several_workers_something_to_do(frames):
     per_shard = planning.frames_per_shard(frames)
