@@ -51,7 +51,9 @@ INCLUDED = {
     "benchmarks/README.md": "benchmarks.md",
     "cluster/README.md": "guide/clusters.md",
 }
-INCLUDED |= {f"benchmarks/results/{path.name}": f"results/{path.name}" for path in ROOT.glob("docs/results/*.md")}
+INCLUDED |= {
+    f"benchmarks/results/{path.name}": f"results/{path.name}" for path in ROOT.glob("docs/results/*.md")
+}
 _LINK = re.compile(r"\]\((?![a-z]+:|#|/)([^)#\s]+)")
 
 
@@ -76,7 +78,9 @@ def relink_page(app: Any, docname: str, content: list[str]) -> None:
 
 
 def relink_included(app: Any, path: Path, parent: str, content: list[str]) -> None:
-    content[0] = relink(content[0], Path(app.srcdir, path).resolve().parent, Path(app.srcdir, parent).parent)
+    # Not `parent`: myst-parser 5.2 gives the page's name without its folder.
+    page = Path(app.srcdir, app.env.current_document.docname).parent
+    content[0] = relink(content[0], Path(app.srcdir, path).resolve().parent, page)
 
 
 def setup(app: Any) -> None:
