@@ -62,7 +62,7 @@ for number in range(4):
     fits.writeto(f"night/frame_{number}.fits", pixels.astype("u2"))
 """
 
-RUNS: dict[str, tuple[list[str], str, str]] = {  # title: diffs, code, what it prints
+RUNS: dict[str, tuple[list[str], str, str]] = {  # title: diffs, code, its last words
     "A reason code": (
         ["A reason code"],
         """
@@ -114,13 +114,23 @@ print(*(int(worst[name]) for name in ("frame", "patch_y", "patch_x")))
 """,
         "3 3 3",
     ),
+    "A command": (
+        ["A command"],
+        NIGHT
+        + """
+import subprocess, sys
+aq.ingest("night", "night.zarr")
+print(subprocess.run([sys.executable, "-m", "aqdask", "count", "night.zarr"], stdout=-1, text=True).stdout)
+""",
+        "done 4",
+    ),
 }
 
 
 @pytest.mark.parametrize("title", RUNS)
 def test_what_a_diff_adds_works(title, tmp_path):
     titles, code, printed = RUNS[title]
-    assert run_with(tmp_path, titles, code).strip().endswith(printed)
+    assert run_with(tmp_path, titles, code).split()[-len(printed.split()) :] == printed.split()
 
 
 def test_every_diff_of_the_page_is_run():
