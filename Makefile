@@ -39,4 +39,4 @@ lint: $(VENV)/test.stamp
 	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV) build docs/_build *.egg-info
+	rm -rf $(VENV) build docs/_build docs/results *.egg-info

@@ -51,9 +51,20 @@ INCLUDED = {
     "benchmarks/README.md": "benchmarks.md",
     "cluster/README.md": "guide/clusters.md",
 }
-INCLUDED |= {
-    f"benchmarks/results/{path.name}": f"results/{path.name}" for path in ROOT.glob("docs/results/*.md")
-}
+
+# A page for each result of a benchmark, however many there are; not in git.
+RESULTS = sorted(path.name for path in ROOT.glob("benchmarks/results/*.md"))
+INCLUDED |= {f"benchmarks/results/{name}": f"results/{name}" for name in RESULTS}
+PAGES = ROOT / "docs/results"
+PAGES.mkdir(exist_ok=True)
+for page in PAGES.glob("*.md"):
+    if page.name not in RESULTS:
+        page.unlink()
+for name in RESULTS:
+    text = f"```{{include}} ../../benchmarks/results/{name}\n```\n"
+    if not (PAGES / name).exists() or (PAGES / name).read_text() != text:
+        (PAGES / name).write_text(text)
+
 _LINK = re.compile(r"\]\((?![a-z]+:|#|/)([^)#\s]+)")
 
 

@@ -48,14 +48,6 @@ def test_documents_that_python_code_cites_are_there():
     assert not missing
 
 
-def test_every_result_has_a_page():
-    results, pages = (
-        {path.name for path in (ROOT / folder).glob("*.md")}
-        for folder in ("benchmarks/results", "docs/results")
-    )
-    assert results == pages
-
-
 def test_pages_keep_their_size():
     assert len((ROOT / "benchmarks/README.md").read_text(encoding="utf-8").splitlines()) < 80
     assert len((ROOT / "README.md").read_text(encoding="utf-8").split()) < 400
