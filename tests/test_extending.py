@@ -128,7 +128,8 @@ print(subprocess.run([sys.executable, "-m", "aqdask", "count", "night.zarr"], st
 
 
 @pytest.mark.parametrize("title", RUNS)
-def test_what_a_diff_adds_works(title, tmp_path):
+def test_what_a_diff_adds_works(title, tmp_path, require):
+    require(shutil.which("git"), "no git, which applies the diffs")
     titles, code, printed = RUNS[title]
     assert run_with(tmp_path, titles, code).split()[-len(printed.split()) :] == printed.split()
 
