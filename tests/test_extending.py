@@ -82,11 +82,11 @@ from aqdask.methods.base import FrameSource, batches
 from aqdask.methods.bundle import Bundle
 from aqdask.methods.shipped import load_shipped
 from aqdask.methods.training.settings import TrainSpec
-from aqdask.specs import Card, PatchGrid
+from aqdask.specs import FrameMetadata, PatchGrid
 
 class Frames(FrameSource):
     ids = [f"{number}.fits" for number in range(8)]
-    cards = [Card(camera="cam", filter="L", gain=1.0)] * 8
+    cards = [FrameMetadata(camera="cam", filter="L", gain=1.0)] * 8
     def read(self, index):
         return image(index), None
 
@@ -113,6 +113,18 @@ worst = quality["score"].argmax(...)
 print(*(int(worst[name]) for name in ("frame", "patch_y", "patch_x")))
 """,
         "3 3 3",
+    ),
+    "An export format": (
+        ["An export format"],
+        NIGHT
+        + """
+aq.ingest("night", "night.zarr")
+aq.score("night.zarr", "wide-field")
+aq.export("night.zarr", "masks", formats=["npy"])
+mask = np.load("masks/npy/frame_3.npy")
+print(mask.dtype, mask.shape)
+""",
+        "bool (256, 256)",
     ),
     "A command": (
         ["A command"],
