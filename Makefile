@@ -1,10 +1,11 @@
 # Two commands from a bare clone: `make demo` and `make test`. Each makes its own environment in .venv.
+# `make docs` builds the pages under docs/.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 DEMO ?= demo
-.PHONY: demo test lint clean
+.PHONY: demo test docs lint clean
 
 $(VENV)/demo.stamp: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -17,11 +18,20 @@ $(VENV)/test.stamp: $(VENV)/demo.stamp
 	$(PIP) -e '.[test]'
 	@touch $@
 
+$(VENV)/docs.stamp: $(VENV)/demo.stamp
+	$(PIP) -e '.[docs]'
+	@touch $@
+
 demo: $(VENV)/demo.stamp
 	$(BIN)/aqdask demo $(DEMO)
 
 test: $(VENV)/test.stamp
 	$(BIN)/python -m pytest
+
+# Warnings are errors; all of them are shown before it fails. Needs no network once it is installed.
+docs: $(VENV)/docs.stamp
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
+	@echo "docs/_build/html/index.html"
 
 lint: $(VENV)/test.stamp
 	$(BIN)/ruff check .
@@ -29,4 +39,4 @@ lint: $(VENV)/test.stamp
 	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) build docs/_build docs/results *.egg-info

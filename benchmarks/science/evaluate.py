@@ -131,7 +131,7 @@ def _plain(found: dict[str, dict[str, Measured]]) -> dict[str, Any]:
 
 
 def means(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Means over all rows with affected patches, and over those that METHOD.md does not call out of reach."""
+    """Means over all rows with affected patches, and over those without `NO_GOAL`."""
     rows = [row for row in rows if row["patches"]]
     found = []
     for title, chosen in (

@@ -1,0 +1,99 @@
+"""Settings of Sphinx for `make docs`; nothing is fetched from the network."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))  # the checkout, whatever aqdask is installed
+
+from aqdask.version import __version__  # noqa: E402
+
+project = "aqdask"
+author = "The aqdask developers"
+project_copyright = "The aqdask developers"
+version = release = __version__
+
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.mathjax",
+    "sphinx.ext.napoleon",
+]
+source_suffix = {".md": "markdown"}
+exclude_patterns = ["_build"]
+html_theme = "pydata_sphinx_theme"
+html_title = f"aqdask {release}"
+html_theme_options = {"navigation_with_keys": False, "show_prev_next": False}
+html_show_sourcelink = False
+
+myst_enable_extensions = ["dollarmath", "amsmath"]
+myst_heading_anchors = 3
+
+autodoc_typehints = "none"  # the docstrings state types, with shapes and units
+autosummary_generate = False
+napoleon_google_docstring = False
+napoleon_use_rtype = False
+default_role = "code"  # single backquotes in docstrings name code, as in numpy
+
+# Files outside docs/ that a page here includes: links to them, which GitHub follows, lead to that page.
+INCLUDED = {
+    "README.md": "index.md",
+    "CHANGELOG.md": "changelog.md",
+    "CONTRIBUTING.md": "contributing.md",
+    "aqdask/methods/data/wide-field.md": "model-card.md",
+    "aqdask/store/LAYOUT.md": "layout.md",
+    "benchmarks/README.md": "benchmarks.md",
+    "cluster/README.md": "guide/clusters.md",
+}
+
+# A page for each result of a benchmark, however many there are; not in git.
+RESULTS = sorted(path.name for path in ROOT.glob("benchmarks/results/*.md"))
+INCLUDED |= {f"benchmarks/results/{name}": f"results/{name}" for name in RESULTS}
+PAGES = ROOT / "docs/results"
+PAGES.mkdir(exist_ok=True)
+for page in PAGES.glob("*.md"):
+    if page.name not in RESULTS:
+        page.unlink()
+for name in RESULTS:
+    text = f"```{{include}} ../../benchmarks/results/{name}\n```\n"
+    if not (PAGES / name).exists() or (PAGES / name).read_text() != text:
+        (PAGES / name).write_text(text)
+
+_LINK = re.compile(r"\]\((?![a-z]+:|#|/)([^)#\s]+)")
+
+
+def relink(text: str, folder: Path, page: Path) -> str:
+    """Make the relative links of a text in ``folder`` hold on a page of the documentation."""
+
+    def target(link: re.Match[str]) -> str:
+        path = Path(os.path.normpath(folder / link[1]))
+        inside = path.relative_to(ROOT).as_posix()
+        if inside in INCLUDED:
+            return f"](/{INCLUDED[inside]}"
+        if inside.startswith("docs/"):
+            return f"](/{inside.removeprefix('docs/')}"
+        return f"]({os.path.relpath(path, page)}"
+
+    return _LINK.sub(target, text)
+
+
+def relink_page(app: Any, docname: str, content: list[str]) -> None:
+    folder = Path(app.srcdir, docname).parent
+    content[0] = relink(content[0], folder, folder)
+
+
+def relink_included(app: Any, path: Path, parent: str, content: list[str]) -> None:
+    # Not `parent`: myst-parser 5.2 gives the page's name without its folder.
+    page = Path(app.srcdir, app.env.current_document.docname).parent
+    content[0] = relink(content[0], Path(app.srcdir, path).resolve().parent, page)
+
+
+def setup(app: Any) -> None:
+    app.connect("source-read", relink_page)
+    app.connect("include-read", relink_included)
