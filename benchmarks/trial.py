@@ -32,7 +32,7 @@ QUIET = {"DASK_DISTRIBUTED__LOGGING__DISTRIBUTED": "critical"}
 
 @dataclass
 class Ended:
-    """What a process said, and its exit code; negative where a signal ended it."""
+    """Output of a process, and its exit code; negative where a signal ended it."""
 
     code: int
     text: str
@@ -126,7 +126,7 @@ class Trial:
         return self.end(self.start(*words, **how), since)
 
     def wait(self, process: subprocess.Popen, what: str, count: int) -> None:
-        """Until ``count`` shards of a variable are stored."""
+        """Wait until ``count`` shards of a variable are stored."""
         deadline = time.monotonic() + PATIENCE
         while shards(self.archive, what) < count:
             if process.poll() is not None or time.monotonic() > deadline:
@@ -236,7 +236,7 @@ class Cluster:
 
     @property
     def address(self) -> str:
-        """Where the scheduler listens."""
+        """Address of the scheduler."""
         return re.search(r"tcp://[\d.:]+", self.file.read_text())[0]
 
     def worker(self, count: int, *, before: tuple[object, ...] = (), **how) -> subprocess.Popen:
@@ -273,7 +273,7 @@ def by_hand(folder: Path, workers: int) -> Iterator[Cluster]:
 
 
 def until(condition: Callable[[], object]) -> None:
-    """Wait until something is so."""
+    """Wait until a condition holds."""
     deadline = time.monotonic() + PATIENCE
     while not condition():
         if time.monotonic() > deadline:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from seeds import SEEDS
 
+from aqdask.methods.base import FrameSource
 from aqdask.simulate.defect import Defect
 from aqdask.simulate.frame import SimulatedFrame, simulate_frame
 from aqdask.simulate.scene import SceneSpec, stream
@@ -47,8 +48,8 @@ def spoilt_frame(make: MakeDefect, seed: int, size: int) -> SimulatedFrame:
     return simulate_frame(good_scene(seed, size), [make(stream(seed, "defect"))], seed)
 
 
-class MemoryFrames:
-    """Frames in memory, as `aqdask.methods.training.crops.FrameSource` wants them.
+class MemoryFrames(FrameSource):
+    """Frames in memory.
 
     Parameters
     ----------
@@ -80,14 +81,14 @@ def reference_frames(count: int, size: int) -> MemoryFrames:
 
 @dataclass(frozen=True)
 class Patches:
-    """Which patches of a frame a defect affects, and which it touches at all: bool ``(n_y, n_x)``."""
+    """Patches of a frame that a defect affects, and those that it touches at all: bool ``(n_y, n_x)``."""
 
     affected: np.ndarray
     touched: np.ndarray
 
     @classmethod
     def of(cls, frame: SimulatedFrame) -> Patches:
-        """By the rule of `aqdask.simulate.truth`."""
+        """Apply the rule of `aqdask.simulate.truth`."""
         grid = PatchGrid(*frame.image.shape)
         affected, touched = np.zeros(grid.shape, bool), np.zeros(grid.shape, bool)
         for kind, pixels in frame.truth.items():
