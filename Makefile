@@ -25,8 +25,10 @@ $(VENV)/docs.stamp: $(VENV)/demo.stamp
 demo: $(VENV)/demo.stamp
 	$(BIN)/aqdask demo $(DEMO)
 
+# Tests that start Dask workers run one after the other, the rest on all cores.
 test: $(VENV)/test.stamp
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile -m "not cluster and not slurm"
+	$(BIN)/python -m pytest -m "cluster or slurm"
 
 # Warnings are errors; all of them are shown before it fails. Needs no network once it is installed.
 docs: $(VENV)/docs.stamp

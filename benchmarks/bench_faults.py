@@ -33,7 +33,7 @@ from trial import Trial, Undisturbed, by_hand, kill_group, workers_of
 
 import aqdask as aq
 
-sys.path.append(str(trials.HERE.parent / "tests/engine"))  # for kill points, and the tiny model
+sys.path.append(str(trials.HERE.parent / "tests/execution"))  # for kill points, and the tiny model
 
 SLOW = "sleep=0.3 .fits read_frame"  # every reading of a source, so that a run can be caught in the middle
 SLOW_SCORE = "sleep=0.3 image/c/"

@@ -85,7 +85,7 @@ def network_clock() -> Iterator[Clock]:
 
 
 def parts(archive: Path, model: aq.Bundle, count: int, times: Times) -> None:
-    """What a task does with each of ``count`` frames, step by step on one thread: processor time."""
+    """Processor time of the steps of a task on each of ``count`` frames, on one thread."""
     frames = FrameStore.open(archive)
     quality = QualityStore.open(archive, f"{model.name}-{model.digest[:8]}", writable=True)
     scorer = load_scorer(model, "cpu")

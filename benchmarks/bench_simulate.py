@@ -31,7 +31,7 @@ ON_DEFAULT: tuple[d.Defect, ...] = (
 
 
 def kinds(size: int) -> dict[str, tuple[SceneSpec, tuple[d.Defect, ...]]]:
-    """What is drawn, by name."""
+    """Scenes by name."""
     scenes = {name: replace(preset(name), height=size, width=size) for name in PRESETS}
     drawn: dict[str, tuple[SceneSpec, tuple[d.Defect, ...]]] = {
         f"preset {name}": (spec, ()) for name, spec in scenes.items()
@@ -59,7 +59,7 @@ def measure(size: int, frames: int, repeat: int, seed: int) -> dict[str, tuple[l
 
 
 def alone(size: int, frames: int, repeat: int, seed: int) -> tuple[dict[str, tuple[list[float], int]], float]:
-    """What `measure` returns, on one core, and the peak memory of this process in MiB."""
+    """Result of `measure` on one core, and the peak memory of this process in MiB."""
     with helpers.cores(1):
         return measure(size, frames, repeat, seed), helpers.peak_memory()
 

@@ -1,4 +1,4 @@
-"""What the benchmarks share: simulated frames, clocks, peak memory of processes, plain tables."""
+"""Shared parts of the benchmarks: simulated frames, clocks, peak memory of processes, plain tables."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ PACKAGES = ("numpy", "astropy", "zarr", "numcodecs", "dask", "distributed", "tor
 MEBIBYTE = 2**20
 
 
-def parser(what: str, *, frames: int, long: int, repeat: int) -> argparse.ArgumentParser:
+def parser(description: str, *, frames: int, long: int, repeat: int) -> argparse.ArgumentParser:
     """The options that every benchmark has."""
-    result = argparse.ArgumentParser(description=what)
+    result = argparse.ArgumentParser(description=description)
     result.add_argument("--frames", type=int, default=frames, help="frames in an archive (%(default)s)")
     result.add_argument(
         "--long", type=int, default=long, help="length of the long archive, in times the frames (%(default)s)"
@@ -45,7 +45,7 @@ def parser(what: str, *, frames: int, long: int, repeat: int) -> argparse.Argume
 
 
 def environment() -> dict[str, str]:
-    """When, on what and with what."""
+    """Date, machine and versions."""
     info = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
     models = [line.partition(":")[2].strip() for line in info.splitlines() if line.startswith("model name")]
     return {
@@ -77,7 +77,7 @@ def scratch(folder: str | None) -> Iterator[Path]:
 
 @dataclass
 class Clock:
-    """Wall and processor seconds of what runs within ``with clock:``, summed; all threads of this process."""
+    """Wall and processor seconds of the blocks ``with clock:``, summed; all threads of this process."""
 
     wall: float = 0.0
     cpu: float = 0.0
@@ -126,7 +126,7 @@ def peak_of_workers(executor: DaskExecutor) -> float:
 
 @contextlib.contextmanager
 def new_process() -> Iterator[Callable[..., Any]]:
-    """``call(function, *arguments)`` runs it in one fresh process and waits for what it returns."""
+    """Give ``call(function, *arguments)``, which runs in one fresh process and returns the result."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         yield lambda function, *arguments: pool.submit(function, *arguments).result()
 
@@ -153,12 +153,12 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]
 
 
 def print_targets(size: int, reached: dict[str, bool]) -> None:
-    """Which targets are reached; they are stated for frames of 4096 x 4096 px."""
+    """Print the targets reached; they are stated for frames of 4096 x 4096 px."""
     if size == 4096:
         rows = [(name, "reached" if met else "MISSED") for name, met in reached.items()]
         print_table("Targets", ("for frames of 4096 x 4096 px", ""), rows)
     else:
-        print(f"\nTargets are for frames of 4096 x 4096 px: nothing is judged at {size} x {size}.")
+        print(f"\nTargets are for frames of 4096 x 4096 px: none is compared at {size} x {size}.")
 
 
 def print_header(title: str, arguments: argparse.Namespace) -> dict[str, str]:

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,12 +28,13 @@ SETTINGS = {"chunk": 128, "frames_per_shard": SHARD}
 OPTIONS = ("--chunk", 128, "--frames-per-shard", SHARD)
 PATIENCE = 420  # seconds until a process counts as one that hangs
 LONG = 30  # seconds that a command takes before the table says so
+PENDING = "pending_fault_"  # beginning of the names of files
 QUIET = {"DASK_DISTRIBUTED__LOGGING__DISTRIBUTED": "critical"}
 
 
 @dataclass
 class Ended:
-    """What a process said, and its exit code; negative where a signal ended it."""
+    """Output of a process, and its exit code; negative where a signal ended it."""
 
     code: int
     text: str
@@ -108,7 +110,7 @@ class Trial:
     ) -> subprocess.Popen:
         """`aqdask` in a session of its own; ``fault`` as in faults/sitecustomize.py."""
         command = ["-W", "ignore", "-m", "aqdask", *words, "--cluster", cluster, "--quiet"]
-        return spawn([*before, sys.executable, *command], fault=fault)
+        return spawn([*before, sys.executable, *command], self.folder, fault=fault)
 
     def end(self, process: subprocess.Popen, since: float) -> Ended:
         """Wait for a process; one that does not end is killed, and a finding."""
@@ -126,7 +128,7 @@ class Trial:
         return self.end(self.start(*words, **how), since)
 
     def wait(self, process: subprocess.Popen, what: str, count: int) -> None:
-        """Until ``count`` shards of a variable are stored."""
+        """Wait until ``count`` shards of a variable are stored."""
         deadline = time.monotonic() + PATIENCE
         while shards(self.archive, what) < count:
             if process.poll() is not None or time.monotonic() > deadline:
@@ -177,7 +179,8 @@ class Trial:
         self.recover(*shlex.split(line[1].split(" --cluster")[0]), told="the command it names", **how)
 
     def conclude(self) -> list[str]:
-        """Frames that are lost; an archive that is not sound is a finding."""
+        """Frames that are lost; an archive that is not sound, or a fault that hit nothing, is a finding."""
+        self.findings += [f"the fault hit nothing: {path.read_text()}" for path in pending(self.folder)]
         found = aq.verify(self.archive, cluster="serial")
         if not found.sound:
             self.findings.append(f"not sound: {(found.damage + found.incomplete)[:3]}")
@@ -185,18 +188,33 @@ class Trial:
 
 
 def spawn(
-    command: list[object], *, fault: str = "", package: Path = HERE.parent, output: int = subprocess.PIPE
+    command: list[object],
+    folder: Path,
+    *,
+    fault: str = "",
+    package: Path = HERE.parent,
+    output: int = subprocess.PIPE,
 ) -> subprocess.Popen:
     """Start a process in a session of its own, with the package of one folder.
 
     It starts in the root folder: ``python -m`` would take the package of the folder that it starts in.
+    A fault that has not struck yet is `pending` in ``folder``.
     """
-    paths = [str(HERE / "faults")] * bool(fault) + [str(package)]
-    variables = os.environ | QUIET | {"PYTHONPATH": os.pathsep.join(paths)}
+    variables = os.environ | QUIET | {"PYTHONPATH": str(package)}
+    if fault:
+        mark = folder / f"{PENDING}{zlib.crc32(fault.encode())}"  # one for all processes with this fault
+        mark.write_text(fault)
+        variables |= {"AQDASK_FAULT": fault, "AQDASK_FAULT_PENDING": str(mark)}
+        variables["PYTHONPATH"] = os.pathsep.join([str(HERE / "faults"), str(package)])
     return subprocess.Popen(
         [str(word) for word in command], start_new_session=True, text=True, stdout=output,
-        stderr=subprocess.STDOUT, cwd="/", env=variables | ({"AQDASK_FAULT": fault} if fault else {}),
+        stderr=subprocess.STDOUT, cwd="/", env=variables,
     )  # fmt: skip
+
+
+def pending(folder: Path) -> list[Path]:
+    """Files of the faults that processes were started with, and that have struck in none of them."""
+    return sorted(folder.glob(f"{PENDING}*"))
 
 
 def kill_group(process: subprocess.Popen) -> None:
@@ -236,7 +254,7 @@ class Cluster:
 
     @property
     def address(self) -> str:
-        """Where the scheduler listens."""
+        """Address of the scheduler."""
         return re.search(r"tcp://[\d.:]+", self.file.read_text())[0]
 
     def worker(self, count: int, *, before: tuple[object, ...] = (), **how) -> subprocess.Popen:
@@ -248,7 +266,8 @@ class Cluster:
         return process
 
     def _start(self, *words: object, before: tuple[object, ...] = (), **how) -> subprocess.Popen:
-        process = spawn([*before, sys.executable, "-m", "dask", *words], output=subprocess.DEVNULL, **how)
+        command = [*before, sys.executable, "-m", "dask", *words]
+        process = spawn(command, self.folder, output=subprocess.DEVNULL, **how)
         self.processes.append(process)
         return process
 
@@ -273,7 +292,7 @@ def by_hand(folder: Path, workers: int) -> Iterator[Cluster]:
 
 
 def until(condition: Callable[[], object]) -> None:
-    """Wait until something is so."""
+    """Wait until a condition holds."""
     deadline = time.monotonic() + PATIENCE
     while not condition():
         if time.monotonic() > deadline:

@@ -30,6 +30,6 @@ def test_a_quick_run_fills_every_table(tmp_path, data_dir):
     assert (tmp_path / "tables.md").read_text().count("###") >= 8
     kept = json.loads((tmp_path / "training.json").read_text())["rows"]
     assert {len(row["runs"]) for name, row in kept.items() if name == "cost"} == {2}
-    assert "no background jitter" in (tmp_path / "training.md").read_text()
+    assert "without the sky gradient" in (tmp_path / "training.md").read_text()
     for part in (*PARTS, *ALONE):
         assert f"\n{part}: " in ended.stdout

@@ -48,7 +48,7 @@ class _MapJob:
                 image, invalid = frame.read(0)
                 part = middle(image.shape, self.window)
                 bad = None if invalid is None else invalid[part]
-                answers.append(self.function(image[part], bad, frame.cards[0]))
+                answers.append(self.function(image[part], bad, frame.metadata[0]))
         return answers
 
 
@@ -83,7 +83,7 @@ class ArchiveFrames(FrameSource):
 
     def __init__(self, chosen: ChosenFrames, executor: Executor) -> None:
         self.chosen, self.executor = chosen, executor
-        self.ids, self.cards = chosen.ids, chosen.cards
+        self.ids, self.metadata = chosen.ids, chosen.metadata
 
     def read(self, index: int, /) -> tuple[np.ndarray, np.ndarray | None]:
         """Read one frame in this process; errors as `ChosenFrames.read`."""
@@ -127,7 +127,7 @@ def propose_frames(
         reporter.advance(len(part))
     reporter.finish()
     chosen = ChosenFrames.of(frames, places)
-    groups = [(card.camera, card.filter) for card in chosen.cards]
+    groups = [(card.camera, card.filter) for card in chosen.metadata]
     kept, dropped = (match_frames(chosen.ids, patterns) for patterns in (keep, drop))
     return propose(chosen.ids, [measures[place] for place in places], groups, kept, dropped)
 

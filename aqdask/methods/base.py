@@ -25,12 +25,12 @@ class FrameSource(Protocol):
     ----------
     ids : sequence of str
         Frame ids, unique; recorded in the bundle.
-    cards : sequence of FrameMetadata
+    metadata : sequence of FrameMetadata
         Header values of each frame; camera and filter choose its calibration.
     """
 
     ids: Sequence[str]
-    cards: Sequence[FrameMetadata]
+    metadata: Sequence[FrameMetadata]
 
     def read(self, index: int, /) -> tuple[np.ndarray, np.ndarray | None]:
         """Read the pixels of a frame, ``(H, W)`` of any type, and its invalid pixels, bool, or None."""
@@ -44,7 +44,7 @@ class FrameSource(Protocol):
         for index in members:
             image, invalid = self.read(index)
             part = middle(image.shape, window)
-            yield function(image[part], None if invalid is None else invalid[part], self.cards[index])
+            yield function(image[part], None if invalid is None else invalid[part], self.metadata[index])
 
 
 def middle(shape: Sequence[int], window: int) -> tuple[slice, ...]:

@@ -216,7 +216,7 @@ class SimulatedFrames(FrameSource):
         ]
         self.seeds = [int(rng.integers(2**31)) for _ in self.scenes]
         self.ids: Sequence[str] = [f"simulated-{k:03d}" for k in range(REFERENCES)]
-        self.cards: Sequence[FrameMetadata] = [
+        self.metadata: Sequence[FrameMetadata] = [
             FrameMetadata(exptime=60.0, filter="L", camera=CAMERA, gain=base.gain) for _ in self.scenes
         ]
 

@@ -261,28 +261,28 @@ class ChosenFrames:
     store: FrameStore
     places: tuple[Place, ...]
     ids: Sequence[str]
-    cards: Sequence[FrameMetadata]
+    metadata: Sequence[FrameMetadata]
 
     @classmethod
     def of(cls, store: FrameStore, places: Sequence[Place]) -> ChosenFrames:
         """Select the frames at some places, in their order."""
         names = ("frame_id", "time", "exptime", "filter", "camera", "header", "primary_header")
         columns = [store.coordinate(name, [place.row for place in places]) for name in names]
-        ids, cards = [], []
+        ids, metadata = [], []
         for frame_id, time, exptime, band, camera, *headers in zip(*columns, strict=True):
             ids.append(str(frame_id))
             known = None if time == NO_TIME else int(time)
             texts = [str(text) for text in headers]
             levels = header_gain(*texts), header_saturate(*texts)
-            cards.append(FrameMetadata(known, float(exptime), str(band), str(camera), *levels))
-        return cls(store, tuple(places), ids, cards)
+            metadata.append(FrameMetadata(known, float(exptime), str(band), str(camera), *levels))
+        return cls(store, tuple(places), ids, metadata)
 
     def only(self, positions: Sequence[int]) -> ChosenFrames:
         """Return some of the frames, by position."""
-        places, ids, cards = (
-            [values[k] for k in positions] for values in (self.places, self.ids, self.cards)
+        places, ids, metadata = (
+            [values[k] for k in positions] for values in (self.places, self.ids, self.metadata)
         )
-        return ChosenFrames(self.store, tuple(places), ids, cards)  # type: ignore[arg-type]
+        return ChosenFrames(self.store, tuple(places), ids, metadata)  # type: ignore[arg-type]
 
     def read(self, position: int) -> tuple[np.ndarray, np.ndarray | None]:
         """Read one frame as `read_place`.

@@ -1,10 +1,13 @@
-"""Trouble for one process: Python imports this by itself where its folder is on PYTHONPATH.
+"""Faults for one process; Python imports this by itself where its folder is on PYTHONPATH.
 
 ``AQDASK_FAULT="KIND PART [FUNCTION]"`` strikes whenever a file is opened whose path holds PART, with FUNCTION
 on the stack where one is named. Kinds: ``EIO`` and every other errno, ``sleep=SECONDS``, ``SEGV`` (the
 process dies), ``replace`` (PATH.new takes the place of PATH just before it is opened).
+The file that ``AQDASK_FAULT_PENDING`` names is removed when the fault first strikes; one that is left was
+never hit.
 """
 
+import contextlib
 import errno
 import os
 import signal
@@ -23,6 +26,9 @@ def is_below(function: str) -> bool:
 def strike(kind: str, path: str) -> None:
     """Let the fault happen."""
     name, _, seconds = kind.partition("=")
+    if name != "replace" or os.path.exists(f"{path}.new"):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(os.environ.get("AQDASK_FAULT_PENDING", ""))
     if name == "sleep":
         time.sleep(float(seconds))
     elif name == "SEGV":

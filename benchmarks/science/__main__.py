@@ -44,7 +44,7 @@ QUICK = Scale(
 
 
 class Run:
-    """What was found so far, written after every part; an earlier run of the same models is continued."""
+    """Results so far, written after every part; an earlier run of the same models is continued."""
 
     def __init__(self, folder: Path, task: Task, scale: Scale, gwac: tuple[int, int]) -> None:
         self.folder, self.task, self.scale, self.gwac = folder, task, scale, gwac
@@ -72,12 +72,12 @@ class Run:
 
 
 def run_conditions(run: Run) -> None:
-    """The table of conditions, and what is untouched beside defects."""
-    kept: list[Any] = []
-    rows = evaluate.table_of_conditions(run.contest, run.scale, run.clean, kept)
+    """The table of conditions, and untouched patches beside defects."""
+    collected: evaluate.ScoredConditions = []
+    rows = evaluate.table_of_conditions(run.contest, run.scale, run.clean, collected)
     rows += evaluate.means(rows)
     run.add("conditions", rows, output.conditions(rows))
-    beside = evaluate.untouched(kept)
+    beside = evaluate.untouched(collected)
     if beside:
         run.add("untouched", beside, output.untouched(beside))
 
@@ -112,13 +112,13 @@ def _draw(run: Run) -> None:
 
 
 def run_photometry(run: Run) -> None:
-    """What masks are worth downstream, on frames of the prior."""
+    """Photometry behind masks, on frames of the prior."""
     rows = archive.photometry(run.contest, run.scale)
     run.add("photometry", rows, output.photometry("Photometry and detections", rows))
 
 
 def run_gwac(run: Run) -> None:
-    """The same on an archive of GWAC-like frames."""
+    """Photometry and difference images on an archive of GWAC-like frames."""
     quick = run.scale == QUICK
     count, size, references = (2, 512, 12) if quick else (*run.gwac, archive.REFERENCES)
     rows, differences = archive.gwac(run.folder, count, size, references, run.scale.steps)
@@ -128,7 +128,7 @@ def run_gwac(run: Run) -> None:
 
 
 def run_ablation(run: Run) -> None:
-    """What each part adds."""
+    """The ablation."""
     from ablation import ablation
 
     rows = ablation(run.task, run.scale)
@@ -166,7 +166,7 @@ RUN: dict[str, Callable[[Run], None]] = {
 
 
 def alone_references(folder: Path, scale: Scale, quick: bool) -> list[str]:
-    """Whether bad reference frames are told from good ones."""
+    """Detection of bad reference frames."""
     from references import references
 
     return references(folder, quick)
@@ -180,14 +180,14 @@ def alone_strata(folder: Path, scale: Scale, quick: bool) -> list[str]:
 
 
 def alone_calibrate(folder: Path, scale: Scale, quick: bool) -> list[str]:
-    """What `aqdask calibrate` costs."""
+    """Cost of `aqdask calibrate`."""
     import calibrating
 
     return [calibrating.table(calibrating.calibrating(quick))]
 
 
 def alone_training(folder: Path, scale: Scale, quick: bool) -> list[str]:
-    """Held-out losses, seconds and memory of `aqdask train`."""
+    """Held-out losses, and cost of `aqdask train`."""
     from training import training
 
     return training(folder, reference_frames(scale.reference, scale.size), quick)

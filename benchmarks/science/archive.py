@@ -2,7 +2,7 @@
 
 `photometry` is the table with goals, on frames of the prior; `gwac` an archive of GWAC-like frames, half of
 them spoilt, with models of its own: two epochs of each field, a good one and a spoilt one in which something
-has changed, whose difference image is searched as well. The arithmetic is `aqdask.sky`'s.
+has changed, whose difference image is searched as well. The arithmetic is `aqdask.photometry`'s.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ def gwac_contest(folder: Path, size: int, references: int, steps: dict[str, int]
 def gwac(
     folder: Path, count: int, size: int, references: int, steps: dict[str, int]
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Train on good frames of the archive's camera, then see what masks are worth on ``count`` others.
+    """Train on good frames of the archive's camera, then compare masks on ``count`` others.
 
     Rows of photometry and detections, and rows of difference images.
     """
@@ -170,7 +170,7 @@ class Differences:
 def outcome(
     contest: Contest, frames: Iterable[Drawn], listener: Callable[[Drawn, Masks], None] | None = None
 ) -> list[dict[str, Any]]:
-    """What masks at `ALPHA` do to photometry and detections; one row a mask. The listener sees every mask.
+    """Compare photometry and detections behind masks at `ALPHA`; one row a mask. The listener gets all masks.
 
     'rms' is the scatter of aperture magnitudes of the stars that the mask leaves, in quadrature over frames;
     'lost' the share of masked patches among those that no defect touches; 'detections' are spurious and real
@@ -231,7 +231,7 @@ def _together(parts: Sequence[tuple[int, float]]) -> float:
 
 
 def verdict(row: dict[str, Any]) -> str:
-    """Whether `aqdask` reached the goals."""
+    """Name the goals that `aqdask` missed."""
     if row["mask"] != AQDASK:
         return ""
     misses = []

@@ -1,4 +1,4 @@
-"""What `aqdask calibrate` costs: seconds and peak memory by the number of frames of an archive."""
+"""Cost of `aqdask calibrate`: seconds and peak memory by the number of frames of an archive."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def _timed(archive: str, ids: Sequence[str]) -> dict[str, Any]:
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
-    """As Markdown."""
+    """Write the Markdown table."""
     cells = [
         (
             row["frames"],

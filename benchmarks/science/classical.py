@@ -30,7 +30,7 @@ NOISES = ("sep_rms", "photutils_rms", "mad")
 
 
 def features(image: np.ndarray, patch: int = 64) -> dict[str, np.ndarray]:
-    """What is measured in a frame ``(y, x)`` of counts: arrays ``(n_y, n_x)`` by name.
+    """Measure a frame ``(y, x)`` of counts: arrays ``(n_y, n_x)`` by name.
 
     Levels and noises are in counts; columns and rows in sigma; counts of detections as square roots; 'size'
     is ln of the half-light radius in px; 'e1' and 'e2' are ``(a**2 - b**2) / (a**2 + b**2)`` of the second
@@ -127,7 +127,7 @@ class Classical:
 
     @classmethod
     def fit(cls, images: list[np.ndarray], held_out: list[np.ndarray]) -> Classical:
-        """From reference frames; ``held_out`` ones calibrate."""
+        """Fit to reference frames; ``held_out`` ones calibrate."""
         seen = [features(image) for image in images]
         flats = {name: np.median([_offset(one[name]) for one in seen], axis=0) for name in LEVELS}
         lines = {name: _noise_line(seen, name) for name in NOISES}

@@ -1,4 +1,4 @@
-"""The table of conditions: what spoils the frames of a row, and what a mask should reach there.
+"""The table of conditions: the defect of the frames of a row, and the goal there.
 
 Goals are AUROCs of `aqdask`. Amplitudes of backgrounds are rms fractions of the sky (correlated noise over
 the whole frame). `NO_GOAL` rows are beyond a patch score; the others without a goal count in the mean.
@@ -31,7 +31,7 @@ class Condition:
     goal : float or str or None
         AUROC to reach; `NO_GOAL` where none can be; None where none was stated.
     two_sided : bool
-        Whether the model takes sharper stars for bad as well.
+        Score with the model that treats sharper stars as bad, too.
     """
 
     name: str
@@ -41,7 +41,7 @@ class Condition:
 
 
 def _same(defect: Defect) -> MakeDefect:
-    """The same in every frame."""
+    """Make a defect that is the same in every frame."""
     return lambda rng: defect
 
 
@@ -171,7 +171,7 @@ QUICK = ("FWHM 4.0 px", "cosmic rays 1000 e-", "read noise 20 e-")
 
 
 def reached(found: float, goal: float | str | None) -> str:
-    """What a table says of a goal: 'reached', by how much it was missed, or why there is none."""
+    """Write the cell of a goal: 'reached', the difference by which it was missed, or the reason for none."""
     if goal is None or isinstance(goal, str) or math.isnan(found):
         return goal if isinstance(goal, str) else "-"
     return "reached" if found >= goal else f"missed by {max(goal - found, 0.0005):.3f}"

@@ -29,8 +29,7 @@ from aqdask.methods.noise_aware.noise_model import (
 )
 from aqdask.methods.noise_aware.patch_statistics import View, line_weights
 from aqdask.methods.noise_aware.scorer import NoiseAwareScorer
-from aqdask.methods.paper.network import exact_arithmetic
-from aqdask.methods.paper.normalise import as_float
+from aqdask.methods.tensors import as_float, exact_arithmetic
 from aqdask.simulate.frame import simulate_frame
 from aqdask.specs import PatchGrid
 from aqdask.stats.patches import cut_range, padded
@@ -46,7 +45,7 @@ class Stopwatch:
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
-        """Adds what runs inside."""
+        """Add the processor time of the block."""
         begin = time.process_time()
         yield
         self.seconds[name] += time.process_time() - begin
@@ -89,7 +88,7 @@ def cost(bundle: Bundle, size: int = 4096, repeat: int = 3) -> dict[str, Any]:
 
 
 def _parts(scorer: NoiseAwareScorer, image: np.ndarray) -> dict[str, float]:
-    """Processor seconds by part of one pass over a frame: what `score_frame` does, step by step."""
+    """Processor seconds by part of one pass over a frame: `score_frame`, step by step."""
     watch, grid = Stopwatch(), PatchGrid(*image.shape, scorer.patch)
     calibration, _ = scorer.calibration(CAMERA, FILTER)
     noise, extractor = calibration.decision.camera.noise, scorer.extractor
@@ -102,19 +101,19 @@ def _parts(scorer: NoiseAwareScorer, image: np.ndarray) -> dict[str, float]:
             with watch.part("noise and sky"):
                 variance = clipped_variance(difference(patches, None, noise.lag))
                 sky = sky_level(patches, None, variance)
-            with watch.part("variance_stabilise"):
+            with watch.part("variance stabilisation"):
                 u = variance_stabilise(patches, sky, noise).float()
             levels = torch.stack([torch.ones_like(sky), torch.zeros_like(sky), sky, variance], dim=1)
-            columns = [levels.float(), *_statistics(extractor, _view(extractor, u, watch), watch)]
-            found.append(torch.cat(columns, dim=1).numpy()[: stop - first])
-    with watch.part("judge"):
+            features = [levels.float(), *_statistics(extractor, _view(extractor, u, watch), watch)]
+            found.append(torch.cat(features, dim=1).numpy()[: stop - first])
+    with watch.part("decision"):
         scorer.score_features(np.concatenate(found).reshape(*grid.shape, -1), CAMERA, FILTER)
     return dict(watch.seconds)
 
 
 def _view(extractor: FeatureExtractor, u: torch.Tensor, watch: Stopwatch) -> View:
-    """As `FeatureExtractor.view`, timed."""
-    with watch.part("variance_stabilise"):
+    """Time `FeatureExtractor.view`."""
+    with watch.part("variance stabilisation"):
         v = compress(u)
         strips = fold(v)
     with watch.part("encoder"):
@@ -174,7 +173,7 @@ def _parameters(layers: nn.Module) -> int:
 
 
 def _peak(bundle: Bundle, size: int) -> dict[str, float]:
-    """Peak of a fresh process: after the imports and one small frame, and after a whole frame."""
+    """Peak memory of a fresh process: after the imports and one small frame, and after a whole frame."""
     with helpers.scratch(None) as folder, helpers.new_process() as call:
         bundle.save(folder / "model.safetensors")
         path = str(folder / "model.safetensors")

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from seeds import SEEDS
 
+from aqdask.methods.base import FrameSource
 from aqdask.simulate.defect import Defect
 from aqdask.simulate.frame import SimulatedFrame, simulate_frame
 from aqdask.simulate.scene import SceneSpec, stream
@@ -47,8 +48,8 @@ def spoilt_frame(make: MakeDefect, seed: int, size: int) -> SimulatedFrame:
     return simulate_frame(good_scene(seed, size), [make(stream(seed, "defect"))], seed)
 
 
-class MemoryFrames:
-    """Frames in memory, as `aqdask.methods.training.crops.FrameSource` wants them.
+class MemoryFrames(FrameSource):
+    """Frames in memory.
 
     Parameters
     ----------
@@ -59,7 +60,7 @@ class MemoryFrames:
     """
 
     def __init__(self, images: Sequence[np.ndarray], ids: Sequence[str], card: FrameMetadata) -> None:
-        self.images, self.ids, self.cards = list(images), list(ids), [card] * len(ids)
+        self.images, self.ids, self.metadata = list(images), list(ids), [card] * len(ids)
 
     def read(self, index: int, /) -> tuple[np.ndarray, np.ndarray | None]:
         """Pixels; all are data."""
@@ -68,7 +69,7 @@ class MemoryFrames:
     def part(self, members: Sequence[int]) -> MemoryFrames:
         """These frames only."""
         chosen = [self.images[index] for index in members], [self.ids[index] for index in members]
-        return MemoryFrames(*chosen, self.cards[0])
+        return MemoryFrames(*chosen, self.metadata[0])
 
 
 def reference_frames(count: int, size: int) -> MemoryFrames:
@@ -80,14 +81,14 @@ def reference_frames(count: int, size: int) -> MemoryFrames:
 
 @dataclass(frozen=True)
 class Patches:
-    """Which patches of a frame a defect affects, and which it touches at all: bool ``(n_y, n_x)``."""
+    """Patches of a frame that a defect affects, and those that it touches at all: bool ``(n_y, n_x)``."""
 
     affected: np.ndarray
     touched: np.ndarray
 
     @classmethod
     def of(cls, frame: SimulatedFrame) -> Patches:
-        """By the rule of `aqdask.simulate.truth`."""
+        """Apply the rule of `aqdask.simulate.truth`."""
         grid = PatchGrid(*frame.image.shape)
         affected, touched = np.zeros(grid.shape, bool), np.zeros(grid.shape, bool)
         for kind, pixels in frame.truth.items():

@@ -11,8 +11,8 @@ import numpy as np
 from conditions import CONDITIONS, MEAN_GOAL, MEAN_RECALL_GOAL, NO_GOAL, Condition, reached
 from draws import Patches, good_frames, good_scene, spoilt_frame
 from limit import best_sizes
-from merit import Measured, auroc, mean, rate, spearman
 from methods import AQDASK, NAMES, TWO_SIDED, Contest, Verdict
+from metrics import Estimate, auroc, mean, rate, spearman
 from seeds import SEEDS
 
 from aqdask.simulate.frame import SimulatedFrame, simulate_frame
@@ -27,7 +27,7 @@ LIMIT = "limit (places of the stars known, no blends)"
 
 @dataclass(frozen=True)
 class Scale:
-    """How much is done.
+    """Size of a run.
 
     Parameters
     ----------
@@ -63,12 +63,12 @@ class Scored:
     patches: Patches | None = None
 
 
-Kept = list[tuple[Condition, list[Scored]]]
+ScoredConditions = list[tuple[Condition, list[Scored]]]
 """Conditions and their frames."""
 
 
 def clean_frames(contest: Contest, scale: Scale) -> list[Scored]:
-    """The clean test frames that every AUROC is against."""
+    """Clean test frames, which every AUROC is against."""
     return [Scored(contest.score(f.image)) for f in good_frames("clean", scale.clean, scale.size)]
 
 
@@ -86,9 +86,9 @@ def _variant(method: str, two_sided: bool, scored: Scored) -> str:
     return TWO_SIDED if two_sided and method == AQDASK and TWO_SIDED in scored.verdicts else method
 
 
-def merits(
+def patch_metrics(
     spoilt: Sequence[Scored], clean: Sequence[Scored], method: str, two_sided: bool = False
-) -> dict[str, Measured]:
+) -> dict[str, Estimate]:
     """AUROC, recall at `ALPHA`, and the rate of masked patches that no defect touches, of one method."""
     name = _variant(method, two_sided, spoilt[0])
     bad = [one.verdicts[name].score[one.patches.affected] for one in spoilt]
@@ -101,14 +101,14 @@ def merits(
 
 
 def table_of_conditions(
-    contest: Contest, scale: Scale, clean: list[Scored], keep: Kept
+    contest: Contest, scale: Scale, clean: list[Scored], collected: ScoredConditions
 ) -> list[dict[str, Any]]:
-    """Rows of the table, plain JSON; ``keep`` collects the frames of each."""
+    """Rows of the table, plain JSON; ``collected`` gets the frames of each."""
     numbers = {row.name: number for number, row in enumerate(CONDITIONS)}
     rows = []
     for row in scale.rows():
         spoilt = spoilt_frames(contest, row, numbers[row.name], scale)
-        found = {method: merits(spoilt, clean, method, row.two_sided) for method in NAMES}
+        found = {method: patch_metrics(spoilt, clean, method, row.two_sided) for method in NAMES}
         affected = int(sum(one.patches.affected.sum() for one in spoilt))
         rows.append(
             {
@@ -122,16 +122,16 @@ def table_of_conditions(
                 "verdict": reached(found[AQDASK]["auroc"].value, row.goal) if affected else "none affected",
             }
         )
-        keep.append((row, spoilt))
+        collected.append((row, spoilt))
     return rows
 
 
-def _plain(found: dict[str, dict[str, Measured]]) -> dict[str, Any]:
-    return {name: {key: asdict(one) for key, one in merit.items()} for name, merit in found.items()}
+def _plain(found: dict[str, dict[str, Estimate]]) -> dict[str, Any]:
+    return {name: {key: asdict(one) for key, one in metrics.items()} for name, metrics in found.items()}
 
 
 def means(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Means over all rows with affected patches, and over those without `NO_GOAL`."""
+    """Means over all rows with affected patches, and over those with a goal that a patch score can reach."""
     rows = [row for row in rows if row["patches"]]
     found = []
     for title, chosen in (
@@ -140,7 +140,7 @@ def means(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     ):
         methods = {
             method: {
-                key: mean([Measured(**row["methods"][method][key]) for row in chosen])
+                key: mean([Estimate(**row["methods"][method][key]) for row in chosen])
                 for key in ("auroc", "recall", "untouched")
             }
             for method in NAMES
@@ -198,10 +198,10 @@ def _rates(scored: Sequence[dict[str, Verdict]], method: str) -> dict[str, Any]:
     return found
 
 
-def untouched(kept: Kept) -> dict[str, dict[str, Any]]:
+def untouched(conditions: ScoredConditions) -> dict[str, dict[str, Any]]:
     """Share of patches masked at `ALPHA` that no defect touches, beside local defects; by method."""
     masks: dict[str, list[np.ndarray]] = defaultdict(list)
-    for row, spoilt in kept:
+    for row, spoilt in conditions:
         for one in spoilt:
             free = ~one.patches.touched
             if free.any() and not row.two_sided:
@@ -236,7 +236,7 @@ def sizes(contest: Contest, scale: Scale) -> list[dict[str, Any]]:
     return rows
 
 
-def _size_row(method: str, region: str, count: int, found: Measured) -> dict[str, Any]:
+def _size_row(method: str, region: str, count: int, found: Estimate) -> dict[str, Any]:
     goal = SIZE_GOALS[region] if method == AQDASK else None
     return {"method": method, "region": region, "frames": count, "spearman": asdict(found),
             "goal": goal, "verdict": reached(found.value, goal)}  # fmt: skip
@@ -253,7 +253,7 @@ def size_frames(scale: Scale) -> Iterator[tuple[SceneSpec, SimulatedFrame]]:
 def pooled(values: np.ndarray, weight: np.ndarray | None, side: int) -> np.ndarray:
     """Weighted means of ``side`` x ``side`` patches, ``(n_y // side, n_x // side)``; without NaN.
 
-    With the head's precisions this is how it adds up, ``sum(w t) / (sum(w) + prior)``.
+    With the head's precisions as weights: ``sum(w t) / (sum(w) + prior)``.
     """
     rows, columns = (length // side for length in values.shape)
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 from draws import REFERENCE_FWHM, Patches, spoilt_frame
-from evaluate import Scale, Scored, merits
-from merit import spearman
+from evaluate import Scale, Scored, patch_metrics
 from methods import NAMES, TWO_SIDED, Contest
+from metrics import spearman
 from seeds import SEEDS
 
 from aqdask.simulate.defects import Background, Defocus
@@ -72,11 +72,11 @@ def _scored(contest: Contest, defect: Any, first: int, scale: Scale) -> list[Sco
 
 
 def _step(scored: Sequence[Scored], clean: Sequence[Scored]) -> dict[str, Any]:
-    """What a step of a sweep shows, by method."""
+    """Metrics of a step of a sweep, by method."""
     names = [name for name in (*NAMES, TWO_SIDED) if name in scored[0].verdicts]
     methods = {}
     for name in names:
-        found = merits(scored, clean, name)
+        found = patch_metrics(scored, clean, name)
         score = np.concatenate([one.verdicts[name].score.ravel() for one in scored])
         methods[name] = {key: asdict(found[key]) for key in ("auroc", "recall")}
         methods[name]["score"] = [float(q) for q in np.nanpercentile(score, (16, 50, 84))]

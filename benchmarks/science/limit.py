@@ -1,4 +1,4 @@
-"""How well the size of stars could be known: Fisher information of stars whose places are known."""
+"""Limit of the precision of star sizes: Fisher information of stars at known places."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def star_information(flux: np.ndarray, scene: SceneSpec) -> np.ndarray:
 def best_sizes(stars: np.ndarray, scene: SceneSpec, span: tuple[float, float], number: int) -> np.ndarray:
     """The best estimate of ln FWHM for each patch of 64 px, and its weight, ``(2, n_y, n_x)``.
 
-    The mean of what is known from the stars ``(n, 3)`` and of a prior as wide as ``span`` (px).
+    The mean of the estimate from the stars ``(n, 3)`` and of a prior as wide as ``span`` (px).
     """
     rows, columns = scene.height // 64, scene.width // 64
     cell = np.floor(stars[:, 1::-1] / 64).astype(int)

@@ -12,7 +12,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from classical import Classical
@@ -20,43 +20,47 @@ from draws import MemoryFrames
 from seeds import SEEDS
 
 from aqdask.methods import shipped
-from aqdask.methods.base import Scorer, score_frame
+from aqdask.methods.base import Scorer, batches, score_frame
 from aqdask.methods.bundle import Bundle
 from aqdask.methods.dispatch import load_scorer, train
-from aqdask.methods.noise_aware import augmentation, losses, networks, noise_model, normalise, train
+from aqdask.methods.noise_aware import networks, noise_model
+from aqdask.methods.noise_aware import train as noise_aware_train
 from aqdask.methods.noise_aware.calibrate import calibrate_bundle
 from aqdask.methods.noise_aware.pooling import PRIOR
 from aqdask.methods.noise_aware.scorer import NoiseAwareScorer
-from aqdask.methods.paper import train
-from aqdask.methods.training import best_weights, crops, loop
+from aqdask.methods.paper import network as paper_network
+from aqdask.methods.paper import normalise as paper_normalise
+from aqdask.methods.paper import train as paper_train
+from aqdask.methods.training import crops, loop, losses, schedules, split
 from aqdask.methods.training.progress import TrainProgress
 from aqdask.methods.training.settings import TrainSpec
 from aqdask.methods.training.split import split_frames
 from aqdask.specs import PatchGrid
 from aqdask.stats.conformal import ScoreTable, conformal_pvalue
 from aqdask.stats.masking import bad_patches
-from aqdask.stats.patches import cut_range
 
 PAPER, MAE, CLASSICAL, AQDASK = "paper", "MAE, fixed noise", "classical", "aqdask"
 NAMES = (PAPER, MAE, CLASSICAL, AQDASK)
 TWO_SIDED = "aqdask, two-sided"
 DECIDES_WEIGHTS = (
-    noise_model, crops, augmentation, loop, best_weights, train, losses, networks, train, shipped, normalise,
+    crops, loop, losses, schedules, split, shipped, networks, noise_model, noise_aware_train, paper_network,
+    paper_normalise, paper_train,
 )  # fmt: skip
+"""Modules whose source decides on the weights of a training; stored models are only used with the same."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a method says of a frame.
+    """Scores and p-values of a frame by one method.
 
     Parameters
     ----------
     score, pvalue : ndarray (n_y, n_x)
         Larger score = worse.
     size : ndarray (n_y, n_x) or None
-        ln of the size of the stars, whatever its zero.
+        ln of the size of the stars, with any zero point.
     frame_size : float
-        The same of the whole frame.
+        ln of the size over the whole frame.
     precision : ndarray (n_y, n_x) or None
         Weight of each patch's size where patches are pooled; None: equal.
     """
@@ -74,20 +78,20 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Task:
-    """What every method is fitted with.
+    """Input of the fit of every method.
 
     Parameters
     ----------
     frames : MemoryFrames
         Reference frames.
     fit, held_out : tuple of int
-        Positions of those that may be learnt from, and of those that only calibrate.
+        Positions of the frames to learn from, and of those that only calibrate.
     bundles : mapping of str to Bundle
         Models by method, trained on these frames.
     """
 
     frames: MemoryFrames
-    loop: tuple[int, ...]
+    fit: tuple[int, ...]
     held_out: tuple[int, ...]
     bundles: Mapping[str, Bundle]
 
@@ -111,41 +115,42 @@ def specs(steps: Mapping[str, int] | None = None) -> dict[str, TrainSpec]:
 def prepare(
     frames: MemoryFrames, steps: Mapping[str, int], folder: Path | None = None, fresh: bool = False
 ) -> Task:
-    """Train what has to be trained, or take weights from ``folder`` where the same settings left them.
+    """Train the models, or take them from ``folder`` where the same settings left them.
 
     `aqdask` learns from all reference frames and holds some out itself; `paper` learns from the others.
     """
     settings = specs(steps)
     ours = settings["aqdask"]
     held_out = split_frames(len(frames.ids), ours).calibration
-    loop = tuple(sorted(set(range(len(frames.ids))) - set(held_out)))
+    fit = tuple(sorted(set(range(len(frames.ids))) - set(held_out)))
 
-    def kept(name: str, make: Callable[[], Bundle]) -> Bundle:
+    def stored(name: str, make: Callable[[], Bundle]) -> Bundle:
         if folder is None:
             return make()
         mark = repr((settings, frames.ids, [hashlib.sha256(image).hexdigest() for image in frames.images]))
-        mark += shipped.load_shipped().digest + "".join(
-            inspect.getsource(module) for module in DECIDES_WEIGHTS
-        )
+        mark += shipped.load_shipped().digest + source_of(*DECIDES_WEIGHTS)
         stem = f"{name}-{hashlib.sha256(mark.encode()).hexdigest()[:12]}"
         path = folder / f"{stem}.safetensors"
         if fresh or not path.exists():
             make().save(path)
         return Bundle.load(path)
 
-    trained = best_weights("aqdask", lambda: train(frames, ours))
-    bundles = {
-        "aqdask": calibrate_bundle(
-            trained, frames, ours, _silent
-        ),  # weights may be kept ones, calibrations never are
+    trained = stored("aqdask", lambda: train(frames, ours))
+    bundles = {  # weights may be stored ones, calibrations never are
+        "aqdask": calibrate_bundle(trained, frames, ours, _silent),
         "two_sided": calibrate_bundle(trained, frames, replace(ours, two_sided=True), _silent),
-        "paper": best_weights("paper", lambda: train(frames.part(loop), settings["paper"])),
+        "paper": stored("paper", lambda: train(frames.part(fit), settings["paper"])),
     }
-    return Task(frames, loop, held_out, bundles)
+    return Task(frames, fit, held_out, bundles)
+
+
+def source_of(*objects: Any) -> str:
+    """Join the source of modules, classes and functions."""
+    return "".join(inspect.getsource(one) for one in objects)
 
 
 def _silent(progress: TrainProgress) -> None:
-    """Tell nobody."""
+    """Discard a progress report."""
 
 
 class FromScores:
@@ -165,7 +170,7 @@ class FromScores:
 def fit_paper(task: Task) -> Fitted:
     """The published method."""
     scorer = load_scorer(task.bundles["paper"])
-    card = task.frames.cards[0]
+    card = task.frames.metadata[0]
     return FromScores(
         PAPER, lambda image: score_frame(scorer, image, None, card.camera, card.filter)["score"], task
     )
@@ -185,49 +190,41 @@ class FitClassical:
         return {CLASSICAL: Verdict(score, pvalue, size, float(np.median(known)) if known.size else np.nan)}
 
 
-def measured(scorer: Scorer, image: np.ndarray, camera: str, filter: str) -> np.ndarray:
-    """Columns of a frame, ``(n_y, n_x, k)``, float32: the half of a score that looks at pixels."""
+def frame_features(scorer: Scorer, image: np.ndarray, camera: str, filter: str) -> np.ndarray:
+    """Extract the features of a frame, ``(n_y, n_x, k)``, float32: the first half of `score_frame`."""
     grid = PatchGrid(*image.shape, scorer.patch)
-    rows, features = np.divmod(np.arange(grid.shape[0] * grid.shape[1]), grid.shape[1])
-    patches = cut_range(image, grid, 0, len(rows))
-    found = scorer.extract_features(
-        patches, None, grid.starts(0)[rows], grid.starts(1)[features], camera, filter
-    )
-    return found.reshape(*grid.shape, -1)
+    parts = [scorer.extract_features(*batch, camera, filter) for batch in batches(image, None, grid)]
+    return np.concatenate(parts).reshape(*grid.shape, -1)
 
 
 class FitAqdask:
-    """`aqdask`, one- and two-sided, and the mean absolute residual of its autoencoder, measured once."""
+    """`aqdask`, one- and two-sided, and the mean absolute residual of its autoencoder."""
 
     def __init__(self, task: Task) -> None:
-        self.task, self.card = task, task.frames.cards[0]
+        self.task, self.card = task, task.frames.metadata[0]
         self.scorer = NoiseAwareScorer(task.bundles["aqdask"])
-        self.decisions = {AQDASK: self.scorer}
+        self.scorers = {AQDASK: self.scorer}
         if "two_sided" in task.bundles:
-            self.decisions[TWO_SIDED] = NoiseAwareScorer(task.bundles["two_sided"])
-        maes = [
-            self.features(task.frames.images[k])[..., self.scorer.features.index("mae")]
-            for k in task.held_out
-        ]
+            self.scorers[TWO_SIDED] = NoiseAwareScorer(task.bundles["two_sided"])
+        maes = [self._feature("mae", self.features(task.frames.images[k])) for k in task.held_out]
         self.table = ScoreTable.from_scores(np.stack(maes))
 
     def features(self, image: np.ndarray) -> np.ndarray:
-        """What is measured on a frame, ``(n_y, n_x, k)``."""
-        return measured(self.scorer, image, self.card.camera, self.card.filter)
+        """Extract the features of a frame, ``(n_y, n_x, k)``."""
+        return frame_features(self.scorer, image, self.card.camera, self.card.filter)
+
+    def _feature(self, name: str, features: np.ndarray) -> np.ndarray:
+        return features[..., self.scorer.feature_names.index(name)]
 
     def score(self, image: np.ndarray, /) -> dict[str, Verdict]:
         """See `Fitted`."""
-        return self.judged(self.features(image))
-
-    def frame_variables(self, features: np.ndarray) -> dict[str, Verdict]:
-        """Verdicts from what was measured."""
-        found = {}
-        for name, decision in self.decisions.items():
-            maps = decision.score_features(features, self.card.camera, self.card.filter)
+        features, found = self.features(image), {}
+        for name, scorer in self.scorers.items():
+            maps = scorer.score_features(features, self.card.camera, self.card.filter)
             sizes = np.log(maps["size_ratio"]), float(np.log(maps["frame_size_ratio"]))
-            weight = features[..., self.scorer.features.index("size_weight")] + PRIOR
+            weight = self._feature("size_weight", features) + PRIOR
             found[name] = Verdict(maps["score"], maps["pvalue"], *sizes, weight)
-        mae = features[..., self.scorer.features.index("mae")]
+        mae = self._feature("mae", features)
         return found | {MAE: Verdict(mae, conformal_pvalue(mae, self.table))}
 
 
@@ -236,7 +233,7 @@ METHODS: dict[str, Callable[[Task], Fitted]] = {
     "classical": FitClassical,
     "aqdask": FitAqdask,
 }
-"""What is fitted; `NAMES` are the methods that come out."""
+"""Fits by name; `NAMES` are the methods that they give."""
 
 
 class Contest:

@@ -1,4 +1,4 @@
-"""What was found, as Markdown tables."""
+"""Results as Markdown tables."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 
 from archive import verdict
 from evaluate import ALPHA, ALPHAS
-from merit import Measured
 from methods import NAMES
+from metrics import Estimate
 
 
 def markdown(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], note: str = "") -> str:
@@ -19,7 +19,7 @@ def markdown(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], 
 
 
 def _text(found: Mapping[str, float], digits: int = 3) -> str:
-    return Measured(found["value"], found["error"]).text(digits)
+    return Estimate(found["value"], found["error"]).text(digits)
 
 
 def conditions(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -74,8 +74,8 @@ def sizes(rows: Sequence[Mapping[str, Any]]) -> str:
     return markdown("Signed size of the stars against the true FWHM", columns, table)
 
 
-def sweep(title: str, steps: Sequence[Mapping[str, Any]], what: Sequence[str]) -> str:
-    """AUROC and recall by step of a sweep; ``what`` names the columns that tell the step."""
+def sweep(title: str, steps: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> str:
+    """AUROC and recall by step of a sweep; ``keys`` are the columns that identify the step."""
     names = list(steps[0]["methods"])
     table = []
     for step in steps:
@@ -83,8 +83,8 @@ def sweep(title: str, steps: Sequence[Mapping[str, Any]], what: Sequence[str]) -
             f"{_text(step['methods'][n]['auroc'])} [{step['methods'][n]['recall']['value']:.2f}]"
             for n in names
         ]
-        table.append((*(f"{step[key]:g}" for key in what), step["frames"], *cells))
-    return markdown(title, (*what, "frames", *names), table)
+        table.append((*(f"{step[key]:g}" for key in keys), step["frames"], *cells))
+    return markdown(title, (*keys, "frames", *names), table)
 
 
 def trends(found: Mapping[str, Mapping[str, Any]]) -> str:
@@ -95,7 +95,7 @@ def trends(found: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def photometry(title: str, rows: Sequence[Mapping[str, Any]]) -> str:
-    """What masks are worth to photometry and detections."""
+    """Photometry and detections behind masks."""
     table = []
     for row in rows:
         found = row["detections"]
@@ -145,7 +145,7 @@ def differences(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def ablation(rows: Sequence[Mapping[str, Any]]) -> str:
-    """What is lost without a part."""
+    """Metrics without each part."""
     first = rows[0]
     table = [
         (
@@ -169,7 +169,7 @@ def _hurt(rows: Mapping[str, float], first: Mapping[str, float]) -> str:
 
 
 def references(rows: Sequence[Mapping[str, Any]]) -> str:
-    """What becomes of sets of reference frames."""
+    """Outcomes of sets of reference frames."""
     counted = ("kind", "bad", "frames", "sets", "refused", "named", "some", "wrong", "looked")
     columns = (
         "defect",

@@ -1,4 +1,4 @@
-"""What was found, as pictures; none where matplotlib is not there."""
+"""Results as pictures; none without matplotlib."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ def _archive_picture(
     from matplotlib import pyplot
 
     figure, panels = pyplot.subplots(1, 3, figsize=(12, 3.6), layout="constrained")
-    what = [
+    bars = [
         ("scatter of aperture magnitudes [mag]", rows, lambda row: row["rms"]),
         ("spurious detections left", rows, lambda row: row["detections"]["spurious_kept"]),
         ("spurious difference candidates left", differences, lambda row: row["detections"]["spurious_kept"]),
     ]
-    for axes, (title, table, value) in zip(panels, what, strict=True):
+    for axes, (title, table, value) in zip(panels, bars, strict=True):
         for place, row in enumerate(table):
             bar = axes.barh(place, value(row), color=COLOURS[row["mask"]])
             axes.bar_label(

@@ -2,7 +2,7 @@
 
 Frames are those of ``AQDASK_TEST_DATA`` (default ``../shared/data`` from the repository). Every random
 split starts from ``wide-field``, trains the autoencoder for 300 steps on the frames that are not held out and
-calibrates on them: no held-out frame was ever seen.
+calibrates on them: no held-out frame takes part.
 """
 
 from __future__ import annotations
@@ -16,14 +16,13 @@ from typing import Any
 import numpy as np
 import output
 import plots
-import real_centring
 import real_defects
 import real_others
 import real_regions
 import torch
 from draws import MemoryFrames
-from merit import Measured, spearman
-from methods import measured
+from methods import frame_features
+from metrics import Estimate, spearman
 from seeds import SEEDS
 
 from aqdask.errors import UsageError
@@ -42,7 +41,6 @@ from aqdask.stats.patches import cut_range
 ALPHA = 0.01
 SPLITS = 10
 HELD_OUT = 4  # frames of a split
-CENTRED_SPLITS = 3
 REGION_SPLITS = 10
 STEPS = 300  # optimiser steps of a split, from the shipped model
 GOALS = {"MAD of u": (0.95, 1.12), "held-out masked": 0.03, "Spearman of size": 0.95}
@@ -59,13 +57,13 @@ class Real:
 
 
 def data_folder() -> Path:
-    """Where the real frames are."""
+    """Folder of the real frames."""
     given = Path(os.environ.get("AQDASK_TEST_DATA", "../shared/data"))
     return given if given.is_absolute() else ROOT / given
 
 
 def read(folder: Path, filter: str) -> Real:
-    """All frames of a filter; good are those without an outlier of `sky.reference` on the bad side."""
+    """All frames of a filter; good are those that `aqdask.references.propose` finds no outliers."""
     paths = sorted((folder / "bsu_2022yid" / filter).iterdir())
     images = [real_others.pixels(path) for path in paths]
     ids = [f"{filter}/{path.name}" for path in paths]
@@ -76,7 +74,7 @@ def read(folder: Path, filter: str) -> Real:
 
 
 def real(folder: Path, quick: bool = False) -> tuple[dict[str, Any], list[str]]:
-    """Everything on real frames: numbers, and tables as Markdown. Pictures go to ``folder``."""
+    """Run all parts on real frames: numbers, and tables as Markdown. Pictures go to ``folder``."""
     data = data_folder()
     if not (data / "bsu_2022yid").is_dir():
         return {"missing": "no real frames; set AQDASK_TEST_DATA"}, ["No real frames.\n"]
@@ -91,13 +89,6 @@ def real(folder: Path, quick: bool = False) -> tuple[dict[str, Any], list[str]]:
     found["injected"] = real_defects.injected(
         scorer, [luminance.frames.images[k] for k in held[: 1 if quick else None]], "L"
     )
-    good, count = luminance.frames.part(luminance.good), 1 if quick else CENTRED_SPLITS
-    found["centring"] = {
-        "Position centring": real_centring.centring(good, red.frames, count),
-        "Position centring with regions": real_centring.centring(
-            good, red.frames, count, **real_centring.REGIONS
-        ),
-    }
     if not quick:
         widest = int(np.argmax([one.fwhm for one in luminance.measures]))
         found["regions"] = real_regions.regions(luminance.frames, widest, red.frames, REGION_SPLITS)
@@ -107,12 +98,12 @@ def real(folder: Path, quick: bool = False) -> tuple[dict[str, Any], list[str]]:
 
 
 def one_split(real: Real, number: int, steps: int) -> tuple[Bundle, dict[str, Any]]:
-    """Train without some good frames, and see how many of their patches are masked."""
+    """Train without some good frames, and count the masked patches of those."""
     order = np.random.default_rng([SEEDS["splits"], number]).permutation(real.good)
     held, rest = sorted(order[:HELD_OUT]), sorted(order[HELD_OUT:])
     bundle = train(real.frames.part(rest), TrainSpec(name="real", seed=number, steps=steps))
     scorer = NoiseAwareScorer(bundle)
-    card = real.frames.cards[0]
+    card = real.frames.metadata[0]
     masked = {}
     for k in held:
         found = _frame(scorer, real.frames.images[k], card)
@@ -127,7 +118,7 @@ def one_split(real: Real, number: int, steps: int) -> tuple[Bundle, dict[str, An
 
 
 def mad_of_u(scorer: NoiseAwareScorer, image: np.ndarray, card: FrameMetadata) -> float:
-    """1.4826 MAD of the stabilised pixels of a frame about their median: 1 where the noise model holds."""
+    """1.4826 MAD of the variance-stabilised pixels of a frame: 1 where the noise model holds."""
     calibration, _ = scorer.calibration(card.camera, card.filter)
     grid = PatchGrid(*image.shape, scorer.patch)
     patches = torch.from_numpy(cut_range(image, grid, 0, grid.shape[0] * grid.shape[1]).astype(np.float32))
@@ -138,26 +129,27 @@ def mad_of_u(scorer: NoiseAwareScorer, image: np.ndarray, card: FrameMetadata) -
 
 
 def _frame(scorer: NoiseAwareScorer, image: np.ndarray, card: FrameMetadata) -> dict[str, np.ndarray]:
-    return scorer.score_features(measured(scorer, image, card.camera, card.filter), card.camera, card.filter)
+    features = frame_features(scorer, image, card.camera, card.filter)
+    return scorer.score_features(features, card.camera, card.filter)
 
 
 def sizes(bundle: Bundle, real: Real, step: int = 1) -> dict[str, Any]:
     """Signed size of every ``step``-th frame of the filter, good or not, against sep's FWHM."""
-    scorer, card = NoiseAwareScorer(bundle), real.frames.cards[0]
-    judged = [_frame(scorer, image, card) for image in real.frames.images[::step]]
+    scorer, card = NoiseAwareScorer(bundle), real.frames.metadata[0]
+    scored = [_frame(scorer, image, card) for image in real.frames.images[::step]]
     fwhm = [one.fwhm for one in real.measures[::step]]
-    ratio = [float(one["frame_size_ratio"]) for one in judged]
+    ratio = [float(one["frame_size_ratio"]) for one in scored]
     known = [k for k, value in enumerate(fwhm) if np.isfinite(value)]
     found = spearman([np.array([ratio[k]]) for k in known], [fwhm[k] for k in known])
-    masked = [float(bad_patches(one["pvalue"], ALPHA).mean()) for one in judged]
-    scores = [float(one["frame_score"]) for one in judged]
+    masked = [float(bad_patches(one["pvalue"], ALPHA).mean()) for one in scored]
+    scores = [float(one["frame_score"]) for one in scored]
     return {"spearman": asdict(found), "frames": real.frames.ids[::step], "fwhm": fwhm, "size_ratio": ratio,
             "masked": masked, "frame_score": scores}  # fmt: skip
 
 
 def other_filter(bundle: Bundle, real: Real, count: int) -> dict[str, Any]:
     """The first ``count`` frames of another filter: by the model's calibration, and by the others' own."""
-    card, masked = real.frames.cards[0], {"model": [], "own": []}
+    card, masked = real.frames.metadata[0], {"model": [], "own": []}
     for out, image in enumerate(real.frames.images[:count]):
         others = [k for k in range(len(real.frames.images)) if k != out]
         spec = TrainSpec(name="own", seed=out)
@@ -181,13 +173,13 @@ def pictures(scorer: NoiseAwareScorer, real: Real, folder: Path) -> None:
     order = np.argsort([one.fwhm for one in real.measures])
     panels = []
     for k in (order[0], order[len(order) // 2], order[-1]):
-        found = _frame(scorer, real.frames.images[k], real.frames.cards[0])
+        found = _frame(scorer, real.frames.images[k], real.frames.metadata[0])
         panels.append((real.frames.images[k], found["pvalue"], real.frames.ids[k]))
     plots.masks(panels, ALPHA, folder / "real.png")
 
 
 def tables(found: dict[str, Any]) -> list[str]:
-    """What was found, as Markdown."""
+    """Results as Markdown."""
     splits = found["splits"]
     rows = [
         (s["split"], ", ".join(f"{m:.3f}" for m in s["masked"]), f"{s['mean']:.4f}", _range(s["mad_of_u"]))
@@ -206,7 +198,7 @@ def tables(found: dict[str, Any]) -> list[str]:
             note,
         )
     ]
-    size = Measured(**found["size"]["spearman"]).text()
+    size = Estimate(**found["size"]["spearman"]).text()
     goal = GOALS["Spearman of size"]
     made.append(f"Spearman of the frame's size against sep's FWHM, all L frames: {size} (goal {goal})\n")
     other = found["other_filter"]
@@ -214,7 +206,6 @@ def tables(found: dict[str, Any]) -> list[str]:
     columns = ("calibration", "frames", "median (least - most)")
     made.append(output.markdown("R frames masked", columns, rows, other.get("refused", "")))
     made.append(real_defects.table(found["injected"]))
-    made += [real_centring.table(title, one) for title, one in found["centring"].items()]
     if "regions" in found:
         made.append(real_regions.table(found["regions"]))
     return [*made, *real_others.tables(found["others"])]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import output
 import torch
-from methods import measured
+from methods import frame_features
 from seeds import SEEDS
 
 from aqdask.methods.noise_aware.scorer import NoiseAwareScorer
@@ -107,12 +107,12 @@ def injected(scorer: NoiseAwareScorer, images: Sequence[np.ndarray], filter: str
 
 
 def _mask(scorer: NoiseAwareScorer, image: np.ndarray, filter: str) -> np.ndarray:
-    found = scorer.score_features(measured(scorer, image, CAMERA, filter), CAMERA, filter)
+    found = scorer.score_features(frame_features(scorer, image, CAMERA, filter), CAMERA, filter)
     return bad_patches(found["pvalue"], ALPHA)
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
-    """As Markdown."""
+    """Write the Markdown table."""
     cells = [
         (r["defect"], r["frames"], r["patches"], f"{r['recall']:.3f}", f"{r['untouched']:.3f}") for r in rows
     ]

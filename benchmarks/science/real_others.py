@@ -1,7 +1,7 @@
-"""Real frames that are told of, with no goal: clouds over an all-sky camera, and satellite trails.
+"""Real frames without a goal: clouds over an all-sky camera, and satellite trails.
 
 For the trails there are no other frames of the same cameras: tiles of the frame that the trail does not touch
-are the references. A method that learns from the very frame it judges is not promised to find anything.
+are the references. A method that learns from the very frame that it scores is not promised to find anything.
 """
 
 from __future__ import annotations
@@ -81,10 +81,10 @@ def clouds(data: Path, folder: Path, steps: int) -> dict[str, Any]:
     return row | {"cloudy": cloudy, "masked": masked, "outcome": f"masked: {parts}"}
 
 
-def one_trail(path: Path, known: KnownTrail, folder: Path, steps: int) -> dict[str, Any]:
+def one_trail(path: Path, trail: KnownTrail, folder: Path, steps: int) -> dict[str, Any]:
     """Recall along a known trail, and the rate elsewhere in the frame, at `ALPHA`."""
     image = pixels(path)
-    touched = along(image.shape, known)
+    touched = along(image.shape, trail)
     tiles = [
         (y, x)
         for y in range(0, image.shape[0] - TILE + 1, TILE)
@@ -94,7 +94,7 @@ def one_trail(path: Path, known: KnownTrail, folder: Path, steps: int) -> dict[s
     row: dict[str, Any] = {"data": path.name, "frames": 1, "references": f"{len(free)} tiles"}
     cut = {f"{y},{x}": np.ascontiguousarray(image[y : y + TILE, x : x + TILE]) for y, x in free}
     left_out: list[str] = []
-    while True:  # as where nobody names the frames: those unlike the others are left out, up to a quarter
+    while True:  # as where nobody names the frames: outliers are left out, up to a quarter
         try:
             source = MemoryFrames(list(cut.values()), list(cut), FrameMetadata())
             scorer = load_scorer(train(source, TrainSpec(name="trail", steps=steps)))
@@ -115,10 +115,10 @@ def one_trail(path: Path, known: KnownTrail, folder: Path, steps: int) -> dict[s
     return row | {"recall": recall, "elsewhere": elsewhere, "outcome": outcome}
 
 
-def along(shape: tuple[int, int], known: KnownTrail) -> np.ndarray:
+def along(shape: tuple[int, int], trail: KnownTrail) -> np.ndarray:
     """Pixels of the trail, bool ``(y, x)``."""
     y, x = np.indices(shape, dtype=np.float32)
-    start, way = np.array(known.begin), np.subtract(known.end, known.begin)
+    start, way = np.array(trail.begin), np.subtract(trail.end, trail.begin)
     length = np.hypot(*way)
     across = np.abs((x - start[0]) * way[1] - (y - start[1]) * way[0]) / length
     place = ((x - start[0]) * way[0] + (y - start[1]) * way[1]) / length
@@ -131,8 +131,9 @@ def _patches(touched: np.ndarray) -> np.ndarray:
 
 
 def tables(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """As Markdown; none without rows."""
+    """Write the Markdown table; none without rows."""
     if not rows:
         return []
-    cells = [(row["data"], row["frames"], row["references"], row["outcome"]) for row in rows]
-    return [output.markdown("Told of, without goals", ("data", "frames", "references", "outcome"), cells)]
+    columns = ("data", "frames", "references", "outcome")
+    cells = [tuple(row[name] for name in columns) for row in rows]
+    return [output.markdown("Other real frames, without goals", columns, cells)]

@@ -1,4 +1,4 @@
-"""Real frames with references enough for regions to speak, with and without the worst focus among them."""
+"""Real frames with enough references for region groups, with and without the worst focus among them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import output
 import real_defects
 from draws import MemoryFrames
-from methods import measured
+from methods import frame_features
 from seeds import SEEDS
 
 from aqdask.errors import UsageError
@@ -22,10 +22,10 @@ ALPHA = 0.01
 
 
 def regions(frames: MemoryFrames, widest: int, red: MemoryFrames, splits: int) -> list[dict[str, Any]]:
-    """`wide-field` adapted to all frames but one that is held out, in random splits.
+    """Calibrate `wide-field` on all frames but one that is held out, in random splits.
 
-    ``widest`` is the frame of the worst focus: once among the references, once judged by the others.
-    ``red`` are good frames of another filter, judged by the same calibration.
+    ``widest`` is the frame of the worst focus: once among the references, once scored by the others.
+    ``red`` are good frames of another filter, scored by the same calibration.
     """
     rows = []
     others = [k for k in range(len(frames.ids)) if k != widest]
@@ -48,17 +48,16 @@ def regions(frames: MemoryFrames, widest: int, red: MemoryFrames, splits: int) -
                 "masked": _masked(scorer, frames, held),
                 "widest_masked": _masked(scorer, frames, widest),
                 "other_filter": [_masked(scorer, red, k) for k in range(len(red.ids))],
-                "defects": real_defects.injected(scorer, [frames.images[held]], frames.cards[0].filter),
+                "defects": real_defects.injected(scorer, [frames.images[held]], frames.metadata[0].filter),
             }
     return rows
 
 
 def _masked(scorer: NoiseAwareScorer, frames: MemoryFrames, index: int) -> float:
-    card = frames.cards[index]
-    columns = measured(scorer, frames.images[index], card.camera, card.filter)
-    return float(
-        bad_patches(scorer.score_features(columns, card.camera, card.filter)["pvalue"], ALPHA).mean()
-    )
+    card = frames.metadata[index]
+    features = frame_features(scorer, frames.images[index], card.camera, card.filter)
+    pvalue = scorer.score_features(features, card.camera, card.filter)["pvalue"]
+    return float(bad_patches(pvalue, ALPHA).mean())
 
 
 def _silent(progress: object) -> None:
@@ -66,7 +65,7 @@ def _silent(progress: object) -> None:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """As Markdown: one row a split and set of references."""
+    """Write the Markdown table: one row a split and set of references."""
     known = [row for row in rows if "masked" in row]
     titles = [one["defect"] for one in known[0]["defects"]] if known else []
     cells = []

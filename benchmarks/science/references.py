@@ -1,7 +1,7 @@
-"""How well bad reference frames are told from good ones: sets of frames of simulated cameras are calibrated.
+"""Detection of bad reference frames: sets of frames of simulated cameras are calibrated.
 
 Good sets should pass; of a set with one bad frame, or with two of the same kind, the calibration should name
-those. Needs no trained model: the shipped one is adapted, as `aqdask calibrate` does.
+those. Needs no trained model: the shipped one is calibrated, as `aqdask calibrate` does.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class Series:
 def with_bad(good: MemoryFrames, bad: Mapping[int, Any], count: int) -> MemoryFrames:
     """The first ``count`` of good frames, some of them replaced by the images ``bad``, by position."""
     images = [bad.get(k, image) for k, image in enumerate(good.images[:count])]
-    return MemoryFrames(images, good.ids[:count], good.cards[0])
+    return MemoryFrames(images, good.ids[:count], good.metadata[0])
 
 
 def sets_of(series: Series) -> Iterator[tuple[str, MemoryFrames, set[str]]]:
@@ -106,13 +106,12 @@ def sets_of(series: Series) -> Iterator[tuple[str, MemoryFrames, set[str]]]:
 
 
 def verdict(bundle: Bundle, frames: MemoryFrames, bad: set[str]) -> dict[str, bool | str]:
-    """What a calibration says of a set of which the frames ``bad`` are bad."""
+    """Calibrate on a set whose frames ``bad`` are bad, and compare those with the frames that are named."""
     text, named, notes = "", set(), ""
     try:
-        adapted = calibrate_bundle(
-            bundle, frames, TrainSpec(name="references", alpha=ALPHA), lambda progress: None
-        )
-        notes = " ".join(note for note in adapted.notes if note.startswith("Look at"))
+        spec = TrainSpec(name="references", alpha=ALPHA)
+        calibrated = calibrate_bundle(bundle, frames, spec, lambda progress: None)
+        notes = " ".join(note for note in calibrated.notes if note.startswith("Look at"))
     except UsageError as error:
         text, named = str(error), set(getattr(error, "frames", ()))
     return {

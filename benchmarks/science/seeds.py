@@ -10,7 +10,7 @@ SEEDS: dict[str, int] = {
     "reference": 20_100_000,  # frames that train and calibrate
     "clean": 22_200_000,  # clean test frames of AUROC
     "conditions": 22_300_000,  # 1000 apart for each row
-    "ablation": 21_400_000,  # the same rows: what is left out is not decided on test frames
+    "ablation": 21_400_000,  # the same rows: test frames do not decide on groups
     "exchangeable": 22_400_000,
     "shifts": 22_500_000,
     "sizes": 22_600_000,
@@ -21,8 +21,7 @@ SEEDS: dict[str, int] = {
     "training": 5,  # of the methods' own generators
     "splits": 21_100_000,  # random splits of the real frames
     "injected": 21_200_000,  # places and noise of defects in real frames
-    "centring": 21_500_000,  # random splits of the real frames, for position centring
-    "regions": 21_800_000,  # random splits of the real frames, for what pools over a frame
+    "regions": 21_800_000,  # random splits of the real frames, for region groups
     "strata": 21_700_000,  # frames under two skies
     "cost": 21_300_000,
     "references": 21_600_000,  # sets of reference frames, 100 apart for each camera

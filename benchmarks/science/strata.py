@@ -1,7 +1,7 @@
 """Two skies: references of dark and of bright nights in one calibration, or each sky with its own.
 
-`wide-field`, adapted to as many dark frames as bright ones, which are four to ten times as bright; judged are
-fresh good frames and frames with one defect, under either sky.
+`wide-field`, calibrated on as many dark frames as bright ones, which are four to ten times as bright; scored
+are fresh good frames and frames with one defect, under either sky.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from unittest.mock import patch
 import numpy as np
 import output
 from draws import CAMERA, FILTER, MakeDefect, MemoryFrames, Patches, good_scene
-from merit import auroc
+from metrics import auroc
 from seeds import SEEDS
 
 from aqdask.methods.base import score_frame
@@ -52,7 +52,7 @@ DEFECTS: dict[str, MakeDefect] = {
 
 
 def strata(quick: bool = False) -> list[dict[str, Any]]:
-    """Rows by sky and what is judged: AUROC and recall, or masked share of good frames, of both variants."""
+    """Rows by sky and kind of frame: AUROC and recall, or masked share of good frames, of both variants."""
     good, spoilt, kinds = (1, 1, list(DEFECTS)[:1]) if quick else (GOOD, SPOILT, list(DEFECTS))
     references = {sky: [_image(sky, k) for k in range(REFERENCES)] for sky in SKIES}
     images = [image for pair in zip(*references.values(), strict=True) for image in pair]
@@ -69,7 +69,7 @@ def strata(quick: bool = False) -> list[dict[str, Any]]:
     rows = []
     for sky in SKIES:
         fresh = [_image(sky, 100 + k) for k in range(good)]
-        clean = {name: [_judged(scorer, image) for image in fresh] for name, scorer in scorers.items()}
+        clean = {name: [_scored(scorer, image) for image in fresh] for name, scorer in scorers.items()}
         masked = {
             name: np.mean([bad_patches(f["pvalue"], ALPHA) for f in one]) for name, one in clean.items()
         }
@@ -80,9 +80,9 @@ def strata(quick: bool = False) -> list[dict[str, Any]]:
             found = [_spoilt(sky, kind, 1000 * (number + 1) + k) for k in range(spoilt)]
             row: dict[str, Any] = {"sky": sky, "frames": kind, "count": spoilt}
             for name, scorer in scorers.items():
-                judged = [(_judged(scorer, image), affected) for image, affected in found]
-                area = auroc([f["score"][bad] for f, bad in judged], [f["score"] for f in clean[name]])
-                recall = np.concatenate([bad_patches(f["pvalue"], ALPHA)[bad] for f, bad in judged]).mean()
+                scored = [(_scored(scorer, image), affected) for image, affected in found]
+                area = auroc([f["score"][bad] for f, bad in scored], [f["score"] for f in clean[name]])
+                recall = np.concatenate([bad_patches(f["pvalue"], ALPHA)[bad] for f, bad in scored]).mean()
                 row[name] = {"auroc": area.value, "error": area.error, "recall": float(recall)}
             rows.append(row)
     return rows
@@ -104,12 +104,12 @@ def _spoilt(sky: str, kind: str, number: int) -> tuple[np.ndarray, np.ndarray]:
     return frame.image, Patches.of(frame).affected
 
 
-def _judged(scorer: NoiseAwareScorer, image: np.ndarray) -> dict[str, np.ndarray]:
+def _scored(scorer: NoiseAwareScorer, image: np.ndarray) -> dict[str, np.ndarray]:
     return score_frame(scorer, image, None, CAMERA, FILTER)
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """As Markdown."""
+    """Write the Markdown table."""
 
     def cell(value: float | dict[str, float]) -> str:
         if isinstance(value, float):

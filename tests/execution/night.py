@@ -92,7 +92,7 @@ class _Skies(FrameSource):
     """Reference frames for `tiny_aqdask`."""
 
     ids = tuple(f"{number}.fits" for number in range(6))
-    cards = tuple(FrameMetadata(filter="LR"[number % 2], camera="tinycam") for number in range(6))
+    metadata = tuple(FrameMetadata(filter="LR"[number % 2], camera="tinycam") for number in range(6))
 
     def read(self, index: int) -> tuple[np.ndarray, None]:
         """Noise with a few stars."""

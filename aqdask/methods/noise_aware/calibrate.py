@@ -88,7 +88,7 @@ def camera_noises(
     found: dict[str, CameraNoise] = {}
     for camera in dict.fromkeys(camera for camera, _ in groups):
         every = [index for (name, _), split in groups.items() if name == camera for index in split.every]
-        check_gains(camera, {frames.ids[index]: frames.cards[index] for index in every})
+        check_gains(camera, {frames.ids[index]: frames.metadata[index] for index in every})
         members = [index for (name, _), split in groups.items() if name == camera for index in split.fit]
         found[camera] = fit_camera_noise(frames, members, patch)
     for key, split in groups.items():  # before anything is trained

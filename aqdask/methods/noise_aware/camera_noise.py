@@ -174,7 +174,7 @@ def fit_camera_noise(frames: FrameSource, members: Sequence[int], patch: int) ->
             consequence="Nothing can be measured in units of it (constant, full, 8-bit or rescaled images?)",
             remedy="use the raw frames, or calibrated ones that were not rescaled",
         )
-    gains = [frames.cards[index].gain for index in chosen]
+    gains = [frames.metadata[index].gain for index in chosen]
     gain = float(np.median(gains)) if np.isfinite(gains).all() else float("nan")
     white = is_white(near, far)
     noise = fit_noise(sky, near if white else far, gain=gain, lag=1 if white else 2)

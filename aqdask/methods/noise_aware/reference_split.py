@@ -65,7 +65,7 @@ class ReferenceSplit:
 def by_camera_and_filter(frames: FrameSource) -> dict[tuple[str, str], list[int]]:
     """Group positions of frames by camera and filter."""
     groups: dict[tuple[str, str], list[int]] = defaultdict(list)
-    for index, card in enumerate(frames.cards):
+    for index, card in enumerate(frames.metadata):
         groups[card.camera, card.filter].append(index)
     return dict(groups)
 

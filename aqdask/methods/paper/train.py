@@ -145,7 +145,7 @@ def _calibrate(
         image, invalid = frames.read(index)
         grid = PatchGrid(image.shape[0], image.shape[1], spec.patch)
         scores = errors.of_frame(image, invalid, grid).ravel()
-        card = frames.cards[index]
+        card = frames.metadata[index]
         for key in {POOLED, calibration_key(card.camera, card.filter)}:
             groups[key].append(scores[~np.isnan(scores)])
         seconds = time.monotonic() - begun

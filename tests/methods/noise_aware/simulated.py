@@ -40,7 +40,7 @@ class Frames(FrameSource):
         spoil: Callable[[int, np.ndarray], object] | None = None,
     ) -> None:
         self.ids = [f"night/{index:03}.fits" for index in range(count)]
-        self.cards = [FrameMetadata(camera=camera, filter="L", gain=gain)] * count
+        self.metadata = [FrameMetadata(camera=camera, filter="L", gain=gain)] * count
         self.side, self.first, self.spoil = side, first, spoil
 
     def read(self, index: int) -> tuple[np.ndarray, np.ndarray | None]:

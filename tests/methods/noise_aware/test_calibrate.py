@@ -243,7 +243,7 @@ def test_a_model_of_the_published_method_has_nothing_to_adapt():
 
 def test_a_camera_with_too_few_frames_does_not_spoil_the_others(tiny):
     frames = Frames(14)
-    frames.cards = [
+    frames.metadata = [
         FrameMetadata(camera="cam" if index < 12 else "rare", filter="L", gain=1.5) for index in range(14)
     ]
     bundle = adapted(tiny, frames)
@@ -253,7 +253,7 @@ def test_a_camera_with_too_few_frames_does_not_spoil_the_others(tiny):
 
 def test_notes_say_whose_they_are_where_several_are_calibrated(tiny):
     two = Frames(first=20)
-    two.cards = [FrameMetadata(camera="cam", filter=f, gain=1.5) for f in "RV" for _ in range(6)]
+    two.metadata = [FrameMetadata(camera="cam", filter=f, gain=1.5) for f in "RV" for _ in range(6)]
     told = []
     bundle = adapted(load_shipped(), two, report=lambda progress: told.append(progress.note))
     assert list(bundle.notes) == [note for note in told if note]

@@ -30,5 +30,5 @@ def test_full_pixels_are_the_headers_the_frames_or_the_smaller_of_both(cut, satu
         return pixels if cut is None else np.minimum(pixels, cut)
 
     frames = Frames(4, spoil=spoil)
-    frames.cards = [replace(card, saturate=saturate) for card in frames.cards]
+    frames.metadata = [replace(card, saturate=saturate) for card in frames.metadata]
     assert fit_camera_noise(frames, range(4), 64).saturation == expected

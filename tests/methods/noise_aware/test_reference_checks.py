@@ -90,7 +90,7 @@ def test_good_frames_are_accepted_without_a_word_about_them(tiny, count):
 
 def with_gains(frames, gain):
     """The frames with headers that say ``gain(index)``."""
-    frames.cards = [replace(card, gain=gain(index)) for index, card in enumerate(frames.cards)]
+    frames.metadata = [replace(card, gain=gain(index)) for index, card in enumerate(frames.metadata)]
     return frames
 
 

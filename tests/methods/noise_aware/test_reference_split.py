@@ -30,7 +30,7 @@ class Skies(FrameSource):
     def __init__(self, skies):
         self.skies = list(skies)
         self.ids = [f"{k:03}" for k in range(len(self.skies))]
-        self.cards = [FrameMetadata(camera="cam", filter="L")] * len(self.skies)
+        self.metadata = [FrameMetadata(camera="cam", filter="L")] * len(self.skies)
 
     def read(self, index):
         sky = self.skies[index]

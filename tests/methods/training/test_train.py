@@ -33,7 +33,7 @@ class Frames(FrameSource):
 
     def __init__(self, count=8, shape=(640, 704), cards=None, hole=None):
         self.ids = [f"night/{index:03}.fits" for index in range(count)]
-        self.cards = cards or [FrameMetadata(camera="cam", filter="L")] * count
+        self.metadata = cards or [FrameMetadata(camera="cam", filter="L")] * count
         self.shape, self.hole, self.reads = shape, hole, []
 
     def read(self, index):

@@ -1,4 +1,4 @@
-"""Figures of merit with uncertainties over *frames*: the patches of one frame are alike."""
+"""Metrics with uncertainties over *frames*, since the patches of one frame are correlated."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 
 @dataclass(frozen=True)
-class Measured:
+class Estimate:
     """A number with its standard error over frames (NaN for one frame)."""
 
     value: float
@@ -45,7 +45,7 @@ def wins(bad: Sequence[np.ndarray], good: Sequence[np.ndarray]) -> np.ndarray:
     return found
 
 
-def auroc(bad: Sequence[np.ndarray], good: Sequence[np.ndarray]) -> Measured:
+def auroc(bad: Sequence[np.ndarray], good: Sequence[np.ndarray]) -> Estimate:
     """Area under the ROC curve of affected patches against those of clean frames.
 
     ``bad`` holds the scores of the affected patches of each frame, ``good`` those of all patches of each
@@ -53,7 +53,7 @@ def auroc(bad: Sequence[np.ndarray], good: Sequence[np.ndarray]) -> Measured:
     """
     bad = [scores for scores in bad if np.size(scores)]
     if not bad:
-        return Measured(math.nan)
+        return Estimate(math.nan)
     pairs, rows, columns = wins(bad, good), np.array([b.size for b in bad]), np.array([g.size for g in good])
 
     def area(use: np.ndarray, against: np.ndarray) -> float:
@@ -62,7 +62,7 @@ def auroc(bad: Sequence[np.ndarray], good: Sequence[np.ndarray]) -> Measured:
     every, clean = np.arange(len(bad)), np.arange(len(good))
     variance = jackknife(lambda kept: area(kept, clean), len(bad)) ** 2
     variance += jackknife(lambda kept: area(every, kept), len(good)) ** 2
-    return Measured(area(every, clean), math.sqrt(variance))
+    return Estimate(area(every, clean), math.sqrt(variance))
 
 
 def jackknife(statistic: Callable[[np.ndarray], float], count: int) -> float:
@@ -73,30 +73,37 @@ def jackknife(statistic: Callable[[np.ndarray], float], count: int) -> float:
     return math.sqrt((count - 1) * float(np.var(left)))
 
 
-def rate(masks: Sequence[np.ndarray]) -> Measured:
+def rate(masks: Sequence[np.ndarray]) -> Estimate:
     """Fraction of True over all patches; ``masks`` holds the bools of each frame."""
     masks = [mask for mask in masks if np.size(mask)]
     if not masks:
-        return Measured(math.nan)
+        return Estimate(math.nan)
     hits, sizes = np.array([m.sum() for m in masks]), np.array([m.size for m in masks])
 
     def fraction(kept: np.ndarray) -> float:
         return float(hits[kept].sum() / sizes[kept].sum())
 
-    return Measured(fraction(np.arange(len(masks))), jackknife(fraction, len(masks)))
+    return Estimate(fraction(np.arange(len(masks))), jackknife(fraction, len(masks)))
 
 
-def mean(found: Sequence[Measured]) -> Measured:
+def mean(found: Sequence[Estimate]) -> Estimate:
     """Mean of several, their errors taken as independent (clean frames are shared: a lower bound)."""
     known = [one for one in found if not math.isnan(one.value)]
     if not known:
-        return Measured(math.nan)
+        return Estimate(math.nan)
     error = math.sqrt(sum(np.nan_to_num(one.error) ** 2 for one in known)) / len(known)
-    return Measured(float(np.mean([one.value for one in known])), error)
+    return Estimate(float(np.mean([one.value for one in known])), error)
 
 
-def spearman(values: Sequence[np.ndarray], truth: Sequence[float]) -> Measured:
-    """Rank correlation of what is measured in the frames with one true number a frame.
+def paired_change(values: Sequence[float], reference: Sequence[float]) -> Estimate:
+    """Mean change against paired values in per cent, and its standard error (NaN for one pair)."""
+    change = 100 * (np.asarray(values) / np.asarray(reference) - 1)
+    error = change.std(ddof=1) / math.sqrt(change.size) if change.size > 1 else math.nan
+    return Estimate(float(change.mean()), float(error))
+
+
+def spearman(values: Sequence[np.ndarray], truth: Sequence[float]) -> Estimate:
+    """Rank correlation of measured values with one true number a frame.
 
     ``values`` holds an array a frame (one number or many patches); values that are not finite are left out.
     """
@@ -109,7 +116,7 @@ def spearman(values: Sequence[np.ndarray], truth: Sequence[float]) -> Measured:
             return math.nan
         return float(np.corrcoef(_ranks(x), _ranks(y))[0, 1])
 
-    return Measured(correlation(np.arange(len(values))), jackknife(correlation, len(values)))
+    return Estimate(correlation(np.arange(len(values))), jackknife(correlation, len(values)))
 
 
 def _ranks(values: np.ndarray) -> np.ndarray:
