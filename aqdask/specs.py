@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -69,6 +70,14 @@ class PatchGrid:
         """Edges of the pixels of each patch, overlap in the earlier patch: int64, ``(n + 1,)``."""
         length = (self.height, self.width)[axis]
         return np.minimum(np.arange(self.shape[axis] + 1, dtype=np.int64) * self.size, length)
+
+
+def middle(shape: Sequence[int], window: int) -> tuple[slice, ...]:
+    """Return the middle ``window`` pixels of each axis; all of a shorter one, or where ``window`` is 0."""
+    if not window:
+        return tuple(slice(0, length) for length in shape)
+    starts = [max((length - window) // 2, 0) for length in shape]
+    return tuple(slice(start, start + window) for start in starts)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Ingest and score of this checkout against another one, in turns, each time in a fresh process.
+"""Ingest, score, export and calibrate of this checkout against another one, in turns, each in a new process.
 
     git worktree add ../old 5c7905a
     python benchmarks/bench_pair.py ../old [--size 4096 --frames 6 --many 400 --repeat 5] [--only many]
@@ -29,8 +29,12 @@ FIRST = 3  # frames that warm a process up, and train the model: as few as can
 STEPS, SEED = 5, 20240507  # of a model that means nothing, and costs what any of its method costs
 
 
+STAGES = ("ingest", "score", "export", "calibrate")
+SMALLEST = 512  # px, of a frame on which the shipped model is calibrated
+
+
 def measure(stage: str, sources: str, archive: str, model: str) -> dict[str, float]:
-    """Wall and processor seconds of one stage in this process, imports done; the child's part."""
+    """Measure wall and processor seconds of one stage in this process, imports done: the child's part."""
     import aqdask as aq
 
     assert Path(aq.__file__).parent.parent == Path(os.environ["PYTHONPATH"])
@@ -38,13 +42,19 @@ def measure(stage: str, sources: str, archive: str, model: str) -> dict[str, flo
     def work(listed: str, place: str) -> None:
         if stage == "ingest":
             aq.ingest(listed, place, cluster="serial")
-        else:
+        elif stage == "score":
             aq.score(place, model, cluster="serial")
+        elif stage == "export":
+            aq.export(place, f"{place}-products", cluster="serial")
+        else:
+            aq.calibrate(place, "wide-field", frames=["*"], cluster="serial", alpha=0.1)
 
     with tempfile.TemporaryDirectory(dir=Path(archive).parent) as folder:
         warm, first = f"{folder}/warm.zarr", f"{sources}.first"
-        if stage == "score":
+        if stage != "ingest":
             aq.ingest(f"@{first}", warm, cluster="serial")
+        if stage == "export":
+            aq.score(warm, model, cluster="serial")
         work(f"@{first}", warm)
     wall, processor = time.perf_counter(), time.process_time()
     work(f"@{sources}", archive)
@@ -66,14 +76,14 @@ def child(checkout: Path, *arguments: object) -> dict[str, float]:
 
 
 def compare(
-    sides: dict[str, Path], sources: Path, model: Path, folder: Path, repeat: int
+    sides: dict[str, Path], sources: Path, model: Path, folder: Path, repeat: int, stages: Sequence[str]
 ) -> dict[str, dict[str, list[dict[str, float]]]]:
-    """Seconds by stage and side, one entry a repetition; who goes first changes."""
+    """Measure seconds by stage and side, one entry a repetition; the sides take turns to go first."""
     times: dict[str, dict[str, list[dict[str, float]]]] = defaultdict(lambda: defaultdict(list))
     for number in range(repeat):
         for side in list(sides)[:: 1 if number % 2 == 0 else -1]:
             with tempfile.TemporaryDirectory(dir=folder) as place:
-                for stage in ("ingest", "score"):
+                for stage in stages:
                     taken = child(sides[side], stage, sources, Path(place) / "archive.zarr", model)
                     times[stage][side].append(taken)
     return times
@@ -171,7 +181,8 @@ def main() -> int:
             if arguments.only in (None, case):
                 folder = Path(name) / case
                 listed = prepare(folder, frames, size)
-                times = compare(sides, listed, make_model(listed, folder), folder, arguments.repeat)
+                stages = STAGES if size >= SMALLEST else STAGES[:-1]
+                times = compare(sides, listed, make_model(listed, folder), folder, arguments.repeat, stages)
                 rows += rows_of(title, frames, times)
     columns = ("stage", "seconds", f"{names[0]}, ms a frame", f"{names[1]}, ms a frame", "ratio of pairs")
     header = "".join(f"- {name}: {value}\n" for name, value in about.items())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,9 +18,9 @@ from aqdask.execution.model_cache import one_thread
 from aqdask.execution.pipeline import blame, collect, raised
 from aqdask.execution.reporter import Reporter
 from aqdask.execution.tasks import new_run, opened_frames
-from aqdask.execution.worker import at_work
+from aqdask.execution.worker import address, at_work
 from aqdask.io.frame_ids import match_frames
-from aqdask.methods.base import FrameFunction, FrameSource, middle
+from aqdask.methods.base import FrameFunction, FrameSource
 from aqdask.methods.bundle import Bundle
 from aqdask.methods.training.progress import Report, TrainProgress
 from aqdask.references.image_statistics import ImageStatistics, measure
@@ -44,11 +45,8 @@ class _MapJob:
     def __call__(self, items: Sequence[tuple[int, ChosenFrames]]) -> list[Any]:
         answers = []
         for _, frame in items:
-            with at_work(frame.ids[0]), one_thread():
-                image, invalid = frame.read(0)
-                part = middle(image.shape, self.window)
-                bad = None if invalid is None else invalid[part]
-                answers.append(self.function(image[part], bad, frame.metadata[0]))
+            with at_work(frame.ids[0]), one_thread() if address() else nullcontext():
+                answers.append(self.function(*frame.read(0, self.window), frame.metadata[0]))
         return answers
 
 

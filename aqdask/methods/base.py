@@ -7,7 +7,7 @@ from typing import Protocol, TypeVar
 
 import numpy as np
 
-from aqdask.specs import FrameMetadata, PatchGrid, Variable
+from aqdask.specs import FrameMetadata, PatchGrid, Variable, middle
 from aqdask.stats.patches import cut_range, valid_range
 
 R = TypeVar("R")
@@ -45,14 +45,6 @@ class FrameSource(Protocol):
             image, invalid = self.read(index)
             part = middle(image.shape, window)
             yield function(image[part], None if invalid is None else invalid[part], self.metadata[index])
-
-
-def middle(shape: Sequence[int], window: int) -> tuple[slice, ...]:
-    """Return the middle ``window`` pixels of each axis; all of a shorter one, or where ``window`` is 0."""
-    if not window:
-        return tuple(slice(0, length) for length in shape)
-    starts = [max((length - window) // 2, 0) for length in shape]
-    return tuple(slice(start, start + window) for start in starts)
 
 
 class Scorer(Protocol):

@@ -22,7 +22,7 @@ from zarr.codecs import ZstdCodec
 from aqdask.errors import ArchiveError, FrameError
 from aqdask.io import reader
 from aqdask.io.metadata import header_gain, header_saturate
-from aqdask.specs import ArchiveSpec, FrameInfo, FrameMetadata
+from aqdask.specs import ArchiveSpec, FrameInfo, FrameMetadata, middle
 from aqdask.store import layout
 from aqdask.text import printable
 
@@ -202,6 +202,22 @@ class FrameStore:
         invalid = self.read_invalid(row)
         return image, invalid if invalid.any() else None
 
+    def read_middle(self, row: int, window: int) -> tuple[np.ndarray, np.ndarray | None]:
+        """Read the middle ``window`` pixels of a frame; only the inner chunks have checksums then.
+
+        Raises
+        ------
+        FrameError
+            If stored pixels do not decode.
+        """
+        y, x = middle(self.spec.shape, window)
+        try:
+            image = np.asarray(self._array("image")[row, y, x])
+            invalid = np.asarray(self._array("invalid")[row, y, x])
+        except layout.UNREADABLE as error:
+            raise FrameError(DAMAGED) from error
+        return image, invalid if invalid.any() else None
+
     def read_invalid(self, row: int) -> np.ndarray:
         """Read the invalid pixels of one frame, bool ``(y, x)``."""
         return np.asarray(self._array("invalid")[row])
@@ -255,7 +271,7 @@ class Place(NamedTuple):
 class ChosenFrames:
     """Selected frames of an archive, as read for training and calibration.
 
-    ``cards`` holds the header values of each frame.
+    ``metadata`` holds the header values of each frame.
     """
 
     store: FrameStore
@@ -284,8 +300,8 @@ class ChosenFrames:
         )
         return ChosenFrames(self.store, tuple(places), ids, metadata)  # type: ignore[arg-type]
 
-    def read(self, position: int) -> tuple[np.ndarray, np.ndarray | None]:
-        """Read one frame as `read_place`.
+    def read(self, position: int, window: int = 0) -> tuple[np.ndarray, np.ndarray | None]:
+        """Read one frame as `read_place`; with ``window``, the middle of each axis only.
 
         Raises
         ------
@@ -293,7 +309,12 @@ class ChosenFrames:
             If the pixels cannot be read, or differ from those that were ingested.
         """
         try:
-            return read_place(self.store, self.places[position])
+            place = self.places[position]
+            if window and self.store.spec.pixels:
+                return self.store.read_middle(place.row, window)
+            image, invalid = read_place(self.store, place)
+            part = middle(image.shape, window)
+            return image[part], None if invalid is None else invalid[part]
         except FrameError as error:
             raise ArchiveError(
                 f"{printable(self.ids[position])}: {error}",
