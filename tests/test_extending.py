@@ -114,6 +114,15 @@ print(*(int(worst[name]) for name in ("frame", "patch_y", "patch_x")))
 """,
         "3 3 3",
     ),
+    "A codec": (
+        ["A codec"],
+        NIGHT
+        + """
+aq.ingest("night", "night.zarr", codec="zlib")
+print("zlib" in Path("night.zarr/frames/image/zarr.json").read_text(), aq.verify("night.zarr").sound)
+""",
+        "True True",
+    ),
     "An export format": (
         ["An export format"],
         NIGHT
@@ -135,6 +144,14 @@ aq.ingest("night", "night.zarr")
 print(subprocess.run([sys.executable, "-m", "aqdask", "count", "night.zarr"], stdout=-1, text=True).stdout)
 """,
         "done 4",
+    ),
+    "A kind of cluster": (
+        ["A kind of cluster"],
+        NIGHT
+        + """
+print(aq.ingest("night", "night.zarr", cluster="threads:2")[0].done)
+""",
+        "4",
     ),
 }
 
