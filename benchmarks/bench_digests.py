@@ -77,8 +77,7 @@ PARTS: dict[str, tuple[str, ...]] = {
         "score ../main/night.zarr --model trained.safetensors",
         "verify ../main/night.zarr",  # now with four models
     ),
-    "scratch": (
-        "train ../main/night.zarr --start scratch --steps 10 --frames @../main/good.txt"
+    "train ../main/night.zarr --start scratch --steps 10 --frames @../main/good.txt"
         " --out scratch.safetensors",
     ),
     "run": ("run {frames}/night night.zarr --model wide-field", "verify night.zarr"),

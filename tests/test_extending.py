@@ -86,7 +86,7 @@ from aqdask.specs import FrameMetadata, PatchGrid
 
 class Frames(FrameSource):
     ids = [f"{number}.fits" for number in range(8)]
-    cards = [FrameMetadata(camera="cam", filter="L", gain=1.0)] * 8
+    metadata = [FrameMetadata(camera="cam", filter="L", gain=1.0)] * 8
     def read(self, index):
         return image(index), None
 

@@ -58,7 +58,8 @@ def _from_model(store: QualityStore, archive: ArchiveSpec) -> QualitySpec | None
         made = spec_of(Bundle.from_bytes(store.bundle()), archive)
     except ModelError:
         return None
-    retired = tuple(variable for variable in store.described() if variable.name in RETIRED)
+    there = (name for name in RETIRED if layout.has_metadata(store.group.store_path / name, "array"))
+    retired = tuple(store.describe(name) for name in there)
     return replace(made, variables=(*made.variables, *retired))
 
 

@@ -88,6 +88,9 @@ def verify(
     """
     with layout.reading(path):
         found = _check(path, executor, reporter, sample, seed)
+        if repair and found.sound:
+            with layout.sole_writer(path), layout.storing(path):
+                layout.sweep_partials(path, shards=True)
         if not repair or found.sound:
             return found
         broken = {(frame_id, where) for frame_id, where, _ in found.damage}

@@ -156,13 +156,15 @@ class QualityStore:
 
     def described(self) -> tuple[Variable, ...]:
         """Describe the variables from the arrays; those without metadata are left out."""
-        lost, found = self.lost(), []
         listed: Any = self.group.attrs.get("variables") or list(self._opened)
-        for name in sorted(set(listed) - lost.keys() - {position.name for position in SKY}):
-            array = self._array(name)
-            fill, attributes = np.asarray(array.fill_value).item(), dict[str, Any](array.attrs.asdict())
-            found.append(Variable(name, str(array.dtype), fill, attributes, array.ndim == 1))
-        return tuple(found)
+        names = set(listed) - self.lost().keys() - {position.name for position in SKY}
+        return tuple(self.describe(name) for name in sorted(names))
+
+    def describe(self, name: str) -> Variable:
+        """Return one stored variable as it is found."""
+        array = self._array(name)
+        fill, attributes = np.asarray(array.fill_value).item(), dict[str, Any](array.attrs.asdict())
+        return Variable(name, str(array.dtype), fill, attributes, array.ndim == 1)
 
     def write_attributes(self, made: QualitySpec) -> None:
         """Write the attributes of the group."""
