@@ -77,9 +77,6 @@ PARTS: dict[str, tuple[str, ...]] = {
         "score ../main/night.zarr --model trained.safetensors",
         "verify ../main/night.zarr",  # now with four models
     ),
-    "train ../main/night.zarr --start scratch --steps 10 --frames @../main/good.txt"
-        " --out scratch.safetensors",
-    ),
     "run": ("run {frames}/night night.zarr --model wide-field", "verify night.zarr"),
     "added": (  # half of the night, then all of it
         "ingest {frames}/night/frame_00*.fits night.zarr",
