@@ -200,12 +200,12 @@ def _oddest(chosen: Sequence[np.ndarray], one_sided: int, min_effect_size: float
     Compared with the median over frames of the distributions of each, which a minority does not move. A frame
     is as far as the distance that a fraction `APART` of its patches exceeds.
     """
-    odd = np.zeros(len(chosen), bool)
+    outlying = np.zeros(len(chosen), bool)
     alone = [NormalScores.fit(values, min_effect_size) for values in chosen if len(values)]
     if count := len(chosen) // 4 if alone else 0:
         knots = np.median([scores.knots for scores in alone], axis=0)
         excess = np.median([scores.excess for scores in alone], axis=0)
         typical = AnomalyDistance(NormalScores(knots, excess), one_sided)
         far = [np.quantile(typical.of(values), 1 - APART) if len(values) else 0.0 for values in chosen]
-        odd[np.argsort(far)[-count:]] = True
-    return odd
+        outlying[np.argsort(far)[-count:]] = True
+    return outlying

@@ -25,7 +25,7 @@ from aqdask.methods.tensors import exact_arithmetic
 
 LEVELS = ("valid", "saturated", "sky", "noise")
 PLATEAU = 0.25  # of a patch's valid pixels: so many at its largest value are full, or dead
-LEARNT = 31 * 2**20  # bytes; glibc learns from sizes of up to 32 MiB
+LARGEST_BUFFER = 31 * 2**20  # bytes; glibc raises its threshold up to 32 MiB
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def reuse_buffers() -> None:
     large buffer that is freed, whose pages are not touched, teaches it. Dask workers are told in
     `aqdask.execution.worker`, and other allocators take no notice.
     """
-    np.empty(LEARNT, np.uint8)
+    np.empty(LARGEST_BUFFER, np.uint8)
 
 
 def _shares(

@@ -21,13 +21,13 @@ SHAPE_UNITS = (0.3, 0.2, 0.2)  # of ln size, e1, e2: the head's values are in th
 
 
 def _convolution(inner: int, outer: int, kernel: int = 3, stride: int = 1) -> list[nn.Module]:
-    """Convolution, batch norm, ReLU; padded with zeros, which is the sky in stabilised patches."""
+    """Convolution, batch norm, ReLU; padded with zeros, the sky in variance-stabilised patches."""
     layer = nn.Conv2d(inner, outer, kernel, stride=stride, padding=kernel // 2, bias=False)
     return [layer, nn.BatchNorm2d(outer), nn.ReLU(inplace=True)]
 
 
 class PatchAutoencoder(nn.Module):
-    """Reconstructs stabilised patches through a narrow latent of ``latent`` numbers for each 8 x 8 px.
+    """Autoencoder of variance-stabilised patches, with ``latent`` numbers for each 8 x 8 px in between.
 
     Parameters
     ----------

@@ -54,7 +54,7 @@ def fit_noise(
         raise UsageError(
             f"{x.size} patches of the reference frames have noise that can be measured",
             expected=f"at least {LEAST_PATCHES}",
-            consequence="The noise of this camera cannot be learnt from them (constant or empty images?)",
+            consequence="The noise of this camera cannot be measured in them (constant or empty images?)",
             remedy="choose reference frames of raw or calibrated pixels, not of masks or previews",
         )
     floor = FLOOR_FRACTION * float(np.quantile(y, FLOOR_QUANTILE))

@@ -148,8 +148,8 @@ def check_gains(camera: str, cards: Mapping[str, FrameMetadata]) -> None:
     usual = max(settings, key=len)
     others = sorted(name for one in settings if one is not usual for name in one)
     every = Counter(card.filter for card in cards.values())
-    odd = Counter(cards[name].filter for name in others)
-    minority = all(2 * number < every[filter] for filter, number in odd.items())
+    excluded = Counter(cards[name].filter for name in others)
+    minority = all(2 * number < every[filter] for filter, number in excluded.items())
     error = (OutlierFramesError if minority else UsageError)(
         f"the headers of the reference frames of {camera or 'an unnamed camera'} say gains of "
         + ", ".join(_setting(one, named=one is not usual) for one in settings),
@@ -209,15 +209,15 @@ def check_scatter(ids: Sequence[str], values: Sequence[FrameStatistics], noise: 
     at = 1 + int(np.argmax(np.diff(ascending)))
     parted = max(np.ptp(ascending[:at]), np.ptp(ascending[at:])) < NOISE_SCATTER
     one = _of_one_gain(list(found.values()), noise)
-    odd = [name for name, fits in zip(found, one, strict=True) if not fits]
-    if not parted and not odd:
+    outliers = [name for name, fits in zip(found, one, strict=True) if not fits]
+    if not parted and not outliers:
         what = "one gain fits all of them, but not that of the noise model"
-    elif not parted and len(odd) < len(one) / 2:
-        what = f"one gain fits {one.sum()} of them, and not: {_listed(odd)}"
+    elif not parted and len(outliers) < len(one) / 2:
+        what = f"one gain fits {one.sum()} of them, and not: {_listed(outliers)}"
     else:
-        odd = sorted(known[at:] if at >= len(known) / 2 else known[:at])
-        times = _span(f"{np.exp(found[name].noise / 2):.2f}" for name in _ends(odd, known))
-        what = f"of {len(odd)} of them, beside the widest gap, {times} times: {_listed(odd)}"
+        outliers = sorted(known[at:] if at >= len(known) / 2 else known[:at])
+        times = _span(f"{np.exp(found[name].noise / 2):.2f}" for name in _ends(outliers, known))
+        what = f"of {len(outliers)} of them, beside the widest gap, {times} times: {_listed(outliers)}"
     every = _span(f"{np.exp(found[name].noise / 2):.2f}" for name in (known[0], known[-1]))
     raise UsageError(
         f"the noise of {len(values)} reference frames is {every} times what one noise model says; {what}",

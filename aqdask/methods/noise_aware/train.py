@@ -1,6 +1,6 @@
 """Fine-tuning of the shipped autoencoder on reference frames, followed by the calibration.
 
-The PSF head keeps its weights: it learnt from true shapes, which no reference frame shows.
+The PSF head keeps its weights: it was trained on true shapes, which no reference frame shows.
 """
 
 from __future__ import annotations

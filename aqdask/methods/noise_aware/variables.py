@@ -24,7 +24,7 @@ VARIABLES: tuple[Variable, ...] = (
         "reason",
         "uint8",
         flags.code(flags.REASONS, "no_data"),
-        {"long_name": "evidence that was worst", **flags.cf_values(flags.REASONS)},
+        {"long_name": "feature group with the smallest p-value", **flags.cf_values(flags.REASONS)},
     ),
     _map("mae", "mean absolute residual of the reconstruction in units of the noise"),
     _map("sky", "sky of the patch", "count"),
