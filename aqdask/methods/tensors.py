@@ -1,13 +1,19 @@
-"""Patches as torch tensors, and reproducible arithmetic on them."""
+"""Patches and weights as torch tensors, and reproducible arithmetic on them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import TypeVar
 
 import numpy as np
 import torch
+from torch import nn
 
+from aqdask.errors import ModelError
+from aqdask.methods.bundle import Bundle
+
+Network = TypeVar("Network", bound=nn.Module)
 # Types whose differences a float32 cannot hold (or that torch cannot convert): sent as float64.
 _WIDE = ("int32", "uint32", "int64", "uint64", "float64", "float128", "longdouble")
 
@@ -32,3 +38,36 @@ def exact_arithmetic() -> Iterator[None]:
     """
     with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
         yield
+
+
+def restore_network(
+    bundle: Bundle, architectures: Mapping[str, Callable[..., Network]], *settings: str
+) -> Network:
+    """Make a network with the architecture and the weights of a bundle, on the CPU.
+
+    Parameters
+    ----------
+    bundle : Bundle
+    architectures : mapping of str to callable
+        Classes of networks by the name in ``bundle.architecture["network"]``; the first where there is none.
+    *settings : str
+        Entries of ``bundle.architecture`` that it is called with, by name.
+
+    Raises
+    ------
+    ModelError
+        If the weights do not fit the architecture that the bundle states.
+    """
+    try:
+        make = architectures[bundle.architecture.get("network", next(iter(architectures)))]
+        network = make(**{name: bundle.architecture[name] for name in settings})
+        # A copy: arrays that come from bytes are read-only, which torch cannot express.
+        network.load_state_dict({key: torch.tensor(array) for key, array in bundle.weights.items()})
+    except (KeyError, TypeError, RuntimeError) as error:
+        raise ModelError(
+            f"the weights of the model {bundle.name} do not fit its architecture {dict(bundle.architecture)}",
+            expected="one array for every layer",
+            consequence="It cannot reconstruct a patch",
+            remedy="train again with this release of aqdask",
+        ) from error
+    return network

@@ -6,13 +6,11 @@ convolutions run at a quarter of the resolution.
 
 from __future__ import annotations
 
-from typing import cast
-
 import torch
 from torch import nn
 
-from aqdask.errors import ModelError
 from aqdask.methods.bundle import Bundle
+from aqdask.methods.tensors import restore_network
 
 FOLD = 4  # px folded into channels
 CELL = 8  # px of one cell of the latent and of the head
@@ -108,29 +106,10 @@ class Networks(nn.Module):
         self.head = PsfHead(width, inner)
 
 
-DEFAULT = "Networks"
-ARCHITECTURES: dict[str, type[nn.Module]] = {"Networks": Networks}
+ARCHITECTURES: dict[str, type[Networks]] = {"Networks": Networks}
 """Networks by the name that a bundle states under ``architecture["network"]``."""
 
 
 def load_networks(bundle: Bundle) -> Networks:
-    """Load a bundle's networks on the CPU.
-
-    Raises
-    ------
-    ModelError
-        If the weights do not fit the architecture that the bundle states.
-    """
-    try:
-        settings = {name: bundle.architecture[name] for name in ("width", "inner", "latent")}
-        networks = ARCHITECTURES[bundle.architecture.get("network", DEFAULT)](**settings)
-        # A copy: arrays that come from bytes are read-only, which torch cannot express.
-        networks.load_state_dict({key: torch.tensor(array) for key, array in bundle.weights.items()})
-    except (KeyError, TypeError, RuntimeError) as error:
-        raise ModelError(
-            f"the weights of the model {bundle.name} do not fit its architecture {dict(bundle.architecture)}",
-            expected="one array for every layer",
-            consequence="It cannot reconstruct a patch",
-            remedy="train again with this release of aqdask",
-        ) from error
-    return cast(Networks, networks)
+    """Load a bundle's networks on the CPU; errors as `restore_network`."""
+    return restore_network(bundle, ARCHITECTURES, "width", "inner", "latent")

@@ -53,6 +53,5 @@ def seeded_autoencoder(seed: int, widths: Sequence[int] = WIDTHS) -> ConvAutoenc
         return ConvAutoencoder(widths)
 
 
-DEFAULT = "ConvAutoencoder"
-ARCHITECTURES: dict[str, type[nn.Module]] = {"ConvAutoencoder": ConvAutoencoder}
+ARCHITECTURES: dict[str, type[ConvAutoencoder]] = {"ConvAutoencoder": ConvAutoencoder}
 """Networks by the name that a bundle states under ``architecture["network"]``."""

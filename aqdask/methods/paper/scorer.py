@@ -10,7 +10,6 @@ against patches of held-out reference frames, in place of a threshold by hand), 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import cast
 
 import numpy as np
 import torch
@@ -19,11 +18,11 @@ from torch import nn
 from aqdask import flags
 from aqdask.errors import ModelError
 from aqdask.methods.bundle import Bundle, Calibration
-from aqdask.methods.paper.network import ARCHITECTURES, DEFAULT, ConvAutoencoder
+from aqdask.methods.paper.network import ARCHITECTURES, ConvAutoencoder
 from aqdask.methods.paper.normalise import minmax
 from aqdask.methods.paper.residual import mean_absolute_error
 from aqdask.methods.paper.variables import VARIABLES
-from aqdask.methods.tensors import as_float, exact_arithmetic
+from aqdask.methods.tensors import as_float, exact_arithmetic, restore_network
 from aqdask.specs import MIN_VALID, PatchGrid
 from aqdask.stats.conformal import ScoreTable, conformal_pvalue
 from aqdask.stats.patches import cut_range, padded, valid_range
@@ -126,7 +125,7 @@ class PaperScorer:
         self.name, self.digest, self.patch = bundle.name, bundle.digest, bundle.patch
         self._bundle = bundle
         _check_calibrations(bundle)
-        self._errors = PatchErrors(_network(bundle), device)
+        self._errors = PatchErrors(restore_network(bundle, ARCHITECTURES, "widths"), device)
 
     def extract_features(
         self,
@@ -177,19 +176,3 @@ def _check_calibrations(bundle: Bundle) -> None:
             consequence="Its scores would have no p-value",
             remedy="train again with this release of aqdask",
         ) from error
-
-
-def _network(bundle: Bundle) -> ConvAutoencoder:
-    """Load the bundle's network on the CPU."""
-    try:
-        network = ARCHITECTURES[bundle.architecture.get("network", DEFAULT)](bundle.architecture["widths"])
-        # A copy: arrays that come from bytes are read-only, which torch cannot express.
-        network.load_state_dict({key: torch.tensor(array) for key, array in bundle.weights.items()})
-    except (KeyError, TypeError, RuntimeError) as error:
-        raise ModelError(
-            f"the weights of the model {bundle.name} do not fit its architecture {dict(bundle.architecture)}",
-            expected="one array for every layer",
-            consequence="It cannot reconstruct a patch",
-            remedy="train again with this release of aqdask",
-        ) from error
-    return cast(ConvAutoencoder, network)
