@@ -33,6 +33,8 @@ FORMAT = "aqdask"
 LAYOUT_VERSION = 2
 CONVENTIONS = "CF-1.11"
 GROUPS = ("frames", "quality", "ledger")
+# Long names that earlier releases wrote, and those of today.
+REWORDED = {"evidence that was worst": "feature group with the smallest p-value"}
 METADATA = "zarr.json"
 PARTIAL = ".partial"  # end of the name of a file that zarr has not renamed yet
 REQUIRED = {"group": set(), "array": {"shape", "data_type", "chunk_grid", "chunk_key_encoding", "codecs"}}
@@ -231,7 +233,8 @@ def _made_as(array: zarr.Array) -> tuple[Any, ...]:
     metadata: Any = array.metadata.to_dict()
     codecs = [codec["name"] for codec in _all_codecs(metadata["codecs"])]
     shape = (array.shape[1:], array.chunks, array.shards, metadata["dimension_names"])
-    return (*shape, str(array.dtype), str(array.fill_value), codecs, metadata["attributes"].get("long_name"))
+    long_name = metadata["attributes"].get("long_name")
+    return (*shape, str(array.dtype), str(array.fill_value), codecs, REWORDED.get(long_name, long_name))
 
 
 def _all_codecs(codecs: Iterable[Any]) -> Iterator[Any]:
