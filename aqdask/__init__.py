@@ -3,7 +3,7 @@
     import aqdask as aq
 
     aq.ingest("night/*.fits.fz", "night.zarr")
-    model = aq.train("night.zarr", out="camera.safetensors")
+    model = aq.calibrate("night.zarr", "wide-field", out="camera.safetensors")
     aq.score("night.zarr", model)
     quality = aq.open_quality("night.zarr")
     mask = aq.mask(quality, alpha=0.01)

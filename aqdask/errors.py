@@ -78,7 +78,7 @@ def place_failed(place: object, error: OSError) -> AqdaskError:
     remedy = "free space" if full else "check that its folder exists and may be written"
     return ArchiveError(
         f"{place} could not be written: {error.strerror or error}",
-        expected="a place with room where this user may write",
+        expected="a writable path on a disk with free space",
         consequence="What was finished before is kept",
         remedy=f"{remedy}; then run the same command again",
     )
@@ -90,7 +90,7 @@ def place_unreadable(place: object, error: OSError) -> AqdaskError:
         return connection_lost(error)
     return ArchiveError(
         f"{place} could not be read: {error.strerror or error}",
-        expected="a place that this user may read, on a disk that answers",
+        expected="a path that this user may read, on a working disk",
         consequence="Nothing was changed, and the stored data are not regarded as damaged",
         remedy="check permissions, the disk and the mount; then run the same command again",
     )
@@ -105,7 +105,7 @@ class ClusterError(AqdaskError):
 
 
 def is_of_connection(error: BaseException) -> bool:
-    """Tell if a connection failed: errors of Dask, and those of sockets, which name no file."""
+    """Return True if a connection failed: errors of Dask, and those of sockets, which name no file."""
     if any(kind.__module__.partition(".")[0] == "distributed" for kind in type(error).__mro__):
         return True
     return isinstance(error, ConnectionError | TimeoutError) and getattr(error, "filename", None) is None

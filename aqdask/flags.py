@@ -22,10 +22,10 @@ class Flag:
 REASONS: tuple[Flag, ...] = (
     Flag(0, "no_data", "the patch has no valid pixel (or too few), so there is no score"),
     Flag(1, "residual", "the reconstruction differs from the patch more than on reference patches"),
-    Flag(2, "noise", "the pixels are noisier (or smoother) than the camera is at this brightness"),
+    Flag(2, "noise", "the noise of the pixels differs from the camera's noise model at this brightness"),
     Flag(3, "background", "structure of 4 to 64 px in the sky"),
     Flag(4, "sky", "the sky differs from that of the frame, or from that of the surrounding patches"),
-    Flag(5, "size", "stars are wider than on reference frames (or sharper, where asked)"),
+    Flag(5, "size", "stars are wider than on reference frames (or sharper, with `two_sided`)"),
     Flag(6, "ellipticity", "stars are more elongated than on reference frames"),
     Flag(7, "latent", "the content of the patch differs from that of reference patches"),
     Flag(8, "spike", "single pixels stand out: cosmic rays, hot pixels"),

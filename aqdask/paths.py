@@ -141,7 +141,7 @@ def read_list(path: str) -> list[str]:
 
 
 def is_utf8(text: str) -> bool:
-    """Tell if text has no surrogates of undecodable bytes."""
+    """Return True if text has no surrogates of undecodable bytes."""
     return not any("\udc80" <= character <= "\udcff" for character in text)
 
 

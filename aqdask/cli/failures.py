@@ -19,9 +19,11 @@ from aqdask.errors import (
     place_failed,
 )
 
-TO_WRITE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EEXIST, errno.ENOTEMPTY})
-NO_PATH = frozenset({errno.ENAMETOOLONG, errno.ELOOP})
-NO_PLACE = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN})  # limits of the process
+WRITE_ERRNOS = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EEXIST, errno.ENOTEMPTY}
+)
+BAD_PATH_ERRNOS = frozenset({errno.ENAMETOOLONG, errno.ELOOP})
+RESOURCE_ERRNOS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN})  # limits of the process
 KEPT = "What was finished is kept, and the archive can be resumed"
 
 
@@ -32,25 +34,25 @@ def as_error(cause: BaseException) -> AqdaskError:
     if isinstance(cause, FrameError | FrameTimeout):  # from a command that needs every frame
         return ArchiveError(
             f"a frame cannot be read: {cause}",
-            expected="the source of every frame where it was when it was taken in",
+            expected="the source file of every frame at the path from which it was ingested",
             consequence=KEPT,
             remedy="`aqdask verify` names the frames; bring their sources back, or ingest with --retry",
         )
     if is_of_connection(cause):
         return connection_lost(cause)
-    if isinstance(cause, OSError) and cause.errno not in NO_PLACE:
+    if isinstance(cause, OSError) and cause.errno not in RESOURCE_ERRNOS:
         return _of_place(cause)
     return _unforeseen(cause)
 
 
 def _of_place(cause: OSError) -> AqdaskError:
     """Convert an `OSError`, with a guess whether reading or writing failed."""
-    if cause.errno in TO_WRITE:
+    if cause.errno in WRITE_ERRNOS:
         return place_failed(cause.filename or "an output", cause)
     if cause.filename is None or isinstance(cause.filename, int):
         return _unforeseen(cause)
     place = Path(os.fsdecode(cause.filename))
-    if cause.errno in NO_PATH:
+    if cause.errno in BAD_PATH_ERRNOS:
         return UsageError(
             f"{place} cannot be a file: {cause.strerror}",
             expected="the path of a file or folder",

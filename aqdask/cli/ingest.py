@@ -33,7 +33,7 @@ def ingest_options(function: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--frames-per-shard", type=click.IntRange(1),
                      help="Frames per stored object of a quality map.  [default: 1 to 16, by archive]"),
         click.option("--rehash", is_flag=True,
-                     help="Compare the contents of known files, not their sizes and times."),
+                     help="Detect changed files by sha256, not by size and modification time."),
         click.option("--retry", is_flag=True, help="Try quarantined frames again."),
         click.option("--forget", is_flag=True,
                      help="Drop stored frames whose source is gone or no longer holds them."),
@@ -126,7 +126,7 @@ def run(
 @click.argument("archive")
 @click.option("--sample", default=1.0, show_default=True, help="Fraction of the frames that are read again.")
 @click.option("--seed", default=0, show_default=True, help="Seed of the sample.")
-@click.option("--repair", is_flag=True, help="Restore damaged data, frames from their sources.")
+@click.option("--repair", is_flag=True, help="Restore pixels from source files, maps by scoring.")
 @click.option("--forget", is_flag=True, help="With --repair: drop what cannot be restored.")
 @command
 def verify(session: Session, archive: str, sample: float, seed: int, repair: bool, forget: bool) -> int:

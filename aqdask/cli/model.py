@@ -27,13 +27,14 @@ _STEPS = ", ".join(f"{name} {method.defaults['steps']}" for name, method in METH
 @click.argument("archive")
 @click.option("--keep", multiple=True, metavar="FRAME", help="Propose this frame (id or pattern).")
 @click.option("--drop", multiple=True, metavar="FRAME", help="Never propose this frame (id or pattern).")
-@click.option("--out", metavar="FILE", help="Write the proposed ids, for `aqdask train --frames @FILE`.")
+@click.option("--out", metavar="FILE", help="Write the proposed ids, for --frames @FILE.")
 @command
 def select(session: Session, archive: str, keep: Sequence[str], drop: Sequence[str], out: str | None) -> int:
     """Propose reference frames of ARCHIVE by image statistics, separately for each camera and filter.
 
-    The best frames come first. FWHM is in px, background and rms are in counts; the score is the distance
-    to the median of the group on the bad side, in robust sigma.
+    The best frames come first. FWHM is in px, background and rms are in counts. The score is the weighted
+    mean, over all statistics, of the distance from the median of the camera and filter in robust sigma,
+    positive towards worse quality.
     """
     from aqdask import api
 
@@ -84,7 +85,7 @@ def select(session: Session, archive: str, keep: Sequence[str], drop: Sequence[s
     "--patch", default=64, show_default=True, type=click.IntRange(16), help="Side of a patch in px."
 )
 @click.option(
-    "--alpha", default=0.01, show_default=True, help="Smallest false-mask rate that masks can have."
+    "--alpha", default=0.01, show_default=True, help="Smallest false-mask rate that masks must allow."
 )
 @click.option("--two-sided", is_flag=True, help="Count stars sharper than the references' as bad, too.")
 @command
@@ -112,19 +113,19 @@ def train(session: Session, archive: str, out: str, frames: Sequence[str], **set
     help="Good frames, 10 to 40 for each camera and filter; as for `train`.  [default: as `select` proposes]",
 )
 @click.option("--name", help="Name of the copy; part of the quality group's name.  [default: from FILE]")
-@click.option("--seed", default=0, show_default=True, help="Seed of the division of the frames.")
+@click.option("--seed", default=0, show_default=True, help="Seed of the random split of the frames.")
 @click.option(
-    "--alpha", default=0.01, show_default=True, help="Smallest false-mask rate that masks can have."
+    "--alpha", default=0.01, show_default=True, help="Smallest false-mask rate that masks must allow."
 )
 @click.option("--two-sided", is_flag=True, help="Count stars sharper than the references' as bad, too.")
 @command
 def calibrate(
     session: Session, archive: str, model: str, out: str, frames: Sequence[str], **settings: Any
 ) -> int:
-    """Calibrate MODEL for the cameras, filters and season of good frames of ARCHIVE, without training.
+    """Calibrate the p-values of MODEL on good frames of ARCHIVE, by camera and filter, without training.
 
-    Noise model, hot pixels, sky templates and p-values are fitted anew. Frames that are too few,
-    inconsistent, or noisier than their noise model are refused.
+    Noise model, hot pixels, sky templates and p-values are fitted anew; pixels are not changed (no bias, dark
+    or flat correction). Refused are too few frames, outliers, and frames that one noise model does not fit.
     """
     from aqdask import api
 

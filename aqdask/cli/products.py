@@ -173,7 +173,7 @@ def export(
 @click.command()
 @click.argument("archive")
 @click.option(
-    "--model", "models", multiple=True, metavar="NAME", help="To be given twice: the old model, then the new."
+    "--model", "models", multiple=True, metavar="NAME", help="Give twice: the old model, then the new."
 )
 @click.option("--alpha", default=0.01, show_default=True, help="False-mask rate of both masks, in (0, 1).")
 @click.option("--frames", default=20, show_default=True, help="Number of frames listed, most changes first.")

@@ -247,16 +247,18 @@ def _client(address: str) -> Client:
         ) from error
 
 
-def _with_workers(client: Client, cluster: str, hopeless: Callable[[], bool] | None = None) -> DaskExecutor:
-    """Wait for the first worker and return the executor; give up early once ``hopeless()`` is true."""
+def _with_workers(
+    client: Client, cluster: str, no_more_workers: Callable[[], bool] | None = None
+) -> DaskExecutor:
+    """Wait for the first worker and return the executor; give up early once ``no_more_workers()`` is true."""
     deadline = time.monotonic() + config.seconds("worker-timeout")
     while True:
         left = deadline - time.monotonic()
         try:
             client.wait_for_workers(1, timeout=max(0.1, min(left, LOOK_EVERY)))
-            return DaskExecutor(client, hopeless or (lambda: True))
+            return DaskExecutor(client, no_more_workers or (lambda: True))
         except TimeoutError as error:
-            ended = hopeless is not None and hopeless()
+            ended = no_more_workers is not None and no_more_workers()
             if not ended and left > LOOK_EVERY:
                 continue
             within = "before its jobs ended" if ended else f"within {config.get('worker-timeout')}"

@@ -1,4 +1,4 @@
-"""Coverage of a model's calibration: warnings about cameras, filters and frames that it does not cover."""
+"""Warnings about frames beyond a calibration: other cameras or filters, or outside the reference range."""
 
 from __future__ import annotations
 
@@ -48,17 +48,17 @@ def warn(bundle: Bundle, found: Counter[str], reporter: Reporter, *, strict: boo
             what,
             expected="a calibration of its own for every camera|filter",
             consequence="Nothing was scored now",
-            remedy="calibrate the model on good frames of theirs (`aqdask calibrate`), or leave out strict "
+            remedy="calibrate the model on good frames of these cameras and filters, or leave out strict "
             "(`--strict`)",
         )
     reporter.say(
         f"warning: {what}: their p-values come from other cameras and filters; masks may have more or "
-        "fewer false alarms than alpha says. What to do: calibrate the model on good frames of theirs "
+        "fewer false alarms than alpha says. What to do: calibrate on good frames of these cameras "
         "(`aqdask calibrate`)"
     )
 
 
-class Outside:
+class OutOfReferenceCounter:
     """Counter of scored frames that lie outside the range of the reference frames, by quantity."""
 
     def __init__(self) -> None:
@@ -81,7 +81,7 @@ class Outside:
             lie, them = ("lies", "it") if self.outside == 1 else ("lie", "them")
             reporter.say(
                 f"note: {self.outside} of {self.frames} frames {lie} outside the reference frames ({what}): "
-                f"alpha is less reliable there. What to do: calibrate on frames like {them}"
+                f"alpha is less reliable there. What to do: calibrate on reference frames similar to {them}"
             )
 
 

@@ -19,7 +19,7 @@ from distributed.comm import CommClosedError
 
 from aqdask.errors import AqdaskError, ClusterError, FrameTimeout
 from aqdask.execution import config
-from aqdask.execution.model_cache import ModelPlugin, warm
+from aqdask.execution.model_cache import ModelPlugin, load_cached
 from aqdask.execution.versions import difference, read_versions, versions
 from aqdask.execution.watchdog import Watchdog
 from aqdask.execution.worker import WorkerSettings
@@ -99,7 +99,7 @@ class SerialExecutor:
 
     def provide(self, bundle: bytes, digest: str) -> None:
         """See `Executor`."""
-        warm(bundle, digest)
+        load_cached(bundle, digest)
 
     def avoid(self, worker: str, why: str) -> None:
         """See `Executor`; does nothing, as there is only this process."""
@@ -112,7 +112,7 @@ class DaskExecutor:
     ----------
     client : distributed.Client
         Connected; the caller closes it.
-    hopeless : callable
+    no_more_workers : callable
         Returns True if no further worker can arrive; called when there has been none for
         ``aqdask.worker-timeout``.
 
@@ -122,10 +122,10 @@ class DaskExecutor:
         If a worker has another version of aqdask, numpy or torch than this process.
     """
 
-    def __init__(self, client: Client, hopeless: Callable[[], bool] = lambda: True) -> None:
-        self.client, self.hopeless = client, hopeless
+    def __init__(self, client: Client, no_more_workers: Callable[[], bool] = lambda: True) -> None:
+        self.client, self.no_more_workers = client, no_more_workers
         self._avoided: dict[str, str] = {}
-        strangers = self._strangers()
+        strangers = self._version_mismatches()
         if strangers:
             raise _other_versions(strangers)
         client.register_plugin(WorkerSettings())
@@ -155,7 +155,7 @@ class DaskExecutor:
         window = int(config.get("window"))
         items: dict[Future, T] = {}
         running = as_completed(loop=self.client.loop, with_results=True, raise_errors=False)
-        watchdog = Watchdog(self.client, self.hopeless)
+        watchdog = Watchdog(self.client, self.no_more_workers)
         try:
             while True:
                 for item in queue.take(max(0, window * self.slots - len(items))):
@@ -178,7 +178,7 @@ class DaskExecutor:
                     watchdog.ended(future)
                     outcome = _outcome(future, result)
                     if isinstance(outcome, Exception) and (
-                        self._refuse_strangers() or isinstance(outcome, OtherVersion)
+                        self._exclude_mismatched() or isinstance(outcome, OtherVersion)
                     ):
                         queue.put(item)
                     else:
@@ -217,7 +217,7 @@ class DaskExecutor:
             )
         return allowed
 
-    def _strangers(self) -> dict[str, str]:
+    def _version_mismatches(self) -> dict[str, str]:
         """Describe, by address, the workers whose versions differ from those of this process."""
         found = self.client.run(read_versions, on_error="return")
         return {
@@ -227,9 +227,11 @@ class DaskExecutor:
             and (what := str(there) if isinstance(there, Exception) else difference(there, versions()))
         }
 
-    def _refuse_strangers(self) -> bool:
+    def _exclude_mismatched(self) -> bool:
         """Exclude workers of other versions that have joined since; return True if there are any."""
-        fresh = {worker: what for worker, what in self._strangers().items() if worker not in self._avoided}
+        fresh = {
+            worker: what for worker, what in self._version_mismatches().items() if worker not in self._avoided
+        }
         for worker, what in fresh.items():
             self.avoid(worker, f"has {what}")
             self._avoided[worker] = f"has {what}"  # also the last one

@@ -14,8 +14,8 @@ from aqdask.execution import planning
 from aqdask.execution.executors import Executor
 from aqdask.execution.open_archive import writing
 from aqdask.execution.pipeline import Summary, process
-from aqdask.execution.registration import PAGE, Found, probe, register
 from aqdask.execution.reporter import Reporter
+from aqdask.execution.source_registry import PAGE, Found, probe, register
 from aqdask.io import reader
 from aqdask.io.sources import scan
 from aqdask.methods.bundle import Bundle

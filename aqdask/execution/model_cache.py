@@ -20,7 +20,7 @@ from aqdask.methods.bundle import Bundle
 from aqdask.methods.dispatch import load_scorer
 
 _lock = threading.Lock()
-_replicas: dict[tuple[str, str], Scorer] = {}
+_scorers: dict[tuple[str, str], Scorer] = {}
 
 
 def default_device() -> str:
@@ -46,7 +46,7 @@ def default_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def warm(data: bytes, digest: str, device: str = "") -> Scorer:
+def load_cached(data: bytes, digest: str, device: str = "") -> Scorer:
     """Return the scorer of a bundle from this process's cache, loading it from ``data`` the first time.
 
     Parameters
@@ -63,7 +63,7 @@ def warm(data: bytes, digest: str, device: str = "") -> Scorer:
     """
     key = (digest, device or default_device())
     with _lock:
-        if key not in _replicas:
+        if key not in _scorers:
             bundle = Bundle.from_bytes(data)
             if bundle.digest != digest:
                 raise ModelError(
@@ -72,11 +72,11 @@ def warm(data: bytes, digest: str, device: str = "") -> Scorer:
                     consequence="The model was not loaded",
                     remedy="run the command again",
                 )
-            _replicas[key] = load_scorer(bundle, key[1])
-        return _replicas[key]
+            _scorers[key] = load_scorer(bundle, key[1])
+        return _scorers[key]
 
 
-def replica(digest: str, device: str = "") -> Scorer:
+def cached_scorer(digest: str, device: str = "") -> Scorer:
     """Return the scorer of the bundle with a digest.
 
     Raises
@@ -84,7 +84,7 @@ def replica(digest: str, device: str = "") -> Scorer:
     ModelError
         If neither the cache nor a plugin of the worker holds it.
     """
-    found = _replicas.get((digest, device or default_device()))
+    found = _scorers.get((digest, device or default_device()))
     if found is not None:
         return found
     try:
@@ -96,7 +96,7 @@ def replica(digest: str, device: str = "") -> Scorer:
             consequence="The task cannot score",
             remedy="restart the worker, or run the command again",
         ) from error
-    return warm(plugin.data, digest, device)  # type: ignore[attr-defined]
+    return load_cached(plugin.data, digest, device)  # type: ignore[attr-defined]
 
 
 def plugin_name(digest: str) -> str:
@@ -115,7 +115,7 @@ class ModelPlugin(WorkerPlugin):
 
     async def setup(self, worker: Worker) -> None:
         """Load the model in a thread, so that the worker's heartbeats go on."""
-        await asyncio.to_thread(warm, self.data, self.digest)
+        await asyncio.to_thread(load_cached, self.data, self.digest)
 
 
 @contextlib.contextmanager

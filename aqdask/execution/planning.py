@@ -141,7 +141,7 @@ def clear_batches(rows: Sequence[Entry], quality: str, per_shard: int) -> Iterat
 
 
 def _is_stale(entry: Entry, quality: str) -> bool:
-    """Tell if a frame was scored once and its pixels have been given up since."""
+    """Return True if a frame was scored once and its pixels have been given up since."""
     score = entry.scores.get(quality)
     return entry.state == QUARANTINED and score is not None and bool(score.crc32c)
 

@@ -1,4 +1,4 @@
-"""Contents of the quality groups of an archive, and the versions of the software that made them."""
+"""Specification of each quality group, from a bundle, the ledger or its arrays; and software versions."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 
-from aqdask.execution.coverage import Outside
+from aqdask.execution.coverage import OutOfReferenceCounter
 from aqdask.execution.open_archive import OpenArchive
 from aqdask.execution.reporter import Reporter
 from aqdask.store import layout
@@ -31,7 +31,7 @@ class Recorder:
 
     def __init__(self, archive: OpenArchive, quality: QualityStore | None) -> None:
         self.archive, self.quality = archive, quality
-        self.notes, self.outside = defaultdict[str, set[str]](set), Outside()
+        self.notes, self.outside = defaultdict[str, set[str]](set), OutOfReferenceCounter()
         self._unreachable: dict[str, Record] = {}
         self._reached = 0
         self.worked: set[str] = set()

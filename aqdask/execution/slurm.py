@@ -177,7 +177,7 @@ def _exports() -> list[str]:
 
 
 def all_jobs_ended(cluster: Any) -> bool:
-    """Tell if none of a cluster's jobs is waiting or running any more."""
+    """Return True if none of a cluster's jobs is waiting or running any more."""
     ours = {str(job.job_id) for job in cluster.workers.values() if getattr(job, "job_id", None)}
     command = ["squeue", "--noheader", "--format=%i", f"--user={os.getuid()}"]
     try:

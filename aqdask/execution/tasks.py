@@ -18,7 +18,7 @@ from functools import cached_property, lru_cache, partial
 import numpy as np
 
 from aqdask.errors import FrameError, SourceUnreachable, place_failed
-from aqdask.execution.model_cache import one_thread, replica
+from aqdask.execution.model_cache import cached_scorer, one_thread
 from aqdask.execution.planning import Batch, FrameTask
 from aqdask.execution.quality_groups import RETIRED
 from aqdask.execution.worker import address, at_work
@@ -47,7 +47,7 @@ STORED = "but its pixels are stored: `aqdask verify --repair` accepts them as th
 
 
 @dataclass(frozen=True)
-class Reading:
+class LoadedFrame:
     """A frame in memory.
 
     Parameters
@@ -157,7 +157,7 @@ class FrameJob:
                 return []
             return [scoring.score(task, self._stored(scoring, task))]
         started = time.perf_counter()
-        reading, record = self._take_in(frames, task)
+        reading, record = self._ingest_frame(frames, task)
         record["seconds"] = round(time.perf_counter() - started, 4)
         if not scoring:
             return [record]
@@ -170,7 +170,7 @@ class FrameJob:
             return [record]
         return [record, scoring.score(task, self._stored(scoring, task))]
 
-    def _take_in(self, frames: FrameStore, task: FrameTask) -> tuple[Reading | None, Record]:
+    def _ingest_frame(self, frames: FrameStore, task: FrameTask) -> tuple[LoadedFrame | None, Record]:
         """Read one source and store its pixels; return them, if there are any, and the record."""
         record: Record = {"event": "ingest", "frame_id": task.frame_id}
         try:
@@ -201,7 +201,7 @@ class FrameJob:
         if frame.info.notes:
             record["notes"] = list(frame.info.notes)
         known, headers = frame.info.metadata, (frame.info.header, frame.info.primary_header)
-        return Reading((frame.image, frame.invalid), crc32c, known.camera, known.filter, headers), record
+        return LoadedFrame((frame.image, frame.invalid), crc32c, known.camera, known.filter, headers), record
 
     def _read(self, task: FrameTask) -> reader.Frame:
         frame = reader.read_frame(task.path, task.hdu, self.read)
@@ -213,7 +213,7 @@ class FrameJob:
             )
         return frame
 
-    def _stored(self, scoring: _Scoring, task: FrameTask) -> Reading | FrameError:
+    def _stored(self, scoring: _Scoring, task: FrameTask) -> LoadedFrame | FrameError:
         """Read an ingested frame, or return the reason why there is none."""
         if not task.score:
             return FrameError(NO_FRAME)
@@ -222,7 +222,7 @@ class FrameJob:
         except FrameError as error:
             return error
         camera, band, header, primary = scoring.stored_headers[task.row]
-        return Reading(pixels, task.crc32c, camera, band, (header, primary))
+        return LoadedFrame(pixels, task.crc32c, camera, band, (header, primary))
 
 
 def _stamp(path: str) -> dict[str, int]:
@@ -244,7 +244,7 @@ class _Scoring:
     @cached_property
     def scorer(self) -> Scorer:
         """Scorer of the model, loaded on first use: a batch that only clears maps needs none."""
-        return replica(self.job.model)
+        return cached_scorer(self.job.model)
 
     @cached_property
     def stored_headers(self) -> dict[int, tuple[str, str, str, str]]:
@@ -265,10 +265,10 @@ class _Scoring:
     def begin(cls, job: FrameJob, batch: Batch, frames: FrameStore) -> _Scoring:
         scoring = cls(job, batch, frames)
         if batch.keep or any(task.stored or (task.ingest and task.crc32c) for task in batch.frames):
-            scoring._recall()
+            scoring._read_stored_maps()
         return scoring
 
-    def _recall(self) -> None:
+    def _read_stored_maps(self) -> None:
         """Read the stored maps of the shard, frame by frame where a part of it is damaged.
 
         A disk that cannot be read is no damage, and ends the run.
@@ -286,10 +286,10 @@ class _Scoring:
                         values[row - start] = self.store.read_map(name, row)
 
     def keeps(self, task: FrameTask) -> bool:
-        """Tell if the stored maps of a frame are finished and match the ledger."""
+        """Return True if the stored maps of a frame are finished and match the ledger."""
         return bool(task.stored) and maps_checksum(self.block, task.row - self.batch.start) == task.stored
 
-    def score(self, task: FrameTask, found: Reading | FrameError) -> Record:
+    def score(self, task: FrameTask, found: LoadedFrame | FrameError) -> Record:
         """Fill the maps of one frame, with no data where it could not be read; see `finish`."""
         record: Record = {"event": "score", "frame_id": task.frame_id, "quality": self.job.quality}
         if isinstance(found, SourceUnreachable):  # its maps stay as they are

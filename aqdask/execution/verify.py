@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from aqdask.errors import FrameError
-from aqdask.execution import frame_columns, planning, quality_groups, structure
+from aqdask.execution import planning, quality_groups, verify_arrays, verify_structure
 from aqdask.execution.executors import Executor
 from aqdask.execution.open_archive import OpenArchive, writing
 from aqdask.execution.pipeline import blame, clear_stale, collect, process
@@ -97,7 +97,7 @@ def verify(
         root = layout.open_root(path)
         made = quality_groups.known(root, open_ledger(root, damaged=True))
     with writing(path, repairing=True) as archive, layout.storing(path):
-        structure.mend(archive, made)
+        verify_structure.mend(archive, made)
     with layout.reading(path):  # with restored metadata more can be read, and less is damaged
         found = _check(path, executor, reporter)
     broken |= {(frame_id, where) for frame_id, where, _ in found.damage}
@@ -122,18 +122,18 @@ def _check(
     rows = ledger.rows()
     entries = _chosen(rows, sample, seed)
     found = Verification(len(entries), counts=ledger.counts(list(made)))
-    found.damage = structure.check(root, ledger, frames, made)
+    found.damage = verify_structure.check(root, ledger, frames, made)
     places = {where for _, where, _ in found.damage}
     if "frames (metadata)" in places:
         found.checked = 0
         what = "pixels and coordinates were not read: their metadata come first"
-        found.incomplete = [(frame_columns.ALL, what)]
+        found.incomplete = [(verify_arrays.ALL, what)]
         return found
-    found.damage += frame_columns.check_coordinates(frames, rows)
+    found.damage += verify_arrays.check_coordinates(frames, rows)
     whole = [name for name in made if f"{name} (metadata)" not in places]
     for name in whole:
         store = QualityStore(layout.group(root, f"quality/{name}"))
-        found.damage += frame_columns.check_quality(store, made[name], rows)
+        found.damage += verify_arrays.check_quality(store, made[name], rows)
     damage, unchecked = _damage(path, entries, whole, executor, reporter)
     found.damage += damage
     found.incomplete = unchecked + _incomplete(frames, ledger, list(made))
@@ -214,12 +214,12 @@ def _repair(
     """
     lost: list[tuple[str, str]] = []
     entries, rows = archive.ledger.entries, archive.ledger.rows()
-    broken = {frame_id for frame_id, where, _ in found.damage if where == frame_columns.COORDINATES_OF_FRAMES}
+    broken = {frame_id for frame_id, where, _ in found.damage if where == verify_arrays.COORDINATES_OF_FRAMES}
     if broken:
-        frame_columns.repair_coordinates(archive, broken, executor, reporter)
+        verify_arrays.repair_coordinates(archive, broken, executor, reporter)
     for name, about in made.items():
         store = QualityStore.open(archive.path, name, writable=True)
-        frame_columns.repair_quality(store, about, rows, found.damage)
+        verify_arrays.repair_quality(store, about, rows, found.damage)
     for frame_id in sorted({frame_id for frame_id, where, _ in found.damage if where == "frames"}):
         why = _cannot_repair(entries[frame_id])
         if why:

@@ -26,12 +26,12 @@ class Watchdog:
     ----------
     client : distributed.Client
         The client of the run.
-    hopeless : callable
+    no_more_workers : callable
         Returns True if no further worker can arrive.
     """
 
-    def __init__(self, client: Client, hopeless: Callable[[], bool]) -> None:
-        self.client, self.hopeless = client, hopeless
+    def __init__(self, client: Client, no_more_workers: Callable[[], bool]) -> None:
+        self.client, self.no_more_workers = client, no_more_workers
         self.worker_timeout = config.seconds("worker-timeout")
         self.frame_timeout = config.seconds("frame-timeout")
         self.every = min(5.0, self.worker_timeout / 4, self.frame_timeout / 4)
@@ -85,7 +85,7 @@ class Watchdog:
             self._alone_since = None
             return
         self._alone_since = self._alone_since or now
-        if now - self._alone_since > self.worker_timeout and self.hopeless():
+        if now - self._alone_since > self.worker_timeout and self.no_more_workers():
             raise ClusterError(
                 f"all workers are gone, and for {config.get('worker-timeout')} none has come",
                 expected="at least one worker",

@@ -241,7 +241,7 @@ class HeaderCards:
         return values[0] if values else None
 
     def is_plain(self, keyword: str) -> bool:
-        """Tell if the value of a keyword is readable for certain, without parsing it."""
+        """Return True if the value of a keyword is readable for certain, without parsing it."""
         card = self.raw.get(keyword)
         return card is None or (keyword not in self.repeats and PLAIN_CARD.match(card) is not None)
 
@@ -291,7 +291,7 @@ class Headers:
                     yield keyword, value
 
     def holds(self, keyword: str) -> bool:
-        """Tell if a card of this keyword is present, whatever its value."""
+        """Return True if a card of this keyword is present, whatever its value."""
         return any(keyword in part.raw for part in self.parts)
 
     def absence(self, keyword: str) -> str:
@@ -322,7 +322,7 @@ class Headers:
 
 
 def same_value(one: object, other: object) -> bool:
-    """Tell if two values are equal as text or as numbers, such as 10, 10.0 and '10'."""
+    """Return True if two values are equal as text or as numbers, such as 10, 10.0 and '10'."""
     return as_text(one) == as_text(other) or as_number(one) == as_number(other)
 
 

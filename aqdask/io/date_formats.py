@@ -1,4 +1,4 @@
-"""Parse dates and times of day in the notations of cameras; None for text that is not understood.
+"""Dates and times of day in the notations of cameras; None for text that is not understood.
 
 A notation is one row of `DATES` or `TIMES_OF_DAY`. Nothing is guessed: an ambiguous time of day is not
 understood, and an ambiguous date keeps both of its days, so that other cards can contradict it.

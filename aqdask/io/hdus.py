@@ -146,7 +146,7 @@ def select_images(hdus: Iterable[Hdu], read: ReadSpec) -> list[Hdu]:
 
 
 def matches(hdu: Hdu, wanted: str) -> bool:
-    """Tell if an index, ``EXTNAME`` or ``EXTNAME,EXTVER`` (in any case) names this HDU."""
+    """Return True if an index, ``EXTNAME`` or ``EXTNAME,EXTVER`` (in any case) names this HDU."""
     wanted = wanted.strip().upper()
     if wanted.isdecimal():
         return hdu.index == int(wanted)
@@ -228,7 +228,7 @@ def tile_shape(hdu: Hdu) -> tuple[int, ...]:
 
 
 def has_more_images(hdus: LazyHdus, frame: Hdu, read: ReadSpec, stream: Stream) -> bool:
-    """Tell if another image of the same shape follows ``frame`` within `LOOK_AHEAD` HDUs.
+    """Return True if another image of the same shape follows ``frame`` within `LOOK_AHEAD` HDUs.
 
     Damage after the frame is ignored. A compressed stream is not decompressed much further.
     """
@@ -246,7 +246,7 @@ def has_more_images(hdus: LazyHdus, frame: Hdu, read: ReadSpec, stream: Stream) 
 
 
 def _is_image(hdu: Hdu, read: ReadSpec) -> bool:
-    """Tell if an HDU is a 2-D image, but neither a distortion table nor the input mask."""
+    """Return True if an HDU is a 2-D image, but neither a distortion table nor the input mask."""
     mask = MaskSelection.of(read)
     is_mask = bool(mask.hdu) and not mask.files and matches(hdu, mask.hdu)
     return hdu.shape is not None and hdu.name.upper() not in LOOKUP_TABLES and not is_mask

@@ -165,7 +165,7 @@ def _labelled(metadata: FrameMetadata, label: str) -> FrameMetadata:
 
 
 def _are_successive(cards: list[FrameMetadata]) -> bool:
-    """Tell if each exposure began after the end of the one before, as those of one detector do."""
+    """Return True if each exposure began after the end of the one before, as those of one detector do."""
     times = sorted(card.time for card in cards if card.time is not None)
     longest = max([2.0, *(card.exptime for card in cards if card.exptime > 0)])
     gaps = np.diff(times) / 1e6
@@ -291,7 +291,7 @@ def _camera(cards: Headers, keyword: str | None, is_extension: bool) -> Noted:
 
 
 def _holds(text: str, name: str) -> bool:
-    """Tell if ``text`` contains ``name`` as whole words: 'WFPC2' does not contain 'FPC'."""
+    """Return True if ``text`` contains ``name`` as whole words: 'WFPC2' does not contain 'FPC'."""
     return re.search(rf"(?<!\w){re.escape(name)}(?!\w)", text, re.IGNORECASE) is not None
 
 

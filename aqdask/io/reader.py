@@ -1,4 +1,4 @@
-"""Frames from FITS files: a look at the headers (`probe`), and the pixels of one image (`read_frame`)."""
+"""Frames of FITS files: metadata from headers (`probe`), and pixels of one image (`read_frame`)."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def _hashing(raw: bytes) -> Iterator[Callable[[], str]]:
 
 
 def is_reachable(path: str | os.PathLike[str]) -> bool:
-    """Tell if this process can read the first byte of a file."""
+    """Return True if this process can read the first byte of a file."""
     try:
         with open_stream(path) as stream:
             stream.read(1)

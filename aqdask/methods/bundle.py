@@ -28,14 +28,14 @@ _FIELDS = ("name", "method", "patch", "normalisation", "architecture", "provenan
 
 
 def is_name(name: object) -> bool:
-    """Tell if a model name is valid: it becomes part of the names of a quality group and of files."""
+    """Return True if a model name is valid: it becomes part of the names of a quality group and of files."""
     if not isinstance(name, str) or len(name) > LONGEST_NAME or ".." in name:
         return False
     return re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) is not None
 
 
 def is_patch(side: object) -> bool:
-    """Tell if a side of a patch in px is valid."""
+    """Return True if a side of a patch in px is valid."""
     return isinstance(side, int) and not isinstance(side, bool) and side in PATCHES
 
 
@@ -122,7 +122,7 @@ class Bundle:
         return self.calibrations.get(calibration_key(camera, filter), self.calibrations[POOLED])
 
     def calibrated_for(self, camera: str, filter: str) -> bool:
-        """Tell if a camera and filter have a calibration of their own (unknown ones: both empty)."""
+        """Return True if a camera and filter have a calibration of their own (unknown ones: both empty)."""
         return calibration_key(camera, filter) in self.calibrations
 
     def with_calibrations(self, calibrations: Mapping[str, Calibration], **changes: Any) -> Bundle:
@@ -254,7 +254,7 @@ def _is_mapping(value: object) -> bool:
 
 
 def _are_facts(value: object) -> bool:
-    """Tell if the facts of a calibration have the types that other code relies on."""
+    """Return True if the facts of a calibration have the types that other code relies on."""
     if not isinstance(value, Mapping):
         return False
     patches, smallest = value.get("patches"), value.get("smallest_pvalue")

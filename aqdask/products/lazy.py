@@ -18,7 +18,7 @@ from dask.base import tokenize
 
 from aqdask.errors import UsageError
 from aqdask.execution.coverage import ATTRIBUTE, uncalibrated
-from aqdask.execution.model_cache import one_thread, warm
+from aqdask.execution.model_cache import load_cached, one_thread
 from aqdask.execution.pipeline import check_patch
 from aqdask.methods.bundle import Bundle
 from aqdask.methods.dispatch import variables as variables_of
@@ -181,7 +181,7 @@ def _tile_features(
     inside = np.ones(pixels.shape, dtype=bool) if invalid is None else ~invalid
     valid = gather(inside, y, x, tile.size)
     with one_thread():
-        found = warm(model, digest).extract_features(patches, valid, tops, lefts, *calibration)
+        found = load_cached(model, digest).extract_features(patches, valid, tops, lefts, *calibration)
     return found.reshape(len(tile.tops), len(tile.lefts), -1)
 
 
@@ -192,7 +192,7 @@ def _score_features(
     """Variables of one frame from the features of its tiles, by name."""
     features = np.concatenate([np.concatenate(row, axis=1) for row in tiles], axis=0)
     with one_thread():
-        return warm(model, digest).score_features(features, *calibration)
+        return load_cached(model, digest).score_features(features, *calibration)
 
 
 def _attributes(bundle: Bundle, grid: PatchGrid) -> dict[str, Any]:

@@ -32,9 +32,9 @@ COLUMNS: dict[str, tuple[pa.DataType, str]] = {
     "masked_fraction": (pa.float64(), "fraction of the frame's pixels that are masked"),
     "frame_score": (pa.float64(), "score of the frame, larger = worse"),
     "state": (pa.string(), "done, quarantined or pending"),
-    "reason": (pa.string(), "why it is quarantined"),
-    "sha256": (pa.string(), "of the source file"),
-    "dq_file": (pa.string(), "exported mask"),
+    "reason": (pa.string(), "reason for the quarantine of the frame or source"),
+    "sha256": (pa.string(), "SHA-256 of the source file"),
+    "dq_file": (pa.string(), "name of the exported mask in the folder dq/"),
 }
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from aqdask.simulate.camera import corner_distance
-from aqdask.simulate.defect import TRUTH_SIGMA, Defect
+from aqdask.simulate.defect_base import TRUTH_SIGMA, Defect
 from aqdask.simulate.detector_defects import (
     Banding,
     CosmicRays,

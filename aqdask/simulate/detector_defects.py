@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from aqdask.simulate.camera import peak_electrons
-from aqdask.simulate.defect import Defect
+from aqdask.simulate.defect_base import Defect
 from aqdask.simulate.psf import PHASES
 from aqdask.simulate.scene import Light, SceneSpec
 from aqdask.simulate.sources import render_stars

@@ -9,7 +9,7 @@ from itertools import accumulate
 import numpy as np
 
 from aqdask.simulate.camera import bleed, dark_current, flat_field, read_out
-from aqdask.simulate.defect import TRUTH_SIGMA, Defect
+from aqdask.simulate.defect_base import TRUTH_SIGMA, Defect
 from aqdask.simulate.scene import Light, SceneSpec, correlated_field, stream
 from aqdask.simulate.sources import draw_galaxies, draw_stars, render_galaxies, render_stars
 
@@ -61,7 +61,7 @@ def simulate_frame(spec: SceneSpec, defects: Sequence[Defect] = (), seed: int = 
     Every purpose has its own random stream, so that frames with and without a defect show the same stars and
     sky.
 
-    `aqdask.simulate.defect` defines an affected pixel. The noise is that of the good frame at the pixel,
+    `aqdask.simulate.defect_base` defines an affected pixel. The noise is that of the good frame at the pixel,
     ``sqrt(sky + stars + dark + read_noise**2)`` electrons, after blooming. Each defect is compared with the
     frame that has the defects before it.
     """

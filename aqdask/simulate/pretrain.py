@@ -263,7 +263,7 @@ def pretrain(seed: int = 0, steps: int = STEPS, trained: Bundle | None = None) -
         },
         notes=(
             "Calibrated on simulated frames only: use `aqdask calibrate` for your camera first.",
-            *(note for note in calibrations[POOLED].facts["notes"] if not note.startswith("Look at")),
+            *(note for note in calibrations[POOLED].facts["notes"] if not note.startswith("Inspect")),
         ),
     )
 

@@ -163,7 +163,7 @@ class FrameStore:
         layout.write_shards((row, 0, 0), [(self._array(name), None) for name in self.planes])
 
     def has_pixels(self, row: int) -> bool:
-        """Tell if a shard of the frame is stored."""
+        """Return True if a shard of the frame is stored."""
         return any(layout.has_shard(self._array(name), (row, 0, 0)) for name in self.planes)
 
     def stored_beyond(self, rows: int) -> list[int]:

@@ -34,7 +34,26 @@ LAYOUT_VERSION = 2
 CONVENTIONS = "CF-1.11"
 GROUPS = ("frames", "quality", "ledger")
 # Long names that earlier releases wrote, and those of today.
-REWORDED = {"evidence that was worst": "feature group with the smallest p-value"}
+REWORDED = {
+    "evidence that was worst": "property of the patch with the smallest p-value",
+    "how far the frame is from the references in robust sigma, larger is worse": (
+        "distance from the reference frames in robust sigma, larger is worse"
+    ),
+    "PSF size of the frame over the median of the fitted references, above 1 = wider": (
+        "PSF size of the frame relative to that of the reference frames, above 1 = wider"
+    ),
+    "PSF ellipticity of the frame less that of the reference frames": (
+        "modulus of the difference in PSF ellipticity from the reference frames"
+    ),
+    "conformal p-value of its PSF ellipticity, at least 1 / (references + 1)": (
+        "conformal p-value of the frame's PSF ellipticity, at least 1 / (references + 1)"
+    ),
+    "mean number of stars a patch": "mean number of stars per patch",
+    "what of the frame lies outside the range of the reference frames": (
+        "quantities outside the range of the reference frames: stars per patch (density), sky, "
+        "noise relative to the noise model (gain)"
+    ),
+}
 METADATA = "zarr.json"
 PARTIAL = ".partial"  # end of the name of a file that zarr has not renamed yet
 REQUIRED = {"group": set(), "array": {"shape", "data_type", "chunk_grid", "chunk_key_encoding", "codecs"}}
@@ -174,7 +193,7 @@ def group(root: zarr.Group, name: str) -> zarr.Group:
 
 
 def has_metadata(place: StorePath, node_type: str = "group") -> bool:
-    """Tell if a group (or an 'array') has readable metadata."""
+    """Return True if a group (or an 'array') has readable metadata."""
     found = sync((place / METADATA).get(prototype=default_buffer_prototype()))
     try:
         known = json.loads(found.to_bytes()) if found is not None else {}
@@ -252,7 +271,7 @@ def mend_array(group: zarr.Group, name: str, expected: Mapping[str, Any], rows: 
 
 
 def is_archive(path: str | os.PathLike[str]) -> bool:
-    """Tell if ``path`` holds an archive of any layout version."""
+    """Return True if ``path`` holds an archive of any layout version."""
     try:
         return open_root(path) is not None
     except UsageError:
@@ -290,7 +309,7 @@ def consolidate(path: str | os.PathLike[str], root: zarr.Group) -> None:
 
 
 def _is_whole(place: StorePath, root: zarr.Group) -> bool:
-    """Tell if all groups and arrays have metadata."""
+    """Return True if all groups and arrays have metadata."""
 
     async def names(name: str) -> list[str]:
         return [found async for found in place.store.list_dir(f"{place.path}/{name}".strip("/"))]
@@ -325,7 +344,7 @@ def delete_shard(array: zarr.Array, index: tuple[int, ...]) -> None:
 
 
 def has_shard(array: zarr.Array, index: tuple[int, ...]) -> bool:
-    """Tell if a shard is stored."""
+    """Return True if a shard is stored."""
     return sync((array.store_path / array.metadata.encode_chunk_key(index)).exists())
 
 

@@ -88,7 +88,7 @@ class Entry:
         return Place(self.row, self.path, self.hdu, self.crc32c)
 
     def score_pending(self, quality: str) -> bool:
-        """Tell if a quality group lacks this frame, or holds scores of other pixels."""
+        """Return True if a quality group lacks this frame, or holds scores of other pixels."""
         score = self.scores.get(quality)
         if score is None or score.state == PENDING:
             return True

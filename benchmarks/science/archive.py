@@ -24,7 +24,7 @@ from aqdask.photometry.aperture_photometry import photometric_scatter
 from aqdask.photometry.false_alarms import DetectionCounts, find_candidates, find_detections
 from aqdask.simulate import defects
 from aqdask.simulate.camera import flat_field
-from aqdask.simulate.defect import Defect
+from aqdask.simulate.defect_base import Defect
 from aqdask.simulate.frame import SimulatedFrame, add_stars, simulate_frame
 from aqdask.simulate.presets import preset
 from aqdask.simulate.scene import SceneSpec, stream

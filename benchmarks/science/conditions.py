@@ -13,7 +13,7 @@ import numpy as np
 from draws import MakeDefect
 
 from aqdask.simulate import defects
-from aqdask.simulate.defect import Defect
+from aqdask.simulate.defect_base import Defect
 
 NO_GOAL = "no goal"
 MEAN_GOAL, MEAN_RECALL_GOAL = 0.90, 0.65

@@ -9,7 +9,7 @@ import numpy as np
 from seeds import SEEDS
 
 from aqdask.methods.base import FrameSource
-from aqdask.simulate.defect import Defect
+from aqdask.simulate.defect_base import Defect
 from aqdask.simulate.frame import SimulatedFrame, simulate_frame
 from aqdask.simulate.scene import SceneSpec, stream
 from aqdask.simulate.truth import AFFECTED_FRACTION, NARROW_FRACTIONS, patch_fraction

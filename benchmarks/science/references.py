@@ -21,7 +21,7 @@ from aqdask.methods.bundle import Bundle
 from aqdask.methods.noise_aware.calibrate import calibrate_bundle
 from aqdask.methods.shipped import load_shipped
 from aqdask.methods.training.settings import TrainSpec
-from aqdask.simulate.defect import Defect
+from aqdask.simulate.defect_base import Defect
 from aqdask.simulate.defects import Background, Cloud, Defocus, Elongation, Gradient, Region
 from aqdask.simulate.detector_defects import ReadNoise
 from aqdask.simulate.frame import simulate_frame
@@ -111,7 +111,7 @@ def verdict(bundle: Bundle, frames: MemoryFrames, bad: set[str]) -> dict[str, bo
     try:
         spec = TrainSpec(name="references", alpha=ALPHA)
         calibrated = calibrate_bundle(bundle, frames, spec, lambda progress: None)
-        notes = " ".join(note for note in calibrated.notes if note.startswith("Look at"))
+        notes = " ".join(note for note in calibrated.notes if note.startswith("Inspect"))
     except UsageError as error:
         text, named = str(error), set(getattr(error, "frames", ()))
     return {

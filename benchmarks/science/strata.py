@@ -23,7 +23,7 @@ from aqdask.methods.noise_aware.scorer import NoiseAwareScorer
 from aqdask.methods.shipped import load_shipped
 from aqdask.methods.training.settings import TrainSpec
 from aqdask.simulate import defects
-from aqdask.simulate.defect import Defect
+from aqdask.simulate.defect_base import Defect
 from aqdask.simulate.frame import simulate_frame
 from aqdask.simulate.scene import SceneSpec, stream
 from aqdask.specs import FrameMetadata

@@ -23,7 +23,7 @@ from aqdask.errors import ClusterError, ModelError, UsageError
 from aqdask.execution import clusters
 from aqdask.execution.clusters import connect
 from aqdask.execution.executors import DaskExecutor, SerialExecutor, WorkQueue
-from aqdask.execution.model_cache import ModelPlugin, plugin_name, replica
+from aqdask.execution.model_cache import ModelPlugin, cached_scorer, plugin_name
 
 pytestmark = pytest.mark.cluster
 FOUR = r".*Expected: .*\. What to do: "
@@ -187,9 +187,9 @@ class SetupFails(ModelPlugin):
 
 
 def which_replica(digest: str) -> tuple[int, int]:
-    """Process and identity of the replica that a task gets."""
+    """Process and identity of the cached_scorer that a task gets."""
     time.sleep(0.05)
-    return os.getpid(), id(replica(digest))
+    return os.getpid(), id(cached_scorer(digest))
 
 
 def test_one_replica_a_process_however_often_it_is_provided(pool, bundle):
@@ -231,7 +231,7 @@ def test_a_worker_whose_plugin_failed_loads_the_model_or_fails_loudly(scheduler,
 
 def test_a_worker_without_the_model_says_so(pool):
     with connect(pool.scheduler_address) as executor:
-        ((_, result),) = executor.run(replica, WorkQueue(["0" * 64]), stage="score")
+        ((_, result),) = executor.run(cached_scorer, WorkQueue(["0" * 64]), stage="score")
     assert isinstance(result, ModelError)
     assert re.search(f"has no model 00000000{FOUR}", str(result))
 

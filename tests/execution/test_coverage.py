@@ -9,7 +9,7 @@ from night import OPTIONS, files, night_frame, same_bytes, sky, tiny_bundle, wri
 
 import aqdask as aq
 from aqdask.errors import UsageError
-from aqdask.execution.coverage import Outside
+from aqdask.execution.coverage import OutOfReferenceCounter
 from aqdask.execution.reporter import Silent
 from aqdask.methods.bundle import calibration_key
 
@@ -132,7 +132,7 @@ def test_unknown_cameras_can_be_calibrated_for(only_l):
 
 
 def test_frames_outside_the_references_are_counted_by_what():
-    said, outside = Said(), Outside()
+    said, outside = Said(), OutOfReferenceCounter()
     outside.tell(said)
     outside.count([{"frame_score": 1.0}, {}, {"out_of_reference": 0.0}])
     outside.tell(said)

@@ -145,7 +145,7 @@ def test_forget_looks_for_what_a_folder_no_longer_holds(tmp_path):
 
 
 def fail_with(monkeypatch, ending, number):
-    """Reading of files with this ending fails with an errno, as on a bad disk or a dead mount."""
+    """LoadedFrame of files with this ending fails with an errno, as on a bad disk or a dead mount."""
     real = os.stat
 
     def refuse(path, *arguments, **options):

@@ -70,7 +70,7 @@ def test_tiles_of_an_array_parse_the_model_once(bundle, monkeypatch):
         parsed.append(data)
         return real(data)
 
-    monkeypatch.setattr(model_cache, "_replicas", {})
+    monkeypatch.setattr(model_cache, "_scorers", {})
     monkeypatch.setattr(Bundle, "from_bytes", staticmethod(from_bytes))
     image = np.random.default_rng(0).normal(1000, 30, (600, 600)).astype("float32")
     aq.quality_of(image, bundle).compute(scheduler="sync")

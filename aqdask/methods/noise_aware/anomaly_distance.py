@@ -1,4 +1,4 @@
-"""Anomaly distance of a feature group from the reference patches, and its p-value."""
+"""Anomaly distance of a feature group: its largest normal score among reference patches, and the p-value."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import numpy as np
 
 from aqdask.stats.conformal import ScoreTable, conformal_pvalue
 
-COMPARED = 20_000  # patches of all frames that are compared with each other
-AMONG_OTHERS = 0.99  # quantile of the other frames' distances above which a patch is outlying
-APART = 0.2  # outlying fraction of a frame above which other frames are not compared with it
+MAX_COMPARED = 20_000  # patches of all frames that are compared with each other
+OUTLYING_QUANTILE = 0.99  # quantile of the other frames' distances above which a patch is outlying
+OUTLYING_FRACTION = 0.2  # outlying fraction of a frame above which other frames are not compared with it
 TABLE_LIMIT = 2000  # distances kept a group
 TAIL = 0.02  # upper fraction of the references whose mean excess makes the exponential tail
 NORMAL_EXCESS = 0.36  # of a normal variable over its 98 % quantile
@@ -159,8 +159,8 @@ def fraction_beyond_others(
 
     Frames with the same defect hide each other. Therefore the most outlying quarter of the frames is at first
     compared with the rest, and not the rest with it; frames that agree with the rest are taken back, until
-    all that are set apart have more than `APART` outlying patches. Of good frames none is set apart. A defect
-    that more than a quarter of the frames share is not found.
+    all that are set apart have more than `OUTLYING_FRACTION` outlying patches. Of good frames none is set
+    apart. A defect that more than a quarter of the frames share is not found.
 
     Parameters
     ----------
@@ -169,11 +169,11 @@ def fraction_beyond_others(
     one_sided, min_effect_size
         As `AnomalyDistance.fit`.
     """
-    chosen = [values[:: max(1, len(values) * len(statistics) // COMPARED)] for values in statistics]
-    apart = _oddest(chosen, one_sided, min_effect_size)
+    chosen = [values[:: max(1, len(values) * len(statistics) // MAX_COMPARED)] for values in statistics]
+    apart = _most_outlying(chosen, one_sided, min_effect_size)
     while True:  # `apart` only shrinks
         found = _beyond(chosen, apart, one_sided, min_effect_size)
-        still = apart & (found > APART)
+        still = apart & (found > OUTLYING_FRACTION)
         if (still == apart).all():
             return found
         apart = still
@@ -189,16 +189,16 @@ def _beyond(
         others = np.concatenate([*kept, own[:0]])
         if len(own) and len(others):
             distance = AnomalyDistance.fit(others, one_sided, min_effect_size)
-            limit = (1 + 3 / (len(kept) + 1)) * float(np.quantile(distance.of(others), AMONG_OTHERS))
+            limit = (1 + 3 / (len(kept) + 1)) * float(np.quantile(distance.of(others), OUTLYING_QUANTILE))
             found[k] = float((distance.of(own) > limit).mean())
     return found
 
 
-def _oddest(chosen: Sequence[np.ndarray], one_sided: int, min_effect_size: float) -> np.ndarray:
+def _most_outlying(chosen: Sequence[np.ndarray], one_sided: int, min_effect_size: float) -> np.ndarray:
     """Find the quarter of the frames, rounded down, with the most outlying patches, bool ``(frame,)``.
 
     Compared with the median over frames of the distributions of each, which a minority does not move. A frame
-    is as far as the distance that a fraction `APART` of its patches exceeds.
+    is as far as the distance that a fraction `OUTLYING_FRACTION` of its patches exceeds.
     """
     outlying = np.zeros(len(chosen), bool)
     alone = [NormalScores.fit(values, min_effect_size) for values in chosen if len(values)]
@@ -206,6 +206,9 @@ def _oddest(chosen: Sequence[np.ndarray], one_sided: int, min_effect_size: float
         knots = np.median([scores.knots for scores in alone], axis=0)
         excess = np.median([scores.excess for scores in alone], axis=0)
         typical = AnomalyDistance(NormalScores(knots, excess), one_sided)
-        far = [np.quantile(typical.of(values), 1 - APART) if len(values) else 0.0 for values in chosen]
+        far = [
+            np.quantile(typical.of(values), 1 - OUTLYING_FRACTION) if len(values) else 0.0
+            for values in chosen
+        ]
         outlying[np.argsort(far)[-count:]] = True
     return outlying

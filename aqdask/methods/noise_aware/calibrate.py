@@ -122,7 +122,7 @@ def calibrate_cameras(
             reader, frames, split, alpha=spec.alpha, two_sided=spec.two_sided, tick=tick
         )
     largest = max(groups, key=lambda key: len(groups[key].every))
-    found[POOLED] = found[calibration_key(*largest)].plain()
+    found[POOLED] = found[calibration_key(*largest)].without_strata()
     for note in named_notes(notes_of(found)):
         report(TrainProgress("note", note=note))
     return found

@@ -1,4 +1,4 @@
-"""Calibration of one camera and filter, and its arrays and facts in a bundle."""
+"""`CameraCalibration`: the calibration of one camera and filter, and its storage in a bundle."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class CameraCalibration:
             return self
         return self.brighter.under_sky(features)
 
-    def plain(self) -> CameraCalibration:
+    def without_strata(self) -> CameraCalibration:
         """Return a copy without the calibrations of brighter skies."""
         return replace(self, brighter=None)
 
@@ -131,7 +131,7 @@ class CameraCalibration:
             limit,
         )
 
-    def elsewhere(self, *, same_camera: bool) -> CameraCalibration:
+    def transferred(self, *, same_camera: bool) -> CameraCalibration:
         """Return the part that holds for another filter, or for another camera, which has other hot pixels.
 
         A filter has its own flat field: against that of another one the sky of every patch would stand out,
@@ -144,7 +144,7 @@ class CameraCalibration:
         hot = self.hot if same_camera else self.hot[:0]
         decision = replace(decision, camera=camera, distances=distances)
         # The counts of another camera say nothing about its sky.
-        brighter = self.brighter.elsewhere(same_camera=True) if same_camera and self.brighter else None
+        brighter = self.brighter.transferred(same_camera=True) if same_camera and self.brighter else None
         return replace(self, decision=decision, hot=hot, brighter=brighter)
 
     def hot_map(self) -> np.ndarray | None:

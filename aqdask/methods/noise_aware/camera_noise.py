@@ -21,7 +21,9 @@ from aqdask.stats.patches import cut_range, valid_range
 SURVEYED = 12  # frames of a camera at most: 50,000 patches of 4096 x 4096 px frames
 SHARED_TOP = 4  # pixels at the largest value of a frame: then that value is the saturation level
 GAIN_AGREES = 1.5  # factor between the header's gain and that of the frames that is not worth a note
-MOST_FULL = 0.01  # of a good frame's pixels: a level that more of them reach is not the detector's full well
+MAX_SATURATED_FRACTION = (
+    0.01  # of a good frame's pixels: a level that more of them reach is not the detector's full well
+)
 LARGEST_SIGNAL = 50.0  # sigma; brighter pixels count as this
 NOISE_GROUPS = tuple(group.name for group in FEATURE_GROUPS if group.noise_model)
 _BATCH = 64
@@ -199,7 +201,7 @@ def _remarks(noise: NoiseModel, white: bool, gain: float) -> tuple[tuple[str, ..
     elif noise.source == "frames" and not 1 / GAIN_AGREES < gain * noise.b < GAIN_AGREES and gain > 0:
         notes.append(
             f"the frames show a gain of {1 / noise.b:.3g} electrons a count, the header says {gain:.3g}: the "
-            "frames are believed (were their counts rescaled, stacked or averaged?)"
+            "measured gain is used (were the counts rescaled, stacked or averaged?)"
         )
     if noise.source == "none":
         reason = "the gain is unknown: too little range of sky in the reference frames, none in the header"
@@ -220,10 +222,10 @@ def _saturation(image: np.ndarray, invalid: np.ndarray | None) -> float:
         return float("inf")
     top = camera_noise.max()
     shared = np.count_nonzero(camera_noise == top)
-    return float(top) if SHARED_TOP <= shared <= MOST_FULL * camera_noise.size else float("inf")
+    return float(top) if SHARED_TOP <= shared <= MAX_SATURATED_FRACTION * camera_noise.size else float("inf")
 
 
 def _header_saturation(image: np.ndarray, saturate: float) -> float:
     """Return the header's saturation; infinity without one, or where many good pixels lie above it."""
-    believed = saturate > 0 and np.count_nonzero(image >= saturate) <= MOST_FULL * image.size
+    believed = saturate > 0 and np.count_nonzero(image >= saturate) <= MAX_SATURATED_FRACTION * image.size
     return saturate if believed else float("inf")

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 
 from aqdask.methods.noise_aware.noise_model import NoiseModel
-from aqdask.methods.noise_aware.patch_statistics import CELLS, LINES
-from aqdask.methods.noise_aware.pooling import Features, box_sum, shape
+from aqdask.methods.noise_aware.patch_statistics import LINES, SUBPATCHES_PER_SIDE
+from aqdask.methods.noise_aware.pooling import Features, box_sum, star_shape
 from aqdask.methods.noise_aware.sky_fit import robust_line, smooth_amplitude
 
 REGIONS = (5, 9)  # patches a side over which the second pass pools
@@ -68,33 +68,39 @@ def sky_sigma(features: Features, noise: NoiseModel) -> np.ndarray:
     return np.sqrt(noise.variance(torch.from_numpy(features["sky"].astype(np.float64))).numpy())
 
 
-def cell_levels(features: Features, noise: NoiseModel) -> np.ndarray:
+def subpatch_levels(features: Features, noise: NoiseModel) -> np.ndarray:
     """Compute the sky of the sub-patches in counts, ``(n_y, n_x, 16)``."""
-    cells = np.stack([features[f"cell_{n}"] for n in range(CELLS**2)], axis=-1).astype(np.float64)
+    cells = np.stack([features[f"cell_{n}"] for n in range(SUBPATCHES_PER_SIDE**2)], axis=-1).astype(
+        np.float64
+    )
     return features["sky"][..., None] + cells * sky_sigma(features, noise)[..., None]
 
 
 def as_image(cells: np.ndarray) -> np.ndarray:
     """Arrange sub-patches ``(n_y, n_x, 16)`` as an image ``(4 n_y, 4 n_x)``."""
     n_y, n_x, _ = cells.shape
-    spread = cells.reshape(n_y, n_x, CELLS, CELLS).transpose(0, 2, 1, 3)
-    return spread.reshape(n_y * CELLS, n_x * CELLS)
+    spread = cells.reshape(n_y, n_x, SUBPATCHES_PER_SIDE, SUBPATCHES_PER_SIDE).transpose(0, 2, 1, 3)
+    return spread.reshape(n_y * SUBPATCHES_PER_SIDE, n_x * SUBPATCHES_PER_SIDE)
 
 
-def as_cells(image: np.ndarray) -> np.ndarray:
+def as_subpatches(image: np.ndarray) -> np.ndarray:
     """Invert `as_image`."""
-    n_y, n_x = image.shape[0] // CELLS, image.shape[1] // CELLS
-    return image.reshape(n_y, CELLS, n_x, CELLS).transpose(0, 2, 1, 3).reshape(n_y, n_x, CELLS**2)
+    n_y, n_x = image.shape[0] // SUBPATCHES_PER_SIDE, image.shape[1] // SUBPATCHES_PER_SIDE
+    return (
+        image.reshape(n_y, SUBPATCHES_PER_SIDE, n_x, SUBPATCHES_PER_SIDE)
+        .transpose(0, 2, 1, 3)
+        .reshape(n_y, n_x, SUBPATCHES_PER_SIDE**2)
+    )
 
 
 def sky_misfit(features: Features, camera: CameraModel) -> np.ndarray:
     """Subtract ``alpha + beta template`` from the sky of sub-patches, in sigma, ``(n_y, n_x, 16)``."""
-    levels, sigma = cell_levels(features, camera.noise), sky_sigma(features, camera.noise)
+    levels, sigma = subpatch_levels(features, camera.noise), sky_sigma(features, camera.noise)
     if not np.isfinite(features["sky"]).any():
         return levels
     if camera.template is None or camera.template.shape != as_image(levels).shape:
         return (levels - np.nanmedian(features["sky"])) / sigma[..., None]
-    template = as_cells(camera.template)
+    template = as_subpatches(camera.template)
     # The level of a patch is steadier than those of its parts, and 16 times fewer.
     ridge = float(np.nanmedian(sigma) ** 2) / 64
     alpha, beta = robust_line(template.mean(axis=-1), features["sky"], ridge)
@@ -143,7 +149,7 @@ def residual(frame: FrameFeatures) -> np.ndarray:
 
 def _signed(frame: FrameFeatures, unflagged: np.ndarray | None = None, side: int = 1) -> np.ndarray:
     """Compute size, e1 and e2 relative to the references; sharper stars count only with ``two_sided``."""
-    away = shape(frame.features, frame.camera.shape_zero, unflagged, side)
+    away = star_shape(frame.features, frame.camera.shape_zero, unflagged, side)
     if not frame.camera.two_sided:
         away[..., 0] = np.maximum(away[..., 0], 0)
     away[~np.isfinite(frame.features["sky"])] = (

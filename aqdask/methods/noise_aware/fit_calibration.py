@@ -1,4 +1,4 @@
-"""Calibration of one camera and filter from its reference frames."""
+"""Fit of a `CameraCalibration` to reference frames, by stratum of sky: feature groups, tails, p-values."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from aqdask.methods.noise_aware.feature_groups import (
     FeatureGroup,
     FrameFeatures,
     as_image,
-    cell_levels,
     sky_sigma,
+    subpatch_levels,
 )
 from aqdask.methods.noise_aware.frame_score import FrameStatistics, ReferenceStatistics, frame_statistics
 from aqdask.methods.noise_aware.networks import SHAPE_UNITS, Networks
 from aqdask.methods.noise_aware.noise_model import NoiseModel
-from aqdask.methods.noise_aware.pooling import Features, about, shape_sums
+from aqdask.methods.noise_aware.pooling import Features, pooled_estimate, shape_sums
 from aqdask.methods.noise_aware.reference_checks import (
     FEW_FRAMES,
     check_alpha,
@@ -201,9 +201,9 @@ def _disabled(disabled: Mapping[str, str], calibration_frames: int) -> dict[str,
 def _camera_model(fit: Sequence[Features], noise: NoiseModel, two_sided: bool) -> CameraModel:
     """Fit the sky template and the PSF zero point to frames."""
     sigma = float(np.nanmedian(np.concatenate([sky_sigma(c, noise).ravel() for c in fit])))
-    levels = np.stack([as_image(cell_levels(features, noise)) for features in fit])
+    levels = np.stack([as_image(subpatch_levels(features, noise)) for features in fit])
     template = make_template(levels, (sigma / 4) ** 2)
-    zero = np.median([about(shape_sums(c).sum(axis=(0, 1)), np.zeros(3)) for c in fit], axis=0)
+    zero = np.median([pooled_estimate(shape_sums(c).sum(axis=(0, 1)), np.zeros(3)) for c in fit], axis=0)
     return CameraModel(noise, template, zero, two_sided)
 
 
@@ -259,7 +259,7 @@ def _rows(group: FeatureGroup, statistics: Iterable[np.ndarray]) -> np.ndarray:
 
 
 def is_enabled(group: FeatureGroup, disabled: Container[str]) -> bool:
-    """Tell if a group is used: not disabled, and not the fallback for one that is enabled."""
+    """Return True if a group is used: not disabled, and not the fallback for one that is enabled."""
     better = group.fallback_for and group.fallback_for not in disabled
     return group.name not in disabled and not better
 
@@ -282,8 +282,8 @@ def _focus_notes(ids: Sequence[str], values: Sequence[FrameStatistics]) -> list[
         return []
     relative = sizes / np.median(sizes)
     return [
-        f"Stars of {relative.min():.2f} to {relative.max():.2f} times their median size are normal: so the "
-        f"reference frames are ({ids[int(sizes.argmax())]} the widest)."
+        f"The PSF size of the reference frames is {relative.min():.2f} to {relative.max():.2f} times its "
+        f"median (widest: {ids[int(sizes.argmax())]}); this whole range counts as normal."
     ]
 
 
@@ -297,7 +297,7 @@ def _notes(total: int, threshold: int, disabled: Mapping[str, str]) -> list[str]
         )
     if threshold < FEW_FRAMES:
         notes.append(
-            f"Calibrated on {threshold} frame{'s'[: threshold > 1]}: the patches of one frame are alike, so "
+            f"Calibrated on {threshold} frame{'s'[: threshold > 1]}: patches of one frame are correlated, so "
             "the share of good patches masked may differ from alpha by a factor of two or more; 20 frames "
             "bring it close."
         )

@@ -14,11 +14,11 @@ import numpy as np
 from aqdask.flags import OUTSIDE
 from aqdask.methods.noise_aware.feature_groups import CameraModel, noise_ratio, sky_sigma
 from aqdask.methods.noise_aware.noise_model import NoiseModel
-from aqdask.methods.noise_aware.pooling import Features, about, shape_sums
+from aqdask.methods.noise_aware.pooling import Features, pooled_estimate, shape_sums
 from aqdask.stats.robust import mad_sigma
 
 # Statistics that are compared, and their smallest spread: among equal references .5 % is no outlier.
-LEAST_SPREAD = {"size": 0.02, "ellipticity": 0.01, "sky": 0.05, "noise": 0.02, "stars": 0.1}
+MIN_SPREAD = {"size": 0.02, "ellipticity": 0.01, "sky": 0.05, "noise": 0.02, "stars": 0.1}
 FLAG_SIGMA = 5.0  # robust sigma in size, ellipticity, sky or noise
 FLAG_MASKED = 0.2  # fraction of patches masked
 # Beyond the references: by how much (ln) stars a patch, sky, and noise ratio may leave their range.
@@ -59,7 +59,7 @@ def frame_statistics(features: Features, camera: CameraModel, spread: Sequence[f
     known = np.isfinite(features["sky"])
     if not known.any():
         return FrameStatistics(*[float("nan")] * 6)
-    found = about(shape_sums(features)[known].sum(axis=0), camera.shape_zero) * np.asarray(spread)
+    found = pooled_estimate(shape_sums(features)[known].sum(axis=0), camera.shape_zero) * np.asarray(spread)
     return FrameStatistics(
         size=float(found[0]),
         ellipticity=float(np.hypot(found[1], found[2])),
@@ -89,12 +89,12 @@ class ReferenceStatistics:
     def fit(cls, frames: Sequence[FrameStatistics]) -> ReferenceStatistics:
         """Fit to at least one reference frame."""
         found = {}
-        for name, min_effect_size in LEAST_SPREAD.items():
+        for name, min_spread in MIN_SPREAD.items():
             values = np.array([_compared(frame, name) for frame in frames])
             values = values[np.isfinite(values)]
             if values.size:
                 centre = float(np.median(values))
-                spread = max(float(mad_sigma(values, centre)), min_effect_size)
+                spread = max(float(mad_sigma(values, centre)), min_spread)
                 found[name] = (centre, spread, float(values.min()), float(values.max()))
         shapes = {
             name: tuple(float(v) for v in (getattr(frame, name) for frame in frames) if np.isfinite(v))

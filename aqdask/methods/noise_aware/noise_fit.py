@@ -12,7 +12,7 @@ from aqdask.stats.robust import mad_sigma
 
 LEAST_PATCHES = 50
 SLOPE_ERROR = 0.2  # relative standard error of b beyond which the frames do not say what it is
-BENT = 5.0  # standard errors of c above zero from which the pixel response is in the model
+CURVATURE_SIGMA = 5.0  # standard errors of c above zero from which the pixel response is in the model
 FLOOR_QUANTILE, FLOOR_FRACTION = 0.01, 0.25
 COARSE = 0.25  # counts squared; integer counts with less noise do not show it
 WHITE = (0.8, 1.25)  # ratio of the noise in neighbours to that two pixels apart, if pixels are independent
@@ -100,14 +100,14 @@ def _line(x: np.ndarray, y: np.ndarray, degree: int) -> tuple[np.ndarray, np.nda
 
 
 def _is_camera(fit: np.ndarray, error: np.ndarray, middle: float) -> bool:
-    """Tell if a curved relation is that of a camera: c significant, and a gain that is known at no signal.
+    """Return True if a curved relation is that of a camera: c significant, and the gain known at no signal.
 
     Frames of two gain settings bend the line as well; at the foot of theirs the gain is negative or unknown.
     """
     _, slope, c = fit
     foot = slope - 2 * c * middle
     foot_error = np.hypot(error[1], 2 * middle * error[2])
-    return bool(c > BENT * error[2] and foot > 0 and foot_error <= SLOPE_ERROR * foot)
+    return bool(c > CURVATURE_SIGMA * error[2] and foot > 0 and foot_error <= SLOPE_ERROR * foot)
 
 
 def _centre(values: np.ndarray, variance: np.ndarray) -> float:
@@ -119,12 +119,12 @@ def _centre(values: np.ndarray, variance: np.ndarray) -> float:
 
 
 def is_coarse(variance: np.ndarray, integer: bool) -> bool:
-    """Tell if counts are too coarse to show the noise: integers with a variance below `COARSE`."""
+    """Return True if counts are too coarse to show the noise: integers with a variance below `COARSE`."""
     found = variance[np.isfinite(variance)]
     return bool(integer and (found.size == 0 or np.median(found) < COARSE))
 
 
 def is_white(near: np.ndarray, far: np.ndarray) -> bool:
-    """Tell if the noise in neighbouring pixels agrees with that two pixels apart (medians of patches)."""
+    """Return True if the noise of neighbouring pixels agrees with that two pixels apart (medians)."""
     both = np.isfinite(near) & np.isfinite(far) & (far > 0)
     return not both.any() or WHITE[0] < float(np.median(near[both] / far[both])) < WHITE[1]

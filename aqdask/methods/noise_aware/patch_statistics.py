@@ -16,8 +16,8 @@ import torch
 from aqdask.methods.noise_aware.noise_model import row_median
 
 SCALES = (4, 8, 16)  # px over which the residual is averaged
-CELL = 16  # px of the sub-patches whose sky is taken
-CELLS = 4  # of them along a side of a patch of 64 px
+SUBPATCH = 16  # px of the sub-patches whose sky is taken
+SUBPATCHES_PER_SIDE = 4  # of them along a side of a patch of 64 px
 LIMIT = 2.0  # sigma at which sums of 4 x 4 px are cut before they are added up along lines
 WINSOR = 1.5  # sigma at which pixels are cut for the sky of sub-patches
 _WINSOR_SLOPE = math.erf(WINSOR / math.sqrt(2))
@@ -35,7 +35,7 @@ class View:
     Parameters
     ----------
     u : Tensor (n, P, P)
-        Signal above sky in units of the noise (`noise.variance_stabilise`).
+        Signal above sky in units of the noise (`noise_model.variance_stabilise`).
     residual : Tensor (n, P, P)
         Compressed signal less its reconstruction, the same units.
     latent : Tensor (n, z, p, p)
@@ -91,13 +91,13 @@ def _ln(values: torch.Tensor) -> torch.Tensor:
     return values.clamp(min=_TINY).log()
 
 
-def sky_cells(view: View) -> torch.Tensor:
+def sky_subpatches(view: View) -> torch.Tensor:
     """Sky of the sub-patches of 16 px above that of the patch, in sigma: winsorised means, ``(n, 16)``."""
     count, side, _ = view.clipped.shape
-    cells = side // CELL
+    cells = side // SUBPATCH
     # Rows first: whole rows are added up several times as fast as parts of them.
-    rows = view.clipped.view(count, cells, CELL, side).sum(dim=2)
-    return rows.view(count, cells, cells, CELL).sum(dim=3).flatten(1) / (CELL**2 * _WINSOR_SLOPE)
+    rows = view.clipped.view(count, cells, SUBPATCH, side).sum(dim=2)
+    return rows.view(count, cells, cells, SUBPATCH).sum(dim=3).flatten(1) / (SUBPATCH**2 * _WINSOR_SLOPE)
 
 
 def latent_moments(view: View) -> torch.Tensor:
@@ -203,7 +203,7 @@ def table(latent: int) -> tuple[Statistic, ...]:
     return (
         Statistic(absolute_residual, ("mae",)),
         Statistic(residual_scales, tuple(interleaved)),
-        Statistic(sky_cells, tuple(f"cell_{n}" for n in range(CELLS**2))),
+        Statistic(sky_subpatches, tuple(f"cell_{n}" for n in range(SUBPATCHES_PER_SIDE**2))),
         Statistic(latent_moments, tuple(f"latent_{m}_{n}" for m in ("mean", "std") for n in range(latent))),
         Statistic(spikes, ("spike", "peak_1")),
         Statistic(lines, LINES),

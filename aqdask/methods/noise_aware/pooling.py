@@ -1,4 +1,4 @@
-"""Sums over neighbouring patches, and the shape of the stars of any region."""
+"""Sums over neighbouring patches, and the precision-weighted PSF size and ellipticity of any region."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-PRIOR = 0.5  # precision of knowing nothing about the shape of stars
+PRIOR = 0.5  # precision of the prior on size, e1 and e2, in units of 1 / SHAPE_UNITS**2
 SHAPES = ("size", "e1", "e2")
 Features = Mapping[str, np.ndarray]
 """What was measured in the patches of a frame, ``(n_y, n_x)`` by name."""
@@ -27,7 +27,7 @@ def shape_sums(features: Features) -> np.ndarray:
     return np.moveaxis(np.array(parts, dtype=np.float64), (0, 1), (-2, -1))
 
 
-def shape(
+def star_shape(
     features: Features, zero: np.ndarray, unflagged: np.ndarray | None = None, side: int = 1
 ) -> np.ndarray:
     """Size (ln), e1 and e2 of the stars about ``zero``: ``(n_y, n_x, 3)``, in `networks.SHAPE_UNITS`.
@@ -38,10 +38,10 @@ def shape(
     if unflagged is not None:
         sums[~unflagged] = 0
         sums = box_sum(sums, side)
-    return about(sums, zero)
+    return pooled_estimate(sums, zero)
 
 
-def about(sums: np.ndarray, zero: np.ndarray) -> np.ndarray:
+def pooled_estimate(sums: np.ndarray, zero: np.ndarray) -> np.ndarray:
     """Estimates ``(..., 3)`` from `shape_sums` ``(..., 2, 3)`` of any region, less ``zero``."""
     weight, product = sums[..., 0, :], sums[..., 1, :]
     return (product - weight * zero) / (weight + PRIOR)

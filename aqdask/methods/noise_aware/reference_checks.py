@@ -11,7 +11,7 @@ import numpy as np
 from aqdask.errors import OutlierFramesError, UsageError
 from aqdask.methods.noise_aware.anomaly_distance import fraction_beyond_others
 from aqdask.methods.noise_aware.feature_groups import FEATURE_GROUPS, FrameFeatures, sky_sigma
-from aqdask.methods.noise_aware.frame_score import LEAST_SPREAD, FrameStatistics, ReferenceStatistics
+from aqdask.methods.noise_aware.frame_score import MIN_SPREAD, FrameStatistics, ReferenceStatistics
 from aqdask.methods.noise_aware.noise_model import NoiseModel
 from aqdask.methods.noise_aware.pooling import Features
 from aqdask.methods.noise_aware.reference_split import STRATUM_FRAMES
@@ -129,11 +129,11 @@ def _outliers(total: int, outliers: Mapping[str, str], expected: str) -> Outlier
 def _note(found: Mapping[str, str]) -> list[str]:
     """Write a note on frames that are outliers a little; none for none."""
     named = ", ".join(f"{frame_id} ({text})" for frame_id, text in found.items())
-    return [f"Look at {named}: close to being outliers among the reference frames."] if named else []
+    return [f"Inspect {named}: nearly outliers among the reference frames."] if named else []
 
 
 def _spreads() -> str:
-    return ", ".join(f"{name} {spread:g}" for name, spread in LEAST_SPREAD.items() if name != "stars")
+    return ", ".join(f"{name} {spread:g}" for name, spread in MIN_SPREAD.items() if name != "stars")
 
 
 def check_gains(camera: str, cards: Mapping[str, FrameMetadata]) -> None:
@@ -154,7 +154,7 @@ def check_gains(camera: str, cards: Mapping[str, FrameMetadata]) -> None:
         f"the headers of the reference frames of {camera or 'an unnamed camera'} say gains of "
         + ", ".join(_setting(one, named=one is not usual) for one in settings),
         expected="one gain setting of a camera, in electrons a count",
-        consequence="A noise model between them holds for none",
+        consequence="One noise model cannot fit frames with different gains",
         remedy="choose frames of one setting; the other needs a camera name and calibration of its own",
     )
     if isinstance(error, OutlierFramesError):
@@ -220,7 +220,7 @@ def check_scatter(ids: Sequence[str], values: Sequence[FrameStatistics], noise: 
         what = f"of {len(outliers)} of them, beside the widest gap, {times} times: {_listed(outliers)}"
     every = _span(f"{np.exp(found[name].noise / 2):.2f}" for name in (known[0], known[-1]))
     raise UsageError(
-        f"the noise of {len(values)} reference frames is {every} times what one noise model says; {what}",
+        f"the noise of {len(values)} reference frames is {every} times that of the noise model; {what}",
         expected=f"a scatter of less than {NOISE_SCATTER / 2:.0%} from frame to frame",
         consequence="Of several gain settings, or of clouds among clear skies, no noise model holds",
         remedy="check that all reference frames are of one camera, gain setting and reduction, and good",
@@ -254,7 +254,7 @@ def check_noise(values: Sequence[FrameStatistics]) -> None:
     ratio = float(np.exp(np.median([value.noise for value in values]) / 2))
     if not NOISE_RANGE[0] <= ratio <= NOISE_RANGE[1]:
         raise UsageError(
-            f"on held-out reference frames the noise is {ratio:.2f} times what the noise model says",
+            f"on held-out reference frames the noise is {ratio:.2f} times that of the noise model",
             expected=f"a ratio of {NOISE_RANGE[0]} to {NOISE_RANGE[1]}",
             consequence="With the wrong gain everything would be masked, or nothing",
             remedy="check that all reference frames are of one camera, gain setting and reduction",

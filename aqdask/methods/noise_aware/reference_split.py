@@ -1,4 +1,4 @@
-"""Division of the reference frames of a camera and filter into fit, tail and threshold sets.
+"""Division of reference frames into fit, tail and threshold sets, by camera, filter and stratum of sky.
 
 Where the references lie under very different skies (Moon, twilight), each stratum of sky has sets, and then a
 calibration, of its own: all-sky frames with the Moon are 3 to 8 times as bright as dark ones, and region

@@ -16,7 +16,7 @@ from aqdask.methods.noise_aware.feature_extractor import Detector, FeatureExtrac
 from aqdask.methods.noise_aware.feature_groups import FEATURE_GROUPS, noise_ratio
 from aqdask.methods.noise_aware.frame_score import FLAG_SIGMA, frame_statistics
 from aqdask.methods.noise_aware.networks import SHAPE_UNITS, load_networks
-from aqdask.methods.noise_aware.pooling import Features, shape
+from aqdask.methods.noise_aware.pooling import Features, star_shape
 from aqdask.methods.noise_aware.variables import VARIABLES
 from aqdask.methods.tensors import as_float
 from aqdask.specs import MIN_VALID
@@ -79,7 +79,7 @@ class NoiseAwareScorer:
                 remedy="calibrate the model again (`aqdask calibrate`)",
             ) from error
         if key not in available:
-            calibration = calibration.elsewhere(same_camera=bool(same))
+            calibration = calibration.transferred(same_camera=bool(same))
         return calibration, calibration.hot_map()
 
     def extract_features(
@@ -171,7 +171,7 @@ def frame_variables(calibration: CameraCalibration, features: Features) -> dict[
     camera = decision.camera
     score, pvalue, worst = decision.score(features)
     codes = _REASON_CODES | {"": flags.code(flags.REASONS, "no_data")}
-    about = shape(features, camera.shape_zero) * np.array(SHAPE_UNITS)
+    about = star_shape(features, camera.shape_zero) * np.array(SHAPE_UNITS)
     about[np.isnan(features["sky"])] = np.nan
     masked = 1 - float((pvalue > decision.first_alpha).mean())  # what has no score is masked, too
     values = frame_statistics(features, camera, SHAPE_UNITS)

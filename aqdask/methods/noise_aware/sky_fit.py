@@ -1,4 +1,4 @@
-"""Sky of a whole frame, fitted to the sky of its patches."""
+"""Sky of a whole frame: template of the references, robust fit to it, slope and curvature."""
 
 from __future__ import annotations
 

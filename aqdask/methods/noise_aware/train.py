@@ -43,7 +43,7 @@ from aqdask.methods.training.split import Split
 WARM_UP = 50  # steps in which the rate rises from zero
 HELD_OUT_CROPS = 256
 PATIENCE = 5  # points of the loss curve without a decrease, after which the training stops
-MIN_GAIN = 1e-3  # of the held-out loss: a smaller decrease is worth no training
+MIN_LOSS_DECREASE = 1e-3  # of the held-out loss: a smaller decrease is worth no training
 SKY_GRADIENT = 1.0  # sigma of the sky; largest rise from the middle of a crop to its edges
 _GRADIENTS = 13  # first word of generators' seeds
 AUGMENTATION = ["crops", "flips", "rotations", f"background of up to {SKY_GRADIENT:g} sigma"]
@@ -70,7 +70,7 @@ def train_noise_aware(
     before = recipe.held_out()
     curve = fit(recipe, report, patience=PATIENCE, start_loss=before)
     after = curve.held_out[curve.steps.index(curve.best_step)] if curve.best_step else before
-    notes = _gain_notes(before, after)
+    notes = _loss_notes(before, after)
     for note in notes:
         report(TrainProgress("note", note=note))
     networks = recipe.network.cpu()
@@ -112,9 +112,9 @@ def _union(groups: Mapping[tuple[str, str], ReferenceSplit]) -> Split:
     return Split(*parts)
 
 
-def _gain_notes(before: float, after: float) -> tuple[str, ...]:
+def _loss_notes(before: float, after: float) -> tuple[str, ...]:
     """Write a note where the held-out loss did not decrease enough to be worth a training."""
-    if before - after >= MIN_GAIN * abs(before):
+    if before - after >= MIN_LOSS_DECREASE * abs(before):
         return ()
     return (
         "Training the autoencoder gained nothing over `aqdask calibrate`: its held-out loss is "

@@ -86,14 +86,14 @@ class TwoPassDecision:
         second = self._without(frame, flagged)
         return found | self.group_neg_log10_p(second, regional=True), flagged
 
-    def families(self, neg_log10_p: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+    def pass_scores(self, neg_log10_p: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         """Score each patch by the groups of single patches, and by region groups where any is enabled."""
-        families = [[group.name for group in self.groups(regional=regional)] for regional in (False, True)]
-        return [score_of({name: neg_log10_p[name] for name in names}) for names in families if names]
+        pass_scores = [[group.name for group in self.groups(regional=regional)] for regional in (False, True)]
+        return [score_of({name: neg_log10_p[name] for name in names}) for names in pass_scores if names]
 
     def calibrated(self, reference: Sequence[Features]) -> TwoPassDecision:
         """Return a copy with `final` from good frames that were used for nothing else."""
-        found = [self.families(self.neg_log10_p(features)[0]) for features in reference]
+        found = [self.pass_scores(self.neg_log10_p(features)[0]) for features in reference]
         return replace(
             self,
             final=tuple(
@@ -105,9 +105,9 @@ class TwoPassDecision:
     @property
     def smallest(self) -> float:
         """Smallest possible p-value."""
-        return float(self._either(min(table.smallest for table in self.final)))
+        return float(self._sidak(min(table.smallest for table in self.final)))
 
-    def _either(self, pvalue: np.ndarray | float) -> np.ndarray:
+    def _sidak(self, pvalue: np.ndarray | float) -> np.ndarray:
         """Correct the smallest of the p-values of k tables: ``1 - (1 - p)**k`` (Sidak 1967)."""
         return 1 - (1 - np.asarray(pvalue, dtype=np.float64)) ** len(self.final)
 
@@ -117,8 +117,10 @@ class TwoPassDecision:
         The smaller of those of single patches and of regions, corrected for two tests. Region statistics
         correlate within a frame; a shared null distribution would hide single-patch anomalies.
         """
-        parts = [conformal_pvalue(s, t) for s, t in zip(self.families(neg_log10_p), self.final, strict=True)]
-        return self._either(np.fmin.reduce(parts)).astype(np.float32)
+        parts = [
+            conformal_pvalue(s, t) for s, t in zip(self.pass_scores(neg_log10_p), self.final, strict=True)
+        ]
+        return self._sidak(np.fmin.reduce(parts)).astype(np.float32)
 
     def score(self, features: Features) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Compute score, final p-value and name of the worst group of every patch, ``(n_y, n_x)`` each.

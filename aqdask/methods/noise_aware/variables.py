@@ -16,7 +16,7 @@ def _number(name: str, long_name: str, units: str = "1") -> Variable:
     return Variable(name, "float32", np.nan, {"long_name": long_name, "units": units}, per_frame=True)
 
 
-# Per patch: judgement, the published quantity, physical maps. Per frame: a rank, a flag, the same physics.
+# Per patch: decision, published score, physical maps. Per frame: score, flag, the same physical quantities.
 VARIABLES: tuple[Variable, ...] = (
     _map("score", "patch score, -log10 of the smallest group p-value, larger is worse"),
     _map("pvalue", "split conformal p-value of the score through both passes"),
@@ -24,7 +24,7 @@ VARIABLES: tuple[Variable, ...] = (
         "reason",
         "uint8",
         flags.code(flags.REASONS, "no_data"),
-        {"long_name": "feature group with the smallest p-value", **flags.cf_values(flags.REASONS)},
+        {"long_name": "property of the patch with the smallest p-value", **flags.cf_values(flags.REASONS)},
     ),
     _map("mae", "mean absolute residual of the reconstruction in units of the noise"),
     _map("sky", "sky of the patch", "count"),
@@ -33,7 +33,7 @@ VARIABLES: tuple[Variable, ...] = (
     _map("e1", "PSF ellipticity along the axes less that of the reference frames"),
     _map("e2", "PSF ellipticity along the diagonals less that of the reference frames"),
     _map("stars", "stars in the patch above 5 sigma"),
-    _number("frame_score", "how far the frame is from the references in robust sigma, larger is worse"),
+    _number("frame_score", "distance from the reference frames in robust sigma, larger is worse"),
     Variable(
         "frame_flag",
         "uint8",
@@ -48,23 +48,24 @@ VARIABLES: tuple[Variable, ...] = (
     ),
     _number(
         "frame_size_ratio",
-        "PSF size of the frame over the median of the fitted references, above 1 = wider",
+        "PSF size of the frame relative to that of the reference frames, above 1 = wider",
     ),
-    _number("frame_ellipticity", "PSF ellipticity of the frame less that of the reference frames"),
+    _number("frame_ellipticity", "modulus of the difference in PSF ellipticity from the reference frames"),
     _number("frame_size_pvalue", "conformal p-value of the frame's PSF size, at least 1 / (references + 1)"),
     _number(
         "frame_ellipticity_pvalue",
-        "conformal p-value of its PSF ellipticity, at least 1 / (references + 1)",
+        "conformal p-value of the frame's PSF ellipticity, at least 1 / (references + 1)",
     ),
     _number("frame_sky", "median sky of the patches, pedestal included", "count"),
     _number("frame_noise_ratio", "median measured over expected standard deviation of the noise"),
-    _number("frame_stars", "mean number of stars a patch"),
+    _number("frame_stars", "mean number of stars per patch"),
     Variable(
         "out_of_reference",
         "uint8",
         0,
         {
-            "long_name": "what of the frame lies outside the range of the reference frames",
+            "long_name": "quantities outside the range of the reference frames: stars per patch "
+            "(density), sky, noise relative to the noise model (gain)",
             "flag_masks": list(flags.OUTSIDE.values()),
             "flag_meanings": " ".join(flags.OUTSIDE),
         },

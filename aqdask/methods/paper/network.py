@@ -1,4 +1,4 @@
-"""Convolutional autoencoder of the published method."""
+"""Convolutional autoencoder of the published method (Jia et al. 2024)."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 From the paper (Jia et al. 2024, arXiv 2405.03408): frames cut into small patches, each normalised by
 itself, a convolutional autoencoder trained on good frames with the mean squared error, and the mean
 absolute error (MAE) of the reconstruction as the score, larger = worse. Ours, because the paper leaves them
-open: min-max as the normalisation's formula, the layers (`autoencoder`), the p-value (split conformal
+open: min-max as the normalisation's formula, the layers (`network`), the p-value (split conformal
 against patches of held-out reference frames, in place of a threshold by hand), and pixels without data.
 """
 

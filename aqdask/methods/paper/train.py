@@ -175,7 +175,7 @@ def _notes(pooled: Calibration, frames: int) -> tuple[str, ...]:
         )
     if frames < FEW_FRAMES:
         notes.append(
-            f"Calibrated on {frames} frames: the patches of one frame are alike, so the share of good "
+            f"Calibrated on {frames} frames: the patches of one frame are correlated, so the share of good "
             "patches masked may differ from alpha by a factor of two or more; 20 frames bring it close."
         )
     return tuple(notes)

@@ -16,7 +16,7 @@ VARIABLES: tuple[Variable, ...] = (
         "reason",
         "uint8",
         flags.code(flags.REASONS, "no_data"),
-        {"long_name": "feature group with the smallest p-value", **flags.cf_values(flags.REASONS)},
+        {"long_name": "property of the patch with the smallest p-value", **flags.cf_values(flags.REASONS)},
     ),
     Variable(
         "mae",

@@ -164,7 +164,7 @@ def _extend(curve: LossCurve, recipe: Recipe, done: int, since: list[float]) -> 
 
 
 def _is_stale(losses: list[float], patience: int) -> bool:
-    """Tell if the last ``patience`` losses are no better than those before."""
+    """Return True if the last ``patience`` losses are no better than those before."""
     earlier, latest = losses[:-patience], losses[-patience:]
     return bool(earlier) and min(latest) >= min(earlier)
 

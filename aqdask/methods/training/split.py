@@ -1,6 +1,6 @@
 """Division of reference frames into training, validation and calibration sets, disjoint by frame.
 
-The patches of one frame are alike, so that frames that took part in a fit cannot calibrate it.
+The patches of one frame are correlated, so that frames that took part in a fit cannot calibrate it.
 """
 
 from __future__ import annotations

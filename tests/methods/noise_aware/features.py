@@ -6,7 +6,7 @@ import numpy as np
 
 from aqdask.methods.noise_aware.feature_groups import CameraModel
 from aqdask.methods.noise_aware.noise_model import NoiseModel
-from aqdask.methods.noise_aware.patch_statistics import CELLS, table
+from aqdask.methods.noise_aware.patch_statistics import SUBPATCHES_PER_SIDE, table
 
 NOISE = NoiseModel(a=-300.0, b=0.7, floor=1.0)
 CAMERA = CameraModel(NOISE, shape_zero=np.array([0.4, 0.0, 0.1]))
@@ -22,7 +22,7 @@ def good_frame(seed: int, shape: tuple[int, int] = (8, 8), moody: float = 0.1) -
 
     sky = 1200 + 200 * rng.random() + draw(2.0)
     features = {name: draw() for name in NAMES}
-    features |= {f"cell_{n}": draw(0.06) for n in range(CELLS**2)}
+    features |= {f"cell_{n}": draw(0.06) for n in range(SUBPATCHES_PER_SIDE**2)}
     features |= {
         "valid": np.ones(shape),
         "saturated": np.zeros(shape),

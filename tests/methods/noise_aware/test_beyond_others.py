@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aqdask.methods.noise_aware.anomaly_distance import (
-    AMONG_OTHERS,
-    COMPARED,
+    MAX_COMPARED,
+    OUTLYING_QUANTILE,
     AnomalyDistance,
     fraction_beyond_others,
 )
@@ -47,7 +47,7 @@ def test_what_is_below_the_least_excess_makes_no_difference():
 
 
 def test_many_patches_are_thinned_evenly():
-    values = statistics(4, 3 * COMPARED // 4)
+    values = statistics(4, 3 * MAX_COMPARED // 4)
     values[1][: len(values[1]) // 3, 0] += 12
     assert fraction_beyond_others(values)[1] == pytest.approx(1 / 3, abs=0.01)
 
@@ -97,6 +97,6 @@ def test_good_frames_are_compared_with_all_others(frames, seed):
     for k, own in enumerate(values):
         others = np.concatenate(values[:k] + values[k + 1 :])
         distance = AnomalyDistance.fit(others)
-        limit = (1 + 3 / frames) * np.quantile(distance.of(others), AMONG_OTHERS)
+        limit = (1 + 3 / frames) * np.quantile(distance.of(others), OUTLYING_QUANTILE)
         expected.append((distance.of(own) > limit).mean())
     assert fraction_beyond_others(values).tolist() == expected

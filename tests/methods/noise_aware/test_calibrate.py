@@ -181,8 +181,8 @@ def test_a_wide_range_of_focus_is_told_of_with_the_widest_frame(tiny):
         )
 
     (note,) = _focus_notes(["a", "b", "c"], [of(0.9), of(1.0), of(1.3)])
-    assert note.startswith("Stars of 0.90 to 1.30 times their median size are normal")
-    assert "(c the widest)" in note
+    assert note.startswith("The PSF size of the reference frames is 0.90 to 1.30 times its median")
+    assert "(widest: c)" in note
     assert _focus_notes(["a", "b"], [of(1.0), of(1.2)]) == []
 
 

@@ -11,12 +11,12 @@ from aqdask.methods.noise_aware.feature_groups import (
     FEATURE_GROUPS,
     CameraModel,
     FrameFeatures,
-    as_cells,
     as_image,
-    cell_levels,
+    as_subpatches,
     noise_ratio,
     sky_misfit,
     sky_sigma,
+    subpatch_levels,
 )
 from aqdask.methods.noise_aware.pooling import box_sum
 
@@ -103,8 +103,8 @@ def test_noise_is_measured_against_what_the_camera_has():
 @given(st.integers(1, 4), st.integers(1, 4))
 def test_sub_patches_go_to_their_places_and_back(n_y, n_x):
     image = np.arange(16 * n_y * n_x).reshape(4 * n_y, 4 * n_x)
-    np.testing.assert_array_equal(as_image(as_cells(image)), image)
-    assert as_cells(image)[0, 0].tolist() == image[:4, :4].ravel().tolist()
+    np.testing.assert_array_equal(as_image(as_subpatches(image)), image)
+    assert as_subpatches(image)[0, 0].tolist() == image[:4, :4].ravel().tolist()
 
 
 @given(st.integers(1, 6), st.integers(1, 6), st.sampled_from([1, 3, 5]))
@@ -121,12 +121,12 @@ def test_the_misfit_is_what_the_template_does_not_explain():
     tilt = 30 * np.linspace(-1, 1, 32)[:, None] * np.ones((32, 32))
     tilted = dict(features)
     sigma = sky_sigma(features, NOISE)
-    cells = as_cells(tilt)
+    cells = as_subpatches(tilt)
     tilted["sky"] = (features["sky"] + cells.mean(axis=-1)).astype(np.float32)
     for n in range(16):
         extra = (cells[..., n] - cells.mean(axis=-1)) / sigma
         tilted[f"cell_{n}"] = (features[f"cell_{n}"] + extra).astype(np.float32)
-    levels = cell_levels(tilted, NOISE) - cell_levels(features, NOISE)
+    levels = subpatch_levels(tilted, NOISE) - subpatch_levels(features, NOISE)
     np.testing.assert_allclose(as_image(levels), tilt, atol=0.3)
     explained = sky_misfit(tilted, CameraModel(NOISE, 1000 + tilt))
     unexplained = sky_misfit(tilted, CameraModel(NOISE))

@@ -11,7 +11,7 @@ from aqdask.methods.noise_aware.feature_groups import CameraModel
 from aqdask.methods.noise_aware.frame_score import (
     FLAG_MASKED,
     FLAG_SIGMA,
-    LEAST_SPREAD,
+    MIN_SPREAD,
     FrameStatistics,
     ReferenceStatistics,
     frame_statistics,
@@ -78,7 +78,7 @@ def test_a_frame_is_flagged_where_more_than_a_fifth_is_masked(reference):
 
 def test_frames_that_are_all_alike_do_not_make_small_differences_large():
     alike = ReferenceStatistics.fit([USUAL] * 12)
-    for name, min_effect_size in LEAST_SPREAD.items():
+    for name, min_effect_size in MIN_SPREAD.items():
         assert alike.quantities[name][1] == min_effect_size
     assert alike.score(replace(USUAL, brightness=1010.0), 0.0) < 1
 

@@ -15,7 +15,7 @@ from aqdask.methods.noise_aware.calibrate import calibrate_bundle
 from aqdask.methods.noise_aware.scorer import NoiseAwareScorer, mask_uninformative
 from aqdask.methods.shipped import load_shipped
 from aqdask.methods.training.settings import TrainSpec
-from aqdask.simulate.defect import Defect
+from aqdask.simulate.defect_base import Defect
 from aqdask.simulate.defects import Cloud, Region
 from aqdask.simulate.frame import simulate_frame
 from aqdask.simulate.scene import SceneSpec

@@ -74,7 +74,7 @@ def test_a_smaller_part_is_worth_a_note(tiny):
         spoil=lambda index, pixels: with_a_cloud(pixels, 0.12, SIDE // 2) if index == 5 else pixels
     )
     notes = calibrate_bundle(tiny, frames, SPEC, silent).notes
-    (note,) = [note for note in notes if note.startswith("Look at")]
+    (note,) = [note for note in notes if note.startswith("Inspect")]
     assert "night/005.fits (sky, " in note
     assert "% of its patches): close to being outliers among the reference frames." in note
 
@@ -82,7 +82,7 @@ def test_a_smaller_part_is_worth_a_note(tiny):
 @pytest.mark.parametrize("count", [3, 4, 6, 12])
 def test_good_frames_are_accepted_without_a_word_about_them(tiny, count):
     notes = calibrate_bundle(tiny, Frames(count), SPEC, silent).notes
-    assert not [note for note in notes if note.startswith("Look at")]
+    assert not [note for note in notes if note.startswith("Inspect")]
 
 
 # --- two gain settings -------------------------------------------------------------------------------------
@@ -217,7 +217,7 @@ def test_two_gains_that_no_header_tells_of_are_refused(tiny, factor, every):
     def spoil(index, pixels):
         return (600 + (pixels.astype(np.float32) - 600) * (1 if index % every else factor)).astype(np.float32)
 
-    match = "of 12 reference frames is .* times what one noise model says|on held-out .* the noise is|outlier"
+    match = "of 12 reference frames is .* times that of the noise model|on held-out .* the noise is|outlier"
     with pytest.raises(UsageError, match=f"({match})" + FOUR):
         calibrate_bundle(tiny, Frames(gain=math.nan, spoil=spoil), SPEC, silent)
 

@@ -140,7 +140,7 @@ def test_strata_come_back_from_the_file_to_the_same_bytes(nights):
 
 def test_another_filter_has_the_sky_strata_its_camera_and_another_camera_none(nights):
     calibration = CameraCalibration.from_stored(nights[0].calibration("cam", "L"))
-    other = calibration.elsewhere(same_camera=True)
+    other = calibration.transferred(same_camera=True)
     assert other.under_sky(sky_of(PEDESTAL + 7000)).decision.camera.template is None
-    assert calibration.elsewhere(same_camera=False).brighter is None
+    assert calibration.transferred(same_camera=False).brighter is None
     assert "brighter" not in nights[0].calibrations[POOLED].facts

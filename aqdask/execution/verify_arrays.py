@@ -16,8 +16,8 @@ import zarr
 from aqdask.execution import planning
 from aqdask.execution.executors import Executor
 from aqdask.execution.open_archive import OpenArchive
-from aqdask.execution.registration import probe
 from aqdask.execution.reporter import Reporter
+from aqdask.execution.source_registry import probe
 from aqdask.store import layout
 from aqdask.store.frame_store import COORDINATES, Coordinates, FrameStore, coordinates_of, row_checksum
 from aqdask.store.ledger import DONE, Entry

@@ -12,8 +12,8 @@ from collections.abc import Iterator, Mapping
 import zarr
 
 from aqdask.errors import FrameError
-from aqdask.execution.frame_columns import ALL, Damage
 from aqdask.execution.open_archive import OpenArchive
+from aqdask.execution.verify_arrays import ALL, Damage
 from aqdask.io import reader
 from aqdask.store import layout
 from aqdask.store.frame_store import FrameStore, checksum
@@ -102,7 +102,7 @@ def _lost_records(ledger: Ledger, frames: FrameStore) -> Iterator[Record]:
 
 
 def _is_good(frames: FrameStore, entry: Entry) -> bool:
-    """Tell if the headers of a source still list the frame: then it can be ingested again."""
+    """Return True if the headers of a source still list the frame: then it can be ingested again."""
     try:
         return any(info.hdu == entry.hdu for info in reader.probe(entry.path, frames.spec.read))
     except (FrameError, OSError):

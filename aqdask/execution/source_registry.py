@@ -1,4 +1,4 @@
-"""Registration of sources: new and changed files get entries in the ledger, and their frames rows.
+"""Entries of the ledger for source files: new and changed ones are registered, and their frames get rows.
 
 Sources are registered page by page, sorted by frame id, before any pixel is stored. The order of rows thus
 does not depend on the order in which tasks finish.
@@ -68,7 +68,7 @@ def register(
     ids = assign_ids(scanned, {path: _base_id(entries[0]) for path, entries in known.items()})
     if rehash:
         _rehash(archive.ledger, scanned, known, executor, reporter)
-    _welcome_back(archive.ledger, scanned, known)
+    _clear_problems(archive.ledger, scanned, known)
     again = retry or forget
     wanted = [source for source in scanned if _is_new(source, known.get(source.path, ()), again)]
     wanted.sort(key=lambda source: ids[source.path])
@@ -227,7 +227,7 @@ def probe(paths: Sequence[str], read: ReadSpec, executor: Executor, reporter: Re
     return found
 
 
-def _welcome_back(ledger: Ledger, scanned: Sequence[Source], known: Mapping[str, Sequence[Entry]]) -> None:
+def _clear_problems(ledger: Ledger, scanned: Sequence[Source], known: Mapping[str, Sequence[Entry]]) -> None:
     """Clear the problems of stored frames whose sources are unchanged again."""
     for source in scanned:
         for entry in known.get(source.path, ()):
@@ -268,7 +268,7 @@ def _rehash(
 
 
 def _is_new(source: Source, entries: Sequence[Entry], retry: bool) -> bool:
-    """Tell if a source must be probed: unknown, changed in size or time, or to be retried."""
+    """Return True if a source must be probed: unknown, changed in size or time, or to be retried."""
     stamp = source.size, source.mtime_ns
     if retry and any(entry.state == QUARANTINED or entry.problem for entry in entries):
         return True
