@@ -235,6 +235,11 @@ def train(
     **settings
         Fields of `aqdask.methods.training.settings.TrainSpec`: ``method``, ``name``, ``steps``, ``seed``, ...
 
+    Returns
+    -------
+    Bundle
+        Written to ``out`` as well, where it is given.
+
     Raises
     ------
     UsageError
@@ -287,10 +292,17 @@ def calibrate(
     **settings
         ``name`` (the model's unless given), ``seed``, ``alpha``, ``two_sided``.
 
+    Returns
+    -------
+    Bundle
+        A copy; written to ``out`` as well, where it is given.
+
     Raises
     ------
     UsageError
         For too few frames, inconsistent frames, or noise far from the noise model's.
+    ModelError
+        If the model cannot be read.
     """
     check_local(archive, out)
     bundle = load_model(model)

@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 class Summary:
     """State of an archive after a run.
 
+    ``done``, ``quarantined`` and ``pending`` count frames, and ``worked`` those that this run finished.
     ``problems`` lists ``(frame_id, reason)`` of quarantined frames, whether pixels or scores failed;
     ``waiting`` of pending frames with a known reason; ``kept`` of stored frames whose changed source could
     not be read. ``left_out`` counts, by suffix, the files that an ingest skipped

@@ -139,7 +139,8 @@ def mask(quality: xr.Dataset, alpha: float) -> xr.DataArray:
     quality : Dataset
         From `open_quality` or `aqdask.quality_of`.
     alpha : float
-        Fraction of good patches that may be masked, in (0, 1).
+        Fraction of good patches that may be masked, in (0, 1): the mean over patches exchangeable with those
+        of the reference frames. Patches of one frame are correlated, so single frames vary more.
 
     Returns
     -------

@@ -104,6 +104,8 @@ class AnomalyDistance:
 class Tail:
     """Distribution of anomaly distances: conformal within the references, an exponential tail beyond.
 
+    The tail is that of peaks over a threshold with shape 0 (Pickands 1975, Ann. Stat. 3, 119).
+
     Parameters
     ----------
     table : ScoreTable

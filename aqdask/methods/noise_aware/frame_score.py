@@ -140,7 +140,9 @@ class ReferenceStatistics:
         return found
 
     def score(self, frame: FrameStatistics, masked: float, *, two_sided: bool = False) -> float:
-        """Return the largest of `sigmas` and of 25 times the masked fraction: above 5 the frame is flagged.
+        """Return the largest of `sigmas` and of 25 (`FLAG_SIGMA` / `FLAG_MASKED`) times the masked fraction.
+
+        Above 5 the frame is flagged.
 
         A frame is flagged if it is more than `FLAG_SIGMA` robust sigma from the references in size,
         ellipticity, sky or noise, or if more than `FLAG_MASKED` of its patches are masked.

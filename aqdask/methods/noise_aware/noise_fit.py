@@ -27,7 +27,7 @@ def fit_noise(
     gain: float = math.nan,
     lag: int = 1,
 ) -> NoiseModel:
-    """Fit ``Var(I) = a + b I + c I**2`` to the sky and the noise of patches, pooled over reference frames.
+    """Fit ``Var(I) = a + b I + c I**2``, the photon transfer curve (Janesick 2007), to patches of frames.
 
     An iteratively reweighted line: the variance of a variance grows with its square, and stars only ever
     add to it, so that high outliers lose their weight sooner than low ones. Where the standard error of b

@@ -206,7 +206,9 @@ KNEE = 10.0  # sigma; beyond it `compress` is logarithmic
 
 
 def compress(u: torch.Tensor) -> torch.Tensor:
-    """Compress the signal, ``v = 10 asinh(u / 10)``: noise stays 1, bright stars are logarithmic.
+    """Compress the signal, ``v = 10 asinh(u / 10)`` (Lupton, Gunn & Szalay 1999, AJ 118, 1406).
+
+    Noise stays 1, and bright stars are logarithmic.
 
     Written with a logarithm, which is ten times as fast as `torch.asinh` on a CPU.
     """

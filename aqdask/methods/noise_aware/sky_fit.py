@@ -17,7 +17,8 @@ SMOOTH_PATCHES = 12  # fewer show no shape of a frame
 def robust_line(template: np.ndarray, level: np.ndarray, ridge: float) -> tuple[float, float]:
     """Fit ``level = alpha + beta template`` to most patches and return ``(alpha, beta)``; NaN is left out.
 
-    Tukey's biweight about the mode, with the spread of the innermost patches: up to half of the frame may
+    Tukey's biweight (Beaton & Tukey 1974, Technometrics 16, 147) about the mode,
+    with the spread of the innermost patches: up to half of the frame may
     lie under a cloud without a shift of the rest.
 
     Parameters

@@ -1,4 +1,9 @@
-"""Variables that ``method="aqdask"`` gives for a frame."""
+"""Variables that ``method="aqdask"`` gives for a frame.
+
+The size of a PSF is the geometric mean of its standard deviations along its axes, the pixel included; its
+ellipticity is ``e1 = e cos 2t``, ``e2 = e sin 2t`` with ``e = (a**2 - b**2) / (a**2 + b**2)`` and the angle t
+from +x towards +y. `references.ImageStatistics` has another ellipticity, ``1 - b / a``.
+"""
 
 from __future__ import annotations
 
