@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from aqdask.execution.ingest import ingest as _ingest
 from aqdask.execution.model_cache import default_device
 from aqdask.execution.open_archive import writing
 from aqdask.execution.pipeline import Summary, process
-from aqdask.execution.reference_frames import ArchiveFrames, choose_frames, propose_frames, without_outliers
+from aqdask.execution.reference_frames import choose_frames, propose_frames, without_outliers
 from aqdask.execution.reporter import Reporter, Silent
 from aqdask.execution.verify import Verification
 from aqdask.execution.verify import verify as _verify
@@ -271,8 +272,7 @@ def calibrate(
 ) -> Bundle:
     """Calibrate a model for the cameras and filters of good frames, without training.
 
-    Noise model, hot pixels, sky templates and p-values are fitted anew; weights stay. Frames are read on the
-    workers, each whole at most twice.
+    Noise, hot pixels, sky templates and p-values are fitted on the workers; each frame is read twice.
 
     Parameters
     ----------
@@ -309,14 +309,11 @@ def calibrate(
     if out:
         _check_out(Path(out))
     spec = TrainSpec(archive=printable(Path(archive).name), **({"name": bundle.name} | settings))
-    tell = progress or _ignore
-
-    def make(references: ArchiveFrames) -> Bundle:
-        return dispatch.calibrate(bundle, references, spec, progress=tell, device=device or default_device())
-
+    tell, target = progress or _ignore, device or default_device()
+    make = partial(dispatch.calibrate, bundle, spec=spec, progress=tell, device=target)
     with executor_of(cluster) as executor:
         chosen = choose_frames(archive, _patterns(frames), executor, reporter or Silent())
-        calibrated = make(chosen) if frames is not None else without_outliers(chosen, make, tell)
+        calibrated = without_outliers(chosen, make, tell) if frames is None else make(chosen)
     if out:
         calibrated.save(Path(out))
     return calibrated

@@ -22,6 +22,11 @@ def _require(condition: object, reason: str) -> None:
     pytest.skip(reason)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Start with the longest file, so that no process waits for it at the end."""
+    items.sort(key=lambda item: item.path.name != "test_science_benchmark.py")
+
+
 @pytest.fixture(scope="session")
 def require() -> Callable[[object, str], None]:
     """``require(condition, reason)``: skip where it is false, or fail under AQDASK_REQUIRE=1."""

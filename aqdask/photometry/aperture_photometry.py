@@ -149,8 +149,7 @@ def photometric_scatter(
     image : ndarray (y, x)
         Counts (ADU).
     stars : ndarray (n, 3)
-        x, y in pixels and true flux in electrons of all stars, as
-        `aqdask.simulate.frame.SimulatedFrame.stars`.
+        x, y in pixels and true flux in electrons of all stars.
     mask : ndarray (y, x) of bool, optional
         True = bad; None masks nothing.
     radius, gain, invalid, flat
@@ -165,10 +164,8 @@ def photometric_scatter(
     Notes
     -----
     The mask selects stars and does not change the sky: light of a masked ghost still raises the sky on a
-    mesh of 64 px around the ghost. With the mask also in ``invalid``, that light is kept out of the sky. The
-    numbers of the kept stars are then those of a pipeline that gives the mask to its sky estimate (for a
-    ghost of 10 % and its exact mask 0.031 mag instead of 0.155, as without the ghost), and the numbers of all
-    stars are meaningless.
+    mesh of 64 px around it. With the mask also in ``invalid``, that light is kept out of the sky, and the
+    numbers of all stars are meaningless.
     """
     catalogue = np.asarray(stars, dtype=np.float64).reshape(-1, 3)
     bright = _signal_to_noise(catalogue[:, 2], radius, sky_noise) >= min_signal_to_noise

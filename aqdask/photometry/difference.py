@@ -99,14 +99,19 @@ def difference_image(
     variance = _variance(broad, gain) + _convolve(_variance(sharp, gain), kernel**2)
     ratio = (-difference if swap else difference) / np.sqrt(variance)
     bad = ndimage.maximum_filter(bad, 2 * KERNEL + 1, mode="constant")
-    ratio[bad] = 0
     sigma = (np.nanmax([*widths, 0]) or FALLBACK_FWHM) / FWHM_PER_SIGMA
+    ratio = _standardised(ratio, bad, sigma)
+    return Difference(ratio, bad, float(kernel.sum()), "second" if swap else "first")
+
+
+def _standardised(ratio: np.ndarray, bad: np.ndarray, sigma: float) -> np.ndarray:
+    """Smooth an image with a Gaussian of ``sigma`` px and scale it to median 0 and robust sigma 1."""
+    ratio[bad] = 0
     ratio = ndimage.gaussian_filter(ratio, sigma, mode="constant", radius=math.ceil(3 * sigma))
-    median, spread = np.float32(0), np.float32(1)
-    if not bad.all():
-        median = np.median(ratio[~bad])
-        spread = np.float32(mad_sigma(ratio[~bad], median) or 1)
-    return Difference((ratio - median) / spread, bad, float(kernel.sum()), "second" if swap else "first")
+    if bad.all():
+        return ratio
+    median = np.median(ratio[~bad])
+    return (ratio - median) / np.float32(mad_sigma(ratio[~bad], median) or 1)
 
 
 def match_kernel(sharp: SkySubtracted, broad: SkySubtracted, stars: np.ndarray, gain: float) -> np.ndarray:
