@@ -182,8 +182,9 @@ def main() -> int:
     from bench_pair import commit_of
 
     asked = parse()
-    checkouts = {commit_of(place): place for place in (HERE.parent, asked.other.resolve())}
-    sides, times = list(checkouts), defaultdict[str, list[Times]](list)
+    places = HERE.parent, asked.other.resolve()
+    sides = [commit_of(places[0]), f"{commit_of(places[1])} (other)"]
+    checkouts, times = dict(zip(sides, places, strict=True)), defaultdict[str, list[Times]](list)
     about = helpers.environment()
     with tempfile.TemporaryDirectory() as folder:
         sources = Path(folder) / "sources"
