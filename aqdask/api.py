@@ -308,7 +308,8 @@ def calibrate(
     bundle = load_model(model)
     if out:
         _check_out(Path(out))
-    spec = TrainSpec(archive=printable(Path(archive).name), **({"name": bundle.name} | settings))
+    given = {"name": bundle.name, "method": dispatch.find(bundle).name} | settings
+    spec = TrainSpec(archive=printable(Path(archive).name), **given)
     tell, target = progress or _ignore, device or default_device()
     make = partial(dispatch.calibrate, bundle, spec=spec, progress=tell, device=target)
     with executor_of(cluster) as executor:

@@ -45,7 +45,7 @@ DATA = (ROOT / os.environ.get("AQDASK_TEST_DATA", "../shared/data")).resolve()
 REAL = ("bsu_2022yid", "cloudynight", "formats", "bad_inputs", "trails")  # folders of DATA that are read
 PACKAGES = ("numpy", "torch", "zarr", "astropy")
 FRAMES, SIZE, SEED = 24, 768, 5  # the fewest and smallest from which `select` proposes alike frames
-REFERENCES = "--frames frame_00* --frames frame_01[0-5]*"  # sixteen: no group of features abstains
+REFERENCES = "--frames frame_00* --frames frame_01[0-5]*"  # sixteen: no feature group is disabled
 UNREAD = ".truth"  # beside simulated frames; no scan takes it, and gzip stores the time in it
 MOST = 8  # names of arrays in a cell of the table
 

@@ -35,7 +35,12 @@ APART: dict[str, frozenset[str]] = {
     "methods": frozenset({"io", "store"}),
     "photometry": frozenset({"io", "store", "methods", "execution", "monitor", "products"}),
 }
-METHODS = ("methods.paper", "methods.noise_aware")
+SHARED = ("training", "data", "__pycache__")  # folders below methods/ that are no method
+METHODS = tuple(
+    f"methods.{folder.name}"
+    for folder in sorted((PACKAGE / "methods").iterdir())
+    if folder.is_dir() and folder.name not in SHARED
+)
 # Packages that only some layers may import.
 KEPT_TO: dict[str, frozenset[str]] = {
     "distributed": frozenset({"execution"}),

@@ -95,10 +95,11 @@ def train(session: Session, archive: str, out: str, frames: Sequence[str], **set
 
     settings["name"] = settings["name"] or _name_from(out)
     chosen = _named(frames)
-    bundle = api.train(
-        archive, frames=chosen, out=out, progress=TrainingReporter(session), cluster=session.cluster,
-        reporter=session.reporter, **settings,
-    )  # fmt: skip
+    with session.executor() as executor:
+        bundle = api.train(
+            archive, frames=chosen, out=out, progress=TrainingReporter(session), cluster=executor,
+            reporter=session.reporter, **settings,
+        )  # fmt: skip
     return _report_model(session, out, bundle)
 
 
@@ -130,10 +131,11 @@ def calibrate(
     from aqdask import api
 
     settings["name"] = settings["name"] or _name_from(out)
-    bundle = api.calibrate(
-        archive, model, frames=_named(frames), out=out, progress=TrainingReporter(session),
-        cluster=session.cluster, reporter=session.reporter, **settings,
-    )  # fmt: skip
+    with session.executor() as executor:
+        bundle = api.calibrate(
+            archive, model, frames=_named(frames), out=out, progress=TrainingReporter(session),
+            cluster=executor, reporter=session.reporter, **settings,
+        )  # fmt: skip
     return _report_model(session, out, bundle)
 
 

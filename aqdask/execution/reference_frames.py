@@ -140,6 +140,7 @@ def choose_frames(
     UsageError
         For a pattern without a frame, or where none is proposed.
     """
+    archive = Path(archive).absolute()  # workers may run in another folder
     store = FrameStore.open(archive)
     ledger = open_ledger(layout.open_root(archive))
     done = {entry.frame_id: entry.place for entry in ledger.rows() if entry.state == DONE}

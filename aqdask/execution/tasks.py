@@ -251,7 +251,7 @@ class _Scoring:
         """Camera, filter and both headers of the batch's frames as stored, by row; read once a batch."""
         rows = [task.row for task in self.batch.frames]
         names = ("camera", "filter", "header", "primary_header")
-        columns = [map(str, self.frames.coordinate(name, rows)) for name in names]
+        columns = [self.frames.recent_coordinate(name, rows) for name in names]
         return dict(zip(rows, zip(*columns, strict=True), strict=True))
 
     @cached_property

@@ -110,7 +110,7 @@ class ExportJob:
         columns = []
         if self.writers:  # read once for all of them: a stored chunk holds thousands of rows
             rows = [item.row for item in items]
-            columns = [[str(text) for text in frames.coordinate(name, rows)] for name in ABOUT]
+            columns = [frames.recent_coordinate(name, rows) for name in ABOUT]
         results = []
         for item, *about in zip(items, *columns, strict=True):
             with at_work(str(item)):

@@ -141,6 +141,26 @@ class FrameStore:
             return np.asarray(array[rows])
         return np.asarray(array.oindex[np.asarray(rows, dtype=np.intp)])
 
+    def recent_coordinate(self, name: str, rows: Sequence[int]) -> list[str]:
+        """Read a coordinate of some frames as text, and keep the chunk: following frames lie in it as well.
+
+        For tasks during which no coordinate is written. At most one chunk of each coordinate is kept.
+        """
+        found = []
+        for row in rows:
+            chunk = row // layout.ROWS_PER_CHUNK
+            recent = self._recent.get(name)  # another thread may replace it meanwhile
+            if recent is None or recent[0] != chunk:
+                first = chunk * layout.ROWS_PER_CHUNK
+                values = self.coordinate(name, slice(first, first + layout.ROWS_PER_CHUNK))
+                recent = self._recent[name] = chunk, values
+            found.append(str(recent[1][row % layout.ROWS_PER_CHUNK]))
+        return found
+
+    @cached_property
+    def _recent(self) -> dict[str, tuple[int, Any]]:
+        return {}
+
     def write(self, row: int, image: np.ndarray, invalid: np.ndarray | None) -> None:
         """Store one frame as a whole shard; an earlier one stays until it is replaced.
 
@@ -216,6 +236,8 @@ class FrameStore:
             invalid = np.asarray(self._array("invalid")[row, y, x])
         except layout.UNREADABLE as error:
             raise FrameError(DAMAGED) from error
+        if not image.any() and not self.has_pixels(row):
+            raise FrameError(DAMAGED)
         return image, invalid if invalid.any() else None
 
     def read_invalid(self, row: int) -> np.ndarray:

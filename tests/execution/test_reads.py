@@ -1,4 +1,4 @@
-"""Work that is done once: headers a batch, checksums and masks a frame, parsing of a model a process."""
+"""Work that is done once: headers per stored chunk, checksums and masks per frame, a model per process."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import pytest
 import aqdask as aq
 from aqdask.execution import model_cache, tasks
 from aqdask.methods.bundle import Bundle
-from aqdask.products.export import FRAMES_PER_TASK
 from aqdask.store.frame_store import FrameStore
 
 HEADERS = {"header", "primary_header"}
@@ -29,16 +28,16 @@ def header_reads(monkeypatch):
     return read
 
 
-def test_score_reads_headers_once_a_batch(ingested, bundle, header_reads):
+def test_score_decodes_each_chunk_of_headers_once(ingested, bundle, header_reads):
     archive = ingested()
     header_reads.clear()
     aq.score(archive, bundle, cluster="serial")
-    assert Counter(header_reads) == dict.fromkeys(HEADERS, 3)  # ten frames in shards of four
+    assert Counter(header_reads) == dict.fromkeys(HEADERS, 1)  # of ten frames in shards of four
 
 
-def test_export_reads_headers_once_a_batch(undisturbed, tmp_path, header_reads):
+def test_export_decodes_each_chunk_of_headers_once(undisturbed, tmp_path, header_reads):
     aq.export(undisturbed, tmp_path / "out", cluster="serial")
-    assert Counter(header_reads) == dict.fromkeys(HEADERS, -(-10 // FRAMES_PER_TASK))
+    assert Counter(header_reads) == dict.fromkeys(HEADERS, 1)  # of several tasks
 
 
 def test_an_export_of_no_masks_reads_no_header(undisturbed, tmp_path, header_reads):

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import pickle
+import shutil
 from collections import Counter
 from types import SimpleNamespace
 
 import pytest
+from click.testing import CliRunner
 
 import aqdask as aq
-from aqdask.errors import OutlierFramesError
-from aqdask.execution.reference_frames import without_outliers
+from aqdask import api
+from aqdask.cli import aqdask
+from aqdask.errors import ArchiveError, OutlierFramesError
+from aqdask.execution.executors import SerialExecutor
+from aqdask.execution.reference_frames import choose_frames, without_outliers
+from aqdask.execution.reporter import Silent
 from aqdask.simulate.demo import demo_plan, write_demo_frame
 from aqdask.store.frame_store import FrameStore
 
@@ -83,6 +90,33 @@ def test_calibrate_reads_every_frame_at_most_twice(archive, calibrated, monkeypa
     assert again.contents == calibrated.contents
     assert len(reads) == GOOD
     assert max(reads.values()) <= 2
+
+
+def test_a_task_reads_its_frames_from_any_folder(archive, monkeypatch, tmp_path):
+    monkeypatch.chdir(archive.parent)
+    frames = choose_frames(archive.name, ["*"], SerialExecutor(), Silent())
+    sent = pickle.dumps(frames.chosen.only([0]))
+    monkeypatch.chdir(tmp_path)
+    image, _ = pickle.loads(sent).read(0)
+    assert image.shape == (SIZE, SIZE)
+    assert pickle.loads(sent).read(0, 64)[0].any()
+
+
+def test_a_lost_shard_is_no_dark_sky(archive, tmp_path):
+    copied = shutil.copytree(archive, tmp_path / "a.zarr")
+    shutil.rmtree(copied / "frames" / "image" / "c" / "0")
+    frames = choose_frames(copied, ["*"], SerialExecutor(), Silent())
+    with pytest.raises(ArchiveError, match="stored pixels are missing or damaged"):
+        frames.chosen.read(0, 64)
+
+
+@pytest.mark.parametrize("command", ["calibrate", "train"])
+def test_the_command_runs_where_the_configuration_says(command, archive, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(api, "choose_frames", lambda *arguments: seen.append(arguments[2]) or 1 / 0)
+    model = ["--model", "wide-field"] if command == "calibrate" else []
+    CliRunner().invoke(aqdask, [command, str(archive), *model, "--out", str(tmp_path / "m.safetensors")])
+    assert type(seen[0]).__name__ == "Deferred"
 
 
 @pytest.mark.cluster

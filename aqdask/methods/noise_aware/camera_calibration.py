@@ -113,7 +113,9 @@ class CameraCalibration:
                 remedy="calibrate the model again (`aqdask calibrate`)",
             )
         tables = (facts["frame_tier"], facts.get("frame_shapes", {}))
-        tier = ReferenceStatistics(*({name: tuple(found) for name, found in one.items()} for one in tables))
+        references = ReferenceStatistics(
+            *({name: tuple(found) for name, found in one.items()} for one in tables)
+        )
         full = facts["saturation"]
         brighter, limit = None, float("inf")
         if "brighter" in facts:
@@ -122,7 +124,7 @@ class CameraCalibration:
             limit = facts["brighter"]["limit"]
         return cls(
             decision,
-            tier,
+            references,
             float("inf") if full is None else full,
             arrays["hot"],
             tuple(facts["shape"]),

@@ -215,14 +215,14 @@ def _remarks(noise: NoiseModel, white: bool, gain: float) -> tuple[tuple[str, ..
 
 def _saturation(image: np.ndarray, invalid: np.ndarray | None) -> float:
     """Return the largest value where several pixels share it, but not much of the frame; else infinity."""
-    camera_noise = image if invalid is None else image[~invalid]
+    good = image if invalid is None else image[~invalid]
     if image.dtype.kind == "f":
-        camera_noise = camera_noise[np.isfinite(camera_noise)]
-    if not camera_noise.size:
+        good = good[np.isfinite(good)]
+    if not good.size:
         return float("inf")
-    top = camera_noise.max()
-    shared = np.count_nonzero(camera_noise == top)
-    return float(top) if SHARED_TOP <= shared <= MAX_SATURATED_FRACTION * camera_noise.size else float("inf")
+    top = good.max()
+    shared = np.count_nonzero(good == top)
+    return float(top) if SHARED_TOP <= shared <= MAX_SATURATED_FRACTION * good.size else float("inf")
 
 
 def _header_saturation(image: np.ndarray, saturate: float) -> float:

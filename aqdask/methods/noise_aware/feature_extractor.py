@@ -125,13 +125,13 @@ def _shares(
     number = patches[0].numel()
     full = torch.zeros_like(patches[:, 0, 0])
     share = torch.ones_like(full) if valid is None else valid.flatten(1).sum(dim=1) / number
-    camera_noise = (patches if valid is None else patches.masked_fill(~valid, -torch.inf)).flatten(1)
-    top = camera_noise.amax(dim=1)
+    pixels = (patches if valid is None else patches.masked_fill(~valid, -torch.inf)).flatten(1)
+    top = pixels.amax(dim=1)
     known = math.isfinite(saturation)
     level = torch.full_like(top, saturation) if known else top
     reached = ((top >= level) & top.isfinite()).nonzero()[:, 0]
     if len(reached):  # with a known saturation, few patches
-        count = torch.count_nonzero(camera_noise[reached] >= level[reached, None], dim=1)
+        count = torch.count_nonzero(pixels[reached] >= level[reached, None], dim=1)
         full[reached] = count.to(full.dtype) / number
     full = full / share.clamp(min=1 / number)
     return full if known else torch.where(full > PLATEAU, -full, 0.0), share

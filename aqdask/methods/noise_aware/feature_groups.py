@@ -227,10 +227,10 @@ def stars_region(frame: FrameFeatures) -> np.ndarray:
     which is no defect of a patch (`frame_score` reports it).
     """
     stars = frame.features["stars"]
-    camera_noise = stars[frame.unflagged & np.isfinite(stars)]  # a trail counts as many stars
-    per_frame = float(camera_noise.mean()) if camera_noise.size else 0.0
+    counted = stars[frame.unflagged & np.isfinite(stars)]  # a trail counts as many stars
+    whole = float(counted.mean()) if counted.size else 0.0
     around = _mean_around(stars, frame, REGIONS[-1])
-    missing = np.log((around + MIN_STARS) / (per_frame + MIN_STARS))
+    missing = np.log((around + MIN_STARS) / (whole + MIN_STARS))
     return (missing * _weight(frame, REGIONS[-1]))[..., None]
 
 

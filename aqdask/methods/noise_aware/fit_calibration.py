@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import torch
 
 from aqdask.methods.base import FrameSource, batches
 from aqdask.methods.noise_aware.anomaly_distance import AnomalyDistance, Tail
@@ -71,9 +72,11 @@ class FeatureReader:
     device: str = "cpu"
 
     def __call__(self, image: np.ndarray, invalid: np.ndarray | None, card: FrameMetadata) -> Features:
-        extractor = FeatureExtractor(self.networks, self.device)
-        known = self.camera_noise
-        detector, hot = Detector(known.noise, known.saturation), hot_map(known.hot, known.shape)
+        # A worker may have no GPU although the client has one.
+        device = self.device if torch.cuda.is_available() else "cpu"
+        extractor = FeatureExtractor(self.networks, device)
+        camera = self.camera_noise
+        detector, hot = Detector(camera.noise, camera.saturation), hot_map(camera.hot, camera.shape)
         grid = PatchGrid(image.shape[0], image.shape[1], self.patch)
         found = []
         for patches, valid, tops, lefts in batches(image, invalid, grid):

@@ -58,7 +58,7 @@ class PatchAutoencoder(nn.Module):
 
 
 class PsfHead(nn.Module):
-    """Reads size and ellipticity of the stars in each cell of 8 x 8 px, and how much it can tell.
+    """PSF head: size and ellipticity of the stars in each cell of 8 x 8 px, and how much it can tell.
 
     Cells add up: over any region an estimate is ``sum(precision * value) / (sum(precision) + PRIOR)``.
 
@@ -89,7 +89,7 @@ PRIOR = 0.5  # precision of knowing nothing: the values have a spread of about 1
 
 
 class Networks(nn.Module):
-    """Both networks, so that one optimiser and one checkpoint hold them.
+    """Both networks as one module, for one optimiser and one set of weights.
 
     Parameters
     ----------

@@ -150,13 +150,13 @@ def sky_level(patches: torch.Tensor, valid: torch.Tensor | None, variance: torch
     Tensor (n,)
         NaN where nothing is valid.
     """
-    camera_noise = patches if valid is None else patches.masked_fill(~valid, torch.nan)
-    level = row_median(camera_noise[:, ::4, ::2].flatten(1), valid is not None)
+    pixels = patches if valid is None else patches.masked_fill(~valid, torch.nan)
+    level = row_median(pixels[:, ::4, ::2].flatten(1), valid is not None)
     if valid is not None:  # every eighth pixel may be none of the valid ones
         missing = level.isnan().nonzero()[:, 0]
-        level = level.index_copy(0, missing, camera_noise[missing].flatten(1).nanmedian(dim=1).values)
+        level = level.index_copy(0, missing, pixels[missing].flatten(1).nanmedian(dim=1).values)
     reach = (_HUBER * variance.sqrt()).clamp(min=1e-6)[:, None]
-    flat = camera_noise.flatten(1)
+    flat = pixels.flatten(1)
     count = flat.shape[1] if valid is None else valid.flatten(1).sum(dim=1)
     for _ in range(2):
         pulled = flat - level[:, None]

@@ -74,7 +74,7 @@ def check_consistency(ids: Sequence[str], values: Sequence[FrameStatistics]) -> 
     return _note({name: text for name, (text, _) in found.items()})
 
 
-def check_patches(ids: Sequence[str], fields: Sequence[FrameFeatures], disabled: Container[str]) -> list[str]:
+def check_patches(ids: Sequence[str], frames: Sequence[FrameFeatures], disabled: Container[str]) -> list[str]:
     """Reject frames with many outlying patches; return notes on those with few.
 
     A cloud, a ghost or a gradient in one frame. The size of stars, which changes from frame to frame, is left
@@ -85,7 +85,7 @@ def check_patches(ids: Sequence[str], fields: Sequence[FrameFeatures], disabled:
     for group in FEATURE_GROUPS:
         if group.regional or not group.in_checks or group.name in disabled:
             continue
-        statistics = [finite_rows(group.function(field)) for field in fields]
+        statistics = [finite_rows(group.function(frame)) for frame in frames]
         smallest = max(group.min_effect_size, group.check_effect_size)
         for k, share in enumerate(fraction_beyond_others(statistics, group.one_sided, smallest)):
             worst[k] = max(worst[k], (float(share), group.reason))

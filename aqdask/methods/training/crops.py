@@ -36,7 +36,7 @@ class Crops:
 
 
 class Normaliser(Protocol):
-    """Converts crops of one frame to the input of a network.
+    """Conversion of crops of one frame to the input of a network.
 
     Attributes
     ----------

@@ -12,6 +12,8 @@ from aqdask.methods.registry import METHODS
 from aqdask.methods.training.losses import LOSSES
 from aqdask.specs import PATCH
 
+# Settings of a method that does not state them.
+GENERAL: dict[str, Any] = {"steps": 1000, "learning_rate": 1e-3, "validation": 0.1, "calibration": 0.25}
 _BY_METHOD: Any = None  # stands for the method's own default until `TrainSpec` is made
 
 _RANGES = {
@@ -87,7 +89,7 @@ class TrainSpec:
                 consequence="Nothing was trained",
                 remedy="leave the method out",
             )
-        for name, value in METHODS[self.method].defaults.items():
+        for name, value in (GENERAL | dict(METHODS[self.method].defaults)).items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
         sound = {
@@ -113,4 +115,4 @@ class TrainSpec:
                 )
 
     def _default(self, name: str) -> Any:
-        return METHODS[self.method].defaults.get(name, getattr(type(self), name))
+        return (GENERAL | dict(METHODS[self.method].defaults)).get(name, getattr(type(self), name))

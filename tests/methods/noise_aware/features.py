@@ -1,4 +1,4 @@
-"""Columns of synthetic frames as a measurer would give them, whatever columns there are."""
+"""Columns of synthetic frames as the extractor gives them."""
 
 from __future__ import annotations
 

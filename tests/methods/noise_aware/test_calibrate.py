@@ -82,7 +82,7 @@ def test_the_noise_model_is_that_of_the_simulation(tiny):
     assert noise.b == pytest.approx(1 / 1.5, rel=0.25)
 
 
-def test_knowledge_comes_back_from_what_is_stored(tiny):
+def test_a_calibration_comes_back_from_what_is_stored(tiny):
     stored = tiny.calibration("cam", "L")
     again = CameraCalibration.from_stored(stored).stored()
     assert again.facts == stored.facts
@@ -232,7 +232,7 @@ def test_frames_without_noise_are_refused(tiny, case):
         adapted(tiny, Frames(spoil=lambda index, pixels: make(pixels)))
 
 
-def test_a_model_of_the_published_method_has_nothing_to_adapt():
+def test_a_model_of_the_published_method_has_nothing_to_calibrate():
     paper = Bundle(
         name="old", method="paper", patch=64, normalisation="minmax", architecture={}, weights={},
         calibrations={"": calibration_of(np.arange(9.0))},

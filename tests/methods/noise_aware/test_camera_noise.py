@@ -1,4 +1,4 @@
-"""What frames and their headers say of a camera's full pixels."""
+"""Gain, read noise and full pixels of a camera, from frames and from their headers."""
 
 from __future__ import annotations
 

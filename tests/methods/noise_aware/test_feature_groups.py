@@ -1,4 +1,4 @@
-"""The groups of evidence: each sees what it is for, and only what it may see."""
+"""Feature groups: each sees what it is for, and only what it may see."""
 
 import numpy as np
 import pytest

@@ -15,7 +15,7 @@ FIT, TAILS, THRESHOLD, FRESH = range(0, 24), range(100, 124), range(200, 240), r
 
 
 def learnt(disabled=(), first_alpha=0.01, moody=0.1):
-    """A judge as a calibration makes it: distances, tails and scores from frames of their own."""
+    """A decision as a calibration makes it: distances, tails and scores from frames of their own."""
     decision = TwoPassDecision(CAMERA, {}, {}, first_alpha=first_alpha)
     sets = [[FrameFeatures.of(good_frame(n, moody=moody), CAMERA) for n in part] for part in (FIT, TAILS)]
     for regional in (False, True):
