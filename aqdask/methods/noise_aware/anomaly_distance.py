@@ -15,7 +15,6 @@ OUTLYING_QUANTILE = 0.99  # quantile of the other frames' distances above which 
 OUTLYING_FRACTION = 0.2  # outlying fraction of a frame above which other frames are not compared with it
 TABLE_LIMIT = 2000  # distances kept a group
 TAIL = 0.02  # upper fraction of the references whose mean excess makes the exponential tail
-NORMAL_EXCESS = 0.36  # of a normal variable over its 98 % quantile
 # Knots of the references' distribution: dense in the middle, out to 2 % on either side.
 _Z = np.linspace(-2.0537, 2.0537, 33)
 PROBABILITIES = np.array([NormalDist().cdf(z) for z in _Z])
@@ -127,16 +126,6 @@ class Tail:
         above = known[known > start]
         excess = float((above - start).mean()) if above.size else 1.0
         return cls(table, start, max(excess, 1e-6))
-
-    @classmethod
-    def of_frames(cls, distances: np.ndarray) -> Tail:
-        """Fit to one distance a frame ``(n,)``, too few to show a tail.
-
-        Beyond the largest, at p = 1 / (n + 1), the tail is taken as that of a normal variable.
-        """
-        table = ScoreTable.from_scores(distances)
-        start = float(table.values[-1]) - NORMAL_EXCESS * (np.log(table.total + 1) + np.log(TAIL))
-        return cls(table, start, NORMAL_EXCESS)
 
     def neg_log10_p(self, distances: np.ndarray) -> np.ndarray:
         """Compute ``-log10 p`` of distances, float64, same shape; NaN where the distance is.

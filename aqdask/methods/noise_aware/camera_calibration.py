@@ -14,6 +14,7 @@ from aqdask.methods.noise_aware.anomaly_distance import AnomalyDistance, NormalS
 from aqdask.methods.noise_aware.feature_extractor import Detector
 from aqdask.methods.noise_aware.feature_groups import FEATURE_GROUPS, CameraModel
 from aqdask.methods.noise_aware.frame_score import ReferenceStatistics
+from aqdask.methods.noise_aware.frame_tests import FrameDistributions
 from aqdask.methods.noise_aware.noise_model import NoiseModel
 from aqdask.methods.noise_aware.pooling import Features
 from aqdask.methods.noise_aware.two_pass import TwoPassDecision
@@ -76,6 +77,7 @@ class CameraCalibration:
         facts: dict[str, Any] = {
             "noise": asdict(camera.noise),
             "two_sided": camera.two_sided,
+            "relative": camera.relative,
             "tails": _tails(decision),
             "first_alpha": decision.first_alpha,
             "frame_tier": {name: list(values) for name, values in self.frames.quantities.items()},
@@ -85,6 +87,8 @@ class CameraCalibration:
             "patches": decision.final[0].total,
             "smallest_pvalue": decision.smallest,
         }
+        if decision.frame_tests:
+            facts["frame_values"] = {name: list(found) for name, found in decision.frame_tests.values.items()}
         if self.brighter is not None:
             nested = self.brighter.stored()
             arrays |= {f"{BRIGHTER}{name}": array for name, array in nested.arrays.items()}
@@ -102,9 +106,16 @@ class CameraCalibration:
         """
         arrays, facts = stored.arrays, stored.facts
         camera = CameraModel(
-            NoiseModel(**facts["noise"]), arrays.get("template"), arrays["shape_zero"], facts["two_sided"]
+            NoiseModel(**facts["noise"]),
+            arrays.get("template"),
+            arrays["shape_zero"],
+            facts["two_sided"],
+            facts.get("relative", False),
         )
         decision = _decision(camera, arrays, facts["tails"], facts["first_alpha"])
+        if "frame_values" in facts:
+            tests = FrameDistributions(facts["frame_values"], two_sided=camera.two_sided)
+            decision = replace(decision, frame_tests=tests)
         if "centred" in facts:
             raise ModelError(
                 "a calibration with position centring (`--centred`)",
@@ -144,7 +155,7 @@ class CameraCalibration:
         distances = {name: found for name, found in decision.distances.items() if name not in flat_field}
         camera = replace(decision.camera, template=None)
         hot = self.hot if same_camera else self.hot[:0]
-        decision = replace(decision, camera=camera, distances=distances)
+        decision = replace(decision, camera=camera, distances=distances, frame_tests=None)
         # The counts of another camera say nothing about its sky.
         brighter = self.brighter.transferred(same_camera=True) if same_camera and self.brighter else None
         return replace(self, decision=decision, hot=hot, brighter=brighter)

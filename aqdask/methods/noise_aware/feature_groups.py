@@ -14,8 +14,8 @@ import torch
 
 from aqdask.methods.noise_aware.noise_model import NoiseModel
 from aqdask.methods.noise_aware.patch_statistics import LINES, SUBPATCHES_PER_SIDE
-from aqdask.methods.noise_aware.pooling import Features, box_sum, star_shape
-from aqdask.methods.noise_aware.sky_fit import robust_line, smooth_amplitude
+from aqdask.methods.noise_aware.pooling import Features, box_sum, pooled_estimate, shape_sums, star_shape
+from aqdask.methods.noise_aware.sky_fit import robust_line, slope_and_bowl, smooth_amplitude
 
 REGIONS = (5, 9)  # patches a side over which the second pass pools
 MIN_NOISE = 0.01  # of the variance, as a logarithm
@@ -36,12 +36,16 @@ class CameraModel:
         The head's size, e1 and e2 on reference frames.
     two_sided : bool
         Stars sharper than the references' are bad too.
+    relative : bool
+        Regions are compared with their own frame, and the frame with the references (`frame_tests`);
+        calibrations before 0.3 compare regions with the references.
     """
 
     noise: NoiseModel
     template: np.ndarray | None = None
     shape_zero: np.ndarray = field(default_factory=lambda: np.zeros(3))
     two_sided: bool = False
+    relative: bool = True
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,11 @@ class FrameFeatures:
     def of(cls, features: Features, camera: CameraModel) -> FrameFeatures:
         """Fit the sky of a frame, before the first pass."""
         return cls(features, camera, sky_misfit(features, camera), np.isfinite(features["sky"]))
+
+    @property
+    def noise_ratio(self) -> np.ndarray:
+        """ln of measured over expected variance, ``(n_y, n_x)``."""
+        return noise_ratio(self.features, self.camera.noise)
 
 
 def sky_sigma(features: Features, noise: NoiseModel) -> np.ndarray:
@@ -147,20 +156,17 @@ def residual(frame: FrameFeatures) -> np.ndarray:
     return np.log(np.maximum(_stacked(frame, "mae"), 1e-6))
 
 
-def _signed(frame: FrameFeatures, unflagged: np.ndarray | None = None, side: int = 1) -> np.ndarray:
-    """Compute size, e1 and e2 relative to the references; sharper stars count only with ``two_sided``."""
-    away = star_shape(frame.features, frame.camera.shape_zero, unflagged, side)
+def _one_sided(shape: np.ndarray, frame: FrameFeatures) -> np.ndarray:
+    """Set sharper stars to 0 unless ``two_sided``, and patches without data to NaN, in place."""
     if not frame.camera.two_sided:
-        away[..., 0] = np.maximum(away[..., 0], 0)
-    away[~np.isfinite(frame.features["sky"])] = (
-        np.nan
-    )  # a patch without data has no value from its neighbours
-    return away
+        shape[..., 0] = np.maximum(shape[..., 0], 0)
+    shape[~np.isfinite(frame.features["sky"])] = np.nan  # no value from its neighbours
+    return shape
 
 
 def size(frame: FrameFeatures) -> np.ndarray:
     """Size of the stars in the patch."""
-    return _signed(frame)[..., :1]
+    return _one_sided(star_shape(frame.features, frame.camera.shape_zero), frame)[..., :1]
 
 
 def latent(frame: FrameFeatures) -> np.ndarray:
@@ -189,9 +195,17 @@ def _weight(frame: FrameFeatures, side: int) -> np.ndarray:
 
 def _pooled_shape(frame: FrameFeatures) -> np.ndarray:
     """Compute size, e1 and e2 relative to the references over `REGIONS`, ``(n_y, n_x, 3, len(REGIONS))``."""
-    return np.stack(
-        [_signed(frame, frame.unflagged, side) * _weight(frame, side)[..., None] for side in REGIONS], -1
-    )
+    zero, whole = frame.camera.shape_zero, whole_shape(frame) if frame.camera.relative else np.zeros(3)
+    found = []
+    for side in REGIONS:
+        shape = _one_sided(star_shape(frame.features, zero, frame.unflagged, side) - whole, frame)
+        found.append(shape * _weight(frame, side)[..., None])
+    return np.stack(found, axis=-1)
+
+
+def whole_shape(frame: FrameFeatures) -> np.ndarray:
+    """Compute size, e1 and e2 of the stars of all unflagged patches relative to the references, ``(3,)``."""
+    return pooled_estimate(shape_sums(frame.features)[frame.unflagged].sum(axis=0), frame.camera.shape_zero)
 
 
 def size_region(frame: FrameFeatures) -> np.ndarray:
@@ -216,7 +230,9 @@ def _mean_around(values: np.ndarray, frame: FrameFeatures, side: int) -> np.ndar
 
 def noise_region(frame: FrameFeatures) -> np.ndarray:
     """Noise over 5 x 5 and 9 x 9 unflagged patches."""
-    found = noise(frame)[..., 0]
+    found = frame.noise_ratio
+    if frame.camera.relative and frame.unflagged.any():
+        found = found - np.nanmedian(found[frame.unflagged])
     return np.stack([_mean_around(found, frame, side) * _weight(frame, side) for side in REGIONS], -1)
 
 
@@ -232,6 +248,30 @@ def stars_region(frame: FrameFeatures) -> np.ndarray:
     around = _mean_around(stars, frame, REGIONS[-1])
     missing = np.log((around + MIN_STARS) / (whole + MIN_STARS))
     return (missing * _weight(frame, REGIONS[-1]))[..., None]
+
+
+FRACTION_PER_SIGMA = 0.03  # of the sky; what one sigma of a pixel counts as where the gain is unknown
+
+
+def frame_sky(frame: FrameFeatures) -> tuple[float, float, float]:
+    """Compute `slope_and_bowl` of the sky over the sky template, as fractions of the sky.
+
+    The sky is counted from the level at which the variance vanishes, ``-a / b``, so that neither a pedestal
+    nor a fit of the template's brightness hides a change of the vignetting.
+    """
+    camera, sky = frame.camera, frame.features["sky"].astype(np.float64)
+    if camera.noise.b > 0:
+        template: np.ndarray | float = 1.0
+        zero = -camera.noise.a / camera.noise.b
+        if camera.template is not None and camera.template.shape == as_image(frame.misfit).shape:
+            template = as_subpatches(camera.template).mean(axis=-1) - zero
+        ratio = (sky - zero) / template
+        usable = frame.unflagged & np.isfinite(ratio)
+        excess = ratio / np.median(ratio[usable]) if usable.any() else ratio
+    else:
+        excess = FRACTION_PER_SIGMA * frame.misfit.mean(axis=-1)
+        usable = frame.unflagged & np.isfinite(excess)
+    return slope_and_bowl(excess, usable)
 
 
 def sky_frame(frame: FrameFeatures) -> np.ndarray:
@@ -263,8 +303,8 @@ class FeatureGroup:
     fallback_for : str
         Name of a better group for the same property: this one is used only where that is disabled, since
         every enabled group takes its share of the false masks.
-    per_frame : bool
-        All patches of a frame have the same value: frames are counted, not patches.
+    retired : bool
+        Used by calibrations before 0.3 only.
     flat_field : bool
         Compares with the flat field of a filter, or needs its noise model to within 1 %: disabled for filters
         without a calibration of their own.
@@ -283,7 +323,7 @@ class FeatureGroup:
     one_sided: int = 0
     min_effect_size: float = 0.0
     fallback_for: str = ""
-    per_frame: bool = False
+    retired: bool = False
     flat_field: bool = False
     noise_model: bool = False
     in_checks: bool = True
@@ -314,5 +354,5 @@ FEATURE_GROUPS: tuple[FeatureGroup, ...] = (
         noise_model=True,
     ),
     FeatureGroup("stars_region", "stars", stars_region, regional=True, one_sided=-1),
-    FeatureGroup("sky_frame", "sky", sky_frame, regional=True, one_sided=1, per_frame=True, flat_field=True),
+    FeatureGroup("sky_frame", "sky", sky_frame, regional=True, one_sided=1, retired=True, flat_field=True),
 )

@@ -24,7 +24,8 @@ from aqdask.methods.noise_aware.feature_groups import (
     subpatch_levels,
 )
 from aqdask.methods.noise_aware.frame_score import FrameStatistics, ReferenceStatistics, frame_statistics
-from aqdask.methods.noise_aware.networks import SHAPE_UNITS, Networks
+from aqdask.methods.noise_aware.frame_tests import FrameDistributions, frame_values
+from aqdask.methods.noise_aware.networks import Networks
 from aqdask.methods.noise_aware.noise_model import NoiseModel
 from aqdask.methods.noise_aware.pooling import Features, pooled_estimate, shape_sums
 from aqdask.methods.noise_aware.reference_checks import (
@@ -45,11 +46,7 @@ from aqdask.specs import FrameMetadata, PatchGrid
 from aqdask.stats.conformal import ScoreTable
 
 SETS = ("fit", "tail", "threshold")
-REGION_FRAMES = 10  # calibration frames below which region groups are disabled
 WIDE_RANGE = 1.3  # factor in size between the sharpest and the widest reference frame that is worth a note
-RANGE = (
-    25.0  # standard deviations between frames, over the number of frames: range that those may have missed
-)
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,24 +153,25 @@ def calibrate_camera(
     parts = [features[:n_fit], features[n_fit:n_tail], features[n_tail:]]
     check_informative(ids, features)
     camera = _camera_model(parts[0], noise.noise, two_sided)
-    values = [frame_statistics(one, camera, SHAPE_UNITS) for one in features]
+    values = [frame_statistics(FrameFeatures.of(one, camera)) for one in features]
     check_scatter(ids, values, noise.noise)
     outliers = check_consistency(ids, values)
     check_noise(values[n_fit:])
     # A template of the fit set may be that of the bad frame.
     whole = _camera_model(features, noise.noise, two_sided)
     outliers += check_patches(ids, [FrameFeatures.of(one, whole) for one in features], noise.disabled)
-    disabled = _disabled(noise.disabled, len(ids) - n_fit)
+    disabled = noise.disabled
     decision = _fit_decision(camera, parts, disabled, alpha)
-    check_alpha(decision.final[0].total // len(decision.final), alpha, len(split.threshold), len(ids))
+    effective = int(decision.final[0].total * decision.shares["patches"])
+    check_alpha(effective, alpha, len(split.threshold), len(ids))
     facts = {
         "frames": {name: [frames.ids[k] for k in getattr(split, name)] for name in SETS},
-        "abstain": disabled,
+        "abstain": dict(disabled),
         "notes": [
             *noise.notes,
             *outliers,
             *_focus_notes(ids, values),
-            *_notes(len(ids), len(split.threshold), disabled),
+            *_notes(decision, len(ids), len(split.threshold), disabled),
         ],
         "noise_ratio": float(np.exp(np.median([value.noise for value in values[n_fit:]]) / 2)),
     }
@@ -190,15 +188,6 @@ def _read_features(
         features.append(found)
         tick()
     return features
-
-
-def _disabled(disabled: Mapping[str, str], calibration_frames: int) -> dict[str, str]:
-    """Add the region groups to the disabled ones where too few frames calibrate them."""
-    if calibration_frames >= REGION_FRAMES:
-        return dict(disabled)
-    needed = f"{REGION_FRAMES} are needed (name 16 to 20 reference frames)"
-    reason = f"{calibration_frames} calibration frames, {needed}"
-    return {**disabled, **dict.fromkeys((group.name for group in FEATURE_GROUPS if group.regional), reason)}
 
 
 def _camera_model(fit: Sequence[Features], noise: NoiseModel, two_sided: bool) -> CameraModel:
@@ -229,7 +218,9 @@ def _fit_decision(
         if not regional:
             scores = [score_of(decision.group_neg_log10_p(f, regional=False)).ravel() for f in frames[1]]
             decision = replace(decision, first=ScoreTable.from_scores(np.concatenate(scores)))
-    return decision.calibrated(features[2])
+    decision = decision.calibrated(features[2])
+    values = [frame_values(decision.neg_log10_p(one)[1]) for part in features for one in part]
+    return replace(decision, frame_tests=FrameDistributions.fit(values, disabled, two_sided=camera.two_sided))
 
 
 def _with_group(
@@ -239,43 +230,25 @@ def _with_group(
     tail: Sequence[FrameFeatures],
 ) -> TwoPassDecision:
     """Add a feature group: its distance from the fit set, the tail of that from the tail set."""
-    statistics = np.stack([group.function(frame) for frame in fit])
-    margin: float | np.ndarray = group.min_effect_size
-    if group.regional:
-        margin = np.maximum(margin, _between_frame_margin(statistics))
-    distance = AnomalyDistance.fit(_rows(group, statistics), group.one_sided, margin)
-    held_out = distance.of(_rows(group, [group.function(frame) for frame in tail]))
+    statistics = [group.function(frame) for frame in fit]
+    distance = AnomalyDistance.fit(_rows(statistics), group.one_sided, group.min_effect_size)
+    held_out = distance.of(_rows([group.function(frame) for frame in tail]))
     return replace(
         decision,
         distances={**decision.distances, group.name: distance},
-        tails={
-            **decision.tails,
-            group.name: Tail.of_frames(held_out) if group.per_frame else Tail.fit(held_out),
-        },
+        tails={**decision.tails, group.name: Tail.fit(held_out)},
     )
 
 
-def _rows(group: FeatureGroup, statistics: Iterable[np.ndarray]) -> np.ndarray:
-    """Stack the statistics of patches, or one row a frame (`FeatureGroup.per_frame`), ``(n, k)``."""
-    rows = [finite_rows(found) for found in statistics]
-    return np.concatenate([found[:1] for found in rows] if group.per_frame else rows)
+def _rows(statistics: Iterable[np.ndarray]) -> np.ndarray:
+    """Stack the statistics of patches of frames, ``(n, k)``."""
+    return np.concatenate([finite_rows(found) for found in statistics])
 
 
 def is_enabled(group: FeatureGroup, disabled: Container[str]) -> bool:
-    """Return True if a group is used: not disabled, and not the fallback for one that is enabled."""
+    """Return True if a group is fitted: not retired, nor disabled, nor a fallback for an enabled one."""
     better = group.fallback_for and group.fallback_for not in disabled
-    return group.name not in disabled and not better
-
-
-def _between_frame_margin(statistics: np.ndarray) -> np.ndarray:
-    """Allow for a range beyond that of the fit frames, ``(k,)``, from statistics ``(frame, n_y, n_x, k)``.
-
-    Region statistics are nearly one number a frame (the seeing), and n frames sample its range poorly:
-    `RANGE` / n times the standard deviation between frames.
-    """
-    known = np.isfinite(statistics)
-    frames = np.where(known, statistics, 0).sum(axis=(1, 2)) / np.maximum(known.sum(axis=(1, 2)), 1)
-    return RANGE / len(frames) * frames.std(axis=0)
+    return group.name not in disabled and not better and not group.retired
 
 
 def _focus_notes(ids: Sequence[str], values: Sequence[FrameStatistics]) -> list[str]:
@@ -290,7 +263,7 @@ def _focus_notes(ids: Sequence[str], values: Sequence[FrameStatistics]) -> list[
     ]
 
 
-def _notes(total: int, threshold: int, disabled: Mapping[str, str]) -> list[str]:
+def _notes(decision: TwoPassDecision, total: int, threshold: int, disabled: Mapping[str, str]) -> list[str]:
     """Write notes on a calibration with ``total`` frames, ``threshold`` of which set p-values."""
     notes = []
     if total < FEW_FRAMES:

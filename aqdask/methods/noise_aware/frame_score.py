@@ -1,8 +1,4 @@
-"""Statistics of a whole frame compared with the reference frames: a score that ranks, and a flag.
-
-A conformal p-value of a frame cannot fall below 1 / (n + 1) with n reference frames: those of the PSF are
-given, and decide nothing.
-"""
+"""Statistics of a whole frame compared with the reference frames: a score that ranks, and a flag."""
 
 from __future__ import annotations
 
@@ -12,9 +8,9 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from aqdask.flags import OUTSIDE
-from aqdask.methods.noise_aware.feature_groups import CameraModel, noise_ratio, sky_sigma
+from aqdask.methods.noise_aware.feature_groups import FrameFeatures, sky_sigma, whole_shape
+from aqdask.methods.noise_aware.networks import SHAPE_UNITS
 from aqdask.methods.noise_aware.noise_model import NoiseModel
-from aqdask.methods.noise_aware.pooling import Features, pooled_estimate, shape_sums
 from aqdask.stats.robust import mad_sigma
 
 # Statistics that are compared, and their smallest spread: among equal references .5 % is no outlier.
@@ -54,18 +50,18 @@ class FrameStatistics:
     stars: float
 
 
-def frame_statistics(features: Features, camera: CameraModel, spread: Sequence[float]) -> FrameStatistics:
-    """Compute sums and medians over the patches of a frame; ``spread`` are the units of the head's values."""
-    known = np.isfinite(features["sky"])
+def frame_statistics(frame: FrameFeatures) -> FrameStatistics:
+    """Compute sums and medians over the unflagged patches of a frame."""
+    features, camera, known = frame.features, frame.camera, frame.unflagged
     if not known.any():
         return FrameStatistics(*[float("nan")] * 6)
-    found = pooled_estimate(shape_sums(features)[known].sum(axis=0), camera.shape_zero) * np.asarray(spread)
+    found = whole_shape(frame) * np.asarray(SHAPE_UNITS)
     return FrameStatistics(
         size=float(found[0]),
         ellipticity=float(np.hypot(found[1], found[2])),
         sky=float(np.median(features["sky"][known])),
         brightness=_brightness(float(np.median(features["sky"][known])), camera.noise),
-        noise=float(np.median(noise_ratio(features, camera.noise)[known])),
+        noise=float(np.median(frame.noise_ratio[known])),
         stars=float(features["stars"][known].mean()),
     )
 
@@ -79,7 +75,7 @@ class ReferenceStatistics:
     quantities : mapping of str to tuple
         Median, spread, smallest and largest value.
     shapes : mapping of str to tuple
-        Size and ellipticity of every frame.
+        Size and ellipticity of every frame, of calibrations before 0.3; else empty.
     """
 
     quantities: Mapping[str, tuple[float, float, float, float]]
@@ -96,11 +92,7 @@ class ReferenceStatistics:
                 centre = float(np.median(values))
                 spread = max(float(mad_sigma(values, centre)), min_spread)
                 found[name] = (centre, spread, float(values.min()), float(values.max()))
-        shapes = {
-            name: tuple(float(v) for v in (getattr(frame, name) for frame in frames) if np.isfinite(v))
-            for name in ("size", "ellipticity")
-        }
-        return cls(found, shapes)
+        return cls(found)
 
     def widened(self, factor: float) -> ReferenceStatistics:
         """Return a copy with spreads ``factor`` times as wide, if above 1: few frames show theirs poorly."""

@@ -13,8 +13,9 @@ from aqdask.methods.base import BATCH
 from aqdask.methods.bundle import POOLED, Bundle, calibration_key
 from aqdask.methods.noise_aware.camera_calibration import CameraCalibration
 from aqdask.methods.noise_aware.feature_extractor import Detector, FeatureExtractor
-from aqdask.methods.noise_aware.feature_groups import FEATURE_GROUPS, noise_ratio
+from aqdask.methods.noise_aware.feature_groups import FEATURE_GROUPS, FrameFeatures, noise_ratio
 from aqdask.methods.noise_aware.frame_score import FLAG_SIGMA, frame_statistics
+from aqdask.methods.noise_aware.frame_tests import FRAME_TESTS, frame_values
 from aqdask.methods.noise_aware.networks import SHAPE_UNITS, load_networks
 from aqdask.methods.noise_aware.pooling import Features, star_shape
 from aqdask.methods.noise_aware.variables import VARIABLES
@@ -161,7 +162,8 @@ def mask_uninformative(features: Features) -> dict[str, np.ndarray]:
     return {name: np.where(uninformative, np.nan, values) for name, values in features.items()}
 
 
-_REASON_CODES = {group.name: flags.code(flags.REASONS, group.reason) for group in FEATURE_GROUPS}
+_REASONS = {group.name: group.reason for group in FEATURE_GROUPS} | {t.name: t.reason for t in FRAME_TESTS}
+_REASON_CODES = {name: flags.code(flags.REASONS, reason) for name, reason in _REASONS.items()}
 
 
 def frame_variables(calibration: CameraCalibration, features: Features) -> dict[str, np.ndarray]:
@@ -169,13 +171,16 @@ def frame_variables(calibration: CameraCalibration, features: Features) -> dict[
     calibration = calibration.under_sky(features)
     decision = calibration.decision
     camera = decision.camera
-    score, pvalue, worst = decision.score(features)
+    score, pvalue, worst, frame = decision.score(features)
     codes = _REASON_CODES | {"": flags.code(flags.REASONS, "no_data")}
     about = star_shape(features, camera.shape_zero) * np.array(SHAPE_UNITS)
     about[np.isnan(features["sky"])] = np.nan
     masked = 1 - float((pvalue > decision.first_alpha).mean())  # what has no score is masked, too
-    values = frame_statistics(features, camera, SHAPE_UNITS)
-    rank = calibration.frames.score(values, masked, two_sided=camera.two_sided)
+    tests = decision.frame_tests
+    values = frame_statistics(frame if tests else FrameFeatures.of(features, camera))
+    pvalues = tests.pvalues(frame_values(frame)) if tests else {}
+    references = calibration.frames
+    rank = references.score(values, masked, two_sided=camera.two_sided)
     return {
         "score": score,
         "pvalue": pvalue,
@@ -191,10 +196,14 @@ def frame_variables(calibration: CameraCalibration, features: Features) -> dict[
         "frame_flag": np.array(rank > FLAG_SIGMA),
         "frame_size_ratio": np.exp(values.size),
         "frame_ellipticity": np.array(values.ellipticity),
-        "frame_size_pvalue": np.array(calibration.frames.pvalue(values, "size", two_sided=camera.two_sided)),
-        "frame_ellipticity_pvalue": np.array(calibration.frames.pvalue(values, "ellipticity")),
+        "frame_size_pvalue": np.array(
+            pvalues["size_frame"] if tests else references.pvalue(values, "size", two_sided=camera.two_sided)
+        ),
+        "frame_ellipticity_pvalue": np.array(
+            pvalues["ellipticity_frame"] if tests else references.pvalue(values, "ellipticity")
+        ),
         "frame_sky": np.array(values.sky),
         "frame_noise_ratio": np.exp(values.noise / 2),
         "frame_stars": np.array(values.stars),
-        "out_of_reference": np.array(calibration.frames.outside(values)),
+        "out_of_reference": np.array(references.outside(values)),
     }

@@ -52,8 +52,27 @@ def robust_line(template: np.ndarray, level: np.ndarray, ridge: float) -> tuple[
 def smooth_amplitude(values: np.ndarray, usable: np.ndarray) -> float:
     """Compute the rms of slope and curvature of the sky over the usable patches; 0 where they are too few.
 
-    A plane and a term in the distance from the middle squared, fitted to most of the patches with Tukey's
-    biweight.
+    Parameters are those of `smooth_terms`.
+    """
+    terms, found = smooth_terms(values, usable)
+    return float((terms @ found).std()) if len(terms) else 0.0
+
+
+def slope_and_bowl(values: np.ndarray, usable: np.ndarray) -> tuple[float, float, float]:
+    """Compute the change of the sky across the frame along y and x, and from the middle to a corner.
+
+    NaN where patches are too few. Parameters are those of `smooth_terms`, whose unit they have.
+    """
+    terms, found = smooth_terms(values, usable)
+    if not len(terms):
+        return float("nan"), float("nan"), float("nan")
+    return 2 * float(found[1]), 2 * float(found[2]), 2 * float(found[3])
+
+
+def smooth_terms(values: np.ndarray, usable: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Fit a plane and a term in the distance from the middle squared to most of the patches.
+
+    With Tukey's biweight; coordinates are -1 to 1 along either axis.
 
     Parameters
     ----------
@@ -61,23 +80,29 @@ def smooth_amplitude(values: np.ndarray, usable: np.ndarray) -> float:
         Sky above what the frame should have, in any unit.
     usable : ndarray (n_y, n_x), bool
         Where `values` are finite and count.
+
+    Returns
+    -------
+    terms : ndarray (n, 4)
+        1, y, x, ``y**2 + x**2`` of the usable patches; no row where they are too few.
+    coefficients : ndarray (4,)
     """
     count = int(usable.sum())
     if count < SMOOTH_PATCHES:
-        return 0.0
+        return np.empty((0, 4)), np.zeros(4)
     y, x = (
         axis[usable] for axis in np.meshgrid(*(np.linspace(-1, 1, n) for n in values.shape), indexing="ij")
     )
     terms = np.column_stack([np.ones(count), y, x, y**2 + x**2])
     found, weight = values[usable].astype(float), np.ones(count)
     for _ in range(_ROUNDS):
-        fitted = terms @ np.linalg.lstsq(terms * weight[:, None], found * weight, rcond=None)[0]
-        away = np.abs(found - fitted)
+        fit = np.linalg.lstsq(terms * weight[:, None], found * weight, rcond=None)[0]
+        away = np.abs(found - terms @ fit)
         spread = float(np.median(away)) / 0.6745 + _LEAST
         before, weight = weight, np.maximum(1 - (away / (_REACH * spread)) ** 2, 0)
         if np.abs(weight - before).max() < 1e-3:
             break
-    return float(fitted.std())
+    return terms, fit
 
 
 def mode(values: np.ndarray) -> float:

@@ -9,10 +9,13 @@ import numpy as np
 
 from aqdask.methods.noise_aware.anomaly_distance import AnomalyDistance, Tail
 from aqdask.methods.noise_aware.feature_groups import FEATURE_GROUPS, CameraModel, FeatureGroup, FrameFeatures
+from aqdask.methods.noise_aware.frame_tests import FrameDistributions, frame_values
 from aqdask.methods.noise_aware.pooling import Features, box_sum
 from aqdask.stats.conformal import ScoreTable, conformal_pvalue
 
 FIRST_ALPHA = 0.01  # of the first pass; frozen in the bundle, so that a mask for any alpha needs no network
+SHARES = {"patches": 0.45, "regions": 0.3, "frame": 0.25}  # of the false masks, by part of the decision
+SMALLEST = 1e-30  # p-value of a whole frame
 BESIDE = 3  # flagged patches within 3 x 3 from which a patch counts as the edge of the same defect
 
 
@@ -34,6 +37,8 @@ class TwoPassDecision:
         single patches, then by region groups where any is enabled. Empty while fitting.
     first_alpha : float
         Share of good patches that the first pass may flag.
+    frame_tests : FrameDistributions or None
+        Tests of whole frames; None while fitting, for another filter, and in calibrations before 0.3.
     """
 
     camera: CameraModel
@@ -42,6 +47,7 @@ class TwoPassDecision:
     first: ScoreTable | None = None
     final: tuple[ScoreTable, ...] = ()
     first_alpha: float = FIRST_ALPHA
+    frame_tests: FrameDistributions | None = None
 
     def groups(self, *, regional: bool) -> tuple[FeatureGroup, ...]:
         """Return the enabled groups of one pass."""
@@ -79,12 +85,20 @@ class TwoPassDecision:
         scattered = inside.sum() < left.sum() / 2
         return replace(frame, unflagged=left if scattered else inside)
 
-    def neg_log10_p(self, features: Features) -> tuple[dict[str, np.ndarray], np.ndarray]:
-        """Compute ``-log10 p`` of all groups through both passes, and the patches that the first flagged."""
+    def neg_log10_p(self, features: Features) -> tuple[dict[str, np.ndarray], FrameFeatures]:
+        """Compute ``-log10 p`` of all groups and frame tests, and the frame as the first pass leaves it.
+
+        The tests of the frame have one value for all patches that have data.
+        """
         frame = FrameFeatures.of(features, self.camera)
         found, flagged = self.first_pass(frame)
         second = self._without(frame, flagged)
-        return found | self.group_neg_log10_p(second, regional=True), flagged
+        found = found | self.group_neg_log10_p(second, regional=True)
+        if self.frame_tests:
+            known = np.isfinite(features["sky"])
+            for name, pvalue in self.frame_tests.pvalues(frame_values(second)).items():
+                found[name] = np.where(known, -np.log10(max(pvalue, SMALLEST)), np.nan)
+        return found, second
 
     def pass_scores(self, neg_log10_p: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         """Score each patch by the groups of single patches, and by region groups where any is enabled."""
@@ -103,36 +117,57 @@ class TwoPassDecision:
         )
 
     @property
-    def smallest(self) -> float:
-        """Smallest possible p-value."""
-        return float(self._sidak(min(table.smallest for table in self.final)))
+    def shares(self) -> dict[str, float]:
+        """Share of the false masks of each part of the decision, by name; they add up to 1.
 
-    def _sidak(self, pvalue: np.ndarray | float) -> np.ndarray:
-        """Correct the smallest of the p-values of k tables: ``1 - (1 - p)**k`` (Sidak 1967)."""
-        return 1 - (1 - np.asarray(pvalue, dtype=np.float64)) ** len(self.final)
+        Equal ones in a calibration without tests of frames, as those before 0.3 are.
+        """
+        parts = dict.fromkeys(("patches", "regions")[: len(self.final)], 1.0)
+        if self.frame_tests:
+            parts = {name: SHARES[name] for name in (*parts, "frame")}
+        return {name: share / sum(parts.values()) for name, share in parts.items()}
+
+    @property
+    def smallest(self) -> float:
+        """Smallest p-value that a single patch can have."""
+        smallest = zip(self.final, self.shares.values(), strict=False)
+        return min(float(_corrected(table.smallest, share)) for table, share in smallest)
 
     def pvalue(self, neg_log10_p: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Compute the split conformal p-value of every patch, float32; NaN without data.
+        """Compute the p-value of every patch, float32; NaN without data.
 
-        The smaller of those of single patches and of regions, corrected for two tests. Region statistics
-        correlate within a frame; a shared null distribution would hide single-patch anomalies.
+        The smallest of those of single patches, of regions (split conformal each) and of the frame, corrected
+        for their number by Sidak's rule with their `shares`, ``p = min_i 1 - (1 - p_i)**(1 / w_i)``. Region
+        statistics correlate within a frame; a shared null distribution would hide single-patch anomalies.
         """
-        parts = [
-            conformal_pvalue(s, t) for s, t in zip(self.pass_scores(neg_log10_p), self.final, strict=True)
-        ]
-        return self._sidak(np.fmin.reduce(parts)).astype(np.float32)
+        tables = zip(self.pass_scores(neg_log10_p), self.final, strict=True)
+        parts = [conformal_pvalue(scores, table).astype(np.float64) for scores, table in tables]
+        if self.frame_tests:
+            tests = [10.0 ** -neg_log10_p[name] for name in self.frame_tests.predictive]
+            parts.append(
+                _corrected(np.fmin.reduce(tests), 1 / len(tests)) if tests else np.ones_like(parts[0])
+            )
+        shares = self.shares.values()
+        corrected = [_corrected(part, share) for part, share in zip(parts, shares, strict=True)]
+        return np.fmin.reduce(corrected).astype(np.float32)
 
-    def score(self, features: Features) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def score(self, features: Features) -> tuple[np.ndarray, np.ndarray, np.ndarray, FrameFeatures]:
         """Compute score, final p-value and name of the worst group of every patch, ``(n_y, n_x)`` each.
 
-        The score is ``-log10`` of the smallest group p-value; NaN (and the name '') without data.
+        The score is ``-log10`` of the smallest group p-value; NaN (and the name '') without data. Last, the
+        frame as the first pass leaves it.
         """
-        found, _ = self.neg_log10_p(features)
+        found, frame = self.neg_log10_p(features)
         score = score_of(found)
         names = np.array(["", *found])
         worst = np.stack([np.nan_to_num(s, nan=-1.0) for s in found.values()]).argmax(axis=0) + 1
         pvalue = self.pvalue(found) if self.final else np.full_like(score, np.nan)
-        return score, pvalue, names[np.where(np.isnan(score), 0, worst)]
+        return score, pvalue, names[np.where(np.isnan(score), 0, worst)], frame
+
+
+def _corrected(pvalue: np.ndarray | float, share: float) -> np.ndarray:
+    """Correct the p-value of one of several tests (Sidak 1967): its ``share`` of the false alarms of all."""
+    return 1 - (1 - np.asarray(pvalue, dtype=np.float64)) ** (1 / share)
 
 
 def score_of(neg_log10_p: Mapping[str, np.ndarray]) -> np.ndarray:

@@ -1,0 +1,58 @@
+"""Predictive distribution of one more value after a few: Student's t with a spread shrunk towards a prior."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+PRIOR_WEIGHT = 4.0  # degrees of freedom that the prior spread is worth
+
+
+@dataclass(frozen=True, eq=False)
+class Predictive:
+    """Predictive distribution of a normal vector whose k components scatter alike.
+
+    With n values of mean m and pooled variance s**2 (k (n - 1) degrees of freedom), and a prior spread s0
+    worth nu0 degrees of freedom,
+
+    ``v = (k (n - 1) s**2 + nu0 s0**2) / nu``, ``nu = k (n - 1) + nu0``,
+
+    and for k = 1 ``(x - m) / sqrt(v (1 + 1 / n))`` is distributed as Student's t with nu degrees of freedom
+    (Gelman et al. 2013, Bayesian Data Analysis, section 3.3, with a scaled inverse chi-squared prior on the
+    variance); the mean square of k such components as Fisher's F with k and nu.
+
+    Parameters
+    ----------
+    mean : ndarray (k,)
+    scale : float
+        ``sqrt(v (1 + 1 / n))``, in the unit of the values.
+    dof : float
+        nu.
+    """
+
+    mean: np.ndarray
+    scale: float
+    dof: float
+
+    @classmethod
+    def fit(cls, values: np.ndarray, prior_spread: float) -> Predictive:
+        """Fit to finite values ``(n, k)``, n at least 1."""
+        count, components = values.shape
+        free = components * (count - 1)
+        mean = values.mean(axis=0)
+        variance = (((values - mean) ** 2).sum() + PRIOR_WEIGHT * prior_spread**2) / (free + PRIOR_WEIGHT)
+        return cls(mean, float(np.sqrt(variance * (1 + 1 / count))), free + PRIOR_WEIGHT)
+
+    def pvalue(self, value: np.ndarray, *, one_sided: bool = False) -> float:
+        """Compute the probability of a value ``(k,)`` at least as far; NaN for one that is not finite.
+
+        With ``one_sided`` (k = 1 only) of one at least as large.
+        """
+        away = (np.asarray(value, float) - self.mean) / self.scale
+        if not np.isfinite(away).all():
+            return float("nan")
+        if one_sided:
+            return float(stats.t.sf(away[0], self.dof))
+        return float(stats.f.sf((away**2).mean(), len(away), self.dof))
