@@ -45,14 +45,28 @@ class Predictive:
         variance = (((values - mean) ** 2).sum() + PRIOR_WEIGHT * prior_spread**2) / (free + PRIOR_WEIGHT)
         return cls(mean, float(np.sqrt(variance * (1 + 1 / count))), free + PRIOR_WEIGHT)
 
-    def pvalue(self, value: np.ndarray, *, one_sided: bool = False) -> float:
-        """Compute the probability of a value ``(k,)`` at least as far; NaN for one that is not finite.
+    def distance(self, value: np.ndarray, slack: float = 0.0) -> float:
+        """Compute the root mean square of the components of ``(x - m) / sqrt(scale**2 + slack**2)``.
 
-        With ``one_sided`` (k = 1 only) of one at least as large.
+        With one component the sign is kept. NaN for a value ``(k,)`` that is not finite.
         """
-        away = (np.asarray(value, float) - self.mean) / self.scale
-        if not np.isfinite(away).all():
+        away = (np.asarray(value, float) - self.mean) / np.hypot(self.scale, slack)
+        return float(away[0] if len(away) == 1 else np.sqrt((away**2).mean()))
+
+    def pvalue(self, distance: float, *, one_sided: bool = False) -> float:
+        """Compute the probability of a `distance` at least as large; NaN for NaN.
+
+        With ``one_sided`` (one component only) distances below zero are good.
+        """
+        if not np.isfinite(distance):
             return float("nan")
         if one_sided:
-            return float(stats.t.sf(away[0], self.dof))
-        return float(stats.f.sf((away**2).mean(), len(away), self.dof))
+            return float(stats.t.sf(distance, self.dof))
+        return float(stats.f.sf(distance**2, len(self.mean), self.dof))
+
+    def limit(self, pvalue: float, *, one_sided: bool = False) -> float:
+        """Return the distance from the mean with this p-value: of the value, or the length of the vector."""
+        if one_sided:
+            return float(stats.t.isf(pvalue, self.dof)) * self.scale
+        components = len(self.mean)
+        return float(np.sqrt(components * stats.f.isf(pvalue, components, self.dof))) * self.scale

@@ -193,9 +193,17 @@ def alone_training(folder: Path, scale: Scale, quick: bool) -> list[str]:
     return training(folder, reference_frames(scale.reference, scale.size), quick)
 
 
+def alone_nights(folder: Path, scale: Scale, quick: bool) -> list[str]:
+    """Few references, and tests of whole frames."""
+    import nights
+
+    return nights.tables(nights.first_nights(quick), nights.slopes(quick))
+
+
 ALONE: dict[str, Callable[[Path, Scale, bool], list[str]]] = {
     "references": alone_references,
     "strata": alone_strata,
+    "nights": alone_nights,
     "calibrate": alone_calibrate,
     "training": alone_training,
 }

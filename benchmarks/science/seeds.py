@@ -24,5 +24,7 @@ SEEDS: dict[str, int] = {
     "regions": 21_800_000,  # random splits of the real frames, for region groups
     "strata": 21_700_000,  # frames under two skies
     "cost": 21_300_000,
+    "nights": 23_100_000,  # frames of cameras with few references, 1000 apart
+    "slopes": 23_300_000,  # frames whose sky tilts
     "references": 21_600_000,  # sets of reference frames, 100 apart for each camera
 }

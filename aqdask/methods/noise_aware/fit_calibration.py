@@ -171,7 +171,7 @@ def calibrate_camera(
             *noise.notes,
             *outliers,
             *_focus_notes(ids, values),
-            *_notes(decision, len(ids), len(split.threshold), disabled),
+            *_notes(decision, alpha, len(ids), len(split.threshold), disabled),
         ],
         "noise_ratio": float(np.exp(np.median([value.noise for value in values[n_fit:]]) / 2)),
     }
@@ -263,14 +263,11 @@ def _focus_notes(ids: Sequence[str], values: Sequence[FrameStatistics]) -> list[
     ]
 
 
-def _notes(decision: TwoPassDecision, total: int, threshold: int, disabled: Mapping[str, str]) -> list[str]:
+def _notes(
+    decision: TwoPassDecision, alpha: float, total: int, threshold: int, disabled: Mapping[str, str]
+) -> list[str]:
     """Write notes on a calibration with ``total`` frames, ``threshold`` of which set p-values."""
-    notes = []
-    if total < FEW_FRAMES:
-        notes.append(
-            f"Whole frames are compared with {FEW_FRAMES / total:.1f} times the spread of the references: "
-            f"{total} frames show it poorly, {FEW_FRAMES} are enough."
-        )
+    notes = [_frame_note(decision, alpha, total)]
     if threshold < FEW_FRAMES:
         notes.append(
             f"Calibrated on {threshold} frame{'s'[: threshold > 1]}: patches of one frame are correlated, so "
@@ -281,3 +278,19 @@ def _notes(decision: TwoPassDecision, total: int, threshold: int, disabled: Mapp
         names = [name for name, why in disabled.items() if why == reason]
         notes.append(f"{', '.join(names)} {'is' if len(names) == 1 else 'are'} disabled: {reason}.")
     return notes
+
+
+def _frame_note(decision: TwoPassDecision, alpha: float, total: int) -> str:
+    """Write how far a frame may be from the references before all of it is masked."""
+    limits = decision.frame_limits(alpha)
+    words = {
+        "size_frame": lambda x: f"stars {np.exp(x):.2f} times as wide",
+        "ellipticity_frame": lambda x: f"an ellipticity {x:.2f} away",
+        "noise_frame": lambda x: f"noise {np.exp(x / 2) - 1:.1%} away",
+        "slope_frame": lambda x: f"a sky that tilts by {x:.1%}",
+        "bowl_frame": lambda x: f"a sky that bows by {x:.1%}",
+    }
+    return (
+        f"Compared with {total} references, a whole frame is masked at alpha = {alpha:g} from "
+        f"{', '.join(words[name](limit) for name, limit in limits.items())}."
+    )

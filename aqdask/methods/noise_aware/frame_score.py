@@ -131,15 +131,23 @@ class ReferenceStatistics:
             found[name] = float(np.nan_to_num(abs(z) if both else max(z, 0.0)))
         return found
 
-    def score(self, frame: FrameStatistics, masked: float, *, two_sided: bool = False) -> float:
-        """Return the largest of `sigmas` and of 25 (`FLAG_SIGMA` / `FLAG_MASKED`) times the masked fraction.
+    def score(
+        self,
+        frame: FrameStatistics,
+        masked: float,
+        *,
+        two_sided: bool = False,
+        tests: Mapping[str, float] | None = None,
+    ) -> float:
+        """Return the largest sigma, or 25 (`FLAG_SIGMA` / `FLAG_MASKED`) times the masked fraction.
 
-        Above 5 the frame is flagged.
-
-        A frame is flagged if it is more than `FLAG_SIGMA` robust sigma from the references in size,
-        ellipticity, sky or noise, or if more than `FLAG_MASKED` of its patches are masked.
+        The sigmas are those of the tests of the frame (`frame_tests.FrameDistributions.sigmas`) and that of
+        its sky; without tests those of `sigmas`. A frame is flagged if it is more than `FLAG_SIGMA` from the
+        references, or if more than `FLAG_MASKED` of its patches are masked.
         """
         sigmas = self.sigmas(frame, two_sided=two_sided)
+        if tests is not None:
+            sigmas = {"sky": sigmas.get("sky", 0.0), **tests}
         return max([masked * FLAG_SIGMA / FLAG_MASKED, *sigmas.values()])
 
     def outside(self, frame: FrameStatistics) -> int:

@@ -178,9 +178,12 @@ def frame_variables(calibration: CameraCalibration, features: Features) -> dict[
     masked = 1 - float((pvalue > decision.first_alpha).mean())  # what has no score is masked, too
     tests = decision.frame_tests
     values = frame_statistics(frame if tests else FrameFeatures.of(features, camera))
-    pvalues = tests.pvalues(frame_values(frame)) if tests else {}
+    distances = tests.distances(frame_values(frame)) if tests else {}
+    pvalues = tests.pvalues(distances) if tests else {}
     references = calibration.frames
-    rank = references.score(values, masked, two_sided=camera.two_sided)
+    rank = references.score(
+        values, masked, two_sided=camera.two_sided, tests=tests.sigmas(distances) if tests else None
+    )
     return {
         "score": score,
         "pvalue": pvalue,

@@ -96,7 +96,8 @@ class TwoPassDecision:
         found = found | self.group_neg_log10_p(second, regional=True)
         if self.frame_tests:
             known = np.isfinite(features["sky"])
-            for name, pvalue in self.frame_tests.pvalues(frame_values(second)).items():
+            distances = self.frame_tests.distances(frame_values(second))
+            for name, pvalue in self.frame_tests.pvalues(distances).items():
                 found[name] = np.where(known, -np.log10(max(pvalue, SMALLEST)), np.nan)
         return found, second
 
@@ -127,6 +128,12 @@ class TwoPassDecision:
             parts = {name: SHARES[name] for name in (*parts, "frame")}
         return {name: share / sum(parts.values()) for name, share in parts.items()}
 
+    def frame_limits(self, alpha: float) -> dict[str, float]:
+        """Return for each frame test the distance from the references beyond which a frame is masked."""
+        if not self.frame_tests:
+            return {}
+        return self.frame_tests.limits(1 - (1 - alpha) ** self.shares["frame"])
+
     @property
     def smallest(self) -> float:
         """Smallest p-value that a single patch can have."""
@@ -143,12 +150,10 @@ class TwoPassDecision:
         tables = zip(self.pass_scores(neg_log10_p), self.final, strict=True)
         parts = [conformal_pvalue(scores, table).astype(np.float64) for scores, table in tables]
         if self.frame_tests:
-            tests = [10.0 ** -neg_log10_p[name] for name in self.frame_tests.predictive]
-            parts.append(
-                _corrected(np.fmin.reduce(tests), 1 / len(tests)) if tests else np.ones_like(parts[0])
-            )
-        shares = self.shares.values()
-        corrected = [_corrected(part, share) for part, share in zip(parts, shares, strict=True)]
+            shares = self.frame_tests.shares
+            tests = [_corrected(10.0 ** -neg_log10_p[name], share) for name, share in shares.items()]
+            parts.append(np.fmin.reduce(tests))
+        corrected = [_corrected(part, w) for part, w in zip(parts, self.shares.values(), strict=True)]
         return np.fmin.reduce(corrected).astype(np.float32)
 
     def score(self, features: Features) -> tuple[np.ndarray, np.ndarray, np.ndarray, FrameFeatures]:
