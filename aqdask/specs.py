@@ -96,6 +96,8 @@ class FrameMetadata:
         Electrons per count; NaN where unknown. Not a coordinate of the archive: read from the stored header.
     saturate : float
         Saturation level in counts; NaN where unknown. Like ``gain``.
+    unit : str
+        Unit of the pixels, BUNIT; empty where unknown. Like ``gain``.
     notes : tuple of str
         Remarks on unreadable or contradictory cards; see `FrameInfo`.
     """
@@ -106,6 +108,7 @@ class FrameMetadata:
     camera: str = ""
     gain: float = math.nan
     saturate: float = math.nan
+    unit: str = ""
     notes: tuple[str, ...] = ()
 
 

@@ -53,6 +53,7 @@ BINNING = (
 BINNING_PAIR = ("CCDSUM", "BINNING", "CCDBIN")
 SKY = ("CTYPE1", "CTYPE2", "CRVAL1", "CRVAL2", "CRPIX1", "CRPIX2")
 SATURATE = ("SATURATE",)
+UNIT = ("BUNIT",)
 GAIN = ("EGAIN", "GAIN", "CCDGAIN", "DETGAIN")
 # CLEAR2L of ACS, CLEARP of NIRISS and open1-6 of GMOS are not filters; NaD, AirGlow and OpenCaT are
 EMPTY_SLOT = re.compile(
@@ -187,6 +188,12 @@ def header_saturate(header: str, primary_header: str) -> float:
     cards = Headers(header, primary_header)
     full = math.nan if cards.unreadable(SATURATE) else cards.number(SATURATE)
     return full if full > 0 else math.nan
+
+
+def header_unit(header: str, primary_header: str) -> str:
+    """Return the unit of the pixels as the header writes it (keyword BUNIT); empty if absent or unreadable."""
+    cards = Headers(header, primary_header)
+    return "" if cards.unreadable(UNIT) else cards.text(UNIT)
 
 
 def _exposure(cards: Headers, named: str | None) -> tuple[float, tuple[str, ...]]:

@@ -19,7 +19,8 @@ from aqdask.methods.container import pack, unpack, write_atomic
 from aqdask.paths import check_local, read_regular
 
 FORMAT = "aqdask-bundle"
-VERSION = 2
+VERSION = 3  # 2: written before 0.3, without tests of frames
+READ_VERSIONS = (2, VERSION)
 LONGEST_SHOWN = 80  # characters of a value in a message
 POOLED = ""  # key of the calibration on all calibration frames together
 LONGEST_NAME = 100
@@ -178,7 +179,7 @@ class Bundle:
         ModelError
             For bytes that are truncated, corrupt, foreign or of another version.
         """
-        tensors, document = unpack(data, FORMAT, VERSION)
+        tensors, document = unpack(data, FORMAT, READ_VERSIONS)
         try:
             settings = {name: document[name] for name in _FIELDS}
             _check(settings | {"calibrations": document["calibrations"]})

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,15 +44,15 @@ def pack(tensors: Mapping[str, np.ndarray], document: Mapping[str, Any]) -> byte
     return save(ordered, metadata={_KEY: json.dumps(plain, sort_keys=True)})
 
 
-def unpack(data: bytes, kind: str, version: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+def unpack(data: bytes, kind: str, versions: Sequence[int]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Read the arrays and the document of a packed file.
 
     Parameters
     ----------
     kind : str
         The document's 'format', such as 'aqdask-bundle'.
-    version : int
-        Its 'bundle_version', the only one that this release reads.
+    versions : sequence of int
+        Each 'bundle_version' that this release reads.
 
     Raises
     ------
@@ -69,7 +69,7 @@ def unpack(data: bytes, kind: str, version: int) -> tuple[dict[str, np.ndarray],
             consequence="It is truncated, corrupt or something else, and nothing was loaded",
             remedy="copy it again from where it was made and compare the sizes",
         ) from error
-    document = _document(header, kind, version)
+    document = _document(header, kind, versions)
     if document.get("checksum") != _checksum(tensors, document):
         raise ModelError(
             "the checksum of the file's content differs from the one stored in it",
@@ -80,13 +80,13 @@ def unpack(data: bytes, kind: str, version: int) -> tuple[dict[str, np.ndarray],
     return tensors, document
 
 
-def _document(header: dict[str, Any], kind: str, version: int) -> dict[str, Any]:
-    """Return the JSON document of a safetensors header, if it is of this kind and version."""
+def _document(header: dict[str, Any], kind: str, versions: Sequence[int]) -> dict[str, Any]:
+    """Return the JSON document of a safetensors header, if it is of this kind and one of the versions."""
     try:
         document = json.loads(header["__metadata__"][_KEY])
         found, found_version = document["format"], document["bundle_version"]
     except (ValueError, KeyError, TypeError, RecursionError):
-        document, found, found_version = {}, "no aqdask metadata", version
+        document, found, found_version = {}, "no aqdask metadata", versions[-1]
     if found != kind:
         raise ModelError(
             f"a safetensors file with {found}",
@@ -94,10 +94,10 @@ def _document(header: dict[str, Any], kind: str, version: int) -> dict[str, Any]
             consequence="It was made by another program or for another purpose",
             remedy="give a file that `aqdask train` or `calibrate` wrote",
         )
-    if found_version != version:
+    if found_version not in versions:
         raise ModelError(
             f"a file of the format {kind}, version {found_version}",
-            expected=f"version {version}",
+            expected=f"version {' or '.join(map(str, versions))}",
             consequence="This release of aqdask would misread it",
             remedy="install the release of aqdask that wrote it, or train again",
         )

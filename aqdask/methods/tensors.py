@@ -18,12 +18,15 @@ Network = TypeVar("Network", bound=nn.Module)
 _WIDE = ("int32", "uint32", "int64", "uint64", "float64", "float128", "longdouble")
 
 
-def as_float(patches: np.ndarray, device: torch.device | str) -> torch.Tensor:
-    """Convert patches of any integer or float type to a float tensor on ``device``, values unchanged.
+def as_float(patches: np.ndarray, device: torch.device | str, unit: float = 1.0) -> torch.Tensor:
+    """Convert patches of any integer or float type to a float tensor on ``device``, in a ``unit``.
 
-    Types of up to 16 bits and float32 become float32 *on the device*, so that the frame's own integers
-    travel; wider ones become float64, because a float32 would round their differences.
+    With the unit 1 values are unchanged: types of up to 16 bits and float32 become float32 *on the device*,
+    so that the frame's own integers travel; wider ones become float64, because a float32 would round their
+    differences.
     """
+    if unit != 1:
+        return torch.from_numpy((patches.astype(np.float64) / unit).astype(np.float32)).to(device)
     if patches.dtype.name in _WIDE:
         return torch.from_numpy(patches.astype(np.float64)).to(device)
     native = np.uint8 if patches.dtype == bool else patches.dtype.newbyteorder("=")

@@ -21,7 +21,7 @@ from zarr.codecs import ZstdCodec
 
 from aqdask.errors import ArchiveError, FrameError
 from aqdask.io import reader
-from aqdask.io.metadata import header_gain, header_saturate
+from aqdask.io.metadata import header_gain, header_saturate, header_unit
 from aqdask.specs import ArchiveSpec, FrameInfo, FrameMetadata, middle
 from aqdask.store import layout
 from aqdask.text import printable
@@ -311,7 +311,7 @@ class ChosenFrames:
             ids.append(str(frame_id))
             known = None if time == NO_TIME else int(time)
             texts = [str(text) for text in headers]
-            levels = header_gain(*texts), header_saturate(*texts)
+            levels = header_gain(*texts), header_saturate(*texts), header_unit(*texts)
             metadata.append(FrameMetadata(known, float(exptime), str(band), str(camera), *levels))
         return cls(store, tuple(places), ids, metadata)
 

@@ -13,7 +13,7 @@ from aqdask.methods.noise_aware.camera_calibration import CameraCalibration
 from aqdask.methods.noise_aware.camera_noise import CameraNoise, fit_camera_noise
 from aqdask.methods.noise_aware.fit_calibration import FeatureReader, calibrate_strata
 from aqdask.methods.noise_aware.networks import Networks, load_networks
-from aqdask.methods.noise_aware.reference_checks import check_alpha, check_gains
+from aqdask.methods.noise_aware.reference_checks import check_alpha, check_gains, naming_unit
 from aqdask.methods.noise_aware.reference_split import (
     MIN_FRAMES,
     ReferenceSplit,
@@ -90,7 +90,8 @@ def camera_noises(
         every = [index for (name, _), split in groups.items() if name == camera for index in split.every]
         check_gains(camera, {frames.ids[index]: frames.metadata[index] for index in every})
         members = [index for (name, _), split in groups.items() if name == camera for index in split.fit]
-        found[camera] = fit_camera_noise(frames, members, patch)
+        with naming_unit(frames.metadata[index].unit for index in members):
+            found[camera] = fit_camera_noise(frames, members, patch)
     for key, split in groups.items():  # before anything is trained
         n_y, n_x = PatchGrid(*found[key[0]].shape, patch).shape
         number, total = len(split.threshold), len(split.every)
@@ -118,9 +119,10 @@ def calibrate_cameras(
     found = {}
     for key, split in groups.items():
         reader = FeatureReader(networks, noises[key], patch, str(device))
-        found[calibration_key(*key)] = calibrate_strata(
-            reader, frames, split, alpha=spec.alpha, two_sided=spec.two_sided, tick=tick
-        )
+        with naming_unit(frames.metadata[index].unit for index in split.every):
+            found[calibration_key(*key)] = calibrate_strata(
+                reader, frames, split, alpha=spec.alpha, two_sided=spec.two_sided, tick=tick
+            )
     largest = max(groups, key=lambda key: len(groups[key].every))
     found[POOLED] = found[calibration_key(*largest)].without_strata()
     for note in named_notes(notes_of(found)):

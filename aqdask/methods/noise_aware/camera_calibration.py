@@ -59,7 +59,8 @@ class CameraCalibration:
     def under_sky(self, features: Features) -> CameraCalibration:
         """Return the calibration for the stratum of sky of a frame with these features."""
         sky = features["sky"][np.isfinite(features["sky"])]
-        if self.brighter is None or not sky.size or np.median(sky) <= self.limit:
+        unit = self.decision.camera.noise.unit
+        if self.brighter is None or not sky.size or np.median(sky) * unit <= self.limit:
             return self
         return self.brighter.under_sky(features)
 

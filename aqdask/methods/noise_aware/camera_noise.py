@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -27,6 +28,8 @@ MAX_SATURATED_FRACTION = (
 LARGEST_SIGNAL = 50.0  # sigma; brighter pixels count as this
 NOISE_GROUPS = tuple(group.name for group in FEATURE_GROUPS if group.noise_model)
 _BATCH = 64
+NOISE_OF_COUNTS = (1e-3, 1e6)  # standard deviation in counts that needs no other unit
+SUBTRACTED = 1.0  # sigma of a pixel, above or below zero: a frame with such a sky has lost it
 
 
 @dataclass(frozen=True)
@@ -90,10 +93,11 @@ def patch_levels(image: np.ndarray, invalid: np.ndarray | None, patch: int) -> L
     """Measure sky and noise of every patch; NaN where fewer than `MIN_VALID` of its pixels are data."""
     grid = PatchGrid(image.shape[0], image.shape[1], patch)
     total = grid.shape[0] * grid.shape[1]
+    unit = pixel_unit(_noise_scale(image))
     found = [np.empty((3, 0))]
     for first in range(0, total, _BATCH):
         stop = min(first + _BATCH, total)
-        pixels = as_float(cut_range(image, grid, first, stop), "cpu")
+        pixels = as_float(cut_range(image, grid, first, stop), "cpu", unit)
         valid = _valid(pixels, valid_range(invalid, grid, first, stop))
         near, far = (clipped_variance(difference(pixels, valid, lag)) for lag in (1, 2))
         sky = sky_level(pixels, valid, near)
@@ -101,7 +105,25 @@ def patch_levels(image: np.ndarray, invalid: np.ndarray | None, patch: int) -> L
             few = valid.flatten(1).float().mean(dim=1) < MIN_VALID
             sky[few] = torch.nan
         found.append(torch.stack([sky, near, far]).double().numpy())
-    return Levels(*np.concatenate(found, axis=1))
+    return Levels(*np.concatenate(found, axis=1) * np.array([[unit], [unit**2], [unit**2]]))
+
+
+def pixel_unit(sigma: float) -> float:
+    """Return the unit in which noise of standard deviation ``sigma`` is computed: a power of two near it.
+
+    1 where it is between 1e-3 and 1e6 already: float32 holds the squares of such numbers.
+    """
+    ordinary = NOISE_OF_COUNTS[0] <= sigma <= NOISE_OF_COUNTS[1]
+    return 1.0 if ordinary or not (0 < sigma < math.inf) else 2.0 ** round(math.log2(sigma))
+
+
+def _noise_scale(image: np.ndarray) -> float:
+    """Estimate the noise of float pixels from differences of neighbours in some rows; 1 for integers."""
+    if image.dtype.kind in "iub":
+        return 1.0
+    away = np.abs(np.diff(image[:: max(1, len(image) // 64)].astype(np.float64), axis=1))
+    away = away[np.isfinite(away) & (away > 0)]
+    return float(np.median(away)) if away.size else 1.0
 
 
 def _valid(pixels: torch.Tensor, valid: np.ndarray | None) -> torch.Tensor | None:
@@ -135,7 +157,8 @@ def _signal(image: np.ndarray, invalid: np.ndarray | None, levels: Levels, patch
             continue
         y, x = divmod(number, n_x)
         at = np.s_[grid.starts(0)[y] : grid.stops(0)[y], grid.starts(1)[x] : grid.stops(1)[x]]
-        above = np.nan_to_num((image[at].astype(np.float32) - np.float32(sky)) / np.float32(variance**0.5))
+        scale = np.float64(variance**0.5)
+        above = np.nan_to_num((image[at] / scale - sky / scale).astype(np.float32))
         signal[at] = above.clip(-LARGEST_SIGNAL, LARGEST_SIGNAL)
     if invalid is not None:
         signal[invalid] = 0
@@ -176,14 +199,26 @@ def fit_camera_noise(frames: FrameSource, members: Sequence[int], patch: int) ->
             consequence="Nothing can be measured in units of it (constant, full, 8-bit or rescaled images?)",
             remedy="use the raw frames, or calibrated ones that were not rescaled",
         )
+    unit = pixel_unit(float(np.sqrt(np.nanmedian(near))))
+    sky, near, far = sky / unit, near / unit**2, far / unit**2
     gains = [frames.metadata[index].gain for index in chosen]
     gain = float(np.median(gains)) if np.isfinite(gains).all() else float("nan")
     white = is_white(near, far)
-    noise = fit_noise(sky, near if white else far, gain=gain, lag=1 if white else 2)
+    subtracted = not integer and _is_subtracted(sky, near)
+    noise = fit_noise(sky, near if white else far, gain=gain, lag=1 if white else 2, subtracted=subtracted)
+    noise = replace(noise, unit=unit)
     assert total is not None  # at least one frame
     hot = np.argwhere(hot_pixels(total / len(chosen), len(chosen))).astype(np.int32)
     notes, disabled = _remarks(noise, white, gain)
-    return CameraNoise(noise, hot, min(tops), total.shape, notes, disabled)
+    return CameraNoise(noise, hot, min(tops) / unit, total.shape, notes, disabled)
+
+
+def _is_subtracted(sky: np.ndarray, variance: np.ndarray) -> bool:
+    """Return True if most patches have a sky of zero within the noise of a pixel."""
+    known = np.isfinite(sky) & (variance > 0)
+    return (
+        bool(np.median(np.abs(sky[known]) / np.sqrt(variance[known])) < SUBTRACTED) if known.any() else False
+    )
 
 
 def _remarks(noise: NoiseModel, white: bool, gain: float) -> tuple[tuple[str, ...], dict[str, str]]:
@@ -203,6 +238,13 @@ def _remarks(noise: NoiseModel, white: bool, gain: float) -> tuple[tuple[str, ..
             f"the frames show a gain of {1 / noise.b:.3g} electrons a count, the header says {gain:.3g}: the "
             "measured gain is used (were the counts rescaled, stacked or averaged?)"
         )
+    if noise.source == "subtracted":
+        reason = "the sky was subtracted, so that its noise cannot be expected"
+        notes.append(
+            f"{reason}; every pixel counts as noisy as the sky of the references, and the noise groups are "
+            "disabled"
+        )
+        disabled |= dict.fromkeys(NOISE_GROUPS, reason)
     if noise.source == "none":
         reason = "the gain is unknown: too little range of sky in the reference frames, none in the header"
         notes.append(

@@ -156,7 +156,7 @@ def calibrate_camera(
     values = [frame_statistics(FrameFeatures.of(one, camera)) for one in features]
     check_scatter(ids, values, noise.noise)
     outliers = check_consistency(ids, values)
-    check_noise(values[n_fit:])
+    check_noise(values[n_fit:], noise.noise)
     # A template of the fit set may be that of the bad frame.
     whole = _camera_model(features, noise.noise, two_sided)
     outliers += check_patches(ids, [FrameFeatures.of(one, whole) for one in features], noise.disabled)

@@ -163,7 +163,9 @@ class ReferenceStatistics:
 
 
 def _brightness(sky: float, noise: NoiseModel) -> float:
-    """Return the sky as a variance; see `FrameStatistics`."""
+    """Return the sky as a variance; see `FrameStatistics`. NaN where the sky was subtracted."""
+    if noise.source == "subtracted":
+        return float("nan")
     if noise.b <= 0:
         return sky
     return float(sky_sigma({"sky": np.array(sky)}, noise) ** 2)
@@ -174,5 +176,5 @@ def _compared(frame: FrameStatistics, name: str) -> float:
     if name == "stars":
         return float(np.log(max(frame.stars, 0.1)))
     if name == "sky":
-        return float(np.log(max(frame.brightness, 1e-3)))
+        return float(np.log(np.maximum(frame.brightness, 1e-3)))
     return float(getattr(frame, name))

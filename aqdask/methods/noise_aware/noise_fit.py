@@ -26,6 +26,7 @@ def fit_noise(
     *,
     gain: float = math.nan,
     lag: int = 1,
+    subtracted: bool = False,
 ) -> NoiseModel:
     """Fit ``Var(I) = a + b I + c I**2``, the photon transfer curve (Janesick 2007), to patches of frames.
 
@@ -42,6 +43,8 @@ def fit_noise(
         Electrons a count as the header says; NaN where it does not.
     lag : int
         Distance of the pixels in which the noise was measured; recorded.
+    subtracted : bool
+        The sky was subtracted: its level says nothing of its noise, and b is 0.
 
     Raises
     ------
@@ -58,6 +61,8 @@ def fit_noise(
             remedy="choose reference frames of raw or calibrated pixels, not of masks or previews",
         )
     floor = FLOOR_FRACTION * float(np.quantile(y, FLOOR_QUANTILE))
+    if subtracted:
+        return NoiseModel(float(np.median(y)), 0.0, 0.0, floor, "subtracted", lag)
     middle = float(np.median(x))
     slope, error = _line(x - middle, y, 1)
     source = "frames"

@@ -35,10 +35,14 @@ class NoiseModel:
     floor : float
         Smallest variance used, in counts squared.
     source : str
-        Where ``b`` is from: 'frames', 'header' (the gain of the FITS header) or 'none' (b = 0).
+        Where ``b`` is from: 'frames', 'header' (the gain of the FITS header), 'none' (b = 0), or
+        'subtracted' (b = 0: the sky was subtracted, and its noise is ``a``).
     lag : int
         Distance in pixels of the difference in which noise is measured: 1, or 2 where neighbours are
         correlated (resampled, demosaiced or compressed frames).
+    unit : float
+        Count of this model in the unit of the pixels: 1, or a power of two for calibrated pixels with noise
+        far from 1, such as 1e-18 erg.
     """
 
     a: float
@@ -47,6 +51,7 @@ class NoiseModel:
     floor: float = 1e-12
     source: str = "frames"
     lag: int = 1
+    unit: float = 1.0
 
     def variance(self, counts: torch.Tensor) -> torch.Tensor:
         """Compute ``max(a + b I + c I**2 + 3/8 b**2, floor)``, type and shape of ``counts``.

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 
@@ -29,6 +31,26 @@ INFORMATIVE = 0.5  # of a reference frame's patches
 FEW_FRAMES = 10
 ANCHORS = 60  # frames through which lines of variance against sky are drawn
 MOST_NAMED = 5  # frames that a message lists
+COUNTS = re.compile(r"\s*|adu|dn|counts?|e-?|electrons?", re.IGNORECASE)
+
+
+@contextmanager
+def naming_unit(units: Iterable[str]) -> Iterator[None]:
+    """Name the unit of the pixels (BUNIT) in the errors of a calibration, where it is not one of counts."""
+    try:
+        yield
+    except OutlierFramesError:
+        raise
+    except UsageError as error:
+        known = sorted({unit for unit in units if not COUNTS.fullmatch(unit)})
+        if not known:
+            raise
+        raise UsageError(
+            f"{error.got} (unit of the pixels, BUNIT: {', '.join(known)})",
+            expected=error.expected,
+            consequence=error.consequence,
+            remedy=f"{error.remedy}; raw frames in counts can always be calibrated",
+        ) from error
 
 
 def check_informative(ids: Sequence[str], frames: Sequence[Features]) -> None:
@@ -202,7 +224,7 @@ def check_scatter(ids: Sequence[str], values: Sequence[FrameStatistics], noise: 
         name: value for name, value in zip(ids, values, strict=True) if math.isfinite(value.noise + value.sky)
     }
     noises = np.array([value.noise for value in found.values()])
-    if not noises.size or mad_sigma(noises) <= NOISE_SCATTER:
+    if noise.source == "subtracted" or not noises.size or mad_sigma(noises) <= NOISE_SCATTER:
         return
     order = np.argsort(noises, kind="stable")
     known, ascending = [list(found)[k] for k in order], noises[order]
@@ -249,8 +271,10 @@ def _of_one_gain(frames: Sequence[FrameStatistics], noise: NoiseModel) -> np.nda
     return fits[fits.sum(axis=1).argmax()]
 
 
-def check_noise(values: Sequence[FrameStatistics]) -> None:
-    """Reject a noise model that does not hold on held-out frames."""
+def check_noise(values: Sequence[FrameStatistics], noise: NoiseModel) -> None:
+    """Reject a noise model that does not hold on held-out frames, but where the sky was subtracted."""
+    if noise.source == "subtracted":
+        return
     ratio = float(np.exp(np.median([value.noise for value in values]) / 2))
     if not NOISE_RANGE[0] <= ratio <= NOISE_RANGE[1]:
         raise UsageError(

@@ -120,7 +120,7 @@ def extract_batch(
     if patches.dtype.kind in "iu" and patches.dtype.itemsize <= 2:  # no detector counts in 32 bits
         largest = float(np.iinfo(patches.dtype).max)
         detector = Detector(detector.noise, min(detector.saturation, largest))
-    values = as_float(padded(patches, BATCH), extractor.device)
+    values = as_float(padded(patches, BATCH), extractor.device, detector.noise.unit)
     mask = None if valid is None else torch.from_numpy(padded(valid, BATCH)).to(extractor.device)
     if patches.dtype.kind == "f":  # NaN and infinity are no data, whatever the mask says
         finite = values.isfinite()
@@ -189,7 +189,7 @@ def frame_variables(calibration: CameraCalibration, features: Features) -> dict[
         "pvalue": pvalue,
         "reason": np.vectorize(codes.__getitem__, otypes=[np.uint8])(worst),
         "mae": features["mae"],
-        "sky": features["sky"],
+        "sky": features["sky"] * camera.noise.unit,
         "noise_ratio": np.exp(noise_ratio(features, camera.noise) / 2),
         "size_ratio": np.exp(about[..., 0]),
         "e1": about[..., 1],
@@ -205,7 +205,7 @@ def frame_variables(calibration: CameraCalibration, features: Features) -> dict[
         "frame_ellipticity_pvalue": np.array(
             pvalues["ellipticity_frame"] if tests else references.pvalue(values, "ellipticity")
         ),
-        "frame_sky": np.array(values.sky),
+        "frame_sky": np.array(values.sky * camera.noise.unit),
         "frame_noise_ratio": np.exp(values.noise / 2),
         "frame_stars": np.array(values.stars),
         "out_of_reference": np.array(references.outside(values)),

@@ -140,7 +140,7 @@ class NoiseUnits:
         if not len(pixels):
             return np.empty(pixels.shape, np.float32), np.empty((0, 1), np.float32)
         noise = self.noises[index].noise
-        counts = as_float(pixels, "cpu")
+        counts = as_float(pixels, "cpu", noise.unit)
         mask = None if valid.all() else torch.from_numpy(valid)
         variance = clipped_variance(difference(counts, mask, noise.lag))
         sky = sky_level(counts, mask, variance)
