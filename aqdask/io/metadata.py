@@ -191,7 +191,7 @@ def header_saturate(header: str, primary_header: str) -> float:
 
 
 def header_unit(header: str, primary_header: str) -> str:
-    """Return the unit of the pixels as the header writes it (keyword BUNIT); empty if absent or unreadable."""
+    """Return the unit of the pixels as written (keyword BUNIT); empty if absent or unreadable."""
     cards = Headers(header, primary_header)
     return "" if cards.unreadable(UNIT) else cards.text(UNIT)
 
