@@ -19,7 +19,7 @@ from aqdask.methods.container import pack, unpack, write_atomic
 from aqdask.paths import check_local, read_regular
 
 FORMAT = "aqdask-bundle"
-VERSION = 3  # 2: written before 0.3, without tests of frames
+VERSION = 3  # 2: of earlier releases, without tests of frames
 READ_VERSIONS = (2, VERSION)
 LONGEST_SHOWN = 80  # characters of a value in a message
 POOLED = ""  # key of the calibration on all calibration frames together

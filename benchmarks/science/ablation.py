@@ -55,7 +55,7 @@ VARIANTS: tuple[Variant, ...] = (
     *(
         Variant(f"without the group {group.name}", (group.name,))
         for group in FEATURE_GROUPS
-        if not group.fallback_for
+        if not group.retired
     ),
     Variant("without the second pass", REGIONAL),
     *(

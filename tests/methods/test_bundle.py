@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import save
 
 from aqdask.errors import ModelError, UsageError
-from aqdask.methods.bundle import Bundle, Calibration, calibration_key
+from aqdask.methods.bundle import VERSION, Bundle, Calibration, calibration_key
 from aqdask.methods.container import pack, unpack
 from aqdask.methods.dispatch import load_scorer
 from aqdask.methods.paper.scorer import calibration_of
@@ -134,7 +134,7 @@ def test_info_is_plain_json():
 
 
 def document(**changes):
-    return {"format": "aqdask-bundle", "bundle_version": 2} | changes
+    return {"format": "aqdask-bundle", "bundle_version": VERSION} | changes
 
 
 FOUR = r".*Expected: .*\. What to do: "
@@ -175,7 +175,7 @@ UNSOUND = {
 
 @pytest.mark.parametrize(("field", "value"), [(name, v) for name, values in UNSOUND.items() for v in values])
 def test_fields_that_no_model_has_are_refused(field, value):
-    tensors, read = unpack(make().contents, "aqdask-bundle", 2)
+    tensors, read = unpack(make().contents, "aqdask-bundle", (VERSION,))
     with pytest.raises(ModelError, match=f"a bundle with the {field} " + FOUR) as error:
         Bundle.from_bytes(pack(tensors, read | {field: value}))
     assert str(error.value).isprintable()
@@ -188,7 +188,7 @@ def test_fields_that_no_model_has_are_refused(field, value):
      {"": {"smallest_pvalue": "x"}}, {"": {"about": []}}, {"": {"noise": 3}}, {"": {"brighter": "x"}}],
 )  # fmt: skip
 def test_facts_of_another_kind_are_refused(facts):
-    tensors, read = unpack(make().contents, "aqdask-bundle", 2)
+    tensors, read = unpack(make().contents, "aqdask-bundle", (VERSION,))
     with pytest.raises(ModelError, match="a bundle with the calibrations"):
         Bundle.from_bytes(pack(tensors, read | {"calibrations": facts}))
 
@@ -227,7 +227,7 @@ def test_a_bundle_without_the_pooled_calibration_is_refused():
 
 
 def test_an_array_of_no_calibration_is_refused():
-    tensors, read = unpack(make().contents, "aqdask-bundle", 2)
+    tensors, read = unpack(make().contents, "aqdask-bundle", (VERSION,))
     stray = tensors | {"calibration/stray/values": np.zeros(1)}
     with pytest.raises(ModelError, match="a bundle without 'stray'" + FOUR):
         Bundle.from_bytes(pack(stray, read))
@@ -249,7 +249,7 @@ def test_an_unknown_method_is_refused():
 
 
 def test_packing_is_undone():
-    tensors, read = unpack(pack({"x": np.array(3.0)}, document(more=[1])), "aqdask-bundle", 2)
+    tensors, read = unpack(pack({"x": np.array(3.0)}, document(more=[1])), "aqdask-bundle", (VERSION,))
     assert tensors["x"] == 3
     assert read["more"] == [1]
 
@@ -258,5 +258,5 @@ def test_an_array_in_any_memory_order_comes_back_as_it_was():
     turned = np.arange(12, dtype=np.int32).reshape(3, 4).T
     assert not turned.flags["C_CONTIGUOUS"]
     data = pack({"turned": turned}, {"format": "kind", "bundle_version": 1})
-    tensors, _ = unpack(data, "kind", 1)
+    tensors, _ = unpack(data, "kind", (1,))
     np.testing.assert_array_equal(tensors["turned"], turned)

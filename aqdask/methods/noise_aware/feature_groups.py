@@ -38,7 +38,7 @@ class CameraModel:
         Stars sharper than the references' are bad too.
     relative : bool
         Regions are compared with their own frame, and the frame with the references (`frame_tests`);
-        calibrations before 0.3 compare regions with the references.
+        earlier releases compared regions with the references.
     """
 
     noise: NoiseModel
@@ -231,8 +231,9 @@ def _mean_around(values: np.ndarray, frame: FrameFeatures, side: int) -> np.ndar
 def noise_region(frame: FrameFeatures) -> np.ndarray:
     """Noise over 5 x 5 and 9 x 9 unflagged patches."""
     found = frame.noise_ratio
-    if frame.camera.relative and frame.unflagged.any():
-        found = found - np.nanmedian(found[frame.unflagged])
+    known = found[frame.unflagged & np.isfinite(found)]
+    if frame.camera.relative and known.size:
+        found = found - np.median(known)
     return np.stack([_mean_around(found, frame, side) * _weight(frame, side) for side in REGIONS], -1)
 
 
@@ -300,20 +301,15 @@ class FeatureGroup:
     min_effect_size : float
         Smallest excess beyond the references that counts, in the unit of the statistic. Means over 81 patches
         are so precise that without it a noise model wrong by 1 % would flag them.
-    fallback_for : str
-        Name of a better group for the same property: this one is used only where that is disabled, since
-        every enabled group takes its share of the false masks.
     retired : bool
-        Used by calibrations before 0.3 only.
+        Used by calibrations of earlier releases only.
     flat_field : bool
         Compares with the flat field of a filter, or needs its noise model to within 1 %: disabled for filters
         without a calibration of their own.
     noise_model : bool
         Disabled where the noise model is uncertain: correlated pixels, or an unknown gain.
-    in_checks : bool
-        Used to find outliers among reference frames. Groups of regions never are.
     check_effect_size : float
-        Smallest excess in that check, where it is above ``min_effect_size``.
+        Smallest excess in the check for outlying reference frames, where it is above ``min_effect_size``.
     """
 
     name: str
@@ -322,11 +318,9 @@ class FeatureGroup:
     regional: bool = False
     one_sided: int = 0
     min_effect_size: float = 0.0
-    fallback_for: str = ""
     retired: bool = False
     flat_field: bool = False
     noise_model: bool = False
-    in_checks: bool = True
     check_effect_size: float = 0.0
 
 
@@ -335,8 +329,7 @@ FEATURE_GROUPS: tuple[FeatureGroup, ...] = (
     FeatureGroup("background", "background", background, one_sided=1, flat_field=True),
     FeatureGroup("residual", "residual", residual, one_sided=1),
     FeatureGroup("sky", "sky", sky, flat_field=True, check_effect_size=0.1),
-    # The size of stars changes from frame to frame: frames are compared as a whole.
-    FeatureGroup("size", "size", size, fallback_for="size_region", in_checks=False),
+    FeatureGroup("size", "size", size, retired=True),
     FeatureGroup("latent", "latent", latent),
     FeatureGroup("spike", "spike", spike, one_sided=1),
     FeatureGroup("line", "line", line, one_sided=1),

@@ -213,7 +213,7 @@ def _fit_decision(
         if regional:
             frames = [[decision.after_first_pass(frame) for frame in part] for part in frames]
         for group in FEATURE_GROUPS:
-            if group.regional == regional and is_enabled(group, disabled):
+            if group.regional == regional and not group.retired and group.name not in disabled:
                 decision = _with_group(decision, group, *frames)
         if not regional:
             scores = [score_of(decision.group_neg_log10_p(f, regional=False)).ravel() for f in frames[1]]
@@ -243,12 +243,6 @@ def _with_group(
 def _rows(statistics: Iterable[np.ndarray]) -> np.ndarray:
     """Stack the statistics of patches of frames, ``(n, k)``."""
     return np.concatenate([finite_rows(found) for found in statistics])
-
-
-def is_enabled(group: FeatureGroup, disabled: Container[str]) -> bool:
-    """Return True if a group is fitted: not retired, nor disabled, nor a fallback for an enabled one."""
-    better = group.fallback_for and group.fallback_for not in disabled
-    return group.name not in disabled and not better and not group.retired
 
 
 def _focus_notes(ids: Sequence[str], values: Sequence[FrameStatistics]) -> list[str]:

@@ -75,7 +75,7 @@ class ReferenceStatistics:
     quantities : mapping of str to tuple
         Median, spread, smallest and largest value.
     shapes : mapping of str to tuple
-        Size and ellipticity of every frame, of calibrations before 0.3; else empty.
+        Size and ellipticity of every frame, in calibrations of earlier releases; else empty.
     """
 
     quantities: Mapping[str, tuple[float, float, float, float]]

@@ -105,7 +105,7 @@ def check_patches(ids: Sequence[str], frames: Sequence[FrameFeatures], disabled:
     """
     worst = dict.fromkeys(range(len(ids)), (0.0, ""))
     for group in FEATURE_GROUPS:
-        if group.regional or not group.in_checks or group.name in disabled:
+        if group.regional or group.retired or group.name in disabled:
             continue
         statistics = [finite_rows(group.function(frame)) for frame in frames]
         smallest = max(group.min_effect_size, group.check_effect_size)

@@ -38,7 +38,7 @@ class TwoPassDecision:
     first_alpha : float
         Share of good patches that the first pass may flag.
     frame_tests : FrameDistributions or None
-        Tests of whole frames; None while fitting, for another filter, and in calibrations before 0.3.
+        Tests of whole frames; None while fitting, for another filter, and in calibrations of earlier releases.
     """
 
     camera: CameraModel
@@ -121,7 +121,7 @@ class TwoPassDecision:
     def shares(self) -> dict[str, float]:
         """Share of the false masks of each part of the decision, by name; they add up to 1.
 
-        Equal ones in a calibration without tests of frames, as those before 0.3 are.
+        Equal ones in a calibration without tests of frames, as those of earlier releases are.
         """
         parts = dict.fromkeys(("patches", "regions")[: len(self.final)], 1.0)
         if self.frame_tests:

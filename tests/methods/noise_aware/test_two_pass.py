@@ -22,11 +22,10 @@ def learnt(disabled=(), first_alpha=0.01, moody=0.1):
         if regional:
             sets = [[decision._without(f, decision.first_pass(f)[1]) for f in part] for part in sets]
         for group in FEATURE_GROUPS:
-            if group.regional == regional and group.name not in disabled:
-                found = ([np.concatenate(group.function(f)) for f in p] for p in sets)
-                fit, held = (np.concatenate([f[:1] for f in p] if group.per_frame else p) for p in found)
+            if group.regional == regional and not group.retired and group.name not in disabled:
+                fit, held = (np.concatenate([np.concatenate(group.function(f)) for f in p]) for p in sets)
                 distance = AnomalyDistance.fit(fit, group.one_sided)
-                tail = (Tail.of_frames if group.per_frame else Tail.fit)(distance.of(held))
+                tail = Tail.fit(distance.of(held))
                 decision = replace(
                     decision,
                     distances={**decision.distances, group.name: distance},
@@ -45,11 +44,8 @@ def decision():
 
 @pytest.mark.parametrize("moody", [0.0, 0.3])
 def test_pvalues_of_fresh_good_frames_are_uniform(moody, decision):
-    """3840 patches against 2560: one binomial sigma is .0028 at alpha = .01; frames cluster, in both.
-
-    Without the groups of whole frames, of which there are only 60 against 40.
-    """
-    decision = learnt(moody=moody, disabled=tuple(group.name for group in FEATURE_GROUPS if group.per_frame))
+    """3840 patches against 2560: one binomial sigma is .0028 at alpha = .01; frames cluster, in both."""
+    decision = learnt(moody=moody)
     pvalues = np.stack([decision.score(good_frame(n, moody=moody))[1] for n in FRESH])
     for alpha in (0.01, 0.05, 0.2, 0.5, 0.8):
         masked = (pvalues <= alpha).mean(axis=(1, 2))
