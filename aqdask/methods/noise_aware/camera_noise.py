@@ -199,7 +199,8 @@ def fit_camera_noise(frames: FrameSource, members: Sequence[int], patch: int) ->
             consequence="Nothing can be measured in units of it (constant, full, 8-bit or rescaled images?)",
             remedy="use the raw frames, or calibrated ones that were not rescaled",
         )
-    unit = pixel_unit(float(np.sqrt(np.nanmedian(near))))
+    measured = near[np.isfinite(near)]
+    unit = pixel_unit(float(np.sqrt(np.median(measured))) if measured.size else 1.0)
     sky, near, far = sky / unit, near / unit**2, far / unit**2
     gains = [frames.metadata[index].gain for index in chosen]
     gain = float(np.median(gains)) if np.isfinite(gains).all() else float("nan")

@@ -20,6 +20,7 @@ from aqdask.methods.noise_aware.sky_fit import robust_line, slope_and_bowl, smoo
 REGIONS = (5, 9)  # patches a side over which the second pass pools
 MIN_NOISE = 0.01  # of the variance, as a logarithm
 MIN_SIZE = 0.03  # 1 % in size, in the units of the head (`networks.SHAPE_UNITS`)
+TYPICAL = 0.25  # unflagged fraction of a frame's patches below which all of them count
 MIN_STARS = 0.2  # a patch: with fewer in the whole frame none can be missed
 
 
@@ -65,6 +66,15 @@ class FrameFeatures:
     def of(cls, features: Features, camera: CameraModel) -> FrameFeatures:
         """Fit the sky of a frame, before the first pass."""
         return cls(features, camera, sky_misfit(features, camera), np.isfinite(features["sky"]))
+
+    @property
+    def typical(self) -> np.ndarray:
+        """Patches that tell of the frame as a whole, bool ``(n_y, n_x)``: the unflagged ones.
+
+        All that have data, where fewer than `TYPICAL` of these are unflagged.
+        """
+        known = np.isfinite(self.features["sky"])
+        return self.unflagged if self.unflagged.sum() >= TYPICAL * known.sum() else known
 
     @property
     def noise_ratio(self) -> np.ndarray:
@@ -204,8 +214,8 @@ def _pooled_shape(frame: FrameFeatures) -> np.ndarray:
 
 
 def whole_shape(frame: FrameFeatures) -> np.ndarray:
-    """Compute size, e1 and e2 of the stars of all unflagged patches relative to the references, ``(3,)``."""
-    return pooled_estimate(shape_sums(frame.features)[frame.unflagged].sum(axis=0), frame.camera.shape_zero)
+    """Compute size, e1 and e2 of the stars of the typical patches relative to the references, ``(3,)``."""
+    return pooled_estimate(shape_sums(frame.features)[frame.typical].sum(axis=0), frame.camera.shape_zero)
 
 
 def size_region(frame: FrameFeatures) -> np.ndarray:
@@ -231,7 +241,7 @@ def _mean_around(values: np.ndarray, frame: FrameFeatures, side: int) -> np.ndar
 def noise_region(frame: FrameFeatures) -> np.ndarray:
     """Noise over 5 x 5 and 9 x 9 unflagged patches."""
     found = frame.noise_ratio
-    known = found[frame.unflagged & np.isfinite(found)]
+    known = found[frame.typical & np.isfinite(found)]
     if frame.camera.relative and known.size:
         found = found - np.median(known)
     return np.stack([_mean_around(found, frame, side) * _weight(frame, side) for side in REGIONS], -1)
@@ -267,11 +277,11 @@ def frame_sky(frame: FrameFeatures) -> tuple[float, float, float]:
         if camera.template is not None and camera.template.shape == as_image(frame.misfit).shape:
             template = as_subpatches(camera.template).mean(axis=-1) - zero
         ratio = (sky - zero) / template
-        usable = frame.unflagged & np.isfinite(ratio)
+        usable = frame.typical & np.isfinite(ratio)
         excess = ratio / np.median(ratio[usable]) if usable.any() else ratio
     else:
         excess = FRACTION_PER_SIGMA * frame.misfit.mean(axis=-1)
-        usable = frame.unflagged & np.isfinite(excess)
+        usable = frame.typical & np.isfinite(excess)
     return slope_and_bowl(excess, usable)
 
 

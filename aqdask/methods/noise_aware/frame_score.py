@@ -51,8 +51,8 @@ class FrameStatistics:
 
 
 def frame_statistics(frame: FrameFeatures) -> FrameStatistics:
-    """Compute sums and medians over the unflagged patches of a frame."""
-    features, camera, known = frame.features, frame.camera, frame.unflagged
+    """Compute sums and medians over the typical patches of a frame."""
+    features, camera, known = frame.features, frame.camera, frame.typical
     if not known.any():
         return FrameStatistics(*[float("nan")] * 6)
     found = whole_shape(frame) * np.asarray(SHAPE_UNITS)

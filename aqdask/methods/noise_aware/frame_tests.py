@@ -65,16 +65,16 @@ STATISTICS = (*(name for test in FRAME_TESTS for name in test.statistics), SKY)
 
 
 def frame_values(frame: FrameFeatures) -> dict[str, float]:
-    """Compute the statistics of a frame over its unflagged patches, by name; NaN where there is nothing.
+    """Compute the statistics of a frame over its typical patches, by name; NaN where there is nothing.
 
     ln PSF size, e1 and e2 relative to the references' zero point; ln of measured over expected variance;
     change of the sky across the frame and from its middle to a corner, relative to the sky template, as
     fractions of the sky; ln of the variance expected at the frame's sky.
     """
     shape = whole_shape(frame) * np.asarray(SHAPE_UNITS)
-    noise = frame.noise_ratio[frame.unflagged]
+    noise = frame.noise_ratio[frame.typical]
     noise = noise[np.isfinite(noise)]
-    sky = frame.features["sky"][frame.unflagged]
+    sky = frame.features["sky"][frame.typical]
     variance = sky_sigma({"sky": np.array(np.median(sky))}, frame.camera.noise) ** 2 if sky.size else np.nan
     level = np.median(noise) if noise.size else np.nan
     found = (*shape, level, *frame_sky(frame), np.log(variance))

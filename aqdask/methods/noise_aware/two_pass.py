@@ -38,7 +38,7 @@ class TwoPassDecision:
     first_alpha : float
         Share of good patches that the first pass may flag.
     frame_tests : FrameDistributions or None
-        Tests of whole frames; None while fitting, for another filter, and in calibrations of earlier releases.
+        Tests of whole frames; None while fitting, for another filter, and in earlier releases.
     """
 
     camera: CameraModel

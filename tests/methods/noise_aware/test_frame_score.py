@@ -7,7 +7,7 @@ import pytest
 from features import CAMERA, changed, good_frame
 
 from aqdask.flags import OUTSIDE
-from aqdask.methods.noise_aware.feature_groups import CameraModel
+from aqdask.methods.noise_aware.feature_groups import CameraModel, FrameFeatures
 from aqdask.methods.noise_aware.frame_score import (
     FLAG_MASKED,
     FLAG_SIGMA,
@@ -18,7 +18,11 @@ from aqdask.methods.noise_aware.frame_score import (
 )
 from aqdask.methods.noise_aware.noise_model import NoiseModel
 
-SPREAD = (0.3, 0.2, 0.2)
+
+def statistics(features, camera):
+    return frame_statistics(FrameFeatures.of(features, camera))
+
+
 USUAL = FrameStatistics(size=0.0, ellipticity=0.05, sky=1000.0, brightness=1000.0, noise=0.0, stars=6.0)
 
 
@@ -113,27 +117,25 @@ def test_what_lies_outside_the_references_is_said_bit_by_bit(reference, frame, b
 
 def test_values_of_a_frame_are_those_of_its_patches():
     frame = good_frame(2, moody=0.0)
-    found = frame_statistics(frame, CAMERA, SPREAD)
+    found = statistics(frame, CAMERA)
     assert found.size == pytest.approx(0, abs=0.3 * 0.1 / 4)
     assert found.ellipticity < 0.02
     assert found.sky == np.median(frame["sky"])
     assert found.stars == pytest.approx(frame["stars"].mean())
     assert found.noise == pytest.approx(0, abs=0.03)
     wider = dict(frame, size_sum=frame["size_sum"] + frame["size_weight"])  # one unit of SPREAD wider
-    assert frame_statistics(wider, CAMERA, SPREAD).size == pytest.approx(0.3, abs=0.02)
+    assert statistics(wider, CAMERA).size == pytest.approx(0.3, abs=0.02)
 
 
 def test_a_pedestal_does_not_hide_a_brighter_sky():
     """A pedestal of 10,000 counts: the sky is half as bright again, the counts are 5 % more."""
     noise = NoiseModel(a=64 - 10_000.0, b=1.0, floor=1.0)
-    tier = ReferenceStatistics.fit(
-        [frame_statistics(_flat(11_000 + k), CameraModel(noise), SPREAD) for k in range(-5, 6)]
-    )
-    brighter = frame_statistics(_flat(11_500), CameraModel(noise), SPREAD)
+    tier = ReferenceStatistics.fit([statistics(_flat(11_000 + k), CameraModel(noise)) for k in range(-5, 6)])
+    brighter = statistics(_flat(11_500), CameraModel(noise))
     assert tier.outside(brighter) == OUTSIDE["sky"]
     assert tier.sigmas(brighter)["sky"] > 5
     unknown = CameraModel(replace(noise, b=0.0))
-    assert frame_statistics(_flat(11_500), unknown, SPREAD).brightness == 11_500
+    assert statistics(_flat(11_500), unknown).brightness == 11_500
 
 
 def _flat(level):
@@ -148,14 +150,14 @@ def test_patches_without_data_have_no_part_in_the_frame():
     frame = good_frame(3)
     holes = changed(frame, np.s_[5:], all=np.nan)
     upper = {name: values[:5] for name, values in frame.items()}
-    assert frame_statistics(holes, CAMERA, SPREAD) == frame_statistics(upper, CAMERA, SPREAD)
-    nothing = frame_statistics(changed(frame, np.s_[:], all=np.nan), CAMERA, SPREAD)
+    assert statistics(holes, CAMERA) == statistics(upper, CAMERA)
+    nothing = statistics(changed(frame, np.s_[:], all=np.nan), CAMERA)
     assert all(np.isnan(value) for value in vars(nothing).values())
 
 
 def test_the_pvalue_of_a_shape_counts_references_that_are_as_bad():
     sizes = np.linspace(-0.1, 0.1, 9)
-    tier = ReferenceStatistics.fit([replace(USUAL, size=float(size)) for size in sizes])
+    tier = ReferenceStatistics({}, {"size": tuple(sizes)})
     assert tier.pvalue(replace(USUAL, size=0.5), "size") == pytest.approx(1 / 10)
     assert tier.pvalue(replace(USUAL, size=-0.5), "size") == pytest.approx(1)
     assert tier.pvalue(replace(USUAL, size=-0.5), "size", two_sided=True) == pytest.approx(1 / 10)
