@@ -72,7 +72,9 @@ def crossed(line: FrameLine, tops: np.ndarray, lefts: np.ndarray, size: int) -> 
     length = max(float((end - start) @ (end - start)), 1e-12)
     for y in (low[0], high[0]):
         for x in (low[1], high[1]):
-            along = np.clip(((y - start[0]) * (end - start)[0] + (x - start[1]) * (end - start)[1]) / length, 0, 1)
+            along = np.clip(
+                ((y - start[0]) * (end - start)[0] + (x - start[1]) * (end - start)[1]) / length, 0, 1
+            )
             away = np.hypot(y - start[0] - along * (end - start)[0], x - start[1] - along * (end - start)[1])
             nearest = np.minimum(nearest, away)
     return (enter <= leave) | (nearest <= line.width / 2)

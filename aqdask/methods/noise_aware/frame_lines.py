@@ -1,14 +1,19 @@
-"""Lines that belong to a frame: streaks, and hot or dead columns and rows, with their ends."""
+"""Lines that belong to a frame: streaks, and hot or dead columns and rows, with their ends.
+
+Frames are searched as a whole for the sums of pixels along lines (Radon 1917); the patches that a line crosses
+are found from where it begins to where it ends. A line is significant by its parts of 64 px (`line_parts`), so
+that stars, their spikes and their bleeding columns are none.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from aqdask.methods.noise_aware.frame_line import FrameLine, crossed
-from aqdask.methods.noise_aware.frame_sums import FrameSums, starts
+from aqdask.methods.noise_aware.frame_sums import PATCH, FrameSums, first_pixels
 from aqdask.methods.noise_aware.line_parts import CUT, MIN_PARTS, best_interval, extent, shortest_line
 from aqdask.methods.noise_aware.pooling import Features
 from aqdask.methods.noise_aware.streaks import StreakFinder
@@ -21,34 +26,36 @@ CANDIDATES = 8  # columns, and rows, that are looked at closely, at most
 FOLLOWED = 3.8  # sigma from which more than one is
 
 
-def find_lines(features: Features) -> tuple[FrameLine, ...]:
+def find_lines(features: Features, known: Collection[FrameLine] = ()) -> tuple[FrameLine, ...]:
     """Find the lines of a frame, the strongest first.
 
     Parameters
     ----------
     features : mapping of str to ndarray (n_y, n_x)
-        With `patch_statistics.LINE_SUMS`, 'top' and 'left'; NaN in patches without data.
+        `patch_statistics.LINE_SUMS`, 'top', 'left', 'sky' and 'noise'; NaN in patches without data.
+    known : collection of FrameLine
+        Columns and rows that are left out (`shared_lines`).
 
     Returns
     -------
     tuple of FrameLine
         Lines of at least `FLOOR` sigma; without any, the strongest. Empty for frames of less than `MIN_PARTS`
-        patches a side, or without data.
+        patches a side, and where too few have data.
     """
     if min(features["top"].shape) < MIN_PARTS or not np.isfinite(features["top"]).any():
         return ()
     sums = FrameSums.of(features)
-    found = [*columns(sums), *(_transposed(line) for line in columns(_swapped(sums)))]
+    left_out = {kind: [line for line in known if line.kind == kind] for kind in ("column", "row")}
+    found = list(columns(sums, [round(line.start[1]) for line in left_out["column"]]))
+    rows = columns(sums.swapped(), [round(line.start[0]) for line in left_out["row"]])
+    found += [replace(line, kind="row", start=line.start[::-1], end=line.end[::-1]) for line in rows]
     streaks = StreakFinder(sums)
-    for line in found:
-        if line.significance >= FLOOR:
-            streaks.remove(line)
+    for line in [*known, *(line for line in found if line.significance >= FLOOR)]:
+        streaks.remove(line)
     for _ in range(MAX_STREAKS):
         streak = streaks.strongest()
-        if streak is None:
-            break
-        found.append(streak)
-        if streak.significance < FLOOR:
+        found += [streak] if streak else []
+        if streak is None or streak.significance < FLOOR:
             break
         streaks.remove(streak)
     found.sort(key=lambda line: -line.significance)
@@ -61,7 +68,7 @@ def significance_map(features: Features, lines: Iterable[FrameLine]) -> np.ndarr
     Parameters
     ----------
     features : mapping of str to ndarray (n_y, n_x)
-        With 'top' and 'left'.
+        'top' and 'left'.
     lines : iterable of FrameLine
 
     Returns
@@ -69,23 +76,39 @@ def significance_map(features: Features, lines: Iterable[FrameLine]) -> np.ndarr
     ndarray (n_y, n_x), float32
     """
     found = np.zeros(features["top"].shape, np.float32)
-    if np.isfinite(features["top"]).any():
-        size = 64
-        tops, lefts = starts(features["top"], size), starts(features["left"].T, size)
-        for line in lines:
-            found = np.maximum(found, np.where(crossed(line, tops, lefts, size), np.float32(line.significance), 0))
+    tops, lefts = first_pixels(features)
+    for line in lines:
+        there = crossed(line, tops, lefts, PATCH)
+        found[there] = np.maximum(found[there], np.float32(line.significance))
     return found
 
 
-def columns(sums: FrameSums) -> Iterator[FrameLine]:
-    """Yield hot and dead columns, bright or dark, whole or in part: the most significant candidates."""
-    profiles = sums.columns
-    known = np.isfinite(profiles)
-    cut = np.clip(np.where(known, profiles, 0), -CUT, CUT)
+def shared_lines(frames: Sequence[Collection[FrameLine]]) -> tuple[FrameLine, ...]:
+    """Find the columns and rows that more than half of the frames have within a pixel: the detector's own."""
+    shared: list[FrameLine] = []
+    for line in (line for lines in frames for line in lines if line.kind != "streak"):
+        number = sum(any(is_same(line, other) for other in lines) for lines in frames)
+        if 2 * number > max(len(frames), 2) and not any(is_same(line, other) for other in shared):
+            shared.append(line)
+    return tuple(shared)
+
+
+def is_same(line: FrameLine, other: FrameLine) -> bool:
+    """Return True for two columns, or two rows, at most a pixel apart."""
+    axis = 1 if line.kind == "column" else 0
+    return line.kind == other.kind != "streak" and abs(line.start[axis] - other.start[axis]) <= 1
+
+
+def columns(sums: FrameSums, left_out: Iterable[int] = ()) -> Iterator[FrameLine]:
+    """Yield hot and dead columns, whole or in part: the strongest, and others from `FOLLOWED` sigma on."""
+    known = np.isfinite(sums.columns)
+    cut = np.clip(np.where(known, sums.columns, 0), -CUT, CUT)
     shortest = shortest_line(min(len(sums.tops), len(sums.lefts)))
-    totals = [_level(cut[part], known[part]) for part in _windows(len(profiles), shortest)]
-    spread = max(float(mad_sigma(totals[0])), 1.0)
+    totals = [_level(cut[part], known[part]) for part in _windows(len(cut), shortest)]
+    spread = max(float(mad_sigma(totals[0], 0.0)), 1.0)
     strength = np.abs(totals).max(axis=0)
+    for column in left_out:
+        strength[max(column - 1, 0) : column + 2] = 0
     for number in range(CANDIDATES):
         column = int(strength.argmax())
         if number and strength[column] < FOLLOWED * spread:
@@ -111,31 +134,19 @@ def _level(cut: np.ndarray, known: np.ndarray) -> np.ndarray:
 
 
 def _column(sums: FrameSums, column: int, shortest: int) -> FrameLine | None:
-    """Follow one column: its sign, interval and ends."""
+    """Follow one column: its sign, interval and ends; None where it has too little data."""
     near = slice(max(column - NEIGHBOURS, 0), column + NEIGHBOURS + 1)
-    around = sums.columns[:, near]
-    contrast = sums.columns[:, column] - np.median(around, axis=1)
-    signs = [(sign, best_interval(sign * contrast, shortest)) for sign in (1.0, -1.0)]
-    known = [(sign, interval) for sign, interval in signs if interval]
-    if not known:
+    contrast = sums.columns[:, column] - np.median(sums.columns[:, near], axis=1)
+    signs = [(sign, best_interval(sign * contrast, shortest)) for sign in (1, -1)]
+    usable = [(sign, interval) for sign, interval in signs if interval]
+    if not usable:
         return None
-    sign, interval = max(known, key=lambda one: one[1].significance)
+    sign, interval = max(usable, key=lambda one: one[1].significance)
     place = min(column // sums.cell, sums.cells.shape[1] - 1)
-    cells = sums.cells[:, max(place - 4, 0) : place + 5]
-    profile = sign * (sums.cells[:, place] - np.median(cells, axis=1)) * sums.valid[:, place]
-    per_part = sums.size // sums.cell
-    first, stop = extent(profile, interval.first * per_part, min(interval.stop * per_part, len(profile)))
-    last = int(sums.tops[-1]) + sums.size - 1
-    ends = float(first * sums.cell), float(min(stop * sums.cell - 1, last) if stop < len(profile) else last)
-    return FrameLine("column", (ends[0], float(column)), (ends[1], float(column)), 1.0, interval.significance)
-
-
-def _swapped(sums: FrameSums) -> FrameSums:
-    """Swap rows and columns of a frame."""
-    return FrameSums(
-        sums.cells.T, sums.valid.T, sums.cell, sums.rows, sums.columns, sums.lefts, sums.tops
-    )  # fmt: skip
-
-
-def _transposed(line: FrameLine) -> FrameLine:
-    return replace(line, kind="row", start=line.start[::-1], end=line.end[::-1])
+    around = sums.cells[:, max(place - 4, 0) : place + 5]
+    profile = sign * (sums.cells[:, place] - np.median(around, axis=1)) * sums.valid[:, place]
+    per_part = PATCH // sums.cell
+    first, stop = extent(profile, per_part * interval.first, min(per_part * interval.stop, len(profile)))
+    last = sums.tops[-1] + PATCH if stop == len(profile) else stop * sums.cell
+    start, end = (first * sums.cell - 0.5, float(column)), (float(last) - 0.5, float(column))
+    return FrameLine("column", start, end, 1.0, interval.significance)

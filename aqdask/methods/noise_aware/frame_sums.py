@@ -12,14 +12,14 @@ from aqdask.methods.noise_aware.pooling import Features, box_sum
 
 CELL_CUT = 2.5  # sigma at which cells are cut
 LARGEST_IMAGE = 512  # cells a side; cells of larger frames are joined
-# Standard deviation of a normal variable cut at WINSOR.
+PATCH = CELL * round(math.sqrt(CELL**2 + 3 * len(LINE_SUMS)) - CELL)  # px: (PATCH / CELL)**2 + 2 PATCH sums
+# Standard deviation of a normal variable cut at WINSOR, and change of its mean with that of the variable.
 _CUT_SIGMA = math.sqrt(
     math.erf(WINSOR / math.sqrt(2))
     - 2 * WINSOR * math.exp(-(WINSOR**2) / 2) / math.sqrt(2 * math.pi)
     + WINSOR**2 * math.erfc(WINSOR / math.sqrt(2))
 )
-# Change of the mean of one pixel, cut at WINSOR and in units of the noise of that, for a sky higher by 1 sigma.
-_UNIT = math.erf(WINSOR / math.sqrt(2)) / _CUT_SIGMA
+_CUT_SLOPE = math.erf(WINSOR / math.sqrt(2))
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,46 +51,42 @@ class FrameSums:
 
     @classmethod
     def of(cls, features: Features) -> FrameSums:
-        """Put together the features of a frame (`patch_statistics.LINE_SUMS`, 'top', 'left')."""
-        values = unpacked(features)
-        n_y, n_x, number = values.shape
-        size = _side(number)
-        parts = np.split(values, [number - 2 * size, number - size], axis=2)
-        tops, lefts = starts(features["top"], size), starts(features["left"].T, size)
-        squares = parts[0].reshape(n_y, n_x, size // CELL, size // CELL).transpose(0, 2, 1, 3)
-        bands = _joined_cells(squares, tops, size)
-        image = _joined_cells(np.moveaxis(bands, 0, -1), lefts, size).T
-        cells, cell = image * np.float32(CELL * WINSOR / _CUT_SIGMA), CELL
-        valid = np.isfinite(cells)
-        cells = np.where(valid, np.clip(cells, -CELL_CUT, CELL_CUT), 0)
-        while max(cells.shape) > LARGEST_IMAGE:
-            cells, valid, cell = *binned(cells, valid), 2 * cell
+        """Put together the features of a frame of three patches a side or more.
+
+        They are `patch_statistics.LINE_SUMS`, 'top', 'left', 'sky' and 'noise', NaN without data.
+        """
+        codes, known = unpacked(features)
+        tops, lefts = first_pixels(features)
+        down, across = SkySteps.of(tops), SkySteps.of(lefts)
         level = sky_level(features)
-        across, down = (Steps.of(first, size) for first in (lefts, tops))
-        cells += np.float32(cell * _UNIT) * down.at_cells(level, across, cell, cells.shape)
-        scale, unit = np.float32(math.sqrt(size) * WINSOR / _CUT_SIGMA), np.float32(math.sqrt(size) * _UNIT)
-        columns = _profiles(parts[1] * scale, lefts) + unit * across.at_pixels(level)
-        rows = _profiles(parts[2].swapaxes(0, 1) * scale, tops) + unit * down.at_pixels(level.T)
+        squares, cell = _squares(codes[..., : -2 * PATCH])
+        cells = _joined_cells(np.moveaxis(_joined_cells(squares, tops, cell), 0, -1), lefts, cell).T
+        places = [cell * (np.arange(length) + 0.5) - 0.5 for length in cells.shape]
+        owners = np.ix_(down.owners(places[0]), across.owners(places[1]))
+        steps = level[owners] - across.smooth(down.smooth(level, places[0]).T, places[1]).T
+        valid = known[owners]
+        cells = np.where(valid, cells + np.float32(cell * _CUT_SLOPE / _CUT_SIGMA) * steps, 0)
+        columns = _profiles(codes[..., -2 * PATCH : -PATCH], known, lefts) + across.along(level)
+        rows = _profiles(codes[..., -PATCH:].swapaxes(0, 1), known.T, tops) + down.along(level.T)
         return cls(cells, valid, cell, columns, rows, tops, lefts)
 
-    @property
-    def size(self) -> int:
-        """Side of a patch in pixels."""
-        return self.columns.shape[1] - int(self.lefts[-1])
+    def swapped(self) -> FrameSums:
+        """Swap rows and columns."""
+        return FrameSums(
+            self.cells.T, self.valid.T, self.cell, self.rows, self.columns, self.lefts, self.tops
+        )
 
 
 @dataclass(frozen=True, eq=False)
-class Steps:
+class SkySteps:
     """Steps between the skies of patches and a sky that is linear between their centres, along one axis.
 
-    The sky of a patch is taken from its pixels; on a slope that leaves a saw-tooth, whose edges are lines.
+    The sky of a patch is taken from its pixels: on a slope that leaves a saw-tooth, whose edges are lines.
 
     Parameters
     ----------
     centres : ndarray (m,)
         Pixels; without that of a last patch that is close to the one before it.
-    size : int
-        Side of a patch in pixels.
     number : int
         Patches along the axis.
     length : int
@@ -98,37 +94,31 @@ class Steps:
     """
 
     centres: np.ndarray
-    size: int
     number: int
     length: int
 
     @classmethod
-    def of(cls, first: np.ndarray, size: int) -> Steps:
-        """Make the steps of patches with first pixels ``(n,)``, at least three."""
-        used = first if first[-1] - first[-2] >= size / 2 else first[:-1]
-        return cls(used + (size - 1) / 2, size, len(first), int(first[-1]) + size)
+    def of(cls, first: np.ndarray) -> SkySteps:
+        """Make the steps of patches with first pixels ``(n,)``, three or more."""
+        used = first if first[-1] - first[-2] >= PATCH / 2 else first[:-1]
+        return cls(used + (PATCH - 1) / 2, len(first), int(first[-1]) + PATCH)
 
     def owners(self, place: np.ndarray) -> np.ndarray:
-        """Patch of each pixel."""
-        return np.minimum(place // self.size, self.number - 1).astype(int)
+        """Return the patch of each pixel."""
+        return np.minimum(place // PATCH, self.number - 1).astype(int)
 
     def smooth(self, level: np.ndarray, place: np.ndarray) -> np.ndarray:
-        """Interpolate ``(n, m)`` levels of patches linearly at pixels along the first axis."""
+        """Interpolate levels ``(n, m)`` of patches at pixels along the first axis."""
         lower = np.clip(np.searchsorted(self.centres, place) - 1, 0, len(self.centres) - 2)
         share = (place - self.centres[lower]) / (self.centres[lower + 1] - self.centres[lower])
         share = share.astype(np.float32)[:, None]
         return level[lower] * (1 - share) + level[lower + 1] * share
 
-    def at_pixels(self, level: np.ndarray) -> np.ndarray:
-        """Compute steps of ``(m, n)`` levels at single columns, ``(m, length)``."""
+    def along(self, level: np.ndarray) -> np.ndarray:
+        """Compute the steps of levels ``(m, n)`` in sums of `PATCH` pixels, ``(m, length)``."""
         place = np.arange(self.length)
-        return level[:, self.owners(place)] - self.smooth(level.T, place).T
-
-    def at_cells(self, level: np.ndarray, across: Steps, cell: int, shape: tuple[int, int]) -> np.ndarray:
-        """Compute steps of ``(n_y, n_x)`` levels at cells; ``across`` are those of the other axis."""
-        y, x = (cell * (np.arange(length) + 0.5) - 0.5 for length in shape)
-        smooth = across.smooth(self.smooth(level, y).T, x).T
-        return level[np.ix_(self.owners(y), across.owners(x))] - smooth
+        steps = level[:, self.owners(place)] - self.smooth(level.T, place).T
+        return np.float32(math.sqrt(PATCH) * _CUT_SLOPE / _CUT_SIGMA) * steps
 
 
 def sky_level(features: Features) -> np.ndarray:
@@ -139,25 +129,28 @@ def sky_level(features: Features) -> np.ndarray:
     while not known.all():
         count = box_sum(known, 3)
         mean = box_sum(np.where(known, level, 0), 3) / np.maximum(count, 1)
-        level, known = np.where(known, level, mean), count > 0
+        level, known = np.where(known, level, mean), known | (count > 0)
     return level.astype(np.float32)
 
 
-def unpacked(features: Features) -> np.ndarray:
-    """Invert `patch_statistics.pack`: ``(n_y, n_x, 3 m)``, float32 in [-1, 1], NaN without data."""
+def unpacked(features: Features) -> tuple[np.ndarray, np.ndarray]:
+    """Invert `patch_statistics.pack`: uint8 ``(n_y, n_x, 384)``, 128 without data, and the patches with data."""
     packed = np.stack([features[name] for name in LINE_SUMS])
-    codes = np.nan_to_num(packed).astype("<u4").view(np.uint8).reshape(*packed.shape, 4)
-    values = codes[..., :3].transpose(1, 2, 0, 3).reshape(*packed.shape[1:], -1).astype(np.float32)
-    values -= 128
-    values /= 127
-    values[np.isnan(packed[0])] = np.nan
-    return values
+    known = np.isfinite(packed[0]) & np.isfinite(features["sky"]) & np.isfinite(features["noise"])
+    whole = np.where(known, packed, 128 + 256 * 128 + 65536 * 128).astype("<u4")
+    codes = whole.view(np.uint8).reshape(*packed.shape, 4)[..., :3]
+    return np.ascontiguousarray(codes.transpose(1, 2, 0, 3)).reshape(*known.shape, -1), known
 
 
-def starts(positions: np.ndarray, size: int) -> np.ndarray:
-    """First pixels of the rows of patches from ``(n_y, n_x)`` positions, NaN without data: int64 ``(n_y,)``."""
+def first_pixels(features: Features) -> tuple[np.ndarray, np.ndarray]:
+    """First row ``(n_y,)`` and first column ``(n_x,)`` of the patches of a frame in pixels, int64."""
+    return _first(features["top"]), _first(features["left"].T)
+
+
+def _first(positions: np.ndarray) -> np.ndarray:
+    """First pixels from positions ``(n, m)``, NaN without data; those of a regular grid where all are."""
     known = np.isfinite(positions)
-    regular = size * np.arange(len(positions))
+    regular = PATCH * np.arange(len(positions))
     return np.where(known.any(axis=1), np.where(known, positions, 0).max(axis=1), regular).astype(np.int64)
 
 
@@ -166,24 +159,36 @@ def binned(cells: np.ndarray, valid: np.ndarray) -> tuple[np.ndarray, np.ndarray
     odd = [(0, length % 2) for length in cells.shape]
     if np.any(odd):
         cells, valid = np.pad(cells, odd), np.pad(valid, odd)
-    sums = [(a[0::2, 0::2] + a[0::2, 1::2]) + (a[1::2, 0::2] + a[1::2, 1::2]) for a in (cells, valid.view(np.int8))]
-    return sums[0] / 2, sums[1] >= 2
+    return _fours(cells) / 2, _fours(valid.view(np.int8)) >= 2
 
 
-def _side(number: int) -> int:
-    """Side of a patch whose `patch_statistics.line_sums` are ``number``: ``(P / CELL)**2 + 2 P``."""
-    return CELL * round(math.sqrt(CELL**2 + number) - CELL)
+def _fours(cells: np.ndarray) -> np.ndarray:
+    """Sums of 2 x 2 along the last two axes."""
+    down = cells[..., 0::2, :] + cells[..., 1::2, :]
+    return down[..., 0::2] + down[..., 1::2]
 
 
-def _joined_cells(squares: np.ndarray, first: np.ndarray, size: int) -> np.ndarray:
-    """Join cells ``(n, size / CELL, ...)`` along the first two axes, on a regular grid from pixel 0 on.
+def _squares(codes: np.ndarray) -> tuple[np.ndarray, int]:
+    """Cut cells at `CELL_CUT`, and join those of large frames: float32 ``(n_y, p, n_x, p)``, side in px."""
+    n_y, n_x, _ = codes.shape
+    sigma = CELL * WINSOR / _CUT_SIGMA / 127  # of one code
+    reach = round(CELL_CUT / sigma)
+    cells = np.clip(codes, 128 - reach, 128 + reach).reshape(n_y, n_x, PATCH // CELL, -1).astype(np.int16)
+    cells -= 128
+    cell = CELL
+    while max(n_y, n_x) * cells.shape[-1] > LARGEST_IMAGE and cells.shape[-1] > 2:
+        cells, cell, sigma = _fours(cells), 2 * cell, sigma / 2
+    return cells.transpose(0, 2, 1, 3) * np.float32(sigma), cell
+
+
+def _joined_cells(squares: np.ndarray, first: np.ndarray, cell: int) -> np.ndarray:
+    """Join cells ``(n, p, ...)`` along the first two axes, on a regular grid from pixel 0 on.
 
     The last patch may begin anywhere: its cells are interpolated, and scaled to the same noise.
     """
     count, side = squares.shape[:2]
     regular = squares[:-1].reshape(-1, *squares.shape[2:])
-    total = (int(first[-1]) + size) // CELL
-    place = np.arange((count - 1) * side, total) - first[-1] / CELL
+    place = np.arange((count - 1) * side, (int(first[-1]) + PATCH) // cell) - first[-1] / cell
     lower = np.floor(place).astype(int)
     weight = (place - lower).reshape(-1, *[1] * (squares.ndim - 2)).astype(np.float32)
     last = squares[-1]
@@ -191,8 +196,10 @@ def _joined_cells(squares: np.ndarray, first: np.ndarray, size: int) -> np.ndarr
     return np.concatenate([regular, mixed / np.sqrt((1 - weight) ** 2 + weight**2)])
 
 
-def _profiles(sums: np.ndarray, first: np.ndarray) -> np.ndarray:
-    """Join sums ``(n, m, P)`` of ``m`` patches beside each other, those of an overlap once: ``(n, length)``."""
+def _profiles(codes: np.ndarray, known: np.ndarray, first: np.ndarray) -> np.ndarray:
+    """Join sums ``(n, m, P)`` of patches beside each other, those of an overlap once: ``(n, length)``."""
+    sums = (codes - np.float32(128)) * np.float32(math.sqrt(PATCH) * WINSOR / _CUT_SIGMA / 127)
+    sums[~known] = np.nan
     count, number, size = sums.shape
     overlap = (number - 1) * size - int(first[-1])
     regular = sums[:, :-1].reshape(count, -1)

@@ -9,25 +9,26 @@ import numpy as np
 
 from aqdask.methods.noise_aware.frame_line import FrameLine
 from aqdask.methods.noise_aware.frame_sums import CELL_CUT, FrameSums, binned
-from aqdask.methods.noise_aware.line_parts import best_interval, extent, shortest_line
+from aqdask.methods.noise_aware.line_parts import SHORTEST, Interval, best_interval, extent, shortest_line
 from aqdask.stats.discrete_radon import line_ends, line_sums
 from aqdask.stats.robust import mad_sigma
 
-TRIES = 3  # maxima of the Radon transform that are followed
-SAME = 6  # cells of that: lines whose ends are closer are one
+TRIES = 3  # maxima of the Radon transform that are followed, at most
+FOLLOWED = 4.5  # sigma from which more than one is
+SAME = 6  # cells of the transform: lines whose ends are closer are one
 SMOOTH = 4  # pairs of cells on either side over which the sky is averaged
-STEPS = 16  # of one sigma, to which cells are rounded for the Radon transform
+STEPS = 16  # of one sigma, to which cells are rounded for the transform
+SAMPLE = 10_000  # values from which a spread is taken
 WIDTHS = (1.5, 3.0, 6.0)  # cells over which a streak is summed up across
 GAP, BAND = 1.0, 5.0  # cells: distance and width of the sky on either side that is subtracted
 PART = 16  # cells along a line that count as one part
-FOLLOWED = 4.5  # sigma of the second and third maximum from which they are followed
-SHIFTS = (1.0, 0.5, 0.25)  # cells, by which both ends are moved to and fro
-_NEAR = [6, 7, 8, 11, 12, 13, 16, 17, 18]
-_MOVES = np.stack(np.meshgrid(*[np.arange(-2, 3)] * 2), axis=-1).reshape(-1, 2)
+_FAR = np.stack(np.meshgrid(*[np.arange(-2.0, 3)] * 2), axis=-1).reshape(-1, 2)
+_NEAR = _FAR[np.abs(_FAR).max(axis=1) <= 1]
+MOVES = (_FAR, _NEAR / 2, _NEAR / 4)  # of the ends of a line in cells, one after the other
 
 
 class StreakFinder:
-    """Finder of streaks in the cells of one frame; what is found is taken out.
+    """Finder of streaks in one frame; what is found can be taken out.
 
     Parameters
     ----------
@@ -35,95 +36,90 @@ class StreakFinder:
     """
 
     def __init__(self, sums: FrameSums) -> None:
-        self.cell, self.valid = sums.cell, sums.valid
         cells = high_pass(sums.cells, sums.valid)
-        sigma = np.float32(max(mad_sigma(cells[sums.valid][:: 1 + cells.size // 40_000], 0.0), 1e-3))
+        known = cells[sums.valid]
+        sigma = np.float32(max(mad_sigma(known[:: 1 + len(known) // SAMPLE], 0.0), 1e-3))
         self.cells = np.clip(cells / sigma, -CELL_CUT, CELL_CUT)
+        self.valid, self.cell = sums.valid, sums.cell
 
     def strongest(self) -> FrameLine | None:
-        """Find the strongest streak; None where the frame is too small for one."""
+        """Find the most significant streak; None where no line has enough data."""
         coarse, valid = binned(self.cells, self.valid)
-        coarse = np.clip(coarse, -CELL_CUT, CELL_CUT)
         weights, sample = line_weights(valid.shape, valid.tobytes())
-        sums = line_sums(np.rint(STEPS * coarse)) * weights
         if not len(sample):
             return None
-        spread = max(float(mad_sigma(sums.ravel()[sample])), 1.0)
-        found = [self._followed(ends, spread) for ends in _maxima(sums, coarse.shape, FOLLOWED * spread)]
+        coarse = np.clip(coarse, -CELL_CUT, CELL_CUT)
+        sums = line_sums(np.rint(STEPS * coarse)) * weights
+        spread = max(float(mad_sigma(sums.ravel()[sample], 0.0)), 1.0)
+        found = [self._followed(ends, spread) for ends in _maxima(sums, valid.shape, FOLLOWED * spread)]
         return max((line for line in found if line), key=lambda line: line.significance, default=None)
 
     def remove(self, line: FrameLine) -> None:
         """Take the cells of a line out."""
-        start, end = (np.array(point) / self.cell + 0.5 / self.cell for point in (line.start, line.end))
-        steep = abs(end - start).argmax() == 0
+        ends = (np.array([line.start, line.end]) + 0.5) / self.cell
+        steep = is_steep(ends)
         cells = self.cells.T if steep else self.cells
-        (across, along) = zip(start, end, strict=True) if not steep else zip(start[::-1], end[::-1], strict=True)
-        order = np.argsort(along)
-        columns = np.arange(max(int(min(along)) - 1, 0), min(int(max(along)) + 2, cells.shape[1]))
-        centre = np.interp(columns + 0.5, np.array(along)[order], np.array(across)[order])
-        away = np.abs(np.arange(cells.shape[0])[:, None] + 0.5 - centre)
+        ends = ends[ends[:, 0 if steep else 1].argsort()]
+        across, along = (ends[:, ::-1] if steep else ends).T
         reach = line.width / self.cell / 2 + 1.5
-        cells[:, columns] = np.where(away < reach, 0, cells[:, columns])
+        for column in range(max(int(along[0]) - 1, 0), min(int(along[1]) + 2, cells.shape[1])):
+            centre = np.interp(column + 0.5, along, across)
+            cells[max(int(centre - reach), 0) : int(centre + reach) + 1, column] = 0
 
     def _followed(self, ends: np.ndarray, spread: float) -> FrameLine | None:
-        """Follow a line of the Radon transform, with ends in cells of this image: place, width, interval."""
-        steep = bool(abs(ends[1] - ends[0]).argmax() == 0)
+        """Follow a line between two points ``(y, x)`` in cells: place, width, interval and ends."""
+        steep = is_steep(ends)
         cells, valid = (self.cells.T, self.valid.T) if steep else (self.cells, self.valid)
-        across, along = ends[:, ::-1].T if steep else ends.T
-        if along[0] > along[1]:
-            across, along = across[::-1], along[::-1]
+        across, along = (ends[:, ::-1] if steep else ends).T
         table = np.zeros((cells.shape[0] + 1, cells.shape[1]), np.float32)
         np.cumsum(cells, axis=0, out=table[1:])
-        columns = np.arange(cells.shape[1])
-        share = (columns + 0.5 - along[0]) / (along[1] - along[0])
-
-        def line(both: np.ndarray) -> np.ndarray:
-            return both[..., :1] * (1 - share) + both[..., 1:] * share
-
-        for shift in SHIFTS:
-            tried = across + shift * (_MOVES if shift == SHIFTS[0] else _MOVES[_NEAR])
-            parts = _in_parts(_band(table[:, ::2], line(tried)[:, ::2], WIDTHS[0]), PART // 2)
-            across = tried[np.square(np.maximum(parts, 0)).sum(axis=-1).argmax()]
-        centre = line(across)
+        share = (np.arange(cells.shape[1]) + 0.5 - along[0]) / (along[1] - along[0])
+        for moves in MOVES:
+            tried = across + moves
+            centres = (tried[:, :1] + (tried[:, 1:] - tried[:, :1]) * share)[:, ::2]
+            parts = _in_parts(_band(table[:, ::2], centres, WIDTHS[0]), PART // 2)
+            across = tried[np.square(np.maximum(parts, 0)).sum(axis=1).argmax()]
+        centre = across[0] + (across[1] - across[0]) * share
         row = np.floor(centre).astype(int)
-        inside = (row >= 0) & (row < cells.shape[0])
-        inside &= valid[np.clip(row, 0, cells.shape[0] - 1), columns]
-        shortest = shortest_line(min(cells.shape) // PART)
-        best = None
-        for width in WIDTHS:
-            profile = np.where(inside, _contrast(table, centre, width), 0)
-            count = _in_parts(inside)
-            scale = _part_sigma(table, width)
-            parts = np.where(count >= PART / 2, _in_parts(profile) / np.sqrt(np.maximum(count, 1)) / scale, np.nan)
-            interval = best_interval(parts, shortest)
-            if interval and (best is None or interval.significance > best[0].significance):
-                best = interval, width, profile
-        if best is None:
+        inside = (row >= 0) & (row < len(cells))
+        inside &= valid[np.clip(row, 0, len(cells) - 1), np.arange(len(row))]
+        found = [(_measured(table, centre, inside, width, min(cells.shape)), width) for width in WIDTHS]
+        known = [(*one, width) for one, width in found if one]
+        if not known:
             return None
-        interval, width, profile = best
-        first, stop = extent(profile, interval.first * PART, min(interval.stop * PART, len(columns)))
-        points = [(float(line(across)[0]) if 0 else float(np.interp(x, columns + 0.5, centre)), float(x)) for x in (first, stop)]
-        points = [(self.cell * y - 0.5, self.cell * x - 0.5) for y, x in points]
-        if steep:
-            points = [(x, y) for y, x in points]
-        return FrameLine("streak", *points, width * self.cell, interval.significance / spread)
+        interval, profile, width = max(known, key=lambda one: one[0].significance)
+        columns = extent(profile, PART * interval.first, min(PART * interval.stop, len(row)))
+        points = [
+            (across[0] + (across[1] - across[0]) * (x - along[0]) / (along[1] - along[0]), x) for x in columns
+        ]
+        start, end = (self.cell * np.array(point[::-1] if steep else point) - 0.5 for point in points)
+        return FrameLine(
+            "streak", (float(start[0]), float(start[1])), (float(end[0]), float(end[1])),
+            width * self.cell, interval.significance / spread,
+        )  # fmt: skip
+
+
+def is_steep(ends: np.ndarray) -> bool:
+    """Return True for a line between ``[[y, x], [y, x]]`` that is longer along y."""
+    return bool(abs(ends[1, 0] - ends[0, 0]) > abs(ends[1, 1] - ends[0, 1]))
 
 
 def high_pass(cells: np.ndarray, valid: np.ndarray) -> np.ndarray:
     """Subtract the mean of the valid cells within 2 `SMOOTH` from each; 0 where not valid."""
     coarse, known = binned(cells, valid)
     mean = _box(np.where(known, coarse, 0)) / np.maximum(2 * _box(known.astype(np.float32)), 1)
-    spread = mean.repeat(2, axis=0).repeat(2, axis=1)[: cells.shape[0], : cells.shape[1]]
-    return np.where(valid, cells - spread, 0)
+    sky = mean.repeat(2, axis=0).repeat(2, axis=1)[: cells.shape[0], : cells.shape[1]]
+    return np.where(valid, cells - sky, 0)
 
 
 def _box(image: np.ndarray) -> np.ndarray:
     """Sums over squares of ``2 SMOOTH + 1`` cells, zero beyond the edges."""
     side = 2 * SMOOTH + 1
     for _ in range(2):
-        table = np.zeros((image.shape[0] + side, image.shape[1]), np.float32)
-        np.cumsum(image, axis=0, out=table[SMOOTH + 1 : SMOOTH + 1 + image.shape[0]])
-        table[SMOOTH + 1 + image.shape[0] :] = table[SMOOTH + image.shape[0]]
+        length = len(image)
+        table = np.zeros((length + side, image.shape[1]), np.float32)
+        np.cumsum(image, axis=0, out=table[SMOOTH + 1 : SMOOTH + 1 + length])
+        table[SMOOTH + 1 + length :] = table[SMOOTH + length]
         image = (table[side:] - table[:-side]).T
     return image
 
@@ -131,11 +127,11 @@ def _box(image: np.ndarray) -> np.ndarray:
 @lru_cache(maxsize=4)
 def line_weights(shape: tuple[int, int], valid: bytes) -> tuple[np.ndarray, np.ndarray]:
     """Scales of the sums over lines to unit noise, 0 for short lines, and a sample of the others."""
-    counts = line_sums(np.frombuffer(valid, bool).reshape(shape)).astype(np.float32)
-    long = counts >= min(shape) / 3
+    counts = line_sums(np.frombuffer(valid, bool).reshape(shape))
+    long = counts >= SHORTEST * min(shape)
     weights = np.where(long, 1 / (STEPS * np.sqrt(np.maximum(counts, 1))), 0).astype(np.float32)
     sample = np.flatnonzero(long)
-    return weights, sample[:: 1 + len(sample) // 20_000]
+    return weights, sample[:: 1 + len(sample) // SAMPLE]
 
 
 def _maxima(sums: np.ndarray, shape: tuple[int, int], followed: float) -> Iterator[np.ndarray]:
@@ -145,17 +141,41 @@ def _maxima(sums: np.ndarray, shape: tuple[int, int], followed: float) -> Iterat
     """
     found: list[np.ndarray] = []
     for _ in range(3 * TRIES):
-        quadrant, slope, offset = np.unravel_index(sums.argmax(), sums.shape)
-        if found and sums[quadrant, slope, offset] < followed:
+        quadrant, slope, offset = map(int, np.unravel_index(sums.argmax(), sums.shape))
+        if len(found) == TRIES or (found and sums[quadrant, slope, offset] < followed):
             return
-        ends = line_ends(int(quadrant), int(slope), int(offset), shape)
-        sums[quadrant, max(slope - SAME, 0) : slope + SAME + 1, max(offset - SAME, 0) : offset + SAME + 1] = 0
-        known = any(min(np.abs(ends - one).max(), np.abs(ends - one[::-1]).max()) < SAME for one in found)
-        if not known:
+        ends = line_ends(quadrant, slope, offset, shape)
+        near = [slice(max(place - SAME, 0), place + SAME + 1) for place in (slope, offset)]
+        sums[quadrant, near[0], near[1]] = 0
+        if not any(min(np.abs(ends - one).max(), np.abs(ends - one[::-1]).max()) < SAME for one in found):
             found.append(ends)
             yield 2 * (ends + 0.5)
-        if len(found) == TRIES:
-            return
+
+
+def _measured(
+    table: np.ndarray, centre: np.ndarray, inside: np.ndarray, width: float, shorter: int
+) -> tuple[Interval, np.ndarray] | None:
+    """Measure a line of one width: its best interval and its profile; None where too little is inside."""
+    profile = np.where(inside, _contrast(table, centre, width), 0)
+    count = _in_parts(inside)
+    parts = _in_parts(profile) / np.sqrt(np.maximum(count, 1)) / _part_sigma(table, width)
+    interval = best_interval(np.where(count >= PART / 2, parts, np.nan), shortest_line(shorter // PART))
+    return (interval, profile) if interval else None
+
+
+def _part_sigma(table: np.ndarray, width: float) -> float:
+    """Spread of the parts of rows, at least 1: more where neighbouring cells are correlated."""
+    parts = _in_parts(table)
+    rows = np.arange(0.5, len(table) - 1, 4, np.float32)[:, None] + np.zeros_like(parts[:1])
+    return max(float(mad_sigma(_contrast(parts, rows, width), 0.0)) / PART**0.5, 1.0)
+
+
+def _contrast(table: np.ndarray, centre: np.ndarray, width: float) -> np.ndarray:
+    """Signal of a band above the sky on its two sides, in units of its noise."""
+    band, near, far = (_band(table, centre, width + 2 * more) for more in (0, GAP, GAP + BAND))
+    sky = (far - near) / (2 * BAND)
+    # A band that begins and ends within cells has a third of a cell less noise than its width.
+    return (band - width * sky) / np.sqrt(width - 1 / 3 + width**2 / (2 * BAND))
 
 
 def _band(table: np.ndarray, centre: np.ndarray, width: float) -> np.ndarray:
@@ -169,23 +189,8 @@ def _cumulative(table: np.ndarray, row: np.ndarray) -> np.ndarray:
     lower = np.minimum(row.astype(np.int32), len(table) - 2)
     index = lower * table.shape[1] + np.arange(table.shape[1], dtype=np.int32)
     flat = table.ravel()
-    below = flat[index]
-    return below + (row - lower) * (flat[index + table.shape[1]] - below)
-
-
-def _contrast(table: np.ndarray, centre: np.ndarray, width: float) -> np.ndarray:
-    """Signal of a band above the sky on its two sides, in units of its noise."""
-    band, near, far = (_band(table, centre, width + 2 * more) for more in (0, GAP, GAP + BAND))
-    sky = (far - near) / (2 * BAND)
-    variance = width - 1 / 3 + width**2 / (2 * BAND)
-    return (band - width * sky) / np.sqrt(variance)
-
-
-def _part_sigma(table: np.ndarray, width: float) -> float:
-    """Spread of the parts of all rows, at least 1: more where neighbouring cells are correlated."""
-    parts = _in_parts(table)
-    rows = np.arange(len(table) - 1)[:, None] + np.full((1, parts.shape[1]), 0.5, np.float32)
-    return max(float(mad_sigma(_contrast(parts, rows, width), 0.0)) / PART**0.5, 1.0)
+    below = flat.take(index)
+    return below + (row - lower) * (flat.take(index + table.shape[1]) - below)
 
 
 def _in_parts(values: np.ndarray, part: int = PART) -> np.ndarray:
