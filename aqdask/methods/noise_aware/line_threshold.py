@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
-from scipy.special import stdtr
+from scipy.special import ndtri_exp, stdtr
 
 PRIOR_SCALE = 0.1  # of ln of the significance, between good frames of one camera
 PRIOR_WEIGHT = 4.0  # frames that the prior counts for
@@ -14,12 +14,12 @@ PRIOR_WEIGHT = 4.0  # frames that the prior counts for
 
 @dataclass(frozen=True)
 class LineThreshold:
-    """Distribution of ln of the significance of the strongest line of a good frame: Student's t.
+    """Distribution of ln of the significance of the strongest line of a good frame.
 
     Parameters
     ----------
     centre, scale : float
-        Of ln of the significance.
+        Mean and standard deviation of ln of the significance.
     freedom : float
         Degrees of freedom.
     """
@@ -43,11 +43,17 @@ class LineThreshold:
         scale = np.sqrt(squares / freedom * (1 + 1 / count))
         return cls(float(values.mean()), float(scale), float(freedom))
 
-    def pvalue(self, significance: np.ndarray) -> np.ndarray:
-        """Probability that the strongest line of a good frame is at least as significant; 1 at 0, float64."""
+    def pvalue(self, significance: np.ndarray | float) -> np.ndarray:
+        """Probability that the strongest line of a good frame is at least as significant; 1 at 0, float64.
+
+        A largest value has a Gumbel distribution (of this mean and standard deviation); its quantiles as those
+        of a normal variable are what the t distribution takes, since the standard deviation is uncertain.
+        """
         value = np.asarray(significance, dtype=np.float64)
-        distance = (np.log(np.maximum(value, 1e-300)) - self.centre) / self.scale
-        return np.where(value > 0, stdtr(self.freedom, -distance), 1.0)
+        distance = (np.log(np.maximum(value, 1e-9)) - self.centre) / self.scale
+        ln_below = -np.exp(-np.minimum(np.pi / np.sqrt(6) * distance + np.euler_gamma, 30))
+        normal = ndtri_exp(np.maximum(ln_below, -700))
+        return np.where(value > 0, stdtr(self.freedom, -normal), 1.0)
 
     def stored(self) -> dict[str, float]:
         """Return the numbers by name, for JSON."""
