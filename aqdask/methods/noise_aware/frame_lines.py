@@ -14,7 +14,17 @@ import numpy as np
 
 from aqdask.methods.noise_aware.frame_line import FrameLine, crossed
 from aqdask.methods.noise_aware.frame_sums import PATCH, FrameSums, first_pixels
-from aqdask.methods.noise_aware.line_parts import CUT, MIN_PARTS, best_interval, extent, shortest_line
+from aqdask.methods.noise_aware.line_parts import (
+    CUT,
+    MIN_PARTS,
+    STAR_REACH,
+    Interval,
+    away_from_stars,
+    best_interval,
+    extent,
+    shortest_line,
+)
+from aqdask.methods.noise_aware.patch_statistics import CELL
 from aqdask.methods.noise_aware.pooling import Features
 from aqdask.methods.noise_aware.streaks import StreakFinder
 from aqdask.stats.robust import mad_sigma
@@ -24,6 +34,7 @@ MAX_STREAKS = 10
 NEIGHBOURS = 8  # columns on either side whose median is subtracted
 CANDIDATES = 8  # columns, and rows, that are looked at closely, at most
 FOLLOWED = 3.8  # sigma from which more than one is
+FULL = 0.7  # of the first or last patch of the frame: a column that fills more of it goes on to the edge
 
 
 def find_lines(features: Features, known: Collection[FrameLine] = ()) -> tuple[FrameLine, ...]:
@@ -50,14 +61,17 @@ def find_lines(features: Features, known: Collection[FrameLine] = ()) -> tuple[F
     rows = columns(sums.swapped(), [round(line.start[0]) for line in left_out["row"]])
     found += [replace(line, kind="row", start=line.start[::-1], end=line.end[::-1]) for line in rows]
     streaks = StreakFinder(sums)
-    for line in [*known, *(line for line in found if line.significance >= FLOOR)]:
+    for line in known:
         streaks.remove(line)
     for _ in range(MAX_STREAKS):
         streak = streaks.strongest()
-        found += [streak] if streak else []
-        if streak is None or streak.significance < FLOOR:
+        if streak is None:
             break
         streaks.remove(streak)
+        if not any(line.significance >= FLOOR and is_along(streak, line) for line in found):
+            found = [line for line in found if not is_along(line, streak)] + [streak]
+        if streak.significance < FLOOR:
+            break
     found.sort(key=lambda line: -line.significance)
     return tuple(line for line in found if line.significance >= FLOOR) or tuple(found[:1])
 
@@ -91,6 +105,14 @@ def shared_lines(frames: Sequence[Collection[FrameLine]]) -> tuple[FrameLine, ..
         if 2 * number > max(len(frames), 2) and not any(is_same(line, other) for other in shared):
             shared.append(line)
     return tuple(shared)
+
+
+def is_along(line: FrameLine, other: FrameLine) -> bool:
+    """Return True if both ends of a line lie within the band of another, or its continuation."""
+    start, step = np.array(other.start), np.subtract(other.end, other.start)
+    away = [np.subtract(point, start) for point in (line.start, line.end)]
+    apart = [abs(step[1] * one[0] - step[0] * one[1]) for one in away]
+    return max(apart) <= (other.width / 2 + CELL) * max(float(np.hypot(*step)), 1e-9)
 
 
 def is_same(line: FrameLine, other: FrameLine) -> bool:
@@ -137,16 +159,32 @@ def _column(sums: FrameSums, column: int, shortest: int) -> FrameLine | None:
     """Follow one column: its sign, interval and ends; None where it has too little data."""
     near = slice(max(column - NEIGHBOURS, 0), column + NEIGHBOURS + 1)
     contrast = sums.columns[:, column] - np.median(sums.columns[:, near], axis=1)
-    signs = [(sign, best_interval(sign * contrast, shortest)) for sign in (1, -1)]
-    usable = [(sign, interval) for sign, interval in signs if interval]
-    if not usable:
-        return None
-    sign, interval = max(usable, key=lambda one: one[1].significance)
     place = min(column // sums.cell, sums.cells.shape[1] - 1)
-    around = sums.cells[:, max(place - 4, 0) : place + 5]
-    profile = sign * (sums.cells[:, place] - np.median(around, axis=1)) * sums.valid[:, place]
-    per_part = PATCH // sums.cell
-    first, stop = extent(profile, per_part * interval.first, min(per_part * interval.stop, len(profile)))
-    last = sums.tops[-1] + PATCH if stop == len(profile) else stop * sums.cell
-    start, end = (first * sums.cell - 0.5, float(column)), (float(last) - 0.5, float(column))
-    return FrameLine("column", start, end, 1.0, interval.significance)
+    clear = away_from_stars(
+        sums.bright[:, max(place - 1, 0) : place + 2].any(axis=1), STAR_REACH // sums.cell
+    )
+    usable = np.where(
+        clear[np.minimum((sums.tops + PATCH // 2) // sums.cell, len(clear) - 1)], contrast, np.nan
+    )
+    signs = [(sign, best_interval(sign * usable, shortest)) for sign in (1, -1)]
+    known = [(sign, interval) for sign, interval in signs if interval]
+    if not known:
+        return None
+    sign, interval = max(known, key=lambda one: one[1].significance)
+    first, last = _column_ends(np.nan_to_num(sign * contrast), interval, sums.tops)
+    return FrameLine("column", (first, float(column)), (last, float(column)), 1.0, interval.significance)
+
+
+def _column_ends(contrast: np.ndarray, interval: Interval, tops: np.ndarray) -> tuple[float, float]:
+    """First and last pixel of a column, from the shares of the first and the last patch that it fills."""
+    filled = np.clip(contrast / max(np.median(contrast[interval.first : interval.stop]), 1e-3), 0, 1)
+    first, stop = extent(filled, interval.first, interval.stop)
+    before = filled[max(first - 1, 0) : first + 1].sum()
+    behind = filled[stop - 1 : stop + 1].sum()
+    start = tops[first] + PATCH * (1 - before)
+    end = tops[stop - 1] + PATCH * behind
+    height = float(tops[-1] + PATCH)
+    return (
+        0.0 if start < PATCH * (1 - FULL) else float(start),
+        height - 1 if end > height - PATCH * (1 - FULL) else float(end) - 1,
+    )

@@ -11,6 +11,8 @@ from aqdask.methods.noise_aware.patch_statistics import CELL, LINE_SUMS, WINSOR
 from aqdask.methods.noise_aware.pooling import Features, box_sum
 
 CELL_CUT = 2.5  # sigma at which cells are cut
+BRIGHT = 24  # px a side of a bright area: wider than a narrow line
+BRIGHT_SHARE = 0.8  # of CELL_CUT, as a mean over it
 LARGEST_IMAGE = 512  # cells a side; cells of larger frames are joined
 PATCH = CELL * round(math.sqrt(CELL**2 + 3 * len(LINE_SUMS)) - CELL)  # px: (PATCH / CELL)**2 + 2 PATCH sums
 # Standard deviation of a normal variable cut at WINSOR, and change of its mean with that of the variable.
@@ -30,7 +32,8 @@ class FrameSums:
     ----------
     cells : ndarray (Y, X)
         Sums over squares of ``cell`` px from the first pixel on, float32; 0 where not valid.
-    valid : ndarray (Y, X) of bool
+    valid, bright : ndarray (Y, X) of bool
+        Cells with data, and the middles of bright areas (`bright_areas`).
     cell : int
         Side of a cell in pixels.
     columns : ndarray (n_y, W)
@@ -43,6 +46,7 @@ class FrameSums:
 
     cells: np.ndarray
     valid: np.ndarray
+    bright: np.ndarray
     cell: int
     columns: np.ndarray
     rows: np.ndarray
@@ -64,17 +68,16 @@ class FrameSums:
         places = [cell * (np.arange(length) + 0.5) - 0.5 for length in cells.shape]
         owners = np.ix_(down.owners(places[0]), across.owners(places[1]))
         steps = level[owners] - across.smooth(down.smooth(level, places[0]).T, places[1]).T
-        valid = known[owners]
+        valid, bright = known[owners], bright_areas(cells, cell)
         cells = np.where(valid, cells + np.float32(cell * _CUT_SLOPE / _CUT_SIGMA) * steps, 0)
         columns = _profiles(codes[..., -2 * PATCH : -PATCH], known, lefts) + across.along(level)
         rows = _profiles(codes[..., -PATCH:].swapaxes(0, 1), known.T, tops) + down.along(level.T)
-        return cls(cells, valid, cell, columns, rows, tops, lefts)
+        return cls(cells, valid, bright, cell, columns, rows, tops, lefts)
 
     def swapped(self) -> FrameSums:
         """Swap rows and columns."""
-        return FrameSums(
-            self.cells.T, self.valid.T, self.cell, self.rows, self.columns, self.lefts, self.tops
-        )
+        images = self.cells.T, self.valid.T, self.bright.T
+        return FrameSums(*images, self.cell, self.rows, self.columns, self.lefts, self.tops)
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,6 +134,21 @@ def sky_level(features: Features) -> np.ndarray:
         mean = box_sum(np.where(known, level, 0), 3) / np.maximum(count, 1)
         level, known = np.where(known, level, mean), known | (count > 0)
     return level.astype(np.float32)
+
+
+def bright_areas(cells: np.ndarray, cell: int) -> np.ndarray:
+    """Find the middles of squares of `BRIGHT` px of which nearly all cells are cut: bright stars, bool ``(Y, X)``.
+
+    ``cells`` of ``cell`` px are cut at `CELL_CUT` before they are joined.
+    """
+    side = BRIGHT // cell
+    table = np.zeros((cells.shape[0] + 1, cells.shape[1] + 1), np.float32)
+    np.cumsum(np.cumsum(cells, axis=0), axis=1, out=table[1:, 1:])
+    sums = table[side:, side:] - table[:-side, side:] - table[side:, :-side] + table[:-side, :-side]
+    bright = np.zeros(cells.shape, bool)
+    inner = bright[side // 2 :, side // 2 :]
+    inner[: sums.shape[0], : sums.shape[1]] = sums > BRIGHT_SHARE * CELL_CUT * (cell // CELL) * side**2
+    return bright
 
 
 def unpacked(features: Features) -> tuple[np.ndarray, np.ndarray]:

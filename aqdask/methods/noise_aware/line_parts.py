@@ -10,6 +10,8 @@ import numpy as np
 CUT = 3.0  # sigma at which each part counts, so that a star, its spike or its bleeding column makes no line
 SHORTEST = 1 / 3  # of the shorter side of the frame
 MIN_PARTS = 3
+STAR_REACH = 160  # px from a bright star on a line that are left out
+WIDE = 0.25  # of a line: with more in bright areas it is bright and wide itself
 
 
 @dataclass(frozen=True)
@@ -19,6 +21,12 @@ class Interval:
     first: int
     stop: int
     significance: float
+
+    def of(self, parts: np.ndarray) -> float:
+        """Sum of other parts ``(m,)`` over this interval, each cut at `CUT`, over its noise."""
+        inside = parts[self.first : self.stop]
+        known = inside[np.isfinite(inside)]
+        return float(np.clip(known, -CUT, CUT).sum() / math.sqrt(len(known)))
 
 
 def best_interval(parts: np.ndarray, shortest: int) -> Interval | None:
@@ -45,6 +53,21 @@ def best_interval(parts: np.ndarray, shortest: int) -> Interval | None:
     sigma = np.where(count >= shortest, (total - total[:, None]) / np.sqrt(np.maximum(count, 1)), -np.inf)
     first, stop = np.unravel_index(sigma.argmax(), sigma.shape)
     return Interval(int(known[first]), int(known[stop - 1]) + 1, float(sigma[first, stop]))
+
+
+def near(flags: np.ndarray, reach: int) -> np.ndarray:
+    """Find the values at most ``reach`` from one that is True, bool ``(m,)``."""
+    total = np.concatenate([[0], np.cumsum(flags)])
+    place = np.arange(len(flags))
+    return total[np.minimum(place + reach + 1, len(flags))] > total[np.maximum(place - reach, 0)]
+
+
+def away_from_stars(bright: np.ndarray, reach: int) -> np.ndarray:
+    """Find the cells of a line away from bright stars on it, bool ``(m,)``: spikes and bleeding charge are near.
+
+    All where more than `WIDE` of the line is bright itself. ``bright`` are its cells in bright areas.
+    """
+    return ~near(bright, reach) if bright.mean() <= WIDE else np.ones(len(bright), bool)
 
 
 def shortest_line(length: int) -> int:

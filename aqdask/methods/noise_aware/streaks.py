@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
 
 from aqdask.methods.noise_aware.frame_line import FrameLine
 from aqdask.methods.noise_aware.frame_sums import CELL_CUT, FrameSums, binned
-from aqdask.methods.noise_aware.line_parts import SHORTEST, Interval, best_interval, extent, shortest_line
+from aqdask.methods.noise_aware.line_parts import (
+    SHORTEST,
+    STAR_REACH,
+    Interval,
+    away_from_stars,
+    best_interval,
+    extent,
+    shortest_line,
+)
 from aqdask.stats.discrete_radon import line_ends, line_sums
 from aqdask.stats.robust import mad_sigma
 
@@ -40,7 +49,7 @@ class StreakFinder:
         known = cells[sums.valid]
         sigma = np.float32(max(mad_sigma(known[:: 1 + len(known) // SAMPLE], 0.0), 1e-3))
         self.cells = np.clip(cells / sigma, -CELL_CUT, CELL_CUT)
-        self.valid, self.cell = sums.valid, sums.cell
+        self.valid, self.bright, self.cell = sums.valid, sums.bright, sums.cell
 
     def strongest(self) -> FrameLine | None:
         """Find the most significant streak; None where no line has enough data."""
@@ -69,7 +78,8 @@ class StreakFinder:
     def _followed(self, ends: np.ndarray, spread: float) -> FrameLine | None:
         """Follow a line between two points ``(y, x)`` in cells: place, width, interval and ends."""
         steep = is_steep(ends)
-        cells, valid = (self.cells.T, self.valid.T) if steep else (self.cells, self.valid)
+        images = self.cells, self.valid, self.bright
+        cells, valid, bright = (image.T for image in images) if steep else images
         across, along = (ends[:, ::-1] if steep else ends).T
         table = np.zeros((cells.shape[0] + 1, cells.shape[1]), np.float32)
         np.cumsum(cells, axis=0, out=table[1:])
@@ -81,13 +91,15 @@ class StreakFinder:
             across = tried[np.square(np.maximum(parts, 0)).sum(axis=1).argmax()]
         centre = across[0] + (across[1] - across[0]) * share
         row = np.floor(centre).astype(int)
-        inside = (row >= 0) & (row < len(cells))
-        inside &= valid[np.clip(row, 0, len(cells) - 1), np.arange(len(row))]
-        found = [(_measured(table, centre, inside, width, min(cells.shape)), width) for width in WIDTHS]
-        known = [(*one, width) for one, width in found if one]
+        place = np.clip(row, 0, len(cells) - 1), np.arange(len(row))
+        inside = (row == place[0]) & valid[place]
+        used = inside & away_from_stars(inside & bright[place], STAR_REACH // self.cell)
+        found = [(_measured(table, centre, used, width, min(cells.shape)), width) for width in WIDTHS]
+        known = [(one, width) for one, width in found if one]
         if not known:
             return None
-        interval, profile, width = max(known, key=lambda one: one[0].significance)
+        interval, width = max(known, key=lambda one: one[0].significance)
+        profile = np.where(inside, _contrast(table, centre, width), 0)
         columns = extent(profile, PART * interval.first, min(PART * interval.stop, len(row)))
         points = [
             (across[0] + (across[1] - across[0]) * (x - along[0]) / (along[1] - along[0]), x) for x in columns
@@ -153,14 +165,25 @@ def _maxima(sums: np.ndarray, shape: tuple[int, int], followed: float) -> Iterat
 
 
 def _measured(
-    table: np.ndarray, centre: np.ndarray, inside: np.ndarray, width: float, shorter: int
-) -> tuple[Interval, np.ndarray] | None:
-    """Measure a line of one width: its best interval and its profile; None where too little is inside."""
-    profile = np.where(inside, _contrast(table, centre, width), 0)
-    count = _in_parts(inside)
-    parts = _in_parts(profile) / np.sqrt(np.maximum(count, 1)) / _part_sigma(table, width)
-    interval = best_interval(np.where(count >= PART / 2, parts, np.nan), shortest_line(shorter // PART))
-    return (interval, profile) if interval else None
+    table: np.ndarray, centre: np.ndarray, used: np.ndarray, width: float, shorter: int
+) -> Interval | None:
+    """Measure a line of one width: its best interval; None where too little of it is used.
+
+    The significance is the least against the sky on both sides, and on either of them: a step of the sky is no
+    line.
+    """
+    count = _in_parts(used)
+    noise = np.sqrt(np.maximum(count, 1)) * _part_sigma(table, width)
+    parts = [
+        np.where(
+            count >= PART / 2,
+            _in_parts(np.where(used, _contrast(table, centre, width, side), 0)) / noise,
+            np.nan,
+        )
+        for side in (0, -1, 1)
+    ]
+    interval = best_interval(parts[0], shortest_line(shorter // PART))
+    return interval and replace(interval, significance=min(interval.of(side) for side in parts))
 
 
 def _part_sigma(table: np.ndarray, width: float) -> float:
@@ -170,12 +193,13 @@ def _part_sigma(table: np.ndarray, width: float) -> float:
     return max(float(mad_sigma(_contrast(parts, rows, width), 0.0)) / PART**0.5, 1.0)
 
 
-def _contrast(table: np.ndarray, centre: np.ndarray, width: float) -> np.ndarray:
-    """Signal of a band above the sky on its two sides, in units of its noise."""
-    band, near, far = (_band(table, centre, width + 2 * more) for more in (0, GAP, GAP + BAND))
-    sky = (far - near) / (2 * BAND)
+def _contrast(table: np.ndarray, centre: np.ndarray, width: float, side: int = 0) -> np.ndarray:
+    """Signal of a band in units of its noise, above the sky on both sides (0), or on one (-1, 1)."""
+    away = (width + BAND) / 2 + GAP
+    skies = [_band(table, centre + sign * away, BAND) / BAND for sign in ((-1, 1) if side == 0 else (side,))]
+    band = _band(table, centre, width) - width * sum(skies) / len(skies)
     # A band that begins and ends within cells has a third of a cell less noise than its width.
-    return (band - width * sky) / np.sqrt(width - 1 / 3 + width**2 / (2 * BAND))
+    return band / np.sqrt(width - 1 / 3 + width**2 / (len(skies) * BAND))
 
 
 def _band(table: np.ndarray, centre: np.ndarray, width: float) -> np.ndarray:
