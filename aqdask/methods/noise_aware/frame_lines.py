@@ -34,6 +34,7 @@ MAX_STREAKS = 10
 NEIGHBOURS = 8  # columns on either side whose median is subtracted
 CANDIDATES = 8  # columns, and rows, that are looked at closely, at most
 FOLLOWED = 3.8  # sigma from which more than one is
+ALONG = 2.0  # px: a streak of which both ends are that close to a column is that column
 FULL = 0.7  # of the first or last patch of the frame: a column that fills more of it goes on to the edge
 
 
@@ -68,8 +69,9 @@ def find_lines(features: Features, known: Collection[FrameLine] = ()) -> tuple[F
         if streak is None:
             break
         streaks.remove(streak)
-        if not any(line.significance >= FLOOR and is_along(streak, line) for line in found):
-            found = [line for line in found if not is_along(line, streak)] + [streak]
+        if not any(line.significance >= FLOOR and is_along(streak, line, ALONG) for line in found):
+            band = streak.width / 2 + CELL
+            found = [line for line in found if not is_along(line, streak, band)] + [streak]
         if streak.significance < FLOOR:
             break
     found.sort(key=lambda line: -line.significance)
@@ -107,12 +109,12 @@ def shared_lines(frames: Sequence[Collection[FrameLine]]) -> tuple[FrameLine, ..
     return tuple(shared)
 
 
-def is_along(line: FrameLine, other: FrameLine) -> bool:
-    """Return True if both ends of a line lie within the band of another, or its continuation."""
-    start, step = np.array(other.start), np.subtract(other.end, other.start)
-    away = [np.subtract(point, start) for point in (line.start, line.end)]
-    apart = [abs(step[1] * one[0] - step[0] * one[1]) for one in away]
-    return max(apart) <= (other.width / 2 + CELL) * max(float(np.hypot(*step)), 1e-9)
+def is_along(line: FrameLine, other: FrameLine, reach: float) -> bool:
+    """Return True if both ends of a line lie within ``reach`` px of another, or of its continuation."""
+    step = np.subtract(other.end, other.start)
+    away = [np.subtract(point, other.start) for point in (line.start, line.end)]
+    apart = max(abs(step[1] * one[0] - step[0] * one[1]) for one in away)
+    return bool(apart <= reach * max(float(np.hypot(*step)), 1e-9))
 
 
 def is_same(line: FrameLine, other: FrameLine) -> bool:

@@ -16,11 +16,22 @@ WIDE = 0.25  # of a line: with more in bright areas it is bright and wide itself
 
 @dataclass(frozen=True)
 class Interval:
-    """Interval of the parts of a line with the largest sum: first part, one past the last, and sigma."""
+    """Interval of the parts of a line with the largest sum.
+
+    Parameters
+    ----------
+    first, stop : int
+        First part, and one past the last.
+    significance : float
+        Sum of the parts, each cut at `CUT`, in units of its noise.
+    uncut : float
+        Likewise, of the parts as they are.
+    """
 
     first: int
     stop: int
     significance: float
+    uncut: float
 
     def of(self, parts: np.ndarray) -> float:
         """Sum of other parts ``(m,)`` over this interval, each cut at `CUT`, over its noise."""
@@ -52,7 +63,8 @@ def best_interval(parts: np.ndarray, shortest: int) -> Interval | None:
     count = number - number[:, None]
     sigma = np.where(count >= shortest, (total - total[:, None]) / np.sqrt(np.maximum(count, 1)), -np.inf)
     first, stop = np.unravel_index(sigma.argmax(), sigma.shape)
-    return Interval(int(known[first]), int(known[stop - 1]) + 1, float(sigma[first, stop]))
+    uncut = parts[known[first:stop]].sum() / math.sqrt(stop - first)
+    return Interval(int(known[first]), int(known[stop - 1]) + 1, float(sigma[first, stop]), float(uncut))
 
 
 def near(flags: np.ndarray, reach: int) -> np.ndarray:

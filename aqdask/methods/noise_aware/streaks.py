@@ -30,7 +30,7 @@ STEPS = 16  # of one sigma, to which cells are rounded for the transform
 SAMPLE = 10_000  # values from which a spread is taken
 WIDTHS = (1.5, 3.0, 6.0)  # cells over which a streak is summed up across
 GAP, BAND = 1.0, 5.0  # cells: distance and width of the sky on either side that is subtracted
-PART = 16  # cells along a line that count as one part
+PART = 12  # cells along a line that count as one part: 48 px
 _FAR = np.stack(np.meshgrid(*[np.arange(-2.0, 3)] * 2), axis=-1).reshape(-1, 2)
 _NEAR = _FAR[np.abs(_FAR).max(axis=1) <= 1]
 MOVES = (_FAR, _NEAR / 2, _NEAR / 4)  # of the ends of a line in cells, one after the other
@@ -84,23 +84,24 @@ class StreakFinder:
         table = np.zeros((cells.shape[0] + 1, cells.shape[1]), np.float32)
         np.cumsum(cells, axis=0, out=table[1:])
         share = (np.arange(cells.shape[1]) + 0.5 - along[0]) / (along[1] - along[0])
+        part = round(PART * abs(along[1] - along[0]) / np.hypot(*(ends[1] - ends[0])))
         for moves in MOVES:
             tried = across + moves
             centres = (tried[:, :1] + (tried[:, 1:] - tried[:, :1]) * share)[:, ::2]
-            parts = _in_parts(_band(table[:, ::2], centres, WIDTHS[0]), PART // 2)
+            parts = _in_parts(_band(table[:, ::2], centres, WIDTHS[0]), part // 2)
             across = tried[np.square(np.maximum(parts, 0)).sum(axis=1).argmax()]
         centre = across[0] + (across[1] - across[0]) * share
         row = np.floor(centre).astype(int)
         place = np.clip(row, 0, len(cells) - 1), np.arange(len(row))
         inside = (row == place[0]) & valid[place]
         used = inside & away_from_stars(inside & bright[place], STAR_REACH // self.cell)
-        found = [(_measured(table, centre, used, width, min(cells.shape)), width) for width in WIDTHS]
+        found = [(_measured(table, centre, used, width, part), width) for width in WIDTHS]
         known = [(one, width) for one, width in found if one]
         if not known:
             return None
-        interval, width = max(known, key=lambda one: one[0].significance)
+        interval, width = max(known, key=lambda one: one[0].uncut)
         profile = np.where(inside, _contrast(table, centre, width), 0)
-        columns = extent(profile, PART * interval.first, min(PART * interval.stop, len(row)))
+        columns = extent(profile, part * interval.first, min(part * interval.stop, len(row)))
         points = [
             (across[0] + (across[1] - across[0]) * (x - along[0]) / (along[1] - along[0]), x) for x in columns
         ]
@@ -165,32 +166,29 @@ def _maxima(sums: np.ndarray, shape: tuple[int, int], followed: float) -> Iterat
 
 
 def _measured(
-    table: np.ndarray, centre: np.ndarray, used: np.ndarray, width: float, shorter: int
+    table: np.ndarray, centre: np.ndarray, used: np.ndarray, width: float, part: int
 ) -> Interval | None:
     """Measure a line of one width: its best interval; None where too little of it is used.
 
     The significance is the least against the sky on both sides, and on either of them: a step of the sky is no
-    line.
+    line. ``part`` is the number of columns in a part of `PART` cells along the line.
     """
-    count = _in_parts(used)
-    noise = np.sqrt(np.maximum(count, 1)) * _part_sigma(table, width)
-    parts = [
-        np.where(
-            count >= PART / 2,
-            _in_parts(np.where(used, _contrast(table, centre, width, side), 0)) / noise,
-            np.nan,
-        )
-        for side in (0, -1, 1)
-    ]
-    interval = best_interval(parts[0], shortest_line(shorter // PART))
+    count = _in_parts(used, part)
+    noise = np.sqrt(np.maximum(count, 1)) * _part_sigma(table, width, part)
+    enough = count >= part / 2
+    parts = []
+    for side in (0, -1, 1):
+        sums = _in_parts(np.where(used, _contrast(table, centre, width, side), 0), part)
+        parts.append(np.where(enough, sums / noise, np.nan))
+    interval = best_interval(parts[0], shortest_line(min(len(table) - 1, table.shape[1]) // PART))
     return interval and replace(interval, significance=min(interval.of(side) for side in parts))
 
 
-def _part_sigma(table: np.ndarray, width: float) -> float:
+def _part_sigma(table: np.ndarray, width: float, part: int) -> float:
     """Spread of the parts of rows, at least 1: more where neighbouring cells are correlated."""
-    parts = _in_parts(table)
+    parts = _in_parts(table, part)
     rows = np.arange(0.5, len(table) - 1, 4, np.float32)[:, None] + np.zeros_like(parts[:1])
-    return max(float(mad_sigma(_contrast(parts, rows, width), 0.0)) / PART**0.5, 1.0)
+    return max(float(mad_sigma(_contrast(parts, rows, width), 0.0)) / part**0.5, 1.0)
 
 
 def _contrast(table: np.ndarray, centre: np.ndarray, width: float, side: int = 0) -> np.ndarray:
@@ -217,6 +215,6 @@ def _cumulative(table: np.ndarray, row: np.ndarray) -> np.ndarray:
     return below + (row - lower) * (flat.take(index + table.shape[1]) - below)
 
 
-def _in_parts(values: np.ndarray, part: int = PART) -> np.ndarray:
+def _in_parts(values: np.ndarray, part: int) -> np.ndarray:
     """Sums over parts of ``part`` cells along the last axis; the last part may be shorter."""
     return np.add.reduceat(values, np.arange(0, values.shape[-1], part), axis=-1, dtype=np.float32)
