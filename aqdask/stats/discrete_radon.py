@@ -26,8 +26,8 @@ def line_sums(image: np.ndarray) -> np.ndarray:
     -------
     ndarray (4, N, 2 N), int16
         N is the power of two that holds H and W. Entry ``[q, s, k]`` is the sum over N pixels from column 0
-        in row ``k - N + 1`` to column ``N - 1`` in row ``k - N + 1 + s``; of the image for q = 0, of the image
-        upside down for 1, and of the transpose likewise for 2 and 3. `line_ends` gives the ends in pixels.
+        in row ``k - N + 1`` to column ``N - 1`` in row ``k - N + 1 + s``: of the image for q = 0, of the
+        image upside down for 1, and of the transpose likewise for 2 and 3. `line_ends` gives the ends.
     """
     side = 2 ** max(math.ceil(math.log2(max(image.shape))), 1)
     height, width = image.shape

@@ -1,8 +1,8 @@
 """Lines of whole frames: streaks, hot and dead columns and rows; recall, ends, false masks and cost.
 
-The noise model is the scene's own, and the threshold is fitted to good frames of the same scene, so that nothing
-but the finder is tried. `findsat_mrt` of acstools (a median Radon transform) is tried beside it where it is
-installed.
+The noise model is the scene's own, and the threshold is fitted to good frames of the same scene, so that
+nothing but the finder is tried. Beside it `findsat_mrt` of acstools (a median Radon transform, Stark et al. 2022,
+ACS ISR 2022-08), where it is installed.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ SPIKE_RADIUS, SPIKE_SIGMA = 3.0, 1.2  # px: core of a spike, and its profile
 
 @dataclass(frozen=True)
 class Scene:
-    """A kind of frame: the scene of a seed and a size, and the share of a star's light in each of its spikes."""
+    """A kind of frame: the scene of a seed and a size, and the share of a star's light in its spikes."""
 
     make: Callable[[int, int], SceneSpec]
     spikes: float = 0.0
@@ -81,7 +81,7 @@ class Line:
     share: float = 1.0
 
     def placed(self, rng: np.random.Generator, size: int) -> np.ndarray:
-        """Draw the ends ``[[y, x], [y, x]]`` in px; a streak of share 1 crosses the frame from edge to edge."""
+        """Draw the ends ``[[y, x], [y, x]]`` in px; a streak of share 1 goes from edge to edge."""
         if self.kind != "streak":
             start = rng.uniform(0, 1 - self.share) * size
             place = float(rng.integers(size // 20, size - size // 20))
@@ -314,19 +314,19 @@ def _good_table(rows: Sequence[dict[str, Any]]) -> str:
         )  # fmt: skip
     names = [f"masked, {n} references" for n in REFERENCES]
     columns = ("scene", "px", "frames", "strongest line, least / median / most", *names, "ms")
-    note = f"Share of good patches that a line with p <= {ALPHA:g} crosses, in brackets share of frames with one."
+    note = f"Good patches that a line with p <= {ALPHA:g} crosses, in brackets the share of frames with one."
     return output.markdown("Good frames", columns, cells, note)
 
 
 def _line_table(rows: Sequence[dict[str, Any]]) -> str:
     cells = [
-        (r["line"], r["scene"], r["size"], r["frames"], f"{r['recall']:.3f}", r["goal"] or "-", f"{r['false']:.5f}",
-         f"{np.median(r['ends']):.0f}" if r["ends"] else "-")
+        (r["line"], r["scene"], r["size"], r["frames"], f"{r['recall']:.3f}", r["goal"] or "-",
+         f"{r['false']:.5f}", f"{np.median(r['ends']):.0f}" if r["ends"] else "-")
         for r in rows
     ]  # fmt: skip
     columns = ("line", "scene", "px", "frames", "recall", "goal", "others masked", "ends off by, px")
     note = (
-        f"Threshold from {REFERENCES[1]} good frames, p <= {ALPHA:g}. Recall of affected patches; others: patches without "
-        "an affected pixel. Ends: median distance of the farther end."
+        f"Threshold from {REFERENCES[1]} good frames, p <= {ALPHA:g}. Recall of affected patches; others: "
+        "patches without an affected pixel. Ends: median distance of the farther end."
     )
     return output.markdown("Frames with a line", columns, cells, note)

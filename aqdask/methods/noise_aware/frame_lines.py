@@ -1,8 +1,7 @@
 """Lines that belong to a frame: streaks, and hot or dead columns and rows, with their ends.
 
-Frames are searched as a whole for the sums of pixels along lines (Radon 1917); the patches that a line crosses
-are found from where it begins to where it ends. A line is significant by its parts of 64 px (`line_parts`), so
-that stars, their spikes and their bleeding columns are none.
+The pixels of the whole frame are summed up along lines, since a faint line shows in no single patch. A line is
+significant by its parts (`line_parts`), so that stars, their spikes and their bleeding columns make none.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ MAX_STREAKS = 10
 NEIGHBOURS = 8  # columns on either side whose median is subtracted
 CANDIDATES = 8  # columns, and rows, that are looked at closely, at most
 FOLLOWED = 3.8  # sigma from which more than one is
-ALONG = 2.0  # px: a streak of which both ends are that close to a column is that column
+SAME = 0.95  # of the length of a streak: a column in it that is longer is all there is
 FULL = 0.7  # of the first or last patch of the frame: a column that fills more of it goes on to the edge
 
 
@@ -69,7 +68,7 @@ def find_lines(features: Features, known: Collection[FrameLine] = ()) -> tuple[F
         if streak is None:
             break
         streaks.remove(streak)
-        if not any(line.significance >= FLOOR and is_along(streak, line, ALONG) for line in found):
+        if not any(line.significance >= FLOOR and is_all_of(line, streak) for line in found):
             band = streak.width / 2 + CELL
             found = [line for line in found if not is_along(line, streak, band)] + [streak]
         if streak.significance < FLOOR:
@@ -117,6 +116,12 @@ def is_along(line: FrameLine, other: FrameLine, reach: float) -> bool:
     return bool(apart <= reach * max(float(np.hypot(*step)), 1e-9))
 
 
+def is_all_of(line: FrameLine, streak: FrameLine) -> bool:
+    """Return True if a column or row accounts for a streak: the same place within a cell, and length."""
+    lengths = [float(np.hypot(*np.subtract(one.end, one.start))) for one in (line, streak)]
+    return line.kind != "streak" and is_along(streak, line, CELL) and lengths[0] >= SAME * lengths[1]
+
+
 def is_same(line: FrameLine, other: FrameLine) -> bool:
     """Return True for two columns, or two rows, at most a pixel apart."""
     axis = 1 if line.kind == "column" else 0
@@ -162,12 +167,10 @@ def _column(sums: FrameSums, column: int, shortest: int) -> FrameLine | None:
     near = slice(max(column - NEIGHBOURS, 0), column + NEIGHBOURS + 1)
     contrast = sums.columns[:, column] - np.median(sums.columns[:, near], axis=1)
     place = min(column // sums.cell, sums.cells.shape[1] - 1)
-    clear = away_from_stars(
-        sums.bright[:, max(place - 1, 0) : place + 2].any(axis=1), STAR_REACH // sums.cell
-    )
-    usable = np.where(
-        clear[np.minimum((sums.tops + PATCH // 2) // sums.cell, len(clear) - 1)], contrast, np.nan
-    )
+    bright = sums.bright[:, max(place - 1, 0) : place + 2].sum(axis=1) > 0
+    clear = away_from_stars(bright, STAR_REACH // sums.cell)
+    middles = np.minimum((sums.tops + PATCH // 2) // sums.cell, len(clear) - 1)
+    usable = np.where(clear[middles], contrast, np.nan)
     signs = [(sign, best_interval(sign * usable, shortest)) for sign in (1, -1)]
     known = [(sign, interval) for sign, interval in signs if interval]
     if not known:

@@ -137,9 +137,9 @@ def sky_level(features: Features) -> np.ndarray:
 
 
 def bright_areas(cells: np.ndarray, cell: int) -> np.ndarray:
-    """Find the middles of squares of `BRIGHT` px of which nearly all cells are cut: bright stars, bool ``(Y, X)``.
+    """Find the middles of squares of `BRIGHT` px of which nearly all cells are cut: bright stars.
 
-    ``cells`` of ``cell`` px are cut at `CELL_CUT` before they are joined.
+    Bool ``(Y, X)``. ``cells`` of ``cell`` px are cut at `CELL_CUT` before they are joined.
     """
     side = BRIGHT // cell
     table = np.zeros((cells.shape[0] + 1, cells.shape[1] + 1), np.float32)
@@ -152,7 +152,7 @@ def bright_areas(cells: np.ndarray, cell: int) -> np.ndarray:
 
 
 def unpacked(features: Features) -> tuple[np.ndarray, np.ndarray]:
-    """Invert `patch_statistics.pack`: uint8 ``(n_y, n_x, 384)``, 128 without data, and the patches with data."""
+    """Invert `patch_statistics.pack`: uint8 ``(n_y, n_x, 384)``, 128 without data; patches with data."""
     packed = np.stack([features[name] for name in LINE_SUMS])
     known = np.isfinite(packed[0]) & np.isfinite(features["sky"]) & np.isfinite(features["noise"])
     whole = np.where(known, packed, 128 + 256 * 128 + 65536 * 128).astype("<u4")

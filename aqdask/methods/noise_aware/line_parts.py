@@ -75,7 +75,7 @@ def near(flags: np.ndarray, reach: int) -> np.ndarray:
 
 
 def away_from_stars(bright: np.ndarray, reach: int) -> np.ndarray:
-    """Find the cells of a line away from bright stars on it, bool ``(m,)``: spikes and bleeding charge are near.
+    """Find the cells of a line away from bright stars on it, bool ``(m,)``: spikes and bleeding are near.
 
     All where more than `WIDE` of the line is bright itself. ``bright`` are its cells in bright areas.
     """

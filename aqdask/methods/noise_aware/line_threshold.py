@@ -46,8 +46,8 @@ class LineThreshold:
     def pvalue(self, significance: np.ndarray | float) -> np.ndarray:
         """Probability that the strongest line of a good frame is at least as significant; 1 at 0, float64.
 
-        A largest value has a Gumbel distribution (of this mean and standard deviation); its quantiles as those
-        of a normal variable are what the t distribution takes, since the standard deviation is uncertain.
+        A largest value has a Gumbel distribution, here of this mean and standard deviation; its quantiles as
+        those of a normal variable go into a t distribution, since the standard deviation is uncertain.
         """
         value = np.asarray(significance, dtype=np.float64)
         distance = (np.log(np.maximum(value, 1e-9)) - self.centre) / self.scale

@@ -47,7 +47,7 @@ class StreakFinder:
     def __init__(self, sums: FrameSums) -> None:
         cells = high_pass(sums.cells, sums.valid)
         known = cells[sums.valid]
-        sigma = np.float32(max(mad_sigma(known[:: 1 + len(known) // SAMPLE], 0.0), 1e-3))
+        sigma = np.float32(max(float(mad_sigma(known[:: 1 + len(known) // SAMPLE], 0.0)), 1e-3))
         self.cells = np.clip(cells / sigma, -CELL_CUT, CELL_CUT)
         self.valid, self.bright, self.cell = sums.valid, sums.bright, sums.cell
 
@@ -170,8 +170,8 @@ def _measured(
 ) -> Interval | None:
     """Measure a line of one width: its best interval; None where too little of it is used.
 
-    The significance is the least against the sky on both sides, and on either of them: a step of the sky is no
-    line. ``part`` is the number of columns in a part of `PART` cells along the line.
+    The significance is the least against the sky on both sides, and on either of them: a step of the sky is
+    no line. ``part`` is the number of columns in a part of `PART` cells along the line.
     """
     count = _in_parts(used, part)
     noise = np.sqrt(np.maximum(count, 1)) * _part_sigma(table, width, part)
@@ -187,7 +187,7 @@ def _measured(
 def _part_sigma(table: np.ndarray, width: float, part: int) -> float:
     """Spread of the parts of rows, at least 1: more where neighbouring cells are correlated."""
     parts = _in_parts(table, part)
-    rows = np.arange(0.5, len(table) - 1, 4, np.float32)[:, None] + np.zeros_like(parts[:1])
+    rows = np.arange(0.5, len(table) - 1, 4, dtype=np.float32)[:, None] + np.zeros_like(parts[:1])
     return max(float(mad_sigma(_contrast(parts, rows, width), 0.0)) / part**0.5, 1.0)
 
 

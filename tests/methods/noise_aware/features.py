@@ -40,13 +40,13 @@ def good_frame(seed: int, shape: tuple[int, int] = (8, 8), moody: float = 0.1) -
 
 
 def noise_sums(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
-    """Means over cells, columns and rows of patches of unit noise cut at 1.5, over that: ``(n_y, n_x, 384)``."""
+    """`sums_of` patches of unit noise, cut at 1.5 and divided by that."""
     pixels = np.clip(rng.standard_normal((*shape, 64, 64), dtype=np.float32), -1.5, 1.5) / 1.5
     return sums_of(pixels)
 
 
 def sums_of(pixels: np.ndarray) -> np.ndarray:
-    """Means over cells, columns and rows of patches ``(n_y, n_x, 64, 64)``."""
+    """Means over cells, columns and rows of patches ``(n_y, n_x, 64, 64)``: ``(n_y, n_x, 384)``."""
     cells = pixels.reshape(*pixels.shape[:2], 16, 4, 16, 4).mean(axis=(3, 5)).reshape(*pixels.shape[:2], 256)
     return np.concatenate([cells, pixels.mean(axis=2), pixels.mean(axis=3)], axis=2)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +13,7 @@ from hypothesis import strategies as st
 
 from aqdask.methods.noise_aware.feature_extractor import fill_invalid
 from aqdask.methods.noise_aware.frame_line import FrameLine
-from aqdask.methods.noise_aware.frame_lines import find_lines, shared_lines, significance_map
+from aqdask.methods.noise_aware.frame_lines import find_lines, is_along, shared_lines, significance_map
 from aqdask.methods.noise_aware.frame_sums import PATCH, FrameSums, unpacked
 from aqdask.methods.noise_aware.noise_model import (
     NoiseModel,
@@ -74,21 +76,16 @@ def strong(features):
 # --- known lines ------------------------------------------------------------------------------------------
 
 
-@given(st.floats(0, np.pi), st.floats(0.25, 0.75), st.floats(0.25, 0.75), st.floats(0.2, 0.34))
+@given(st.floats(0, np.pi), st.floats(0.3, 0.7), st.floats(0.3, 0.7), st.floats(0.2, 0.28))
 @settings(max_examples=25, deadline=None)
 def test_a_streak_of_any_place_and_angle_is_found_with_its_ends(angle, y, x, half):
     shape = (768, 768)
     step = half * 768 * np.array([np.sin(angle), np.cos(angle)])
     start, end = 768 * np.array([y, x]) - step, 768 * np.array([y, x]) + step
-    image = noise(1, shape) + streak(shape, start, end, 100)
-    corners = np.clip([start, end], -0.5, 767.5)
-    inside = np.array_equal(corners, [start, end])
-    lines = strong(measured(image))
-    assert len(lines) == 1
-    # In units of cells of 4 px; an end beyond the frame is that of the frame.
-    if inside:
-        assert ends_apart(lines[0], start, end) < 16
-    assert lines[0].kind == "streak"
+    lines = strong(measured(noise(1, shape) + streak(shape, start, end, 100)))
+    along_axes = min(abs(step)) < 10  # rows and columns are known by patch
+    assert ends_apart(lines[0], start, end) < (70 if along_axes else 40)
+    assert all(is_along(line, lines[0], 8) for line in lines)  # along the axes, rows or columns of it, too
 
 
 @pytest.mark.parametrize("peak", [15, 30, 100, 1000])
@@ -161,8 +158,6 @@ def test_a_slope_a_bowl_and_an_amplifier_boundary_are_no_lines():
 
 @pytest.mark.parametrize("seed", range(3))
 def test_a_crowded_field_has_no_line(seed):
-    from dataclasses import replace
-
     scene = replace(preset("crowded"), height=768, width=768)
     model = NoiseModel((scene.read_noise**2 / scene.gain - scene.pedestal) / scene.gain, 1 / scene.gain)
     found = find_lines(measured(simulate_frame(scene, seed=seed).image.astype(float), model=model))
@@ -215,10 +210,9 @@ def test_sums_survive_packing():
     assert (codes[1, 2] == 128).all()
 
 
-@pytest.mark.parametrize("shape", [(256, 320), (301, 257), (2200, 330)])
+@pytest.mark.parametrize("shape", [(256, 320), (300, 260), (301, 257), (2200, 330)])
 def test_the_assembled_image_is_that_of_the_pixels(shape):
     image = noise(40, shape)
-    image += 20 * np.sin(np.arange(shape[1]) / 30)  # that the sky of each patch takes a part of
     sums = FrameSums.of(measured(image))
     side = 8 if max(shape) > 2048 else 4
     assert sums.cell == side
@@ -226,11 +220,23 @@ def test_the_assembled_image_is_that_of_the_pixels(shape):
     cells = (
         (image[:height, :width] - 1000).reshape(height // side, side, width // side, side).sum(axis=(1, 3))
     )
-    assert np.corrcoef(cells.ravel(), sums.cells[: height // side, : width // side].ravel())[0, 1] > 0.85
+    found = sums.cells[: height // side, : width // side]
+    assert found.shape == cells.shape
+    inner = np.s_[: 64 * (len(sums.tops) - 1) // side, : 64 * (len(sums.lefts) - 1) // side]
+    assert np.corrcoef(cells[inner].ravel(), found[inner].ravel())[0, 1] > 0.93
+    assert np.corrcoef(cells.ravel(), found.ravel())[0, 1] > 0.75  # the last patches are interpolated
     assert sums.columns.shape == (len(sums.tops), shape[1])
     assert sums.rows.shape == (len(sums.lefts), shape[0])
-    first = (image[:PATCH] - 1000).sum(axis=0) / NOISE / np.sqrt(PATCH)
-    assert np.corrcoef(first, sums.columns[0])[0, 1] > 0.9
+    for row, top in enumerate(sums.tops):
+        exact = (image[top : top + PATCH] - 1000).sum(axis=0)
+        assert np.corrcoef(exact, sums.columns[row])[0, 1] > 0.9
+
+
+def test_a_slope_of_the_sky_leaves_no_steps_at_the_edges_of_patches():
+    y, x = np.mgrid[:512, :490]
+    sums = FrameSums.of(measured(noise(41, (512, 490)) + 0.4 * x - 0.3 * y))
+    assert np.abs(sums.columns.mean(axis=0)).max() < 1.7  # eight patches: the largest of 490 is 3.3 / 8**.5
+    assert np.abs(sums.cells.mean(axis=1)).max() < 0.5
 
 
 def test_the_map_has_the_strongest_line_of_each_patch():
@@ -258,9 +264,7 @@ def test_columns_that_all_frames_have_are_left_out_and_a_new_one_is_found():
     assert [(line.kind, line.start[1]) for line in known] == [("column", 100.0)]
     image[:, 300] += 60
     features = measured(image)
-    assert [line.start[1] for line in strong(features)] == [pytest.approx(100), pytest.approx(300)] or [
-        line.start[1] for line in strong(features)
-    ] == [pytest.approx(300), pytest.approx(100)]
+    assert sorted(line.start[1] for line in strong(features)) == [100.0, 300.0]
     assert [line.start[1] for line in find_lines(features, known)] == [300.0]
 
 
