@@ -1,8 +1,7 @@
 """Lines of whole frames: streaks, hot and dead columns and rows; recall, ends, false masks and cost.
 
 The noise model is the scene's own, and the threshold is fitted to good frames of the same scene, so that
-nothing but the finder is tried. Beside it `findsat_mrt` of acstools (a median Radon transform, Stark et al. 2022,
-ACS ISR 2022-08), where it is installed.
+nothing but the finder is tried.
 """
 
 from __future__ import annotations
@@ -20,8 +19,8 @@ from seeds import SEEDS
 
 from aqdask.methods.noise_aware.camera_noise import CameraNoise
 from aqdask.methods.noise_aware.fit_calibration import FeatureReader
-from aqdask.methods.noise_aware.frame_lines import find_lines, significance_map
 from aqdask.methods.noise_aware.frame_line import FrameLine
+from aqdask.methods.noise_aware.frame_lines import find_lines, significance_map
 from aqdask.methods.noise_aware.line_threshold import LineThreshold
 from aqdask.methods.noise_aware.networks import load_networks
 from aqdask.methods.noise_aware.noise_model import NoiseModel

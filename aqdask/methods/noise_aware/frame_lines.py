@@ -1,7 +1,7 @@
 """Lines that belong to a frame: streaks, and hot or dead columns and rows, with their ends.
 
-The pixels of the whole frame are summed up along lines, since a faint line shows in no single patch. A line is
-significant by its parts (`line_parts`), so that stars, their spikes and their bleeding columns make none.
+The pixels of the whole frame are summed up along lines, since a faint line shows in no single patch. A line
+is significant by its parts (`line_parts`): stars, their spikes and their bleeding columns make none.
 """
 
 from __future__ import annotations

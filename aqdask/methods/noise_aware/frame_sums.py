@@ -10,7 +10,7 @@ import numpy as np
 from aqdask.methods.noise_aware.patch_statistics import CELL, LINE_SUMS, WINSOR
 from aqdask.methods.noise_aware.pooling import Features, box_sum
 
-CELL_CUT = 2.5  # sigma at which cells are cut
+CELL_CUT = 1.75  # sigma at which cells are cut
 BRIGHT = 24  # px a side of a bright area: wider than a narrow line
 BRIGHT_SHARE = 0.8  # of CELL_CUT, as a mean over it
 LARGEST_IMAGE = 512  # cells a side; cells of larger frames are joined
