@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-CUT = 3.0  # sigma at which each part counts, so that a star, its spike or its bleeding column makes no line
+CUT = 3.5  # sigma at which each part counts, so that a star, its spike or its bleeding column makes no line
 SHORTEST = 1 / 3  # of the shorter side of the frame
 MIN_PARTS = 3
 STAR_REACH = 160  # px from a bright star on a line that are left out

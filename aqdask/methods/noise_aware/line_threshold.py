@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from scipy.special import ndtri_exp, stdtr
 
-PRIOR_SCALE = 0.1  # of ln of the significance, between good frames of one camera
+PRIOR_SCALE = 0.08  # of ln of the significance, between good frames of one camera
 PRIOR_WEIGHT = 4.0  # frames that the prior counts for
 
 
