@@ -179,6 +179,13 @@ def alone_strata(folder: Path, scale: Scale, quick: bool) -> list[str]:
     return [strata.table(strata.strata(quick))]
 
 
+def alone_lines(folder: Path, scale: Scale, quick: bool) -> list[str]:
+    """Lines of whole frames."""
+    import lines
+
+    return lines.lines(quick)
+
+
 def alone_calibrate(folder: Path, scale: Scale, quick: bool) -> list[str]:
     """Cost of `aqdask calibrate`."""
     import calibrating
@@ -204,6 +211,7 @@ ALONE: dict[str, Callable[[Path, Scale, bool], list[str]]] = {
     "references": alone_references,
     "strata": alone_strata,
     "nights": alone_nights,
+    "lines": alone_lines,
     "calibrate": alone_calibrate,
     "training": alone_training,
 }

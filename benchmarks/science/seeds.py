@@ -23,6 +23,7 @@ SEEDS: dict[str, int] = {
     "injected": 21_200_000,  # places and noise of defects in real frames
     "regions": 21_800_000,  # random splits of the real frames, for region groups
     "strata": 21_700_000,  # frames under two skies
+    "lines": 23_000_000,
     "cost": 21_300_000,
     "nights": 23_100_000,  # frames of cameras with few references, 1000 apart
     "slopes": 23_300_000,  # frames whose sky tilts

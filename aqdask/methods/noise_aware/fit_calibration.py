@@ -39,7 +39,13 @@ from aqdask.methods.noise_aware.reference_checks import (
     finite_rows,
 )
 from aqdask.methods.noise_aware.reference_split import ReferenceSplit
-from aqdask.methods.noise_aware.scorer import extract_batch, mask_uninformative, without
+from aqdask.methods.noise_aware.scorer import (
+    POSITION,
+    extract_batch,
+    mask_uninformative,
+    with_position,
+    without,
+)
 from aqdask.methods.noise_aware.sky_fit import make_template
 from aqdask.methods.noise_aware.two_pass import TwoPassDecision, score_of
 from aqdask.specs import FrameMetadata, PatchGrid
@@ -78,9 +84,11 @@ class FeatureReader:
         found = []
         for patches, valid, tops, lefts in batches(image, invalid, grid):
             usable = without(valid, hot, tops, lefts, self.patch)
-            found.append(extract_batch(extractor, patches, usable, detector))
+            measured = extract_batch(extractor, patches, usable, detector)
+            found.append(with_position(measured, tops, lefts))
         features = np.concatenate(found).reshape(*grid.shape, -1)
-        return mask_uninformative({name: features[..., k] for k, name in enumerate(extractor.feature_names)})
+        names = (*extractor.feature_names, *POSITION)
+        return mask_uninformative({name: features[..., k] for k, name in enumerate(names)})
 
 
 def calibrate_strata(

@@ -21,6 +21,7 @@ SUBPATCHES_PER_SIDE = 4  # of them along a side of a patch of 64 px
 LIMIT = 2.0  # sigma at which sums of 4 x 4 px are cut before they are added up along lines
 WINSOR = 1.5  # sigma at which pixels are cut for the sky of sub-patches
 _WINSOR_SLOPE = math.erf(WINSOR / math.sqrt(2))
+CELL = 4  # px a side of the cells of `line_sums`
 STAR_SIGMA = 5.0  # of 2 x 2 px: a local maximum above it counts as a star
 ANGLES = 16  # directions of lines
 LINE_FOLD = 4  # px averaged before lines are added up
@@ -53,6 +54,16 @@ class View:
     def clipped(self) -> torch.Tensor:
         """``u`` cut at `WINSOR` sigma, ``(n, P, P)``."""
         return self.u.clamp(-WINSOR, WINSOR)
+
+    @cached_property
+    def row_sums(self) -> torch.Tensor:
+        """Sums of `clipped` over each row, ``(n, P)``."""
+        return self.clipped.sum(dim=2)
+
+    @cached_property
+    def column_sums(self) -> torch.Tensor:
+        """Sums of `clipped` over each column, ``(n, P)``."""
+        return self.clipped.sum(dim=1)
 
     @cached_property
     def halved(self) -> torch.Tensor:
@@ -130,8 +141,8 @@ def lines(view: View) -> torch.Tensor:
     autoencoder gives back a part of a trail.
     """
     found = []
-    for axis in (2, 1):
-        sums = view.clipped.sum(dim=axis) / math.sqrt(view.clipped.shape[axis])
+    for sums in (view.row_sums, view.column_sums):
+        sums = sums / math.sqrt(view.clipped.shape[1])
         sums = sums @ without_slope(sums.shape[1]).to(sums)
         found += [_ln(sums.square().mean(dim=1)), _ln(sums.abs().amax(dim=1))]
     folded = _halve(view.halved).flatten(1)
@@ -139,6 +150,28 @@ def lines(view: View) -> torch.Tensor:
     weights = line_weights(view.u.shape[1] // LINE_FOLD).to(folded)
     found.append(_ln((folded @ weights).abs().amax(dim=1)))
     return torch.stack(found, dim=1)
+
+
+def line_sums(view: View) -> torch.Tensor:
+    """Sums of `View.clipped` for lines across the frame (`frame_lines`), packed: ``(n, 128)`` for P = 64.
+
+    Means over cells of 4 x 4 px, over columns and over rows, in units of `WINSOR`, rounded to 1 / 127; three
+    a number (`pack`), since they are six times as many as all other features.
+    """
+    count, side, _ = view.clipped.shape
+    rows = view.clipped.view(count, side // CELL, CELL, side).sum(dim=2)
+    cells = rows.view(count, side // CELL, side // CELL, CELL).sum(dim=3).flatten(1)
+    means = [cells / CELL**2, view.column_sums / side, view.row_sums / side]
+    return pack(torch.cat(means, dim=1) / WINSOR)
+
+
+def pack(values: torch.Tensor) -> torch.Tensor:
+    """Pack three numbers in [-1, 1], as bytes, into the 24 bits that float32 holds: ``(n, 3 m)``, ``(n, m)``.
+
+    The k-th byte of a result, least significant first, is 128 + 127 x rounded.
+    """
+    low, middle, high = (values * 127).round_().add_(128).unflatten(1, (-1, 3)).unbind(2)
+    return low + 256 * middle + 65536 * high
 
 
 @lru_cache
@@ -183,6 +216,7 @@ def shape_sums(view: View) -> torch.Tensor:
 
 
 LINES = ("rows_square", "rows_peak", "columns_square", "columns_peak", "line_peak")
+LINE_SUMS = tuple(f"packed_{n}" for n in range(128))
 
 
 @dataclass(frozen=True)
@@ -209,6 +243,7 @@ def table(latent: int) -> tuple[Statistic, ...]:
         Statistic(lines, LINES),
         Statistic(star_counts, ("stars",)),
         Statistic(shape_sums, SHAPE_NAMES),
+        Statistic(line_sums, LINE_SUMS),
     )
 
 

@@ -24,6 +24,7 @@ from aqdask.specs import MIN_VALID
 from aqdask.stats.patches import gather, padded
 
 SATURATED = 0.5  # fraction of saturated pixels above which a patch is uninformative
+POSITION = ("top", "left")
 BRIGHTER = 5.0  # sigma of a pixel above the other patches, from which a plateau is saturated
 
 
@@ -49,7 +50,7 @@ class NoiseAwareScorer:
         self.name, self.digest, self.patch = bundle.name, bundle.digest, bundle.patch
         self._bundle = bundle
         self.extractor = FeatureExtractor(load_networks(bundle), device)
-        self.feature_names = self.extractor.feature_names
+        self.feature_names = (*self.extractor.feature_names, *POSITION)
         self._cached = lru_cache(maxsize=16)(self._calibration)
 
     def calibration(self, camera: str, filter: str) -> tuple[CameraCalibration, np.ndarray | None]:
@@ -98,7 +99,8 @@ class NoiseAwareScorer:
         for first in range(0, len(patches), BATCH):
             part = slice(first, first + BATCH)
             usable = without(None if valid is None else valid[part], hot, tops[part], lefts[part], self.patch)
-            found.append(extract_batch(self.extractor, patches[part], usable, calibration.detector))
+            measured = extract_batch(self.extractor, patches[part], usable, calibration.detector)
+            found.append(with_position(measured, tops[part], lefts[part]))
         return np.concatenate(found)
 
     def score_features(
@@ -128,6 +130,11 @@ def extract_batch(
     if mask is not None and bool(mask.all()):
         mask = None  # the same bits, and less work
     return extractor.extract(values, mask, detector)[: len(patches)]
+
+
+def with_position(features: np.ndarray, tops: np.ndarray, lefts: np.ndarray) -> np.ndarray:
+    """Append `POSITION`, the first row and column of each patch in px, to features ``(n, k)``."""
+    return np.column_stack([features, tops, lefts]).astype(np.float32)
 
 
 def without(
