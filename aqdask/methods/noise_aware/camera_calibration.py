@@ -15,6 +15,7 @@ from aqdask.methods.noise_aware.feature_extractor import Detector
 from aqdask.methods.noise_aware.feature_groups import FEATURE_GROUPS, CameraModel
 from aqdask.methods.noise_aware.frame_score import ReferenceStatistics
 from aqdask.methods.noise_aware.frame_tests import FrameDistributions
+from aqdask.methods.noise_aware.line_test import LineTest
 from aqdask.methods.noise_aware.noise_model import NoiseModel
 from aqdask.methods.noise_aware.pooling import Features
 from aqdask.methods.noise_aware.two_pass import TwoPassDecision
@@ -90,6 +91,8 @@ class CameraCalibration:
         }
         if decision.frame_tests:
             facts["frame_values"] = {name: list(found) for name, found in decision.frame_tests.values.items()}
+        if decision.lines:
+            facts["lines"] = decision.lines.stored()
         if self.brighter is not None:
             nested = self.brighter.stored()
             arrays |= {f"{BRIGHTER}{name}": array for name, array in nested.arrays.items()}
@@ -117,6 +120,8 @@ class CameraCalibration:
         if "frame_values" in facts:
             tests = FrameDistributions(facts["frame_values"], two_sided=camera.two_sided)
             decision = replace(decision, frame_tests=tests)
+        if "lines" in facts:
+            decision = replace(decision, lines=LineTest.from_stored(facts["lines"]))
         if "centred" in facts:
             raise ModelError(
                 "a calibration with position centring (`--centred`)",
@@ -157,6 +162,8 @@ class CameraCalibration:
         camera = replace(decision.camera, template=None)
         hot = self.hot if same_camera else self.hot[:0]
         decision = replace(decision, camera=camera, distances=distances, frame_tests=None)
+        if decision.lines and not same_camera:
+            decision = replace(decision, lines=decision.lines.of_another_camera())
         # The counts of another camera say nothing about its sky.
         brighter = self.brighter.transferred(same_camera=True) if same_camera and self.brighter else None
         return replace(self, decision=decision, hot=hot, brighter=brighter)

@@ -25,6 +25,7 @@ from aqdask.methods.noise_aware.feature_groups import (
 )
 from aqdask.methods.noise_aware.frame_score import FrameStatistics, ReferenceStatistics, frame_statistics
 from aqdask.methods.noise_aware.frame_tests import FrameDistributions, frame_values
+from aqdask.methods.noise_aware.line_test import LineTest
 from aqdask.methods.noise_aware.networks import Networks
 from aqdask.methods.noise_aware.noise_model import NoiseModel
 from aqdask.methods.noise_aware.pooling import Features, pooled_estimate, shape_sums
@@ -226,6 +227,7 @@ def _fit_decision(
         if not regional:
             scores = [score_of(decision.group_neg_log10_p(f, regional=False)).ravel() for f in frames[1]]
             decision = replace(decision, first=ScoreTable.from_scores(np.concatenate(scores)))
+    decision = replace(decision, lines=LineTest.fit([one for part in features for one in part]))
     decision = decision.calibrated(features[2])
     values = [frame_values(decision.neg_log10_p(one)[1]) for part in features for one in part]
     return replace(decision, frame_tests=FrameDistributions.fit(values, disabled, two_sided=camera.two_sided))

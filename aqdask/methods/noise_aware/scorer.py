@@ -16,6 +16,8 @@ from aqdask.methods.noise_aware.feature_extractor import Detector, FeatureExtrac
 from aqdask.methods.noise_aware.feature_groups import FEATURE_GROUPS, FrameFeatures, noise_ratio
 from aqdask.methods.noise_aware.frame_score import FLAG_SIGMA, frame_statistics
 from aqdask.methods.noise_aware.frame_tests import FRAME_TESTS, frame_values
+from aqdask.methods.noise_aware.line_test import LINE
+from aqdask.methods.noise_aware.line_test import REASON as LINE_REASON
 from aqdask.methods.noise_aware.networks import SHAPE_UNITS, load_networks
 from aqdask.methods.noise_aware.pooling import Features, star_shape
 from aqdask.methods.noise_aware.variables import VARIABLES
@@ -170,6 +172,7 @@ def mask_uninformative(features: Features) -> dict[str, np.ndarray]:
 
 
 _REASONS = {group.name: group.reason for group in FEATURE_GROUPS} | {t.name: t.reason for t in FRAME_TESTS}
+_REASONS[LINE] = LINE_REASON
 _REASON_CODES = {name: flags.code(flags.REASONS, reason) for name, reason in _REASONS.items()}
 
 

@@ -10,11 +10,13 @@ import numpy as np
 from aqdask.methods.noise_aware.anomaly_distance import AnomalyDistance, Tail
 from aqdask.methods.noise_aware.feature_groups import FEATURE_GROUPS, CameraModel, FeatureGroup, FrameFeatures
 from aqdask.methods.noise_aware.frame_tests import FrameDistributions, frame_values
+from aqdask.methods.noise_aware.line_test import LINE, LineTest
 from aqdask.methods.noise_aware.pooling import Features, box_sum
 from aqdask.stats.conformal import ScoreTable, conformal_pvalue
 
 FIRST_ALPHA = 0.01  # of the first pass; frozen in the bundle, so that a mask for any alpha needs no network
-SHARES = {"patches": 0.45, "regions": 0.3, "frame": 0.25}  # of the false masks, by part of the decision
+# Of the false masks, by part of the decision.
+SHARES = {"patches": 0.45, "regions": 0.3, "frame": 0.2, "lines": 0.05}
 SMALLEST = 1e-30  # p-value of a whole frame
 BESIDE = 3  # flagged patches within 3 x 3 from which a patch counts as the edge of the same defect
 
@@ -39,6 +41,8 @@ class TwoPassDecision:
         Share of good patches that the first pass may flag.
     frame_tests : FrameDistributions or None
         Tests of whole frames; None while fitting, for another filter, and in earlier releases.
+    lines : LineTest or None
+        Test of lines across a frame; None while fitting, and in earlier releases.
     """
 
     camera: CameraModel
@@ -48,6 +52,7 @@ class TwoPassDecision:
     final: tuple[ScoreTable, ...] = ()
     first_alpha: float = FIRST_ALPHA
     frame_tests: FrameDistributions | None = None
+    lines: LineTest | None = None
 
     def groups(self, *, regional: bool) -> tuple[FeatureGroup, ...]:
         """Return the enabled groups of one pass."""
@@ -86,12 +91,16 @@ class TwoPassDecision:
         return replace(frame, unflagged=left if scattered else inside)
 
     def neg_log10_p(self, features: Features) -> tuple[dict[str, np.ndarray], FrameFeatures]:
-        """Compute ``-log10 p`` of all groups and frame tests, and the frame as the first pass leaves it.
+        """Compute ``-log10 p`` of all groups and tests, and the frame as the first pass leaves it.
 
-        The tests of the frame have one value for all patches that have data.
+        The tests of the frame have one value for all patches that have data, that of lines one for the
+        patches of each line. Patches of a line count as flagged.
         """
         frame = FrameFeatures.of(features, self.camera)
         found, flagged = self.first_pass(frame)
+        if self.lines:
+            found[LINE] = self.lines.neg_log10_p(features)
+            flagged |= found[LINE] >= -np.log10(self.first_alpha * SHARES["lines"])
         second = self._without(frame, flagged)
         found = found | self.group_neg_log10_p(second, regional=True)
         if self.frame_tests:
@@ -121,11 +130,12 @@ class TwoPassDecision:
     def shares(self) -> dict[str, float]:
         """Share of the false masks of each part of the decision, by name; they add up to 1.
 
-        Equal ones in a calibration without tests of frames, as those of earlier releases are.
+        Equal ones in a calibration of an earlier release.
         """
-        parts = dict.fromkeys(("patches", "regions")[: len(self.final)], 1.0)
-        if self.frame_tests:
-            parts = {name: SHARES[name] for name in (*parts, "frame")}
+        names = ["patches", "regions"][: len(self.final)]
+        names += ["frame"] if self.frame_tests else []
+        names += ["lines"] if self.lines else []
+        parts = {name: SHARES[name] if self.camera.relative else 1.0 for name in names}
         return {name: share / sum(parts.values()) for name, share in parts.items()}
 
     def frame_limits(self, alpha: float) -> dict[str, float]:
@@ -143,9 +153,10 @@ class TwoPassDecision:
     def pvalue(self, neg_log10_p: Mapping[str, np.ndarray]) -> np.ndarray:
         """Compute the p-value of every patch, float32; NaN without data.
 
-        The smallest of those of single patches, of regions (split conformal each) and of the frame, corrected
-        for their number by Sidak's rule with their `shares`, ``p = min_i 1 - (1 - p_i)**(1 / w_i)``. Region
-        statistics correlate within a frame; a shared null distribution would hide single-patch anomalies.
+        The smallest of those of single patches, of regions (split conformal each), of the frame and of lines,
+        corrected for their number by Sidak's rule with their `shares`, ``p = min_i 1 - (1 - p_i)**(1 / w_i)``.
+        Region statistics correlate within a frame; a shared null distribution would hide single-patch
+        anomalies.
         """
         tables = zip(self.pass_scores(neg_log10_p), self.final, strict=True)
         parts = [conformal_pvalue(scores, table).astype(np.float64) for scores, table in tables]
@@ -153,6 +164,8 @@ class TwoPassDecision:
             shares = self.frame_tests.shares
             tests = [_corrected(10.0 ** -neg_log10_p[name], share) for name, share in shares.items()]
             parts.append(np.fmin.reduce(tests))
+        if self.lines:
+            parts.append(10.0 ** -neg_log10_p[LINE])
         corrected = [_corrected(part, w) for part, w in zip(parts, self.shares.values(), strict=True)]
         return np.fmin.reduce(corrected).astype(np.float32)
 

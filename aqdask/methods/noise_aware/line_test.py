@@ -1,0 +1,64 @@
+"""Test of the lines across a frame against the strongest lines of reference frames."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from aqdask.methods.noise_aware.frame_line import FrameLine
+from aqdask.methods.noise_aware.frame_lines import find_lines, shared_lines, significance_map
+from aqdask.methods.noise_aware.line_threshold import LineThreshold
+from aqdask.methods.noise_aware.pooling import Features
+
+LINE = "line_frame"  # name of the test
+REASON = "line"  # of the patches that it masks (`aqdask.flags.REASONS`)
+SMALLEST = 1e-30  # p-value
+
+
+@dataclass(frozen=True)
+class LineTest:
+    """Test of the lines across a frame.
+
+    Parameters
+    ----------
+    threshold : LineThreshold
+        Distribution of the strongest line of a good frame.
+    known : tuple of FrameLine
+        Columns and rows that the references share, which are the detector's and no line of a frame.
+    """
+
+    threshold: LineThreshold
+    known: tuple[FrameLine, ...] = ()
+
+    @classmethod
+    def fit(cls, references: Sequence[Features]) -> LineTest | None:
+        """Fit to the features of reference frames; None where none is large enough for lines."""
+        known = shared_lines([find_lines(features) for features in references])
+        found = [find_lines(features, known) for features in references]
+        strongest = [lines[0].significance for lines in found if lines]
+        return cls(LineThreshold.fit(strongest), known) if strongest else None
+
+    def neg_log10_p(self, features: Features) -> np.ndarray:
+        """Compute ``-log10 p`` of the strongest line across each patch, ``(n_y, n_x)``; NaN without data."""
+        significance = significance_map(features, find_lines(features, self.known))
+        found = -np.log10(np.maximum(self.threshold.pvalue(significance), SMALLEST))
+        return np.where(np.isfinite(features["sky"]), found, np.nan)
+
+    def of_another_camera(self) -> LineTest:
+        """Return a copy without the lines of the detector."""
+        return LineTest(self.threshold)
+
+    def stored(self) -> dict[str, Any]:
+        """Return the test as plain JSON."""
+        return {"threshold": self.threshold.stored(), "known": [asdict(line) for line in self.known]}
+
+    @classmethod
+    def from_stored(cls, stored: Mapping[str, Any]) -> LineTest:
+        """Invert `stored`."""
+        known = (
+            {**line, "start": tuple(line["start"]), "end": tuple(line["end"])} for line in stored["known"]
+        )
+        return cls(LineThreshold.from_stored(stored["threshold"]), tuple(FrameLine(**line) for line in known))
