@@ -14,7 +14,9 @@ from aqdask.methods.noise_aware.patch_statistics import (
     STAR_SIGMA,
     WINSOR,
     View,
+    line_sums,
     line_weights,
+    pack,
     table,
 )
 
@@ -219,6 +221,24 @@ def test_a_slope_of_the_sky_is_no_line(usual):
     sloped = measured(unit(12, 40) + 0.01 * (X - SIDE / 2) - 0.006 * (Y - SIDE / 2))
     for name in named(sloped, "line_peak", "rows_peak", "columns_peak"):
         assert np.median(sloped[name]) < np.quantile(usual[name], 0.8), name
+
+
+def test_sums_for_lines_are_means_of_cut_pixels_packed_by_three():
+    u = busy(15, 2)
+    packed = line_sums(view_of(u)).numpy()
+    assert packed.shape == (2, 128)
+    assert (packed == packed.astype(int)).all()
+    assert packed.max() < 2**24  # exact in float32
+    cut = np.clip(u, -WINSOR, WINSOR) / WINSOR
+    cells = cut.reshape(2, 16, 4, 16, 4).mean(axis=(2, 4)).reshape(2, -1)
+    exact = np.concatenate([cells, cut.mean(axis=1), cut.mean(axis=2)], axis=1)
+    codes = np.stack([packed.astype(int) >> shift & 255 for shift in (0, 8, 16)], axis=-1).reshape(2, -1)
+    np.testing.assert_allclose((codes - 128) / 127, exact, atol=0.5 / 127 + 1e-6)
+
+
+def test_packing_holds_the_extremes():
+    packed = pack(torch.tensor([[-1.0, 0.0, 1.0]]))
+    assert packed.tolist() == [[1 + 256 * 128 + 65536 * 255]]
 
 
 # --- stars and spikes ------------------------------------------------------------------------------
