@@ -20,10 +20,10 @@ SHOWN = 5
 
 
 def not_lights(counts: Mapping[str, int]) -> str:
-    """Count frames that are no lights in words, as in '40 frames are not lights (dark 40)'; empty for none."""
+    """Count frames that are no lights in words, as in '40 frames are not lights (dark 40)', or empty."""
     number = sum(counts.values())
     what = "frame is not a light" if number == 1 else "frames are not lights"
-    kinds = ", ".join(f"{kind} {count}" for kind, count in counts.items())
+    kinds = ", ".join(f"{kind} {count}" for kind, count in sorted(counts.items()))
     return f"{number} {what} ({kinds})" if number else ""
 
 

@@ -15,8 +15,8 @@ from aqdask.specs import LIGHT
 Noted = tuple[str, tuple[str, ...]]
 
 TYPE = (
-    "IMAGETYP", "IMAGE-TYP", "IMAGETYPE", "IMAGTYPE", "IMGTYPE", "IMTYPE", "FRAMETYP", "FRMTYPE", "OBSTYPE",
-    "DATA-TYP", "KOAIMTYP", "HIERARCH ESO DPR TYPE",
+    "IMAGETYP", "IMAGTYPE", "IMGTYPE", "IMTYPE", "FRAMETYP", "FRMTYPE", "OBSTYPE", "DATA-TYP", "KOAIMTYP",
+    "HIERARCH ESO DPR TYPE",
 )  # fmt: skip
 # used for other things as well: only values that name a type count
 PERHAPS_TYPE = ("FRAME", "OBJTYPE", "EXPTYPE", "EXP_TYPE", "FLAVOR", "HIERARCH ESO DPR CATG")
@@ -39,7 +39,7 @@ BESIDE = frozenset({
     "FRAME", "FRAMES", "FIELD", "MASTER", "EXPOSURE", "STAR", "SUPER", "NRC", "NRS", "MIR", "NIS", "FGS",
 })  # fmt: skip
 
-MOSAIC = ("BAYERPAT", "BAYERPATTERN", "BAYRPAT", "COLORTYP", "CFAPATT", "CFAPAT", "CFATYPE")
+MOSAIC = ("BAYERPAT", "BAYRPAT", "COLORTYP", "CFAPATT", "CFAPAT", "CFATYPE")
 PERHAPS_MOSAIC = ("BAYER", "CFA")  # only values that are a pattern count
 PATTERN = re.compile(r"(?=.*[RC])[RGBCMYEWL]{4,}", re.IGNORECASE)
 NO_MOSAIC = re.compile(

@@ -16,9 +16,10 @@ STANDARD_ERRORS = 5.0
 def shows_mosaic(image: np.ndarray, invalid: np.ndarray | None = None) -> bool:
     """Return True if the levels of the 36 positions within cells of 6 x 6 px differ.
 
-    The level of a position is the mean of the middle half of its differences from the means of the cells, so
-    that stars, the slope of the sky and the rounding to whole counts do not matter. Frames without light
-    (bias, dark) show no mosaic, nor do planes that were split or demosaiced. At most 590,000 pixels are read.
+    The level of a position is the mean of the middle half of its differences from the means of the cells,
+    less a plane, so that stars, a slope of the sky and the rounding to whole counts do not matter. Frames
+    without light (bias, dark) show no mosaic, nor do planes that were split or demosaiced. At most 590,000
+    pixels are read.
 
     Parameters
     ----------
@@ -42,15 +43,20 @@ def shows_mosaic(image: np.ndarray, invalid: np.ndarray | None = None) -> bool:
     quarter = len(cells) // 4
     levels = differences[quarter : len(cells) - quarter].mean(axis=0)
     noise = mad_sigma(differences - levels)
+    y, x = np.divmod(np.arange(PERIOD**2), PERIOD)
+    plane = np.stack([np.ones(PERIOD**2), y, x], axis=1)
+    levels = levels - plane @ np.linalg.lstsq(plane, levels, rcond=None)[0]
     return bool(np.ptp(levels) > (CONTRAST + STANDARD_ERRORS / np.sqrt(len(cells))) * noise)
 
 
 def _cells(image: np.ndarray) -> np.ndarray:
     """Return the pixels of cells spread over the image, ``(cell, 36)``."""
+    if min(image.shape) < PERIOD:
+        return np.empty((0, PERIOD**2))
     axes = []
     for length in image.shape:
         count = length // PERIOD
-        starts = PERIOD * np.unique(np.linspace(0, max(count - 1, 0), min(count, MOST_CELLS)).astype(int))
+        starts = PERIOD * np.unique(np.linspace(0, count - 1, min(count, MOST_CELLS)).astype(int))
         axes.append((starts[:, None] + np.arange(PERIOD)).ravel())
     cells = image[np.ix_(*axes)].reshape(len(axes[0]) // PERIOD, PERIOD, -1, PERIOD)
     return cells.transpose(0, 2, 1, 3).reshape(-1, PERIOD**2)

@@ -182,8 +182,7 @@ class Ledger:
     def not_lights(self, quality: str = "") -> dict[str, int]:
         """Count the stored frames that are no lights by type; with ``quality``, those that it skips."""
         found = (e for e in self.rows() if e.state == DONE and not is_light(e.frame_type))
-        counted = Counter(str(e.frame_type) for e in found if not quality or e.is_skipped(quality))
-        return dict(sorted(counted.items()))
+        return dict(Counter(str(e.frame_type) for e in found if not quality or e.is_skipped(quality)))
 
     def append(self, records: Iterable[Record]) -> None:
         """Apply records, and write them once there are enough."""
