@@ -82,7 +82,7 @@ def _archive(session: Session, path: str, root: Any, ledger: Ledger, names: list
             f"its ledger has lost records ({lost}). `aqdask verify {path} --repair` restores them"
         )
     if told := not_lights(others := ledger.not_lights()):
-        facts["frame types"] = f"{told}: no references, and scored with --all-types only"
+        facts["frame types"] = f"{told}: no references, not scored unless asked (--all-types)"
     if any(unknown.values()):
         facts["uncalibrated"] = "; ".join(
             f"{name} for {_pairs(keys)}" for name, keys in unknown.items() if keys

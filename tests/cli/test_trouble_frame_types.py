@@ -70,7 +70,7 @@ def test_the_archive_says_what_it_left_out(whole_night):
     archive, _ = whole_night
     assert call("verify", archive).exit_code == 0
     shown = call("info", archive).stdout
-    assert f"{COUNTED}: no references, and scored with --all-types only" in shown
+    assert f"{COUNTED}: no references, not scored unless asked (--all-types)" in shown
     assert f"({LIGHTS} of {LIGHTS} frames)" in shown
     facts = [json.loads(line) for line in call("info", archive, "--frames", "--json").stdout.splitlines()]
     assert facts[0]["not_lights"] == {"dark": DARKS}
@@ -139,7 +139,7 @@ def test_a_run_with_the_shipped_model_names_it_too(bayer, tmp_path):
 
 
 def test_split_planes_that_keep_the_card_are_taken(bayer, tmp_path):
-    folder, word = bayer
+    folder, _ = bayer
     for number in range(4):
         with fits.open(folder / "refs" / f"g{number:02}.fits") as file:
             file[0].data = np.ascontiguousarray(file[0].data[::2, ::2])
