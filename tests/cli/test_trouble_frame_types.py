@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from astropy.io import fits
 from click.testing import CliRunner
+from night import sky, write_frame
 
 import aqdask as aq
 from aqdask.cli import aqdask
@@ -148,3 +149,34 @@ def test_split_planes_that_keep_the_card_are_taken(bayer, tmp_path):
     assert call("ingest", tmp_path / "split", tmp_path / "a.zarr").exit_code == 0
     selected = call("select", tmp_path / "a.zarr", "--json")
     assert len(told(selected)["proposed"]) == 4
+
+
+@pytest.fixture
+def two_types(tmp_path):
+    """A light and a bias in a folder."""
+    for name in ("light", "bias"):
+        write_frame(
+            tmp_path / "two" / f"{name}.fits", sky(1), IMAGETYP=name, TYPE2="object", INSTRUME="tinycam"
+        )
+    return tmp_path / "two"
+
+
+def test_all_types_are_scored_where_asked(two_types, model, tmp_path):
+    archive = tmp_path / "a.zarr"
+    first = call("run", two_types, archive, "--model", model)
+    assert first.exit_code == 0, first.output
+    assert "1 frame is not a light (bias 1): ingested, not scored; --all-types scores them" in first.stdout
+    assert "1 done, 0 quarantined, 0 pending, 1 not lights (2 done now)" in first.stdout
+    asked = call("score", archive, "--model", model, "--all-types")
+    assert "2 done, 0 quarantined, 0 pending (1 scored now)" in asked.stdout
+    assert "not a light" not in asked.output
+    fused = call("run", two_types, tmp_path / "b.zarr", "--model", model, "--all-types", "--json")
+    assert [json.loads(line) for line in fused.stdout.splitlines()][-2]["not_lights"] == {}
+
+
+def test_a_named_card_says_the_type(two_types, tmp_path):
+    result = call("ingest", two_types, tmp_path / "a.zarr", "--keyword", "type=TYPE2")
+    assert result.exit_code == 0
+    assert "not a light" not in result.output
+    shown = call("info", tmp_path / "a.zarr", "--frames", "--json").stdout.splitlines()
+    assert [json.loads(line)["type"] for line in shown[1:]] == ["light", "light"]
