@@ -19,7 +19,7 @@ from aqdask.execution.executors import Executor
 from aqdask.execution.model_cache import one_thread
 from aqdask.execution.pipeline import blame, collect, raised
 from aqdask.execution.reporter import Reporter
-from aqdask.execution.tasks import SPLIT, new_run, opened_frames
+from aqdask.execution.tasks import IS_MOSAIC, SPLIT, new_run, opened_frames
 from aqdask.execution.worker import address, at_work
 from aqdask.io.frame_ids import match_frames
 from aqdask.methods.base import FrameFunction, FrameSource
@@ -126,18 +126,15 @@ def propose_frames(
         for frame_id, entry in zip(chosen.ids, entries, strict=True)
         if not is_light(entry.frame_type)
     }
-    unfit |= _mosaics(archive, chosen.without(unfit), executor, reporter)
+    mosaics = _mosaics(archive, chosen.without(unfit), executor, reporter)
+    unfit |= {frame_id: f"{card}: {IS_MOSAIC}" for frame_id, card in mosaics.items()}
     if refused := [name for name in kept if name in unfit]:
         reporter.say(f"note: {len(refused)} to keep cannot serve, such as {refused[0]}: {unfit[refused[0]]}")
     fit = chosen.without(unfit)
     measures = _apply(archive, measure, ImageStatistics(), fit.places, executor, reporter)
     groups = [(card.camera, card.filter) for card in fit.metadata]
-    found = propose(
-        fit.ids,
-        measures,
-        groups,
-        *([name for name in named if name not in unfit] for named in (kept, dropped)),
-    )
+    wishes = ([name for name in named if name not in unfit] for named in (kept, dropped))
+    found = propose(fit.ids, measures, groups, *wishes)
     for line in shortfalls(found, groups):
         reporter.say(f"note: {line}")
     proposals = {proposal.id: proposal for proposal in found}
@@ -147,11 +144,11 @@ def propose_frames(
 def _mosaics(
     archive: PathLike, chosen: ChosenFrames, executor: Executor, reporter: Reporter
 ) -> dict[str, str]:
-    """Return the reason, by id, of the frames whose header and pixels show a colour mosaic."""
+    """Return the frames whose header and pixels show a colour mosaic: the header's card by id."""
     stated = chosen.only([k for k, card in enumerate(chosen.metadata) if card.mosaic])
     answers = _apply(archive, shows_mosaic, False, stated.places, executor, reporter)
     shown = zip(stated.ids, stated.metadata, answers, strict=True)
-    return {frame_id: f"{card.mosaic}: a colour mosaic" for frame_id, card, is_one in shown if is_one}
+    return {frame_id: known.mosaic for frame_id, known, is_one in shown if is_one}
 
 
 def _apply(
@@ -222,7 +219,7 @@ def choose_frames(
 def _lights(entries: Sequence[Entry], reporter: Reporter) -> list[Entry]:
     """Leave out, with a note, named frames that are no lights; `UsageError` where none is left."""
     lights = [entry for entry in entries if is_light(entry.frame_type)]
-    told = not_lights(Counter(str(entry.frame_type) for entry in entries if entry not in lights))
+    told = not_lights(Counter(str(e.frame_type) for e in entries if not is_light(e.frame_type)))
     if told and not lights:
         raise UsageError(
             f"of the named frames {told}",
@@ -236,11 +233,11 @@ def _lights(entries: Sequence[Entry], reporter: Reporter) -> list[Entry]:
 
 
 def _refuse_mosaics(found: Mapping[str, str]) -> None:
-    """Raise `UsageError` for named frames that are colour mosaics, given their reasons by id."""
+    """Raise `UsageError` for named frames that are colour mosaics, given the cards that say so by id."""
     if found:
-        frame_id, reason = next(iter(found.items()))
+        frame_id, card = next(iter(found.items()))
         raise UsageError(
-            f"{len(found)} of the named frames cannot be references, such as {frame_id}: {reason}",
+            f"colour mosaics among the named frames: {len(found)}, such as {frame_id} with {card}",
             expected="images whose pixels all see through one filter",
             consequence="Nothing was learnt from them",
             remedy=SPLIT,

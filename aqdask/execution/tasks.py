@@ -46,6 +46,7 @@ from aqdask.text import printable
 Pixels = tuple[np.ndarray, "np.ndarray | None"]
 NO_FRAME = "the frame itself is quarantined"
 SPLIT = "split the colour planes into four half-size frames first, and ingest those"
+IS_MOSAIC = f"a colour mosaic; {SPLIT}"
 STORED = "but its pixels are stored: `aqdask verify --repair` accepts them as they are"
 
 
@@ -303,7 +304,7 @@ class _Scoring:
             self.block[name][position] = values[0]
         if isinstance(found, LoadedFrame) and (card := header_mosaic(*found.headers)):
             if shows_mosaic(*found.pixels):
-                found = FrameError(f"{card}: a colour mosaic; {SPLIT}")
+                found = FrameError(f"{card}: {IS_MOSAIC}")
             else:
                 record["notes"] = [f"{card}, but the pixels show no mosaic: scored as one image"]
         if isinstance(found, FrameError):

@@ -124,7 +124,8 @@ def test_a_mosaic_is_refused_by_its_name(bayer, model, tmp_path):
         for frames in ((), ("--frames", "refs/*")):
             refused = call(*command, *frames, "--out", tmp_path / "m.safetensors")
             assert refused.exit_code == 2
-            assert f"{word} = 'RGGB'" in refused.output
+            assert f"{word} = 'RGGB'" in refused.stderr
+            assert "split the colour planes into four half-size frames first" in refused.stderr
     scored = call("score", archive, "--model", model)
     assert scored.exit_code == 1
     assert "0 done, 26 quarantined" in scored.stdout
