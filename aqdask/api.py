@@ -101,6 +101,7 @@ def run(
     products: PathLike | None = None,
     alpha: float = 0.01,
     strict: bool = False,
+    all_types: bool = False,
     cluster: Cluster = None,
     reporter: Reporter | None = None,
     **options: Any,
@@ -125,7 +126,16 @@ def run(
     with executor_of(cluster) as executor:
         shipped = model == SHIPPED
         first = None if shipped else bundle
-        summaries = _ingest(paths, archive, executor, report, settings, first, strict=strict and not shipped)
+        summaries = _ingest(
+            paths,
+            archive,
+            executor,
+            report,
+            settings,
+            first,
+            strict=strict and not shipped,
+            all_types=all_types,
+        )
         where: dict[str, Any] = {"cluster": executor, "reporter": report}
         for number, summary in enumerate(summaries):
             folder = products_folder(summary.archive) if products is None else Path(products)
@@ -134,7 +144,7 @@ def run(
             used = bundle
             if shipped:
                 used = _calibrated_on_best(summary.archive, bundle, folder, alpha, executor, report)
-                summaries[number] = score(summary.archive, used, strict=strict, **where)
+                summaries[number] = score(summary.archive, used, strict=strict, all_types=all_types, **where)
                 summaries[number].left_out = summary.left_out
             table = export(summary.archive, folder, alpha=alpha, model=used.digest, **where)
             summaries[number].blame(frames_without_mask(table))
@@ -157,12 +167,15 @@ def select(
 ) -> list[Proposal]:
     """Propose reference frames by statistics of whole images, for each camera and filter apart.
 
+    All sound lights are proposed, the best 24 where there are more. Frames of other types and colour mosaics
+    are neither measured nor proposed.
+
     Parameters
     ----------
     archive : path
         The archive.
     keep, drop : sequence of str
-        Frame ids or patterns (``L/*``) that are proposed, or not, whatever their statistics.
+        Frame ids or patterns (``L/*``) of lights that are proposed, or not, whatever their statistics.
     cluster : str, optional
         Where it runs; None: the current Dask client, else this process.
     reporter : Reporter, optional
@@ -226,7 +239,8 @@ def train(
     archive : path
         The archive.
     frames : sequence of str, optional
-        Ids or patterns (``L/*``) of the reference frames; None: those that `select` proposes.
+        Ids or patterns (``L/*``) of the reference frames; None: those that `select` proposes. Frames that
+        are no lights are left out, with a note.
     out : path, optional
         Where the bundle is written.
     progress : callable, optional
@@ -244,7 +258,7 @@ def train(
     Raises
     ------
     UsageError
-        For too few frames, a pattern without a frame, or a setting out of range.
+        For too few frames, a colour mosaic, a pattern without a frame, or a setting out of range.
     """
     check_local(archive, out)
     spec = TrainSpec(archive=printable(Path(archive).name), **settings)
@@ -282,7 +296,7 @@ def calibrate(
         Of the method 'aqdask'.
     frames : sequence of str, optional
         Ids or patterns (``L/*``) of good frames; None: those that `select` proposes, less outliers (at most a
-        quarter).
+        quarter). Frames that are no lights are left out, with a note.
     out : path, optional
         Where the calibrated copy is written.
     progress : callable, optional
@@ -300,7 +314,7 @@ def calibrate(
     Raises
     ------
     UsageError
-        For too few frames, inconsistent frames, or noise far from the noise model's.
+        For too few frames, inconsistent frames, a colour mosaic, or noise far from the noise model's.
     ModelError
         If the model cannot be read.
     """
@@ -326,12 +340,15 @@ def score(
     *,
     retry: bool = False,
     strict: bool = False,
+    all_types: bool = False,
     cluster: Cluster = None,
     reporter: Reporter | None = None,
 ) -> Summary:
-    """Score every frame of an archive; frames that ``model`` has scored already are left alone.
+    """Score every light of an archive; frames that ``model`` has scored already are left alone.
 
-    With ``retry``, frames whose scoring failed are tried again. Frames of a camera and filter that the model
+    Frames whose header calls them bias, dark, flat, arc or focus are scored with ``all_types`` only, and
+    counted in the summary. Colour mosaics are quarantined. With ``retry``, frames whose scoring failed are
+    tried again. Frames of a camera and filter that the model
     is not calibrated for are scored with a warning and named in the maps' attribute ``uncalibrated``; with
     ``strict`` they are refused, before anything is scored. Both count frames that were scored before, too.
 
@@ -349,7 +366,10 @@ def score(
     layout.open_root(archive)
     with executor_of(cluster) as executor, writing(archive) as held:
         listener = reporter or Silent()
-        return process(held, executor, listener, ingest=False, bundle=bundle, retry=retry, strict=strict)
+        return process(
+            held, executor, listener, ingest=False, bundle=bundle, retry=retry, strict=strict,
+            all_types=all_types,
+        )  # fmt: skip
 
 
 def quality_of(

@@ -17,6 +17,7 @@ from aqdask.errors import UsageError
 
 PATCH = 64  # px; the model's input window unless a bundle says otherwise
 MIN_VALID = 0.25  # fraction of a patch's pixels that must be data for it to have a score
+LIGHT = "light"  # frame type; the others are bias, dark, flat, arc and focus
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,10 @@ class FrameMetadata:
         Unit of the pixels, BUNIT; empty where unknown. Like ``gain``.
     notes : tuple of str
         Remarks on unreadable or contradictory cards; see `FrameInfo`.
+    frame_type : str
+        'light', 'bias', 'dark', 'flat', 'arc' or 'focus'; empty where unknown, which counts as a light.
+    mosaic : str
+        Card that states a colour mosaic, as in ``BAYERPAT = 'RGGB'``. Like ``gain``.
     """
 
     time: int | None = None
@@ -110,6 +115,13 @@ class FrameMetadata:
     saturate: float = math.nan
     unit: str = ""
     notes: tuple[str, ...] = ()
+    frame_type: str = ""
+    mosaic: str = ""
+
+
+def is_light(frame_type: str | None) -> bool:
+    """Return True for a light, and where the type of the frame is unknown."""
+    return not frame_type or frame_type == LIGHT
 
 
 @dataclass(frozen=True)
@@ -185,7 +197,7 @@ class ReadSpec:
         Path of a FITS image of the frame's shape with non-zero bad pixels, for all frames; empty for none.
     keywords : tuple of (str, str)
         Keywords to use instead of the usual ones: ``(coordinate, keyword)`` with coordinate one of 'time',
-        'exptime', 'filter', 'camera'.
+        'exptime', 'filter', 'camera', 'type'.
     mask_files : str
         Path of the mask file of each frame, relative to the frame's folder; empty for none. ``{name}`` stands
         for the frame's file name without FITS and compression suffixes, ``{folder}`` for its folder.

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from aqdask.execution.reporter import Reporter
 
 SHOWN = 20  # quarantined frames listed one by one
+all_types_option = click.option(
+    "--all-types", is_flag=True, help="Score bias, dark, flat, arc and focus frames, too."
+)
 SCHEDULERS = ("tcp", "tls", "ucx", "ucxx", "ws", "wss", "inproc")  # protocols of a scheduler address
 
 
@@ -112,6 +115,8 @@ class Session:
 
     def summary(self, summary: Summary, what: str) -> int:
         """Print the state of an archive and return the exit code of the command."""
+        from aqdask.execution.coverage import not_lights
+
         counts = {"done": summary.done, "quarantined": summary.quarantined, "pending": summary.pending}
         parts = ", ".join(f"{number} {state}" for state, number in counts.items())
         if not self.json:
@@ -119,6 +124,12 @@ class Session:
             self._listed("quarantined:", summary.problems, remedy)
             self._listed("pending, tried again by the same command:", summary.waiting)
             self._listed("kept as stored, since their sources could not be read again:", summary.kept)
+        told = not_lights(summary.not_lights)
+        if told and not self.json:
+            fate = "`score` leaves them out" if what == "taken in" else "not scored"
+            self.emit(f"{told}: ingested, {fate}; --all-types scores them")
+        if told and what != "taken in":
+            parts += f", {sum(summary.not_lights.values())} not lights"
         if summary.left_out:
             parts += f", {sum(summary.left_out.values())} left out"
         fields = {
@@ -126,9 +137,10 @@ class Session:
             "worked": summary.worked,
             **counts,
             "left_out": summary.left_out,
+            "not_lights": summary.not_lights,
         }
-        told = {"problems": summary.problems, "waiting": summary.waiting, "kept": summary.kept}
-        for name, pairs in told.items():
+        lists = {"problems": summary.problems, "waiting": summary.waiting, "kept": summary.kept}
+        for name, pairs in lists.items():
             fields[name] = [{"frame_id": frame_id, "reason": reason} for frame_id, reason in pairs]
         if summary.kept:
             parts += f", {len(summary.kept)} of them kept as stored"

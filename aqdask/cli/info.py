@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @click.argument("path")
 @click.option("--quarantined", is_flag=True, help="List every quarantined frame with its reason.")
 @click.option(
-    "--frames", is_flag=True, help="List every frame: state, time (UTC), exposure (s), filter, camera."
+    "--frames", is_flag=True, help="List every frame: state, time (UTC), exposure (s), filter, camera, type."
 )
 @command
 def info(session: Session, path: str, quarantined: bool, frames: bool) -> int:
@@ -58,7 +58,7 @@ def info(session: Session, path: str, quarantined: bool, frames: bool) -> int:
 
 def _archive(session: Session, path: str, root: Any, ledger: Ledger, names: list[str]) -> None:
     """Print the facts about the archive as a whole."""
-    from aqdask.execution.coverage import ATTRIBUTE
+    from aqdask.execution.coverage import ATTRIBUTE, not_lights
     from aqdask.store import layout
 
     spec, counts = layout.read_spec(root), ledger.counts(names)
@@ -81,6 +81,8 @@ def _archive(session: Session, path: str, root: Any, ledger: Ledger, names: list
         facts["DAMAGED"] = (
             f"its ledger has lost records ({lost}). `aqdask verify {path} --repair` restores them"
         )
+    if told := not_lights(others := ledger.not_lights()):
+        facts["frame types"] = f"{told}: no references, not scored unless asked (--all-types)"
     if any(unknown.values()):
         facts["uncalibrated"] = "; ".join(
             f"{name} for {_pairs(keys)}" for name, keys in unknown.items() if keys
@@ -95,6 +97,7 @@ def _archive(session: Session, path: str, root: Any, ledger: Ledger, names: list
         dtype=spec.dtype,
         frames=ledger.row_count,
         **counts,
+        not_lights=others,
         pixels=spec.pixels,
         damage=ledger.damage,
         quality={
@@ -114,10 +117,10 @@ def _frames(session: Session, path: str, ledger: Ledger, names: list[str]) -> No
     )
     rows = [
         (e.row, e.frame_id, e.worst(names)[0], _instant(times[e.row]), _number(exposures[e.row]),
-         str(filters[e.row]) or None, str(cameras[e.row]) or None)
+         str(filters[e.row]) or None, str(cameras[e.row]) or None, e.frame_type or None)
         for e in ledger.rows()
     ]  # fmt: skip
-    columns = ("row", "frame", "state", "time", "exptime", "filter", "camera")
+    columns = ("row", "frame", "state", "time", "exptime", "filter", "camera", "type")
     session.table("frames", columns, rows)
 
 
@@ -137,8 +140,8 @@ def _pairs(keys: list[str]) -> str:
 
 
 def _scored(ledger: Any, name: str) -> tuple[int, int]:
-    """Number of frames with a score, and of frames with pixels."""
-    rows = [entry for entry in ledger.rows() if entry.state == "done"]
+    """Number of frames with a score, and of frames with pixels that are to have one."""
+    rows = [entry for entry in ledger.rows() if entry.state == "done" and not entry.is_skipped(name)]
     return sum(entry.standing(name)[0] == "done" for entry in rows), len(rows)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from aqdask.cli.common import Session, command
+from aqdask.cli.common import Session, all_types_option, command
 from aqdask.errors import EXIT_DONE, EXIT_FAILED, EXIT_QUARANTINED, UsageError
 from aqdask.store.codecs import CODECS
 
@@ -24,7 +24,7 @@ def ingest_options(function: Callable[..., Any]) -> Callable[..., Any]:
                           "--mask-hdu NAME:BITS then refers to that file."),
         click.option("--bad-pixel-map", metavar="FITS", help="Image whose non-zero pixels are bad."),
         click.option("--keyword", "keywords", multiple=True, metavar="WHAT=CARD",
-                     help="Read time, exptime, filter or camera from this header card."),
+                     help="Read time, exptime, filter, camera or (frame) type from this header card."),
         click.option("--no-pixels", is_flag=True, help="Store quality maps only; score the files in place."),
         click.option("--by-shape", is_flag=True, help="One archive for each frame shape and type."),
         click.option("--chunk", type=click.IntRange(16), help="Side of a chunk in px.  [default: 512]"),
@@ -45,7 +45,7 @@ def ingest_options(function: Callable[..., Any]) -> Callable[..., Any]:
 def ingest_settings(no_pixels: bool, keywords: tuple[str, ...], **options: Any) -> dict[str, Any]:
     """Convert the options of the command line to fields of `IngestOptions`."""
     pairs = tuple(tuple(keyword.split("=", 1)) for keyword in keywords)
-    allowed = ("time", "exptime", "filter", "camera")
+    allowed = ("time", "exptime", "filter", "camera", "type")
     for pair in pairs:
         if len(pair) != 2 or pair[0] not in allowed:
             raise UsageError(
@@ -66,7 +66,8 @@ def ingest(session: Session, sources: tuple[str, ...], archive: str, **options: 
     """Ingest FITS frames into a zarr ARCHIVE, in parallel and resumable.
 
     SOURCES are files, folders (recursive), globs, or @list.txt. A second run with the same or more sources
-    adds the new ones only. A file that cannot be used is quarantined with its reason.
+    adds the new ones only. A file that cannot be used is quarantined with its reason. Frames of any type are
+    taken; those that are no lights (bias, dark, flat, arc, focus, by their headers) are counted.
     """
     from aqdask import api
 
@@ -90,6 +91,7 @@ def ingest(session: Session, sources: tuple[str, ...], archive: str, **options: 
 @click.option(
     "--strict", is_flag=True, help="Refuse cameras and filters that the model is not calibrated for."
 )
+@all_types_option
 @ingest_options
 @command
 def run(
@@ -100,6 +102,7 @@ def run(
     products: str | None,
     alpha: float,
     strict: bool,
+    all_types: bool,
     **options: Any,
 ) -> int:
     """Ingest, score and export in one go, reading each frame once.
@@ -112,8 +115,8 @@ def run(
     api.load_model(model)  # a missing model is a usage error, before anything starts
     with session.executor() as executor:
         summaries = api.run(
-            sources, archive, model, products=products, alpha=alpha, strict=strict, cluster=executor,
-            reporter=session.reporter, **settings,
+            sources, archive, model, products=products, alpha=alpha, strict=strict, all_types=all_types,
+            cluster=executor, reporter=session.reporter, **settings,
         )  # fmt: skip
     code = max(session.summary(summary, "done") for summary in summaries)
     for summary in summaries:

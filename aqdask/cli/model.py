@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from aqdask.cli.common import Session, command
+from aqdask.cli.common import Session, all_types_option, command
 from aqdask.errors import EXIT_DONE
 from aqdask.methods.registry import METHODS
 from aqdask.methods.training.losses import LOSSES
@@ -25,16 +25,17 @@ _STEPS = ", ".join(f"{name} {method.defaults['steps']}" for name, method in METH
 
 @click.command()
 @click.argument("archive")
-@click.option("--keep", multiple=True, metavar="FRAME", help="Propose this frame (id or pattern).")
+@click.option("--keep", multiple=True, metavar="FRAME", help="Propose this light (id or pattern).")
 @click.option("--drop", multiple=True, metavar="FRAME", help="Never propose this frame (id or pattern).")
 @click.option("--out", metavar="FILE", help="Write the proposed ids, for --frames @FILE.")
 @command
 def select(session: Session, archive: str, keep: Sequence[str], drop: Sequence[str], out: str | None) -> int:
     """Propose reference frames of ARCHIVE by image statistics, separately for each camera and filter.
 
-    The best frames come first. FWHM is in px, background and rms are in counts. The score is the weighted
-    mean, over all statistics, of the distance from the median of the camera and filter in robust sigma,
-    positive towards worse quality.
+    All sound lights are proposed, the best 24 where there are more; frames of other types (by their headers)
+    and colour mosaics never. The best frames come first. FWHM is in px, background and rms are in counts. The
+    score is the weighted mean, over all statistics, of the distance from the median of the camera and filter
+    in robust sigma, positive towards worse quality.
     """
     from aqdask import api
 
@@ -179,13 +180,14 @@ def _report_model(session: Session, out: str, bundle: Bundle) -> int:
     metavar="MODEL",
     help="Model bundle from `train` or `calibrate`; `wide-field` itself works with a warning.",
 )
+@all_types_option
 @click.option("--retry", is_flag=True, help="Score frames again whose scoring failed.")
 @click.option(
     "--strict", is_flag=True, help="Refuse cameras and filters that the model is not calibrated for."
 )
 @command
-def score(session: Session, archive: str, model: str, retry: bool, strict: bool) -> int:
-    """Score every patch of every frame of ARCHIVE that MODEL has not scored yet.
+def score(session: Session, archive: str, model: str, all_types: bool, retry: bool, strict: bool) -> int:
+    """Score every patch of every light of ARCHIVE that MODEL has not scored yet.
 
     Run `aqdask calibrate` first: alpha is the masked fraction of good patches only for cameras and filters
     that MODEL is calibrated for.
@@ -195,8 +197,9 @@ def score(session: Session, archive: str, model: str, retry: bool, strict: bool)
     bundle = api.load_model(model)
     with session.executor() as executor:
         summary = api.score(
-            archive, bundle, retry=retry, strict=strict, cluster=executor, reporter=session.reporter
-        )
+            archive, bundle, retry=retry, strict=strict, all_types=all_types, cluster=executor,
+            reporter=session.reporter,
+        )  # fmt: skip
     return session.summary(summary, "scored")
 
 

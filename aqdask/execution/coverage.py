@@ -1,4 +1,4 @@
-"""Warnings about frames beyond a calibration: other cameras or filters, or outside the reference range."""
+"""Frames beyond a calibration: no lights, of other cameras or filters, or outside the reference range."""
 
 from __future__ import annotations
 
@@ -17,6 +17,14 @@ ATTRIBUTE = (
     "uncalibrated"  # of a quality group or dataset: list of "camera|filter"; absent where there are none
 )
 SHOWN = 5
+
+
+def not_lights(counts: Mapping[str, int]) -> str:
+    """Count frames that are no lights in words, as in '40 frames are not lights (dark 40)', or empty."""
+    number = sum(counts.values())
+    what = "frame is not a light" if number == 1 else "frames are not lights"
+    kinds = ", ".join(f"{kind} {count}" for kind, count in sorted(counts.items()))
+    return f"{number} {what} ({kinds})" if number else ""
 
 
 def uncalibrated(bundle: Bundle, about: Iterable[tuple[str, str]]) -> Counter[str]:

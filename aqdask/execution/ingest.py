@@ -91,11 +91,13 @@ def ingest(
     bundle: Bundle | None = None,
     *,
     strict: bool = False,
+    all_types: bool = False,
 ) -> list[Summary]:
     """Store every frame of ``sources`` in the archive at ``path``; with ``bundle``, score in the same pass.
 
-    With ``strict``, an archive with frames that ``bundle`` is not calibrated for ends the run. Returns one
-    summary, or with ``by_shape`` one for each archive. Errors: see `aqdask.ingest`.
+    With ``strict``, an archive with frames that ``bundle`` is not calibrated for ends the run; with
+    ``all_types``, frames that are no lights are scored. Returns one summary, or with ``by_shape`` one for
+    each archive. Errors: see `aqdask.ingest`.
     """
     _check_map(options.bad_pixel_map)
     listing = scan([str(source) for source in sources])
@@ -131,8 +133,9 @@ def ingest(
                 forget=options.forget, probed=probed,
             )  # fmt: skip
             summary = process(
-                archive, executor, reporter, ingest=True, bundle=bundle, retry=options.retry, strict=strict
-            )
+                archive, executor, reporter, ingest=True, bundle=bundle, retry=options.retry, strict=strict,
+                all_types=all_types,
+            )  # fmt: skip
             summary.left_out = dict(listing.left_out)
             summaries.append(summary)
     return summaries

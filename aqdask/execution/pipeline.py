@@ -38,7 +38,8 @@ class Summary:
     ``problems`` lists ``(frame_id, reason)`` of quarantined frames, whether pixels or scores failed;
     ``waiting`` of pending frames with a known reason; ``kept`` of stored frames whose changed source could
     not be read. ``left_out`` counts, by suffix, the files that an ingest skipped
-    (`aqdask.io.sources.Scan`).
+    (`aqdask.io.sources.Scan`). ``not_lights`` counts stored frames by type: after an ingest all that are no
+    lights, which are among ``done``; after a scoring those that were not scored for it, which are not.
     """
 
     archive: str
@@ -50,6 +51,7 @@ class Summary:
     waiting: list[tuple[str, str]] = field(default_factory=list)
     kept: list[tuple[str, str]] = field(default_factory=list)
     left_out: dict[str, int] = field(default_factory=dict)
+    not_lights: dict[str, int] = field(default_factory=dict)
 
     def blame(self, problems: Sequence[tuple[str, str]]) -> None:
         """Count frames as quarantined that were counted as done."""
@@ -68,11 +70,13 @@ def process(
     redo: frozenset[int] = frozenset(),
     retry: bool = False,
     strict: bool = False,
+    all_types: bool = False,
 ) -> Summary:
     """Ingest the pending frames of an archive, score its frames with ``bundle``, or both.
 
     Each source is read once. Finished frames are skipped, except the rows of ``redo`` and, with ``retry``,
-    frames whose score is quarantined. Cameras and filters without a calibration are reported and recorded;
+    frames whose score is quarantined. Frames that are no lights are scored with ``all_types``, or where they
+    were scored before. Cameras and filters without a calibration are reported and recorded;
     with ``strict``, `UsageError` is raised before anything is written.
     """
     rows = archive.ledger.rows()
@@ -83,19 +87,21 @@ def process(
         }
     quality, is_mended = None, False
     if bundle:
-        about = planning.with_score(rows, name, ingest=ingest, redo=redo)
+        about = planning.with_score(rows, name, ingest=ingest, redo=redo, all_types=all_types)
         found = coverage.uncalibrated_rows(bundle, archive.frames, about)
         coverage.warn(bundle, found, reporter, strict=strict)
         quality, is_mended = open_quality_group(archive, bundle)
-        _record_uncalibrated(archive, bundle, quality, (DONE, PENDING) if ingest else (DONE,))
-        per_shard = quality.frames_per_shard
-        todo = list(planning.score_batches(rows, name, per_shard, ingest=ingest, redo=redo, check=is_mended))
+        _record_uncalibrated(archive, bundle, quality, (DONE, PENDING) if ingest else (DONE,), all_types)
+        todo = list(planning.score_batches(
+            rows, name, quality.frames_per_shard, ingest=ingest, redo=redo, check=is_mended,
+            all_types=all_types,
+        ))  # fmt: skip
         executor.provide(bundle.contents, bundle.digest)
     else:
         todo = list(planning.ingest_batches(rows))
     worked = _work(archive, executor, reporter, todo, quality, name, bundle.digest if bundle else "")
     if bundle and quality:
-        _record_uncalibrated(archive, bundle, quality, (DONE,))
+        _record_uncalibrated(archive, bundle, quality, (DONE,), all_types)
     for other in quality_store.names(archive.root):
         if ingest and other != name and not QualityStore.open(archive.path, other).lost():
             clear_stale(archive, executor, other)
@@ -137,10 +143,12 @@ def _work(
 
 
 def _record_uncalibrated(
-    archive: OpenArchive, bundle: Bundle, quality: QualityStore, states: tuple[str, ...]
+    archive: OpenArchive, bundle: Bundle, quality: QualityStore, states: tuple[str, ...], all_types: bool
 ) -> None:
-    """Record the uncalibrated cameras and filters of all frames in one of some states."""
-    rows = [entry.row for entry in archive.ledger.rows() if entry.state in states]
+    """Record the uncalibrated cameras and filters of all frames in one of some states that are scored."""
+    name = group_name(bundle)
+    entries = (entry for entry in archive.ledger.rows() if entry.state in states)
+    rows = [entry.row for entry in entries if all_types or not entry.is_skipped(name)]
     coverage.record(quality.group, coverage.uncalibrated_rows(bundle, archive.frames, rows))
 
 
@@ -319,7 +327,7 @@ def check_patch(bundle: Bundle, shape: tuple[int, int]) -> None:
 
 def summarise(path: str, ledger: Ledger, quality: str = "", *, worked: int = 0) -> Summary:
     """Summarise the state of an archive: of the pixels, and of one quality group where one is named."""
-    summary = Summary(path, worked=worked)
+    summary = Summary(path, worked=worked, not_lights=ledger.not_lights(quality))
     for entry in ledger.entries.values():
         state, reason = entry.standing(quality)
         summary.done += state == DONE

@@ -96,6 +96,7 @@ def score_batches(
     ingest: bool,
     redo: frozenset[int] = frozenset(),
     check: bool = False,
+    all_types: bool = False,
 ) -> Iterator[Batch]:
     """Yield one batch for each quality shard with unfinished frames, in row order.
 
@@ -113,21 +114,29 @@ def score_batches(
         Rows to be scored again although they have a score (repair).
     check : bool
         Include finished shards: their maps are compared with the ledger.
+    all_types : bool
+        Score frames that are no lights, too; otherwise they are only ingested.
     """
     number = 0
     for start in range(0, len(rows), per_shard):
         shard = rows[start : start + per_shard]
-        tasks = tuple(task for e in shard if (task := _score_task(e, quality, ingest, e.row in redo)))
+        found = (_score_task(e, quality, ingest, e.row in redo, all_types) for e in shard)
+        tasks = tuple(task for task in found if task)
         if any(check or not task.is_kept for task in tasks):
             yield Batch(number, start, start + len(shard), tasks, keep=len(tasks) < len(shard))
             number += 1
 
 
 def with_score(
-    rows: Sequence[Entry], quality: str, *, ingest: bool, redo: frozenset[int] = frozenset()
+    rows: Sequence[Entry],
+    quality: str,
+    *,
+    ingest: bool,
+    redo: frozenset[int] = frozenset(),
+    all_types: bool = False,
 ) -> list[int]:
     """Return the rows that have a score once the batches of `score_batches` are done."""
-    tasks = (_score_task(entry, quality, ingest, entry.row in redo) for entry in rows)
+    tasks = (_score_task(entry, quality, ingest, entry.row in redo, all_types) for entry in rows)
     return [task.row for task in tasks if task and task.score]
 
 
@@ -146,7 +155,10 @@ def _is_stale(entry: Entry, quality: str) -> bool:
     return entry.state == QUARANTINED and score is not None and bool(score.crc32c)
 
 
-def _score_task(entry: Entry, quality: str, ingest: bool, redo: bool) -> FrameTask | None:
+def _score_task(entry: Entry, quality: str, ingest: bool, redo: bool, all_types: bool) -> FrameTask | None:
+    if entry.is_skipped(quality) and not all_types:
+        is_due = ingest and (entry.state == PENDING or entry.changed)
+        return _task(entry, ingest=True) if is_due else None
     if entry.state == PENDING:
         return _task(entry, ingest=True, score=True) if ingest else None
     score = entry.scores.get(quality)

@@ -3,35 +3,40 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
 from aqdask.errors import FrameError, OutlierFramesError, UsageError
 from aqdask.execution import planning
+from aqdask.execution.coverage import not_lights
 from aqdask.execution.executors import Executor
 from aqdask.execution.model_cache import one_thread
 from aqdask.execution.pipeline import blame, collect, raised
 from aqdask.execution.reporter import Reporter
-from aqdask.execution.tasks import new_run, opened_frames
+from aqdask.execution.tasks import IS_MOSAIC, SPLIT, new_run, opened_frames
 from aqdask.execution.worker import address, at_work
 from aqdask.io.frame_ids import match_frames
 from aqdask.methods.base import FrameFunction, FrameSource
 from aqdask.methods.bundle import Bundle
 from aqdask.methods.training.progress import Report, TrainProgress
 from aqdask.references.image_statistics import ImageStatistics, measure
-from aqdask.references.propose import Proposal, propose
+from aqdask.references.propose import Proposal, propose, shortfalls
+from aqdask.specs import is_light
+from aqdask.stats.mosaic import shows_mosaic
 from aqdask.store import layout
 from aqdask.store.frame_store import ChosenFrames, FrameStore, Place, read_place
-from aqdask.store.ledger import DONE, open_ledger
+from aqdask.store.ledger import DONE, Entry, open_ledger
 from aqdask.text import printable
 
 R = TypeVar("R")
 PathLike = str | os.PathLike[str]
+NOT_A_LIGHT = "not a light"  # start of a reason
 MOST_OUTLIERS = 0.25  # of the proposed reference frames: so many may be left out without asking
 
 
@@ -51,23 +56,25 @@ class _MapJob:
 
 
 @dataclass(frozen=True)
-class _MeasureJob:
-    """Measure statistics of the images of stored frames."""
+class _PixelJob(Generic[R]):
+    """Task that applies a function to the pixels of stored frames."""
 
     archive: str
+    function: Callable[[np.ndarray, np.ndarray | None], R]
+    damaged: R
     run: str = field(default_factory=new_run)
 
-    def __call__(self, places: Sequence[Place]) -> list[ImageStatistics]:
-        """Return one `ImageStatistics` a frame, all NaN where its pixels are damaged or out of reach."""
+    def __call__(self, places: Sequence[Place]) -> list[R]:
+        """Return one answer a frame, ``damaged`` where its pixels are damaged or out of reach."""
         frames = opened_frames(self.archive, self.run)
         return [self._one(frames, place) for place in places]
 
-    def _one(self, frames: FrameStore, place: Place) -> ImageStatistics:
+    def _one(self, frames: FrameStore, place: Place) -> R:
         with at_work(str(place)):
             try:
-                return measure(*read_place(frames, place))
+                return self.function(*read_place(frames, place))
             except FrameError:
-                return ImageStatistics()
+                return self.damaged
 
 
 class ArchiveFrames(FrameSource):
@@ -101,33 +108,76 @@ class ArchiveFrames(FrameSource):
 
     def without(self, ids: Sequence[str]) -> ArchiveFrames:
         """Return the frames that are not named."""
-        kept = [position for position, frame_id in enumerate(self.ids) if frame_id not in ids]
-        return ArchiveFrames(self.chosen.only(kept), self.executor)
+        return ArchiveFrames(self.chosen.without(ids), self.executor)
 
 
 def propose_frames(
     archive: PathLike, keep: Sequence[str], drop: Sequence[str], executor: Executor, reporter: Reporter
 ) -> list[Proposal]:
-    """Measure every frame of an archive on the workers, and propose reference frames: `aqdask.select`."""
-    frames = FrameStore.open(archive)
+    """Measure the lights of an archive on the workers, and propose reference frames: `aqdask.select`."""
     ledger = open_ledger(layout.open_root(archive))
-    places = [entry.place for entry in ledger.rows() if entry.state == DONE]
-    measures: dict[Place, ImageStatistics] = {}
+    entries = [entry for entry in ledger.rows() if entry.state == DONE]
+    chosen = ChosenFrames.of(FrameStore.open(archive), [entry.place for entry in entries])
+    kept, dropped = (match_frames(chosen.ids, patterns) for patterns in (keep, drop))
+    if told := not_lights(ledger.not_lights()):
+        reporter.say(f"note: {told}: no references")
+    unfit = {
+        frame_id: f"{NOT_A_LIGHT}: {entry.frame_type}"
+        for frame_id, entry in zip(chosen.ids, entries, strict=True)
+        if not is_light(entry.frame_type)
+    }
+    mosaics = _mosaics(archive, chosen.without(unfit), executor, reporter)
+    unfit |= {frame_id: f"{card}: {IS_MOSAIC}" for frame_id, card in mosaics.items()}
+    if refused := [name for name in kept if name in unfit]:
+        reporter.say(f"note: {len(refused)} to keep cannot serve, such as {refused[0]}: {unfit[refused[0]]}")
+    fit = chosen.without(unfit)
+    measures = _apply(archive, measure, ImageStatistics(), fit.places, executor, reporter)
+    groups = [(card.camera, card.filter) for card in fit.metadata]
+    wishes = ([name for name in named if name not in unfit] for named in (kept, dropped))
+    found = propose(fit.ids, measures, groups, *wishes)
+    for line in shortfalls(found, groups):
+        reporter.say(f"note: {line}")
+    proposals = {proposal.id: proposal for proposal in found}
+    return [proposals.get(name) or Proposal.of_unfit(name, unfit[name]) for name in chosen.ids]
 
-    def failed(place: Place, error: Exception) -> ImageStatistics:
+
+def _mosaics(
+    archive: PathLike, chosen: ChosenFrames, executor: Executor, reporter: Reporter
+) -> dict[str, str]:
+    """Return the frames whose header and pixels show a colour mosaic: the header's card by id."""
+    stated = chosen.only([k for k, card in enumerate(chosen.metadata) if card.mosaic])
+    answers = _apply(archive, shows_mosaic, False, stated.places, executor, reporter)
+    shown = zip(stated.ids, stated.metadata, answers, strict=True)
+    return {frame_id: known.mosaic for frame_id, known, is_one in shown if is_one}
+
+
+def _apply(
+    archive: PathLike,
+    function: Callable[[np.ndarray, np.ndarray | None], R],
+    damaged: R,
+    places: Sequence[Place],
+    executor: Executor,
+    reporter: Reporter,
+) -> list[R]:
+    """Apply a function to the pixels of stored frames on the workers; answers in the order of ``places``.
+
+    A frame that cannot be read gives ``damaged``, with a warning where its task failed.
+    """
+    if not places:
+        return []
+    found: dict[Place, R] = {}
+
+    def failed(place: Place, error: Exception) -> R:
         reporter.say(f"warning: {printable(place.path)} could not be measured: {blame(error)}")
-        return ImageStatistics()
+        return damaged
 
     reporter.start("select", len(places))
-    job = _MeasureJob(str(Path(archive).absolute()))
-    for part, found in collect(executor, job, planning.slices(places, 1), stage="select", failed=failed):
-        measures |= dict(zip(part, found, strict=True))
+    job = _PixelJob(str(Path(archive).absolute()), function, damaged)
+    for part, answers in collect(executor, job, planning.slices(places, 1), stage="select", failed=failed):
+        found |= dict(zip(part, answers, strict=True))
         reporter.advance(len(part))
     reporter.finish()
-    chosen = ChosenFrames.of(frames, places)
-    groups = [(card.camera, card.filter) for card in chosen.metadata]
-    kept, dropped = (match_frames(chosen.ids, patterns) for patterns in (keep, drop))
-    return propose(chosen.ids, [measures[place] for place in places], groups, kept, dropped)
+    return [found[place] for place in places]
 
 
 def choose_frames(
@@ -135,30 +185,63 @@ def choose_frames(
 ) -> ArchiveFrames:
     """Return the frames that are named, or that `propose_frames` proposes, in the order of their rows.
 
+    Named frames that are no lights are left out, with a note.
+
     Raises
     ------
     UsageError
-        For a pattern without a frame, or where none is proposed.
+        For a pattern without a frame; where none is proposed, or none that is named is a light; and for a
+        named colour mosaic.
     """
     archive = Path(archive).absolute()  # workers may run in another folder
     store = FrameStore.open(archive)
     ledger = open_ledger(layout.open_root(archive))
-    done = {entry.frame_id: entry.place for entry in ledger.rows() if entry.state == DONE}
+    done = {entry.frame_id: entry for entry in ledger.rows() if entry.state == DONE}
     if patterns is not None:
-        ids = match_frames(list(done), patterns)
-    else:
-        proposals = propose_frames(archive, (), (), executor, reporter)
-        ids = [proposal.id for proposal in proposals if proposal.proposed]
-        if not ids:
-            why = f", such as {proposals[0].id}: {proposals[0].reason}" if proposals else ""
-            raise UsageError(
-                f"none of the {len(proposals)} frames of {archive} is proposed as a reference{why}",
-                expected="frames whose sky, noise and stars can be measured",
-                consequence="No frame was chosen as a reference",
-                remedy="see `aqdask select` and `aqdask info`, or name good frames",
-            )
-    places = sorted(done[frame_id] for frame_id in ids)
+        named = [done[frame_id] for frame_id in match_frames(list(done), patterns)]
+        chosen = ChosenFrames.of(store, [entry.place for entry in _lights(named, reporter)])
+        _refuse_mosaics(_mosaics(archive, chosen, executor, reporter))
+        return ArchiveFrames(chosen, executor)
+    proposals = propose_frames(archive, (), (), executor, reporter)
+    places = sorted(done[proposal.id].place for proposal in proposals if proposal.proposed)
+    if not places:
+        first = min(proposals, key=lambda proposal: NOT_A_LIGHT in proposal.reason, default=None)
+        why = f", such as {first.id}: {first.reason}" if first else ""
+        raise UsageError(
+            f"none of the {len(proposals)} frames of {archive} is proposed as a reference{why}",
+            expected="lights of one colour whose sky, noise and stars can be measured",
+            consequence="No frame was chosen as a reference",
+            remedy="see `aqdask select` and `aqdask info`, or name good frames",
+        )
     return ArchiveFrames(ChosenFrames.of(store, places), executor)
+
+
+def _lights(entries: Sequence[Entry], reporter: Reporter) -> list[Entry]:
+    """Leave out, with a note, named frames that are no lights; `UsageError` where none is left."""
+    lights = [entry for entry in entries if is_light(entry.frame_type)]
+    told = not_lights(Counter(str(e.frame_type) for e in entries if not is_light(e.frame_type)))
+    if told and not lights:
+        raise UsageError(
+            f"of the named frames {told}",
+            expected="lights",
+            consequence="Nothing was learnt from them",
+            remedy="name lights; where headers are wrong, ingest with --keyword type=CARD",
+        )
+    if told:
+        reporter.say(f"note: {told}: left out of the references")
+    return lights
+
+
+def _refuse_mosaics(found: Mapping[str, str]) -> None:
+    """Raise `UsageError` for named frames that are colour mosaics, given the cards that say so by id."""
+    if found:
+        frame_id, card = next(iter(found.items()))
+        raise UsageError(
+            f"colour mosaics among the named frames: {len(found)}, such as {frame_id} with {card}",
+            expected="images whose pixels all see through one filter",
+            consequence="Nothing was learnt from them",
+            remedy=SPLIT,
+        )
 
 
 def without_outliers(

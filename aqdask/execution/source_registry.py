@@ -156,7 +156,8 @@ class _Page:
         state = QUARANTINED if reason else PENDING
         suffix = printable(info.suffix)
         about = {"hdu": info.hdu, "row": row, "suffix": suffix, "state": state, "reason": reason}
-        self._register(source, frame_id, about | {"card": card})
+        known = {"card": card, "frame_type": info.metadata.frame_type}
+        self._register(source, frame_id, about | known)
 
     def _without_frames(
         self, source: Source, failure: FrameError, stale: Mapping[str, Entry], outage: bool
@@ -182,7 +183,7 @@ class _Page:
             stamp = {} if unreachable else {"size": source.size, "mtime_ns": source.mtime_ns}
             self.records.append({"event": "kept", "frame_id": entry.frame_id, "reason": reason, **stamp})
         else:
-            about = {n: getattr(entry, n) for n in ("hdu", "row", "suffix", "card")}
+            about = {n: getattr(entry, n) for n in ("hdu", "row", "suffix", "card", "frame_type")}
             standing = _standing(failure, outage)
             if self.archive.frames.has_pixels(entry.row):  # of which a lost record told
                 standing = {"state": PENDING, "reason": f"{failure}; {STORED}", "size": -1, "mtime_ns": -1}

@@ -23,9 +23,11 @@ from aqdask.execution.planning import Batch, FrameTask
 from aqdask.execution.quality_groups import RETIRED
 from aqdask.execution.worker import address, at_work
 from aqdask.io import reader
+from aqdask.io.frame_type import header_mosaic
 from aqdask.io.wcs import sky_coordinates
 from aqdask.methods.base import Scorer, score_frame
 from aqdask.specs import FrameInfo, PatchGrid, ReadSpec
+from aqdask.stats.mosaic import shows_mosaic
 from aqdask.store import layout
 from aqdask.store.frame_store import (
     FrameStore,
@@ -43,6 +45,8 @@ from aqdask.text import printable
 
 Pixels = tuple[np.ndarray, "np.ndarray | None"]
 NO_FRAME = "the frame itself is quarantined"
+SPLIT = "split the colour planes into four half-size frames first, and ingest those"
+IS_MOSAIC = f"a colour mosaic; {SPLIT}"
 STORED = "but its pixels are stored: `aqdask verify --repair` accepts them as they are"
 
 
@@ -159,7 +163,7 @@ class FrameJob:
         started = time.perf_counter()
         reading, record = self._ingest_frame(frames, task)
         record["seconds"] = round(time.perf_counter() - started, 4)
-        if not scoring:
+        if not scoring or not task.score:
             return [record]
         if reading is not None:
             return [record, scoring.score(task, reading)]
@@ -195,7 +199,7 @@ class FrameJob:
         if frame.invalid is not None:
             record["invalid_pixels"] = int(frame.invalid.sum())
         row = coordinates_of(task.frame_id, task.path, frame.info)
-        record["card"] = row_checksum(row)
+        record |= {"card": row_checksum(row), "frame_type": frame.info.metadata.frame_type}
         if record["card"] != task.card:  # other headers than the registered ones: the client stores these
             record["coordinates"] = row
         if frame.info.notes:
@@ -298,6 +302,11 @@ class _Scoring:
         position = task.row - self.batch.start
         for name, values in self.store.empty(1).items():
             self.block[name][position] = values[0]
+        if isinstance(found, LoadedFrame) and (card := header_mosaic(*found.headers)):
+            if shows_mosaic(*found.pixels):
+                found = FrameError(f"{card}: {IS_MOSAIC}")
+            else:
+                record["notes"] = [f"{card}, but the pixels show no mosaic: scored as one image"]
         if isinstance(found, FrameError):
             return {**record, "state": QUARANTINED, "reason": str(found), "row": task.row}  # no values
         image, invalid = found.pixels

@@ -1,4 +1,4 @@
-"""Time, exposure, filter and camera of a frame from the headers of any camera; unknown rather than an error.
+"""Metadata of a frame from the headers of any camera; unknown rather than an error.
 
 Keywords are tried in the order of the tables below, first in the image header, then in the primary header.
 The time keywords of the standard are in FITS 4.0, section 9.5; the others are those that cameras write.
@@ -18,6 +18,7 @@ from typing import ParamSpec
 import numpy as np
 
 from aqdask.io.cards import Headers, Unreadable, as_number, as_text, quiet
+from aqdask.io.frame_type import read_mosaic, read_type
 from aqdask.io.observation_time import named_time, start_time
 from aqdask.specs import FrameInfo, FrameMetadata
 
@@ -101,15 +102,15 @@ def once_a_header(function: Callable[P, FrameMetadata]) -> Callable[P, FrameMeta
 def read_metadata(
     header: str, primary_header: str, overrides: tuple[tuple[str, str], ...] = ()
 ) -> FrameMetadata:
-    """Read time, exposure, filter and camera from the headers of an image.
+    """Read time, exposure, filter, camera, type and colour mosaic from the headers of an image.
 
     Parameters
     ----------
     header, primary_header : str
         Cards as in `FrameInfo`.
     overrides : tuple of (str, str)
-        ``(coordinate, keyword)``: take 'time', 'exptime', 'filter' or 'camera' from this keyword only. A
-        time may be a date in any notation of `aqdask.io.date_formats`, an MJD, or a JD.
+        ``(coordinate, keyword)``: take 'time', 'exptime', 'filter', 'camera' or 'type' from this keyword
+        only. A time may be a date in any notation of `aqdask.io.date_formats`, an MJD, or a JD.
 
     Returns
     -------
@@ -129,9 +130,14 @@ def read_metadata(
             _named(cards, named["filter"], "filter") if "filter" in named else _filter(cards)
         )
         camera, about_camera = _camera(cards, named.get("camera"), is_extension=bool(primary_header))
+        frame_type, about_type = read_type(cards, named.get("type"))
+        mosaic, about_mosaic = read_mosaic(cards)
         levels = (*_unreadable(cards, [SATURATE], "saturation"), *_unreadable(cards, [GAIN], "gain"))
-        notes = (*about_time, *about_exptime, *about_filter, *about_camera, *levels, *_sky(cards))
-    return FrameMetadata(time=time, exptime=exptime, filter=filter_name, camera=camera, notes=notes)
+        about = (*about_time, *about_exptime, *about_filter, *about_camera, *about_type, *about_mosaic)
+        notes = (*about, *levels, *_sky(cards))
+    return FrameMetadata(
+        time, exptime, filter_name, camera, notes=notes, frame_type=frame_type, mosaic=mosaic
+    )
 
 
 def distinguish_detectors(

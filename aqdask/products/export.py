@@ -17,7 +17,7 @@ from aqdask.execution.reporter import Reporter
 from aqdask.products.dq import ExportJob, MaskResult, MaskTask, MaskWriter, write_dq
 from aqdask.products.table import frame_table, write_ecsv, write_parquet
 from aqdask.store import layout
-from aqdask.store.ledger import DONE, Entry, open_ledger
+from aqdask.store.ledger import DONE, SKIPPED, Entry, open_ledger
 
 PathLike = str | os.PathLike[str]
 FRAMES_PER_TASK = 4
@@ -116,13 +116,16 @@ def compute_masks(
 ) -> dict[int, MaskResult]:
     """Compute the masks of all frames, and write them with ``writers`` below ``folder``.
 
+    Frames that were not scored because they are no lights have no mask.
+
     Returns
     -------
     dict of int to MaskResult
         Masked fractions, files and problems by row of the archive.
     """
     ledger = open_ledger(layout.open_root(archive))
-    tasks = [MaskTask(e.row, _maps_checksum(e, quality), e.invalid_pixels) for e in ledger.rows()]
+    entries = [entry for entry in ledger.rows() if entry.standing(quality)[0] != SKIPPED]
+    tasks = [MaskTask(e.row, _maps_checksum(e, quality), e.invalid_pixels) for e in entries]
     stage = "export" if writers else "mask"
     reporter.start(stage, len(tasks))
     places = (str(Path(place).absolute()) for place in (archive, folder))

@@ -37,7 +37,7 @@ def open_frames(archive: str | os.PathLike[str]) -> xr.Dataset:
     xarray.Dataset
         ``image`` (frame, y, x) in the type of the frames (absent after ``--no-pixels``) and ``invalid``
         (bool), with one chunk for each frame. Coordinates: ``frame_id``, ``time``, ``exptime``, ``filter``,
-        ``camera``, ``path``, ``hdu``, header cards, and ``state`` from the ledger.
+        ``camera``, ``path``, ``hdu``, header cards, and from the ledger ``frame_type`` and ``state``.
 
     Raises
     ------
@@ -52,8 +52,11 @@ def open_frames(archive: str | os.PathLike[str]) -> xr.Dataset:
     planes = [name for name in ("image", "invalid") if name in frames]
     frames = frames.assign({name: frames[name].chunk(FRAME_CHUNKS) for name in planes})
     frames = frames.set_coords([name for name in COORDINATES if name in frames])
-    states = [entry.state for entry in open_ledger(root).rows()]
-    return frames.assign_coords(state=_states(states, frames.sizes["frame"]))
+    entries, rows = open_ledger(root).rows(), frames.sizes["frame"]
+    types = _column(
+        [entry.frame_type or "" for entry in entries], "", rows, "frame type, empty where unknown"
+    )
+    return frames.assign_coords(frame_type=types, state=_states([entry.state for entry in entries], rows))
 
 
 def quality_name(archive: str | os.PathLike[str], model: str | None = None) -> str:
@@ -127,8 +130,12 @@ def open_quality(archive: str | os.PathLike[str], model: str | None = None) -> x
 
 def _states(known: list[str], rows: int) -> xr.Variable:
     """States of the ledger as a coordinate; rows that the ledger does not list yet are pending."""
-    column = np.array(known + [PENDING] * (rows - len(known)), dtype=np.dtypes.StringDType())
-    return xr.Variable("frame", column, {"long_name": "state in the ledger"})
+    return _column(known, PENDING, rows, "state in the ledger")
+
+
+def _column(known: list[str], fill: str, rows: int, meaning: str) -> xr.Variable:
+    column = np.array(known + [fill] * (rows - len(known)), dtype=np.dtypes.StringDType())
+    return xr.Variable("frame", column, {"long_name": meaning})
 
 
 def mask(quality: xr.Dataset, alpha: float) -> xr.DataArray:
@@ -146,6 +153,7 @@ def mask(quality: xr.Dataset, alpha: float) -> xr.DataArray:
     -------
     DataArray of bool, (..., y, x)
         True = bad: the p-value of the patch is at or below alpha or missing, or the pixel itself is invalid.
+        A frame whose ``state`` is 'skipped' (not scored since it is no light) is True throughout.
         Where patches overlap, each pixel belongs to one of them.
 
     Raises
@@ -218,7 +226,7 @@ def write_mask(bad: xr.DataArray, path: str | os.PathLike[str]) -> None:
         If ``path`` cannot be written, or holds anything but an earlier mask.
     """
     check_mask_path(path)
-    names = [name for name in ("frame_id", "time", "filter", "camera") if name in bad.coords]
+    names = [n for n in ("frame_id", "time", "filter", "camera", "frame_type") if n in bad.coords]
     dataset = bad.reset_coords(drop=True).to_dataset(name="mask")
     dataset = dataset.assign_coords({name: bad.coords[name].compute() for name in names})
     dataset.attrs["format"] = MASK_FORMAT

@@ -29,10 +29,11 @@ COLUMNS: dict[str, tuple[pa.DataType, str]] = {
     "exptime": (pa.float64(), "exposure time in seconds"),
     "filter": (pa.string(), "filter"),
     "camera": (pa.string(), "instrument, with binning where it is not 1 x 1"),
+    "frame_type": (pa.string(), "light, bias, dark, flat, arc or focus; empty where the header has none"),
     "masked_fraction": (pa.float64(), "fraction of the frame's pixels that are masked"),
     "frame_score": (pa.float64(), "score of the frame, larger = worse"),
-    "state": (pa.string(), "done, quarantined or pending"),
-    "reason": (pa.string(), "reason for the quarantine of the frame or source"),
+    "state": (pa.string(), "done, quarantined, pending, or skipped: not scored since it is no light"),
+    "reason": (pa.string(), "reason where the state is not done"),
     "sha256": (pa.string(), "SHA-256 of the source file"),
     "dq_file": (pa.string(), "name of the exported mask in the folder dq/"),
 }
@@ -79,7 +80,7 @@ def frame_table(
         values = {"frame_score": None} | numbers | about | {
             "frame_id": entry.frame_id, "path": entry.path, "row": entry.row, "sha256": entry.sha256,
             "state": state, "reason": reason, "masked_fraction": mask.masked,
-            "dq_file": mask.files.get("dq", ""),
+            "dq_file": mask.files.get("dq", ""), "frame_type": entry.frame_type or "",
         }  # fmt: skip
         for column, value in values.items():
             columns[column].append(printable(value) if isinstance(value, str) else value)

@@ -1,8 +1,9 @@
-"""Proposal of reference frames: the better half of each group of camera and filter, with reasons."""
+"""Proposal of reference frames: the sound frames of each group of camera and filter, with reasons."""
 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
@@ -15,7 +16,8 @@ from aqdask.stats.robust import mad_sigma
 __all__ = ["ImageStatistics", "Proposal", "measure", "propose"]
 
 OUTLIER = 3.0  # robust sigma towards worse quality
-MINIMUM_PROPOSED = 3
+MOST_PROPOSED = 24  # of a group: the false-mask rate of a calibration hardly gains from more
+SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,11 @@ class Proposal:
     worst: float
     proposed: bool
     reason: str
+
+    @classmethod
+    def of_unfit(cls, id: str, reason: str) -> Proposal:
+        """Return the proposal for a frame that cannot be a reference, whatever its statistics."""
+        return cls(id, ImageStatistics(), math.inf, math.inf, False, reason)
 
 
 @dataclass(frozen=True)
@@ -85,8 +92,8 @@ def propose(
 ) -> list[Proposal]:
     """Propose reference frames within each group of camera and filter.
 
-    In each group, frames beyond `OUTLIER` robust sigma towards worse quality are dropped. Of the others the
-    better half is proposed, but at least `MINIMUM_PROPOSED`. Worse are wide or elongated stars, a bright or
+    In each group, frames beyond `OUTLIER` robust sigma towards worse quality are dropped, and the others
+    proposed, the best `MOST_PROPOSED` where there are more. Worse are wide or elongated stars, a bright or
     uneven sky, noise high for the sky, and few stars.
 
     Parameters
@@ -155,30 +162,52 @@ def _propose_group(ids: Sequence[str], measures: Sequence[ImageStatistics]) -> l
     score = np.average(filled, axis=1, weights=[quantity.weight for quantity in QUANTITIES])
     worst = filled.max(axis=1)
     ranking = [place for place in np.argsort(score, kind="stable") if worst[place] <= OUTLIER]
-    better = set(ranking[: max(MINIMUM_PROPOSED, math.ceil(len(ranking) / 2))])
+    best = set(ranking[:MOST_PROPOSED])
     proposals = []
     for place, (id_, measured) in enumerate(zip(ids, measures, strict=True)):
         if not measurable[place]:
-            reason = "cannot be measured: too few stars, or no sky"
+            reason = "cannot be measured: too few stars (tracks of cosmic rays are none), or no sky"
         else:
             which = int(distance[place].argmax())
             kind = QUANTITIES[which]
             side = "above" if (distance[place, which] >= 0) == (kind.sign > 0) else "below"
             reason = (
-                f"{_verdict(place in better, worst[place])}: at worst {kind.name} "
+                f"{_verdict(place in best, worst[place])}: at worst {kind.name} "
                 f"{kind.form.format(values[place, which])}, {abs(distance[place, which]):.1f} sigma {side} "
                 "the group median"
             )
         proposals.append(
-            Proposal(id_, measured, float(score[place]), float(worst[place]), place in better, reason)
+            Proposal(id_, measured, float(score[place]), float(worst[place]), place in best, reason)
         )
     return proposals
 
 
-def _verdict(better: bool, worst: float) -> str:
+def _verdict(is_best: bool, worst: float) -> str:
     if worst > OUTLIER:
         return "outlier"
-    return "in the better part of its group" if better else "good, but not in the better half"
+    return "sound" if is_best else f"sound, but not among the best {MOST_PROPOSED} of its group"
+
+
+def shortfalls(proposals: Sequence[Proposal], groups: Sequence[tuple[str, str]]) -> list[str]:
+    """Name the groups, given camera and filter of each proposal, with some but few proposed frames.
+
+    Returns
+    -------
+    list of str
+        A line each for the first `SHOWN`, and one that counts the others.
+    """
+    pairs = zip(proposals, groups, strict=True)
+    numbers = Counter(group for proposal, group in pairs if proposal.proposed)
+    few = {group: number for group, number in numbers.items() if number < MOST_PROPOSED}
+    lines = [
+        f"{' '.join(filter(None, group)) or 'an unknown camera'}: {number} reference frames proposed; "
+        f"{MOST_PROPOSED - number} more would bring the false-mask rate closer to alpha"
+        for group, number in few.items()
+    ]
+    more = len(lines) - SHOWN
+    return lines[:SHOWN] + (
+        [f"and {more} more cameras and filters with few reference frames"] if more > 0 else []
+    )
 
 
 def _distances(measures: Sequence[ImageStatistics]) -> tuple[np.ndarray, np.ndarray]:

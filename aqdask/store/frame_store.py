@@ -9,8 +9,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -21,6 +21,7 @@ from zarr.codecs import ZstdCodec
 
 from aqdask.errors import ArchiveError, FrameError
 from aqdask.io import reader
+from aqdask.io.frame_type import header_mosaic
 from aqdask.io.metadata import header_gain, header_saturate, header_unit
 from aqdask.specs import ArchiveSpec, FrameInfo, FrameMetadata, middle
 from aqdask.store import layout
@@ -312,7 +313,8 @@ class ChosenFrames:
             known = None if time == NO_TIME else int(time)
             texts = [str(text) for text in headers]
             levels = header_gain(*texts), header_saturate(*texts), header_unit(*texts)
-            metadata.append(FrameMetadata(known, float(exptime), str(band), str(camera), *levels))
+            plain = FrameMetadata(known, float(exptime), str(band), str(camera), *levels)
+            metadata.append(replace(plain, mosaic=header_mosaic(*texts)))
         return cls(store, tuple(places), ids, metadata)
 
     def only(self, positions: Sequence[int]) -> ChosenFrames:
@@ -321,6 +323,10 @@ class ChosenFrames:
             [values[k] for k in positions] for values in (self.places, self.ids, self.metadata)
         )
         return ChosenFrames(self.store, tuple(places), ids, metadata)  # type: ignore[arg-type]
+
+    def without(self, ids: Collection[str]) -> ChosenFrames:
+        """Return the frames that are not named."""
+        return self.only([k for k, frame_id in enumerate(self.ids) if frame_id not in ids])
 
     def read(self, position: int, window: int = 0) -> tuple[np.ndarray, np.ndarray | None]:
         """Read one frame as `read_place`; with ``window``, the middle of each axis only.

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,16 +23,19 @@ from zarr.codecs import Crc32cCodec, ZstdCodec
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 
+from aqdask.io.frame_type import header_type
+from aqdask.specs import is_light
 from aqdask.store import layout
-from aqdask.store.frame_store import Place
+from aqdask.store.frame_store import FrameStore, Place
 
 PENDING, DONE, QUARANTINED = "pending", "done", "quarantined"
+SKIPPED = "skipped"  # of a model's scores only: the frame is no light and was not asked for
 FLUSH_SECONDS = 1.0  # at most this much recorded work is repeated after a kill of the client
 FLUSH_RECORDS = 2000
 COMPACT_SEGMENTS = 64
 
 Record = dict[str, Any]
-REGISTERED = ("path", "hdu", "row", "size", "mtime_ns", "suffix", "card", "state", "reason")
+REGISTERED = ("path", "hdu", "row", "size", "mtime_ns", "suffix", "card", "frame_type", "state", "reason")
 UNREACHABLE = "source unreachable: "  # how the reason of a frame begins whose source could not be read at all
 
 
@@ -56,7 +59,8 @@ class Entry:
     """State of one frame, or of a source without frames.
 
     ``row`` is -1 for a source without frames; ``suffix`` is the part of the id that names the HDU, and
-    ``card`` the checksum of the row's coordinates.
+    ``card`` the checksum of the row's coordinates. ``frame_type`` is that of `FrameMetadata`, None where a
+    layout before 3 did not record it.
     ``crc32c`` is over the stored pixels and their invalid mask; ``sha256`` over the source file.
     ``changed`` marks a stored frame whose source has new content, to be ingested again; ``problem`` is the
     reason why that failed, for the source as of ``tried`` (size and time; None where it could not be read).
@@ -71,6 +75,7 @@ class Entry:
     mtime_ns: int
     suffix: str = ""
     card: str = ""
+    frame_type: str | None = None
     state: str = PENDING
     reason: str = ""
     sha256: str = ""
@@ -94,6 +99,10 @@ class Entry:
             return True
         return score.state == DONE and score.source != self.crc32c
 
+    def is_skipped(self, quality: str) -> bool:
+        """Return True if a quality group holds nothing of this frame because it is no light."""
+        return quality not in self.scores and not is_light(self.frame_type)
+
     def worst(self, qualities: Sequence[str]) -> tuple[str, str]:
         """Return state and reason of the pixels, or of the first quality group that could not score them."""
         for quality in qualities:
@@ -108,6 +117,8 @@ class Entry:
             return PENDING, "its source has changed"
         if self.state != DONE or not quality:
             return self.state, self.reason
+        if self.is_skipped(quality):
+            return SKIPPED, f"not a light: {self.frame_type}"
         if self.score_pending(quality):
             return PENDING, ""
         score = self.scores[quality]
@@ -167,6 +178,11 @@ class Ledger:
         """Count entries by state; quarantined are also those that one of ``qualities`` could not score."""
         counted = Counter(entry.worst(qualities)[0] for entry in self.entries.values())
         return {state: counted[state] for state in (DONE, QUARANTINED, PENDING)}
+
+    def not_lights(self, quality: str = "") -> dict[str, int]:
+        """Count the stored frames that are no lights by type; with ``quality``, those that it skips."""
+        found = (e for e in self.rows() if e.state == DONE and not is_light(e.frame_type))
+        return dict(Counter(str(e.frame_type) for e in found if not quality or e.is_skipped(quality)))
 
     def append(self, records: Iterable[Record]) -> None:
         """Apply records, and write them once there are enough."""
@@ -294,11 +310,35 @@ def open_ledger(root: zarr.Group, *, damaged: bool = False) -> Ledger:
         If records are lost, unless ``damaged``: the remaining ones describe an older state.
     """
     ledger = Ledger(layout.group(root, "ledger"), layout.version_of(root))
+    _complete_types(ledger, root)
     if ledger.damage and not damaged:
         raise layout.damaged(
             root.store, {text: f"its ledger has lost records ({text})" for text in ledger.damage}
         )
     return ledger
+
+
+def _complete_types(ledger: Ledger, root: zarr.Group) -> None:
+    """Read the frame types that were not recorded (layouts 1 and 2, lost records) from the stored headers.
+
+    Those whose headers do not decode stay unknown.
+    """
+    missing = defaultdict[int, list[Entry]](list)
+    for entry in ledger.rows():
+        if entry.frame_type is None:
+            missing[entry.row // layout.ROWS_PER_CHUNK].append(entry)
+    if not missing:
+        return
+    frames = FrameStore.at(root)
+    for chunk, entries in missing.items():
+        start = chunk * layout.ROWS_PER_CHUNK
+        rows = slice(start, start + layout.ROWS_PER_CHUNK)
+        columns = [layout.read_values(frames.group, name, rows) for name in ("header", "primary_header")]
+        headers = list(zip(*columns, strict=False)) if all(c is not None for c in columns) else []
+        for entry in entries:
+            if entry.row - start < len(headers):
+                header, primary = map(str, headers[entry.row - start])
+                entry.frame_type = header_type(header, primary, frames.spec.read.keywords)
 
 
 def _ingested(entry: Entry, record: Record) -> None:
@@ -307,6 +347,7 @@ def _ingested(entry: Entry, record: Record) -> None:
     entry.sha256 = record.get("sha256", entry.sha256)
     entry.crc32c = record.get("crc32c", "")
     entry.card = record.get("card", entry.card)
+    entry.frame_type = record.get("frame_type", entry.frame_type)
     entry.size, entry.mtime_ns = record.get("size", entry.size), record.get("mtime_ns", entry.mtime_ns)
     entry.invalid_pixels = record.get("invalid_pixels", 0)
     entry.attempts = record.get("attempts", entry.attempts + 1)

@@ -1,7 +1,8 @@
-"""Fixtures: three frames, a model file and a scored archive."""
+"""Fixtures: three frames, a model file, a scored archive, and the frames of ``trouble``."""
 
 from __future__ import annotations
 
+import importlib.util
 import shutil
 import sys
 from pathlib import Path
@@ -41,3 +42,18 @@ def _finished(tmp_path_factory, night, model) -> Path:
 def archive(_finished, tmp_path) -> Path:
     """Copy of the scored archive."""
     return Path(shutil.copytree(_finished, tmp_path / "night.zarr"))
+
+
+@pytest.fixture(scope="module")
+def trouble(data_dir, tmp_path_factory):
+    """``trouble(kind, **options)``: the folder of one kind of odd frames, and what is right of it."""
+    path = data_dir / "trouble" / "make_trouble.py"
+    spec = importlib.util.spec_from_file_location("make_trouble", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+
+    def make(kind, **options):
+        folder = tmp_path_factory.mktemp(kind)
+        return folder, module.KINDS[kind](folder, **options)
+
+    return make

@@ -47,14 +47,20 @@ def test_each_stratum_of_sky_has_a_row():
 
 
 def test_what_was_read_of_the_headers_stands_beside_each_frame(tmp_path):
-    cards = {"DATE-OBS": "2024-03-05T21:34:56.25", "EXPTIME": 30.0, "FILTER": "L", "INSTRUME": "cam"}
+    cards = {
+        "DATE-OBS": "2024-03-05T21:34:56.25",
+        "EXPTIME": 30.0,
+        "FILTER": "L",
+        "INSTRUME": "cam",
+        "IMAGETYP": "Flat",
+    }
     write_frame(tmp_path / "n" / "a.fits", sky(0), **cards)
     write_frame(tmp_path / "n" / "b.fits", sky(1))
     aq.ingest(tmp_path / "n", tmp_path / "a.zarr", cluster="serial")
     lines = [line.split() for line in told(tmp_path / "a.zarr", "--frames").splitlines()]
-    start = lines.index(["row", "frame", "state", "time", "exptime", "filter", "camera"])
-    assert lines[start + 1] == ["0", "a.fits", "done", "2024-03-05T21:34:56.250", "30", "L", "cam"]
-    assert lines[start + 2] == ["1", "b.fits", "done", "-", "-", "-", "-"]
+    start = lines.index(["row", "frame", "state", "time", "exptime", "filter", "camera", "type"])
+    assert lines[start + 1] == ["0", "a.fits", "done", "2024-03-05T21:34:56.250", "30", "L", "cam", "flat"]
+    assert lines[start + 2] == ["1", "b.fits", "done", "-", "-", "-", "-", "-"]
     rows = [json.loads(line) for line in told(tmp_path / "a.zarr", "--frames", "--json").splitlines()[1:]]
     assert [row["time"] for row in rows] == ["2024-03-05T21:34:56.250", None]
     assert [row["camera"] for row in rows] == ["cam", None]

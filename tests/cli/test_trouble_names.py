@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 from pathlib import Path
@@ -16,21 +15,6 @@ from night import tiny_bundle
 import aqdask as aq
 from aqdask.cli import aqdask
 from aqdask.text import printable
-
-
-@pytest.fixture(scope="module")
-def trouble(data_dir, tmp_path_factory):
-    """``trouble(kind)``: the folder of one kind, and what is right of it."""
-    path = data_dir / "trouble" / "make_trouble.py"
-    spec = importlib.util.spec_from_file_location("make_trouble", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-
-    def make(kind):
-        folder = tmp_path_factory.mktemp(kind)
-        return folder, module.KINDS[kind](folder)
-
-    return make
 
 
 def call(*arguments: object):

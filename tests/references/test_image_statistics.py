@@ -54,6 +54,35 @@ def test_hot_pixels_are_no_stars() -> None:
     assert found.sources == pytest.approx(clean.sources, rel=0.15)
 
 
+def tracks(image: np.ndarray, count: int, seed: int = 1) -> np.ndarray:
+    """Add straight tracks of cosmic rays, a pixel wide and 4 to 12 px long."""
+    rng, image = np.random.default_rng(seed), image.astype(float)
+    for _ in range(count):
+        y, x, angle, length = (
+            *rng.uniform(15, np.array(image.shape) - 15),
+            rng.uniform(0, 3.1),
+            rng.uniform(4, 12),
+        )
+        for t in np.linspace(0, length, 40):
+            image[int(y + t * np.sin(angle)), int(x + t * np.cos(angle))] += 20 * rng.uniform(5, 15)
+    return image
+
+
+def test_tracks_of_a_dark_are_no_stars() -> None:
+    dark = tracks(np.random.default_rng(3).normal(600, 10, (512, 512)), 60)
+    found = measure(dark)
+    assert found.sources > 20
+    assert math.isnan(found.fwhm)
+    assert math.isnan(found.ellipticity)
+
+
+def test_stars_among_tracks_and_trailed_stars_are_stars() -> None:
+    image = simulate_frame(SPEC, seed=4).image
+    assert measure(tracks(image, 10)).fwhm == pytest.approx(measure(image).fwhm, rel=0.05)
+    sharp = dataclasses.replace(SPEC, fwhm=2.0, drift=6)
+    assert measure(simulate_frame(sharp, seed=4).image).ellipticity > 0.35
+
+
 def test_any_type_and_byte_order_gives_the_same() -> None:
     image = simulate_frame(SPEC, seed=4).image
     expected = measure(image)

@@ -5,12 +5,11 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-import numpy as np
 import pytest
 from astropy.io import fits
 
 from aqdask.errors import UsageError
-from aqdask.references.propose import ImageStatistics, measure, propose
+from aqdask.references.propose import ImageStatistics, measure, propose, shortfalls
 from aqdask.simulate.demo import demo_plan
 from aqdask.simulate.frame import simulate_frame
 
@@ -32,10 +31,35 @@ def frames(fwhm: list[float]) -> list[ImageStatistics]:
 
 def test_an_outlier_is_named_with_its_reason() -> None:
     result = propose(list("abcdef"), frames([5.0, 5.1, 4.9, 5.0, 5.2, 9.1]), [GROUP] * 6)
-    assert [proposal.proposed for proposal in result] == [True, False, True, True, False, False]
+    assert [proposal.proposed for proposal in result] == [True] * 5 + [False]
+    assert result[4].reason.startswith("sound: at worst fwhm 5.2 px, ")
     assert result[5].worst > 3
     assert result[5].reason.startswith("outlier: at worst fwhm 9.1 px, ")
     assert result[5].reason.endswith("sigma above the group median")
+
+
+def test_the_best_24_of_many_sound_frames_are_proposed() -> None:
+    widths = [5.0 + 0.01 * (k * 7 % 31) for k in range(30)]
+    result = propose([f"f{k}" for k in range(30)], frames([*widths]), [GROUP] * 30)
+    proposed = [widths[k] for k, proposal in enumerate(result) if proposal.proposed]
+    assert sorted(proposed) == sorted(widths)[:24]
+    others = {proposal.reason.partition(":")[0] for proposal in result if not proposal.proposed}
+    assert others == {"sound, but not among the best 24 of its group"}
+    assert shortfalls(result, [GROUP] * 30) == []
+
+
+def test_few_references_are_said_for_each_camera_and_filter() -> None:
+    groups = [("cam", "L")] * 3 + [("", "")] * 2 + [("cam", "R")]
+    result = propose(list("abcdef"), [*frames([5.0] * 5), ImageStatistics()], groups)
+    assert shortfalls(result, groups) == [
+        "cam L: 3 reference frames proposed; 21 more would bring the false-mask rate closer to alpha",
+        "an unknown camera: 2 reference frames proposed; 22 more would bring the false-mask rate closer to "
+        "alpha",
+    ]
+    many = [(f"cam{k}", "L") for k in range(9)]
+    lines = shortfalls(propose(list("abcdefghi"), frames([5.0] * 9), many), many)
+    assert len(lines) == 6
+    assert lines[-1] == "and 4 more cameras and filters with few reference frames"
 
 
 def test_groups_are_judged_apart() -> None:
@@ -71,12 +95,13 @@ def test_unknown_and_contradictory_lists_are_refused() -> None:
 
 
 @pytest.mark.real
-def test_defocused_real_frames_are_not_proposed(data_dir: Path) -> None:
+def test_an_elongated_real_frame_is_not_proposed_and_defocused_ones_come_last(data_dir: Path) -> None:
     """Focus drifts through this night: half-light diameters from under 7 to nearly 12 px."""
     paths = sorted((data_dir / "bsu_2022yid" / "L").glob("*.fit*"))
     result = propose(
         [p.name for p in paths], [measure(fits.getdata(p)) for p in paths], [("STXL", "L")] * len(paths)
     )
-    widths = {kind: [p.measures.fwhm for p in result if p.proposed is kind] for kind in (True, False)}
-    assert len(widths[True]) == 9
-    assert max(widths[True]) < 7.5 < np.median(widths[False])
+    (outlier,) = (proposal for proposal in result if not proposal.proposed)
+    assert outlier.reason.startswith("outlier: at worst ellipticity 0.16")
+    ranked = [p.measures.fwhm for p in sorted(result, key=lambda p: p.score)]
+    assert max(ranked[:9]) < 7.5 < min(ranked[-4:])
