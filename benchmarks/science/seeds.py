@@ -24,5 +24,6 @@ SEEDS: dict[str, int] = {
     "regions": 21_800_000,  # random splits of the real frames, for region groups
     "strata": 21_700_000,  # frames under two skies
     "cost": 21_300_000,
+    "overscan": 21_900_000,  # sets of frames with overscan, 1000 apart for each draw
     "references": 21_600_000,  # sets of reference frames, 100 apart for each camera
 }

@@ -16,6 +16,7 @@ from aqdask.methods.noise_aware.noise_model import NoiseModel
 from aqdask.methods.noise_aware.patch_statistics import LINES, SUBPATCHES_PER_SIDE
 from aqdask.methods.noise_aware.pooling import Features, box_sum, star_shape
 from aqdask.methods.noise_aware.sky_fit import robust_line, smooth_amplitude
+from aqdask.specs import MIN_VALID
 
 REGIONS = (5, 9)  # patches a side over which the second pass pools
 MIN_NOISE = 0.01  # of the variance, as a logarithm
@@ -117,9 +118,17 @@ def noise_ratio(features: Features, noise: NoiseModel) -> np.ndarray:
     return np.log(measured) - 2 * np.log(sky_sigma(features, noise))
 
 
+def _root_valid(frame: FrameFeatures) -> np.ndarray:
+    """Compute the square root of the valid fraction of each patch, ``(n_y, n_x, 1)``.
+
+    What is measured in fewer pixels scatters more; weighted by this, as much as in whole patches.
+    """
+    return np.sqrt(frame.features["valid"].astype(np.float64))[..., None]
+
+
 def noise(frame: FrameFeatures) -> np.ndarray:
-    """Noise of the pixels relative to the noise model."""
-    return noise_ratio(frame.features, frame.camera.noise)[..., None]
+    """Noise of the pixels relative to the noise model, weighted by the root of the valid fraction."""
+    return noise_ratio(frame.features, frame.camera.noise)[..., None] * _root_valid(frame)
 
 
 def background(frame: FrameFeatures) -> np.ndarray:
@@ -131,15 +140,16 @@ def background(frame: FrameFeatures) -> np.ndarray:
 
 
 def sky(frame: FrameFeatures) -> np.ndarray:
-    """Sky relative to the frame's sky: offset, and contrast to the neighbours.
+    """Sky relative to the frame's sky: offset, and contrast to the neighbours; weighted as `noise`.
 
     Without the tilt of the frame: it would find a gradient a little better, and mask patches beside a cloud.
     """
     offset = frame.misfit.mean(axis=-1)
-    known = np.isfinite(offset)
-    filled = np.where(known, offset, 0)
-    count = np.maximum(box_sum(known, 3) - known, 1)
-    return np.stack([offset, offset - (box_sum(filled, 3) - filled) / count], axis=-1)
+    valid = np.where(np.isfinite(offset), frame.features["valid"], 0)
+    filled = np.where(valid > 0, offset, 0) * valid
+    count = np.maximum(box_sum(valid, 3) - valid, MIN_VALID)
+    contrast = offset - (box_sum(filled, 3) - filled) / count
+    return np.stack([offset, contrast], axis=-1) * _root_valid(frame)
 
 
 def residual(frame: FrameFeatures) -> np.ndarray:
@@ -181,10 +191,11 @@ def line(frame: FrameFeatures) -> np.ndarray:
 def _weight(frame: FrameFeatures, side: int) -> np.ndarray:
     """Compute the square root of the unmasked fraction of a region, ``(n_y, n_x)``.
 
-    Statistics pooled over fewer patches scatter more; weighted by this, as much as on reference frames.
+    Statistics pooled over fewer pixels scatter more; weighted by this, as much as on reference frames.
     """
     known = box_sum(np.isfinite(frame.features["sky"]), side)
-    return np.sqrt(box_sum(frame.unflagged, side) / np.maximum(known, 1))
+    valid = np.where(frame.unflagged, np.nan_to_num(frame.features["valid"]), 0)
+    return np.sqrt(box_sum(valid, side) / np.maximum(known, 1))
 
 
 def _pooled_shape(frame: FrameFeatures) -> np.ndarray:
@@ -206,17 +217,17 @@ def ellipticity_region(frame: FrameFeatures) -> np.ndarray:
 
 
 def _mean_around(values: np.ndarray, frame: FrameFeatures, side: int) -> np.ndarray:
-    """Average over unflagged neighbours; the patch's own value without any, or where that is NaN."""
+    """Average over the valid pixels of unflagged neighbours; the patch's own value without any or if NaN."""
     known = np.isfinite(values)
-    usable = frame.unflagged & known
-    count = box_sum(usable, side)
-    mean = box_sum(np.where(usable, values, 0), side) / np.maximum(count, 1)
+    weight = np.where(frame.unflagged & known, frame.features["valid"], 0)
+    count = box_sum(weight, side)
+    mean = box_sum(np.where(weight > 0, values, 0) * weight, side) / np.maximum(count, MIN_VALID)
     return np.where(known & (count > 0), mean, values)
 
 
 def noise_region(frame: FrameFeatures) -> np.ndarray:
     """Noise over 5 x 5 and 9 x 9 unflagged patches."""
-    found = noise(frame)[..., 0]
+    found = noise_ratio(frame.features, frame.camera.noise)
     return np.stack([_mean_around(found, frame, side) * _weight(frame, side) for side in REGIONS], -1)
 
 
@@ -226,10 +237,10 @@ def stars_region(frame: FrameFeatures) -> np.ndarray:
     Relative to the frame and not the references: a brighter sky or another field has fewer stars everywhere,
     which is no defect of a patch (`frame_score` reports it).
     """
-    stars = frame.features["stars"]
-    counted = stars[frame.unflagged & np.isfinite(stars)]  # a trail counts as many stars
-    whole = float(counted.mean()) if counted.size else 0.0
-    around = _mean_around(stars, frame, REGIONS[-1])
+    stars, valid = frame.features["stars"], frame.features["valid"]
+    counted = frame.unflagged & np.isfinite(stars)  # a trail counts as many stars
+    whole = float(stars[counted].sum() / valid[counted].sum()) if counted.any() else 0.0
+    around = _mean_around(stars / valid, frame, REGIONS[-1])
     missing = np.log((around + MIN_STARS) / (whole + MIN_STARS))
     return (missing * _weight(frame, REGIONS[-1]))[..., None]
 

@@ -43,7 +43,7 @@ class FrameStatistics:
     noise : float
         ln of measured over expected variance.
     stars : float
-        Stars a patch, the mean.
+        Stars a patch without gaps, the mean.
     """
 
     size: float
@@ -66,7 +66,7 @@ def frame_statistics(features: Features, camera: CameraModel, spread: Sequence[f
         sky=float(np.median(features["sky"][known])),
         brightness=_brightness(float(np.median(features["sky"][known])), camera.noise),
         noise=float(np.median(noise_ratio(features, camera.noise)[known])),
-        stars=float(features["stars"][known].mean()),
+        stars=float(features["stars"][known].sum() / features["valid"][known].sum()),
     )
 
 
