@@ -87,7 +87,7 @@ def _area(same: np.ndarray) -> np.ndarray | None:
 
 
 def _share_beside(same: np.ndarray) -> float:
-    """Return the share of pixels with the value in blocks of `RUN` px that are not constant (3rd quartile)."""
+    """Return the share of the value in blocks of `RUN` px with other values too: the third quartile."""
     height, width = (length // RUN for length in same.shape)
     blocks = same[: height * RUN, : width * RUN].reshape(height, RUN, width, RUN).mean(axis=(1, 3))
     mixed = blocks[blocks < 1]

@@ -107,9 +107,9 @@ def coverage(sections: Sequence[Section], shape: tuple[int, int]) -> float:
 def read_sections(header: str, primary_header: str, shape: tuple[int, int]) -> Sections:
     """Read the sections of an image of ``shape`` ``(y, x)`` from its header, or else the primary one.
 
-    Sections are in coordinates of the image as it was read out, so an image that was trimmed, cropped or binned
-    since must not be cut again: no section is believed if one with data is beyond the image or covers less
-    than half of it, or if CCDSEC, the place on the chip, says that all pixels are exposed. An overscan
+    Sections are in coordinates of the image as it was read out, so an image that was trimmed, cropped or
+    binned since must not be cut again: no section is believed if one with data is beyond the image or covers
+    less than half of it, or if CCDSEC, the place on the chip, says that all pixels are exposed. An overscan
     section is not believed if it is beyond the image, large, or within the section with data.
     """
     cards = _section_cards(header) or _section_cards(primary_header)

@@ -1,7 +1,7 @@
 """Places without sky: trails found in frames with overscan or corners beyond the detector, and in whole ones.
 
-`python benchmarks/science/overscan.py [--draws N] [--out FILE]`. Each draw is a set of reference frames on which
-`wide-field` is calibrated, and fresh frames with a trail each. All variants show the same sky.
+`python benchmarks/science/overscan.py [--draws N] [--out FILE]`. Each draw is a set of reference frames on
+which `wide-field` is calibrated, and fresh frames with a trail each. All variants show the same sky.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from aqdask.specs import FrameMetadata, PatchGrid
 
 ALPHA = 0.01
 SIZE = 512
-REFERENCES, TRAILS = 18, 8  # of a draw; trails of each amplitude, and as many good frames
+REFERENCES, TRAILS = 24, 8  # of a draw; trails of each amplitude, and as many good frames
 AMPLITUDES = (0, 60, 120, 250, 500)  # e-, peak
 FRAME_SEEDS = 1000  # of a draw
 CARD = FrameMetadata(camera=CAMERA, filter=FILTER, gain=1.0)
@@ -129,8 +129,8 @@ class MaskedFrames(MemoryFrames):
 
 
 def scene_of(seed: int) -> SceneSpec:
-    """A scene of the prior without structure in its sky: of frames this small each would differ."""
-    return good_scene(seed, SIZE, structure=0.0)
+    """A scene of the prior, without structure and bright stars, in which frames this small would differ."""
+    return good_scene(seed, SIZE, structure=0.0, flux_maximum=5e4)
 
 
 def frame_of(seed: int, amplitude: float = 0) -> SimulatedFrame:
@@ -186,13 +186,17 @@ def table(found: dict[str, np.ndarray]) -> str:
         total = counts.sum(axis=0)
         cells = [f"{value:.3f}" for value in total[:, 0] / total[:, 1]]
         away = share[name] - share["whole frames"]
-        error = away.std(axis=0, ddof=1) / np.sqrt(len(away)) if len(away) > 1 else np.full(len(cells), np.nan)
+        error = (
+            away.std(axis=0, ddof=1) / np.sqrt(len(away)) if len(away) > 1 else np.full(len(cells), np.nan)
+        )
         if name != "whole frames":
-            cells = [f"{c} ({a:+.3f} ±{e:.3f})" for c, a, e in zip(cells, away.mean(axis=0), error, strict=True)]
+            cells = [
+                f"{c} ({a:+.3f} ±{e:.3f})" for c, a, e in zip(cells, away.mean(axis=0), error, strict=True)
+            ]
         rows.append((name, *cells))
     note = (
-        f"{len(whole)} draws of {REFERENCES} references and {TRAILS} frames of each amplitude, {SIZE} px a side. "
-        f"Patches masked at alpha {ALPHA:g}, in brackets the difference from whole frames ± its error."
+        f"{len(whole)} draws of {REFERENCES} references and {TRAILS} frames of each amplitude, {SIZE} px a "
+        f"side. Patches masked at alpha {ALPHA:g}, in brackets the difference from whole frames ± its error."
     )
     columns = ("frames", "good patches", *(f"trail {amplitude} e-" for amplitude in AMPLITUDES[1:]))
     return output.markdown("Places without sky", columns, rows, note)
@@ -213,7 +217,9 @@ def main() -> None:
         facts = helpers.environment()
         head = [f"- command: `python benchmarks/science/overscan.py --draws {given.draws}`"]
         head += [f"- {name}: {value}" for name, value in facts.items()]
-        given.out.write_text("\n".join(["# Places without sky", "", *head, "", *found.splitlines()[2:]]) + "\n")
+        given.out.write_text(
+            "\n".join(["# Places without sky", "", *head, "", *found.splitlines()[2:]]) + "\n"
+        )
 
 
 if __name__ == "__main__":

@@ -26,7 +26,9 @@ from aqdask.methods.tensors import exact_arithmetic
 
 LEVELS = ("valid", "saturated", "sky", "noise")
 PLATEAU = 0.25  # of a patch's valid pixels: so many at its largest value are full, or dead
-NOISE_SEED = 1053  # gives noise without an outstanding row, column or cell; part of the score of patches with gaps
+NOISE_SEED = (
+    1053  # gives noise without an outstanding row, column or cell; part of the score of patches with gaps
+)
 LARGEST_BUFFER = 31 * 2**20  # bytes; glibc raises its threshold up to 32 MiB
 
 
@@ -179,8 +181,8 @@ def fill_invalid(u: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
 def unit_noise(side: int) -> torch.Tensor:
     """Pseudo-random noise of mean 0 and variance 1, float32 ``(side, side)``; the same on every machine.
 
-    Sums of twelve uniform integers of 16 bits (Irwin-Hall, nearly normal, at most 6 sigma) from the raw output
-    of PCG64, which NumPy keeps.
+    Sums of twelve uniform integers of 16 bits (Irwin-Hall, nearly normal, at most 6 sigma) from the raw
+    output of PCG64, which no release of NumPy changes.
     """
     raw = np.random.PCG64(NOISE_SEED).random_raw(3 * side * side)
     parts = np.stack([raw >> np.uint64(shift) & np.uint64(0xFFFF) for shift in (0, 16, 32, 48)])
