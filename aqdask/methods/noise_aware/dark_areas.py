@@ -87,7 +87,7 @@ def dark_note(dark: np.ndarray) -> str:
     largest = int(np.bincount(labels[dark]).argmax())
     y, x = ndimage.find_objects(labels)[largest - 1]
     return (
-        f"{dark.mean():.0%} of the pixels show no sky in any reference frame (overscan without a card, or beyond "
-        f"the optics?) and are no data for this camera: above all rows {y.start} to {y.stop - 1}, columns "
-        f"{x.start} to {x.stop - 1}."
+        f"{dark.mean():.0%} of the pixels show no sky in any reference frame (overscan without a card, or "
+        f"beyond the optics?) and are no data for this camera: above all rows {y.start} to {y.stop - 1}, "
+        f"columns {x.start} to {x.stop - 1}."
     )

@@ -21,7 +21,7 @@ from aqdask.methods.noise_aware.noise_model import (
     sky_level,
     variance_stabilise,
 )
-from aqdask.methods.noise_aware.patch_statistics import View, table
+from aqdask.methods.noise_aware.patch_statistics import WINSOR, WINSOR_SLOPE, View, table
 from aqdask.methods.tensors import exact_arithmetic
 
 LEVELS = ("valid", "saturated", "sky", "noise")
@@ -29,6 +29,7 @@ PLATEAU = 0.25  # of a patch's valid pixels: so many at its largest value are fu
 NOISE_SEED = (
     1053  # gives noise without an outstanding row, column or cell; part of the score of patches with gaps
 )
+SLOPE = 0.004  # sigma a pixel: typical slope of the sky within a patch
 LARGEST_BUFFER = 31 * 2**20  # bytes; glibc raises its threshold up to 32 MiB
 
 
@@ -161,20 +162,47 @@ def fill_invalid(u: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
     """Replace invalid pixels: isolated ones by the mean of their valid neighbours, wide gaps by sky.
 
     A gap is wide where a pixel has no valid one among its eight neighbours. It is filled with the noise of a
-    sky, always the same, so that a patch that is half a gap has the statistics of half a patch of empty sky.
-    At its rim the noise is added to the mean, to the variance of a pixel.
+    sky, always the same, about the plane of the valid pixels, so that a patch that is half a gap has the
+    statistics of half a patch of sky. At its rim the noise is added to the mean, to the variance of a pixel.
     """
     gaps = (~valid.flatten(1).all(dim=1)).nonzero()[:, 0]  # mostly few
     known = valid[gaps]
     total = _sum_around(torch.where(known, u[gaps], 0.0))
     count = _sum_around(known.to(u.dtype))
     filling = total / count.clamp(min=1)
-    wide = _sum_around((count == 0).to(u.dtype)) > 0
-    noise = unit_noise(u.shape[1]).to(u) * (1 - 1 / count.clamp(min=1)).sqrt()
-    filling = filling + torch.where(wide, torch.where(count == 0, unit_noise(u.shape[1]).to(u), noise), 0.0)
+    empty = count == 0
+    wide = empty.flatten(1).any(dim=1).nonzero()[:, 0]  # fewer still
+    if len(wide):
+        noise = unit_noise(u.shape[1]).to(u)
+        sky = torch.where(empty[wide], _plane(u[gaps[wide]], known[wide]), filling[wide])
+        rim = _sum_around(empty[wide].to(u.dtype)) > 0
+        scale = torch.where(empty[wide], 1.0, (1 - 1 / count[wide].clamp(min=1)).sqrt())
+        filling[wide] = sky + torch.where(rim, scale * noise, 0.0)
     filled = u.clone()
     filled[gaps] = torch.where(known, u[gaps], filling)
     return filled
+
+
+def _plane(u: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
+    """Fit a plane to the known pixels of each patch, ``(n, P, P)``, cut at `WINSOR` sigma.
+
+    Ridge regression: slopes are taken to be `SLOPE` sigma a pixel, so that few pixels do not tell one.
+    """
+    weight = known.to(u.dtype)
+    values = torch.where(known, u.clamp(-WINSOR, WINSOR) / WINSOR_SLOPE, 0.0)
+    number = weight.sum(dim=(1, 2)).clamp(min=1)[:, None, None]
+    level = values.sum(dim=(1, 2))[:, None, None] / number
+    steps = torch.arange(u.shape[1], dtype=u.dtype, device=u.device)
+    axes = []
+    for position in (steps[:, None].expand(u.shape[1:]), steps.expand(u.shape[1:])):
+        axes.append(position - (weight * position).sum(dim=(1, 2))[:, None, None] / number)
+    y, x = axes
+    yy, xx, xy = ((weight * product).sum(dim=(1, 2)) for product in (y * y, x * x, x * y))
+    uy, ux = ((values * axis).sum(dim=(1, 2)) for axis in (y, x))
+    yy, xx = yy + SLOPE**-2, xx + SLOPE**-2
+    scale = yy * xx - xy * xy
+    slope_y, slope_x = ((uy * xx - ux * xy) / scale, (ux * yy - uy * xy) / scale)
+    return level + slope_y[:, None, None] * y + slope_x[:, None, None] * x
 
 
 @lru_cache

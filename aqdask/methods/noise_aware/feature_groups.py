@@ -21,6 +21,7 @@ from aqdask.specs import MIN_VALID
 REGIONS = (5, 9)  # patches a side over which the second pass pools
 MIN_NOISE = 0.01  # of the variance, as a logarithm
 MIN_SIZE = 0.03  # 1 % in size, in the units of the head (`networks.SHAPE_UNITS`)
+WHOLE = 0.95  # valid fraction of a patch with no more than a few bad pixels or columns
 MIN_STARS = 0.2  # a patch: with fewer in the whole frame none can be missed
 
 
@@ -118,17 +119,19 @@ def noise_ratio(features: Features, noise: NoiseModel) -> np.ndarray:
     return np.log(measured) - 2 * np.log(sky_sigma(features, noise))
 
 
-def _root_valid(frame: FrameFeatures) -> np.ndarray:
-    """Compute the square root of the valid fraction of each patch, ``(n_y, n_x, 1)``.
+def valid_fraction(features: Features) -> np.ndarray:
+    """Return the valid fraction of each patch as a weight, ``(n_y, n_x)``; 1 from `WHOLE` on, 0 without data.
 
-    What is measured in fewer pixels scatters more; weighted by this, as much as in whole patches.
+    What is measured in fewer pixels scatters more; weighted, as much as in whole patches.
     """
-    return np.sqrt(frame.features["valid"].astype(np.float64))[..., None]
+    valid = np.nan_to_num(features["valid"].astype(np.float64))
+    return np.where(valid < WHOLE, valid, 1.0)
 
 
 def noise(frame: FrameFeatures) -> np.ndarray:
     """Noise of the pixels relative to the noise model, weighted by the root of the valid fraction."""
-    return noise_ratio(frame.features, frame.camera.noise)[..., None] * _root_valid(frame)
+    ratio = noise_ratio(frame.features, frame.camera.noise)
+    return (ratio * np.sqrt(valid_fraction(frame.features)))[..., None]
 
 
 def background(frame: FrameFeatures) -> np.ndarray:
@@ -140,16 +143,18 @@ def background(frame: FrameFeatures) -> np.ndarray:
 
 
 def sky(frame: FrameFeatures) -> np.ndarray:
-    """Sky relative to the frame's sky: offset, and contrast to the neighbours; weighted as `noise`.
+    """Sky relative to the frame's sky: offset, and contrast to the neighbours; times the valid fraction.
+
+    The level of a part errs by its stars and by its distance from the middle of the patch.
 
     Without the tilt of the frame: it would find a gradient a little better, and mask patches beside a cloud.
     """
     offset = frame.misfit.mean(axis=-1)
-    valid = np.where(np.isfinite(offset), frame.features["valid"], 0)
+    valid = np.where(np.isfinite(offset), valid_fraction(frame.features), 0)
     filled = np.where(valid > 0, offset, 0) * valid
     count = np.maximum(box_sum(valid, 3) - valid, MIN_VALID)
     contrast = offset - (box_sum(filled, 3) - filled) / count
-    return np.stack([offset, contrast], axis=-1) * _root_valid(frame)
+    return np.stack([offset, contrast], axis=-1) * valid[..., None]
 
 
 def residual(frame: FrameFeatures) -> np.ndarray:
@@ -194,7 +199,7 @@ def _weight(frame: FrameFeatures, side: int) -> np.ndarray:
     Statistics pooled over fewer pixels scatter more; weighted by this, as much as on reference frames.
     """
     known = box_sum(np.isfinite(frame.features["sky"]), side)
-    valid = np.where(frame.unflagged, np.nan_to_num(frame.features["valid"]), 0)
+    valid = np.where(frame.unflagged, valid_fraction(frame.features), 0)
     return np.sqrt(box_sum(valid, side) / np.maximum(known, 1))
 
 
@@ -219,7 +224,7 @@ def ellipticity_region(frame: FrameFeatures) -> np.ndarray:
 def _mean_around(values: np.ndarray, frame: FrameFeatures, side: int) -> np.ndarray:
     """Average over the valid pixels of unflagged neighbours; the patch's own value without any or if NaN."""
     known = np.isfinite(values)
-    weight = np.where(frame.unflagged & known, frame.features["valid"], 0)
+    weight = np.where(frame.unflagged & known, valid_fraction(frame.features), 0)
     count = box_sum(weight, side)
     mean = box_sum(np.where(weight > 0, values, 0) * weight, side) / np.maximum(count, MIN_VALID)
     return np.where(known & (count > 0), mean, values)
@@ -237,10 +242,10 @@ def stars_region(frame: FrameFeatures) -> np.ndarray:
     Relative to the frame and not the references: a brighter sky or another field has fewer stars everywhere,
     which is no defect of a patch (`frame_score` reports it).
     """
-    stars, valid = frame.features["stars"], frame.features["valid"]
+    stars, valid = frame.features["stars"], valid_fraction(frame.features)
     counted = frame.unflagged & np.isfinite(stars)  # a trail counts as many stars
     whole = float(stars[counted].sum() / valid[counted].sum()) if counted.any() else 0.0
-    around = _mean_around(stars / valid, frame, REGIONS[-1])
+    around = _mean_around(stars / np.maximum(valid, MIN_VALID), frame, REGIONS[-1])
     missing = np.log((around + MIN_STARS) / (whole + MIN_STARS))
     return (missing * _weight(frame, REGIONS[-1]))[..., None]
 

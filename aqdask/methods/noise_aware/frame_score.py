@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from aqdask.flags import OUTSIDE
-from aqdask.methods.noise_aware.feature_groups import CameraModel, noise_ratio, sky_sigma
+from aqdask.methods.noise_aware.feature_groups import CameraModel, noise_ratio, sky_sigma, valid_fraction
 from aqdask.methods.noise_aware.noise_model import NoiseModel
 from aqdask.methods.noise_aware.pooling import Features, pooled_estimate, shape_sums
 from aqdask.stats.robust import mad_sigma
@@ -66,7 +66,7 @@ def frame_statistics(features: Features, camera: CameraModel, spread: Sequence[f
         sky=float(np.median(features["sky"][known])),
         brightness=_brightness(float(np.median(features["sky"][known])), camera.noise),
         noise=float(np.median(noise_ratio(features, camera.noise)[known])),
-        stars=float(features["stars"][known].sum() / features["valid"][known].sum()),
+        stars=float(features["stars"][known].sum() / valid_fraction(features)[known].sum()),
     )
 
 
