@@ -6,7 +6,6 @@ import importlib.util
 
 import numpy as np
 import pytest
-from astropy.io import fits
 
 import aqdask as aq
 from aqdask.simulate.truth import NARROW_FRACTIONS, patch_fraction
@@ -44,7 +43,7 @@ def scored(folder, place, **options):
 
 
 def found(quality, truth):
-    """Share of the patches of the trail that are masked, by its amplitude; of all patches where there is none."""
+    """Masked share of the patches of the trail, by its amplitude; of all patches where there is none."""
     result: dict[int, list[np.ndarray]] = {}
     for frame, pvalue in zip(quality["frame_id"].values, quality["pvalue"].values, strict=True):
         amplitude = int(str(frame).removesuffix(".fits").rpartition("_")[2])

@@ -193,10 +193,10 @@ def _plane(u: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
     number = weight.sum(dim=(1, 2)).clamp(min=1)[:, None, None]
     level = values.sum(dim=(1, 2))[:, None, None] / number
     steps = torch.arange(u.shape[1], dtype=u.dtype, device=u.device)
-    axes = []
-    for position in (steps[:, None].expand(u.shape[1:]), steps.expand(u.shape[1:])):
-        axes.append(position - (weight * position).sum(dim=(1, 2))[:, None, None] / number)
-    y, x = axes
+    y, x = (
+        position - (weight * position).sum(dim=(1, 2))[:, None, None] / number
+        for position in torch.meshgrid(steps, steps, indexing="ij")
+    )
     yy, xx, xy = ((weight * product).sum(dim=(1, 2)) for product in (y * y, x * x, x * y))
     uy, ux = ((values * axis).sum(dim=(1, 2)) for axis in (y, x))
     yy, xx = yy + SLOPE**-2, xx + SLOPE**-2

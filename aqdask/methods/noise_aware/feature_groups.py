@@ -124,8 +124,8 @@ def valid_fraction(features: Features) -> np.ndarray:
 
     What is measured in fewer pixels scatters more; weighted, as much as in whole patches.
     """
-    valid = np.nan_to_num(features["valid"].astype(np.float64))
-    return np.where(valid < WHOLE, valid, 1.0)
+    valid = np.nan_to_num(features["valid"])
+    return np.where(valid < WHOLE, valid, valid.dtype.type(1))
 
 
 def noise(frame: FrameFeatures) -> np.ndarray:
