@@ -14,6 +14,7 @@ CELL = 8  # px; a narrower area is not found
 DARK_SIGMA = 5.0  # sigma of a sky pixel below the sky, in every frame
 DARK_VARIANCE = 0.25  # of that of the sky, on average: most of the photon noise is absent
 LARGEST = 0.5  # of the frame: no sky is left to compare with
+_NEIGHBOURS = np.ones((3, 3), bool)
 
 
 def cell_levels(image: np.ndarray, invalid: np.ndarray | None) -> np.ndarray:
@@ -68,7 +69,9 @@ def dark_cells(frames: Sequence[np.ndarray]) -> np.ndarray:
     dark = known.any(axis=0) & (average < DARK_VARIANCE) & (highest < -DARK_SIGMA)
     if not 0 < dark.mean() < LARGEST:
         return np.empty((0, 2), np.int32)
-    return np.argwhere(ndimage.binary_dilation(dark, np.ones((3, 3)))).astype(np.int32)
+    beside = ndimage.binary_dilation(dark, _NEIGHBOURS)
+    beyond = ndimage.binary_dilation(beside, _NEIGHBOURS) & (highest < -DARK_SIGMA / 2)  # of a slanted edge
+    return np.argwhere(beside | beyond).astype(np.int32)
 
 
 def dark_map(cells: np.ndarray, shape: tuple[int, int]) -> np.ndarray | None:
