@@ -58,7 +58,7 @@ def found(quality, truth):
 
 @pytest.mark.real
 def test_trails_beside_overscan_are_found(trouble, tmp_path):
-    """Without the section 0, 0, 0 and .07 of them were; see ``benchmarks/results/overscan.md`` for more frames."""
+    """Before sections were read, 0, 0, 0 and .07 were; ``benchmarks/results/overscan.md`` has more frames."""
     folder, trail = trouble("overscan")
     truth = np.pad(trail, ((0, 0), (20, 70)))
     notes, quality, invalid = scored(folder / "osc", tmp_path)
