@@ -31,10 +31,13 @@ def find_fill(image: np.ndarray) -> np.ndarray | None:
     """
     if min(image.shape) < RUN or not (candidates := _candidates(image)):
         return None
-    top = np.fmax.reduce(image, axis=None)
+    top = np.fmax.reduce(image, axis=None) if image.dtype.kind == "f" else image.max()
     areas = [_area(image == value) for value in candidates if value != top]
-    fill = np.logical_or.reduce([area for area in areas if area is not None] or [np.zeros(image.shape, bool)])
-    return fill if 0 < fill.mean() < MOST else None
+    found = [area for area in areas if area is not None]
+    if not found:
+        return None
+    fill = np.logical_or.reduce(found)
+    return fill if fill.mean() < MOST else None
 
 
 def _candidates(image: np.ndarray) -> list[float]:
