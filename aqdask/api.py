@@ -69,9 +69,9 @@ def ingest(
     reporter : Reporter, optional
         Listens to the progress.
     **options
-        Fields of `aqdask.execution.ingest.IngestOptions`: ``hdu``, ``mask_hdu``, ``bad_pixel_map``,
-        ``keywords``, ``chunk``, ``codec``, ``frames_per_shard``, ``pixels``, ``by_shape``, ``rehash``,
-        ``retry``, ``forget``.
+        Fields of `aqdask.execution.ingest.IngestOptions`: ``hdu``, ``mask_hdu``, ``mask_files``,
+        ``bad_pixel_map``, ``sections``, ``fill``, ``keywords``, ``chunk``, ``codec``, ``frames_per_shard``,
+        ``pixels``, ``by_shape``, ``rehash``, ``retry``, ``forget``.
 
     Returns
     -------

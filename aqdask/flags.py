@@ -37,7 +37,11 @@ REASONS: tuple[Flag, ...] = (
 DQ: tuple[Flag, ...] = (
     Flag(1, "low_quality", "p-value of the patch at or below alpha"),
     Flag(2, "no_data", "the patch has no score: no valid pixels, or the frame was not scored"),
-    Flag(4, "invalid", "the pixel itself is not data: NaN, BLANK, input mask or bad-pixel map"),
+    Flag(
+        4,
+        "invalid",
+        "the pixel itself is not data: NaN, BLANK, input mask, bad-pixel map, overscan or constant fill",
+    ),
 )
 
 OUTSIDE = {"density": 1, "sky": 2, "gain": 4}

@@ -203,6 +203,10 @@ class ReadSpec:
         for the frame's file name without FITS and compression suffixes, ``{folder}`` for its folder.
         ``mask_hdu`` then selects HDU and bits in that file; if empty, the first image, or the image of the
         same name.
+    sections : bool
+        Pixels outside DATASEC and TRIMSEC and those inside BIASSEC are no data (`aqdask.io.sections`).
+    fill : bool
+        Large areas of exactly one value are no data (`aqdask.io.fill`).
 
     Raises
     ------
@@ -215,6 +219,8 @@ class ReadSpec:
     bad_pixel_map: str = ""
     keywords: tuple[tuple[str, str], ...] = ()
     mask_files: str = ""
+    sections: bool = True
+    fill: bool = True
 
     def __post_init__(self) -> None:
         hdu, colon, bits = self.mask_hdu.partition(":")

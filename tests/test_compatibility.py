@@ -18,6 +18,7 @@ import torch
 from astropy.io import fits
 
 import aqdask as aq
+from aqdask.errors import UsageError
 
 RELEASE = Path(__file__).resolve().parent / "data" / "v0_2_0_dev0"
 DECISIVE = ("score", "pvalue", "reason")
@@ -159,3 +160,16 @@ def test_a_frame_is_added_and_the_first_write_raises_the_layout(folder, expected
     table = aq.export(archive, folder / "products", alpha=expected["alpha"], cluster="serial")
     fractions = expected["table"]["masked_fraction"]
     assert table["masked_fraction"].to_pylist() == [*fractions, fractions[BAD_FRAME]]
+
+
+def test_sources_are_read_as_before_by_the_archive_and_with_sections_by_a_new_one(folder, tmp_path):
+    image = aq.open_frames(folder / "night.zarr")["image"][BAD_FRAME].values
+    image[:, :20] = 0
+    path = write_frame(folder / "more" / "new.fits", image)
+    fits.setval(path, "DATASEC", value=f"[11:{image.shape[1]},1:{image.shape[0]}]")
+    aq.ingest(path, folder / "night.zarr", cluster="serial")
+    assert not aq.open_frames(folder / "night.zarr")["invalid"][-1].any()
+    aq.ingest(path, tmp_path / "new.zarr", cluster="serial")
+    assert aq.open_frames(tmp_path / "new.zarr")["invalid"][0].sum() == 20 * image.shape[0]
+    with pytest.raises(UsageError, match=r"--no-sections asks for False, but .* was made with True"):
+        aq.ingest(path, tmp_path / "new.zarr", cluster="serial", sections=False)

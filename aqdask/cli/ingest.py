@@ -24,7 +24,11 @@ def ingest_options(function: Callable[..., Any]) -> Callable[..., Any]:
                           "--mask-hdu NAME:BITS then refers to that file."),
         click.option("--bad-pixel-map", metavar="FITS", help="Image whose non-zero pixels are bad."),
         click.option("--keyword", "keywords", multiple=True, metavar="WHAT=CARD",
-                     help="Read time, exptime, filter, camera or (frame) type from this header card."),
+                      help="Read time, exptime, filter, camera or (frame) type from this header card."),
+         click.option("--no-sections", is_flag=True,
+                      help="Ignore DATASEC, TRIMSEC and BIASSEC.  [default: overscan is no data]"),
+         click.option("--no-fill", is_flag=True,
+                      help="Keep large areas of one value.  [default: they are no data]"),
         click.option("--no-pixels", is_flag=True, help="Store quality maps only; score the files in place."),
         click.option("--by-shape", is_flag=True, help="One archive for each frame shape and type."),
         click.option("--chunk", type=click.IntRange(16), help="Side of a chunk in px.  [default: 512]"),
@@ -42,7 +46,7 @@ def ingest_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
-def ingest_settings(no_pixels: bool, keywords: tuple[str, ...], **options: Any) -> dict[str, Any]:
+def ingest_settings(keywords: tuple[str, ...], **options: Any) -> dict[str, Any]:
     """Convert the options of the command line to fields of `IngestOptions`."""
     pairs = tuple(tuple(keyword.split("=", 1)) for keyword in keywords)
     allowed = ("time", "exptime", "filter", "camera", "type")
@@ -54,7 +58,9 @@ def ingest_settings(no_pixels: bool, keywords: tuple[str, ...], **options: Any) 
                 consequence="Nothing was ingested",
                 remedy="for example --keyword time=MJD",
             )
-    return {**options, "pixels": False if no_pixels else None, "keywords": pairs or None}
+    for name in ("pixels", "sections", "fill"):
+        options[name] = False if options.pop(f"no_{name}") else None
+    return {**options, "keywords": pairs or None}
 
 
 @click.command()

@@ -25,7 +25,8 @@ from aqdask.store.frame_store import FrameStore
 from aqdask.store.ledger import Ledger, open_ledger
 from aqdask.version import __version__
 
-READ = ("hdu", "mask_hdu", "mask_files", "bad_pixel_map", "keywords")  # fields of ReadSpec that are options
+# fields of ReadSpec that are options
+READ = ("hdu", "mask_hdu", "mask_files", "bad_pixel_map", "keywords", "sections", "fill")
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,8 @@ class IngestOptions:
     mask_files: str | None = None
     bad_pixel_map: str | None = None
     keywords: tuple[tuple[str, str], ...] | None = None
+    sections: bool | None = None
+    fill: bool | None = None
     by_shape: bool = False
     rehash: bool = False
     retry: bool = False
@@ -263,7 +266,7 @@ def _frames(found: Mapping[str, Found]) -> Iterator[tuple[FrameInfo, ...]]:
 
 def _agree(name: str, asked: object, stored: object, path: str) -> None:
     if asked != stored:
-        option = "--no-pixels" if name == "pixels" else "--" + name.replace("_", "-")
+        option = f"--no-{name}" if isinstance(stored, bool) else "--" + name.replace("_", "-")
         raise UsageError(
             f"{option} asks for {asked!r}, but {path} was made with {stored!r}",
             expected="the same setting for every frame of an archive",

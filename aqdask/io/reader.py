@@ -7,16 +7,18 @@ import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from aqdask.errors import FrameError, SourceUnreachable
 from aqdask.io.cards import quiet
+from aqdask.io.fill import find_fill
 from aqdask.io.hdus import Hdu, LazyHdus, check_sizes, frame_suffixes, has_more_images, select_images
 from aqdask.io.input_masks import apply_masks, read_masks
 from aqdask.io.metadata import distinguish_detectors, read_metadata
 from aqdask.io.pixels import read_pixels, read_scaling
+from aqdask.io.sections import Sections, read_sections
 from aqdask.io.streams import Stream, as_frame_errors, load_bytes, load_file, memory_stream, open_stream
 from aqdask.io.tile_compression import image_header
 from aqdask.specs import FrameInfo, ReadSpec
@@ -38,7 +40,8 @@ class Frame:
     image : ndarray, (y, x)
         Native byte order, C-contiguous, of the type of ``info.dtype``.
     invalid : ndarray of bool, (y, x), or None
-        True for pixels without data; None where all are valid.
+        True for pixels without data: NaN, BLANK, masked, outside the exposed sections, or constant fill; None
+        where all are valid.
     sha256 : str
         Hex digest of the file as it is on disk, compressed or not.
     size, mtime_ns : int
@@ -100,6 +103,7 @@ def read_frame(path: str | os.PathLike[str], info_hdu: int, read: ReadSpec) -> F
             raise FrameError(f"HDU {info_hdu} is no longer one of the images that are taken from this file")
         hdu = next(hdu for hdu in images if hdu.index == info_hdu)
         image, invalid = read_pixels(stream, hdu)
+        invalid, about = _without_sky(image, invalid, _sections(hdus, hdu, read), read)
         masks = read_masks(path, stream, hdus, hdu, suffixes[info_hdu], read)
         invalid = apply_masks(invalid, image.shape, masks)
         with quiet():
@@ -107,6 +111,7 @@ def read_frame(path: str | os.PathLike[str], info_hdu: int, read: ReadSpec) -> F
             stream.read_to_end()
             infos = _infos(hdus, images, read, tuple(dict.fromkeys((*notes, *stream.notes))))
         info = next(info for info in infos if info.hdu == info_hdu)
+        info = replace(info, notes=(*info.notes, *about))
         return Frame(image, invalid, digest(), file.size, file.mtime_ns, info)
 
 
@@ -139,6 +144,30 @@ def _select(hdus: LazyHdus, stream: Stream, read: ReadSpec) -> list[Hdu]:
     return images
 
 
+def _sections(hdus: LazyHdus, hdu: Hdu, read: ReadSpec) -> Sections:
+    """Return the sections of an image that are believed; none where they are not asked for."""
+    if not read.sections:
+        return Sections()
+    assert hdu.shape is not None  # of an image
+    text = image_header(hdu) if hdu.compressed else hdu.text
+    with quiet():
+        return read_sections(text, hdus.read[0].text if hdu.index else "", hdu.shape)
+
+
+def _without_sky(
+    image: np.ndarray, invalid: np.ndarray | None, sections: Sections, read: ReadSpec
+) -> tuple[np.ndarray | None, list[str]]:
+    """Add the pixels of an image that show no sky to the invalid ones, with a note on each kind."""
+    unexposed, cards = sections.unexposed(image.shape)
+    fill = find_fill(image) if read.fill else None
+    notes = []
+    for places, what in ((unexposed, cards), (fill, "a constant fill")):
+        if places is not None:
+            notes.append(f"{places.mean():.0%} of the pixels are {what}: no data")
+            invalid = places if invalid is None else invalid | places
+    return invalid, notes
+
+
 def _file_notes(hdus: LazyHdus, images: list[Hdu], read: ReadSpec, stream: Stream) -> tuple[str, ...]:
     """Return notes on the file as a whole."""
     has_more = read.hdu == "first" and has_more_images(hdus, images[0], read, stream)
@@ -161,5 +190,5 @@ def _info(hdus: LazyHdus, hdu: Hdu, suffix: str, read: ReadSpec, notes: tuple[st
     primary = hdus.read[0].text if hdu.index else ""
     scaling = read_scaling(hdu)
     metadata = read_metadata(text, primary, read.keywords)
-    notes = (*metadata.notes, *notes, *scaling.notes)
+    notes = (*metadata.notes, *notes, *scaling.notes, *_sections(hdus, hdu, read).notes)
     return FrameInfo(hdu.index, suffix, hdu.shape, scaling.dtype.name, text, primary, metadata, notes)

@@ -281,9 +281,12 @@ def is_archive(path: str | os.PathLike[str]) -> bool:
 
 
 def read_spec(root: zarr.Group) -> ArchiveSpec:
-    """Return the `ArchiveSpec` that the archive was made with."""
+    """Return the `ArchiveSpec` that the archive was made with.
+
+    An archive that does not state them was made before sections and constant fill were no data.
+    """
     stored: dict[str, Any] = dict(root.attrs["archive"])  # type: ignore[arg-type]
-    read = dict(stored.pop("read"))
+    read = {"sections": False, "fill": False, **stored.pop("read")}
     keywords = tuple((name, keyword) for name, keyword in read.pop("keywords"))
     stored["shape"] = tuple(stored["shape"])
     return ArchiveSpec(**stored, read=ReadSpec(**read, keywords=keywords))

@@ -27,5 +27,6 @@ SEEDS: dict[str, int] = {
     "cost": 21_300_000,
     "nights": 23_100_000,  # frames of cameras with few references, 1000 apart
     "slopes": 23_300_000,  # frames whose sky tilts
+    "overscan": 21_900_000,  # sets of frames with overscan, 1000 apart for each draw
     "references": 21_600_000,  # sets of reference frames, 100 apart for each camera
 }

@@ -11,6 +11,7 @@ import numpy as np
 from aqdask.errors import ModelError
 from aqdask.methods.bundle import Calibration
 from aqdask.methods.noise_aware.anomaly_distance import AnomalyDistance, NormalScores, Tail
+from aqdask.methods.noise_aware.dark_areas import dark_map
 from aqdask.methods.noise_aware.feature_extractor import Detector
 from aqdask.methods.noise_aware.feature_groups import FEATURE_GROUPS, CameraModel
 from aqdask.methods.noise_aware.frame_score import ReferenceStatistics
@@ -39,8 +40,10 @@ class CameraCalibration:
         Counts from which a pixel is saturated; infinite where unknown.
     hot : ndarray (n, 2)
         Row and column of the hot pixels, int32.
+    dark : ndarray (n, 2)
+        Row and column of the cells without sky (`dark_areas`), int32.
     shape : tuple of int
-        ``(y, x)`` of the reference frames: the hot pixels and the template belong to it.
+        ``(y, x)`` of the reference frames: hot pixels, dark cells and the template belong to it.
     facts : dict
         Plain JSON for the user: frames of each set, patches, notes, disabled groups with the reason.
     brighter : CameraCalibration or None
@@ -52,6 +55,7 @@ class CameraCalibration:
     frames: ReferenceStatistics
     saturation: float
     hot: np.ndarray
+    dark: np.ndarray
     shape: tuple[int, int]
     facts: dict[str, Any] = field(default_factory=dict)
     brighter: CameraCalibration | None = None
@@ -75,6 +79,8 @@ class CameraCalibration:
         arrays = {"hot": self.hot, "shape_zero": camera.shape_zero.astype(np.float64)}
         if camera.template is not None:
             arrays["template"] = camera.template.astype(np.float32)
+        if len(self.dark):
+            arrays["dark"] = self.dark
         arrays |= _arrays(decision)
         facts: dict[str, Any] = {
             "noise": asdict(camera.noise),
@@ -144,6 +150,7 @@ class CameraCalibration:
             references,
             float("inf") if full is None else full,
             arrays["hot"],
+            arrays.get("dark", arrays["hot"][:0]),
             tuple(facts["shape"]),
             facts["about"],
             brighter,
@@ -160,17 +167,17 @@ class CameraCalibration:
         flat_field = {group.name for group in FEATURE_GROUPS if group.flat_field}
         distances = {name: found for name, found in decision.distances.items() if name not in flat_field}
         camera = replace(decision.camera, template=None)
-        hot = self.hot if same_camera else self.hot[:0]
+        hot, dark = (cells if same_camera else cells[:0] for cells in (self.hot, self.dark))
         decision = replace(decision, camera=camera, distances=distances, frame_tests=None)
         if decision.lines and not same_camera:
             decision = replace(decision, lines=decision.lines.of_another_camera())
         # The counts of another camera say nothing about its sky.
         brighter = self.brighter.transferred(same_camera=True) if same_camera and self.brighter else None
-        return replace(self, decision=decision, hot=hot, brighter=brighter)
+        return replace(self, decision=decision, hot=hot, dark=dark, brighter=brighter)
 
-    def hot_map(self) -> np.ndarray | None:
-        """Return the hot pixels as bool ``(y, x)``; None where there are none."""
-        return hot_map(self.hot, self.shape)
+    def unusable_map(self) -> np.ndarray | None:
+        """Return the hot and dark pixels as bool ``(y, x)``; None where there are none."""
+        return unusable_map(self.hot, self.dark, self.shape)
 
     @property
     def detector(self) -> Detector:
@@ -178,11 +185,13 @@ class CameraCalibration:
         return Detector(self.decision.camera.noise, self.saturation)
 
 
-def hot_map(hot: np.ndarray, shape: tuple[int, int]) -> np.ndarray | None:
-    """Convert rows and columns ``(n, 2)`` of hot pixels to bool ``(y, x)``; None where there are none."""
+def unusable_map(hot: np.ndarray, dark: np.ndarray, shape: tuple[int, int]) -> np.ndarray | None:
+    """Mark hot pixels and the pixels of dark cells, ``(n, 2)`` each: bool ``(y, x)``, None for none."""
+    found = dark_map(dark, shape)
     if not len(hot):
-        return None
-    found = np.zeros(shape, bool)
+        return found
+    if found is None:
+        found = np.zeros(shape, bool)
     found[hot[:, 0], hot[:, 1]] = True
     return found
 

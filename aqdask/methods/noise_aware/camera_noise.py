@@ -1,4 +1,4 @@
-"""Noise model, hot pixels and saturation level of a camera, from the pixels of its reference frames."""
+"""Noise model, hot pixels, dark areas and saturation level of a camera, from its reference frames."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ import torch
 
 from aqdask.errors import UsageError
 from aqdask.methods.base import FrameSource
+from aqdask.methods.noise_aware.dark_areas import cell_levels, dark_cells, dark_map, dark_note
 from aqdask.methods.noise_aware.feature_groups import FEATURE_GROUPS
 from aqdask.methods.noise_aware.hot_pixels import hot_pixels
 from aqdask.methods.noise_aware.noise_fit import fit_noise, is_coarse, is_white
 from aqdask.methods.noise_aware.noise_model import NoiseModel, clipped_variance, difference, sky_level
 from aqdask.methods.tensors import as_float
 from aqdask.specs import MIN_VALID, FrameMetadata, PatchGrid
-from aqdask.stats.patches import cut_range, valid_range
+from aqdask.stats.patches import cut, cut_range, valid_range
 
 SURVEYED = 12  # frames of a camera at most: 50,000 patches of 4096 x 4096 px frames
 SHARED_TOP = 4  # pixels at the largest value of a frame: then that value is the saturation level
@@ -54,23 +55,28 @@ class FrameSurvey:
         Pixels are integers.
     signal : ndarray (H, W), float16
         Pixels above the sky of their patch in units of its noise, cut at `LARGEST_SIGNAL`; 0 = no data.
+    cells : ndarray (2, n_y, n_x)
+        Level and noise of small cells (`dark_areas.cell_levels`).
     """
 
     levels: Levels
     saturation: float
     integer: bool
     signal: np.ndarray
+    cells: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
 class CameraNoise:
-    """Noise model, hot pixels and saturation level of a camera.
+    """Noise model, hot pixels, dark areas and saturation level of a camera.
 
     Parameters
     ----------
     noise : NoiseModel
     hot : ndarray (n, 2)
         Row and column, int32.
+    dark : ndarray (n, 2)
+        Row and column of cells without sky (`dark_areas`), int32.
     saturation : float
         Counts; infinite where neither frames nor headers show it.
     shape : tuple of int
@@ -83,6 +89,7 @@ class CameraNoise:
 
     noise: NoiseModel
     hot: np.ndarray
+    dark: np.ndarray
     saturation: float
     shape: tuple[int, int]
     notes: tuple[str, ...]
@@ -144,7 +151,8 @@ class Survey:
         levels = patch_levels(image, invalid, self.patch)
         saturation = min(_saturation(image, invalid), _header_saturation(image, card.saturate))
         signal = _signal(image, invalid, levels, self.patch)
-        return FrameSurvey(levels, saturation, image.dtype.kind in "iu", signal)
+        cells = cell_levels(image, invalid, pixel_unit(_noise_scale(image)))
+        return FrameSurvey(levels, saturation, image.dtype.kind in "iu", signal, cells)
 
 
 def _signal(image: np.ndarray, invalid: np.ndarray | None, levels: Levels, patch: int) -> np.ndarray:
@@ -180,15 +188,21 @@ def fit_camera_noise(frames: FrameSource, members: Sequence[int], patch: int) ->
         Where the noise cannot be measured: constant or empty images, counts too coarse to show it.
     """
     chosen = spread_over(members, SURVEYED)
-    levels, tops, total = [], [], None
+    levels, tops, cells, total = [], [], [], None
     for survey in frames.map(Survey(patch), chosen):
         levels.append(survey.levels)
         tops.append(survey.saturation)
+        cells.append(survey.cells)
         total = survey.signal.astype(np.float32) if total is None else total + survey.signal
         integer = survey.integer
     sky, near, far = (
         np.concatenate([getattr(part, name) for part in levels]) for name in ("sky", "near", "far")
     )
+    assert total is not None  # at least one frame
+    dark = dark_map(cells_of_dark := dark_cells(cells), total.shape)
+    if dark is not None:
+        is_dark = cut(dark, PatchGrid(*dark.shape, patch)).any(axis=(2, 3))  # type: ignore[call-arg]
+        sky[np.tile(is_dark.ravel(), len(chosen))] = np.nan
     flat = near <= 0  # a full or constant frame among good ones, which `reference_checks` names
     if 0 < flat.mean() < 0.5:
         sky[flat] = np.nan
@@ -208,10 +222,11 @@ def fit_camera_noise(frames: FrameSource, members: Sequence[int], patch: int) ->
     subtracted = not integer and _is_subtracted(sky, near)
     noise = fit_noise(sky, near if white else far, gain=gain, lag=1 if white else 2, subtracted=subtracted)
     noise = replace(noise, unit=unit)
-    assert total is not None  # at least one frame
     hot = np.argwhere(hot_pixels(total / len(chosen), len(chosen))).astype(np.int32)
     notes, disabled = _remarks(noise, white, gain)
-    return CameraNoise(noise, hot, min(tops) / unit, total.shape, notes, disabled)
+    if dark is not None:
+        notes = (*notes, dark_note(dark))
+    return CameraNoise(noise, hot, cells_of_dark, min(tops) / unit, total.shape, notes, disabled)
 
 
 def _is_subtracted(sky: np.ndarray, variance: np.ndarray) -> bool:

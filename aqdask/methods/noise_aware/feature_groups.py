@@ -16,11 +16,13 @@ from aqdask.methods.noise_aware.noise_model import NoiseModel
 from aqdask.methods.noise_aware.patch_statistics import LINES, SUBPATCHES_PER_SIDE
 from aqdask.methods.noise_aware.pooling import Features, box_sum, pooled_estimate, shape_sums, star_shape
 from aqdask.methods.noise_aware.sky_fit import robust_line, slope_and_bowl, smooth_amplitude
+from aqdask.specs import MIN_VALID
 
 REGIONS = (5, 9)  # patches a side over which the second pass pools
 MIN_NOISE = 0.01  # of the variance, as a logarithm
 MIN_SIZE = 0.03  # 1 % in size, in the units of the head (`networks.SHAPE_UNITS`)
 TYPICAL = 0.25  # unflagged fraction of a frame's patches below which all of them count
+WHOLE = 0.95  # valid fraction of a patch with no more than a few bad pixels or columns
 MIN_STARS = 0.2  # a patch: with fewer in the whole frame none can be missed
 
 
@@ -136,9 +138,19 @@ def noise_ratio(features: Features, noise: NoiseModel) -> np.ndarray:
     return np.log(measured) - 2 * np.log(sky_sigma(features, noise))
 
 
+def valid_fraction(features: Features) -> np.ndarray:
+    """Return the valid fraction of each patch as a weight, ``(n_y, n_x)``; 1 from `WHOLE` on, 0 without data.
+
+    What is measured in fewer pixels scatters more; weighted, as much as in whole patches.
+    """
+    valid = np.nan_to_num(features["valid"])
+    return np.where(valid < WHOLE, valid, valid.dtype.type(1))
+
+
 def noise(frame: FrameFeatures) -> np.ndarray:
-    """Noise of the pixels relative to the noise model."""
-    return noise_ratio(frame.features, frame.camera.noise)[..., None]
+    """Noise of the pixels relative to the noise model, weighted by the root of the valid fraction."""
+    ratio = noise_ratio(frame.features, frame.camera.noise)
+    return (ratio * np.sqrt(valid_fraction(frame.features)))[..., None]
 
 
 def background(frame: FrameFeatures) -> np.ndarray:
@@ -150,15 +162,18 @@ def background(frame: FrameFeatures) -> np.ndarray:
 
 
 def sky(frame: FrameFeatures) -> np.ndarray:
-    """Sky relative to the frame's sky: offset, and contrast to the neighbours.
+    """Sky relative to the frame's sky: offset, and contrast to the neighbours; times the valid fraction.
+
+    The level of a part errs by its stars and by its distance from the middle of the patch.
 
     Without the tilt of the frame: it would find a gradient a little better, and mask patches beside a cloud.
     """
     offset = frame.misfit.mean(axis=-1)
-    known = np.isfinite(offset)
-    filled = np.where(known, offset, 0)
-    count = np.maximum(box_sum(known, 3) - known, 1)
-    return np.stack([offset, offset - (box_sum(filled, 3) - filled) / count], axis=-1)
+    valid = np.where(np.isfinite(offset), valid_fraction(frame.features), 0)
+    filled = np.where(valid > 0, offset, 0) * valid
+    count = np.maximum(box_sum(valid, 3) - valid, MIN_VALID)
+    contrast = offset - (box_sum(filled, 3) - filled) / count
+    return np.stack([offset, contrast], axis=-1) * valid[..., None]
 
 
 def residual(frame: FrameFeatures) -> np.ndarray:
@@ -197,10 +212,11 @@ def line(frame: FrameFeatures) -> np.ndarray:
 def _weight(frame: FrameFeatures, side: int) -> np.ndarray:
     """Compute the square root of the unmasked fraction of a region, ``(n_y, n_x)``.
 
-    Statistics pooled over fewer patches scatter more; weighted by this, as much as on reference frames.
+    Statistics pooled over fewer pixels scatter more; weighted by this, as much as on reference frames.
     """
     known = box_sum(np.isfinite(frame.features["sky"]), side)
-    return np.sqrt(box_sum(frame.unflagged, side) / np.maximum(known, 1))
+    valid = np.where(frame.unflagged, valid_fraction(frame.features), 0)
+    return np.sqrt(box_sum(valid, side) / np.maximum(known, 1))
 
 
 def _pooled_shape(frame: FrameFeatures) -> np.ndarray:
@@ -230,11 +246,11 @@ def ellipticity_region(frame: FrameFeatures) -> np.ndarray:
 
 
 def _mean_around(values: np.ndarray, frame: FrameFeatures, side: int) -> np.ndarray:
-    """Average over unflagged neighbours; the patch's own value without any, or where that is NaN."""
+    """Average over the valid pixels of unflagged neighbours; the patch's own value without any or if NaN."""
     known = np.isfinite(values)
-    usable = frame.unflagged & known
-    count = box_sum(usable, side)
-    mean = box_sum(np.where(usable, values, 0), side) / np.maximum(count, 1)
+    weight = np.where(frame.unflagged & known, valid_fraction(frame.features), 0)
+    count = box_sum(weight, side)
+    mean = box_sum(np.where(weight > 0, values, 0) * weight, side) / np.maximum(count, MIN_VALID)
     return np.where(known & (count > 0), mean, values)
 
 
@@ -253,10 +269,10 @@ def stars_region(frame: FrameFeatures) -> np.ndarray:
     Relative to the frame and not the references: a brighter sky or another field has fewer stars everywhere,
     which is no defect of a patch (`frame_score` reports it).
     """
-    stars = frame.features["stars"]
-    counted = stars[frame.unflagged & np.isfinite(stars)]  # a trail counts as many stars
-    whole = float(counted.mean()) if counted.size else 0.0
-    around = _mean_around(stars, frame, REGIONS[-1])
+    stars, valid = frame.features["stars"], valid_fraction(frame.features)
+    counted = frame.unflagged & np.isfinite(stars)  # a trail counts as many stars
+    whole = float(stars[counted].sum() / valid[counted].sum()) if counted.any() else 0.0
+    around = _mean_around(stars / np.maximum(valid, MIN_VALID), frame, REGIONS[-1])
     missing = np.log((around + MIN_STARS) / (whole + MIN_STARS))
     return (missing * _weight(frame, REGIONS[-1]))[..., None]
 

@@ -11,7 +11,7 @@ import torch
 
 from aqdask.methods.base import FrameSource, batches
 from aqdask.methods.noise_aware.anomaly_distance import AnomalyDistance, Tail
-from aqdask.methods.noise_aware.camera_calibration import CameraCalibration, hot_map
+from aqdask.methods.noise_aware.camera_calibration import CameraCalibration, unusable_map
 from aqdask.methods.noise_aware.camera_noise import CameraNoise
 from aqdask.methods.noise_aware.feature_extractor import Detector, FeatureExtractor
 from aqdask.methods.noise_aware.feature_groups import (
@@ -23,6 +23,7 @@ from aqdask.methods.noise_aware.feature_groups import (
     sky_sigma,
     subpatch_levels,
 )
+from aqdask.methods.noise_aware.fixed_places import fixed_place_notes
 from aqdask.methods.noise_aware.frame_score import FrameStatistics, ReferenceStatistics, frame_statistics
 from aqdask.methods.noise_aware.frame_tests import FrameDistributions, frame_values
 from aqdask.methods.noise_aware.line_test import LineTest
@@ -80,11 +81,12 @@ class FeatureReader:
         device = self.device if torch.cuda.is_available() else "cpu"
         extractor = FeatureExtractor(self.networks, device)
         camera = self.camera_noise
-        detector, hot = Detector(camera.noise, camera.saturation), hot_map(camera.hot, camera.shape)
+        detector = Detector(camera.noise, camera.saturation)
+        unusable = unusable_map(camera.hot, camera.dark, camera.shape)
         grid = PatchGrid(image.shape[0], image.shape[1], self.patch)
         found = []
         for patches, valid, tops, lefts in batches(image, invalid, grid):
-            usable = without(valid, hot, tops, lefts, self.patch)
+            usable = without(valid, unusable, tops, lefts, self.patch)
             measured = extract_batch(extractor, patches, usable, detector)
             found.append(with_position(measured, tops, lefts))
         features = np.concatenate(found).reshape(*grid.shape, -1)
@@ -180,12 +182,15 @@ def calibrate_camera(
             *noise.notes,
             *outliers,
             *_focus_notes(ids, values),
+            *fixed_place_notes(decision, features, PatchGrid(*noise.shape, reader.patch)),
             *_notes(decision, alpha, len(ids), len(split.threshold), disabled),
         ],
         "noise_ratio": float(np.exp(np.median([value.noise for value in values[n_fit:]]) / 2)),
     }
     references = ReferenceStatistics.fit(values).widened(FEW_FRAMES / len(values))
-    return CameraCalibration(decision, references, noise.saturation, noise.hot, noise.shape, facts)
+    return CameraCalibration(
+        decision, references, noise.saturation, noise.hot, noise.dark, noise.shape, facts
+    )
 
 
 def _read_features(

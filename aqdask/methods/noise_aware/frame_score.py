@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from aqdask.flags import OUTSIDE
-from aqdask.methods.noise_aware.feature_groups import FrameFeatures, sky_sigma, whole_shape
+from aqdask.methods.noise_aware.feature_groups import FrameFeatures, sky_sigma, valid_fraction, whole_shape
 from aqdask.methods.noise_aware.networks import SHAPE_UNITS
 from aqdask.methods.noise_aware.noise_model import NoiseModel
 from aqdask.stats.robust import mad_sigma
@@ -39,7 +39,7 @@ class FrameStatistics:
     noise : float
         ln of measured over expected variance.
     stars : float
-        Stars a patch, the mean.
+        Stars a patch without gaps, the mean.
     """
 
     size: float
@@ -62,7 +62,7 @@ def frame_statistics(frame: FrameFeatures) -> FrameStatistics:
         sky=float(np.median(features["sky"][known])),
         brightness=_brightness(float(np.median(features["sky"][known])), camera.noise),
         noise=float(np.median(frame.noise_ratio[known])),
-        stars=float(features["stars"][known].mean()),
+        stars=float(features["stars"][known].sum() / valid_fraction(features)[known].sum()),
     )
 
 

@@ -20,7 +20,7 @@ SUBPATCH = 16  # px of the sub-patches whose sky is taken
 SUBPATCHES_PER_SIDE = 4  # of them along a side of a patch of 64 px
 LIMIT = 2.0  # sigma at which sums of 4 x 4 px are cut before they are added up along lines
 WINSOR = 1.5  # sigma at which pixels are cut for the sky of sub-patches
-_WINSOR_SLOPE = math.erf(WINSOR / math.sqrt(2))
+WINSOR_SLOPE = math.erf(WINSOR / math.sqrt(2))
 CELL = 4  # px a side of the cells of `line_sums`
 STAR_SIGMA = 5.0  # of 2 x 2 px: a local maximum above it counts as a star
 ANGLES = 16  # directions of lines
@@ -108,7 +108,7 @@ def sky_subpatches(view: View) -> torch.Tensor:
     cells = side // SUBPATCH
     # Rows first: whole rows are added up several times as fast as parts of them.
     rows = view.clipped.view(count, cells, SUBPATCH, side).sum(dim=2)
-    return rows.view(count, cells, cells, SUBPATCH).sum(dim=3).flatten(1) / (SUBPATCH**2 * _WINSOR_SLOPE)
+    return rows.view(count, cells, cells, SUBPATCH).sum(dim=3).flatten(1) / (SUBPATCH**2 * WINSOR_SLOPE)
 
 
 def latent_moments(view: View) -> torch.Tensor:

@@ -56,7 +56,7 @@ class NoiseAwareScorer:
         self._cached = lru_cache(maxsize=16)(self._calibration)
 
     def calibration(self, camera: str, filter: str) -> tuple[CameraCalibration, np.ndarray | None]:
-        """Return the calibration of a camera and filter, and its `CameraCalibration.hot_map`.
+        """Return the calibration of a camera and filter, and its `CameraCalibration.unusable_map`.
 
         Without one of its own: that of another filter of the camera, or the pooled one, with the feature
         groups disabled that do not carry over.
@@ -84,7 +84,7 @@ class NoiseAwareScorer:
             ) from error
         if key not in available:
             calibration = calibration.transferred(same_camera=bool(same))
-        return calibration, calibration.hot_map()
+        return calibration, calibration.unusable_map()
 
     def extract_features(
         self,
@@ -96,11 +96,12 @@ class NoiseAwareScorer:
         filter: str = "",
     ) -> np.ndarray:
         """Extract the features of patches; see `aqdask.methods.base.Scorer.extract_features`."""
-        calibration, hot = self.calibration(camera, filter)
+        calibration, unusable = self.calibration(camera, filter)
         found = [np.empty((0, len(self.feature_names)), np.float32)]
         for first in range(0, len(patches), BATCH):
             part = slice(first, first + BATCH)
-            usable = without(None if valid is None else valid[part], hot, tops[part], lefts[part], self.patch)
+            known = None if valid is None else valid[part]
+            usable = without(known, unusable, tops[part], lefts[part], self.patch)
             measured = extract_batch(self.extractor, patches[part], usable, calibration.detector)
             found.append(with_position(measured, tops[part], lefts[part]))
         return np.concatenate(found)
@@ -140,12 +141,12 @@ def with_position(features: np.ndarray, tops: np.ndarray, lefts: np.ndarray) -> 
 
 
 def without(
-    valid: np.ndarray | None, hot: np.ndarray | None, tops: np.ndarray, lefts: np.ndarray, size: int
+    valid: np.ndarray | None, unusable: np.ndarray | None, tops: np.ndarray, lefts: np.ndarray, size: int
 ) -> np.ndarray | None:
-    """Remove the hot pixels (`CameraCalibration.hot_map`) from ``valid``."""
-    if hot is None:
+    """Remove the hot and dark pixels (`CameraCalibration.unusable_map`) from ``valid``."""
+    if unusable is None:
         return valid
-    there = gather(hot, tops, lefts, size)
+    there = gather(unusable, tops, lefts, size)
     return ~there if valid is None else valid & ~there
 
 

@@ -154,7 +154,7 @@ class TwoPassDecision:
         """Compute the p-value of every patch, float32; NaN without data.
 
         The smallest of those of single patches, of regions (split conformal each), of the frame and of lines,
-        corrected for their number by Sidak's rule with their `shares`, ``p = min_i 1 - (1 - p_i)**(1 / w_i)``.
+        corrected for their number by Sidak's rule with `shares`, ``p = min_i 1 - (1 - p_i)**(1 / w_i)``.
         Region statistics correlate within a frame; a shared null distribution would hide single-patch
         anomalies.
         """

@@ -292,7 +292,7 @@ def test_hot_pixels_are_learnt_and_in_painted(tiny):
         return pixels
 
     bundle = adapted(tiny, Frames(first=20, camera="hot", spoil=spoil))
-    found = CameraCalibration.from_stored(bundle.calibration("hot", "L")).hot_map()
+    found = CameraCalibration.from_stored(bundle.calibration("hot", "L")).unusable_map()
     assert found[tuple(places.T)].mean() > 0.9
     assert found.sum() <= 60
     scorer, clean = load_scorer(bundle), image(61)

@@ -1,13 +1,23 @@
-"""Folding, and networks on strips, against torch's own layers, and which share of a patch is full."""
+"""Folding and networks on strips, against torch's own layers; full pixels and gaps of a patch."""
+
+import hashlib
 
 import numpy as np
 import pytest
 import torch
 
-from aqdask.methods.noise_aware.feature_extractor import Detector, FeatureExtractor, fold, unfold
+from aqdask.methods.noise_aware.feature_extractor import (
+    Detector,
+    FeatureExtractor,
+    fill_invalid,
+    fold,
+    unfold,
+    unit_noise,
+)
 from aqdask.methods.noise_aware.networks import FOLD, Networks
 from aqdask.methods.noise_aware.noise_model import NoiseModel
 
+DIGEST = "f3ce2c3776085b50"  # of the noise in gaps, part of stored scores
 DETECTOR = Detector(NoiseModel(64.0, 1.0, floor=16.0), saturation=5000.0)
 
 
@@ -72,3 +82,53 @@ def test_where_saturation_is_unknown_a_plateau_at_the_top_may_be_full(extractor,
     with torch.inference_mode():
         levels, _ = extractor.normalised(patches, valid, Detector(DETECTOR.noise))
     assert levels[:, 1].tolist() == [0, -0.375, 0, -1]
+
+
+def test_the_noise_of_gaps_is_the_same_everywhere_and_that_of_a_sky():
+    noise = unit_noise(64)
+    assert noise.dtype == torch.float32
+    digest = hashlib.sha256(noise.numpy().astype("<f4").tobytes()).hexdigest()
+    assert digest[:16] == DIGEST
+    assert noise.mean().abs() < 0.03
+    assert noise.var() == pytest.approx(1, abs=0.05)
+    assert noise.abs().max() < 4
+    sums = torch.cat([noise.sum(dim=0), noise.sum(dim=1)]) / 8
+    assert sums.abs().max() < 2.2
+
+
+def test_isolated_pixels_and_two_bad_columns_are_in_painted_from_their_neighbours():
+    u = torch.randn(3, 64, 64, generator=torch.Generator().manual_seed(1))
+    valid = torch.ones(u.shape, dtype=torch.bool)
+    valid[0, 10, 20] = False
+    valid[1, :, 30:32] = False
+    filled = fill_invalid(u, valid)
+    around = u[0, 9:12, 19:22].flatten()
+    torch.testing.assert_close(filled[0, 10, 20], (around.sum() - around[4]) / 8)
+    torch.testing.assert_close(filled[1, 1:-1, 30], (u[1, :-2, 29] + u[1, 1:-1, 29] + u[1, 2:, 29]) / 3)
+    assert torch.equal(filled[valid], u[valid])
+
+
+@pytest.mark.parametrize("gap", [np.s_[:, :25], np.s_[40:], np.s_[:40, 30:], np.s_[20:40, 20:40]])
+def test_a_wide_gap_continues_the_sky_of_the_patch(gap):
+    """Slope included, as far as the valid pixels tell it, and with its noise."""
+    steps = torch.arange(64) - 31.5
+    sky = 0.5 + 0.01 * steps[:, None] - 0.005 * steps
+    noise = torch.randn(200, 64, 64, generator=torch.Generator().manual_seed(2))
+    valid = torch.ones(noise.shape, dtype=torch.bool)
+    valid[(slice(None), *(gap if isinstance(gap, tuple) else (gap,)))] = False
+    filled = fill_invalid(sky + noise, valid)
+    assert torch.equal(filled[valid], (sky + noise)[valid])
+    away = (filled - sky)[~valid].view(200, -1)
+    assert away.mean().abs() < 0.12
+    assert away.std() == pytest.approx(1, abs=0.08)
+
+
+def test_a_gap_does_not_show_what_lies_under_it(extractor):
+    patches = counts()
+    valid = torch.ones(patches.shape, dtype=torch.bool)
+    valid[:, :, :20] = False
+    other = patches.clone()
+    other[:, :, :20] = 40000.0
+    found = [extractor.extract(values, valid, DETECTOR) for values in (patches, other)]
+    assert found[0].tobytes() == found[1].tobytes()
+    assert np.isfinite(found[0]).all()

@@ -183,3 +183,29 @@ def test_what_is_left_of_a_region_beside_a_defect_scatters_no_more_than_a_whole_
     )
     ratio = part.std(axis=0) / whole.std(axis=0)
     assert (ratio < 1.25).all(), ratio
+
+
+def test_partly_valid_patches_scatter_as_whole_ones_and_a_few_bad_pixels_change_nothing():
+    whole = good_frame(1)
+    at = (slice(2, 5), slice(0, 2))
+    nearly, partly = changed(whole, at, valid=0.96), changed(whole, at, valid=0.25)
+    for group in FEATURE_GROUPS:
+        one, same, weighted = (
+            group.function(FrameFeatures.of(features, CAMERA)) for features in (whole, nearly, partly)
+        )
+        np.testing.assert_array_equal(one, same, err_msg=group.name)
+        if group.name == "noise":
+            np.testing.assert_allclose(weighted[at], one[at] / 2)
+        if group.name == "sky":
+            np.testing.assert_allclose(weighted[at][..., 0], one[at][..., 0] / 4)
+        if group.name in ("residual", "latent", "spike", "line", "background"):
+            np.testing.assert_array_equal(one, weighted, err_msg=group.name)
+
+
+def test_stars_are_counted_by_the_valid_pixels():
+    """A quarter of the pixels with a quarter of the stars: none is missing."""
+    features = good_frame(1, shape=(12, 12))
+    features["stars"][:] = 8
+    partly = changed(features, np.s_[:, :2], valid=0.25, stars=2)
+    group = next(group for group in FEATURE_GROUPS if group.name == "stars_region")
+    np.testing.assert_allclose(group.function(FrameFeatures.of(partly, CAMERA)), 0, atol=1e-6)
