@@ -20,11 +20,13 @@ from seeds import SEEDS
 from aqdask.methods.noise_aware.camera_noise import CameraNoise
 from aqdask.methods.noise_aware.fit_calibration import FeatureReader
 from aqdask.methods.noise_aware.frame_line import FrameLine
-from aqdask.methods.noise_aware.frame_lines import find_lines, significance_map
+from aqdask.methods.noise_aware.frame_lines import find_lines, patches_crossed
+from aqdask.methods.noise_aware.line_test import LineTest
 from aqdask.methods.noise_aware.line_threshold import LineThreshold
 from aqdask.methods.noise_aware.networks import load_networks
 from aqdask.methods.noise_aware.noise_model import NoiseModel
 from aqdask.methods.noise_aware.pooling import Features
+from aqdask.methods.noise_aware.two_pass import SHARES
 from aqdask.methods.shipped import load_shipped
 from aqdask.simulate.camera import bleed, read_out
 from aqdask.simulate.defect_base import TRUTH_SIGMA
@@ -36,6 +38,7 @@ from aqdask.simulate.truth import NARROW_FRACTIONS, patch_fraction
 from aqdask.specs import FrameMetadata, PatchGrid
 
 ALPHA = 0.01
+LIMIT = 1 - (1 - ALPHA) ** SHARES["lines"]  # p-value of a line from which patches are masked
 REFERENCES = (3, 10, 20)
 DRAWS = 50  # sets of references of each number
 TRIALS = 8  # frames of a kind of line
@@ -200,12 +203,12 @@ def features_of(frame: Drawn) -> Features:
 
 @dataclass(frozen=True)
 class Found:
-    """Result for one frame: map of significances, patches affected and touched by a line, lines, seconds."""
+    """Result for one frame: patches affected and touched by a line, lines, patches of each, seconds."""
 
-    significance: np.ndarray
     affected: np.ndarray
     touched: np.ndarray
     lines: tuple[FrameLine, ...]
+    crossed: list[np.ndarray]
     seconds: float
 
     @classmethod
@@ -214,11 +217,19 @@ class Found:
         features = features_of(frame)
         begin = time.process_time()
         lines = find_lines(features)
-        significance = significance_map(features, lines)
+        crossed = [patches_crossed(features, one) for one in lines]
         seconds = time.process_time() - begin
         fraction = patch_fraction(frame.truth, PatchGrid(*frame.image.shape))
         kind = "trail" if line and line.kind == "streak" else "hot_column"
-        return cls(significance, fraction >= NARROW_FRACTIONS[kind], fraction > 0, lines, seconds)
+        return cls(fraction >= NARROW_FRACTIONS[kind], fraction > 0, lines, crossed, seconds)
+
+    def masked(self, threshold: LineThreshold) -> np.ndarray:
+        """Patches masked for their lines, bool."""
+        test, bad = LineTest(threshold), np.zeros(self.touched.shape, bool)
+        for line, there in zip(self.lines, self.crossed, strict=True):
+            if test.pvalue(line, float(there.mean())) <= LIMIT:
+                bad |= there
+        return bad
 
     @property
     def strongest(self) -> float:
@@ -239,7 +250,7 @@ def false_masks(found: Sequence[Found], references: int) -> tuple[float, float]:
         order = rng.permutation(len(found))
         threshold = LineThreshold.fit([found[k].strongest for k in order[:references]])
         for k in order[references:]:
-            bad = threshold.pvalue(found[k].significance) <= ALPHA
+            bad = found[k].masked(threshold)
             masked.append(bad.mean())
             frames.append(bad.any())
     return float(np.mean(masked)), float(np.mean(frames))
@@ -281,7 +292,7 @@ def line_rows(quick: bool, strongest: dict[tuple[str, int], list[float]]) -> Ite
         for k in range(trials):
             frame = draw(kind, size, SEEDS["lines"] + 50_000 + 100 * number + k, line)
             found = Found.of(frame, line)
-            bad = threshold.pvalue(found.significance) <= ALPHA
+            bad = found.masked(threshold)
             hit, affected = hit + (bad & found.affected).sum(), affected + found.affected.sum()
             wrong, untouched = wrong + (bad & ~found.touched).sum(), untouched + (~found.touched).sum()
             ends += [_ends_apart(found.lines[0], frame.ends)] if bad.any() else []
@@ -318,7 +329,7 @@ def _good_table(rows: Sequence[dict[str, Any]]) -> str:
         )  # fmt: skip
     names = [f"masked, {n} references" for n in REFERENCES]
     columns = ("scene", "px", "frames", "strongest line, least / median / most", *names, "ms")
-    note = f"Good patches that a line with p <= {ALPHA:g} crosses, in brackets the share of frames with one."
+    note = f"Good patches masked for a line at alpha {ALPHA:g}, in brackets the share of frames with one."
     return output.markdown("Good frames", columns, cells, note)
 
 
@@ -330,7 +341,7 @@ def _line_table(rows: Sequence[dict[str, Any]]) -> str:
     ]  # fmt: skip
     columns = ("line", "scene", "px", "frames", "recall", "goal", "others masked", "ends off by, px")
     note = (
-        f"Threshold from {REFERENCES[1]} good frames, p <= {ALPHA:g}. Recall of affected patches; others: "
+        f"Threshold from {REFERENCES[1]} good frames, alpha {ALPHA:g}. Recall of affected patches; others: "
         "patches without an affected pixel. Ends: median distance of the farther end."
     )
     return output.markdown("Frames with a line", columns, cells, note)

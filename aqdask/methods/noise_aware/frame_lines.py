@@ -77,25 +77,9 @@ def find_lines(features: Features, known: Collection[FrameLine] = ()) -> tuple[F
     return tuple(line for line in found if line.significance >= FLOOR) or tuple(found[:1])
 
 
-def significance_map(features: Features, lines: Iterable[FrameLine]) -> np.ndarray:
-    """Compute the significance of the strongest line that crosses each patch, 0 without one.
-
-    Parameters
-    ----------
-    features : mapping of str to ndarray (n_y, n_x)
-        'top' and 'left'.
-    lines : iterable of FrameLine
-
-    Returns
-    -------
-    ndarray (n_y, n_x), float32
-    """
-    found = np.zeros(features["top"].shape, np.float32)
-    tops, lefts = first_pixels(features)
-    for line in lines:
-        there = crossed(line, tops, lefts, PATCH)
-        found[there] = np.maximum(found[there], np.float32(line.significance))
-    return found
+def patches_crossed(features: Features, line: FrameLine) -> np.ndarray:
+    """Find the patches that a line touches, corners included, bool ``(n_y, n_x)``, from 'top' and 'left'."""
+    return crossed(line, *first_pixels(features), PATCH)
 
 
 def shared_lines(frames: Sequence[Collection[FrameLine]]) -> tuple[FrameLine, ...]:

