@@ -37,7 +37,15 @@ GROUPS = ("frames", "quality", "ledger")
 REWORDED = {
     "evidence that was worst": "property of the patch with the smallest p-value",
     "how far the frame is from the references in robust sigma, larger is worse": (
-        "distance from the reference frames in robust sigma, larger is worse"
+        "distance from the reference frames in standard deviations, larger is worse"
+    ),
+    "distance from the reference frames in robust sigma, larger is worse": (
+        "distance from the reference frames in standard deviations, larger is worse"
+    ),
+    "frame is flagged: frame_score above 5 (robust sigma of size, ellipticity, sky or noise, or more than "
+    "20 % of the patches masked)": (
+        "frame is flagged: frame_score above 5 (standard deviations of size, ellipticity, noise or sky, or "
+        "more than 20 % of the patches masked)"
     ),
     "PSF size of the frame over the median of the fitted references, above 1 = wider": (
         "PSF size of the frame relative to that of the reference frames, above 1 = wider"
@@ -45,9 +53,16 @@ REWORDED = {
     "PSF ellipticity of the frame less that of the reference frames": (
         "modulus of the difference in PSF ellipticity from the reference frames"
     ),
-    "conformal p-value of its PSF ellipticity, at least 1 / (references + 1)": (
-        "conformal p-value of the frame's PSF ellipticity, at least 1 / (references + 1)"
+    "conformal p-value of the frame's PSF size, at least 1 / (references + 1)": (
+        "p-value of the frame's PSF size"
     ),
+    "conformal p-value of the frame's PSF ellipticity, at least 1 / (references + 1)": (
+        "p-value of the frame's PSF ellipticity"
+    ),
+    "conformal p-value of its PSF ellipticity, at least 1 / (references + 1)": (
+        "p-value of the frame's PSF ellipticity"
+    ),
+    "split conformal p-value of the score through both passes": "p-value of the patch, smaller is worse",
     "mean number of stars a patch": "mean number of stars per patch",
     "what of the frame lies outside the range of the reference frames": (
         "quantities outside the range of the reference frames: stars per patch (density), sky, "

@@ -24,7 +24,7 @@ def _number(name: str, long_name: str, units: str = "1") -> Variable:
 # Per patch: decision, published score, physical maps. Per frame: score, flag, the same physical quantities.
 VARIABLES: tuple[Variable, ...] = (
     _map("score", "patch score, -log10 of the smallest group p-value, larger is worse"),
-    _map("pvalue", "split conformal p-value of the score through both passes"),
+    _map("pvalue", "p-value of the patch, smaller is worse"),
     Variable(
         "reason",
         "uint8",
@@ -38,14 +38,14 @@ VARIABLES: tuple[Variable, ...] = (
     _map("e1", "PSF ellipticity along the axes less that of the reference frames"),
     _map("e2", "PSF ellipticity along the diagonals less that of the reference frames"),
     _map("stars", "stars in the patch above 5 sigma"),
-    _number("frame_score", "distance from the reference frames in robust sigma, larger is worse"),
+    _number("frame_score", "distance from the reference frames in standard deviations, larger is worse"),
     Variable(
         "frame_flag",
         "uint8",
         255,  # not scored
         {
-            "long_name": "frame is flagged: frame_score above 5 (robust sigma of size, ellipticity, sky or "
-            "noise, or more than 20 % of the patches masked)",
+            "long_name": "frame is flagged: frame_score above 5 (standard deviations of size, ellipticity, "
+            "noise or sky, or more than 20 % of the patches masked)",
             "flag_values": [0, 1, 255],
             "flag_meanings": "good flagged not_scored",
         },
@@ -56,11 +56,8 @@ VARIABLES: tuple[Variable, ...] = (
         "PSF size of the frame relative to that of the reference frames, above 1 = wider",
     ),
     _number("frame_ellipticity", "modulus of the difference in PSF ellipticity from the reference frames"),
-    _number("frame_size_pvalue", "conformal p-value of the frame's PSF size, at least 1 / (references + 1)"),
-    _number(
-        "frame_ellipticity_pvalue",
-        "conformal p-value of the frame's PSF ellipticity, at least 1 / (references + 1)",
-    ),
+    _number("frame_size_pvalue", "p-value of the frame's PSF size"),
+    _number("frame_ellipticity_pvalue", "p-value of the frame's PSF ellipticity"),
     _number("frame_sky", "median sky of the patches, pedestal included", "count"),
     _number("frame_noise_ratio", "median measured over expected standard deviation of the noise"),
     _number("frame_stars", "mean number of stars per patch"),
