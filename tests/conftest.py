@@ -5,9 +5,11 @@ With ``AQDASK_REQUIRE=1`` (set in CI) a missing requirement is a failure, so tha
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -40,3 +42,14 @@ def data_dir() -> Path:
     folder = folder if folder.is_absolute() else ROOT / folder
     _require((folder / "bad_inputs").is_dir(), f"no real frames in {folder}; set AQDASK_TEST_DATA")
     return folder
+
+
+@pytest.fixture(scope="session")
+def make_trouble(data_dir: Path) -> ModuleType:
+    """Module that writes the odd files, with one function a kind."""
+    spec = importlib.util.spec_from_file_location("make_trouble", data_dir / "trouble" / "make_trouble.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

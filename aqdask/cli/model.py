@@ -112,7 +112,7 @@ def train(session: Session, archive: str, out: str, frames: Sequence[str], **set
     "--frames",
     multiple=True,
     metavar="FRAME",
-    help="Good frames, 10 to 40 for each camera and filter; as for `train`.  [default: as `select` proposes]",
+    help="Good frames, 3 to 40 for each camera and filter; as for `train`.  [default: as `select` proposes]",
 )
 @click.option("--name", help="Name of the copy; part of the quality group's name.  [default: from FILE]")
 @click.option("--seed", default=0, show_default=True, help="Seed of the random split of the frames.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
 import sys
 from pathlib import Path
@@ -45,15 +44,11 @@ def archive(_finished, tmp_path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def trouble(data_dir, tmp_path_factory):
+def trouble(make_trouble, tmp_path_factory):
     """``trouble(kind, **options)``: the folder of one kind of odd frames, and what is right of it."""
-    path = data_dir / "trouble" / "make_trouble.py"
-    spec = importlib.util.spec_from_file_location("make_trouble", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
 
     def make(kind, **options):
         folder = tmp_path_factory.mktemp(kind)
-        return folder, module.KINDS[kind](folder, **options)
+        return folder, make_trouble.KINDS[kind](folder, **options)
 
     return make

@@ -2,24 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
 import pytest
-
-
-@pytest.fixture(scope="session")
-def make_trouble(data_dir: Path) -> ModuleType:
-    """Module that writes the odd files, with one function a kind."""
-    spec = importlib.util.spec_from_file_location("make_trouble", data_dir / "trouble" / "make_trouble.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="session")

@@ -38,7 +38,7 @@ def calibrate_bundle(
     bundle : Bundle
         With ``method="aqdask"``; calibrations of other cameras and filters are kept.
     frames : FrameSource
-        Good frames, 10 to 40 of each camera and filter; each is read whole at most twice.
+        Good frames, 3 to 40 of each camera and filter; each is read whole at most twice.
     spec : TrainSpec
         ``name``, ``seed``, ``alpha``, ``two_sided`` and the fractions of the sets are used.
     report : callable

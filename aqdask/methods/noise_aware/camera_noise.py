@@ -257,8 +257,7 @@ def _remarks(noise: NoiseModel, white: bool, gain: float) -> tuple[tuple[str, ..
     if noise.source == "subtracted":
         reason = "the sky was subtracted, so that its noise cannot be expected"
         notes.append(
-            f"{reason}; every pixel counts as noisy as the sky of the references, and the noise groups are "
-            "disabled"
+            f"{reason}; each patch is measured in units of its own noise, and the noise groups are disabled"
         )
         disabled |= dict.fromkeys(NOISE_GROUPS, reason)
     if noise.source == "none":

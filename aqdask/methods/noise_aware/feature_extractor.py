@@ -85,12 +85,17 @@ class FeatureExtractor:
     def normalised(
         self, patches: torch.Tensor, valid: torch.Tensor | None, detector: Detector
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Compute `LEVELS` ``(n, 4)`` and the variance-stabilised signal, gaps filled, ``(n, P, P)``."""
+        """Compute `LEVELS` ``(n, 4)`` and the variance-stabilised signal, gaps filled, ``(n, P, P)``.
+
+        Where the sky was subtracted, and its noise cannot be expected, in units of that of the patch.
+        """
         noise = detector.noise
         variance = clipped_variance(difference(patches, valid, noise.lag))
         sky = sky_level(patches, valid, variance)
         full, share = _shares(patches, valid, detector.saturation)
         u = variance_stabilise(patches, sky, noise).float()
+        if noise.source == "subtracted":
+            u *= (noise.a / variance.clamp(min=noise.floor)).sqrt().float()[:, None, None]
         if valid is not None:
             u = fill_invalid(u, valid)
         return torch.stack([share, full, sky, variance], dim=1), u

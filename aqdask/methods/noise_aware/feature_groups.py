@@ -85,7 +85,12 @@ class FrameFeatures:
 
 
 def sky_sigma(features: Features, noise: NoiseModel) -> np.ndarray:
-    """Compute the expected noise of a sky pixel of each patch in counts, float64 ``(n_y, n_x)``."""
+    """Compute the expected noise of a sky pixel of each patch in counts, float64 ``(n_y, n_x)``.
+
+    Where the sky was subtracted, the noise of the patch.
+    """
+    if noise.source == "subtracted":
+        return np.sqrt(np.maximum(features["noise"].astype(np.float64), noise.floor))
     return np.sqrt(noise.variance(torch.from_numpy(features["sky"].astype(np.float64))).numpy())
 
 

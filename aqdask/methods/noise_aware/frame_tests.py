@@ -74,8 +74,8 @@ def frame_values(frame: FrameFeatures) -> dict[str, float]:
     shape = whole_shape(frame) * np.asarray(SHAPE_UNITS)
     noise = frame.noise_ratio[frame.typical]
     noise = noise[np.isfinite(noise)]
-    sky = frame.features["sky"][frame.typical]
-    variance = sky_sigma({"sky": np.array(np.median(sky))}, frame.camera.noise) ** 2 if sky.size else np.nan
+    sigma = sky_sigma(frame.features, frame.camera.noise)[frame.typical]
+    variance = np.median(sigma) ** 2 if sigma.size else np.nan
     level = np.median(noise) if noise.size else np.nan
     found = (*shape, level, *frame_sky(frame), np.log(variance))
     return dict(zip(STATISTICS, map(float, found), strict=True))

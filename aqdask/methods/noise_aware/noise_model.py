@@ -36,7 +36,8 @@ class NoiseModel:
         Smallest variance used, in counts squared.
     source : str
         Where ``b`` is from: 'frames', 'header' (the gain of the FITS header), 'none' (b = 0), or
-        'subtracted' (b = 0: the sky was subtracted, and its noise is ``a``).
+        'subtracted' (b = 0: the sky was subtracted; its noise is ``a`` on average, and each patch has its
+        own).
     lag : int
         Distance in pixels of the difference in which noise is measured: 1, or 2 where neighbours are
         correlated (resampled, demosaiced or compressed frames).
