@@ -90,7 +90,7 @@ class Frames(FrameSource):
     def read(self, index):
         return image(index), None
 
-bundle = dispatch.calibrate(load_shipped(), Frames(), TrainSpec(alpha=0.05))
+bundle = dispatch.calibrate(load_shipped(), Frames(), TrainSpec(alpha=0.02))
 scorer = dispatch.load_scorer(Bundle.from_bytes(bundle.contents))
 grid = PatchGrid(384, 384, 64)
 found = [scorer.extract_features(*batch, "cam", "L") for batch in batches(image(50), None, grid)]

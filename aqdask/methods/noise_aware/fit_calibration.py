@@ -173,8 +173,7 @@ def calibrate_camera(
     outliers += check_patches(ids, [FrameFeatures.of(one, whole) for one in features], noise.disabled)
     disabled = noise.disabled
     decision = _fit_decision(camera, parts, disabled, alpha)
-    effective = int(decision.final[0].total * decision.shares["patches"])
-    check_alpha(effective, alpha, len(split.threshold), len(ids))
+    check_alpha(decision.final[0].total, alpha, len(split.threshold), len(ids))
     facts = {
         "frames": {name: [frames.ids[k] for k in getattr(split, name)] for name in SETS},
         "abstain": dict(disabled),

@@ -50,7 +50,7 @@ class FrameTest:
     slack: float = 0.0
 
 
-# Spreads are those between frames of simulated cameras and of real series: benchmarks/results/frame_tests.md.
+# Spreads are those between frames of simulated cameras and of real series: benchmarks/results/nights.md.
 # The error of the gain is up to a fifth of it: under another sky the noise is expected so badly.
 FRAME_TESTS: tuple[FrameTest, ...] = (
     FrameTest("size_frame", "size", ("size",), 0.06, 0.35, one_sided=True),

@@ -15,8 +15,9 @@ from aqdask.methods.noise_aware.pooling import Features, box_sum
 from aqdask.stats.conformal import ScoreTable, conformal_pvalue
 
 FIRST_ALPHA = 0.01  # of the first pass; frozen in the bundle, so that a mask for any alpha needs no network
-# Of the false masks, by part of the decision.
 SHARES = {"patches": 0.45, "regions": 0.3, "frame": 0.2, "lines": 0.05}
+"""Share of the false masks of each part of the decision."""
+BEYOND = 0.5  # of the score of a patch beyond the threshold set counts
 SMALLEST = 1e-30  # p-value of a whole frame
 BESIDE = 3  # flagged patches within 3 x 3 from which a patch counts as the edge of the same defect
 
@@ -147,8 +148,12 @@ class TwoPassDecision:
     @property
     def smallest(self) -> float:
         """Smallest p-value that a single patch can have."""
-        smallest = zip(self.final, self.shares.values(), strict=False)
-        return min(float(_corrected(table.smallest, share)) for table, share in smallest)
+        parts = zip(self.final, self.shares.values(), strict=False)
+        return min(float(_corrected(self._least(table, share), share)) for table, share in parts)
+
+    def _least(self, table: ScoreTable, share: float) -> float:
+        """Return the least p-value of a part of the decision: after the correction, that of the table."""
+        return 1 - (1 - table.smallest) ** share if self.camera.relative else table.smallest
 
     def pvalue(self, neg_log10_p: Mapping[str, np.ndarray]) -> np.ndarray:
         """Compute the p-value of every patch, float32; NaN without data.
@@ -158,8 +163,8 @@ class TwoPassDecision:
         Region statistics correlate within a frame; a shared null distribution would hide single-patch
         anomalies.
         """
-        tables = zip(self.pass_scores(neg_log10_p), self.final, strict=True)
-        parts = [conformal_pvalue(scores, table).astype(np.float64) for scores, table in tables]
+        tables = zip(self.pass_scores(neg_log10_p), self.final, self.shares.values(), strict=False)
+        parts = [_extrapolated(scores, table, self._least(table, w)) for scores, table, w in tables]
         if self.frame_tests:
             shares = self.frame_tests.shares
             tests = [_corrected(10.0 ** -neg_log10_p[name], share) for name, share in shares.items()]
@@ -181,6 +186,17 @@ class TwoPassDecision:
         worst = np.stack([np.nan_to_num(s, nan=-1.0) for s in found.values()]).argmax(axis=0) + 1
         pvalue = self.pvalue(found) if self.final else np.full_like(score, np.nan)
         return score, pvalue, names[np.where(np.isnan(score), 0, worst)], frame
+
+
+def _extrapolated(scores: np.ndarray, table: ScoreTable, least: float) -> np.ndarray:
+    """Compute `conformal_pvalue`, and beyond the largest reference score less than 1 / (n + 1), float64.
+
+    It falls there with `BEYOND` times the score, which is itself ``-log10 p``, to ``least``. So a threshold
+    set that is large enough for some alpha remains so where it has a share of the decision only.
+    """
+    found = conformal_pvalue(scores, table).astype(np.float64)
+    beyond = np.clip(scores - table.values[-1], 0, None)
+    return np.where(beyond > 0, np.maximum(found * 10.0 ** (-BEYOND * beyond), least), found)
 
 
 def _corrected(pvalue: np.ndarray | float, share: float) -> np.ndarray:
