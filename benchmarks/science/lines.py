@@ -6,6 +6,7 @@ nothing but the finder is tried.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +18,9 @@ from draws import CAMERA, good_scene
 from scipy.special import erf
 from seeds import SEEDS
 
+from aqdask.methods.base import batches
 from aqdask.methods.noise_aware.camera_noise import CameraNoise
+from aqdask.methods.noise_aware.feature_extractor import Detector, FeatureExtractor
 from aqdask.methods.noise_aware.fit_calibration import FeatureReader
 from aqdask.methods.noise_aware.frame_line import FrameLine
 from aqdask.methods.noise_aware.frame_lines import find_lines, patches_crossed
@@ -25,7 +28,9 @@ from aqdask.methods.noise_aware.line_test import LineTest
 from aqdask.methods.noise_aware.line_threshold import LineThreshold
 from aqdask.methods.noise_aware.networks import load_networks
 from aqdask.methods.noise_aware.noise_model import NoiseModel
+from aqdask.methods.noise_aware.patch_statistics import line_sums
 from aqdask.methods.noise_aware.pooling import Features
+from aqdask.methods.noise_aware.scorer import extract_batch
 from aqdask.methods.noise_aware.two_pass import SHARES
 from aqdask.methods.shipped import load_shipped
 from aqdask.simulate.camera import bleed, read_out
@@ -41,6 +46,7 @@ ALPHA = 0.01
 LIMIT = 1 - (1 - ALPHA) ** SHARES["lines"]  # p-value of a line from which patches are masked
 REFERENCES = (3, 10, 20)
 DRAWS = 50  # sets of references of each number
+COST_TURNS = 7
 TRIALS = 8  # frames of a kind of line
 SPIKED = 6  # additional stars of 1e6 to 2e7 e- in 1024 x 1024 px
 SPIKE_RADIUS, SPIKE_SIGMA = 3.0, 1.2  # px: core of a spike, and its profile
@@ -193,12 +199,15 @@ def _spikes(stars: np.ndarray, size: int, share: float) -> np.ndarray:
 
 def features_of(frame: Drawn) -> Features:
     """Extract the features of a frame with the noise model of its scene."""
-    scene = frame.scene
+    reader = FeatureReader(load_networks(load_shipped()), _camera_noise(frame.scene), 64)
+    return reader(frame.image, None, FrameMetadata(camera=CAMERA))
+
+
+def _camera_noise(scene: SceneSpec) -> CameraNoise:
     a = (scene.read_noise / scene.gain) ** 2 - scene.pedestal / scene.gain
     noise = NoiseModel(a, 1 / scene.gain, floor=1e-3)
-    camera = CameraNoise(noise, np.zeros((0, 2), np.int32), float("inf"), scene.shape, (), {})
-    reader = FeatureReader(load_networks(load_shipped()), camera, 64)
-    return reader(frame.image, None, FrameMetadata(camera=CAMERA))
+    none = np.zeros((0, 2), np.int32)
+    return CameraNoise(noise, none, none, float("inf"), scene.shape, (), {})
 
 
 @dataclass(frozen=True)
@@ -314,7 +323,45 @@ def lines(quick: bool = False) -> list[str]:
     tables = [_good_table(rows)]
     found = line_rows(quick, {(row["scene"], row["size"]): row["strongest"] for row in rows})
     tables.append(_line_table(list(found)))
-    return tables
+    return [*tables, _cost_table(cost(512 if quick else 4096, quick))]
+
+
+def cost(size: int, quick: bool) -> list[dict[str, Any]]:
+    """Measure processor seconds of one frame, with and without the sums for lines, in turns."""
+    networks, rows = load_networks(load_shipped()), []
+    for kind in ("default",) if quick else ("default", "crowded", "long spikes"):
+        frame = draw(kind, size, SEEDS["lines"] + 90_000)
+        camera = _camera_noise(frame.scene)
+        detector, grid = Detector(camera.noise, float("inf")), PatchGrid(*frame.image.shape)
+        sums = FeatureExtractor(networks)
+        plain = FeatureExtractor(networks)
+        plain.statistics = tuple(row for row in plain.statistics if row.function is not line_sums)
+        features = features_of(frame)
+        seconds: dict[str, list[float]] = {"with sums": [], "without": [], "lines": []}
+        for _ in range(COST_TURNS):
+            for name, extractor in (("with sums", sums), ("without", plain)):
+                begin = time.process_time()
+                for patches, valid, _, _ in batches(frame.image, None, grid):
+                    extract_batch(extractor, patches, valid, detector)
+                seconds[name].append(time.process_time() - begin)
+            begin = time.process_time()
+            find_lines(features, floor=math.inf)
+            seconds["lines"].append(time.process_time() - begin)
+        rows.append({"scene": kind, "size": size, **seconds})
+    return rows
+
+
+def _cost_table(rows: Sequence[dict[str, Any]]) -> str:
+    cells = []
+    for row in rows:
+        with_sums, without, found = (np.array(row[name]) for name in ("with sums", "without", "lines"))
+        cells.append(
+            (row["scene"], row["size"], *(f"{np.median(one):.3f}" for one in (without, with_sums, found)),
+             f"{np.median((with_sums + found) / without) - 1:.1%}")
+        )  # fmt: skip
+    columns = ("scene", "px", "features without sums, s", "with sums, s", "lines, s", "cost")
+    note = f"Processor seconds of a frame, one thread, {COST_TURNS} turns; cost: median of the ratios."
+    return output.markdown("Cost", columns, cells, note)
 
 
 def _good_table(rows: Sequence[dict[str, Any]]) -> str:

@@ -37,7 +37,9 @@ SAME = 0.95  # of the length of a streak: a column in it that is longer is all t
 FULL = 0.7  # of the first or last patch of the frame: a column that fills more of it goes on to the edge
 
 
-def find_lines(features: Features, known: Collection[FrameLine] = ()) -> tuple[FrameLine, ...]:
+def find_lines(
+    features: Features, known: Collection[FrameLine] = (), floor: float = FLOOR
+) -> tuple[FrameLine, ...]:
     """Find the lines of a frame, the strongest first.
 
     Parameters
@@ -46,6 +48,8 @@ def find_lines(features: Features, known: Collection[FrameLine] = ()) -> tuple[F
         `patch_statistics.LINE_SUMS`, 'top', 'left', 'sky' and 'noise'; NaN in patches without data.
     known : collection of FrameLine
         Columns and rows that are left out (`shared_lines`).
+    floor : float
+        Significance of a streak after which others are looked for; each costs as much as the first.
 
     Returns
     -------
@@ -71,7 +75,7 @@ def find_lines(features: Features, known: Collection[FrameLine] = ()) -> tuple[F
         if not any(line.significance >= FLOOR and is_all_of(line, streak) for line in found):
             band = streak.width / 2 + CELL
             found = [line for line in found if not is_along(line, streak, band)] + [streak]
-        if streak.significance < FLOOR:
+        if streak.significance < floor:
             break
     found.sort(key=lambda line: -line.significance)
     return tuple(line for line in found if line.significance >= FLOOR) or tuple(found[:1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from aqdask.methods.noise_aware.frame_line import FrameLine
-from aqdask.methods.noise_aware.frame_lines import find_lines, patches_crossed, shared_lines
+from aqdask.methods.noise_aware.frame_lines import FLOOR, find_lines, patches_crossed, shared_lines
 from aqdask.methods.noise_aware.line_threshold import LineThreshold
 from aqdask.methods.noise_aware.pooling import Features
 
@@ -37,8 +38,9 @@ class LineTest:
     @classmethod
     def fit(cls, references: Sequence[Features]) -> LineTest | None:
         """Fit to the features of reference frames; None where none is large enough for lines."""
-        known = shared_lines([find_lines(features) for features in references])
-        found = [find_lines(features, known) for features in references]
+        found = [find_lines(features, floor=math.inf) for features in references]
+        if known := shared_lines(found):
+            found = [find_lines(features, known, math.inf) for features in references]
         strongest = [lines[0].significance for lines in found if lines]
         return cls(LineThreshold.fit(strongest), known) if strongest else None
 
@@ -57,7 +59,7 @@ class LineTest:
         """
         known = np.isfinite(features["sky"])
         found = np.where(known, 0.0, np.nan)
-        for line in find_lines(features, self.known):
+        for line in find_lines(features, self.known, max(FLOOR, self.threshold.typical)):
             there = patches_crossed(features, line) & known
             pvalue = self.pvalue(line, float(there.sum() / known.sum()))
             found[there] = np.maximum(found[there], -np.log10(max(pvalue, SMALLEST)))

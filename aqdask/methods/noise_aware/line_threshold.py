@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
@@ -37,6 +38,11 @@ class LineThreshold:
         """
         fitted = Predictive.fit(np.log(np.asarray(strongest, dtype=np.float64))[:, None], PRIOR_SCALE)
         return cls(float(fitted.mean[0]), fitted.scale, fitted.dof)
+
+    @property
+    def typical(self) -> float:
+        """Significance that the strongest line of one in six good frames reaches."""
+        return math.exp(self.centre + self.scale)
 
     def pvalue(self, significance: np.ndarray | float) -> np.ndarray:
         """Probability that the strongest line of a good frame is at least as significant; 1 at 0, float64.

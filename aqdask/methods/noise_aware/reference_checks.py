@@ -27,6 +27,7 @@ SUSPECT = 5.0  # and at which it is noted
 SAME_GAIN = 1.05  # factor between header gains that may be one setting, measured twice
 OUTLYING_PATCHES = 0.2  # fraction of outlying patches at which a frame is rejected
 SUSPECT_PATCHES = 0.06  # and at which it is noted: one of ten sets of 14 to 17 good frames had as many
+MIN_SUSPECT = 4.5  # patches: a small frame has a few by chance
 INFORMATIVE = 0.5  # of a reference frame's patches
 FEW_FRAMES = 10
 ANCHORS = 60  # frames through which lines of variance against sky are drawn
@@ -104,6 +105,7 @@ def check_patches(ids: Sequence[str], frames: Sequence[FrameFeatures], disabled:
     `fraction_beyond_others`). ``disabled`` names groups that are not used.
     """
     worst = dict.fromkeys(range(len(ids)), (0.0, ""))
+    patches = max(int(np.isfinite(frame.features["sky"]).sum()) for frame in frames)
     for group in FEATURE_GROUPS:
         if group.regional or group.retired or group.name in disabled:
             continue
@@ -111,7 +113,7 @@ def check_patches(ids: Sequence[str], frames: Sequence[FrameFeatures], disabled:
         smallest = max(group.min_effect_size, group.check_effect_size)
         for k, share in enumerate(fraction_beyond_others(statistics, group.one_sided, smallest)):
             worst[k] = max(worst[k], (float(share), group.reason))
-    suspect = SUSPECT_PATCHES * max(1.0, FEW_FRAMES / len(ids))
+    suspect = max(SUSPECT_PATCHES * max(1.0, FEW_FRAMES / len(ids)), MIN_SUSPECT / max(patches, 1))
     found = {
         ids[k]: (f"{reason}, {share:.0%} of its patches", share)
         for k, (share, reason) in worst.items()

@@ -25,7 +25,7 @@ def features(count=4):
 
 
 def test_each_patch_has_the_p_value_of_the_least_likely_line_across_it(monkeypatch):
-    monkeypatch.setattr(line_test, "find_lines", lambda features, known: (ROW, SHORT, COLUMN))
+    monkeypatch.setattr(line_test, "find_lines", lambda *given: (ROW, SHORT, COLUMN))
     found = LineTest(THRESHOLD).neg_log10_p(features())
     assert np.isnan(found[0, 1])
     expected = np.zeros((4, 4))
