@@ -91,7 +91,9 @@ def real(folder: Path, quick: bool = False) -> tuple[dict[str, Any], list[str]]:
     )
     if not quick:
         widest = int(np.argmax([one.fwhm for one in luminance.measures]))
-        found["regions"] = real_regions.regions(luminance.frames, widest, red.frames, REGION_SPLITS)
+        found["regions"] = real_regions.regions(
+            luminance.frames, luminance.good, widest, red.frames, REGION_SPLITS
+        )
     found["others"] = [] if quick else real_others.others(data, folder, steps)
     pictures(scorer, luminance, folder)
     return found, tables(found)

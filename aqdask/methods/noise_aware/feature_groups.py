@@ -6,6 +6,7 @@ Calibration, combination and reasons treat all groups alike: a new group is one 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -289,13 +290,16 @@ def frame_sky(frame: FrameFeatures) -> tuple[float, float, float]:
     """Compute `slope_and_bowl` of the sky over the sky template, as fractions of the sky.
 
     The sky is counted from the level at which the variance vanishes, ``-a / b``, so that neither a pedestal
-    nor a fit of the template's brightness hides a change of the vignetting.
+    nor a fit of the template's brightness hides a change of the vignetting. NaN for a frame of another shape
+    than the template.
     """
     camera, sky = frame.camera, frame.features["sky"].astype(np.float64)
+    if camera.template is not None and camera.template.shape != as_image(frame.misfit).shape:
+        return math.nan, math.nan, math.nan
     if camera.noise.b > 0:
         template: np.ndarray | float = 1.0
         zero = -camera.noise.a / camera.noise.b
-        if camera.template is not None and camera.template.shape == as_image(frame.misfit).shape:
+        if camera.template is not None:
             template = as_subpatches(camera.template).mean(axis=-1) - zero
         ratio = (sky - zero) / template
         usable = frame.typical & np.isfinite(ratio)

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+TOUCH = 1e-6  # px; patches side by side share an edge
+
 
 @dataclass(frozen=True)
 class FrameLine:
@@ -45,7 +47,8 @@ def crossed(line: FrameLine, tops: np.ndarray, lefts: np.ndarray, size: int) -> 
     Returns
     -------
     ndarray (n_y, n_x) of bool
-        True where a point of the patch, its pixels counted as squares, lies within half a width of the line.
+        True where a point of the patch, its pixels counted as squares, lies closer to the line than half its
+        width.
     """
     start, end = np.array(line.start), np.array(line.end)
     low = [starts - 0.5 for starts in (tops[:, None], lefts[None, :])]
@@ -77,4 +80,4 @@ def crossed(line: FrameLine, tops: np.ndarray, lefts: np.ndarray, size: int) -> 
             )
             away = np.hypot(y - start[0] - along * (end - start)[0], x - start[1] - along * (end - start)[1])
             nearest = np.minimum(nearest, away)
-    return (enter <= leave) | (nearest <= line.width / 2)
+    return (enter <= leave) | (nearest < line.width / 2 - TOUCH)

@@ -9,6 +9,7 @@ import numpy as np
 
 from aqdask.flags import OUTSIDE
 from aqdask.methods.noise_aware.feature_groups import FrameFeatures, sky_sigma, valid_fraction, whole_shape
+from aqdask.methods.noise_aware.frame_tests import equivalent_sigma
 from aqdask.methods.noise_aware.networks import SHAPE_UNITS
 from aqdask.methods.noise_aware.noise_model import NoiseModel
 from aqdask.stats.robust import mad_sigma
@@ -139,16 +140,19 @@ class ReferenceStatistics:
         two_sided: bool = False,
         tests: Mapping[str, float] | None = None,
     ) -> float:
-        """Return the largest sigma, or 25 (`FLAG_SIGMA` / `FLAG_MASKED`) times the masked fraction.
+        """Return the number of sigma, or 25 (`FLAG_SIGMA` / `FLAG_MASKED`) times the masked fraction.
 
-        The sigmas are those of the tests of the frame (`frame_tests.FrameDistributions.sigmas`) and that of
-        its sky; without tests those of `sigmas`. A frame is flagged if it is more than `FLAG_SIGMA` from the
-        references, or if more than `FLAG_MASKED` of its patches are masked.
+        The sigma of the p-values of ``tests`` and of the level of the sky (`frame_tests.equivalent_sigma`);
+        without tests, in calibrations of earlier releases, the largest of `sigmas`. A frame is flagged if it
+        is more than `FLAG_SIGMA` from the references, or if more than `FLAG_MASKED` of its patches are
+        masked.
         """
         sigmas = self.sigmas(frame, two_sided=two_sided)
-        if tests is not None:
-            sigmas = {"sky": sigmas.get("sky", 0.0), **tests}
-        return max([masked * FLAG_SIGMA / FLAG_MASKED, *sigmas.values()])
+        if tests is None:
+            distance = max(sigmas.values(), default=0.0)
+        else:
+            distance = equivalent_sigma(tests, sigmas.get("sky", 0.0))
+        return max(masked * FLAG_SIGMA / FLAG_MASKED, distance)
 
     def outside(self, frame: FrameStatistics) -> int:
         """Return bits of `OUTSIDE` for statistics outside the range of the references."""

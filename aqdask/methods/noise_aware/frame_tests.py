@@ -6,11 +6,13 @@ three frames on, at the price of a prior on how much good frames of one camera a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+from scipy import stats
 
 from aqdask.methods.noise_aware.feature_groups import FrameFeatures, frame_sky, sky_sigma, whole_shape
 from aqdask.methods.noise_aware.networks import SHAPE_UNITS
@@ -32,6 +34,10 @@ class FrameTest:
         Standard deviation between good frames of a camera and filter, before any is known, in their unit.
     share : float
         Its share of the false masks of all tests; they add up to 1.
+    weight : float
+        Weight of its p-value in the score of the frame. A fault of the sky is a few standard deviations of
+        what is natural, and would be lost among the others; those of focus, guiding or noise are many, and a
+        factor in their p-values costs little.
     one_sided : bool
         Only large values are bad.
     needs : str
@@ -45,6 +51,7 @@ class FrameTest:
     statistics: tuple[str, ...]
     prior_spread: float
     share: float
+    weight: float
     one_sided: bool = False
     needs: str = ""
     slack: float = 0.0
@@ -53,14 +60,16 @@ class FrameTest:
 # Spreads are those between frames of simulated cameras and of real series: benchmarks/results/nights.md.
 # The error of the gain is up to a fifth of it: under another sky the noise is expected so badly.
 FRAME_TESTS: tuple[FrameTest, ...] = (
-    FrameTest("size_frame", "size", ("size",), 0.06, 0.35, one_sided=True),
-    FrameTest("ellipticity_frame", "ellipticity", ("e1", "e2"), 0.01, 0.25),
-    FrameTest("noise_frame", "noise", ("noise",), 0.008, 0.2, needs="noise", slack=0.1),
-    FrameTest("slope_frame", "sky", ("slope_y", "slope_x"), 0.015, 0.1),
-    FrameTest("bowl_frame", "sky", ("bowl",), 0.015, 0.1),
+    FrameTest("size_frame", "size", ("size",), 0.06, 0.35, 0.07, one_sided=True),
+    FrameTest("ellipticity_frame", "ellipticity", ("e1", "e2"), 0.01, 0.25, 0.07),
+    FrameTest("noise_frame", "noise", ("noise",), 0.008, 0.2, 0.06, needs="noise", slack=0.1),
+    FrameTest("slope_frame", "sky", ("slope_y", "slope_x"), 0.015, 0.1, 0.55),
+    FrameTest("bowl_frame", "sky", ("bowl",), 0.015, 0.1, 0.2),
 )
 TESTS = {test.name: test for test in FRAME_TESTS}
 SKY = "ln_variance"
+SKY_WEIGHT = 0.05  # of the level of the sky, in the score of the frame
+LEAST = 1e-300  # p-value, 37 sigma
 STATISTICS = (*(name for test in FRAME_TESTS for name in test.statistics), SKY)
 
 
@@ -140,13 +149,6 @@ class FrameDistributions:
             for name, predictive in self.predictive.items()
         }
 
-    def sigmas(self, distances: Mapping[str, float]) -> dict[str, float]:
-        """Return the distances towards the bad side, 0 for those on the good side or unknown."""
-        return {
-            name: float(np.nan_to_num(max(distance, 0.0) if self._one_sided(name) else abs(distance)))
-            for name, distance in distances.items()
-        }
-
     def limits(self, pvalue: float) -> dict[str, float]:
         """Return the distance from the references, in the unit of each test, with this p-value of all."""
         return {
@@ -156,3 +158,25 @@ class FrameDistributions:
 
     def _one_sided(self, name: str) -> bool:
         return TESTS[name].one_sided and not self.two_sided
+
+
+def equivalent_sigma(pvalues: Mapping[str, float], sky: float) -> float:
+    """Combine the p-values of tests to a number of standard deviations.
+
+    The two-sided normal quantile of ``min_i 1 - (1 - p_i)**(1 / w_i)``: a weighted correction for several
+    tests (Genovese, Roeder & Wasserman 2006, Biometrika 93, 509), with `FrameTest.weight`.
+
+    Parameters
+    ----------
+    pvalues : mapping of str to float
+        By test (`FrameDistributions.pvalues`); NaN is left out.
+    sky : float
+        Distance of the level of the sky from that of the references in standard deviations.
+    """
+    known = {name: pvalue for name, pvalue in pvalues.items() if math.isfinite(pvalue)}
+    weights = [*(TESTS[name].weight for name in known), SKY_WEIGHT]
+    corrected = [
+        -math.expm1(math.log1p(-min(pvalue, 1 - 1e-12)) * sum(weights) / weight)
+        for pvalue, weight in zip([*known.values(), 2 * float(stats.norm.sf(sky))], weights, strict=True)
+    ]
+    return float(stats.norm.isf(max(min(corrected), LEAST) / 2))

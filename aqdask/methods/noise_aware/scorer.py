@@ -192,9 +192,7 @@ def frame_variables(calibration: CameraCalibration, features: Features) -> dict[
     distances = tests.distances(frame_values(frame)) if tests else {}
     pvalues = tests.pvalues(distances) if tests else {}
     references = calibration.frames
-    rank = references.score(
-        values, masked, two_sided=camera.two_sided, tests=tests.sigmas(distances) if tests else None
-    )
+    rank = references.score(values, masked, two_sided=camera.two_sided, tests=pvalues if tests else None)
     return {
         "score": score,
         "pvalue": pvalue,

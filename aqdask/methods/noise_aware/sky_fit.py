@@ -6,6 +6,7 @@ import numpy as np
 
 _ROUNDS = 20
 _REACH = 4.685  # sigma at which a patch has no weight (Tukey's biweight, 95 % efficient)
+_SMOOTH_REACH = 9.0  # of the fit of a smooth shape: what natural structure leaves is no outlier
 _INNER, _INNER_SIGMA = (
     0.3,
     0.385,
@@ -63,13 +64,15 @@ def slope_and_bowl(values: np.ndarray, usable: np.ndarray) -> tuple[float, float
 
     NaN where patches are too few. Parameters are those of `smooth_terms`, whose unit they have.
     """
-    terms, found = smooth_terms(values, usable)
+    terms, found = smooth_terms(values, usable, _SMOOTH_REACH)
     if not len(terms):
         return float("nan"), float("nan"), float("nan")
     return 2 * float(found[1]), 2 * float(found[2]), 2 * float(found[3])
 
 
-def smooth_terms(values: np.ndarray, usable: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def smooth_terms(
+    values: np.ndarray, usable: np.ndarray, reach: float = _REACH
+) -> tuple[np.ndarray, np.ndarray]:
     """Fit a plane and a term in the distance from the middle squared to most of the patches.
 
     With Tukey's biweight; coordinates are -1 to 1 along either axis.
@@ -80,6 +83,8 @@ def smooth_terms(values: np.ndarray, usable: np.ndarray) -> tuple[np.ndarray, np
         Sky above what the frame should have, in any unit.
     usable : ndarray (n_y, n_x), bool
         Where `values` are finite and count.
+    reach : float
+        Sigma at which a patch has no weight.
 
     Returns
     -------
@@ -99,7 +104,7 @@ def smooth_terms(values: np.ndarray, usable: np.ndarray) -> tuple[np.ndarray, np
         fit = np.linalg.lstsq(terms * weight[:, None], found * weight, rcond=None)[0]
         away = np.abs(found - terms @ fit)
         spread = float(np.median(away)) / 0.6745 + _LEAST
-        before, weight = weight, np.maximum(1 - (away / (_REACH * spread)) ** 2, 0)
+        before, weight = weight, np.maximum(1 - (away / (reach * spread)) ** 2, 0)
         if np.abs(weight - before).max() < 1e-3:
             break
     return terms, fit

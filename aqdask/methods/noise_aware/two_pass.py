@@ -15,7 +15,7 @@ from aqdask.methods.noise_aware.pooling import Features, box_sum
 from aqdask.stats.conformal import ScoreTable, conformal_pvalue
 
 FIRST_ALPHA = 0.01  # of the first pass; frozen in the bundle, so that a mask for any alpha needs no network
-SHARES = {"patches": 0.45, "regions": 0.3, "frame": 0.2, "lines": 0.05}
+SHARES = {"patches": 0.4, "regions": 0.25, "frame": 0.3, "lines": 0.05}
 """Share of the false masks of each part of the decision."""
 BEYOND = 0.5  # of the score of a patch beyond the threshold set counts
 SMALLEST = 1e-30  # p-value of a whole frame

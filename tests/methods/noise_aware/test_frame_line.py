@@ -1,6 +1,7 @@
 """Patches that a line crosses, against the pixels of its band."""
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -55,3 +56,10 @@ def test_a_point_and_a_line_beyond_the_frame():
     place = np.arange(0, 256, 64)
     assert crossed(FrameLine("streak", (10.0, 70.0), (10.0, 70.0), 1.0, 9.0), place, place, 64).sum() == 1
     assert not crossed(FrameLine("column", (0.0, 300.0), (255.0, 300.0), 1.0, 9.0), place, place, 64).any()
+
+
+@pytest.mark.parametrize(("x", "patch"), [(63.0, 0), (64.0, 1), (127.0, 1), (128.0, 2)])
+def test_a_column_of_pixels_is_in_one_column_of_patches(x, patch):
+    place = np.arange(0, 256, 64)
+    found = crossed(FrameLine("column", (0.0, x), (255.0, x), 1.0, 9.0), place, place, 64)
+    assert found.any(axis=0).nonzero()[0].tolist() == [patch]

@@ -5,9 +5,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from features import CAMERA, NOISE, changed, good_frame
+from scipy import stats
 
-from aqdask.methods.noise_aware.feature_groups import FrameFeatures, as_image
-from aqdask.methods.noise_aware.frame_tests import FRAME_TESTS, FrameDistributions, frame_values
+from aqdask.methods.noise_aware.feature_groups import CameraModel, FrameFeatures, as_image
+from aqdask.methods.noise_aware.frame_tests import (
+    FRAME_TESTS,
+    SKY_WEIGHT,
+    TESTS,
+    FrameDistributions,
+    equivalent_sigma,
+    frame_values,
+)
 
 ALL = np.s_[:, :]
 
@@ -30,8 +38,9 @@ def pvalues(tests, found):
     return tests.pvalues(tests.distances(found))
 
 
-def test_shares_add_up_and_names_are_unique():
+def test_shares_and_weights_add_up_and_names_are_unique():
     assert sum(test.share for test in FRAME_TESTS) == pytest.approx(1)
+    assert sum(test.weight for test in FRAME_TESTS) + SKY_WEIGHT == pytest.approx(1)
     assert len({test.name for test in FRAME_TESTS}) == len(FRAME_TESTS)
 
 
@@ -49,10 +58,6 @@ def test_sharper_stars_are_good_unless_asked_for():
     sharp = values(wider(good_frame(50), -3.0))
     assert pvalues(distributions(5), sharp)["size_frame"] > 0.9
     assert pvalues(distributions(5, two_sided=True), sharp)["size_frame"] < 1e-3
-    assert distributions(5).sigmas({"size_frame": -4.0, "noise_frame": -4.0}) == {
-        "size_frame": 0.0,
-        "noise_frame": 4.0,
-    }
 
 
 def test_ellipticity_is_compared_in_any_direction():
@@ -107,4 +112,22 @@ def test_a_frame_without_data_has_no_pvalue():
     nothing = changed(good_frame(1), ALL, all=np.nan)
     found = pvalues(tests, values(nothing))
     assert all(np.isnan(value) for value in found.values())
-    assert set(tests.sigmas(tests.distances(values(nothing))).values()) == {0.0}
+    assert equivalent_sigma(found, 0.0) == pytest.approx(0.0, abs=1e-3)
+
+
+def test_the_score_of_a_frame_is_the_quantile_of_its_least_weighted_p_value():
+    pvalues = dict.fromkeys(TESTS, 0.5)
+    slope, size = ({**pvalues, name: 1e-4} for name in ("slope_frame", "size_frame"))
+    assert equivalent_sigma({**pvalues, "slope_frame": 1e-4}, 0.0) == pytest.approx(
+        stats.norm.isf(1e-4 / 0.55 / 2), abs=0.01
+    )
+    assert equivalent_sigma(slope, 0.0) > equivalent_sigma(size, 0.0) > 2.5
+    assert equivalent_sigma(pvalues, 8.0) > 7
+    assert np.isfinite(equivalent_sigma({"size_frame": 0.0}, 0.0))
+
+
+def test_a_frame_of_another_shape_than_the_template_has_no_slope():
+    camera = CameraModel(NOISE, template=np.full((40, 40), 1000.0))
+    found = frame_values(FrameFeatures.of(good_frame(1), camera))
+    assert np.isnan([found["slope_y"], found["slope_x"], found["bowl"]]).all()
+    assert np.isfinite(found["size"])

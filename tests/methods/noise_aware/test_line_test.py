@@ -13,7 +13,7 @@ from aqdask.methods.noise_aware.line_threshold import LineThreshold
 THRESHOLD = LineThreshold.fit([4.0, 4.2, 4.4, 4.1])
 COLUMN = FrameLine("column", (0.0, 70.0), (255.0, 70.0), 1.0, 6.0)
 ROW = FrameLine("row", (130.0, 0.0), (130.0, 255.0), 1.0, 9.0)
-SHORT = FrameLine("row", (130.0, 0.0), (130.0, 63.0), 1.0, 7.0)
+SHORT = FrameLine("row", (130.0, 0.0), (130.0, 63.0), 1.0, 5.0)
 
 
 def features(count=4):
@@ -51,7 +51,7 @@ def test_a_good_patch_is_crossed_as_often_as_the_p_value_says(count):
 def test_a_short_line_counts_as_one_that_crosses_a_twentieth():
     test = LineTest(THRESHOLD)
     assert (
-        test.pvalue(SHORT, 0.001) == test.pvalue(SHORT, MIN_COVERAGE) == THRESHOLD.pvalue(7.0) * MIN_COVERAGE
+        test.pvalue(SHORT, 0.001) == test.pvalue(SHORT, MIN_COVERAGE) == THRESHOLD.pvalue(5.0) * MIN_COVERAGE
     )
 
 
