@@ -24,6 +24,7 @@ from aqdask.stats.conformal import ScoreTable
 
 FINAL = ("final", "final_region")  # names of the tables of final p-values, as they are stored
 BRIGHTER = "brighter/"  # prefix of the arrays of a brighter sky
+FRAME_VALUES = "frame_values/"  # prefix of the arrays of `FrameDistributions`
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,7 +97,8 @@ class CameraCalibration:
             "smallest_pvalue": decision.smallest,
         }
         if decision.frame_tests:
-            facts["frame_values"] = {name: list(found) for name, found in decision.frame_tests.values.items()}
+            values = decision.frame_tests.values
+            arrays |= {f"{FRAME_VALUES}{name}": np.array(found, float) for name, found in values.items()}
         if decision.lines:
             facts["lines"] = decision.lines.stored()
         if self.brighter is not None:
@@ -123,9 +125,8 @@ class CameraCalibration:
             facts.get("relative", False),
         )
         decision = _decision(camera, arrays, facts["tails"], facts["first_alpha"])
-        if "frame_values" in facts:
-            tests = FrameDistributions(facts["frame_values"], two_sided=camera.two_sided)
-            decision = replace(decision, frame_tests=tests)
+        if values := _of_prefix(arrays, FRAME_VALUES):
+            decision = replace(decision, frame_tests=FrameDistributions(values, two_sided=camera.two_sided))
         if "lines" in facts:
             decision = replace(decision, lines=LineTest.from_stored(facts["lines"]))
         if "centred" in facts:
@@ -142,7 +143,7 @@ class CameraCalibration:
         full = facts["saturation"]
         brighter, limit = None, float("inf")
         if "brighter" in facts:
-            inside = {n.removeprefix(BRIGHTER): a for n, a in arrays.items() if n.startswith(BRIGHTER)}
+            inside = _of_prefix(arrays, BRIGHTER)
             brighter = cls.from_stored(Calibration(inside, facts["brighter"]["facts"]))
             limit = facts["brighter"]["limit"]
         return cls(
@@ -183,6 +184,11 @@ class CameraCalibration:
     def detector(self) -> Detector:
         """Noise model and saturation level, as the feature extractor needs them."""
         return Detector(self.decision.camera.noise, self.saturation)
+
+
+def _of_prefix(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+    """Select the arrays whose names begin with a prefix, by the rest of the name."""
+    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
 
 
 def unusable_map(hot: np.ndarray, dark: np.ndarray, shape: tuple[int, int]) -> np.ndarray | None:

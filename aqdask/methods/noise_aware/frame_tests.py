@@ -102,7 +102,7 @@ class FrameDistributions:
         Stars sharper than the references' are bad, too.
     """
 
-    values: Mapping[str, Sequence[float]]
+    values: Mapping[str, Sequence[float] | np.ndarray]
     two_sided: bool = False
 
     @classmethod

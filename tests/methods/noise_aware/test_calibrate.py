@@ -91,6 +91,17 @@ def test_a_calibration_comes_back_from_what_is_stored(tiny):
         np.testing.assert_array_equal(again.arrays[name], array, err_msg=name)
 
 
+def test_frames_of_ten_patches_have_no_slope_and_can_be_stored(tiny):
+    """A slope needs 12 patches: no number of these frames."""
+    frames = Frames(first=20, spoil=lambda index, pixels: pixels[:128, :320])
+    bundle = adapted(tiny, frames, TrainSpec(name="small", alpha=0.1))
+    again = Bundle.from_bytes(bundle.contents)
+    tests = CameraCalibration.from_stored(again.calibration("cam", "L")).decision.frame_tests
+    assert set(tests.predictive) == {"size_frame", "ellipticity_frame", "noise_frame"}
+    found = score_frame(load_scorer(again), frames.read(0)[0], None, "cam", "L")
+    assert np.isfinite(found["frame_score"])
+
+
 def test_few_calibration_frames_are_noted_and_no_group_is_disabled(tiny):
     told = []
     bundle = adapted(tiny, Frames(first=20), report=lambda progress: told.append(progress.note))
