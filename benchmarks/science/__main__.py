@@ -204,7 +204,8 @@ def alone_nights(folder: Path, scale: Scale, quick: bool) -> list[str]:
     """Few references, and tests of whole frames."""
     import nights
 
-    return nights.tables(nights.first_nights(quick), nights.slopes(quick))
+    rows = nights.first_nights(quick)
+    return nights.tables(rows, nights.slopes(quick), nights.spreads(rows))
 
 
 ALONE: dict[str, Callable[[Path, Scale, bool], list[str]]] = {

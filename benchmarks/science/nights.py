@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import output
+import real
 from draws import CAMERA, FILTER, MemoryFrames, good_scene
 from metrics import auroc
 from seeds import SEEDS
@@ -21,6 +22,7 @@ from seeds import SEEDS
 from aqdask.errors import UsageError
 from aqdask.methods.base import score_frame
 from aqdask.methods.noise_aware.calibrate import calibrate_bundle
+from aqdask.methods.noise_aware.frame_tests import FRAME_TESTS
 from aqdask.methods.noise_aware.scorer import NoiseAwareScorer
 from aqdask.methods.shipped import load_shipped
 from aqdask.methods.training.settings import TrainSpec
@@ -39,7 +41,13 @@ DRAWS, GOOD, SPOILT = 10, 8, 3
 SIDE = 1024  # px
 PER_DRAW = 1000  # seeds of a draw
 WIDER, ELLIPTICITY = 1.4, 0.15
-SLOPE_REFERENCES, SLOPE_FRAMES = 20, 24
+SLOPE_REFERENCES, SLOPE_FRAMES = 20, 40
+SKIES: dict[str, tuple[int, dict[str, float]]] = {
+    "512 px, 1 to 3 %": (512, {}),
+    "1024 px, 1 to 3 %": (1024, {}),
+    "1024 px, 3 %": (1024, {"structure": 0.03}),
+}
+"""Frames by size and natural structure, whose scale is 512 px."""
 PIXEL_VARIANCE = 1 / 12  # px**2, second moment of a pixel
 
 
@@ -61,7 +69,8 @@ def first_nights(quick: bool = False) -> list[dict[str, Any]]:
     """Rows by number of references: masked fractions of good and of spoilt frames, one entry a draw."""
     rows = []
     for count in REFERENCES[1:2] if quick else REFERENCES:
-        row: dict[str, Any] = {"references": count, "refused": 0, "good": [], **{kind: [] for kind in KINDS}}
+        row: dict[str, Any] = {"references": count, "refused": 0, "spread": [], "good": []}
+        row |= {kind: [] for kind in KINDS}
         for draw in range(1 if quick else DRAWS):
             try:
                 found = _draw(count, draw)
@@ -74,8 +83,8 @@ def first_nights(quick: bool = False) -> list[dict[str, Any]]:
     return rows
 
 
-def _draw(count: int, draw: int) -> dict[str, list[float]]:
-    """Masked fractions of the frames of one camera by kind, with ``count`` references."""
+def _draw(count: int, draw: int) -> dict[str, Any]:
+    """Masked fractions of the frames of one camera by kind, with ``count`` references; their spreads."""
     seed = SEEDS["nights"] + PER_DRAW * draw
     scene = wide_field_prior(stream(seed, "camera"), SIDE, SIDE)
     card = FrameMetadata(camera="simulated", filter="L", gain=scene.gain)
@@ -95,7 +104,8 @@ def _draw(count: int, draw: int) -> dict[str, list[float]]:
         found = score_frame(scorer, image, None, card.camera, card.filter)
         return float(bad_patches(found["pvalue"], ALPHA).mean())
 
-    result = {"good": [masked(frame(100 + k)) for k in range(GOOD)]}
+    result: dict[str, Any] = {"spread": _spread(scorer, card.camera, card.filter)}
+    result["good"] = [masked(frame(100 + k)) for k in range(GOOD)]
     for number, kind in enumerate(KINDS):
         result[kind] = [masked(frame(200 + 100 * number + k, kind)) for k in range(SPOILT)]
     return result
@@ -109,38 +119,35 @@ SLOPES: dict[str, Callable[[np.random.Generator], Defect]] = {
 
 def slopes(quick: bool = False) -> list[dict[str, Any]]:
     """Rows by defect of the sky of a whole frame: AUROC of the frame score, and fraction of frames masked."""
-    number = 3 if quick else SLOPE_FRAMES
-    images = [_natural(k) for k in range(6 if quick else SLOPE_REFERENCES)]
+    number, rows = 3 if quick else SLOPE_FRAMES, []
     card = FrameMetadata(camera=CAMERA, filter=FILTER, gain=1.0)
-    frames = MemoryFrames(images, [f"slope/{k:03}" for k in range(len(images))], card)
-    bundle = calibrate_bundle(load_shipped(), frames, TrainSpec(name="slopes"), lambda note: None)
-    scorer = NoiseAwareScorer(bundle)
-
-    def scored(images: list[np.ndarray]) -> list[dict[str, np.ndarray]]:
-        return [score_frame(scorer, image, None, CAMERA, FILTER) for image in images]
-
-    good = scored([_natural(1000 + k) for k in range(number)])
-    rows = [{"frames": "good", "count": number, "masked": _masked(good)}]
-    for place, (title, make) in enumerate(SLOPES.items()):
-        bad = scored([_natural(2000 + 100 * place + k, make) for k in range(number)])
-        scores = [[np.atleast_1d(one["frame_score"]) for one in frames] for frames in (bad, good)]
-        found = auroc(*scores)
-        rows.append(
-            {
-                "frames": title,
-                "count": number,
-                "masked": _masked(bad),
-                "auroc": found.value,
-                "error": found.error,
-            }
-        )
+    for sky in list(SKIES)[: 1 if quick else None]:
+        images = [_natural(sky, k) for k in range(6 if quick else SLOPE_REFERENCES)]
+        frames = MemoryFrames(images, [f"slope/{k:03}" for k in range(len(images))], card)
+        bundle = calibrate_bundle(load_shipped(), frames, TrainSpec(name="slopes"), lambda note: None)
+        scorer = NoiseAwareScorer(bundle)
+        good = [_scored(scorer, _natural(sky, 1000 + k)) for k in range(number)]
+        rows.append({"sky": sky, "frames": "good", "count": number, "masked": _masked(good)})
+        for place, (title, make) in enumerate(SLOPES.items()):
+            bad = [_scored(scorer, _natural(sky, 2000 + 100 * place + k, make)) for k in range(number)]
+            scores = [[np.atleast_1d(one["frame_score"]) for one in frames] for frames in (bad, good)]
+            found = auroc(*scores)
+            rows.append({"sky": sky, "frames": title, "count": number, "masked": _masked(bad),
+                         "auroc": found.value, "error": found.error})  # fmt: skip
     return rows
 
 
-def _natural(number: int, make: Callable[[np.random.Generator], Defect] | None = None) -> np.ndarray:
-    """A frame with a natural structure of 3 % of the sky, with or without a defect."""
+def _scored(scorer: NoiseAwareScorer, image: np.ndarray) -> dict[str, np.ndarray]:
+    return score_frame(scorer, image, None, CAMERA, FILTER)
+
+
+def _natural(
+    sky: str, number: int, make: Callable[[np.random.Generator], Defect] | None = None
+) -> np.ndarray:
+    """A frame with natural structure, with or without a defect."""
+    side, changes = SKIES[sky]
     seed = SEEDS["slopes"] + number
-    scene = good_scene(seed, SIDE, structure=0.03)
+    scene = good_scene(seed, side, **changes)
     return simulate_frame(scene, [make(stream(seed, "defect"))] if make else [], seed).image
 
 
@@ -148,8 +155,38 @@ def _masked(frames: list[dict[str, np.ndarray]]) -> float:
     return float(np.mean([bad_patches(one["pvalue"], ALPHA).mean() for one in frames]))
 
 
-def tables(rows: list[dict[str, Any]], sky: list[dict[str, Any]]) -> list[str]:
-    """Write both tables as Markdown."""
+def spreads(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, float]]]:
+    """Standard deviation of each test's statistics between good frames: simulated cameras, real series."""
+    found = {"simulated cameras": [one for row in rows if row["references"] == 20 for one in row["spread"]]}
+    data = real.data_folder()
+    for name in "LR":
+        if (data / "bsu_2022yid" / name).is_dir():
+            series = real.read(data, name)
+            bundle = calibrate_bundle(
+                load_shipped(), series.frames.part(series.good), TrainSpec(name="real"), lambda note: None
+            )
+            card = series.frames.metadata[0]
+            found[f"real series {name}, {len(series.good)} frames"] = [
+                _spread(NoiseAwareScorer(bundle), card.camera, card.filter)
+            ]
+    return found
+
+
+def _spread(scorer: NoiseAwareScorer, camera: str, filter: str) -> dict[str, float]:
+    tests = scorer.calibration(camera, filter)[0].decision.frame_tests
+    assert tests is not None
+    found = {}
+    for test in FRAME_TESTS:
+        if all(name in tests.values for name in test.statistics):
+            columns = [np.asarray(tests.values[name], float) for name in test.statistics]
+            found[test.name] = float(np.sqrt(np.mean([np.nanvar(one, ddof=1) for one in columns])))
+    return found
+
+
+def tables(
+    rows: list[dict[str, Any]], sky: list[dict[str, Any]], spread: dict[str, list[dict[str, float]]]
+) -> list[str]:
+    """Write the tables as Markdown."""
     cells = []
     for row in rows:
         good = [value for draw in row["good"] for value in draw]
@@ -164,14 +201,30 @@ def tables(rows: list[dict[str, Any]], sky: list[dict[str, Any]]) -> list[str]:
     )  # fmt: skip
     note = f"Masked fraction of frames at alpha {ALPHA:g}, mean (draws in which it is .9 or more)."
     slopes_cells = [
-        (row["frames"], row["count"], f"{row['auroc']:.3f} ±{row['error']:.3f}" if "auroc" in row else "-",
-         f"{row['masked']:.3f}")
+        (row["sky"], row["frames"], row["count"],
+         f"{row['auroc']:.3f} ±{row['error']:.3f}" if "auroc" in row else "-", f"{row['masked']:.3f}")
         for row in sky
     ]  # fmt: skip
+    spread_cells = [
+        (name, len(series), *(_range([one.get(test.name) for one in series]) for test in FRAME_TESTS))
+        for name, series in spread.items()
+    ]
+    spread_cells.append(("prior", "-", *(f"{test.prior_spread:g}" for test in FRAME_TESTS)))
     return [
         output.markdown("First nights", columns, cells, note),
         output.markdown(
-            "Sky of whole frames", ("frames", "number", "AUROC of frame_score", "masked"), slopes_cells,
-            f"{SLOPE_REFERENCES} references; natural structure of 3 % at 512 px.",
+            "Sky of whole frames", ("frames, natural structure", "defect", "number", "AUROC of frame_score",
+            "masked"), slopes_cells, f"{SLOPE_REFERENCES} references; the structure has a scale of 512 px.",
+        ),
+        output.markdown(
+            "Spread of good frames", ("frames", "series", *(test.name for test in FRAME_TESTS)), spread_cells,
+            "Standard deviation in the units of the tests: median (least - most) of the series.",
         ),
     ]  # fmt: skip
+
+
+def _range(values: list[float | None]) -> str:
+    known = [value for value in values if value is not None]
+    if not known:
+        return "-"
+    return f"{np.median(known):.4f} ({min(known):.4f} - {max(known):.4f})"

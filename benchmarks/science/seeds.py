@@ -23,10 +23,10 @@ SEEDS: dict[str, int] = {
     "injected": 21_200_000,  # places and noise of defects in real frames
     "regions": 21_800_000,  # random splits of the real frames, for region groups
     "strata": 21_700_000,  # frames under two skies
-    "lines": 23_000_000,
+    "lines": 24_000_000,  # frames with a line
     "cost": 21_300_000,
-    "nights": 23_100_000,  # frames of cameras with few references, 1000 apart
-    "slopes": 23_300_000,  # frames whose sky tilts
-    "overscan": 21_900_000,  # sets of frames with overscan, 1000 apart for each draw
+    "nights": 24_500_000,  # frames of cameras with few references, 1000 apart
+    "slopes": 24_700_000,  # frames whose sky tilts
+    "overscan": 24_300_000,  # sets of frames with overscan, 1000 apart for each draw
     "references": 21_600_000,  # sets of reference frames, 100 apart for each camera
 }
