@@ -208,10 +208,18 @@ def alone_nights(folder: Path, scale: Scale, quick: bool) -> list[str]:
     return nights.tables(rows, nights.slopes(quick), nights.spreads(rows))
 
 
+def alone_photutils(folder: Path, scale: Scale, quick: bool) -> list[str]:
+    """Frames of another simulator."""
+    import photutils_frames
+
+    return [photutils_frames.table(photutils_frames.photutils_frames(quick))]
+
+
 ALONE: dict[str, Callable[[Path, Scale, bool], list[str]]] = {
     "references": alone_references,
     "strata": alone_strata,
     "nights": alone_nights,
+    "photutils": alone_photutils,
     "lines": alone_lines,
     "calibrate": alone_calibrate,
     "training": alone_training,

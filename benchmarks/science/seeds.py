@@ -28,5 +28,6 @@ SEEDS: dict[str, int] = {
     "nights": 24_500_000,  # frames of cameras with few references, 1000 apart
     "slopes": 24_700_000,  # frames whose sky tilts
     "overscan": 24_300_000,  # sets of frames with overscan, 1000 apart for each draw
+    "photutils": 24_900_000,  # frames of another simulator, 1000 apart for each camera
     "references": 21_600_000,  # sets of reference frames, 100 apart for each camera
 }
