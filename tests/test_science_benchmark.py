@@ -10,7 +10,7 @@ import pytest
 
 COMMAND = Path(__file__).resolve().parent.parent / "benchmarks" / "science"
 PARTS = ("conditions", "false", "sizes", "experiments", "photometry", "gwac", "ablation", "cost", "real")
-ALONE = ("references", "strata", "lines", "calibrate", "training")
+ALONE = ("references", "strata", "nights", "photutils", "lines", "calibrate", "training")
 
 
 @pytest.mark.slow

@@ -205,7 +205,7 @@ def alone_nights(folder: Path, scale: Scale, quick: bool) -> list[str]:
     import nights
 
     rows = nights.first_nights(quick)
-    return nights.tables(rows, nights.slopes(quick), nights.spreads(rows))
+    return nights.tables(rows, nights.slopes(quick), nights.spreads(rows, quick))
 
 
 def alone_photutils(folder: Path, scale: Scale, quick: bool) -> list[str]:

@@ -155,11 +155,11 @@ def _masked(frames: list[dict[str, np.ndarray]]) -> float:
     return float(np.mean([bad_patches(one["pvalue"], ALPHA).mean() for one in frames]))
 
 
-def spreads(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, float]]]:
+def spreads(rows: list[dict[str, Any]], quick: bool = False) -> dict[str, list[dict[str, float]]]:
     """Standard deviation of each test's statistics between good frames: simulated cameras, real series."""
     found = {"simulated cameras": [one for row in rows if row["references"] == 20 for one in row["spread"]]}
     data = real.data_folder()
-    for name in "LR":
+    for name in "" if quick else "LR":
         if (data / "bsu_2022yid" / name).is_dir():
             series = real.read(data, name)
             bundle = calibrate_bundle(
