@@ -70,3 +70,41 @@ class Predictive:
             return float(stats.t.isf(pvalue, self.dof)) * self.scale
         components = len(self.mean)
         return float(np.sqrt(components * stats.f.isf(pvalue, components, self.dof))) * self.scale
+
+
+@dataclass(frozen=True)
+class Trend:
+    """Slope of a line through a few points, shrunk towards 0.
+
+    The ridge regression that a normal prior on the slope gives (Gelman et al. 2013, Bayesian Data Analysis,
+    section 14.8), ``sum(dx dy) / (sum(dx**2) + (spread / slope_spread)**2)``.
+
+    Parameters
+    ----------
+    slope : float
+    centre : float
+        Mean of x, where the line is 0.
+    error : float
+        Standard deviation of the slope.
+    """
+
+    slope: float
+    centre: float
+    error: float
+
+    @classmethod
+    def fit(cls, x: np.ndarray, y: np.ndarray, spread: float, slope_spread: float) -> Trend:
+        """Fit to finite ``x`` and ``y``, ``(n,)``, n at least 1.
+
+        ``spread`` is the standard deviation of y about the line, if that of the points is not larger, and
+        ``slope_spread`` that of slopes.
+        """
+        dx, dy = x - x.mean(), y - y.mean()
+        total = float(dx @ dx) + (spread / slope_spread) ** 2
+        slope = float(dx @ dy) / total
+        scatter = max(spread, float(np.sqrt(np.mean((dy - slope * dx) ** 2))))
+        return cls(slope, float(x.mean()), scatter / float(np.sqrt(total)))
+
+    def at(self, x: np.ndarray | float) -> np.ndarray:
+        """Compute the line at ``x``, type float64."""
+        return self.slope * (np.asarray(x, float) - self.centre)

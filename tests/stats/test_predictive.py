@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from aqdask.stats.predictive import PRIOR_WEIGHT, Predictive
+from aqdask.stats.predictive import Predictive, Trend
 
 
 def test_one_component_is_students_t_with_a_shrunk_spread():
@@ -51,3 +51,17 @@ def test_slack_widens_and_what_is_unknown_has_no_pvalue():
     found = Predictive.fit(np.array([[0.0], [0.1]]), 0.1)
     assert 0 < found.distance(np.array([1.0]), slack=1.0) < found.distance(np.array([1.0]))
     assert np.isnan(found.pvalue(found.distance(np.array([np.nan]))))
+
+
+def test_a_trend_is_that_of_ridge_regression_and_shrinks_with_few_points():
+    rng = np.random.default_rng(5)
+    x = rng.normal(3, 0.2, 400)
+    y = 0.7 - 0.5 * x + rng.normal(0, 0.01, 400)
+    found = Trend.fit(x, y, 0.01, 0.3)
+    assert found.slope == pytest.approx(-0.5, abs=0.01)
+    assert found.error == pytest.approx(0.01 / (0.2 * 20), rel=0.1)
+    assert found.at(found.centre) == 0
+    few = Trend.fit(x[:3] * 0 + [3.0, 3.01, 3.02], np.array([0.0, -0.005, -0.01]), 0.01, 0.3)
+    assert -0.1 < few.slope < 0
+    assert few.error > 0.2
+    assert Trend.fit(np.array([3.0]), np.array([1.0]), 0.01, 0.3).error == pytest.approx(0.3)

@@ -27,6 +27,8 @@ from aqdask.specs import PatchGrid
 Groups = Mapping[tuple[str, str], ReferenceSplit]
 """Reference frames by camera and filter."""
 
+FEW_NOISE = 8  # frames
+
 
 def calibrate_bundle(
     bundle: Bundle, frames: FrameSource, spec: TrainSpec, report: Report, device: str | torch.device = "cpu"
@@ -84,12 +86,16 @@ def calibrate_bundle(
 def camera_noises(
     frames: FrameSource, groups: Groups, patch: int, alpha: float
 ) -> dict[tuple[str, str], CameraNoise]:
-    """Fit noise, hot pixels and saturation of each camera to the fit sets of its filters."""
+    """Fit noise, hot pixels and saturation of each camera to the fit sets of its filters.
+
+    To all its frames where these are fewer than `FEW_NOISE`: of a frame or two, stars may make the slope.
+    """
     found: dict[str, CameraNoise] = {}
     for camera in dict.fromkeys(camera for camera, _ in groups):
         every = [index for (name, _), split in groups.items() if name == camera for index in split.every]
         check_gains(camera, {frames.ids[index]: frames.metadata[index] for index in every})
         members = [index for (name, _), split in groups.items() if name == camera for index in split.fit]
+        members = members if len(members) >= FEW_NOISE else every
         with naming_unit(frames.metadata[index].unit for index in members):
             found[camera] = fit_camera_noise(frames, members, patch)
     for key, split in groups.items():  # before anything is trained

@@ -16,7 +16,7 @@ from scipy import stats
 
 from aqdask.methods.noise_aware.feature_groups import FrameFeatures, frame_sky, sky_sigma, whole_shape
 from aqdask.methods.noise_aware.networks import SHAPE_UNITS
-from aqdask.stats.predictive import Predictive
+from aqdask.stats.predictive import Predictive, Trend
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,8 @@ class FrameTest:
         Name of a feature group without which the statistic means nothing; empty for none.
     slack : float
         Further spread per unit of ln variance between the frame's sky and the references'.
+    slope_spread : float
+        Standard deviation of its change per unit of ln variance, which the references then tell; 0 for none.
     most_dof : float
         Degrees of freedom at most: some nights have more structure in the sky than others, so that its tails
         are longer than normal, however many references there are.
@@ -58,6 +60,7 @@ class FrameTest:
     one_sided: bool = False
     needs: str = ""
     slack: float = 0.0
+    slope_spread: float = 0.0
     most_dof: float = math.inf
 
 
@@ -66,9 +69,11 @@ class FrameTest:
 FRAME_TESTS: tuple[FrameTest, ...] = (
     FrameTest("size_frame", "size", ("size",), 0.06, 0.35, 0.07, one_sided=True),
     FrameTest("ellipticity_frame", "ellipticity", ("e1", "e2"), 0.01, 0.25, 0.07),
-    FrameTest("noise_frame", "noise", ("noise",), 0.008, 0.2, 0.06, needs="noise", slack=0.1),
-    FrameTest("slope_frame", "sky", ("slope_y", "slope_x"), 0.015, 0.1, 0.55, most_dof=10),
-    FrameTest("bowl_frame", "sky", ("bowl",), 0.015, 0.1, 0.2, most_dof=10),
+    FrameTest(
+        "noise_frame", "noise", ("noise",), 0.008, 0.15, 0.06, needs="noise", slack=0.1, slope_spread=0.3
+    ),
+    FrameTest("slope_frame", "sky", ("slope_y", "slope_x"), 0.015, 0.15, 0.55, most_dof=15),
+    FrameTest("bowl_frame", "sky", ("bowl",), 0.015, 0.1, 0.2, most_dof=15),
 )
 TESTS = {test.name: test for test in FRAME_TESTS}
 SKY = "ln_variance"
@@ -118,12 +123,26 @@ class FrameDistributions:
         return cls({name: [frame[name] for frame in frames] for name in (*wanted, SKY)}, two_sided)
 
     @cached_property
+    def trends(self) -> dict[str, Trend]:
+        """Trend of a statistic with the sky (`FrameTest.slope_spread`) by test."""
+        found = {}
+        for test in FRAME_TESTS:
+            if test.slope_spread and test.statistics[0] in self.values:
+                x, y = (np.array(self.values[name], float) for name in (SKY, test.statistics[0]))
+                known = np.isfinite(x) & np.isfinite(y)
+                if known.any():
+                    found[test.name] = Trend.fit(x[known], y[known], test.prior_spread, test.slope_spread)
+        return found
+
+    @cached_property
     def predictive(self) -> dict[str, Predictive]:
         """Predictive distribution of each test by name, of those for which a reference has all values."""
         found = {}
         for test in FRAME_TESTS:
             if all(name in self.values for name in test.statistics):
                 rows = np.array([self.values[name] for name in test.statistics], float).T
+                if test.name in self.trends:
+                    rows = rows - self.trends[test.name].at(np.array(self.values[SKY]))[:, None]
                 rows = rows[np.isfinite(rows).all(axis=1)]
                 if len(rows):
                     fitted = Predictive.fit(rows, test.prior_spread)
@@ -144,7 +163,12 @@ class FrameDistributions:
         found = {}
         for name, predictive in self.predictive.items():
             value = np.array([values[key] for key in TESTS[name].statistics])
-            found[name] = predictive.distance(value, TESTS[name].slack * beyond)
+            slack = TESTS[name].slack * beyond
+            if name in self.trends:
+                trend = self.trends[name]
+                value = value - trend.at(values[SKY])
+                slack = float(np.hypot(slack, trend.error * (values[SKY] - trend.centre)))
+            found[name] = predictive.distance(value, slack)
         return found
 
     def pvalues(self, distances: Mapping[str, float]) -> dict[str, float]:

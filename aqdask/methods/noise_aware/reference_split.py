@@ -40,7 +40,8 @@ class ReferenceSplit:
     tail : tuple of int
         Frames that give the distribution of anomaly distances.
     threshold : tuple of int
-        Frames that give the final p-values, and are used for nothing else.
+        Frames that give the final p-values, and are used for nothing else but, where there are few, the noise
+        model.
     strata : tuple of ReferenceSplit
         The same frames by their sky, darkest first; empty where they all have about the same.
     limits : tuple of float

@@ -10,6 +10,7 @@ from scipy import stats
 from aqdask.methods.noise_aware.feature_groups import CameraModel, FrameFeatures, as_image
 from aqdask.methods.noise_aware.frame_tests import (
     FRAME_TESTS,
+    SKY,
     SKY_WEIGHT,
     TESTS,
     FrameDistributions,
@@ -131,3 +132,16 @@ def test_a_frame_of_another_shape_than_the_template_has_no_slope():
     found = frame_values(FrameFeatures.of(good_frame(1), camera))
     assert np.isnan([found["slope_y"], found["slope_x"], found["bowl"]]).all()
     assert np.isfinite(found["size"])
+
+
+def test_noise_that_follows_the_sky_of_the_references_is_good():
+    """A wrong gain: the noise model errs in proportion to the sky."""
+    frames = [values(good_frame(n)) for n in range(5)]
+    for number, frame in enumerate(frames):
+        frame[SKY] = 6 + 0.05 * number
+        frame["noise"] = -0.5 * (frame[SKY] - 6)
+    tests = FrameDistributions.fit(frames)
+    like = {**frames[2], SKY: 6.3, "noise": -0.15}
+    unlike = {**frames[2], SKY: 6.1, "noise": 0.15}
+    assert pvalues(tests, like)["noise_frame"] > 0.1
+    assert pvalues(tests, unlike)["noise_frame"] < 1e-3
