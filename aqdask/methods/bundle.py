@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import textwrap
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -43,6 +43,13 @@ def is_patch(side: object) -> bool:
 def calibration_key(camera: str, filter: str) -> str:
     """Return the key of the calibration of one camera and filter."""
     return f"{camera}|{filter}"
+
+
+def nearest_key(calibrations: Iterable[str], key: str) -> str:
+    """Return a key if it is there, else that of another filter of the same camera, else `POOLED`."""
+    camera = key.rpartition("|")[0]
+    same = [other for other in sorted(calibrations) if other and other.rpartition("|")[0] == camera]
+    return key if key in same else same[0] if same else POOLED
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,6 +8,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from aqdask.errors import ModelError, UsageError
 from aqdask.methods.base import FrameSource, Scorer
 from aqdask.methods.bundle import Bundle
@@ -52,6 +54,12 @@ def load_scorer(bundle: Bundle, device: str = "cpu") -> Scorer:
 def variables(bundle: Bundle) -> tuple[Variable, ...]:
     """Return the variables that a bundle's scorer gives, without loading its network."""
     return _load(find(bundle).variables)
+
+
+def no_sky(bundle: Bundle, camera: str, filter: str) -> np.ndarray | None:
+    """Return the pixels in which no reference frame of a camera shows sky, bool ``(y, x)``; None for none."""
+    method = METHODS.get(bundle.method)  # maps of a method that is not installed can be exported, too
+    return _load(method.no_sky)(bundle, camera, filter) if method and method.no_sky else None
 
 
 def train(

@@ -30,6 +30,9 @@ class Method:
     calibrate : str
         ``module:function(bundle, frames, spec, report, device) -> Bundle``; empty where there is nothing to
         calibrate without training.
+    no_sky : str
+        ``module:function(bundle, camera, filter)``, the pixels of a camera without sky, bool ``(y, x)`` or
+        None; empty where the method knows of none.
     defaults : mapping
         Fields of `TrainSpec` that the method sets where the user does not.
     """
@@ -40,6 +43,7 @@ class Method:
     variables: str
     train: str = ""
     calibrate: str = ""
+    no_sky: str = ""
     defaults: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -59,6 +63,7 @@ register(
         variables="aqdask.methods.noise_aware.variables:VARIABLES",
         train="aqdask.methods.noise_aware.train:train_noise_aware",
         calibrate="aqdask.methods.noise_aware.calibrate:calibrate_bundle",
+        no_sky="aqdask.methods.noise_aware.dark_areas:no_sky",
         defaults={"steps": 1500, "learning_rate": 2e-3, "validation": 0.25, "calibration": 0.35},
     )
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +19,8 @@ from aqdask.execution.worker import at_work
 from aqdask.io.cards import quiet
 from aqdask.io.frame_ids import safe_name
 from aqdask.io.wcs import celestial_wcs
+from aqdask.methods import dispatch
+from aqdask.methods.bundle import Bundle
 from aqdask.specs import PatchGrid
 from aqdask.stats.masking import dq_image
 from aqdask.store import layout
@@ -27,7 +30,8 @@ from aqdask.text import printable
 from aqdask.version import __version__
 
 TILE_ROWS = 64
-ABOUT = ("frame_id", "path", "header", "primary_header")
+WHOSE = ("camera", "filter")
+ABOUT = (*WHOSE, "frame_id", "path", "header", "primary_header")
 DAMAGED_MAPS = "the stored maps are missing or damaged: `aqdask verify --repair` makes them again"
 
 
@@ -107,10 +111,9 @@ class ExportJob:
         """Mask some frames; damaged maps give a problem instead of a mask."""
         frames = opened_frames(self.archive, self.run)
         store = opened_quality(self.archive, self.quality, self.run)
-        columns = []
-        if self.writers:  # read once for all of them: a stored chunk holds thousands of rows
-            rows = [item.row for item in items]
-            columns = [frames.recent_coordinate(name, rows) for name in ABOUT]
+        rows = [item.row for item in items]
+        # Read once for all of them: a stored chunk holds thousands of rows.
+        columns = [frames.recent_coordinate(name, rows) for name in (ABOUT if self.writers else WHOSE)]
         results = []
         for item, *about in zip(items, *columns, strict=True):
             with at_work(str(item)):
@@ -136,13 +139,17 @@ class ExportJob:
             return MaskResult(row, problem=DAMAGED)
         if item.crc32c and np.count_nonzero(invalid) != item.invalid_pixels:
             return MaskResult(row, problem=DAMAGED)
+        camera, filter, *rest = map(str, about)
+        dark = _no_sky(self.archive, self.quality, self.run, camera, filter)
+        if dark is not None and dark.shape == invalid.shape:
+            invalid = invalid | dark
         grid = PatchGrid(*frames.spec.shape, int(store.group.attrs["patch"]))  # type: ignore[arg-type]
         dq = dq_image(pvalue, invalid, self.alpha, grid)
         masked = np.count_nonzero(dq) / dq.size
         if not self.writers:
             return MaskResult(row, masked)
         model = str(store.group.attrs["model_sha256"])
-        frame_id, path, header, primary = about
+        frame_id, path, header, primary = rest
         mask = FrameMask(dq, frame_id, path, header, primary, self.alpha, self.quality, model)
         return MaskResult(row, masked, self._write(mask))
 
@@ -152,6 +159,13 @@ class ExportJob:
             return {name: write(mask, Path(self.folder) / name) for name, write in self.writers.items()}
         except OSError as error:
             raise place_failed(self.folder, error) from error
+
+
+@lru_cache(maxsize=64)
+def _no_sky(archive: str, quality: str, run: str, camera: str, filter: str) -> np.ndarray | None:
+    """Load the pixels without sky that the calibration of the maps found; None for none."""
+    contents = opened_quality(archive, quality, run).bundle()
+    return dispatch.no_sky(Bundle.from_bytes(contents), camera, filter) if contents else None
 
 
 def write_dq(mask: FrameMask, folder: Path) -> str:

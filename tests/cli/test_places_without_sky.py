@@ -47,6 +47,11 @@ def test_overscan_without_the_sections_is_found_by_the_calibration(trouble, trai
     notes, quality, invalid = scored(folder / "osc", tmp_path, sections=False)
     assert invalid == 0
     assert any("show no sky in any reference frame" in note for note in notes)
+    aq.export(tmp_path / "test.zarr", tmp_path / "out", alpha=ALPHA, cluster="serial")
+    with fits.open(next((tmp_path / "out" / "dq").iterdir())) as hdus:
+        dq = hdus["DQ"].data
+    assert ((dq & 4) != 0)[:, [0, 19, 532, 601]].all()
+    assert not ((dq & 4) != 0)[:, 36:516].any()
     shares = found(quality, np.pad(trail, ((0, 0), (20, 70))))
     assert shares.pop(0) < 0.03
     assert min(shares[120], shares[250], shares[500]) >= LEAST

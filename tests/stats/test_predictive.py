@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from aqdask.stats.predictive import Predictive, Trend
+from aqdask.stats.predictive import PRIOR_WEIGHT, Predictive, Trend
 
 
 def test_one_component_is_students_t_with_a_shrunk_spread():

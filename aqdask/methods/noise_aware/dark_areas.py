@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import ndimage
 
+from aqdask.methods.bundle import POOLED, Bundle, calibration_key, nearest_key
 from aqdask.specs import PatchGrid
 from aqdask.stats.patches import stitch
 
@@ -86,6 +87,21 @@ def dark_map(cells: np.ndarray, shape: tuple[int, int]) -> np.ndarray | None:
     found = np.zeros(grid.shape, bool)
     found[cells[:, 0], cells[:, 1]] = True
     return stitch(found, grid)
+
+
+def no_sky(bundle: Bundle, camera: str, filter: str) -> np.ndarray | None:
+    """Return the dark pixels of the calibration that frames of a camera and filter are scored with.
+
+    Returns
+    -------
+    ndarray (y, x) of bool, or None
+        None without dark areas, and for a camera without a calibration.
+    """
+    key = nearest_key(bundle.calibrations, calibration_key(camera, filter))
+    stored = bundle.calibrations.get(key)
+    if stored is None or key == POOLED:
+        return None
+    return dark_map(stored.arrays.get("dark", np.empty((0, 2), int)), tuple(stored.facts["shape"]))
 
 
 def dark_note(dark: np.ndarray) -> str:

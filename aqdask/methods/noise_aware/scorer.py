@@ -10,7 +10,7 @@ import torch
 from aqdask import flags
 from aqdask.errors import ModelError
 from aqdask.methods.base import BATCH
-from aqdask.methods.bundle import POOLED, Bundle, calibration_key
+from aqdask.methods.bundle import POOLED, Bundle, calibration_key, nearest_key
 from aqdask.methods.noise_aware.camera_calibration import CameraCalibration
 from aqdask.methods.noise_aware.feature_extractor import Detector, FeatureExtractor
 from aqdask.methods.noise_aware.feature_groups import FEATURE_GROUPS, FrameFeatures, noise_ratio
@@ -70,9 +70,7 @@ class NoiseAwareScorer:
 
     def _calibration(self, key: str) -> tuple[CameraCalibration, np.ndarray | None]:
         available = self._bundle.calibrations
-        camera = key.rpartition("|")[0]
-        same = [other for other in sorted(available) if other and other.rpartition("|")[0] == camera]
-        nearest = key if key in available else same[0] if same else POOLED
+        nearest = nearest_key(available, key)
         try:
             calibration = CameraCalibration.from_stored(available[nearest])
         except KeyError as error:
@@ -83,7 +81,7 @@ class NoiseAwareScorer:
                 remedy="calibrate the model again (`aqdask calibrate`)",
             ) from error
         if key not in available:
-            calibration = calibration.transferred(same_camera=bool(same))
+            calibration = calibration.transferred(same_camera=nearest != POOLED)
         return calibration, calibration.unusable_map()
 
     def extract_features(
