@@ -74,7 +74,9 @@ def find_lines(
         streaks.remove(streak)
         if not any(line.significance >= FLOOR and is_all_of(line, streak) for line in found):
             band = streak.width / 2 + CELL
-            found = [line for line in found if not is_along(line, streak, band)] + [streak]
+            same = [line for line in found if is_along(line, streak, band)]
+            if all(line.significance < streak.significance for line in same):
+                found = [line for line in found if line not in same] + [streak]
         if streak.significance < floor:
             break
     found.sort(key=lambda line: -line.significance)
