@@ -83,7 +83,7 @@ def test_calibrate_writes_a_model_that_info_describes(calibrated):
     told = json.loads(call("info", path, "--json").stdout)
     known = told["calibrations"]["SIMCAM|L"]
     assert known["patches"] == 2 * (SIZE // 64) ** 2
-    assert known["smallest_pvalue"] == pytest.approx(1 / (known["patches"] + 1))
+    assert known["smallest_pvalue"] == pytest.approx(1 / (known["patches"] + 1) / 4)
     assert sorted(known["frames"]) == [frame.name for frame in PLAN[:7]]
     assert known["gain"] == pytest.approx(1.5, rel=0.2)
     assert known["notes"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 from astropy.io import fits
@@ -46,6 +48,33 @@ def test_trails_in_frames_without_their_sky_are_found(units, in_counts, trail, t
     assert shares.pop(0) < 0.03
     for amplitude, share in shares.items():
         assert share >= max(with_sky[amplitude] - 0.1, LEAST)
+
+
+@pytest.mark.parametrize("unit", ["mag/arcsec2", "log(Jy)", "dB"])
+def test_magnitudes_are_refused_by_name(tmp_path, unit):
+    rng = np.random.default_rng(1)
+    for number in range(6):
+        header = fits.Header([("BUNIT", unit), ("INSTRUME", "cam"), ("FILTER", "r")])
+        image = rng.normal(20, 0.03, (128, 128)).astype("f4")
+        fits.PrimaryHDU(image, header).writeto(tmp_path / f"{number}.fits")
+    aq.ingest(tmp_path, tmp_path / "a.zarr", cluster="serial")
+    with pytest.raises(UsageError, match=r"BUNIT\) is " + re.escape(unit)):
+        aq.calibrate(tmp_path / "a.zarr", "wide-field", frames=["*"], out=tmp_path / "m", cluster="serial")
+
+
+@pytest.mark.real
+def test_integers_without_their_sky_are_as_floats(units, trail, tmp_path):
+    for kind in ("refs", "test"):
+        (tmp_path / kind).mkdir()
+        for path in sorted((units / "adu" / kind).iterdir()):
+            with fits.open(path) as hdus:
+                image = np.round(hdus[0].data - np.median(hdus[0].data)).astype("i2")
+                fits.PrimaryHDU(image, hdus[0].header).writeto(tmp_path / kind / path.name)
+    notes, quality, _ = scored(tmp_path, tmp_path)
+    assert any("the sky was subtracted" in note for note in notes)
+    shares = found(quality, trail)
+    assert shares.pop(0) < 0.03
+    assert min(shares.values()) >= LEAST
 
 
 def test_pixels_that_cannot_be_noise_are_refused_with_their_unit(tmp_path):

@@ -13,7 +13,7 @@ from aqdask.methods.noise_aware.camera_calibration import CameraCalibration
 from aqdask.methods.noise_aware.camera_noise import CameraNoise, fit_camera_noise
 from aqdask.methods.noise_aware.fit_calibration import FeatureReader, calibrate_strata
 from aqdask.methods.noise_aware.networks import Networks, load_networks
-from aqdask.methods.noise_aware.reference_checks import check_alpha, check_gains, naming_unit
+from aqdask.methods.noise_aware.reference_checks import check_alpha, check_gains, check_unit, naming_unit
 from aqdask.methods.noise_aware.reference_split import (
     MIN_FRAMES,
     ReferenceSplit,
@@ -94,6 +94,7 @@ def camera_noises(
     for camera in dict.fromkeys(camera for camera, _ in groups):
         every = [index for (name, _), split in groups.items() if name == camera for index in split.every]
         check_gains(camera, {frames.ids[index]: frames.metadata[index] for index in every})
+        check_unit(frames.metadata[index].unit for index in every)
         members = [index for (name, _), split in groups.items() if name == camera for index in split.fit]
         members = members if len(members) >= FEW_NOISE else every
         with naming_unit(frames.metadata[index].unit for index in members):

@@ -219,7 +219,7 @@ def fit_camera_noise(frames: FrameSource, members: Sequence[int], patch: int) ->
     gains = [frames.metadata[index].gain for index in chosen]
     gain = float(np.median(gains)) if np.isfinite(gains).all() else float("nan")
     white = is_white(near, far)
-    subtracted = not integer and _is_subtracted(sky, near)
+    subtracted = _is_subtracted(sky, near)
     noise = fit_noise(sky, near if white else far, gain=gain, lag=1 if white else 2, subtracted=subtracted)
     noise = replace(noise, unit=unit)
     hot = np.argwhere(hot_pixels(total / len(chosen), len(chosen))).astype(np.int32)

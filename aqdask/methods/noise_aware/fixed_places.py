@@ -13,13 +13,16 @@ from aqdask.specs import PatchGrid
 
 WORST = 0.01  # of the patches of all frames
 OFTEN = 0.5  # of the frames: more of them by chance is out of the question
+TENTH, MOSTLY = 0.1, 0.8  # or in so many of the frames among so many of their patches
 SHOWN = 3  # places in the note, the largest
 
 
 def fixed_place_notes(decision: TwoPassDecision, frames: Sequence[Features], grid: PatchGrid) -> list[str]:
-    """Note the places whose patches are among the worst hundredth in more than half of the reference frames.
+    """Note the places whose patches are among the worst in most reference frames.
 
-    They make the tails against which all other patches are compared, and so hide defects.
+    Among the worst hundredth in more than half, or among the worst tenth in nearly all, if such patches are
+    most of the worst hundredth. They make the tails against which all other patches are compared, and so hide
+    defects.
 
     Parameters
     ----------
@@ -32,7 +35,10 @@ def fixed_place_notes(decision: TwoPassDecision, frames: Sequence[Features], gri
     """
     scores = np.nan_to_num([decision.score(features)[0] for features in frames], nan=-np.inf)
     known = scores[np.isfinite(scores)]
-    often = (scores >= np.quantile(known, 1 - WORST)).mean(axis=0) > OFTEN
+    worst = scores >= np.quantile(known, 1 - WORST)
+    often = (scores >= np.quantile(known, 1 - TENTH)).mean(axis=0) >= MOSTLY
+    if worst[:, often].sum() <= worst.sum() / 2:  # a place of many patches shares the worst of them
+        often = worst.mean(axis=0) > OFTEN
     if not often.any():
         return []
     labels, count = ndimage.label(often)
@@ -45,6 +51,6 @@ def fixed_place_notes(decision: TwoPassDecision, frames: Sequence[Features], gri
     ]
     more = f", and {count - SHOWN} more" if count > SHOWN else ""
     return [
-        f"The same places are among the worst in more than half of the reference frames: {'; '.join(places)}"
+        f"The same places are among the worst in most of the reference frames: {'; '.join(places)}"
         f"{more}. They hide defects elsewhere; mark them as bad (--bad-pixel-map) if they are."
     ]

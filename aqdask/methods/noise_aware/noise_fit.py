@@ -55,10 +55,10 @@ def fit_noise(
     x, y = level[usable].astype(float), variance[usable].astype(float)
     if x.size < LEAST_PATCHES:
         raise UsageError(
-            f"{x.size} patches of the reference frames have noise that can be measured",
+            f"{x.size} of {level.size} patches of the reference frames have noise that can be measured",
             expected=f"at least {LEAST_PATCHES}",
-            consequence="The noise of this camera cannot be measured in them (constant or empty images?)",
-            remedy="choose reference frames of raw or calibrated pixels, not of masks or previews",
+            consequence="The noise of this camera cannot be measured in them",
+            remedy="give more reference frames; these may be constant, empty, masks or previews",
         )
     floor = FLOOR_FRACTION * float(np.quantile(y, FLOOR_QUANTILE))
     if subtracted:

@@ -17,6 +17,7 @@ from aqdask.methods.noise_aware.frame_score import MIN_SPREAD, FrameStatistics, 
 from aqdask.methods.noise_aware.noise_model import NoiseModel
 from aqdask.methods.noise_aware.pooling import Features
 from aqdask.methods.noise_aware.reference_split import STRATUM_FRAMES
+from aqdask.methods.noise_aware.two_pass import BEYOND_SET
 from aqdask.specs import FrameMetadata
 from aqdask.stats.robust import mad_sigma
 
@@ -33,6 +34,7 @@ FEW_FRAMES = 10
 ANCHORS = 60  # frames through which lines of variance against sky are drawn
 MOST_NAMED = 5  # frames that a message lists
 COUNTS = re.compile(r"\s*|adu|dn|counts?|e-?|electrons?", re.IGNORECASE)
+LOGARITHMIC = re.compile(r"\b(mag|dex|dB|log)", re.IGNORECASE)
 
 
 @contextmanager
@@ -52,6 +54,17 @@ def naming_unit(units: Iterable[str]) -> Iterator[None]:
             consequence=error.consequence,
             remedy=f"{error.remedy}; raw frames in counts can always be calibrated",
         ) from error
+
+
+def check_unit(units: Iterable[str]) -> None:
+    """Reject pixels that are logarithms, such as magnitudes: their noise does not add up."""
+    if found := sorted({unit for unit in units if LOGARITHMIC.search(unit)}):
+        raise UsageError(
+            f"the unit of the pixels (BUNIT) is {', '.join(found)}",
+            expected="pixels in proportion to the light",
+            consequence="Noise and stars cannot be modelled in magnitudes or logarithms",
+            remedy="use the frames before that conversion",
+        )
 
 
 def check_informative(ids: Sequence[str], frames: Sequence[Features]) -> None:
@@ -292,8 +305,8 @@ def check_alpha(patches: int, alpha: float, frames: int, total: int) -> None:
 
     ``patches`` good patches of ``frames`` frames set the threshold, of ``total`` reference frames in all.
     """
-    if 1 / (patches + 1) > alpha:
-        needed = math.ceil(total * (1 / alpha - 1) / max(patches, 1))
+    if 1 / (patches + 1) / BEYOND_SET > alpha:
+        needed = math.ceil(total * (1 / alpha / BEYOND_SET - 1) / max(patches, 1))
         raise UsageError(
             f"{total} reference frames, of which {frames} with {patches} patches set the threshold",
             expected=f"about {needed} reference frames of this size for alpha = {alpha:g}",

@@ -18,6 +18,7 @@ FIRST_ALPHA = 0.01  # of the first pass; frozen in the bundle, so that a mask fo
 SHARES = {"patches": 0.4, "regions": 0.25, "frame": 0.3, "lines": 0.05}
 """Share of the false masks of each part of the decision."""
 BEYOND = 0.5  # of the score of a patch beyond the threshold set counts
+BEYOND_SET = 4.0  # times the number of patches of the threshold set: so far p-values are extrapolated
 SMALLEST = 1e-30  # p-value of a whole frame
 BESIDE = 3  # flagged patches within 3 x 3 from which a patch counts as the edge of the same defect
 
@@ -152,8 +153,10 @@ class TwoPassDecision:
         return min(float(_corrected(self._least(table, share), share)) for table, share in parts)
 
     def _least(self, table: ScoreTable, share: float) -> float:
-        """Return the least p-value of a part of the decision: after the correction, that of the table."""
-        return 1 - (1 - table.smallest) ** share if self.camera.relative else table.smallest
+        """Return the least p-value of a part: corrected, that of `BEYOND_SET` times as many patches."""
+        if not self.camera.relative:
+            return table.smallest
+        return 1 - (1 - table.smallest / BEYOND_SET) ** share
 
     def pvalue(self, neg_log10_p: Mapping[str, np.ndarray]) -> np.ndarray:
         """Compute the p-value of every patch, float32; NaN without data.

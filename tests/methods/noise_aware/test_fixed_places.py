@@ -28,6 +28,17 @@ def test_a_place_that_is_always_the_worst_is_named_by_its_pixels(decision):
     assert "--bad-pixel-map" in note
 
 
+def test_a_place_of_several_patches_is_named(decision):
+    frames = []
+    for n in range(400, 414):
+        frame = good_frame(n)
+        for place in ((3, 3), (3, 4), (4, 3), (4, 4)):
+            frame = changed(frame, place, spike=8.0 + 0.1 * (n % 7))
+        frames.append(frame)
+    (note,) = fixed_place_notes(decision, frames, GRID)
+    assert "rows 192 to 319, columns 192 to 319." in note
+
+
 def test_a_place_that_is_the_worst_in_half_of_the_frames_is_not(decision):
     frames = [changed(good_frame(n), (7, 0), spike=8.0) if n % 2 else good_frame(n) for n in range(400, 424)]
     assert fixed_place_notes(decision, frames, GRID) == []
