@@ -346,9 +346,9 @@ def score(
 ) -> Summary:
     """Score every light of an archive; frames that ``model`` has scored already are left alone.
 
-    Frames whose header calls them bias, dark, flat, arc or focus are scored with ``all_types`` only, and
-    counted in the summary. Colour mosaics are quarantined. With ``retry``, frames whose scoring failed are
-    tried again. Frames of a camera and filter that the model
+    Frames whose header calls them bias, dark, flat, arc, focus or calibration are scored with ``all_types``
+    only, and counted in the summary. Colour mosaics are quarantined. With ``retry``, frames whose scoring
+    failed are tried again. Frames of a camera and filter that the model
     is not calibrated for are scored with a warning and named in the maps' attribute ``uncalibrated``; with
     ``strict`` they are refused, before anything is scored. Both count frames that were scored before, too.
 

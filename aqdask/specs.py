@@ -17,7 +17,7 @@ from aqdask.errors import UsageError
 
 PATCH = 64  # px; the model's input window unless a bundle says otherwise
 MIN_VALID = 0.25  # fraction of a patch's pixels that must be data for it to have a score
-LIGHT = "light"  # frame type; the others are bias, dark, flat, arc and focus
+LIGHT = "light"  # frame type; the others are bias, dark, flat, arc, focus and calibration
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 SHOWN = 20  # quarantined frames listed one by one
 all_types_option = click.option(
-    "--all-types", is_flag=True, help="Score bias, dark, flat, arc and focus frames, too."
+    "--all-types", is_flag=True, help="Score bias, dark, flat, arc, focus and calibration frames, too."
 )
 SCHEDULERS = ("tcp", "tls", "ucx", "ucxx", "ws", "wss", "inproc")  # protocols of a scheduler address
 

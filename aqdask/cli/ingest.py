@@ -73,7 +73,7 @@ def ingest(session: Session, sources: tuple[str, ...], archive: str, **options: 
 
     SOURCES are files, folders (recursive), globs, or @list.txt. A second run with the same or more sources
     adds the new ones only. A file that cannot be used is quarantined with its reason. Frames of any type are
-    taken; those that are no lights (bias, dark, flat, arc, focus, by their headers) are counted.
+    taken; those that are no lights (bias, dark, flat, arc, focus, calibration, by their headers) are counted.
     """
     from aqdask import api
 

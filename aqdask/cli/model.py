@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from aqdask.cli.common import Session, all_types_option, command
-from aqdask.errors import EXIT_DONE
+from aqdask.errors import EXIT_DONE, EXIT_QUARANTINED
 from aqdask.methods.registry import METHODS
 from aqdask.methods.training.losses import LOSSES
 from aqdask.paths import write_text
@@ -33,9 +33,10 @@ def select(session: Session, archive: str, keep: Sequence[str], drop: Sequence[s
     """Propose reference frames of ARCHIVE by image statistics, separately for each camera and filter.
 
     All sound lights are proposed, the best 24 where there are more; frames of other types (by their headers)
-    and colour mosaics never. The best frames come first. FWHM is in px, background and rms are in counts. The
-    score is the weighted mean, over all statistics, of the distance from the median of the camera and filter
-    in robust sigma, positive towards worse quality.
+    and colour mosaics never. The best frames come first. FWHM is in px, background and rms are in the unit of
+    the pixels. The score is the weighted mean, over all statistics, of the distance from the median of the
+    camera and filter in robust sigma, positive towards worse quality. An empty list of --out ends with exit
+    code 1.
     """
     from aqdask import api
 
@@ -52,12 +53,9 @@ def select(session: Session, archive: str, keep: Sequence[str], drop: Sequence[s
     chosen = [proposal.id for proposal in found if proposal.proposed]
     if out:
         _write_list(out, sorted(chosen))
-    session.emit(
-        f"{len(chosen)} of {len(found)} frames proposed" + (f", listed in {out}" if out else ""),
-        event="select",
-        proposed=chosen,
-    )
-    return EXIT_DONE
+    where = "" if not out else f", listed in {out}" if chosen else f": the list {out} is empty"
+    session.emit(f"{len(chosen)} of {len(found)} frames proposed{where}", event="select", proposed=chosen)
+    return EXIT_QUARANTINED if out and not chosen else EXIT_DONE
 
 
 @click.command()

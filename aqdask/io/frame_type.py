@@ -1,4 +1,4 @@
-"""Frame type (light, bias, dark, flat, arc, focus) and colour mosaic of a frame, from its headers.
+"""Frame type (light, bias, dark, flat, arc, focus, calibration) and colour mosaic, from the headers.
 
 Keywords and values are those of MaxIm DL, NINA, SGP, SharpCap, KStars, ASIAIR, IRAF, ESO (DPR), LCO, Gemini,
 Keck (KOA), Subaru, ING, CFHT, Rubin, HST and JWST. Frames without a type count as lights.
@@ -15,11 +15,13 @@ from aqdask.specs import LIGHT
 Noted = tuple[str, tuple[str, ...]]
 
 TYPE = (
-    "IMAGETYP", "IMAGTYPE", "IMGTYPE", "IMTYPE", "FRAMETYP", "FRMTYPE", "OBSTYPE", "DATA-TYP", "KOAIMTYP",
+    "IMAGETYP", "IMAGTYPE", "IMAGE-TY", "IMGTYPE", "IMTYPE", "PICTTYPE", "FRAMETYP", "FRAMETYPE",
+    "HIERARCH FRAMETYPE", "FRMTYPE", "OBSTYPE", "OBS_TYPE", "OBSTYP", "DATA-TYP", "KOAIMTYP",
     "HIERARCH ESO DPR TYPE",
 )  # fmt: skip
 # used for other things as well: only values that name a type count
-PERHAPS_TYPE = ("FRAME", "OBJTYPE", "EXPTYPE", "EXP_TYPE", "FLAVOR", "HIERARCH ESO DPR CATG")
+MODE = "OBSMODE"  # a dark may have the mode 'IMAGING': lights do not count
+PERHAPS_TYPE = ("FRAME", "OBJTYPE", "EXPTYPE", "EXP_TYPE", "FLAVOR", "HIERARCH ESO DPR CATG", MODE)
 # The first type of which a value holds a word is taken: a dark flat is a dark, a sky flat is no sky.
 WORDS: dict[str, frozenset[str]] = {
     name: frozenset(words.split())
@@ -27,17 +29,32 @@ WORDS: dict[str, frozenset[str]] = {
         "bias": "BIAS BIASES ZERO ZEROS OFFSET OFFSETS BIASFRAME",
         "dark": "DARK DARKS DARKFRAME DARKFLAT DARKFLATS FLATDARK FLATDARKS DARKIMG DARKALL DARKMRS",
         "flat": "FLAT FLATS FLATFIELD FLATFRAME FLATLAMP FLATLAMPSKY LAMPFLAT SKYFLAT DOMEFLAT TWIFLAT DOME "
-        "TWILIGHTFLAT AUTOFLAT INTFLAT FLATIMAGE FLATMRS TWILIGHT",
-        "arc": "ARC ARCS ARCLAMP COMP COMPARISON WAVE AUTOWAVE LAMP THAR",
-        "focus": "FOCUS FOCUSING FOC",
+        "TWILIGHTFLAT AUTOFLAT INTFLAT FLATIMAGE FLATMRS TWILIGHT DFLAT DMFLAT SFLAT TFLAT PFLAT "
+        "QUARTZ",
+        "arc": "ARC ARCS ARCLAMP COMP COMPARISON WAVE AUTOWAVE LAMP THAR CUAR CUNE FEAR HEAR HENE "
+        "HENEAR THNE",
+        "focus": "FOCUS FOCUSING FOC AUTOFOCUS",
+        "calibration": "CAL BPM BADPIXEL BADPIXELMAP BADPIXELMASK FRINGE FRINGES ILLUMINATION",
         LIGHT: "LIGHT LIGHTS LIGHTFRAME OBJECT OBJ SCIENCE SCI TARGET EXPOSE STANDARD STD SKY SNAPSHOT EXT "
-        "TRICOLOR IMAGE IMAGING SPECTROSCOPIC SPECTRUM ACQUISITION ACQUIRE ACQ EXPERIMENTAL",
+        "TRICOLOR IMAGE IMAGING SPECTROSCOPIC SPECTRUM ACQUISITION ACQUIRE ACQ EXPERIMENTAL CALSTAR",
     }.items()
 }
 # words that may stand beside one of the above; the last ones are instruments of JWST
 BESIDE = frozenset({
     "FRAME", "FRAMES", "FIELD", "MASTER", "EXPOSURE", "STAR", "SUPER", "NRC", "NRS", "MIR", "NIS", "FGS",
 })  # fmt: skip
+KNOWN = BESIDE.union(*WORDS.values())
+# at the beginning or end of a value these decide, whatever the other words
+DECISIVE = frozenset({
+    "BIAS", "BIASES", "ZERO", "ZEROS", "DARK", "DARKS", "FLAT", "FLATS", "FLATFIELD", "FOCUS", "FOCUSING",
+    "AUTOFOCUS", "ARC", "ARCS", "BPM", "FRINGE", "FRINGES", "ILLUMINATION",
+})  # fmt: skip
+# what was done to a frame, or was not: 'dark and flat-field corrected', 'bias subtracted', 'no dark'
+DONE_TO_IT = re.compile(
+    r"\b(?:(?:(?:MASTER|SUPER)?(?:BIAS|ZERO|DARK|FLAT|FRINGE|ILLUMINATION|AND|FIELD|FRAME|CURRENT|LEVEL)) )+"
+    r"(?:SUBTRACTED|SUB|FIELDED|CORRECTED|CORR|DIVIDED|REMOVED|CALIBRATED|REDUCED|APPLIED)\b"
+    r"|\b(?:NO|NOT|WITHOUT) \w+"
+)
 
 MOSAIC = ("BAYERPAT", "BAYRPAT", "COLORTYP", "CFAPATT", "CFAPAT", "CFATYPE")
 PERHAPS_MOSAIC = ("BAYER", "CFA")  # only values that are a pattern count
@@ -49,23 +66,30 @@ NO_MOSAIC = re.compile(
 IS_MOSAIC = "a colour mosaic, which is neither scored nor a reference if its pixels show the pattern"
 
 
-def type_of(value: str) -> str:
-    """Return the frame type that a value names: 'light', 'bias', 'dark', 'flat', 'arc', 'focus'; else empty.
+def type_of(value: str, is_sure: bool = True) -> str:
+    """Return the frame type that a value names, a key of `WORDS`; else empty.
 
-    Of a list with commas (ESO), parts that are not understood are passed over; otherwise each word counts,
-    since 'dark subtracted light' is no dark.
+    Of a list with commas (ESO) or brackets, parts that are not understood are passed over. A part is
+    understood if it is made of known words, or, where the card ``is_sure`` to be about types, if it begins or
+    ends with a decisive one: 'Flat B' is a flat, and 'dark subtracted light' no dark.
     """
-    parts = [_words(part) for part in re.split("[,;]", value)]
-    known = {word for part in parts if part <= KNOWN for word in part}
+    known: set[str] = set()
+    for words in map(_words, re.split(r"[][,;(){}]", value)):
+        joined = "".join(words)
+        if joined in KNOWN:  # 'Bad Pixel Map', 'auto focus'
+            known.add(joined)
+        elif KNOWN.issuperset(words):
+            known.update(words)
+        elif is_sure:
+            known.update(DECISIVE.intersection((words[0], words[-1])))
     return next((name for name, words in WORDS.items() if words & known), "")
 
 
-KNOWN = BESIDE.union(*WORDS.values())
-
-
-def _words(text: str) -> set[str]:
-    words = re.findall(r"[^\W_]+", text.upper())
-    return {word.removeprefix("MASTER") or word for word in words}
+def _words(text: str) -> list[str]:
+    """Return the words in capitals, without numbers ('300s', the 1 of 'dark1') and what was done."""
+    words = [word.rstrip("0123456789") for word in re.findall(r"[^\W_]+", text.upper())]
+    plain = DONE_TO_IT.sub("", " ".join(word for word in words if word and not word[0].isdigit())).split()
+    return [re.sub("^(?:MASTER|SUPER)(?=.)", "", word) for word in plain]
 
 
 def read_type(cards: Headers, keyword: str | None = None) -> Noted:
@@ -95,7 +119,8 @@ def read_type(cards: Headers, keyword: str | None = None) -> Noted:
         if isinstance(value, Unreadable):
             notes += [f"the card {name} {value.reason}: frame type unknown"] if name in sure else []
             continue
-        if kind := type_of(text := as_text(value)):
+        kind = type_of(text := as_text(value), name in sure)
+        if kind and (name, kind) != (MODE, LIGHT):
             found.setdefault(f"{name} = {text!r}", kind)
         elif name in sure:
             notes.append(f"{name} = {text!r} is no frame type that is known")

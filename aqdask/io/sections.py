@@ -2,8 +2,8 @@
 
 The keywords are those of the NOAO image data structures (Mosaic keyword dictionary) and of IRAF's ``ccdred``
 and ``quadred``: one section an image, or one an amplifier with a number or letter behind (DATASECA, TSEC12),
-in the form ``[x1:x2,y1:y2]``, 1-based, both ends included. A section that does not fit the image is not
-believed, and the reason is noted.
+in the form ``[x1:x2,y1:y2]``, 1-based, both ends included, or in the other notations of IRAF. A section
+that does not fit the image is not believed, and the reason is noted.
 """
 
 from __future__ import annotations
@@ -26,9 +26,14 @@ FAMILIES = {
 EXPOSED = ("DATASEC", "TRIMSEC")
 _KEYWORDS = "|".join(f"(?P<{name}>{'|'.join(keywords)})" for name, keywords in FAMILIES.items())
 SECTION_CARD = re.compile(rf"(?:{_KEYWORDS})(?P<amplifier>\d{{0,2}}|[A-H]?) *=")
-SECTION = re.compile(r"\[?\s*(\d+)\s*:\s*(\d+)\s*,\s*(\d+)\s*:\s*(\d+)\s*\]?")
+BARE = re.compile(r"[\[(]?([\d\s:]+:[\d\s]+,[\d\s]+:[\d\s]+)[\])]?")  # brackets may lack
+_PIXEL = r"\+?(\d+)(?:\.0*)?"
+_AXIS = rf"\s*(?:(-?\*)|{_PIXEL}(?:\s*:\s*{_PIXEL})?(?:\s*:\s*\+?1)?)\s*"  # the last number is a step
+SECTION = re.compile(rf"[\[(]{_AXIS},{_AXIS}[\])][\s,;]*")
 UNUSED = re.compile(r"\[?0*:0*,0*:0*\]?|\[\]|UNKNOWN|UNDEFINED|N/?A|NONE|NULL|-*", re.IGNORECASE)
-SMALLEST_EXPOSED = 0.5  # of the image: a smaller section belongs to another image of the detector
+# Of the image, or of what the overscan leaves where both divide the image exactly: a smaller section belongs
+# to another image of the detector, or to one amplifier of several.
+SMALLEST_EXPOSED = 0.5
 LARGEST_BINNING = 8
 
 
@@ -42,13 +47,18 @@ class Section:
     right: int
 
     @classmethod
-    def parse(cls, text: str) -> Section | None:
-        """Parse ``[x1:x2,y1:y2]``, either axis maybe reversed; None for anything else."""
-        found = SECTION.fullmatch(text.strip())
-        if found is None:
-            return None
-        x1, x2, y1, y2 = map(int, found.groups())
-        return cls(min(y1, y2) - 1, max(y1, y2), min(x1, x2) - 1, max(x1, x2))
+    def parse(cls, text: str, shape: tuple[int, int]) -> list[Section]:
+        """Parse one or more ``[x1:x2,y1:y2]`` of an image ``(y, x)``; empty for anything else.
+
+        Either axis may be reversed, a single pixel, or ``*`` for all pixels.
+        """
+        bare = BARE.fullmatch(text := text.strip())
+        text = f"[{bare[1]}]" if bare else text
+        parts = [*SECTION.finditer(text)]
+        if "".join(part[0] for part in parts) != text:
+            return []
+        axes = [(_ends(part, 4, shape[0]), _ends(part, 1, shape[1])) for part in parts]
+        return [cls(*rows, *columns) for rows, columns in axes]
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -63,6 +73,15 @@ class Section:
     def is_inside(self, shape: tuple[int, int]) -> bool:
         """Return True if all pixels are those of an image of this shape."""
         return min(self.top, self.left) >= 0 and self.bottom <= shape[0] and self.right <= shape[1]
+
+
+def _ends(section: re.Match[str], group: int, length: int) -> tuple[int, int]:
+    """Return start and stop, counted from 0, of the axis of a section that begins with this group."""
+    whole, first, last = (section[group + k] for k in range(3))
+    if whole:
+        return 0, length
+    ends = int(first), int(last or first)
+    return min(ends) - 1, max(ends)
 
 
 @dataclass(frozen=True)
@@ -104,30 +123,43 @@ def coverage(sections: Sequence[Section], shape: tuple[int, int]) -> float:
     return sum(math.prod(section.shape) for section in sections) / math.prod(shape)
 
 
+def divides(exposed: Sequence[Section], overscan: Sequence[Section], shape: tuple[int, int]) -> bool:
+    """Return True if sections with data and overscan hold each pixel of an image exactly once."""
+    parts = [*dict.fromkeys(exposed), *dict.fromkeys(overscan)]
+    if not (exposed and overscan and all(part.is_inside(shape) for part in parts)):
+        return False
+    count = np.zeros(shape, np.uint8)
+    for part in parts:
+        count[part.slices] += 1
+    return bool((count == 1).all())
+
+
 def read_sections(header: str, primary_header: str, shape: tuple[int, int]) -> Sections:
     """Read the sections of an image of ``shape`` ``(y, x)`` from its header, or else the primary one.
 
     Sections are in coordinates of the image as it was read out, so an image that was trimmed, cropped or
     binned since must not be cut again: no section is believed if one with data is beyond the image or covers
     less than half of it, or if CCDSEC, the place on the chip, says that all pixels are exposed. An overscan
-    section is not believed if it is beyond the image, large, or within the section with data.
+    section is not believed if it is beyond the image, large, or within the section with data. Sections with
+    data and overscan that divide the image exactly are believed whatever their size.
     """
     cards = _section_cards(header) or _section_cards(primary_header)
     found: dict[str, list[Section]] = {name: [] for name in FAMILIES}
     notes = []
     for family, value in cards:
-        section = Section.parse(value) if isinstance(value, str) else None
-        if section is not None:
-            found[family].append(section)
-        else:
+        sections = Section.parse(value, shape) if isinstance(value, str) else []
+        found[family] += sections
+        if not sections:
             notes.append(f"a card {family} cannot be read as a section: no pixel was left out for it")
     notes = [*dict.fromkeys(notes)]
     exposed = {name: found[name] for name in EXPOSED if found[name]}
-    for name, sections in exposed.items():
-        if doubt := _doubt(name, sections, found["CCDSEC"], shape):
-            return Sections(notes=[*notes, f"{doubt}: no section was believed"])
     overscan = found["BIASSEC"]
-    if doubt := _overscan_doubt(overscan, exposed, shape):
+    is_divided = any(divides(sections, overscan, shape) for sections in exposed.values())
+    chip, room = ([], 1 - coverage(overscan, shape)) if is_divided else (found["CCDSEC"], 1.0)
+    for name, sections in exposed.items():
+        if doubt := _doubt(name, sections, chip, shape, room):
+            return Sections(notes=[*notes, f"{doubt}: no section was believed"])
+    if not is_divided and (doubt := _overscan_doubt(overscan, exposed, shape)):
         return Sections(exposed, notes=[*notes, f"{doubt}: it was not believed"])
     return Sections(exposed, overscan, notes)
 
@@ -150,13 +182,18 @@ def _section_cards(header: str) -> list[tuple[str, object]]:
     return [(family, value) for family, amplifier, value in found if amplifier or family not in divided]
 
 
-def _doubt(name: str, sections: Sequence[Section], chip: Sequence[Section], shape: tuple[int, int]) -> str:
-    """Return the reason why sections with data are not those of this image; empty for none."""
+def _doubt(
+    name: str, sections: Sequence[Section], chip: Sequence[Section], shape: tuple[int, int], room: float
+) -> str:
+    """Return the reason why sections with data are not those of this image; empty for none.
+
+    ``room`` is the fraction of the image that can have data.
+    """
     if not all(section.is_inside(shape) for section in sections):
         return f"{name} is beyond the image (trimmed or binned since?)"
     share = coverage(sections, shape)
-    if share < SMALLEST_EXPOSED:
-        return f"{name} covers less than half of the image"
+    if share < SMALLEST_EXPOSED * room:
+        return f"{name} covers less than half of {'the image' if room == 1 else 'what has data'}"
     if len(chip) == 1 and share < 1 and _is_binned(chip[0].shape, shape):
         return f"{name} is smaller than the image, CCDSEC is not"
     return ""

@@ -29,7 +29,10 @@ COLUMNS: dict[str, tuple[pa.DataType, str]] = {
     "exptime": (pa.float64(), "exposure time in seconds"),
     "filter": (pa.string(), "filter"),
     "camera": (pa.string(), "instrument, with binning where it is not 1 x 1"),
-    "frame_type": (pa.string(), "light, bias, dark, flat, arc or focus; empty where the header has none"),
+    "frame_type": (
+        pa.string(),
+        "light, bias, dark, flat, arc, focus or calibration; empty where the header has none",
+    ),
     "masked_fraction": (pa.float64(), "fraction of the frame's pixels that are masked"),
     "frame_score": (pa.float64(), "score of the frame, larger = worse"),
     "state": (pa.string(), "done, quarantined, pending, or skipped: not scored since it is no light"),

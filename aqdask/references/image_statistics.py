@@ -35,7 +35,7 @@ class ImageStatistics:
     Parameters
     ----------
     background, rms : float
-        Level and noise of the sky, counts.
+        Level and noise of the sky, in the unit of the pixels.
     sources : int
         Number of detections at 5 sigma that are wider than a hot pixel.
     fwhm : float

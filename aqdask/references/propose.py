@@ -17,6 +17,7 @@ __all__ = ["ImageStatistics", "Proposal", "measure", "propose"]
 
 OUTLIER = 3.0  # robust sigma towards worse quality
 MOST_PROPOSED = 24  # of a group: the false-mask rate of a calibration hardly gains from more
+FEWEST = 3  # of a group: `calibrate` refuses fewer
 SHOWN = 5
 
 
@@ -58,8 +59,9 @@ class Proposal:
 class _Quantity:
     """Compared quantity: ``sign`` +1 if large values are bad, and a lower limit of its spread.
 
-    The spread is at least ``relative`` times the median or ``absolute``, so that half a per cent makes no
-    outlier in a group of nearly equal frames.
+    The spread is at least ``relative`` times the median, ``absolute``, and ``noise`` times the noise of the
+    sky, so that half a per cent makes no outlier in a group of nearly equal frames. No limit depends on the
+    unit of the pixels.
     """
 
     name: str
@@ -67,6 +69,7 @@ class _Quantity:
     sign: int
     relative: float = 0.0
     absolute: float = 0.0
+    noise: float = 0.0
     weight: float = 1.0
 
 
@@ -76,10 +79,10 @@ QUANTITIES = (
     _Quantity("ellipticity", "{:.2f}", 1, absolute=0.02),
     # A sky 10 % brighter is no defect: with a smaller spread, the decline of the sky through a night would
     # outweigh focus.
-    _Quantity("background", "{:.0f}", 1, relative=0.1),
-    _Quantity("rms / sqrt(background)", "{:.3f}", 1, relative=0.03),
+    _Quantity("background", "{:.4g}", 1, relative=0.1, noise=0.1),
+    _Quantity("rms / sqrt(background)", "{:.4g}", 1, relative=0.03),
     _Quantity("sources", "{:.0f}", -1, relative=0.05),
-    _Quantity("sky structure", "{:.1f} of the noise", 1, relative=0.1),
+    _Quantity("sky structure", "{:.1f} of the noise", 1, relative=0.1, absolute=1e-9),
 )
 
 
@@ -200,8 +203,9 @@ def shortfalls(proposals: Sequence[Proposal], groups: Sequence[tuple[str, str]])
     numbers = Counter(group for proposal, group in pairs if proposal.proposed)
     few = {group: number for group, number in numbers.items() if number < MOST_PROPOSED}
     lines = [
-        f"{' '.join(filter(None, group)) or 'an unknown camera'}: {number} reference frames proposed; "
-        f"{MOST_PROPOSED - number} more would bring the false-mask rate closer to alpha"
+        f"{' '.join(filter(None, group)) or 'an unknown camera'}: {_counted(number)} proposed; "
+        + (f"`calibrate` needs at least {FEWEST}, and " if number < FEWEST else "")
+        + f"{MOST_PROPOSED - number} more would bring the false-mask rate closer to alpha"
         for group, number in few.items()
     ]
     more = len(lines) - SHOWN
@@ -210,28 +214,36 @@ def shortfalls(proposals: Sequence[Proposal], groups: Sequence[tuple[str, str]])
     )
 
 
+def _counted(number: int) -> str:
+    return f"{number} reference frame{'s' if number > 1 else ''}"
+
+
 def _distances(measures: Sequence[ImageStatistics]) -> tuple[np.ndarray, np.ndarray]:
     """Return values, and distances from their median in robust sigma, both float64 ``(n, quantity)``."""
-    rows = [
-        (m.fwhm, m.ellipticity, m.background, _relative_noise(m), float(m.sources), m.structure)
-        for m in measures
-    ]
+    rows = [(m.fwhm, m.ellipticity, m.background, m.rms, m.sources, m.structure) for m in measures]
     values = np.array(rows, float).reshape(len(rows), len(QUANTITIES))
+    rms = values[:, 3].copy()
+    sound = np.isfinite(values).all(axis=1) & (rms > 0)
+    values[sound, 3] = _relative_noise(rms[sound], values[sound, 2])
     distance = np.full_like(values, np.nan)
-    sound = np.isfinite(values).all(axis=1)
     if sound.any():
         median = np.median(values[sound], axis=0)
         spread = mad_sigma(values[sound], median, axis=0)
-        smallest = [max(q.relative * abs(m), q.absolute) for q, m in zip(QUANTITIES, median, strict=True)]
+        typical = float(np.median(rms[sound]))
+        smallest = [
+            max(q.relative * abs(m), q.absolute, q.noise * typical)
+            for q, m in zip(QUANTITIES, median, strict=True)
+        ]
         sign = np.array([q.sign for q in QUANTITIES])
-        # 1e-9 avoids a division by zero for a median of zero
-        distance[sound] = sign * (values[sound] - median) / np.maximum(np.maximum(spread, smallest), 1e-9)
+        distance[sound] = sign * (values[sound] - median) / np.maximum(spread, smallest)
     return values, distance
 
 
-def _relative_noise(measured: ImageStatistics) -> float:
+def _relative_noise(rms: np.ndarray, background: np.ndarray) -> np.ndarray:
     """Return the noise over the root of the sky: constant for photon noise and a constant pedestal.
 
-    For sky-subtracted frames, with a level near 0, the noise itself.
+    For sky-subtracted frames, most of whose levels are below the noise, the noise itself.
     """
-    return measured.rms / math.sqrt(measured.background) if measured.background > 1 else measured.rms
+    if not len(rms) or np.median(background / rms) < 1:
+        return rms
+    return rms / np.sqrt(np.maximum(background, rms))

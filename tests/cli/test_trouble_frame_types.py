@@ -120,6 +120,10 @@ def test_a_mosaic_is_refused_by_its_name(bayer, model, tmp_path):
     selected = call("select", archive, "--json")
     assert told(selected)["proposed"] == []
     assert f"{word} = 'RGGB': a colour mosaic" in selected.output
+    listed = call("select", archive, "--out", tmp_path / "none.txt")
+    assert (listed.exit_code, (tmp_path / "none.txt").read_text()) == (1, "")
+    assert "frames proposed: the list " in listed.output
+    assert "none.txt is empty" in listed.output
     for command in (("calibrate", archive, "--model", "wide-field"), ("train", archive)):
         for frames in ((), ("--frames", "refs/*")):
             refused = call(*command, *frames, "--out", tmp_path / "m.safetensors")

@@ -14,21 +14,31 @@ VALUES = {
         "Light Frame", "LIGHT", "Light", "Master Light", "masterLight", "object", "OBJECT", "STD", "SCIENCE",
         "OBJECT,SKY", "STD,TELLURIC", "EXPOSE", "STANDARD", "SNAPSHOT", "EXT", "IMAGING", "NRC_IMAGE", "SKY",
         "Tricolor Image", "TARGET", "STANDARD_STAR", "SPECTRUM", "Light, dark subtracted", "acq",
+        "Dark subtracted Light", "flat fielded light", "dark and flat-field corrected light",
+        "Light 300s", "Light (bias subtracted)", "cal star", "object 12",
     ],
-    "bias": ["Bias Frame", "BIAS", "zero", "Zero", "Offset", "Master Bias", "masterBias", "BIAS,READGAIN"],
+    "bias": ["Bias Frame", "BIAS", "zero", "Zero", "Offset", "Master Bias", "masterBias", "BIAS,READGAIN",
+        "zero level", "superbias", "bias (overscan corrected)"],
     "dark": [
         "Dark Frame", "DARK", "dark", "Master Dark", "masterDark", "MASTERDARK", "DARKFLAT", "Dark Flat",
         "Flat Dark", "NRC_DARK", "MIR_DARKIMG", "FLAT,DARK",
+        "DARK 300s", "Dark_300s", "Dark (bin 2)", "dark1", "dark current",
+        "bias subtracted dark",
+        "combined dark",
     ],
     "flat": [
         "Flat Field", "Flat Frame", "FLAT", "flat", "FLAT,SKY", "FLAT,LAMP", "LAMP,FLAT", "SKY,FLAT",
         "SKYFLAT", "LAMPFLAT", "dome flat", "sky flat", "Twilight Flat", "flatlampsky", "Flat-Field",
-        "masterFlat", "SkyFlat",
+        "masterFlat", "SkyFlat", "Flat B", "FLAT R", "dflat", "sflat", "tflat", "DmFlat", "flat panel",
+        "panel flat", "projector flat", "internal flat", "morning flat", "evening sky flat", "quartz",
+        "Flat (dark subtracted)", "corrected flat",
     ],
-    "arc": ["ARC", "comp", "COMPARISON", "WAVE", "LAMP,WAVE", "arclamp", "ThAr", "WAVE,LAMP,ThAr"],
-    "focus": ["focus", "FOCUS", "FOCUSING", "NRC_FOCUS"],
-    "": ["", "undefined", "12", "Dark subtracted Light", "Frame", "FK5", "CALIB", "no dark",
-         "darkness", "INTERNAL"],
+    "arc": ["ARC", "comp", "COMPARISON", "WAVE", "LAMP,WAVE", "arclamp", "ThAr", "WAVE,LAMP,ThAr", "CuAr",
+            "arc 2"],
+    "focus": ["focus", "FOCUS", "FOCUSING", "NRC_FOCUS", "Autofocus", "AUTO FOCUS", "focus sequence"],
+    "calibration": ["Bad Pixel Map", "BPM", "illumination", "illumination correction", "fringe", "cal"],
+    "": ["", "undefined", "12", "Frame", "FK5", "CALIB", "no dark", "flat-fielded", "dark subtracted",
+         "darkness", "INTERNAL", "()", "a dark cloud"],
 }  # fmt: skip
 
 
@@ -45,7 +55,8 @@ def test_no_word_names_two_types() -> None:
 @pytest.mark.parametrize(
     "keyword",
     ["IMAGETYP", "IMAGTYPE", "IMGTYPE", "OBSTYPE", "FRAME", "FRAMETYP", "OBJTYPE", "EXPTYPE", "EXP_TYPE",
-     "DATA-TYP", "KOAIMTYP", "FLAVOR", "HIERARCH ESO DPR TYPE"],
+     "DATA-TYP", "KOAIMTYP", "FLAVOR", "HIERARCH ESO DPR TYPE", "HIERARCH FRAMETYPE", "OBS_TYPE", "OBSTYP",
+     "IMAGE-TY", "PICTTYPE", "OBSMODE"],
 )  # fmt: skip
 def test_each_keyword_says_it_in_either_header(keyword: str) -> None:
     header = cards({keyword: "DARK"})
@@ -72,7 +83,17 @@ def test_an_unknown_value_beside_a_known_one_is_passed_over() -> None:
     assert (found.frame_type, found.notes) == ("dark", ())
 
 
-@pytest.mark.parametrize("values", [{"FRAME": 17}, {"FRAME": "FK5"}, {"OBJTYPE": "GALAXY"}, {"EXPTYPE": "A"}])
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"FRAME": 17},
+        {"FRAME": "FK5"},
+        {"OBJTYPE": "GALAXY"},
+        {"EXPTYPE": "A"},
+        {"OBJTYPE": "dark nebula"},
+        {"OBSMODE": "IMAGING"},
+    ],
+)
 def test_cards_with_another_meaning_are_no_types(values: dict) -> None:
     assert (described(values).frame_type, described(values).notes) == ("", ())
 
@@ -85,6 +106,11 @@ def test_contradictory_cards_are_said() -> None:
     assert described({"IMAGETYP": "zero", "OBSTYPE": "BIAS"}).notes == ()
     (twice,) = read_metadata(raw("IMAGETYP= 'Light'", "IMAGETYP= 'Dark'"), "").notes
     assert "IMAGETYP appears twice with different values" in twice
+
+
+def test_a_mode_does_not_contradict_a_type() -> None:
+    found = described({"IMAGETYP": "Dark", "OBSMODE": "IMAGING"})
+    assert (found.frame_type, found.notes) == ("dark", ())
 
 
 def test_an_unreadable_card_is_said() -> None:

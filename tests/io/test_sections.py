@@ -59,7 +59,7 @@ def test_a_section_counts_from_one_with_both_ends_in_fits_order(drawn):
     shape, ((top, bottom), (left, right)), text = drawn
     expected = np.ones(shape, bool)
     expected[top:bottom, left:right] = False
-    assert Section.parse(text) == Section(top, bottom, left, right)
+    assert Section.parse(text, shape) == [Section(top, bottom, left, right)]
     mask, words, notes = invalid(shape, DATASEC=text)
     if not expected.any():
         assert (mask, words) == (None, "")
@@ -106,6 +106,8 @@ def test_sections_of_cameras_with_one_or_several_amplifiers(cards, columns, word
         ({"BIASSEC": "[600:660,1:512]"}, "BIASSEC is beyond the image .*: it was not believed"),
         ({"DATASEC": "[1:602,1:512]", "BIASSEC": "[1:20,1:512]"}, "BIASSEC lies within the section"),
         ({"DATASEC": "[21:5o2,1:512]"}, "a card DATASEC cannot be read as a section"),
+        ({"DATASEC": "[1:1,1:512]", "BIASSEC": "[1:602,1:512]"}, "DATASEC covers less than half of the"),
+        ({"DATASEC": "[1:602:2,1:512]"}, "a card DATASEC cannot be read as a section"),
         ({"DATASEC": "*,1:512"}, "a card DATASEC cannot be read as a section"),
     ],
 )  # fmt: skip
@@ -114,6 +116,51 @@ def test_sections_that_do_not_fit_are_not_believed_and_said(cards, note):
     assert mask is None
     assert len(notes) == 1
     assert re.match(note, notes[0])
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[1:256,*]", "[1:256,-*]", "[1:256:1,1:512:1]", "[1.0:256.0,1.:512.]", "[+1:+256,1:512]",
+     "(1:256,1:512)", "1:256,1:512", "[256:1, 512:1]", "[1:128,*][129:256,*]", "[1:128,*], [129:256,1:512]"],
+)  # fmt: skip
+def test_notations_of_sections(text):
+    mask, _, notes = invalid(BIASSEC=text)
+    assert notes == []
+    assert_array_equal(np.flatnonzero(mask.all(axis=0)), np.arange(256))
+    assert mask.sum() == 256 * 512
+
+
+def test_a_section_of_one_column_or_all_rows():
+    assert Section.parse("[257,1:256]", SHAPE) == [Section(0, 256, 256, 257)]
+    assert Section.parse("[*,1:256]", SHAPE) == [Section(0, 256, 0, 602)]
+    for text in ("[1:2,3:4][", "[1:2][3:4]", "[,1:2]", "[-1:2,1:2]", "[1.5:2,1:2]"):
+        assert Section.parse(text, SHAPE) == []
+
+
+@pytest.mark.parametrize(
+    ("cards", "columns"),
+    [
+        ({"DATASEC": "[1:202,1:512]", "BIASSEC": "[203:602,1:512]"}, (0, 202)),
+        ({"TRIMSEC": "[401:602,*]", "BIASSEC": "[1:400,*]"}, (400, 602)),
+        ({"DATASEC": "[1:202,*]", "TRIMSEC": "[11:202,*]", "BIASSEC": "[203:602,*]"}, (10, 202)),
+        ({"DATASEC": "[1:301,*]", "BIASSEC": "[302:602,*]", "CCDSEC": "[1:602,1:512]"}, (0, 301)),
+        ({"DSEC1": "[101:150,*]", "DSEC2": "[151:200,*]", "BSEC1": "[1:100,*]", "BSEC2": "[201:602,*]"},
+         (100, 200)),
+    ],
+)  # fmt: skip
+def test_data_and_overscan_that_divide_the_image_are_believed_at_any_width(cards, columns):
+    expected = np.ones(SHAPE, bool)
+    expected[:, slice(*columns)] = False
+    mask, _, notes = invalid(**cards)
+    assert notes == []
+    assert_array_equal(mask, expected)
+
+
+@pytest.mark.parametrize("overscan", ["[204:602,*]", "[202:602,*]", "[203:603,*]", "[203:602,1:511]"])
+def test_data_and_overscan_that_nearly_divide_the_image_are_not(overscan):
+    mask, _, notes = invalid(DATASEC="[1:202,*]", BIASSEC=overscan)
+    assert mask is None
+    assert notes == ["DATASEC covers less than half of the image: no section was believed"]
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 from astropy.io import fits
 
@@ -23,6 +24,34 @@ def test_good_frames_of_the_demonstration_are_proposed() -> None:
     proposed = [frame for frame, proposal in zip(plan, proposals, strict=True) if proposal.proposed]
     assert len(proposed) >= 4
     assert all(frame.good for frame in proposed)
+
+
+@pytest.mark.parametrize("kept", [1.0, 0.01])
+@pytest.mark.parametrize("unit", [1e-18, 1e6])
+def test_distances_do_not_depend_on_the_unit_of_the_pixels(unit: float, kept: float) -> None:
+    """With the sky of the frames, and with a part of it."""
+    plan = demo_plan(12, 256, seed=3)
+    images = [simulate_frame(one.spec, one.defects, one.seed).image.astype(np.float32) for one in plan]
+    images = [image - np.float32((1 - kept) * np.median(image)) for image in images]
+
+    def judged(factor: float) -> list[tuple[bool, float, float]]:
+        found = [measure(image * np.float32(factor)) for image in images]
+        return [(p.proposed, p.score, p.worst) for p in propose([*map(str, range(12))], found, [GROUP] * 12)]
+
+    counts = judged(1)
+    assert sum(math.isfinite(score) for _, score, _ in counts) >= 8
+    np.testing.assert_allclose(judged(unit), counts, rtol=0.02)
+
+
+@pytest.mark.parametrize("unit", [1.0, 1e-18])
+@pytest.mark.parametrize("sky", [1000.0, 0.0])
+def test_sky_and_noise_are_compared_in_any_unit(unit: float, sky: float) -> None:
+    rows = [(sky, 20.0)] * 5 + [(sky + 2000, 20.0), (sky, 40.0)]
+    found = [ImageStatistics(level * unit, rms * unit, 200, 5.0, 0.05, 1.0) for level, rms in rows]
+    result = propose(list("abcdefg"), found, [GROUP] * 7)
+    assert [p.proposed for p in result] == [True] * 5 + [False] * 2
+    assert result[5].reason.startswith(f"outlier: at worst background {(sky + 2000) * unit:.4g}, ")
+    assert result[6].reason.startswith("outlier: at worst rms / sqrt(background) ")
 
 
 def frames(fwhm: list[float]) -> list[ImageStatistics]:
@@ -49,12 +78,14 @@ def test_the_best_24_of_many_sound_frames_are_proposed() -> None:
 
 
 def test_few_references_are_said_for_each_camera_and_filter() -> None:
-    groups = [("cam", "L")] * 3 + [("", "")] * 2 + [("cam", "R")]
-    result = propose(list("abcdef"), [*frames([5.0] * 5), ImageStatistics()], groups)
+    groups = [("cam", "L")] * 3 + [("", "")] * 2 + [("cam", "R"), ("cam", "V")]
+    result = propose(list("abcdefg"), [*frames([5.0] * 5), ImageStatistics(), *frames([5.0])], groups)
     assert shortfalls(result, groups) == [
         "cam L: 3 reference frames proposed; 21 more would bring the false-mask rate closer to alpha",
-        "an unknown camera: 2 reference frames proposed; 22 more would bring the false-mask rate closer to "
-        "alpha",
+        "an unknown camera: 2 reference frames proposed; `calibrate` needs at least 3, and 22 more would "
+        "bring the false-mask rate closer to alpha",
+        "cam V: 1 reference frame proposed; `calibrate` needs at least 3, and 23 more would bring the "
+        "false-mask rate closer to alpha",
     ]
     many = [(f"cam{k}", "L") for k in range(9)]
     lines = shortfalls(propose(list("abcdefghi"), frames([5.0] * 9), many), many)
@@ -77,7 +108,7 @@ def test_keep_and_drop_win() -> None:
 
 
 def test_frame_that_cannot_be_measured_is_not_proposed() -> None:
-    result = propose(list("abc"), [*frames([5, 5]), ImageStatistics()], [GROUP] * 3)
+    result = propose(list("abc"), [*frames([5, 5]), ImageStatistics(0.0, 0.0)], [GROUP] * 3)
     assert [proposal.proposed for proposal in result] == [True, True, False]
     assert result[2].score == result[2].worst == math.inf
     assert "cannot be measured" in result[2].reason
