@@ -99,7 +99,9 @@ def test_the_floor_is_below_all_patches_and_above_zero():
 )
 def test_images_without_noise_are_refused_with_the_number(variance):
     usable = np.count_nonzero(variance > 0)
-    with pytest.raises(UsageError, match=rf"^{usable} of \d+ patches .*at least {LEAST_PATCHES}.* What to do"):
+    with pytest.raises(
+        UsageError, match=rf"^{usable} of \d+ patches .*at least {LEAST_PATCHES}.* What to do"
+    ):
         fit_noise(np.full(variance.size, 100.0), variance)
 
 
