@@ -17,7 +17,7 @@ from aqdask.methods.noise_aware.pooling import Features
 LINE = "line_frame"  # name of the test
 REASON = "line"  # of the patches that it masks (`aqdask.flags.REASONS`)
 SMALLEST = 1e-30  # p-value
-MIN_COVERAGE = 0.05  # of the patches, as which a shorter line counts
+MIN_COVERAGE = 0.025  # of the patches, as which a shorter line counts
 
 
 @dataclass(frozen=True)
