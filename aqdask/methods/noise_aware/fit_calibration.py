@@ -141,7 +141,7 @@ def calibrate_camera(
     Parameters
     ----------
     reader : FeatureReader
-        With the noise of the camera, fitted to frames of the fit set.
+        With the noise of the camera.
     frames : FrameSource
         Each frame is read once.
     split : ReferenceSplit
@@ -171,25 +171,23 @@ def calibrate_camera(
     # A template of the fit set may be that of the bad frame.
     whole = _camera_model(features, noise.noise, two_sided)
     outliers += check_patches(ids, [FrameFeatures.of(one, whole) for one in features], noise.disabled)
-    disabled = noise.disabled
-    decision = _fit_decision(camera, parts, disabled, alpha)
+    decision = _fit_decision(camera, parts, noise.disabled, alpha)
     check_alpha(decision.final[0].total, alpha, len(split.threshold), len(ids))
     facts = {
         "frames": {name: [frames.ids[k] for k in getattr(split, name)] for name in SETS},
-        "abstain": dict(disabled),
+        "abstain": dict(noise.disabled),
         "notes": [
             *noise.notes,
             *outliers,
             *_focus_notes(ids, values),
             *fixed_place_notes(decision, features, PatchGrid(*noise.shape, reader.patch)),
-            *_notes(decision, alpha, len(ids), len(split.threshold), disabled),
+            *_notes(decision, alpha, len(ids), len(split.threshold), noise.disabled),
         ],
         "noise_ratio": float(np.exp(np.median([value.noise for value in values[n_fit:]]) / 2)),
     }
     references = ReferenceStatistics.fit(values).widened(FEW_FRAMES / len(values))
-    return CameraCalibration(
-        decision, references, noise.saturation, noise.hot, noise.dark, noise.shape, facts
-    )
+    seen = noise.saturation, noise.hot, noise.dark, noise.shape
+    return CameraCalibration(decision, references, *seen, facts)
 
 
 def _read_features(
