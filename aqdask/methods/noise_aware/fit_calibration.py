@@ -160,7 +160,7 @@ def calibrate_camera(
     noise = reader.camera_noise
     features = _read_features(reader, frames, split, tick)
     ids = [frames.ids[index] for index in split.every]
-    n_fit, n_tail = len(split.fit), len(split.fit) + len(split.tail)
+    n_fit, n_tail = np.cumsum([len(split.fit), len(split.tail)])
     parts = [features[:n_fit], features[n_fit:n_tail], features[n_tail:]]
     check_informative(ids, features)
     camera = _camera_model(parts[0], noise.noise, two_sided)
@@ -168,8 +168,7 @@ def calibrate_camera(
     check_scatter(ids, values, noise.noise)
     outliers = check_consistency(ids, values)
     check_noise(values[n_fit:], noise.noise)
-    # A template of the fit set may be that of the bad frame.
-    whole = _camera_model(features, noise.noise, two_sided)
+    whole = _camera_model(features, noise.noise, two_sided)  # that of the fit set may be of the bad frame
     outliers += check_patches(ids, [FrameFeatures.of(one, whole) for one in features], noise.disabled)
     decision = _fit_decision(camera, parts, noise.disabled, alpha)
     check_alpha(decision.final[0].total, alpha, len(split.threshold), len(ids))
