@@ -154,7 +154,7 @@ def _variant(
 
     def scored(features: Features, patches: Patches | None, names: Sequence[str]) -> Scored:
         found = {name: decisions[name].score(_held_constant(features, variant)) for name in names}
-        return Scored({name: Verdict(score, pvalue) for name, (score, pvalue, _) in found.items()}, patches)
+        return Scored({name: Verdict(score, pvalue) for name, (score, pvalue, *_) in found.items()}, patches)
 
     good = [scored(features, None, tuple(decisions)) for features in clean]
     metrics = []

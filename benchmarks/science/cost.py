@@ -28,7 +28,7 @@ from aqdask.methods.noise_aware.noise_model import (
     variance_stabilise,
 )
 from aqdask.methods.noise_aware.patch_statistics import View, line_weights
-from aqdask.methods.noise_aware.scorer import NoiseAwareScorer
+from aqdask.methods.noise_aware.scorer import NoiseAwareScorer, with_position
 from aqdask.methods.tensors import as_float, exact_arithmetic
 from aqdask.simulate.frame import simulate_frame
 from aqdask.specs import PatchGrid
@@ -105,7 +105,9 @@ def _parts(scorer: NoiseAwareScorer, image: np.ndarray) -> dict[str, float]:
                 u = variance_stabilise(patches, sky, noise).float()
             levels = torch.stack([torch.ones_like(sky), torch.zeros_like(sky), sky, variance], dim=1)
             features = [levels.float(), *_statistics(extractor, _view(extractor, u, watch), watch)]
-            found.append(torch.cat(features, dim=1).numpy()[: stop - first])
+            rows, columns = np.divmod(np.arange(first, stop), grid.shape[1])
+            measured = torch.cat(features, dim=1).numpy()[: stop - first]
+            found.append(with_position(measured, grid.starts(0)[rows], grid.starts(1)[columns]))
     with watch.part("decision"):
         scorer.score_features(np.concatenate(found).reshape(*grid.shape, -1), CAMERA, FILTER)
     return dict(watch.seconds)
