@@ -105,7 +105,7 @@ def show(session: Session, results: DemoResults) -> None:
                   ("where", "patches", "masked", "rate"),
                   [(where, rate.patches, rate.masked, rate.rate) for where, rate in false])  # fmt: skip
     session.table(
-        "unseen frames (frame_score in robust sigma of the references; reasons of the masked patches):",
+        "unseen frames (frame_score in standard deviations; reasons of the masked patches):",
         ("frame", "defects", "masked", "frame_score", "frame_flag", "reasons"),
         [(line.frame, ", ".join(line.defects) or "none", line.masked, line.score,
           "flagged" if line.flagged else "good", _main_reasons(line.reasons)) for line in results.frames],

@@ -14,15 +14,16 @@ from aqdask.specs import PatchGrid
 WORST = 0.01  # of the patches of all frames
 OFTEN = 0.5  # of the frames: more of them by chance is out of the question
 TENTH, MOSTLY = 0.1, 0.8  # or in so many of the frames among so many of their patches
+DOMINANT = 1 / 3  # of the worst: with less, such as stars of one field, defects elsewhere are not hidden
 SHOWN = 3  # places in the note, the largest
 
 
 def fixed_place_notes(decision: TwoPassDecision, frames: Sequence[Features], grid: PatchGrid) -> list[str]:
     """Note the places whose patches are among the worst in most reference frames.
 
-    Among the worst hundredth in more than half, or among the worst tenth in nearly all, if such patches are
-    most of the worst hundredth. They make the tails against which all other patches are compared, and so hide
-    defects.
+    Among the worst hundredth in more than half, or among the worst tenth in nearly all, if such patches are a
+    third of the worst hundredth or more. They make the tails against which all other patches are compared,
+    and so hide defects.
 
     Parameters
     ----------
@@ -36,10 +37,11 @@ def fixed_place_notes(decision: TwoPassDecision, frames: Sequence[Features], gri
     scores = np.nan_to_num([decision.score(features)[0] for features in frames], nan=-np.inf)
     known = scores[np.isfinite(scores)]
     worst = scores >= np.quantile(known, 1 - WORST)
-    often = (scores >= np.quantile(known, 1 - TENTH)).mean(axis=0) >= MOSTLY
-    if worst[:, often].sum() <= worst.sum() / 2:  # a place of many patches shares the worst of them
-        often = worst.mean(axis=0) > OFTEN
-    if not often.any():
+    nearly_always = (scores >= np.quantile(known, 1 - TENTH)).mean(axis=0) >= MOSTLY
+    for often in (nearly_always, worst.mean(axis=0) > OFTEN):  # many patches share the worst among them
+        if worst[:, often].sum() > DOMINANT * worst.sum():
+            break
+    else:
         return []
     labels, count = ndimage.label(often)
     order = np.argsort(-np.bincount(labels.ravel(), minlength=count + 1)[1:], kind="stable")
