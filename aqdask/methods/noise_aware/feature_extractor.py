@@ -21,7 +21,13 @@ from aqdask.methods.noise_aware.noise_model import (
     sky_level,
     variance_stabilise,
 )
-from aqdask.methods.noise_aware.patch_statistics import WINSOR, WINSOR_SLOPE, View, table
+from aqdask.methods.noise_aware.patch_kernels import (
+    noise_terms,
+    normalise,
+    residual_statistics,
+    signal_statistics,
+)
+from aqdask.methods.noise_aware.patch_statistics import WINSOR, WINSOR_SLOPE, View, arranged, table
 from aqdask.methods.tensors import exact_arithmetic
 
 LEVELS = ("valid", "saturated", "sky", "noise")
@@ -56,15 +62,20 @@ class FeatureExtractor:
     networks : Networks
         Put on the device, in evaluation mode, with batch norm folded into the convolutions.
     device : str or torch.device
+    precision : str
+        'fp32' or 'bf16', of the networks.
     """
 
-    def __init__(self, networks: Networks, device: str | torch.device = "cpu") -> None:
+    def __init__(
+        self, networks: Networks, device: str | torch.device = "cpu", precision: str = "fp32"
+    ) -> None:
         self.device = torch.device(device)
+        self.dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
         reuse_buffers()
         networks.eval()
-        self.encoder = _on_strips(networks.autoencoder.encoder).to(self.device)
-        self.decoder = _fused([*networks.autoencoder.decoder][:-1]).to(self.device)
-        self.head = _on_strips(networks.head.layers).to(self.device)
+        self.encoder = self._placed(_on_strips(networks.autoencoder.encoder))
+        self.decoder = self._placed(_fused([*networks.autoencoder.decoder][:-1]))
+        self.head = self._placed(_on_strips(networks.head.layers))
         self.statistics = table(networks.latent)
         self.feature_names = (*LEVELS, *(name for row in self.statistics for name in row.names))
 
@@ -74,13 +85,38 @@ class FeatureExtractor:
         ``valid`` is bool ``(n, P, P)``, None where every pixel is data. Features are NaN where nothing is.
         """
         with torch.inference_mode(), exact_arithmetic():
-            levels, u = self.normalised(patches, valid, detector)
-            view = self.view(u)
-            found = [levels, *(row.function(view) for row in self.statistics)]
-            features = torch.cat(found, dim=1)
+            if self.device.type == "cpu":
+                levels, found = self._measured(patches, valid, detector)
+            else:
+                levels, u = self.normalised(patches, valid, detector)
+                view = self.view(u)
+                found = [row.function(view) for row in self.statistics]
+            features = torch.cat([levels, *found], dim=1)
             features = features.masked_fill(levels[:, :1] == 0, torch.nan)
             features[:, 0] = levels[:, 0]
             return features.float().cpu().numpy()
+
+    def _placed(self, layers: nn.Sequential) -> nn.Sequential:
+        return layers.to(self.device, self.dtype)
+
+    def _measured(
+        self, patches: torch.Tensor, valid: torch.Tensor | None, detector: Detector
+    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """Compute `LEVELS` and the statistics in the order of `table` on a processor (`patch_kernels`)."""
+        if valid is None:
+            measured, signal = normalise(patches.numpy(), noise_terms(detector.noise), detector.saturation)
+            levels = torch.from_numpy(measured)
+            if not math.isfinite(detector.saturation):
+                levels[:, 1] = torch.where(levels[:, 1] > PLATEAU, -levels[:, 1], 0.0)
+        else:
+            levels, filled = self.normalised(patches, valid, detector)
+            signal = filled.numpy()
+        v, short, *found = signal_statistics(signal)
+        sums, lines, folded = (torch.from_numpy(values) for values in found)
+        narrow = torch.from_numpy(v) if self.dtype == torch.float32 else torch.from_numpy(short).view(self.dtype)
+        latent, shape, smooth = self.reconstructed(fold(narrow))
+        residual = residual_statistics(v, smooth.permute(0, 2, 3, 1).float().contiguous().numpy())
+        return levels, arranged(torch.from_numpy(residual), sums, lines, folded, latent, shape)
 
     def normalised(
         self, patches: torch.Tensor, valid: torch.Tensor | None, detector: Detector
@@ -103,14 +139,25 @@ class FeatureExtractor:
     def view(self, u: torch.Tensor) -> View:
         """Run the networks on variance-stabilised patches ``(n, P, P)``."""
         v = compress(u)
-        strips = fold(v)
+        latent, shape, smooth = self.reconstructed(fold(v.to(self.dtype)))
+        return View(u, v - unfold(smooth).float(), latent, shape)
+
+    def reconstructed(self, strips: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Run the networks on what `fold` gives, of their own type.
+
+        Returns
+        -------
+        latent : Tensor (n, z, P / 8, P / 8), float32
+        shape : Tensor (n, 6), float32
+            `View.shape`.
+        smooth : Tensor (n, 16, P / 4, P / 4)
+            Reconstruction as `unfold` takes it, of the networks' type.
+        """
         latent = self.encoder(strips)
-        value, weight = self.head(strips).split(3, dim=1)
+        value, weight = self.head(strips).float().split(3, dim=1)
         weight = nn.functional.softplus(weight.contiguous())  # six times as fast as of a view
         shape = torch.cat([weight, weight * value], dim=1).flatten(2).sum(dim=2)
-        smooth = unfold(self.decoder(latent))
-        residual = torch.sub(v, smooth, out=smooth)
-        return View(u, residual, latent, shape)
+        return latent.float(), shape, self.decoder(latent)
 
 
 def reuse_buffers() -> None:

@@ -18,9 +18,9 @@ CLIP = 2.5  # sigma; beyond it a pixel is a star, a hot pixel or a cosmic ray
 # Standard deviation of a normal variable cut at CLIP sigma, squared: what clipping takes from a variance.
 _DENSITY = math.exp(-(CLIP**2) / 2) / math.sqrt(2 * math.pi)
 KEPT_VARIANCE = 1 - 2 * CLIP * _DENSITY / math.erf(CLIP / math.sqrt(2))
-_ROUNDS = 2  # of clipping; a third changes the variance by less than 0.2 %
-_HUBER = 1.5  # sigma; beyond it a pixel pulls the sky no further
-_INSIDE = math.erf(_HUBER / math.sqrt(2))  # fraction of normal values within: the slope of the step
+CLIP_ROUNDS = 2  # of clipping; a third changes the variance by less than 0.2 %
+HUBER = 1.5  # sigma; beyond it a pixel pulls the sky no further
+WITHIN_HUBER = math.erf(HUBER / math.sqrt(2))  # fraction of normal values within: the slope of the step
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def clipped_variance(values: torch.Tensor) -> torch.Tensor:
     start = row_median(squares[:, ::8], some_missing) * SIGMA_PER_MAD**2
     # A MAD of zero (more than half of the differences vanish) must not clip everything that is left.
     variance = torch.where(start > 0, start, total / count)
-    for _ in range(_ROUNDS):
+    for _ in range(CLIP_ROUNDS):
         limit = CLIP**2 * variance[:, None]
         # Sums of cut values less what the cut ones add: four times as fast as a sum over a selection.
         cut = torch.minimum(squares, limit)
@@ -161,14 +161,14 @@ def sky_level(patches: torch.Tensor, valid: torch.Tensor | None, variance: torch
     if valid is not None:  # every eighth pixel may be none of the valid ones
         missing = level.isnan().nonzero()[:, 0]
         level = level.index_copy(0, missing, pixels[missing].flatten(1).nanmedian(dim=1).values)
-    reach = (_HUBER * variance.sqrt()).clamp(min=1e-6)[:, None]
+    reach = (HUBER * variance.sqrt()).clamp(min=1e-6)[:, None]
     flat = pixels.flatten(1)
     count = flat.shape[1] if valid is None else valid.flatten(1).sum(dim=1)
     for _ in range(2):
         pulled = flat - level[:, None]
         torch.maximum(pulled, -reach, out=pulled)
         torch.minimum(pulled, reach, out=pulled)
-        level = level + (pulled.sum(dim=1) if valid is None else pulled.nansum(dim=1)) / count / _INSIDE
+        level = level + (pulled.sum(dim=1) if valid is None else pulled.nansum(dim=1)) / count / WITHIN_HUBER
     return level
 
 

@@ -113,7 +113,11 @@ def sky_subpatches(view: View) -> torch.Tensor:
 
 def latent_moments(view: View) -> torch.Tensor:
     """Mean and standard deviation of each latent channel over the patch."""
-    flat = view.latent.flatten(2)
+    return _moments(view.latent)
+
+
+def _moments(latent: torch.Tensor) -> torch.Tensor:
+    flat = latent.flatten(2)
     mean = flat.mean(dim=2)
     scatter = (flat - mean[:, :, None]).square().mean(dim=2).sqrt()  # twice as fast as `Tensor.std`
     return torch.cat([mean, scatter], dim=1)
@@ -213,6 +217,38 @@ def star_counts(view: View) -> torch.Tensor:
 def shape_sums(view: View) -> torch.Tensor:
     """Sums of the head's precisions, and of precision times value."""
     return view.shape
+
+
+def arranged(
+    residual: torch.Tensor,
+    sums: torch.Tensor,
+    found: torch.Tensor,
+    folded: torch.Tensor,
+    latent: torch.Tensor,
+    shape: torch.Tensor,
+) -> list[torch.Tensor]:
+    """Arrange what `patch_kernels` and the networks give in the order of `table`, ``(n, k)`` each.
+
+    Parameters are those that `patch_kernels.residual_statistics`, `patch_kernels.signal_statistics` and
+    `FeatureExtractor.reconstructed` return.
+    """
+    side = math.isqrt(folded.shape[1])  # cells along a patch
+    cells = sums[:, : side**2]
+    parts = cells.unflatten(1, (SUBPATCHES_PER_SIDE, side // SUBPATCHES_PER_SIDE, SUBPATCHES_PER_SIDE, -1))
+    subpatches = parts.sum(dim=(2, 4)).flatten(1) / (SUBPATCH**2 * WINSOR_SLOPE)
+    strongest = (folded @ line_weights(side).to(folded)).abs().amax(dim=1)[:, None]
+    means = torch.cat([cells / CELL**2, sums[:, side**2 :] / (CELL * side)], dim=1)
+    return [
+        residual[:, :1],
+        _ln(residual[:, 1:7]),
+        subpatches,
+        _moments(latent),
+        _ln(residual[:, 7:]),
+        _ln(torch.cat([found[:, :4], strongest], dim=1)),
+        found[:, 4:],
+        shape,
+        pack(means / WINSOR),
+    ]
 
 
 LINES = ("rows_square", "rows_peak", "columns_square", "columns_peak", "line_peak")
