@@ -140,7 +140,7 @@ class Deferred:
         check(cluster)
         self._cluster, self._on_start = cluster, on_start
         self._stack = contextlib.ExitStack()
-        self._bundles: dict[str, bytes] = {}
+        self._bundles: dict[str, tuple[bytes, str]] = {}
         self._started: Executor | None = None
 
     @property
@@ -161,8 +161,8 @@ class Deferred:
             if self._started is None:
                 self._started = self._stack.enter_context(connect(self._cluster))
                 self._on_start(self._started)
-            for digest, bundle in self._bundles.items():
-                self._started.provide(bundle, digest)
+            for digest, (bundle, precision) in self._bundles.items():
+                self._started.provide(bundle, digest, precision)
             self._bundles.clear()
             yield from self._started.run(function, queue, stage=stage)
 
@@ -171,9 +171,9 @@ class Deferred:
         if self._started:
             self._started.avoid(worker, why)
 
-    def provide(self, bundle: bytes, digest: str) -> None:
+    def provide(self, bundle: bytes, digest: str, precision: str = "fp32") -> None:
         """See `Executor`."""
-        self._bundles[digest] = bundle
+        self._bundles[digest] = bundle, precision
 
     def __enter__(self) -> Deferred:
         return self

@@ -71,8 +71,8 @@ class Executor(Protocol):
         """Run a function on every item of a queue; yield results in order of completion."""
         ...
 
-    def provide(self, bundle: bytes, digest: str) -> None:
-        """Send a model bundle to all workers."""
+    def provide(self, bundle: bytes, digest: str, precision: str = "fp32") -> None:
+        """Send a model bundle to all workers, which load it in a precision."""
         ...
 
     def avoid(self, worker: str, why: str) -> None:
@@ -97,9 +97,9 @@ class SerialExecutor:
                 result = error
             yield items[0], result
 
-    def provide(self, bundle: bytes, digest: str) -> None:
+    def provide(self, bundle: bytes, digest: str, precision: str = "fp32") -> None:
         """See `Executor`."""
-        load_cached(bundle, digest)
+        load_cached(bundle, digest, precision)
 
     def avoid(self, worker: str, why: str) -> None:
         """See `Executor`; does nothing, as there is only this process."""
@@ -190,9 +190,9 @@ class DaskExecutor:
                 with contextlib.suppress(OSError, TimeoutError):
                     self.client.cancel(list(items), force=True)
 
-    def provide(self, bundle: bytes, digest: str) -> None:
+    def provide(self, bundle: bytes, digest: str, precision: str = "fp32") -> None:
         """See `Executor`."""
-        self.client.register_plugin(ModelPlugin(bundle, digest))
+        self.client.register_plugin(ModelPlugin(bundle, digest, precision))
 
     def avoid(self, worker: str, why: str) -> None:
         """See `Executor`; logged once. The last remaining worker is never avoided."""

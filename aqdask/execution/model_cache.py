@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import threading
 from collections.abc import Iterator
 
@@ -15,12 +16,13 @@ from distributed import Worker, WorkerPlugin, get_worker
 
 from aqdask.errors import ModelError, UsageError
 from aqdask.execution import config
+from aqdask.methods import dispatch
 from aqdask.methods.base import Scorer
 from aqdask.methods.bundle import Bundle
-from aqdask.methods.dispatch import load_scorer
 
+log = logging.getLogger(__name__)
 _lock = threading.Lock()
-_scorers: dict[tuple[str, str], Scorer] = {}
+_scorers: dict[tuple[str, str, str], Scorer] = {}
 
 
 def default_device() -> str:
@@ -46,7 +48,33 @@ def default_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def load_cached(data: bytes, digest: str, device: str = "") -> Scorer:
+def default_precision(bundle: Bundle) -> str:
+    """Return the precision of a model's network: ``aqdask.precision``, or for 'auto' what suits this machine.
+
+    That is bfloat16 for a method that can use it, on a device that has it.
+
+    Raises
+    ------
+    UsageError
+        For a setting other than auto, or what the method can use.
+    """
+    wanted, able = str(config.get("precision")), dispatch.find(bundle).precisions
+    if wanted == "auto" and len(able) > 1:
+        from aqdask.methods.tensors import native_precision
+
+        found = native_precision(default_device())
+        return found if found in able else "fp32"
+    if wanted not in ("auto", *able):
+        raise UsageError(
+            f"the setting aqdask.precision is {wanted!r}",
+            expected=f"auto, or what the method {bundle.method!r} can use: {', '.join(able)}",
+            consequence="No model was loaded",
+            remedy="set it in Dask's configuration, or leave it out",
+        )
+    return "fp32" if wanted == "auto" else wanted
+
+
+def load_cached(data: bytes, digest: str, precision: str = "fp32", device: str = "") -> Scorer:
     """Return the scorer of a bundle from this process's cache, loading it from ``data`` the first time.
 
     Parameters
@@ -55,13 +83,17 @@ def load_cached(data: bytes, digest: str, device: str = "") -> Scorer:
         The bundle, parsed only where it is not loaded yet.
     digest : str
         Its sha256.
+    precision : str
+        'fp32' or 'bf16'.
+    device : str
+        `default_device` where empty.
 
     Raises
     ------
     ModelError
         If the bytes are no bundle, or have another digest.
     """
-    key = (digest, device or default_device())
+    key = (digest, precision, device or default_device())
     with _lock:
         if key not in _scorers:
             bundle = Bundle.from_bytes(data)
@@ -72,19 +104,30 @@ def load_cached(data: bytes, digest: str, device: str = "") -> Scorer:
                     consequence="The model was not loaded",
                     remedy="run the command again",
                 )
-            _scorers[key] = load_scorer(bundle, key[1])
+            _scorers[key] = dispatch.load_scorer(bundle, key[2], precision)
+            _tell_if_slow(precision, key[2])
         return _scorers[key]
 
 
-def cached_scorer(digest: str, device: str = "") -> Scorer:
-    """Return the scorer of the bundle with a digest.
+def _tell_if_slow(precision: str, device: str) -> None:
+    if precision == "bf16":
+        from aqdask.methods.tensors import native_precision
+
+        if native_precision(device) != precision:
+            log.warning(
+                "warning: bfloat16 is slow on this machine; aqdask.precision: fp32 in a new archive is faster"
+            )
+
+
+def cached_scorer(digest: str, precision: str = "fp32", device: str = "") -> Scorer:
+    """Return the scorer of the bundle with a digest, in a precision.
 
     Raises
     ------
     ModelError
         If neither the cache nor a plugin of the worker holds it.
     """
-    found = _scorers.get((digest, device or default_device()))
+    found = _scorers.get((digest, precision, device or default_device()))
     if found is not None:
         return found
     try:
@@ -96,7 +139,7 @@ def cached_scorer(digest: str, device: str = "") -> Scorer:
             consequence="The task cannot score",
             remedy="restart the worker, or run the command again",
         ) from error
-    return load_cached(plugin.data, digest, device)  # type: ignore[attr-defined]
+    return load_cached(plugin.data, digest, precision, device)  # type: ignore[attr-defined]
 
 
 def plugin_name(digest: str) -> str:
@@ -109,13 +152,13 @@ class ModelPlugin(WorkerPlugin):
 
     idempotent = True
 
-    def __init__(self, data: bytes, digest: str) -> None:
-        self.data, self.digest = data, digest
+    def __init__(self, data: bytes, digest: str, precision: str = "fp32") -> None:
+        self.data, self.digest, self.precision = data, digest, precision
         self.name = plugin_name(digest)
 
     async def setup(self, worker: Worker) -> None:
         """Load the model in a thread, so that the worker's heartbeats go on."""
-        await asyncio.to_thread(load_cached, self.data, self.digest)
+        await asyncio.to_thread(load_cached, self.data, self.digest, self.precision)
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ from typing import NoReturn, TypeVar
 from aqdask.errors import AqdaskError, ClusterError, FrameTimeout, ModelError
 from aqdask.execution import config, coverage, planning, quality_groups
 from aqdask.execution.executors import Executor, WorkQueue
+from aqdask.execution.model_cache import default_precision
 from aqdask.execution.open_archive import OpenArchive
 from aqdask.execution.planning import Batch, FrameTask
 from aqdask.execution.quality_groups import group_name
@@ -85,21 +86,22 @@ def process(
         redo |= {
             entry.row for entry in rows if entry.state == DONE and entry.standing(name)[0] == QUARANTINED
         }
-    quality, is_mended = None, False
+    quality, job = None, FrameJob(archive.path, archive.spec.read)
     if bundle:
         about = planning.with_score(rows, name, ingest=ingest, redo=redo, all_types=all_types)
         found = coverage.uncalibrated_rows(bundle, archive.frames, about)
         coverage.warn(bundle, found, reporter, strict=strict)
-        quality, is_mended = open_quality_group(archive, bundle)
+        quality, precision, is_mended = open_quality_group(archive, bundle)
         _record_uncalibrated(archive, bundle, quality, (DONE, PENDING) if ingest else (DONE,), all_types)
         todo = list(planning.score_batches(
             rows, name, quality.frames_per_shard, ingest=ingest, redo=redo, check=is_mended,
             all_types=all_types,
         ))  # fmt: skip
-        executor.provide(bundle.contents, bundle.digest)
+        executor.provide(bundle.contents, bundle.digest, precision)
+        job = replace(job, quality=name, model=bundle.digest, precision=precision)
     else:
         todo = list(planning.ingest_batches(rows))
-    worked = _work(archive, executor, reporter, todo, quality, name, bundle.digest if bundle else "")
+    worked = _work(archive, executor, reporter, todo, quality, job)
     if bundle and quality:
         _record_uncalibrated(archive, bundle, quality, (DONE,), all_types)
     for other in quality_store.names(archive.root):
@@ -114,8 +116,7 @@ def _work(
     reporter: Reporter,
     todo: list[Batch],
     quality: QualityStore | None,
-    name: str,
-    model: str,
+    job: FrameJob,
 ) -> int:
     """Run batches and store their records; return the number of finished frames."""
     tasks = [task for batch in todo for task in batch.frames if not task.is_kept]
@@ -125,9 +126,8 @@ def _work(
         number = planning.objects(rows, per_shard, pixels=archive.spec.pixels, variables=variables)
         reporter.say(f"{archive.path}: {rows} frames, about {number} stored objects")
     is_ingest = any(task.ingest for task in tasks)
-    stage = "ingest" if not name else "run" if is_ingest else "score"
+    stage = "ingest" if not job.quality else "run" if is_ingest else "score"
     reporter.start(stage, len(tasks))
-    job = FrameJob(archive.path, archive.spec.read, name, model)
     # others are done only where their maps turn out to be damaged
     counted = {task.frame_id for task in tasks}
     records = Recorder(archive, quality)
@@ -291,8 +291,10 @@ def collect(
                 queue.put(rest)
 
 
-def open_quality_group(archive: OpenArchive, bundle: Bundle) -> tuple[QualityStore, bool]:
-    """Open the quality group of a bundle, with room for every row; True if a part of it had to be made.
+def open_quality_group(archive: OpenArchive, bundle: Bundle) -> tuple[QualityStore, str, bool]:
+    """Open the quality group of a bundle, with room for every row.
+
+    Its precision comes second, and last whether a part of it had to be made.
 
     Its contents are recorded in the ledger first. An existing group keeps its stored maps, and lost parts are
     made again.
@@ -302,14 +304,15 @@ def open_quality_group(archive: OpenArchive, bundle: Bundle) -> tuple[QualitySto
     if name in archive.ledger.qualities:
         made = QualitySpec.of_record(archive.ledger.qualities[name])
     else:
-        made = quality_groups.spec_of(bundle, archive.spec)
+        made = quality_groups.spec_of(bundle, archive.spec, default_precision(bundle))
         archive.ledger.append([made.record()])
         archive.ledger.flush()
+    precision = quality_groups.precision_of(made, bundle)
     problems = QualityStore(layout.group(archive.root, f"quality/{name}")).problems(made)
     store = QualityStore.create(archive.root, made, bundle.contents)
     store.grow(len(archive.ledger.rows()))
     quality_groups.record_versions(store.group)
-    return store, bool(problems)
+    return store, precision, bool(problems)
 
 
 def check_patch(bundle: Bundle, shape: tuple[int, int]) -> None:

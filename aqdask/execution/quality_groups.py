@@ -7,7 +7,9 @@ from typing import Any
 
 import zarr
 
-from aqdask.errors import ModelError
+from aqdask.errors import ModelError, UsageError
+from aqdask.execution import config
+from aqdask.execution.model_cache import default_precision
 from aqdask.execution.versions import versions
 from aqdask.methods.bundle import Bundle
 from aqdask.methods.dispatch import variables
@@ -18,6 +20,7 @@ from aqdask.store.quality_store import QualitySpec, QualityStore
 
 # Variables that earlier releases gave, with the value for a frame that is scored now: "plain".
 RETIRED: dict[str, Any] = {"centred": 0}
+PRECISION = "precision"  # attribute of a quality group: of the network's numbers; fp32 where there is none
 VERSIONS = "versions"  # attribute of a quality group: list of {package: version}, one for each that scored
 
 
@@ -26,14 +29,37 @@ def group_name(bundle: Bundle) -> str:
     return f"{bundle.name}-{bundle.digest[:8]}"
 
 
-def spec_of(bundle: Bundle, archive: ArchiveSpec) -> QualitySpec:
-    """Describe the quality group of a bundle in an archive."""
+def spec_of(bundle: Bundle, archive: ArchiveSpec, precision: str = "") -> QualitySpec:
+    """Describe the quality group of a bundle in an archive; earlier releases stated no precision."""
     attributes = {
         "model": bundle.name, "method": bundle.method, "model_sha256": bundle.digest,
         "patch": bundle.patch, "frame_shape": list(archive.shape),
     }  # fmt: skip
+    if precision:
+        attributes[PRECISION] = precision
     grid = PatchGrid(*archive.shape, bundle.patch)
     return QualitySpec(group_name(bundle), grid, archive.frames_per_shard, variables(bundle), attributes)
+
+
+def precision_of(made: QualitySpec, bundle: Bundle) -> str:
+    """Return the precision in which a quality group is scored: that of its first frames.
+
+    Raises
+    ------
+    UsageError
+        If ``aqdask.precision`` asks for another one.
+    """
+    found = str(made.attributes.get(PRECISION, "fp32"))
+    wanted = config.get("precision")
+    if wanted not in ("auto", found):
+        default_precision(bundle)  # an unknown one has its own error
+        raise UsageError(
+            f"the setting aqdask.precision is {wanted!r}, but the maps of {made.name} are made in {found!r}",
+            expected="one precision in a quality group, so that its maps are comparable",
+            consequence="Nothing was scored",
+            remedy="leave the setting out, or score into a new archive",
+        )
+    return found
 
 
 def known(root: zarr.Group, ledger: Ledger) -> dict[str, QualitySpec]:
@@ -65,7 +91,8 @@ def _from_model(store: QualityStore, archive: ArchiveSpec) -> QualitySpec | None
 
 def _as_found(store: QualityStore, name: str, archive: ArchiveSpec) -> QualitySpec:
     attributes: dict[str, Any] = store.group.attrs.asdict()
-    facts = {n: attributes[n] for n in ("model", "method", "model_sha256", "patch", "frame_shape")}
+    facts = {PRECISION: attributes[PRECISION]} if PRECISION in attributes else {}
+    facts |= {n: attributes[n] for n in ("model", "method", "model_sha256", "patch", "frame_shape")}
     grid = PatchGrid(*archive.shape, facts["patch"])
     return QualitySpec(name, grid, archive.frames_per_shard, store.described(), facts)
 

@@ -127,8 +127,9 @@ class FrameJob:
         Path of the archive, as seen by the workers.
     read : ReadSpec
         Settings for reading frames from files.
-    quality, model : str
-        Name of the quality group and sha256 of the bundle; empty when nothing is scored.
+    quality, model, precision : str
+        Name of the quality group, sha256 of the bundle and precision of its network; empty when nothing is
+        scored.
     run : str
         Identifier under which worker processes keep the archive open.
     """
@@ -137,6 +138,7 @@ class FrameJob:
     read: ReadSpec
     quality: str = ""
     model: str = ""
+    precision: str = "fp32"
     run: str = field(default_factory=new_run)
 
     def __call__(self, batch: Batch) -> list[Record]:
@@ -248,7 +250,7 @@ class _Scoring:
     @cached_property
     def scorer(self) -> Scorer:
         """Scorer of the model, loaded on first use: a batch that only clears maps needs none."""
-        return cached_scorer(self.job.model)
+        return cached_scorer(self.job.model, self.job.precision)
 
     @cached_property
     def stored_headers(self) -> dict[int, tuple[str, str, str, str]]:

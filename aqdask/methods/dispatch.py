@@ -40,15 +40,16 @@ def find(bundle: Bundle) -> Method:
     return METHODS[bundle.method]
 
 
-def load_scorer(bundle: Bundle, device: str = "cpu") -> Scorer:
-    """Return the scorer of a bundle's method, with its weights on ``device``.
+def load_scorer(bundle: Bundle, device: str = "cpu", precision: str = "fp32") -> Scorer:
+    """Return the scorer of a bundle's method, with its weights on ``device`` in a precision of its method.
 
     Raises
     ------
     ModelError
         For a method that this release does not know, or weights that do not fit.
     """
-    return _load(find(bundle).scorer)(bundle, device)
+    scorer = _load(find(bundle).scorer)
+    return scorer(bundle, device) if precision == "fp32" else scorer(bundle, device, precision)
 
 
 def variables(bundle: Bundle) -> tuple[Variable, ...]:

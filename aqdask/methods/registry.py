@@ -22,7 +22,8 @@ class Method:
     summary : str
         One clause for ``--help``.
     scorer : str
-        ``module:Class``, called with a `Bundle` and a device; gives an `aqdask.methods.base.Scorer`.
+        ``module:Class``, called with a `Bundle`, a device and, unless it is 'fp32', a precision; gives an
+        `aqdask.methods.base.Scorer`.
     variables : str
         ``module:NAME`` of the tuple of `aqdask.specs.Variable` that the scorer gives.
     train : str
@@ -33,6 +34,8 @@ class Method:
     no_sky : str
         ``module:function(bundle, camera, filter)``, the pixels of a camera without sky, bool ``(y, x)`` or
         None; empty where the method knows of none.
+    precisions : tuple of str
+        In which its network can run: 'fp32', 'bf16'.
     defaults : mapping
         Fields of `TrainSpec` that the method sets where the user does not.
     """
@@ -44,6 +47,7 @@ class Method:
     train: str = ""
     calibrate: str = ""
     no_sky: str = ""
+    precisions: tuple[str, ...] = ("fp32",)
     defaults: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -64,6 +68,7 @@ register(
         train="aqdask.methods.noise_aware.train:train_noise_aware",
         calibrate="aqdask.methods.noise_aware.calibrate:calibrate_bundle",
         no_sky="aqdask.methods.noise_aware.dark_areas:no_sky",
+        precisions=("fp32", "bf16"),
         defaults={"steps": 1500, "learning_rate": 2e-3, "validation": 0.25, "calibration": 0.35},
     )
 )

@@ -33,6 +33,19 @@ def as_float(patches: np.ndarray, device: torch.device | str, unit: float = 1.0)
     return torch.from_numpy(np.ascontiguousarray(patches, dtype=native)).to(device).to(torch.float32)
 
 
+def native_precision(device: str = "cpu") -> str:
+    """Return the precision in which a device runs networks fastest: 'bf16' if it has bfloat16, else 'fp32'.
+
+    Of processors, those with AMX or AVX512-BF16; others would emulate it.
+    """
+    if device == "cpu":
+        found = (
+            torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+        )  # torch >= 2.10
+        return "bf16" if found.get("amx_bf16") or found.get("avx512_bf16") else "fp32"
+    return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+
+
 @contextmanager
 def exact_arithmetic() -> Iterator[None]:
     """Full float32 and one fixed algorithm a shape on CUDA (TF32 keeps 10 bits); the CPU needs nothing.

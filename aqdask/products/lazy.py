@@ -18,8 +18,9 @@ from dask.base import tokenize
 
 from aqdask.errors import UsageError
 from aqdask.execution.coverage import ATTRIBUTE, uncalibrated
-from aqdask.execution.model_cache import load_cached, one_thread
+from aqdask.execution.model_cache import default_precision, load_cached, one_thread
 from aqdask.execution.pipeline import check_patch
+from aqdask.execution.quality_groups import PRECISION
 from aqdask.methods.bundle import Bundle
 from aqdask.methods.dispatch import variables as variables_of
 from aqdask.specs import PatchGrid, Variable
@@ -102,9 +103,10 @@ def _frame_maps(
     calibration: tuple[str, ...],
 ) -> dict[str, da.Array]:
     """Lazy variables of one frame, by name; tiles may run on different workers, whatever the chunks."""
-    token = tokenize(pixels, invalid, grid, bundle.digest, calibration)
+    precision = default_precision(bundle)
+    token = tokenize(pixels, invalid, grid, bundle.digest, precision, calibration)
     contents = dask.delayed(bundle.contents, name=f"model-{bundle.digest[:16]}", pure=True, traverse=False)
-    model = contents, bundle.digest
+    model = contents, bundle.digest, precision
     n_y, n_x = grid.shape
     rows: list[list[Any]] = []
     for top, bottom in _spans(n_y):
@@ -172,6 +174,7 @@ def _tile_features(
     tile: _Tile,
     model: bytes,
     digest: str,
+    precision: str,
     calibration: tuple[str, ...],
 ) -> np.ndarray:
     """Features of one tile, float32 ``(tile_y, tile_x, k)``."""
@@ -181,22 +184,23 @@ def _tile_features(
     inside = np.ones(pixels.shape, dtype=bool) if invalid is None else ~invalid
     valid = gather(inside, y, x, tile.size)
     with one_thread():
-        found = load_cached(model, digest).extract_features(patches, valid, tops, lefts, *calibration)
+        scorer = load_cached(model, digest, precision)
+        found = scorer.extract_features(patches, valid, tops, lefts, *calibration)
     return found.reshape(len(tile.tops), len(tile.lefts), -1)
 
 
 @dask.delayed(pure=True)
 def _score_features(
-    tiles: list[list[np.ndarray]], model: bytes, digest: str, calibration: tuple[str, ...]
+    tiles: list[list[np.ndarray]], model: bytes, digest: str, precision: str, calibration: tuple[str, ...]
 ) -> dict[str, np.ndarray]:
     """Variables of one frame from the features of its tiles, by name."""
     features = np.concatenate([np.concatenate(row, axis=1) for row in tiles], axis=0)
     with one_thread():
-        return load_cached(model, digest).score_features(features, *calibration)
+        return load_cached(model, digest, precision).score_features(features, *calibration)
 
 
 def _attributes(bundle: Bundle, grid: PatchGrid) -> dict[str, Any]:
     return {
         "model": bundle.name, "method": bundle.method, "model_sha256": bundle.digest,
-        "patch": bundle.patch, "frame_shape": [grid.height, grid.width],
+        "patch": bundle.patch, "frame_shape": [grid.height, grid.width], PRECISION: default_precision(bundle),
     }  # fmt: skip

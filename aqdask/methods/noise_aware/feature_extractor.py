@@ -21,13 +21,9 @@ from aqdask.methods.noise_aware.noise_model import (
     sky_level,
     variance_stabilise,
 )
-from aqdask.methods.noise_aware.patch_kernels import (
-    noise_terms,
-    normalise,
-    residual_statistics,
-    signal_statistics,
-)
+from aqdask.methods.noise_aware.normalise_kernel import SLOPE, noise_terms, normalise
 from aqdask.methods.noise_aware.patch_statistics import WINSOR, WINSOR_SLOPE, View, arranged, table
+from aqdask.methods.noise_aware.statistics_kernel import residual_statistics, signal_statistics
 from aqdask.methods.tensors import exact_arithmetic
 
 LEVELS = ("valid", "saturated", "sky", "noise")
@@ -35,7 +31,6 @@ PLATEAU = 0.25  # of a patch's valid pixels: so many at its largest value are fu
 NOISE_SEED = (
     1053  # gives noise without an outstanding row, column or cell; part of the score of patches with gaps
 )
-SLOPE = 0.004  # sigma a pixel: typical slope of the sky within a patch
 LARGEST_BUFFER = 31 * 2**20  # bytes; glibc raises its threshold up to 32 MiB
 
 
@@ -92,7 +87,10 @@ class FeatureExtractor:
                 view = self.view(u)
                 found = [row.function(view) for row in self.statistics]
             features = torch.cat([levels, *found], dim=1)
-            features = features.masked_fill(levels[:, :1] == 0, torch.nan)
+            lost = levels[:, :1] == 0
+            if detector.noise.source == "subtracted":
+                lost |= levels[:, 3:].isnan()
+            features = features.masked_fill(lost, torch.nan)
             features[:, 0] = levels[:, 0]
             return features.float().cpu().numpy()
 
@@ -102,18 +100,19 @@ class FeatureExtractor:
     def _measured(
         self, patches: torch.Tensor, valid: torch.Tensor | None, detector: Detector
     ) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """Compute `LEVELS` and the statistics in the order of `table` on a processor (`patch_kernels`)."""
-        if valid is None:
-            measured, signal = normalise(patches.numpy(), noise_terms(detector.noise), detector.saturation)
-            levels = torch.from_numpy(measured)
-            if not math.isfinite(detector.saturation):
-                levels[:, 1] = torch.where(levels[:, 1] > PLATEAU, -levels[:, 1], 0.0)
-        else:
-            levels, filled = self.normalised(patches, valid, detector)
-            signal = filled.numpy()
+        """Compute `LEVELS` and the statistics in the order of `table` on a processor ."""
+        side = patches.shape[1]
+        known = np.empty((0, side, side), bool) if valid is None else valid.numpy()
+        terms, noise = noise_terms(detector.noise), unit_noise(side).numpy()
+        measured, signal = normalise(patches.numpy(), known, terms, detector.saturation, noise)
+        levels = torch.from_numpy(measured)
+        if not math.isfinite(detector.saturation):
+            levels[:, 1] = torch.where(levels[:, 1] > PLATEAU, -levels[:, 1], 0.0)
         v, short, *found = signal_statistics(signal)
         sums, lines, folded = (torch.from_numpy(values) for values in found)
-        narrow = torch.from_numpy(v) if self.dtype == torch.float32 else torch.from_numpy(short).view(self.dtype)
+        narrow = (
+            torch.from_numpy(v) if self.dtype == torch.float32 else torch.from_numpy(short).view(self.dtype)
+        )
         latent, shape, smooth = self.reconstructed(fold(narrow))
         residual = residual_statistics(v, smooth.permute(0, 2, 3, 1).float().contiguous().numpy())
         return levels, arranged(torch.from_numpy(residual), sums, lines, folded, latent, shape)

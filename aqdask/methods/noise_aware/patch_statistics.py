@@ -227,9 +227,9 @@ def arranged(
     latent: torch.Tensor,
     shape: torch.Tensor,
 ) -> list[torch.Tensor]:
-    """Arrange what `patch_kernels` and the networks give in the order of `table`, ``(n, k)`` each.
+    """Arrange what the kernels and the networks give in the order of `table`, ``(n, k)`` each.
 
-    Parameters are those that `patch_kernels.residual_statistics`, `patch_kernels.signal_statistics` and
+    Parameters are what `statistics_kernel.residual_statistics`, `statistics_kernel.signal_statistics` and
     `FeatureExtractor.reconstructed` return.
     """
     side = math.isqrt(folded.shape[1])  # cells along a patch

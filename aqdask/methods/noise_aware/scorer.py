@@ -39,6 +39,8 @@ class NoiseAwareScorer:
         With ``method="aqdask"``.
     device : str
         'cpu', 'cuda', ...
+    precision : str
+        'fp32' or 'bf16', of the networks.
 
     Raises
     ------
@@ -48,10 +50,11 @@ class NoiseAwareScorer:
 
     variables = VARIABLES
 
-    def __init__(self, bundle: Bundle, device: str = "cpu") -> None:
+    def __init__(self, bundle: Bundle, device: str = "cpu", precision: str = "fp32") -> None:
         self.name, self.digest, self.patch = bundle.name, bundle.digest, bundle.patch
+        self.precision = precision
         self._bundle = bundle
-        self.extractor = FeatureExtractor(load_networks(bundle), device)
+        self.extractor = FeatureExtractor(load_networks(bundle), device, precision)
         self.feature_names = (*self.extractor.feature_names, *POSITION)
         self._cached = lru_cache(maxsize=16)(self._calibration)
 

@@ -1,0 +1,216 @@
+"""Statistics of patches, compiled: each patch while it is in the cache.
+
+The formulas are those of `patch_statistics`, which serve other devices.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from aqdask.methods.noise_aware.kernel_math import (
+    bits_of,
+    compiled,
+    f32,
+    from_bits,
+    from_ordered,
+    i32,
+    median,
+    natural_log,
+    ordered,
+)
+from aqdask.methods.noise_aware.noise_model import KNEE
+from aqdask.methods.noise_aware.patch_statistics import CELL, LIMIT, STAR_SIGMA, WINSOR
+
+
+@compiled
+def _compressed(u, v):
+    """`noise_model.compress` of one patch."""
+    side = u.shape[0]
+    for row in range(side):
+        for column in range(side):
+            size = abs(u[row, column]) / f32(KNEE)
+            grown = f32(KNEE) * natural_log(size + np.sqrt(f32(1) + size * size))
+            v[row, column] = -grown if u[row, column] < 0 else grown
+
+
+@compiled
+def _rounded(v, short):
+    """Round one patch to bfloat16, ties to even, as the upper half of the bits."""
+    side = v.shape[0]
+    for row in range(side):
+        for column in range(side):
+            bits = bits_of(v[row, column])
+            odd = i32(i32(bits >> i32(16)) & i32(1))
+            short[row, column] = np.int16(i32(i32(bits + i32(0x7FFF)) + odd) >> i32(16))
+
+
+@compiled
+def halved(values, half):
+    """Sums of 2 x 2 over 2."""
+    side = half.shape[0]
+    for row in range(side):
+        for column in range(side):
+            upper = values[2 * row, 2 * column] + values[2 * row, 2 * column + 1]
+            lower = values[2 * row + 1, 2 * column] + values[2 * row + 1, 2 * column + 1]
+            half[row, column] = (upper + lower) * f32(0.5)
+
+
+@compiled
+def _line_strength(sums, found):
+    """Fill in mean square and largest absolute value of sums along lines, less mean and slope."""
+    side = sums.size
+    mean, slope, norm = f32(0), f32(0), f32(0)
+    centre = f32(side - 1) / f32(2)
+    for n in range(side):
+        step = f32(n) - centre
+        mean += sums[n]
+        slope += step * sums[n]
+        norm += step * step
+    mean, slope = mean / f32(side), slope / norm
+    square, peak = f32(0), f32(0)
+    for n in range(side):
+        away = (sums[n] - mean - slope * (f32(n) - centre)) / np.sqrt(f32(side))
+        square += away * away
+        peak = max(peak, abs(away))
+    found[0], found[1] = square / f32(side), peak
+
+
+@compiled
+def _stars(half):
+    """`patch_statistics.star_counts` of one patch averaged over 2 x 2 px."""
+    found = 0
+    for row in range(1, half.shape[0] - 1):
+        bright = False
+        for column in range(1, half.shape[1] - 1):
+            bright |= half[row, column] > f32(STAR_SIGMA)
+        if not bright:
+            continue
+        for column in range(1, half.shape[1] - 1):
+            peak = half[row, column]
+            if peak > f32(STAR_SIGMA):
+                found += peak >= half[row - 1 : row + 2, column - 1 : column + 2].max()
+    return found
+
+
+@compiled
+def _cell_sums(u, sums):
+    """Fill in sums of winsorised pixels over `CELL` x `CELL` px, over columns and over rows."""
+    side = u.shape[0]
+    cells = side // CELL
+    sums[:] = 0
+    columns, rows = sums[cells * cells : cells * cells + side], sums[cells * cells + side :]
+    for row in range(side):
+        total = f32(0)
+        for column in range(side):
+            pixel = min(max(u[row, column], f32(-WINSOR)), f32(WINSOR))
+            total += pixel
+            columns[column] += pixel
+        rows[row] = total
+        first = (row // CELL) * cells
+        for cell in range(cells):
+            part = f32(0)
+            for column in range(CELL * cell, CELL * cell + CELL):
+                part += min(max(u[row, column], f32(-WINSOR)), f32(WINSOR))
+            sums[first + cell] += part
+
+
+@compiled
+def signal_statistics(u):
+    """Compute what `patch_statistics` takes from the signal, and the networks' input.
+
+    Parameters
+    ----------
+    u : ndarray (n, P, P), float32
+        Variance-stabilised signal without gaps.
+
+    Returns
+    -------
+    v : ndarray (n, P, P), float32
+        `noise_model.compress`.
+    short : ndarray (n, P, P), int16
+        The bits of ``v`` in bfloat16.
+    sums : ndarray (n, cells + 2 P), float32
+        Sums of winsorised pixels over cells of 4 x 4 px, over columns and over rows.
+    found : ndarray (n, 5), float32
+        Mean square and peak of rows, of columns, and number of stars.
+    folded : ndarray (n, (P / 4)**2), float32
+        Signal averaged over 4 x 4 px, times 4, less its median, cut at `LIMIT`.
+    """
+    count, side, _ = u.shape
+    cells = side // CELL
+    v, short = np.empty_like(u), np.empty(u.shape, np.int16)
+    sums = np.empty((count, cells * cells + 2 * side), np.float32)
+    found = np.empty((count, 5), np.float32)
+    folded = np.empty((count, cells * cells), np.float32)
+    half, keys = np.empty((side // 2, side // 2), np.float32), np.empty(cells * cells, np.int32)
+    for n in range(count):
+        _compressed(u[n], v[n])
+        _rounded(v[n], short[n])
+        _cell_sums(u[n], sums[n])
+        _line_strength(sums[n, cells * cells + side :], found[n, :2])
+        _line_strength(sums[n, cells * cells : cells * cells + side], found[n, 2:4])
+        halved(u[n], half)
+        found[n, 4] = _stars(half)
+        halved(half, folded[n].reshape(cells, cells))
+        for cell in range(cells * cells):
+            keys[cell] = ordered(folded[n, cell])
+        middle = median(keys)
+        for cell in range(cells * cells):
+            folded[n, cell] = min(max(folded[n, cell] - middle, f32(-LIMIT)), f32(LIMIT))
+    return v, short, sums, found, folded
+
+
+@compiled
+def residual_statistics(v, smooth):
+    """Compute what `patch_statistics` takes from the residual.
+
+    Parameters
+    ----------
+    v : ndarray (n, P, P), float32
+        The networks' input.
+    smooth : ndarray (n, P / 4, P / 4, 16), float32
+        The reconstruction, squares of 4 x 4 px as channels.
+
+    Returns
+    -------
+    ndarray (n, 9), float32
+        Mean absolute value; mean square and peak averaged over 4, 8 and 16 px; spike and peak of single
+        pixels.
+    """
+    count, side, _ = v.shape
+    found = np.empty((count, 9), np.float32)
+    r = np.empty((side, side), np.float32)
+    half = np.empty((side // 2, side // 2), np.float32)
+    pooled = np.empty((side // 4, side // 4), np.float32)
+    for n in range(count):
+        for cells in range(side // 4):
+            for cell in range(side // 4):
+                for row in range(4):
+                    for column in range(4):
+                        y, x = 4 * cells + row, 4 * cell + column
+                        r[y, x] = v[n, y, x] - smooth[n, cells, cell, 4 * row + column]
+        total, peak, spike = f32(0), i32(0), ordered(f32(-np.inf))
+        for row in range(side):
+            for column in range(side):
+                total += abs(r[row, column])
+                peak = max(peak, bits_of(abs(r[row, column])))
+        for row in range(1, side - 1):
+            for column in range(1, side - 1):
+                across = r[row, column + 1] + r[row, column - 1]
+                around = across + r[row + 1, column] + r[row - 1, column]
+                spike = max(spike, ordered(r[row, column] - f32(0.25) * around))
+        found[n, 0], found[n, 7] = total / f32(side * side), from_ordered(spike) / np.sqrt(f32(1.25))
+        found[n, 8] = from_bits(peak)
+        halved(r, half)
+        halved(half, pooled)
+        for scale in range(3):
+            length = side // 4 >> scale
+            if scale:
+                halved(pooled[: 2 * length, : 2 * length], pooled[:length, :length])
+            square, peak = f32(0), i32(0)
+            for row in range(length):
+                for column in range(length):
+                    square += pooled[row, column] * pooled[row, column]
+                    peak = max(peak, bits_of(abs(pooled[row, column])))
+            found[n, 1 + 2 * scale], found[n, 2 + 2 * scale] = square / f32(length * length), from_bits(peak)
+    return found
