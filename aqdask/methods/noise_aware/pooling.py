@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
+from scipy import ndimage
 
 PRIOR = 0.5  # precision of the prior on size, e1 and e2, in units of 1 / SHAPE_UNITS**2
 SHAPES = ("size", "e1", "e2")
@@ -14,10 +15,9 @@ Features = Mapping[str, np.ndarray]
 
 def box_sum(values: np.ndarray, side: int) -> np.ndarray:
     """Sum over ``side`` x ``side`` neighbours along the first two axes, zero beyond the edges; float64."""
-    reach = side // 2
-    total = np.pad(values.astype(np.float64), [(reach, reach)] * 2 + [(0, 0)] * (values.ndim - 2))
+    total = values.astype(np.float64)
     for axis in (0, 1):
-        total = np.lib.stride_tricks.sliding_window_view(total, side, axis=axis).sum(axis=-1)
+        total = ndimage.correlate1d(total, np.ones(side), axis=axis, mode="constant")
     return total
 
 

@@ -112,7 +112,7 @@ class NoiseAwareScorer:
     ) -> dict[str, np.ndarray]:
         """Score the features of a frame; see `aqdask.methods.base.Scorer.score_features`."""
         calibration, _ = self.calibration(camera, filter)
-        named = {name: features[..., k] for k, name in enumerate(self.feature_names)}
+        named = dict(zip(self.feature_names, np.ascontiguousarray(np.moveaxis(features, -1, 0)), strict=True))
         found = frame_variables(calibration, mask_uninformative(named))
         found["reason"][saturated(named)] = flags.code(flags.REASONS, "saturated")
         typed = {variable.name: np.dtype(variable.dtype) for variable in self.variables}
@@ -170,6 +170,8 @@ def saturated(features: Features) -> np.ndarray:
 def mask_uninformative(features: Features) -> dict[str, np.ndarray]:
     """Set features to NaN in uninformative patches: too few valid pixels, or mostly saturated."""
     uninformative = ~(features["valid"] >= MIN_VALID) | saturated(features)
+    if not uninformative.any():
+        return dict(features)
     return {name: np.where(uninformative, np.nan, values) for name, values in features.items()}
 
 
