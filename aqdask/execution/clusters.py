@@ -198,7 +198,11 @@ def _preload() -> list[str]:
 
 
 def _gpu_cluster(argument: str) -> Any:
-    """Make a cluster of one process with one thread a GPU; the client itself never touches CUDA."""
+    """Make a cluster of processes of one thread that share GPUs; the client itself never touches CUDA.
+
+    A GPU waits while a process decodes a frame and decides on it: unless ``aqdask.workers`` says how many
+    processes a GPU has, every core has one.
+    """
     gpus = [argument] if argument else _gpus()
     if not gpus:
         raise ClusterError(
@@ -206,17 +210,19 @@ def _gpu_cluster(argument: str) -> Any:
             expected="at least one in /proc/driver/nvidia/gpus or CUDA_VISIBLE_DEVICES",
             remedy="use --cluster local",
         )
+    each = int(config.get("workers") or max(1, (os.cpu_count() or 1) // len(gpus)))
     workers = {
-        gpu: {
+        f"{gpu}-{number}": {
             "cls": distributed.Nanny,
             "options": {
                 "nthreads": 1,
-                "name": f"gpu-{gpu}",
+                "name": f"gpu-{gpu}-{number}",
                 "env": {"CUDA_VISIBLE_DEVICES": gpu},
                 "preload": _preload(),
             },
         }
         for gpu in gpus
+        for number in range(each)
     }
     scheduler = {
         "cls": distributed.Scheduler,

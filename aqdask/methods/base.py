@@ -119,6 +119,9 @@ def score_frame(
 ) -> dict[str, np.ndarray]:
     """Extract and score the features of one frame, `BATCH` patches in memory at a time.
 
+    A scorer may have a method ``extract_frame(image, invalid, grid, camera, filter)``, which extracts the
+    features of a whole frame faster than patch by patch.
+
     Parameters
     ----------
     image : ndarray (H, W)
@@ -140,8 +143,11 @@ def score_frame(
     """
     grid = PatchGrid(image.shape[0], image.shape[1], scorer.patch)
     n_y, n_x = grid.shape
-    parts = [scorer.extract_features(*batch, camera, filter) for batch in batches(image, invalid, grid)]
-    features = np.concatenate(parts, dtype=np.float32)
+    if whole := getattr(scorer, "extract_frame", None):
+        features = whole(image, invalid, grid, camera, filter)
+    else:
+        parts = [scorer.extract_features(*batch, camera, filter) for batch in batches(image, invalid, grid)]
+        features = np.concatenate(parts, dtype=np.float32)
     return scorer.score_features(features.reshape(n_y, n_x, -1), camera, filter)
 
 

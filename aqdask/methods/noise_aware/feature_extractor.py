@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from aqdask.methods.base import BATCH
 from aqdask.methods.noise_aware.networks import FOLD, Networks
 from aqdask.methods.noise_aware.noise_model import (
     NoiseModel,
@@ -24,13 +25,15 @@ from aqdask.methods.noise_aware.noise_model import (
 from aqdask.methods.noise_aware.normalise_kernel import SLOPE, noise_terms, normalise
 from aqdask.methods.noise_aware.patch_statistics import WINSOR, WINSOR_SLOPE, View, arranged, table
 from aqdask.methods.noise_aware.statistics_kernel import residual_statistics, signal_statistics
-from aqdask.methods.tensors import exact_arithmetic
+from aqdask.methods.tensors import as_float, exact_arithmetic
 
 LEVELS = ("valid", "saturated", "sky", "noise")
 PLATEAU = 0.25  # of a patch's valid pixels: so many at its largest value are full, or dead
 NOISE_SEED = (
     1053  # gives noise without an outstanding row, column or cell; part of the score of patches with gaps
 )
+DEVICE_BATCH = 4096  # patches measured at a time on a device with memory of its own
+SMALLEST_BATCH = 64
 LARGEST_BUFFER = 31 * 2**20  # bytes; glibc raises its threshold up to 32 MiB
 
 
@@ -65,6 +68,7 @@ class FeatureExtractor:
         self, networks: Networks, device: str | torch.device = "cpu", precision: str = "fp32"
     ) -> None:
         self.device = torch.device(device)
+        self.batch = BATCH if self.device.type == "cpu" else DEVICE_BATCH
         self.dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
         reuse_buffers()
         networks.eval()
@@ -93,6 +97,41 @@ class FeatureExtractor:
             features = features.masked_fill(lost, torch.nan)
             features[:, 0] = levels[:, 0]
             return features.float().cpu().numpy()
+
+    def extract_frame(
+        self,
+        image: np.ndarray,
+        invalid: np.ndarray | None,
+        tops: np.ndarray,
+        lefts: np.ndarray,
+        side: int,
+        detector: Detector,
+    ) -> np.ndarray:
+        """Extract features ``(n, k)``, float32, of the patches of a frame ``(H, W)``, cut on the device.
+
+        Patches of ``side`` px begin at rows ``tops`` and columns ``lefts``. A batch that does not fit into
+        the memory of the device is halved.
+        """
+        frame = as_float(image, self.device, detector.noise.unit)
+        unknown = None if invalid is None else torch.from_numpy(invalid).to(self.device)
+        pixels = torch.arange(side, device=self.device)
+        starts = [torch.from_numpy(first.astype(np.int64)).to(self.device) for first in (tops, lefts)]
+        y, x = ((start[:, None] + pixels) for start in starts)
+        size, first = self.batch, 0
+        found: list[np.ndarray] = []
+        while first < len(tops):
+            part = slice(first, first + size)
+            index = y[part, :, None], x[part, None, :]
+            try:
+                values, mask = frame[index], None if unknown is None else ~unknown[index]
+                known = known_pixels(values, mask, finite=image.dtype.kind != "f")
+                found.append(self.extract(values, known, detector))
+                first += size
+            except torch.OutOfMemoryError:
+                size = self.batch = size // 2
+                if size < SMALLEST_BATCH:
+                    raise
+        return np.concatenate(found)
 
     def _placed(self, layers: nn.Sequential) -> nn.Sequential:
         return layers.to(self.device, self.dtype)
@@ -157,6 +196,13 @@ class FeatureExtractor:
         weight = nn.functional.softplus(weight.contiguous())  # six times as fast as of a view
         shape = torch.cat([weight, weight * value], dim=1).flatten(2).sum(dim=2)
         return latent.float(), shape, self.decoder(latent)
+
+
+def known_pixels(values: torch.Tensor, valid: torch.Tensor | None, *, finite: bool) -> torch.Tensor | None:
+    """Return the valid pixels of patches, None for all: not NaN and infinity, unless all are ``finite``."""
+    if not finite:
+        valid = values.isfinite() if valid is None else valid & values.isfinite()
+    return None if valid is None or bool(valid.all()) else valid  # the same bits, and less work
 
 
 def reuse_buffers() -> None:

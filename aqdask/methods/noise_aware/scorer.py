@@ -9,10 +9,10 @@ import torch
 
 from aqdask import flags
 from aqdask.errors import ModelError
-from aqdask.methods.base import BATCH
+from aqdask.methods.base import batches
 from aqdask.methods.bundle import POOLED, Bundle, calibration_key, nearest_key
 from aqdask.methods.noise_aware.camera_calibration import CameraCalibration
-from aqdask.methods.noise_aware.feature_extractor import Detector, FeatureExtractor
+from aqdask.methods.noise_aware.feature_extractor import Detector, FeatureExtractor, known_pixels
 from aqdask.methods.noise_aware.feature_groups import FEATURE_GROUPS, FrameFeatures, noise_ratio
 from aqdask.methods.noise_aware.frame_score import FLAG_SIGMA, frame_statistics
 from aqdask.methods.noise_aware.frame_tests import FRAME_TESTS, frame_values
@@ -22,7 +22,7 @@ from aqdask.methods.noise_aware.networks import SHAPE_UNITS, load_networks
 from aqdask.methods.noise_aware.pooling import Features, star_shape
 from aqdask.methods.noise_aware.variables import VARIABLES
 from aqdask.methods.tensors import as_float
-from aqdask.specs import MIN_VALID
+from aqdask.specs import MIN_VALID, PatchGrid
 from aqdask.stats.patches import gather, padded
 
 SATURATED = 0.5  # fraction of saturated pixels above which a patch is uninformative
@@ -99,13 +99,32 @@ class NoiseAwareScorer:
         """Extract the features of patches; see `aqdask.methods.base.Scorer.extract_features`."""
         calibration, unusable = self.calibration(camera, filter)
         found = [np.empty((0, len(self.feature_names)), np.float32)]
-        for first in range(0, len(patches), BATCH):
-            part = slice(first, first + BATCH)
+        for first in range(0, len(patches), self.extractor.batch):
+            part = slice(first, first + self.extractor.batch)
             known = None if valid is None else valid[part]
             usable = without(known, unusable, tops[part], lefts[part], self.patch)
             measured = extract_batch(self.extractor, patches[part], usable, calibration.detector)
             found.append(with_position(measured, tops[part], lefts[part]))
         return np.concatenate(found)
+
+    def extract_frame(
+        self, image: np.ndarray, invalid: np.ndarray | None, grid: PatchGrid, camera: str, filter: str
+    ) -> np.ndarray:
+        """Extract the features ``(n_y n_x, k)``, float32, of a whole frame ``(H, W)``.
+
+        A device is sent the frame's own integers, and cuts the patches itself.
+        """
+        if self.extractor.device.type == "cpu" or min(image.shape) < grid.size:
+            parts = (self.extract_features(*part, camera, filter) for part in batches(image, invalid, grid))
+            return np.concatenate([*parts])
+        calibration, unusable = self.calibration(camera, filter)
+        rows, columns = np.divmod(np.arange(grid.shape[0] * grid.shape[1]), grid.shape[1])
+        tops, lefts = grid.starts(0)[rows], grid.starts(1)[columns]
+        if unusable is not None:
+            invalid = unusable if invalid is None else invalid | unusable
+        detector = limited(calibration.detector, image.dtype)
+        measured = self.extractor.extract_frame(image, invalid, tops, lefts, grid.size, detector)
+        return with_position(measured, tops, lefts)
 
     def score_features(
         self, features: np.ndarray, camera: str = "", filter: str = ""
@@ -122,18 +141,19 @@ class NoiseAwareScorer:
 def extract_batch(
     extractor: FeatureExtractor, patches: np.ndarray, valid: np.ndarray | None, detector: Detector
 ) -> np.ndarray:
-    """Extract features ``(n, k)``, float32, of at most `BATCH` patches of any type, padded to that many."""
-    if patches.dtype.kind in "iu" and patches.dtype.itemsize <= 2:  # no detector counts in 32 bits
-        largest = float(np.iinfo(patches.dtype).max)
-        detector = Detector(detector.noise, min(detector.saturation, largest))
-    values = as_float(padded(patches, BATCH), extractor.device, detector.noise.unit)
-    mask = None if valid is None else torch.from_numpy(padded(valid, BATCH)).to(extractor.device)
-    if patches.dtype.kind == "f":  # NaN and infinity are no data, whatever the mask says
-        finite = values.isfinite()
-        mask = finite if mask is None else mask & finite
-    if mask is not None and bool(mask.all()):
-        mask = None  # the same bits, and less work
-    return extractor.extract(values, mask, detector)[: len(patches)]
+    """Extract features ``(n, k)``, float32, of at most a batch of patches, which are padded to that many."""
+    detector, size = limited(detector, patches.dtype), extractor.batch
+    values = as_float(padded(patches, size), extractor.device, detector.noise.unit)
+    mask = None if valid is None else torch.from_numpy(padded(valid, size)).to(extractor.device)
+    known = known_pixels(values, mask, finite=patches.dtype.kind != "f")
+    return extractor.extract(values, known, detector)[: len(patches)]
+
+
+def limited(detector: Detector, dtype: np.dtype) -> Detector:
+    """Return a detector whose saturation integers of up to 16 bits can reach; none counts in 32 bits."""
+    if dtype.kind in "iu" and dtype.itemsize <= 2:
+        return Detector(detector.noise, min(detector.saturation, float(np.iinfo(dtype).max)))
+    return detector
 
 
 def with_position(features: np.ndarray, tops: np.ndarray, lefts: np.ndarray) -> np.ndarray:

@@ -1,0 +1,144 @@
+"""Scoring on a GPU: agreement with the processor, parts of a frame's time, frames a second of an archive.
+
+    python benchmarks/bench_gpu.py [--frames 128] [--processes 1 4 8 16] [--device cuda]
+
+Frames are those of `aqdask demo` (good ones and ones with defects), read from the page cache.
+"""
+
+from __future__ import annotations
+
+import shutil
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import helpers
+import numpy as np
+import torch
+from astropy.io import fits
+
+import aqdask as aq
+from aqdask.execution import config
+from aqdask.execution.clusters import connect
+from aqdask.execution.model_cache import load_cached
+from aqdask.methods.base import score_frame
+from aqdask.methods.noise_aware.scorer import NoiseAwareScorer
+from aqdask.specs import PatchGrid
+from aqdask.store.frame_store import FrameStore
+
+ALPHA = 0.01
+CAMERA = "simulator", "L"
+
+
+def milliseconds(work: Callable[[], object], repeat: int, device: str) -> tuple[str, str]:
+    """Median wall and processor time of a piece of work."""
+    walls, cpus = [], []
+    for _ in range(repeat + 1):
+        started, cpu = time.perf_counter(), time.process_time()
+        work()
+        if device != "cpu":
+            torch.cuda.synchronize()
+        walls.append(1000 * (time.perf_counter() - started))
+        cpus.append(1000 * (time.process_time() - cpu))
+    return f"{statistics.median(walls[1:]):.1f}", f"{statistics.median(cpus[1:]):.1f}"
+
+
+def agreement(images: Sequence[np.ndarray], model: aq.Bundle, device: str) -> list[list[str]]:
+    """Masks of a device beside those of the processor in fp32."""
+    wanted = [
+        score_frame(load_cached(model.contents, model.digest, "fp32", "cpu"), i, None, *CAMERA)
+        for i in images
+    ]
+    rows = []
+    for place, precision in (("cpu", "bf16"), (device, "fp32"), (device, "bf16")):
+        scorer = load_cached(model.contents, model.digest, precision, place)
+        found = [score_frame(scorer, image, None, *CAMERA) for image in images]
+        pairs = [(a["pvalue"], b["pvalue"]) for a, b in zip(found, wanted, strict=True)]
+        moved = np.concatenate([np.abs(a - b).ravel() for a, b in pairs])
+        differ = [((a <= ALPHA) != (b <= ALPHA)).mean() for a, b in pairs]
+        masked = [(a <= ALPHA).mean() for a, _ in pairs]
+        rows.append([
+            f"{place} {precision}", f"{np.nanmedian(moved):.5f}", f"{np.mean(differ):.5f}", f"{max(differ):.5f}",
+            f"{np.mean(masked):.4f}",
+        ])  # fmt: skip
+    return rows
+
+
+def parts(image: np.ndarray, model: aq.Bundle, device: str, precision: str, archive: Path) -> list[list[str]]:
+    """Time of the parts of one frame in one process."""
+    scorer = load_cached(model.contents, model.digest, precision, device)
+    assert isinstance(scorer, NoiseAwareScorer)
+    grid = PatchGrid(*image.shape, scorer.patch)
+    features = scorer.extract_frame(image, None, grid, *CAMERA).reshape(*grid.shape, -1)
+    store = FrameStore.open(archive)
+    steps: dict[str, Callable[[], object]] = {
+        "read and decode from zarr": lambda: store.read(0),
+        "send the integers to the device": lambda: torch.from_numpy(image).to(device),
+        "features, sending included": lambda: scorer.extract_frame(image, None, grid, *CAMERA),
+        "decision, on the processor": lambda: scorer.score_features(features, *CAMERA),
+        "whole frame": lambda: score_frame(scorer, image, None, *CAMERA),
+    }
+    return [[name, *milliseconds(work, 9, device)] for name, work in steps.items()]
+
+
+def rates(
+    sources: Sequence[str], folder: Path, model: aq.Bundle, cluster: str, numbers: Sequence[int]
+) -> list[list[str]]:
+    """Frames a second of `aqdask score` and `aqdask run` with a number of processes that are warm."""
+    rows = []
+    for number in numbers:
+        places = [folder / name for name in ("warm.zarr", "kept.zarr", "fused.zarr")]
+        with config.changed({"aqdask.workers": number}), connect(cluster) as executor:
+            aq.run(sources[: 2 * number], places[0], model, cluster=executor, frames_per_shard=1)
+            aq.ingest(sources, places[1], cluster=executor, frames_per_shard=4)
+            works: list[Callable[[], object]] = [
+                lambda to=executor, place=places[1]: aq.score(place, model, cluster=to),
+                lambda to=executor, place=places[2]: aq.run(
+                    sources, place, model, cluster=to, frames_per_shard=4
+                ),
+            ]
+            found = []
+            for work in works:
+                started = time.perf_counter()
+                work()
+                found.append(len(sources) / (time.perf_counter() - started))
+            precision = aq.open_quality(places[1]).attrs["precision"]
+        rows.append([number, *(f"{rate:.1f}" for rate in found), precision])
+        for place in places:
+            shutil.rmtree(place)
+    return rows
+
+
+def main() -> None:
+    """Run everything and print tables."""
+    parser = helpers.parser(__doc__, frames=128, long=1, repeat=1)
+    parser.add_argument("--processes", type=int, nargs="+", default=[1, 4, 8, 16])
+    parser.add_argument("--device", default="cuda")
+    options = parser.parse_args()
+    helpers.print_header("bench_gpu: scoring on a GPU", options)
+    if options.device == "cuda":
+        print(f"  gpu        {torch.cuda.get_device_name()}, CUDA {torch.version.cuda}", flush=True)
+    torch.set_num_threads(1)
+    model = aq.load_model("wide-field")
+    with helpers.scratch(options.folder) as folder:
+        sources = helpers.source_frames(folder, options.frames, options.size, options.seed)
+        images = [fits.getdata(path).astype(np.uint16) for path in sources[: helpers.DISTINCT]]
+        columns = ["on", "p-value moved, median", "mask differs", "in the worst frame", "masked"]
+        rows = agreement(images, model, options.device)
+        helpers.print_table(
+            f"Against the processor in fp32, alpha {ALPHA}, {len(images)} frames", columns, rows
+        )
+        aq.ingest(sources[:1], folder / "one.zarr", cluster="serial")
+        for precision in ("fp32", "bf16"):
+            found = parts(images[0], model, options.device, precision, folder / "one.zarr")
+            title = f"One frame in one process, {precision}: median of 9, ms"
+            helpers.print_table(title, ["part", "wall", "processor"], found)
+        cluster = "cuda" if options.device == "cuda" else "local"
+        title = f"{options.frames} frames from the page cache, frames a second"
+        rows = rates(sources, folder, model, cluster, options.processes)
+        helpers.print_table(title, ["processes", "score", "run", "precision"], rows)
+
+
+if __name__ == "__main__":
+    main()
