@@ -174,6 +174,11 @@ class FrameStore:
         values = {"image": image[np.newaxis], "invalid": None if invalid is None else invalid[np.newaxis]}
         layout.write_shards((row, 0, 0), [(self._array(name), values[name]) for name in self.planes])
 
+    @cached_property
+    def _whole_image(self) -> zarr.Array:
+        """The array of the images, for reading whole frames; opened before rows are added, once a run."""
+        return layout.open_reader(self.group, "image")
+
     @property
     def planes(self) -> tuple[str, ...]:
         """Names of the pixel arrays: ``image``, where the archive keeps it, and ``invalid``."""
@@ -219,7 +224,9 @@ class FrameStore:
 
     def read(self, row: int) -> tuple[np.ndarray, np.ndarray | None]:
         """Read one frame ``(y, x)`` and its invalid pixels, None where all are valid."""
-        image = np.asarray(self._array("image")[row])
+        image = np.asarray(self._whole_image[row])
+        if not layout.has_shard(self._array("invalid"), (row, 0, 0)):
+            return image, None
         invalid = self.read_invalid(row)
         return image, invalid if invalid.any() else None
 

@@ -231,6 +231,17 @@ def open_array(group: zarr.Group, name: str) -> zarr.Array:
         raise damaged(group.store, {name: problem}) from error
 
 
+def open_reader(group: zarr.Group, name: str) -> zarr.Array:
+    """Open an array to read whole shards of it: from local files with zarrs, in half the time of zarr's codecs.
+
+    Its writes are not atomic: others write.
+    """
+    if not isinstance(group.store, LocalStore):
+        return open_array(group, name)
+    with zarr.config.set({"codec_pipeline.path": "zarrs.ZarrsCodecPipeline"}):
+        return open_array(group, name)
+
+
 def read_values(group: zarr.Group, name: str, rows: slice = slice(None)) -> np.ndarray | None:
     """Read an array, or rows of it; None where it is missing or does not decode."""
     try:
