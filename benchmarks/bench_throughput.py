@@ -3,8 +3,8 @@
     python benchmarks/bench_throughput.py [--frames 6] [--repeat 5] [--others]
 
 Every repetition runs each competitor once, in turn, on the same frames; quoted are medians of the
-repetitions, and medians of the ratios within them. ``--others`` adds the plain loop that a user would write, astroscrappy
-and deepCR (`pip install astroscrappy deepCR`), on one frame. See README.md here.
+repetitions, and medians of the ratios within them. ``--others`` adds the plain loop that a user would write,
+astroscrappy and deepCR (`pip install astroscrappy deepCR`), on one frame. See README.md here.
 """
 
 from __future__ import annotations

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from astropy.io import fits
 
 import aqdask as aq
 from aqdask.errors import UsageError
+from aqdask.execution.config import changed
 
 RELEASE = Path(__file__).resolve().parent / "data" / "v0_2_0_dev0"
 DECISIVE = ("score", "pvalue", "reason")
@@ -39,15 +39,25 @@ def folder(tmp_path) -> Path:
     return tmp_path
 
 
-@pytest.fixture
-def same_arithmetic(require) -> None:
-    """A processor that rounds like the one of the release.
+@pytest.fixture(autouse=True)
+def fp32(monkeypatch):
+    """The precision of the release, in this process and in commands."""
+    monkeypatch.setenv("DASK_AQDASK__PRECISION", "fp32")
+    with changed({"aqdask.precision": "fp32"}):
+        yield
 
-    Scores are ranks among few reference frames, and the references themselves tie with their own ranks:
-    the last bit of a measure, which differs without AVX2, decides on which side of a tie a patch falls.
+
+def assert_same(values: np.ndarray, stored: np.ndarray, name: str) -> None:
+    """Maps are the same up to the rounding of their arithmetic, which differs between processors, too.
+
+    p-values are ranks among 97 reference patches: a tie may fall to either side.
     """
-    capability = torch.backends.cpu.get_cpu_capability()
-    require(capability in ("AVX2", "AVX512"), f"convolutions as AVX2 rounds them; this is {capability}")
+    if name == "reason":
+        np.testing.assert_array_equal(values, stored)
+    else:
+        np.testing.assert_allclose(
+            values, stored, rtol=1e-4, atol=0.011 if name == "pvalue" else 0, err_msg=name
+        )
 
 
 def digest(array: np.ndarray) -> str:
@@ -117,13 +127,12 @@ def test_masks_and_products_are_the_same(folder, expected):
     assert images == expected["dq"]
 
 
-@pytest.mark.usefixtures("same_arithmetic")
 def test_the_old_model_scores_the_same(folder, expected):
     archive = folder / "unscored.zarr"
     aq.score(archive, folder / "camera.safetensors", cluster="serial")
     scored, stored = aq.open_quality(archive), aq.open_quality(folder / "night.zarr")
     for name, values in maps_of(scored).items():
-        np.testing.assert_array_equal(values, stored[name].values, err_msg=name)
+        assert_same(values, stored[name].values, name)
     assert aq.load_model(folder / "camera.safetensors").digest == expected["model"]
     assert aq.verify(archive, cluster="serial").sound
 
@@ -136,15 +145,13 @@ def test_the_old_model_measures_the_same(folder, expected):
         np.testing.assert_allclose(scored[name].values, expected["maps"][name], rtol=1e-5, err_msg=name)
 
 
-@pytest.mark.usefixtures("same_arithmetic")
 def test_maps_of_an_array_are_those_that_were_stored(folder):
     stored = aq.open_quality(folder / "night.zarr").isel(frame=BAD_FRAME)
     image = aq.open_frames(folder / "night.zarr")["image"][BAD_FRAME]
     for name, values in maps_of(aq.quality_of(image, folder / "camera.safetensors")).items():
-        np.testing.assert_array_equal(np.squeeze(values), stored[name].values, err_msg=name)
+        assert_same(np.squeeze(values), stored[name].values, name)
 
 
-@pytest.mark.usefixtures("same_arithmetic")
 def test_a_frame_is_added_and_the_first_write_raises_the_layout(folder, expected):
     archive, model = folder / "night.zarr", folder / "camera.safetensors"
     image = aq.open_frames(archive)["image"][BAD_FRAME].values
@@ -155,7 +162,7 @@ def test_a_frame_is_added_and_the_first_write_raises_the_layout(folder, expected
     for name, values in maps_of(aq.open_quality(archive)).items():
         stored = np.array(expected["maps"][name], values.dtype)
         np.testing.assert_array_equal(values[:-1], stored, err_msg=name)
-        np.testing.assert_array_equal(values[-1], stored[BAD_FRAME], err_msg=name)
+        assert_same(values[-1], stored[BAD_FRAME], name)
     assert aq.verify(archive, cluster="serial").sound
     table = aq.export(archive, folder / "products", alpha=expected["alpha"], cluster="serial")
     fractions = expected["table"]["masked_fraction"]

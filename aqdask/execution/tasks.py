@@ -18,8 +18,10 @@ from functools import cached_property, lru_cache, partial
 import numpy as np
 
 from aqdask.errors import FrameError, SourceUnreachable, place_failed
+from aqdask.execution import config
 from aqdask.execution.model_cache import cached_scorer, one_thread
 from aqdask.execution.planning import Batch, FrameTask
+from aqdask.execution.prefetch import prefetched
 from aqdask.execution.quality_groups import RETIRED
 from aqdask.execution.worker import address, at_work
 from aqdask.io import reader
@@ -149,32 +151,50 @@ class FrameJob:
         """
         frames = opened_frames(self.archive, self.run, writable=True)
         scoring = _Scoring.begin(self, batch, frames) if self.quality else None
+        if not scoring:
+            return self._ingested(frames, batch)
         records: list[Record] = []
-        for task in batch.frames:
-            with at_work(task.frame_id):
-                records += self._one(frames, scoring, task)
-        if scoring:
-            scoring.finish(records)
+        read = partial(self._load, frames, scoring)
+        with prefetched(read, batch.frames, int(config.get("prefetch"))) as loaded:
+            for task in batch.frames:
+                with at_work(task.frame_id):
+                    found, read_records = next(loaded)
+                    records += read_records
+                    if found is not None:
+                        records.append(scoring.score(task, found))
+                    found = None  # its memory is the next frame's
+        scoring.finish(records)
         return records
 
-    def _one(self, frames: FrameStore, scoring: _Scoring | None, task: FrameTask) -> list[Record]:
-        if not task.ingest:
-            if not scoring or scoring.keeps(task):
-                return []
-            return [scoring.score(task, self._stored(scoring, task))]
+    def _ingested(self, frames: FrameStore, batch: Batch) -> list[Record]:
+        """Ingest a batch that is not scored."""
+        records = []
+        for task in batch.frames:
+            with at_work(task.frame_id):
+                records.append(self._timed_ingest(frames, task)[1])
+        return records
+
+    def _timed_ingest(self, frames: FrameStore, task: FrameTask) -> tuple[LoadedFrame | None, Record]:
         started = time.perf_counter()
         reading, record = self._ingest_frame(frames, task)
         record["seconds"] = round(time.perf_counter() - started, 4)
-        if not scoring or not task.score:
-            return [record]
-        if reading is not None:
-            return [record, scoring.score(task, reading)]
+        return reading, record
+
+    def _load(
+        self, frames: FrameStore, scoring: _Scoring, task: FrameTask
+    ) -> tuple[LoadedFrame | FrameError | None, list[Record]]:
+        """Read one frame, ingested where it is to be; return what is to be scored, None for nothing, and records.
+
+        Runs in a thread, while frames before it are scored.
+        """
+        if not task.ingest:
+            return None if scoring.keeps(task) else self._stored(scoring, task), []
+        reading, record = self._timed_ingest(frames, task)
+        if not task.score or reading is not None:
+            return reading if task.score else None, [record]
         if not task.crc32c:  # nothing was stored before, and nothing is now
-            failed = record["event"] == "ingest"
-            return [record, scoring.score(task, FrameError(NO_FRAME))] if failed else [record]
-        if scoring.keeps(task):
-            return [record]
-        return [record, scoring.score(task, self._stored(scoring, task))]
+            return FrameError(NO_FRAME) if record["event"] == "ingest" else None, [record]
+        return None if scoring.keeps(task) else self._stored(scoring, task), [record]
 
     def _ingest_frame(self, frames: FrameStore, task: FrameTask) -> tuple[LoadedFrame | None, Record]:
         """Read one source and store its pixels; return them, if there are any, and the record."""

@@ -232,9 +232,9 @@ def open_array(group: zarr.Group, name: str) -> zarr.Array:
 
 
 def open_reader(group: zarr.Group, name: str) -> zarr.Array:
-    """Open an array to read whole shards of it: from local files with zarrs, in half the time of zarr's codecs.
+    """Open an array to read whole shards of it, from local files with zarrs: half the time of zarr's codecs.
 
-    Its writes are not atomic: others write.
+    Its writes are not atomic, and are not used.
     """
     if not isinstance(group.store, LocalStore):
         return open_array(group, name)
