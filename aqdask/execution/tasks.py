@@ -183,7 +183,7 @@ class FrameJob:
     def _load(
         self, frames: FrameStore, scoring: _Scoring, task: FrameTask
     ) -> tuple[LoadedFrame | FrameError | None, list[Record]]:
-        """Read one frame, ingested where it is to be; return what is to be scored, None for nothing, and records.
+        """Read one frame, ingested where it is to be; return what is to be scored (or None), and records.
 
         Runs in a thread, while frames before it are scored.
         """
