@@ -134,7 +134,7 @@ def test_the_old_model_scores_the_same(folder, expected):
     for name, values in maps_of(scored).items():
         assert_same(values[BAD_FRAME], stored[name].values[BAD_FRAME], name)
     masks = [aq.mask(quality, alpha=expected["alpha"]) for quality in (scored, stored)]
-    assert (masks[0] != masks[1]).mean() < 0.005  # reference patches tie with their own ranks
+    assert (masks[0] != masks[1]).mean() < 0.02  # reference patches tie with their own ranks
     assert aq.load_model(folder / "camera.safetensors").digest == expected["model"]
     assert aq.verify(archive, cluster="serial").sound
 

@@ -15,7 +15,7 @@ R = TypeVar("R")
 
 @contextlib.contextmanager
 def prefetched(function: Callable[[T], R], items: Iterable[T], depth: int) -> Iterator[Iterator[R]]:
-    """Yield an iterator of ``function(item)``, computed in order by a thread, ``depth`` items ahead at most.
+    """Yield an iterator of ``function(item)``, computed in order by a thread, ``depth`` ahead at most.
 
     An exception of the function is raised where its result was asked for, and ends the iterator. The thread is
     a daemon: one that hangs outlives the context, and not the process. It sees the Dask worker of its caller.
