@@ -58,7 +58,7 @@ def test_frames_that_come_later_are_scored_in_the_precision_of_the_first(drawn, 
 
 def test_a_precision_that_the_method_does_not_have_is_refused(drawn, tmp_path, bundle):
     aq.ingest(drawn[:1], tmp_path / "a", cluster="serial")
-    with changed({"aqdask.precision": "fp8"}), pytest.raises(UsageError, match="'fp8'.*fp32, bf16"):
+    with changed({"aqdask.precision": "fp8"}), pytest.raises(UsageError, match=r"'fp8'.*fp32, bf16"):
         aq.score(tmp_path / "a", "wide-field", cluster="serial")
     with changed({"aqdask.precision": "bf16"}), pytest.raises(UsageError, match="'paper' can use: fp32"):
         aq.score(tmp_path / "a", bundle, cluster="serial")

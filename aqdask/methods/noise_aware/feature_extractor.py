@@ -25,7 +25,7 @@ from aqdask.methods.noise_aware.noise_model import (
 from aqdask.methods.noise_aware.normalise_kernel import SLOPE, noise_terms, normalise
 from aqdask.methods.noise_aware.patch_statistics import WINSOR, WINSOR_SLOPE, View, arranged, table
 from aqdask.methods.noise_aware.statistics_kernel import residual_statistics, signal_statistics
-from aqdask.methods.tensors import as_float, exact_arithmetic
+from aqdask.methods.tensors import Staging, as_float, exact_arithmetic
 
 LEVELS = ("valid", "saturated", "sky", "noise")
 PLATEAU = 0.25  # of a patch's valid pixels: so many at its largest value are full, or dead
@@ -68,6 +68,7 @@ class FeatureExtractor:
         self, networks: Networks, device: str | torch.device = "cpu", precision: str = "fp32"
     ) -> None:
         self.device = torch.device(device)
+        self.staging = Staging(self.device)
         self.batch = BATCH if self.device.type == "cpu" else DEVICE_BATCH
         self.dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
         reuse_buffers()
@@ -96,7 +97,7 @@ class FeatureExtractor:
                 lost |= levels[:, 3:].isnan()
             features = features.masked_fill(lost, torch.nan)
             features[:, 0] = levels[:, 0]
-            return features.float().cpu().numpy()
+            return self.staging.fetch(features.float())
 
     def extract_frame(
         self,
@@ -112,8 +113,8 @@ class FeatureExtractor:
         Patches of ``side`` px begin at rows ``tops`` and columns ``lefts``. A batch that does not fit into
         the memory of the device is halved.
         """
-        frame = as_float(image, self.device, detector.noise.unit)
-        unknown = None if invalid is None else torch.from_numpy(invalid).to(self.device)
+        frame = as_float(image, self.staging, detector.noise.unit)
+        unknown = None if invalid is None else self.staging.send(invalid)
         pixels = torch.arange(side, device=self.device)
         starts = [torch.from_numpy(first.astype(np.int64)).to(self.device) for first in (tops, lefts)]
         y, x = ((start[:, None] + pixels) for start in starts)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from functools import lru_cache
 
 import numpy as np
-import torch
 
 from aqdask import flags
 from aqdask.errors import ModelError
@@ -143,8 +142,8 @@ def extract_batch(
 ) -> np.ndarray:
     """Extract features ``(n, k)``, float32, of at most a batch of patches, which are padded to that many."""
     detector, size = limited(detector, patches.dtype), extractor.batch
-    values = as_float(padded(patches, size), extractor.device, detector.noise.unit)
-    mask = None if valid is None else torch.from_numpy(padded(valid, size)).to(extractor.device)
+    values = as_float(padded(patches, size), extractor.staging, detector.noise.unit)
+    mask = None if valid is None else extractor.staging.send(padded(valid, size))
     known = known_pixels(values, mask, finite=patches.dtype.kind != "f")
     return extractor.extract(values, known, detector)[: len(patches)]
 
