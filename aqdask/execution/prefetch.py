@@ -18,7 +18,7 @@ def prefetched(function: Callable[[T], R], items: Iterable[T], depth: int) -> It
     """Yield an iterator of ``function(item)``, computed in order by a thread, ``depth`` ahead at most.
 
     An exception of the function is raised where its result was asked for, and ends the iterator. The thread
-    is a daemon: one that hangs outlives the context, and not the process. It sees the Dask worker of its caller.
+    is a daemon: one that hangs outlives the context, not the process. It sees the Dask worker of its caller.
     """
     results: queue.SimpleQueue[tuple[R | None, BaseException | None]] = queue.SimpleQueue()
     free, stopped = threading.Semaphore(depth), threading.Event()
