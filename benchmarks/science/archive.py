@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -81,26 +81,23 @@ def gwac_scene(size: int) -> SceneSpec:
     return replace(preset("gwac"), height=size, width=size)
 
 
-def gwac_frames(count: int, size: int) -> Iterator[Drawn]:
-    """Frames of the archive, one at a time: of each field a good one, then one with transients that is spoilt
-    by one of five kinds of defect in turn."""
-    for number in range(count):
-        seed = SEEDS["archive"] + 50_000 + number
-        scene = replace(gwac_scene(size), field_seed=SEEDS["archive"] + 60_000 + number // 2)
-        rng = stream(seed, "region")
-        kinds: list[Defect] = [
-            defects.Background(LEVEL, scale=8, region=region(rng)),
-            defects.Background(LEVEL, scale=32, region=region(rng)),
-            defects.Trail(300, angle=float(rng.uniform(0, 180))),
-            defects.Cloud(0.6, region=region(rng)),
-            defects.Ghost(0.1, centre=(float(rng.uniform(0.2, 0.8)), float(rng.uniform(0.2, 0.8)))),
-        ]
-        if number % 2:
-            yield with_transients(
-                Drawn(scene, simulate_frame(scene, [kinds[number // 2 % len(kinds)]], seed)), seed
-            )
-        else:
-            yield Drawn(scene, simulate_frame(scene, seed=seed))
+def gwac_frame(number: int, size: int) -> Drawn:
+    """A frame of the archive: of each field a good one, then one with transients that is spoilt by one of
+    five kinds of defect in turn."""
+    seed = SEEDS["archive"] + 50_000 + number
+    scene = replace(gwac_scene(size), field_seed=SEEDS["archive"] + 60_000 + number // 2)
+    rng = stream(seed, "region")
+    kinds: list[Defect] = [
+        defects.Background(LEVEL, scale=8, region=region(rng)),
+        defects.Background(LEVEL, scale=32, region=region(rng)),
+        defects.Trail(300, angle=float(rng.uniform(0, 180))),
+        defects.Cloud(0.6, region=region(rng)),
+        defects.Ghost(0.1, centre=(float(rng.uniform(0.2, 0.8)), float(rng.uniform(0.2, 0.8)))),
+    ]
+    if number % 2:
+        spoilt = simulate_frame(scene, [kinds[number // 2 % len(kinds)]], seed)
+        return with_transients(Drawn(scene, spoilt), seed)
+    return Drawn(scene, simulate_frame(scene, seed=seed))
 
 
 def with_transients(drawn: Drawn, seed: int) -> Drawn:
@@ -133,7 +130,7 @@ def gwac(
     Rows of photometry and detections, and rows of difference images.
     """
     contest, differences = gwac_contest(folder, size, references, steps), Differences()
-    rows = outcome(contest, gwac_frames(count, size), differences)
+    rows = outcome(contest, (gwac_frame(number, size) for number in range(count)), differences)
     title = f"{count} of {size} px a side, half spoilt"
     return [{"frames": title, **row} for row in rows], differences.rows()
 
