@@ -36,6 +36,7 @@ from aqdask.execution.executors import SerialExecutor
 from aqdask.specs import ArchiveSpec
 from aqdask.store import layout
 from aqdask.store.frame_store import FrameStore
+from aqdask.store.lease import sole_writer
 from aqdask.store.ledger import DONE, PENDING, Ledger
 from aqdask.store.quality_store import QualityStore
 
@@ -411,7 +412,7 @@ def test_frames_keep_their_own_type_and_shapes_that_are_no_multiple_lose_no_pixe
 
 
 def test_two_writers_at_once_are_refused(night, scored, bundle):
-    with layout.sole_writer(scored):
+    with sole_writer(scored):
         with pytest.raises(ArchiveError, match="another aqdask process is writing"):
             ingest(night, scored)
         with pytest.raises(ArchiveError, match="another aqdask process is writing"):
