@@ -32,10 +32,11 @@ def check_place(*places: object) -> None:
         if not is_object(place):
             check_local(place)
             continue
-        bucket, _, key = str(place)[len(OBJECTS) :].partition("/")
-        if not bucket or "//" in key or not key.isprintable():
+        text = str(place)
+        bucket, _, key = text[len(OBJECTS) :].partition("/")
+        if not bucket or "//" in f"/{key}" or not text.isprintable():
             raise UsageError(
-                f"{printable(str(place))} is no address of an object",
+                f"{printable(text)} is no address of an object",
                 expected=f"{OBJECTS}BUCKET/KEY",
                 consequence="Nothing was done",
                 remedy="check the spelling",

@@ -79,6 +79,8 @@ def as_os_errors(place: str) -> Iterator[None]:
     except exceptions.BaseError as error:
         text = str(error)
         denied = isinstance(error, exceptions.PermissionDeniedError | exceptions.UnauthenticatedError)
+        if "169.254.169.254" in text:  # the service that gives keys to machines of a cloud
+            raise OSError(errno.EACCES, "the environment has no keys for it", place) from error
         told = CODE.search(text)
         shown = ": ".join(told.groups()) if told else text.split("\n")[0].split(" - Server")[0][:300]
         number = errno.EACCES if denied or "403 Forbidden" in text else errno.EIO
