@@ -92,7 +92,8 @@ class Lease:
 
     def _take_over(self) -> str:
         """Return the tag of the lease once that of a dead or silent holder has been replaced."""
-        watched, since = "", 0.0
+        watched: str | None = None
+        since = time.monotonic()
         while True:
             found = places.fetch(self.place)
             if found is None:
@@ -103,9 +104,9 @@ class Lease:
             if self._is_mine(found):  # the answer to the first request was lost
                 return tag
             running = _is_running_here(holder)
-            if running or (watched and tag != watched):
+            if running or (watched is not None and tag != watched):
                 raise held_by(self.archive, holder)
-            if running is None and not watched:
+            if running is None and watched is None:
                 watched, since = tag, time.monotonic()
                 log.warning("%s is locked by %s; waiting %.0f s for a sign of life",
                             self.archive, _named(holder), self.seconds)  # fmt: skip
