@@ -273,8 +273,8 @@ class ObjectReader(io.RawIOBase):
                 raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), self.place) from error
 
 
-def write_file(path: Path, data: Any, *, new: bool = False) -> None:
-    """Write a file whole and durably: it is on disk before it has its name, and its name before the return.
+def write_file(path: Path, data: Any, *, new: bool = False, fsync: bool = True) -> None:
+    """Write a file whole: with ``fsync`` it is on disk before it has its name, and its name before the return.
 
     Parameters
     ----------
@@ -298,7 +298,8 @@ def write_file(path: Path, data: Any, *, new: bool = False) -> None:
         with open(partial, "xb") as stream:
             stream.write(data)
             stream.flush()
-            os.fsync(stream.fileno())
+            if fsync:
+                os.fsync(stream.fileno())
         if new:
             os.link(partial, path)
             os.unlink(partial)
@@ -307,7 +308,7 @@ def write_file(path: Path, data: Any, *, new: bool = False) -> None:
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
-    for folder in (path.parent, *(folder.parent for folder in made)):
+    for folder in (path.parent, *(folder.parent for folder in made)) if fsync else ():
         _sync_folder(folder)
 
 

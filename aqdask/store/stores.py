@@ -65,7 +65,7 @@ class LocalStore(zarr.storage.LocalStore):
         self._check_writable()
         data = value.as_buffer_like()
         try:
-            await asyncio.to_thread(places.write_file, self.root / key, data, new=True)
+            await asyncio.to_thread(places.write_file, self.root / key, data, new=True, fsync=self.fsync)
         except FileExistsError:
             return
         except OSError as error:
