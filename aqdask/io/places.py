@@ -274,7 +274,7 @@ class ObjectReader(io.RawIOBase):
 
 
 def write_file(path: Path, data: Any, *, new: bool = False, fsync: bool = True) -> None:
-    """Write a file whole: with ``fsync`` it is on disk before it has its name, and its name before the return.
+    """Write a file whole; with ``fsync``, it is on disk before it has its name, and the name before the end.
 
     Parameters
     ----------
