@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -24,9 +23,10 @@ import aqdask as aq
 from aqdask.io import places
 
 MODEL = "wide-field"
+BUCKET = "night"
 KINDS = ("GET", "PUT", "LIST", "DELETE")
 PRICES = {"GET": 0.4e-6, "PUT": 5e-6, "LIST": 5e-6, "DELETE": 0.0}  # dollars a request, S3 standard, 2026
-Cost = tuple[Counter[str], float]  # requests, wall seconds
+Cost = Counter[str]  # requests by kind
 
 
 def commands(sources: str, archive: str, folder: Path) -> dict[str, Callable[[], object]]:
@@ -42,43 +42,35 @@ def commands(sources: str, archive: str, folder: Path) -> dict[str, Callable[[],
 
 
 def measure(server: seaweed.Server, files: list[str], folder: Path) -> dict[str, Cost]:
-    """Requests and seconds of each command for some frames."""
-    name = f"n{len(files)}"
+    """Requests of each command for some frames."""
+    root = f"s3://{BUCKET}/{len(files)}"
     for path in files:
-        store, key = places.bucket(f"s3://{name}-frames/night/{Path(path).name}")
+        store, key = places.bucket(f"{root}/night/{Path(path).name}")
         obstore.put(store, key, Path(path).read_bytes())
-    store, key = places.bucket(f"s3://{name}-archive/.bucket")
-    obstore.put(store, key, b"")
-
-    def requests() -> Counter[str]:
-        return server.requests(f"{name}-frames") + server.requests(f"{name}-archive")
-
     found = {}
-    for what, run in commands(
-        f"s3://{name}-frames/night", f"s3://{name}-archive/a.zarr", folder / name
-    ).items():
-        before, started = requests(), time.perf_counter()
+    products = folder / str(len(files))
+    for what, run in commands(f"{root}/night", f"{root}/a.zarr", products).items():
+        before = server.requests(BUCKET)
         run()
-        seconds = time.perf_counter() - started
-        found[what] = requests() - before, seconds
+        found[what] = server.requests(BUCKET) - before
     return found
 
 
 def table(few: dict[str, Cost], many: dict[str, Cost], frames: tuple[int, int]) -> list[str]:
     """Rows of Markdown: requests a frame by kind, requests a command, dollars a million frames."""
     lines = [
-        f"| | {' | '.join(f'{kind} a frame' for kind in KINDS)} | all a frame | of the command | $ for 10^6 frames | ms a frame |",
-        f"|---|{'---:|' * (len(KINDS) + 4)}",
+        f"| | {' | '.join(f'{kind} a frame' for kind in KINDS)} | all a frame | of the command "
+        "| $ for 10^6 frames |",
+        f"|---|{'---:|' * (len(KINDS) + 3)}",
     ]
     between = frames[1] - frames[0]
-    for name, (requests, seconds) in many.items():
-        slope = {kind: (requests[kind] - few[name][0][kind]) / between for kind in KINDS}
+    for name, requests in many.items():
+        slope = {kind: (requests[kind] - few[name][kind]) / between for kind in KINDS}
         total = sum(slope.values())
         fixed = requests.total() - total * frames[1]
         price = sum(slope[kind] * PRICES[kind] for kind in KINDS) * 1e6
         cells = [*(f"{slope[kind]:.2f}" for kind in KINDS), f"{total:.2f}", f"{fixed:.0f}", f"{price:.0f}"]
-        milliseconds = 1000 * (seconds - few[name][1]) / between
-        lines.append(f"| {name} | {' | '.join(cells)} | {milliseconds:.0f} |")
+        lines.append(f"| {name} | {' | '.join(cells)} |")
     return lines
 
 
@@ -102,16 +94,16 @@ def main() -> None:
         "",
         f"`python benchmarks/bench_object_store.py --frames {arguments.frames} --long {arguments.long} "
         f"--size {arguments.size}`: archives of {lengths[0]} and {lengths[1]} frames of {arguments.size} x "
-        f"{arguments.size} px, sources in a bucket as well, model {MODEL}, serial, `weed` on loopback; requests as "
-        "the server counts them.",
+        f"{arguments.size} px, sources in a bucket as well, model {MODEL}, serial, `weed` on loopback; "
+        "requests as the server counts them.",
         "",
         *(f"- {name}: {value}" for name, value in about.items()),
         "",
         *table(few, many, lengths),
         "",
         "GET includes HEAD. An object is one request whatever its size. Prices are those of S3 standard "
-        f"(GET {PRICES['GET'] * 1e6:.1f}, PUT and LIST {PRICES['PUT'] * 1e6:.0f} dollars for a million); storage "
-        "and traffic are not in them. While a command runs, its lock costs one PUT in 10 s.",
+        f"(GET {PRICES['GET'] * 1e6:.1f}, PUT and LIST {PRICES['PUT'] * 1e6:.0f} dollars for a million) "
+        "without storage and traffic. While a command runs, its lock costs one PUT in 10 s.",
     ]
     print("\n".join(lines))
     if arguments.out:

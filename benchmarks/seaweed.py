@@ -84,7 +84,7 @@ def serve(folder: Path, seconds: float = 60) -> Iterator[Server]:
     s3 = next(option.rpartition("=")[2] for option in listen if option.startswith("-s3.port="))
     command = [
         weed, "-logtostderr", "server", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-dir={data}", "-s3",
-        "-master.volumeSizeLimitMB=256", "-volume.max=20", "-master.telemetry=false", *listen,
+        "-master.volumeSizeLimitMB=256", "-volume.max=100", "-master.telemetry=false", *listen,
         "-s3.port.iceberg=0", "-s3.port.lance=0", f"-s3.config={config}", f"-metricsPort={ports[0]}",
     ]  # fmt: skip
     with open(folder / "weed.log", "wb") as log:
