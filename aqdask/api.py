@@ -61,9 +61,9 @@ def ingest(
     Parameters
     ----------
     sources : path or sequence of path
-        Files, folders (recursive), globs, and ``@list.txt``.
+        Files, folders (recursive), globs, each also as ``s3://BUCKET/KEY``, and ``@list.txt``.
     archive : path
-        Made where it is not there; frames are added where it is.
+        Path or ``s3://BUCKET/KEY``, as everywhere. Made where it is not there; frames are added where it is.
     cluster : str, optional
         Where it runs; None: the current Dask client, else this process.
     reporter : Reporter, optional
