@@ -130,11 +130,9 @@ def status(place: Place) -> Status:
     if not is_object(place):
         found = os.stat(place)
         return Status(found.st_size, found.st_mtime_ns)
-    import obstore
-
     store, key = bucket(place)
     with as_os_errors(absolute(place)):
-        return _status(obstore.head(store, key))
+        return _status(store.head(key))
 
 
 def _status(meta: Any) -> Status:
@@ -150,12 +148,10 @@ def objects(folder: Place) -> Iterator[tuple[str, Status]]:
     OSError
         If the store cannot be read.
     """
-    import obstore
-
     store, key = bucket(folder)
     root = absolute(folder).removesuffix(key).rstrip("/")
     with as_os_errors(absolute(folder)):
-        for page in obstore.list(store, prefix=f"{key}/" if key else None):
+        for page in store.list(prefix=f"{key}/" if key else None):
             for meta in page:
                 yield f"{root}/{meta['path']}", _status(meta)
 
@@ -164,12 +160,10 @@ def siblings(place: Place, pattern: str) -> list[str]:
     """Return the files or folders beside a place whose names match a pattern, sorted."""
     if not is_object(place):
         return sorted(map(str, Path(place).parent.glob(pattern)))
-    import obstore
-
     above = parent(absolute(place))
     store, key = bucket(above)
     with as_os_errors(above):
-        found = obstore.list_with_delimiter(store, prefix=f"{key}/" if key else None)["common_prefixes"]
+        found = store.list_with_delimiter(prefix=f"{key}/" if key else None)["common_prefixes"]
     names = sorted(path.rstrip("/").rpartition("/")[2] for path in found)
     return [join(above, name) for name in fnmatch.filter(names, pattern)]
 
@@ -201,11 +195,9 @@ def read_object(place: Place) -> tuple[bytes, Status]:
     OSError
         If there is none, or it cannot be read.
     """
-    import obstore
-
     store, key = bucket(place)
     with as_os_errors(absolute(place)):
-        found = obstore.get(store, key)
+        found = store.get(key)
         return bytes(found.bytes()), _status(found.meta)
 
 
@@ -219,18 +211,18 @@ class ObjectReader(io.RawIOBase):
     """
 
     def __init__(self, place: Place) -> None:
-        import obstore
-
         self.place, self._at = absolute(place), 0
         self._store, self._key = bucket(place)
+        from obstore.exceptions import GenericError
+
         self._head, self._tag = b"", ""
         with as_os_errors(self.place):
             try:
-                first = obstore.get(self._store, self._key, options={"range": (0, HEAD_BYTES)})
-            except obstore.exceptions.GenericError as error:
+                first = self._store.get(self._key, options={"range": (0, HEAD_BYTES)})
+            except GenericError as error:
                 if "416" not in str(error):  # the range of an empty object cannot be satisfied
                     raise
-                self.size = obstore.head(self._store, self._key)["size"]
+                self.size = self._store.head(self._key)["size"]
                 return
             self._head, self._tag = bytes(first.bytes()), str(first.meta["e_tag"])
             self.size = int(first.meta["size"])
@@ -261,15 +253,15 @@ class ObjectReader(io.RawIOBase):
         return len(data)
 
     def _range(self, stop: int) -> bytes:
-        import obstore
+        from obstore.exceptions import PreconditionError
 
         if self._at >= stop:
             return b""
         with as_os_errors(self.place):
             try:
                 asked: Any = {"range": (self._at, stop), "if_match": self._tag}
-                return bytes(obstore.get(self._store, self._key, options=asked).bytes())
-            except obstore.exceptions.PreconditionError as error:
+                return bytes(self._store.get(self._key, options=asked).bytes())
+            except PreconditionError as error:
                 raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), self.place) from error
 
 
@@ -340,11 +332,9 @@ def fetch(place: str) -> tuple[bytes, str] | None:
         if not is_object(place):
             data = Path(place).read_bytes()
             return data, data.hex()
-        import obstore
-
         store, key = bucket(place)
         with as_os_errors(place):
-            found = obstore.get(store, key)
+            found = store.get(key)
             return bytes(found.bytes()), str(found.meta["e_tag"])
     except FileNotFoundError:
         return None
@@ -379,13 +369,12 @@ def replace(place: str, data: bytes, tag: str) -> str | None:
 
 
 def _put(place: str, data: bytes, mode: Any) -> str | None:
-    import obstore
+    store, key = bucket(place)
     from obstore.exceptions import AlreadyExistsError, PreconditionError
 
-    store, key = bucket(place)
     with as_os_errors(place):
         try:
-            return str(obstore.put(store, key, data, mode=mode)["e_tag"])
+            return str(store.put(key, data, mode=mode)["e_tag"])
         except (AlreadyExistsError, PreconditionError, FileNotFoundError):
             return None
 
@@ -395,8 +384,6 @@ def delete(place: str) -> None:
     if not is_object(place):
         Path(place).unlink(missing_ok=True)
         return
-    import obstore
-
     store, key = bucket(place)
     with as_os_errors(place), contextlib.suppress(FileNotFoundError):
-        obstore.delete(store, key)
+        store.delete(key)

@@ -34,6 +34,7 @@ def open_store(path: places.Place, *, writable: bool = False, fsync: bool = True
         For a URL without the package that reads it.
     """
     if is_object(path):
+        places.bucket(path)  # says so without the package that the next line needs
         from aqdask.store.object_store import ObjectStore
 
         return ObjectStore.at(path, read_only=not writable)
