@@ -43,6 +43,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--frames", type=int, default=8, help="frames in an archive (%(default)s)")
     parser.add_argument("--repeat", type=int, default=5, help="pairs (%(default)s)")
+    parser.add_argument("--scored", type=int, default=3, help="of them with a score (%(default)s)")
     parser.add_argument("--size", type=int, default=4096, help="side of a frame in px (%(default)s)")
     parser.add_argument("--folder", help="on the disk that is measured")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the table here, as Markdown")
@@ -56,15 +57,15 @@ def main() -> None:
         once(sources[:1], folder / "warm.zarr", "auto", score=True)
         for number in range(arguments.repeat):
             for setting in SETTINGS if number % 2 else SETTINGS[::-1]:
-                found = once(sources, folder / "a.zarr", setting, score=number < 3)
+                found = once(sources, folder / "a.zarr", setting, score=number < arguments.scored)
                 for name, value in found.items():
                     times[name][setting].append(value)
     lines = [
         "# fsync",
         "",
-        f"`python benchmarks/bench_fsync.py --frames {arguments.frames} --repeat {arguments.repeat} --size "
-        f"{arguments.size}`: {arguments.frames} frames of {arguments.size} x {arguments.size} px, "
-        f"{arguments.repeat} pairs in turns (score: 3), serial. Medians, with the smallest and the largest.",
+        f"`python benchmarks/bench_fsync.py --frames {arguments.frames} --repeat {arguments.repeat} --scored "
+        f"{arguments.scored} --size {arguments.size}`: frames of {arguments.size} x {arguments.size} px, pairs "
+        "in turns, serial. Medians, with the smallest and the largest.",
         "",
         *(f"- {name}: {value}" for name, value in about.items()),
         "",
@@ -73,6 +74,8 @@ def main() -> None:
     ]
     for name, by_setting in times.items():
         on, off = (by_setting[setting] for setting in SETTINGS)
+        if not on:
+            continue
         ratios = [a / b for a, b in zip(on, off, strict=True)]
         lines.append(f"| {name} | {spread(on)} | {spread(off)} | {spread(ratios, 2)} |")
     print("\n".join(lines))
