@@ -64,8 +64,8 @@ def main() -> None:
         "# fsync",
         "",
         f"`python benchmarks/bench_fsync.py --frames {arguments.frames} --repeat {arguments.repeat} --scored "
-        f"{arguments.scored} --size {arguments.size}`: frames of {arguments.size} x {arguments.size} px, pairs "
-        "in turns, serial. Medians, with the smallest and the largest.",
+        f"{arguments.scored} --size {arguments.size}`: frames of {arguments.size} x {arguments.size} px, in "
+        "paired turns, serial. Medians, with the smallest and the largest.",
         "",
         *(f"- {name}: {value}" for name, value in about.items()),
         "",
