@@ -6,7 +6,7 @@ import os
 import tempfile
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import pyarrow as pa
@@ -28,7 +28,7 @@ from aqdask.methods.bundle import Bundle
 from aqdask.methods.shipped import SHIPPED, load_shipped
 from aqdask.methods.training.progress import Report, TrainProgress
 from aqdask.methods.training.settings import TrainSpec
-from aqdask.paths import check_local, check_regular
+from aqdask.paths import check_local, check_place, check_regular, is_object
 from aqdask.products import lazy
 from aqdask.products.compare import Comparison, compare
 from aqdask.products.export import DEFAULT_FORMATS, check_formats, export_all
@@ -61,9 +61,9 @@ def ingest(
     Parameters
     ----------
     sources : path or sequence of path
-        Files, folders (recursive), globs, and ``@list.txt``.
+        Files, folders (recursive), globs, each also as ``s3://BUCKET/KEY``, and ``@list.txt``.
     archive : path
-        Made where it is not there; frames are added where it is.
+        Path or ``s3://BUCKET/KEY``, as everywhere. Made where it is not there; frames are added where it is.
     cluster : str, optional
         Where it runs; None: the current Dask client, else this process.
     reporter : Reporter, optional
@@ -152,8 +152,11 @@ def run(
 
 
 def products_folder(archive: PathLike) -> Path:
-    """Return the default folder of masks and table of `run`: ``<archive>-products`` beside the archive."""
-    place = Path(archive)
+    """Return the default folder of masks and table of `run`: ``<archive>-products`` beside the archive.
+
+    For an archive in a bucket it is in the current folder.
+    """
+    place = Path(PurePath(archive).name) if is_object(archive) else Path(archive)
     return place.with_name(f"{place.stem}-products")
 
 
@@ -191,7 +194,7 @@ def select(
     UsageError
         For a pattern without a frame; and as `ingest`.
     """
-    check_local(archive)
+    check_place(archive)
     with executor_of(cluster) as executor:
         return propose_frames(archive, _listed(keep), _listed(drop), executor, reporter or Silent())
 
@@ -260,7 +263,8 @@ def train(
     UsageError
         For too few frames, a colour mosaic, a pattern without a frame, or a setting out of range.
     """
-    check_local(archive, out)
+    check_place(archive)
+    check_local(out)
     spec = TrainSpec(archive=printable(Path(archive).name), **settings)
     if out:
         _check_out(Path(out))
@@ -318,7 +322,8 @@ def calibrate(
     ModelError
         If the model cannot be read.
     """
-    check_local(archive, out)
+    check_place(archive)
+    check_local(out)
     bundle = load_model(model)
     if out:
         _check_out(Path(out))
@@ -361,7 +366,7 @@ def score(
     ArchiveError, ClusterError
         As `ingest`.
     """
-    check_local(archive)
+    check_place(archive)
     bundle = load_model(model)
     layout.open_root(archive)
     with executor_of(cluster) as executor, writing(archive) as held:
@@ -448,7 +453,8 @@ def export(
         cannot be written.
     """
     check_alpha(alpha)
-    check_local(archive, folder)
+    check_place(archive)
+    check_local(folder)
     chosen = [name for name in formats if dq or name != "dq"]
     check_formats(chosen)
     quality = quality_name(archive, model)
@@ -482,7 +488,7 @@ def verify(
     UsageError, ArchiveError, ClusterError
         As `ingest`.
     """
-    check_local(archive)
+    check_place(archive)
     if not 0 < sample <= 1:
         raise UsageError(
             f"sample = {sample}",
@@ -497,8 +503,8 @@ def verify(
 
 def _check_places(sources: Sequence[str], archive: PathLike, settings: IngestOptions) -> None:
     """Refuse, before a cluster is started, paths on no file system of this machine or that would block."""
-    check_local(*sources, archive, settings.bad_pixel_map)
-    if settings.bad_pixel_map:
+    check_place(*sources, archive, settings.bad_pixel_map)
+    if settings.bad_pixel_map and not is_object(settings.bad_pixel_map):
         check_regular(settings.bad_pixel_map, "the bad-pixel map")
 
 

@@ -67,6 +67,12 @@ class ArchiveError(AqdaskError):
     """Archive that cannot be read or written, or is inconsistent."""
 
 
+OBJECTS_REMEDY = (
+    "check the bucket and the environment: "
+    "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION, AWS_ENDPOINT_URL"
+)
+
+
 def place_failed(place: object, error: OSError) -> AqdaskError:
     """Return the error for a path that cannot be written: full, read-only, forbidden, not a folder.
 
@@ -76,6 +82,8 @@ def place_failed(place: object, error: OSError) -> AqdaskError:
         return connection_lost(error)
     full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     remedy = "free space" if full else "check that its folder exists and may be written"
+    if "://" in str(error.filename or place):
+        remedy = OBJECTS_REMEDY
     return ArchiveError(
         f"{place} could not be written: {error.strerror or error}",
         expected="a writable path on a disk with free space",
@@ -88,11 +96,12 @@ def place_unreadable(place: object, error: OSError) -> AqdaskError:
     """Return the error for stored data that exist but cannot be read: forbidden, or on a failing disk."""
     if is_of_connection(error):
         return connection_lost(error)
+    remedy = "check permissions, the disk and the mount"
     return ArchiveError(
         f"{place} could not be read: {error.strerror or error}",
         expected="a path that this user may read, on a working disk",
         consequence="Nothing was changed, and the stored data are not regarded as damaged",
-        remedy="check permissions, the disk and the mount; then run the same command again",
+        remedy=f"{OBJECTS_REMEDY if '://' in str(place) else remedy}; then run the same command again",
     )
 
 

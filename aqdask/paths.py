@@ -1,4 +1,4 @@
-"""Paths that a user names: local paths only, regular files that open without waiting, and lists of names."""
+"""Paths and URLs that a user names, regular files that open without waiting, and lists of names."""
 
 from __future__ import annotations
 
@@ -13,11 +13,34 @@ from aqdask.text import printable
 REMOTE = re.compile(
     r"@?([a-z][a-z0-9+.:-]*://|(s3a?|gs|gcs|az|abfss?|adl|https?|s?ftp|hdfs|memory|file):/)", re.IGNORECASE
 )
+OBJECTS = "s3://"  # URLs of objects that sources and archives may have
 KINDS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket"}
 BYTE_ORDER_MARKS = {
     b"\xff\xfe\0\0": "UTF-32", b"\0\0\xfe\xff": "UTF-32", b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"
 }  # fmt: skip
 UTF8_MARK = b"\xef\xbb\xbf"
+
+
+def is_object(place: object) -> bool:
+    """Return True for the URL of an object, ``s3://...``."""
+    return isinstance(place, str) and place.startswith(OBJECTS)
+
+
+def check_place(*places: object) -> None:
+    """Refuse URLs but ``s3://BUCKET/KEY``, and paths with a NUL character; errors as of `check_local`."""
+    for place in places:
+        if not is_object(place):
+            check_local(place)
+            continue
+        text = str(place)
+        bucket, _, key = text[len(OBJECTS) :].partition("/")
+        if not bucket or "//" in f"/{key}" or not text.isprintable():
+            raise UsageError(
+                f"{printable(text)} is no address of an object",
+                expected=f"{OBJECTS}BUCKET/KEY",
+                consequence="Nothing was done",
+                remedy="check the spelling",
+            )
 
 
 def check_local(*places: object) -> None:
@@ -40,7 +63,7 @@ def check_local(*places: object) -> None:
         if REMOTE.match(text):
             raise UsageError(
                 f"{printable(text)} is not on this machine's file systems",
-                expected="a path; object stores and other URLs are not supported yet",
+                expected=f"a path; for sources and archives also {OBJECTS}BUCKET/KEY, as text",
                 consequence="Nothing was done",
                 remedy="copy or mount it and give its path (PATH instead of file://PATH)",
             )
@@ -134,7 +157,7 @@ def read_list(path: str) -> list[str]:
     for number, line in enumerate(lines, start=1):
         if "\0" in line:
             raise _bad_list(path, f"holds a NUL character in line {number}", "correct or remove that line")
-        if REMOTE.match(line.strip()):
+        if REMOTE.match(line.strip()) and not is_object(line.strip()):
             problem = f"names {printable(line.strip())} in line {number}, which is not on this machine"
             raise _bad_list(path, problem, "copy or mount it and list its path")
     return lines

@@ -20,7 +20,7 @@ from aqdask.cli.failures import as_error
 from aqdask.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_QUARANTINED, UsageError
 from aqdask.execution.cluster_kinds import USAGE
 from aqdask.monitor.strict_json import strict_json
-from aqdask.paths import check_local, check_regular
+from aqdask.paths import check_local, check_place, check_regular
 from aqdask.text import printable
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ SHOWN = 20  # quarantined frames listed one by one
 all_types_option = click.option(
     "--all-types", is_flag=True, help="Score bias, dark, flat, arc, focus and calibration frames, too."
 )
+OBJECT_ARGUMENTS = ("sources", "archive", "path", "bad_pixel_map")  # those that may be s3://...
 SCHEDULERS = ("tcp", "tls", "ucx", "ucxx", "ws", "wss", "inproc")  # protocols of a scheduler address
 
 
@@ -216,7 +217,7 @@ def _check_request(cluster: str | None, arguments: dict[str, Any]) -> None:
     """Raise `UsageError` for arguments that no command can use: empty text, URLs, files that would block."""
     for name, value in arguments.items():
         for text in value if isinstance(value, tuple) else (value,):
-            check_local(text)
+            (check_place if name in OBJECT_ARGUMENTS else check_local)(text)
             if text == "":
                 raise UsageError(
                     f"{name.upper()} is an empty text",

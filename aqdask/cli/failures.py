@@ -8,6 +8,7 @@ import traceback
 from pathlib import Path
 
 from aqdask.errors import (
+    OBJECTS_REMEDY,
     AqdaskError,
     ArchiveError,
     FrameError,
@@ -18,6 +19,7 @@ from aqdask.errors import (
     is_of_connection,
     place_failed,
 )
+from aqdask.paths import is_object
 
 WRITE_ERRNOS = frozenset(
     {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EEXIST, errno.ENOTEMPTY}
@@ -51,6 +53,13 @@ def _of_place(cause: OSError) -> AqdaskError:
         return place_failed(cause.filename or "an output", cause)
     if cause.filename is None or isinstance(cause.filename, int):
         return _unforeseen(cause)
+    if is_object(cause.filename):
+        return ArchiveError(
+            f"{cause.filename} could not be read or written: {cause.strerror}",
+            expected="an object store that answers, and keys that may read and write there",
+            consequence=KEPT,
+            remedy=f"{OBJECTS_REMEDY}; then run the same command again",
+        )
     place = Path(os.fsdecode(cause.filename))
     if cause.errno in BAD_PATH_ERRNOS:
         return UsageError(

@@ -12,6 +12,7 @@ import numpy as np
 
 from aqdask.cli.common import Session, command
 from aqdask.errors import EXIT_DONE, EXIT_FAILED
+from aqdask.paths import is_object
 
 if TYPE_CHECKING:
     from aqdask.methods.bundle import Bundle, Calibration
@@ -32,7 +33,7 @@ def info(session: Session, path: str, quarantined: bool, frames: bool) -> int:
     """
     from aqdask.methods.shipped import SHIPPED
 
-    if Path(path).is_file() or (path == SHIPPED and not Path(path).exists()):
+    if not is_object(path) and (Path(path).is_file() or (path == SHIPPED and not Path(path).exists())):
         _model(session, path)
         return EXIT_DONE
     from aqdask.store import layout, quality_store

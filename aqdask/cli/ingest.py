@@ -71,9 +71,10 @@ def ingest_settings(keywords: tuple[str, ...], **options: Any) -> dict[str, Any]
 def ingest(session: Session, sources: tuple[str, ...], archive: str, **options: Any) -> int:
     """Ingest FITS frames into a zarr ARCHIVE, in parallel and resumable.
 
-    SOURCES are files, folders (recursive), globs, or @list.txt. A second run with the same or more sources
-    adds the new ones only. A file that cannot be used is quarantined with its reason. Frames of any type are
-    taken; those that are no lights (bias, dark, flat, arc, focus, calibration, by their headers) are counted.
+    SOURCES are files, folders (recursive), globs, or @list.txt; they and ARCHIVE may be s3://BUCKET/KEY. A
+    second run with the same or more sources adds the new ones only. A file that cannot be used is quarantined
+    with its reason. Frames of any type are taken; those that are no lights (bias, dark, flat, arc, focus,
+    calibration, by their headers) are counted.
     """
     from aqdask import api
 

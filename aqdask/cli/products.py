@@ -77,6 +77,7 @@ def _pictures(
 ) -> None:
     from aqdask.errors import place_failed
     from aqdask.execution.pipeline import blame, collect
+    from aqdask.io.places import absolute
     from aqdask.products.plots import PictureJob, require_matplotlib
     from aqdask.store import layout
     from aqdask.store.frame_store import Place
@@ -87,7 +88,7 @@ def _pictures(
         Path(folder).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise place_failed(folder, error) from error
-    job = PictureJob(str(Path(archive).absolute()), quality, str(Path(folder).absolute()), alpha)
+    job = PictureJob(absolute(archive), quality, str(Path(folder).absolute()), alpha)
     places = {entry.row: entry.place for entry in open_ledger(layout.open_root(archive)).rows()}
 
     def failed(place: Place, error: Exception) -> str:

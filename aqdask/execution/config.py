@@ -46,6 +46,25 @@ def seconds(name: str) -> float:
     return found
 
 
+def fsync() -> bool:
+    """Return True if files of an archive are to be on disk before the ledger tells of them.
+
+    Raises
+    ------
+    UsageError
+        For a setting other than 'auto' and 'off'.
+    """
+    value = get("fsync")
+    if value not in ("auto", "off", False):  # YAML reads off as False
+        raise UsageError(
+            f"the setting aqdask.fsync is {value!r}",
+            expected="auto or off",
+            consequence="Nothing was done",
+            remedy="set it in Dask's configuration, or leave it out",
+        )
+    return value == "auto"
+
+
 def changed(settings: dict[str, Any]) -> Any:
     """Set values of the configuration, by their full names, within a context."""
     return dask.config.set(settings)

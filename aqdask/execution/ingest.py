@@ -6,7 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from aqdask.errors import FrameError, UsageError, place_failed
@@ -16,9 +16,10 @@ from aqdask.execution.open_archive import writing
 from aqdask.execution.pipeline import Summary, process
 from aqdask.execution.reporter import Reporter
 from aqdask.execution.source_registry import PAGE, Found, probe, register
-from aqdask.io import reader
+from aqdask.io import places, reader
 from aqdask.io.sources import scan
 from aqdask.methods.bundle import Bundle
+from aqdask.paths import is_object
 from aqdask.specs import ArchiveSpec, FrameInfo, ReadSpec, Source
 from aqdask.store import layout
 from aqdask.store.frame_store import FrameStore
@@ -116,7 +117,7 @@ def ingest(
     if listing.left_out:
         reporter.say(f"note: {listing.note()}")
     if options.by_shape:
-        archives = _by_shape(scanned, Path(path), executor, reporter, options)
+        archives = _by_shape(scanned, places.absolute(path), executor, reporter, options)
     elif layout.is_archive(path):
         options.check(layout.read_spec(layout.open_root(path)), str(path))
         archives = {str(path): None}
@@ -148,13 +149,17 @@ def _gone(
     ledger: Ledger, sources: Sequence[str | os.PathLike[str]], scanned: Sequence[Source]
 ) -> list[Source]:
     """Return the known sources below the given folders that a scan no longer finds."""
-    folders = [os.path.abspath(os.path.expanduser(os.fspath(source))) for source in sources]
+    named = (os.fspath(source) for source in sources)
+    folders = [
+        places.absolute(name) if is_object(name) else os.path.abspath(os.path.expanduser(name))
+        for name in named
+    ]
     found = {source.path for source in scanned}
     gone = {}
     for entry in ledger.entries.values():
         root = next((f for f in folders if entry.path.startswith(f.rstrip("/") + "/")), None)
         if root and entry.path not in found:
-            gone[entry.path] = Source(entry.path, root, os.path.relpath(entry.path, root), -1, 0)
+            gone[entry.path] = Source(entry.path, root, entry.path[len(root.rstrip("/")) + 1 :], -1, 0)
     return list(gone.values())
 
 
@@ -166,7 +171,7 @@ def _create(
     options: IngestOptions,
 ) -> dict[str, Mapping[str, Found] | None]:
     """Create the archive for the most frequent shape and type in the first page of sources with frames."""
-    if Path(path).is_file():
+    if not is_object(path) and Path(path).is_file():
         layout.open_root(path)  # raises: not an archive
     reporter.start("look", len(scanned), "sources")
     for page in planning.slices(scanned, PAGE):
@@ -188,7 +193,7 @@ def _create(
 
 
 def _by_shape(
-    scanned: Sequence[Source], path: Path, executor: Executor, reporter: Reporter, options: IngestOptions
+    scanned: Sequence[Source], path: str, executor: Executor, reporter: Reporter, options: IngestOptions
 ) -> dict[str, Mapping[str, Found] | None]:
     """Create or find one archive for each shape and type, ``NAME-1023x1536-uint16.zarr``.
 
@@ -198,12 +203,13 @@ def _by_shape(
     archives: dict[str, Mapping[str, Found] | None] = {}
     sizes: dict[str, int] = {}
     known: set[tuple[str, int, int]] = set()
-    for place in sorted(path.parent.glob(f"{path.stem}-*x*-*{path.suffix}")):
+    name = PurePath(path)
+    for place in places.siblings(path, f"{name.stem}-*x*-*{name.suffix}"):
         if layout.is_archive(place):
-            archives[str(place)] = {}
+            archives[place] = {}
             entries = open_ledger(layout.open_root(place)).entries.values()
             known |= {(entry.path, entry.size, entry.mtime_ns) for entry in entries}
-            sizes[str(place)] = sum(entry.row >= 0 for entry in entries)
+            sizes[place] = sum(entry.row >= 0 for entry in entries)
     new = [s.path for s in scanned if (s.path, s.size, s.mtime_ns) not in known or options.retry]
     reporter.start("look", len(new), "sources")
     found = probe(new, options.read(), executor, reporter)
@@ -224,13 +230,13 @@ def _by_shape(
             if fitting := tuple(info for info in frames if (info.shape, info.dtype) == kind):
                 share[source_path] = fitting
         (height, width), dtype = kind
-        place = path.with_name(f"{path.stem}-{height}x{width}-{dtype}{path.suffix or '.zarr'}")
+        place = places.beside(path, f"{name.stem}-{height}x{width}-{dtype}{name.suffix or '.zarr'}")
         spec = options.spec(kind[0], dtype, kinds[kind])
         if layout.is_archive(place):
-            options.check(layout.read_spec(layout.open_root(place)), str(place))
+            options.check(layout.read_spec(layout.open_root(place)), place)
         else:
             _make(place, spec)
-        archives[str(place)] = share
+        archives[place] = share
     return archives
 
 

@@ -6,14 +6,15 @@ import contextlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import zarr
 
-from aqdask.execution import quality_groups
+from aqdask.execution import config, quality_groups
+from aqdask.io import places
 from aqdask.specs import ArchiveSpec
 from aqdask.store import layout
 from aqdask.store.frame_store import FrameStore
+from aqdask.store.lease import Lease, sole_writer
 from aqdask.store.ledger import Ledger, open_ledger
 from aqdask.store.quality_store import QualityStore
 from aqdask.version import __version__
@@ -28,6 +29,7 @@ class OpenArchive:
     spec: ArchiveSpec
     ledger: Ledger
     frames: FrameStore
+    lease: Lease
 
 
 @contextlib.contextmanager
@@ -40,10 +42,10 @@ def writing(path: str | os.PathLike[str], *, repairing: bool = False) -> Iterato
         If another process is writing, the archive cannot be written, or (unless ``repairing``) an array or a
         record is lost.
     """
-    root = layout.open_root(path, writable=True)
-    with layout.sole_writer(path):
+    root = layout.open_root(path, writable=True, fsync=config.fsync())
+    with layout.storing(path), sole_writer(path, config.seconds("lock-timeout")) as lease:
         with layout.storing(path):
-            archive = _opened(path, root, repairing)
+            archive = _opened(path, root, repairing, lease)
             if not repairing:
                 _refuse_damage(archive)
         try:
@@ -53,10 +55,10 @@ def writing(path: str | os.PathLike[str], *, repairing: bool = False) -> Iterato
                 archive.ledger.flush()
         with layout.storing(path):
             archive.ledger.close()
-            layout.consolidate(path, root)
+            layout.consolidate(root)
 
 
-def _opened(path: str | os.PathLike[str], root: zarr.Group, repairing: bool) -> OpenArchive:
+def _opened(path: str | os.PathLike[str], root: zarr.Group, repairing: bool, lease: Lease) -> OpenArchive:
     """Complete what a killed process left unfinished, and upgrade an older layout."""
     layout.complete(root)
     layout.sweep_partials(path, shards=repairing)
@@ -67,7 +69,7 @@ def _opened(path: str | os.PathLike[str], root: zarr.Group, repairing: bool) -> 
             frames.mend(0)
         if layout.version_of(root) < layout.LAYOUT_VERSION:
             _raise_layout(root, ledger)
-    return OpenArchive(str(Path(path).absolute()), root, frames.spec, ledger, frames)
+    return OpenArchive(places.absolute(path), root, frames.spec, ledger, frames, lease)
 
 
 def _raise_layout(root: zarr.Group, ledger: Ledger) -> None:

@@ -38,6 +38,7 @@ class Recorder:
 
     def keep(self, records: list[Record]) -> dict[str, str]:
         """Write records; return the state of every frame that is finished, by id."""
+        self.archive.lease.check()
         entries = self.archive.ledger.entries
         values = {record["row"]: record.get("values", {}) for record in records if "row" in record}
         with layout.storing(self.archive.path):

@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -22,6 +21,7 @@ from aqdask.execution.reporter import Reporter
 from aqdask.execution.tasks import IS_MOSAIC, SPLIT, new_run, opened_frames
 from aqdask.execution.worker import address, at_work
 from aqdask.io.frame_ids import match_frames
+from aqdask.io.places import absolute
 from aqdask.methods.base import FrameFunction, FrameSource
 from aqdask.methods.bundle import Bundle
 from aqdask.methods.training.progress import Report, TrainProgress
@@ -172,7 +172,7 @@ def _apply(
         return damaged
 
     reporter.start("select", len(places))
-    job = _PixelJob(str(Path(archive).absolute()), function, damaged)
+    job = _PixelJob(absolute(archive), function, damaged)
     for part, answers in collect(executor, job, planning.slices(places, 1), stage="select", failed=failed):
         found |= dict(zip(part, answers, strict=True))
         reporter.advance(len(part))
@@ -193,7 +193,7 @@ def choose_frames(
         For a pattern without a frame; where none is proposed, or none that is named is a light; and for a
         named colour mosaic.
     """
-    archive = Path(archive).absolute()  # workers may run in another folder
+    archive = absolute(archive)  # workers may run in another folder
     store = FrameStore.open(archive)
     ledger = open_ledger(layout.open_root(archive))
     done = {entry.frame_id: entry for entry in ledger.rows() if entry.state == DONE}

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 import time
 import uuid
 from collections.abc import Callable, Sequence
@@ -24,7 +23,7 @@ from aqdask.execution.planning import Batch, FrameTask
 from aqdask.execution.prefetch import prefetched
 from aqdask.execution.quality_groups import RETIRED
 from aqdask.execution.worker import address, at_work
-from aqdask.io import reader
+from aqdask.io import places, reader
 from aqdask.io.frame_type import header_mosaic
 from aqdask.io.wcs import sky_coordinates
 from aqdask.methods.base import Scorer, score_frame
@@ -76,15 +75,17 @@ class LoadedFrame:
 
 
 @lru_cache(maxsize=4)
-def opened_frames(archive: str, run: str, *, writable: bool = False) -> FrameStore:
+def opened_frames(archive: str, run: str, *, writable: bool = False, fsync: bool = True) -> FrameStore:
     """Open the frames of an archive, once a process for each ``run``: no array is resized during one."""
-    return FrameStore.open(archive, writable=writable)
+    return FrameStore.open(archive, writable=writable, fsync=fsync)
 
 
 @lru_cache(maxsize=16)
-def opened_quality(archive: str, name: str, run: str, *, writable: bool = False) -> QualityStore:
+def opened_quality(
+    archive: str, name: str, run: str, *, writable: bool = False, fsync: bool = True
+) -> QualityStore:
     """Open a quality group of an archive, once a process for each ``run``."""
-    return QualityStore.open(archive, name, writable=writable)
+    return QualityStore.open(archive, name, writable=writable, fsync=fsync)
 
 
 def new_run() -> str:
@@ -134,6 +135,8 @@ class FrameJob:
         scored.
     run : str
         Identifier under which worker processes keep the archive open.
+    fsync : bool
+        Shards are on disk before their records are returned.
     """
 
     archive: str
@@ -142,6 +145,7 @@ class FrameJob:
     model: str = ""
     precision: str = "fp32"
     run: str = field(default_factory=new_run)
+    fsync: bool = field(default_factory=config.fsync)
 
     def __call__(self, batch: Batch) -> list[Record]:
         """Process a batch, and return its records once everything is written.
@@ -149,7 +153,7 @@ class FrameJob:
         Stored pixels stay until their replacement has been read and decoded. A source that could not be
         reached gives a record with the event 'unreachable', which the client settles.
         """
-        frames = opened_frames(self.archive, self.run, writable=True)
+        frames = opened_frames(self.archive, self.run, writable=True, fsync=self.fsync)
         scoring = _Scoring.begin(self, batch, frames) if self.quality else None
         if not scoring:
             return self._ingested(frames, batch)
@@ -254,8 +258,8 @@ class FrameJob:
 def _stamp(path: str) -> dict[str, int]:
     """Return size and time of an unusable source; empty where it is missing."""
     with contextlib.suppress(OSError):
-        status = os.stat(path)
-        return {"size": status.st_size, "mtime_ns": status.st_mtime_ns}
+        size, stamp = places.status(path)
+        return {"size": size, "mtime_ns": stamp}
     return {}
 
 
@@ -264,7 +268,7 @@ class _Scoring:
 
     def __init__(self, job: FrameJob, batch: Batch, frames: FrameStore) -> None:
         self.job, self.batch, self.frames = job, batch, frames
-        self.store = opened_quality(job.archive, job.quality, job.run, writable=True)
+        self.store = opened_quality(job.archive, job.quality, job.run, writable=True, fsync=job.fsync)
         self.block = self.store.empty(batch.stop - batch.start)
 
     @cached_property

@@ -6,21 +6,21 @@ import hashlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 
 from aqdask.errors import FrameError
-from aqdask.execution import planning, quality_groups, verify_arrays, verify_structure
+from aqdask.execution import config, planning, quality_groups, verify_arrays, verify_structure
 from aqdask.execution.executors import Executor
 from aqdask.execution.open_archive import OpenArchive, writing
 from aqdask.execution.pipeline import blame, clear_stale, collect, process
 from aqdask.execution.reporter import Reporter
 from aqdask.execution.tasks import VerifyJob
-from aqdask.io import reader
+from aqdask.io import places, reader
 from aqdask.methods.bundle import Bundle
 from aqdask.store import layout, quality_store
 from aqdask.store.frame_store import FrameStore
+from aqdask.store.lease import sole_writer
 from aqdask.store.ledger import DONE, PENDING, QUARANTINED, Entry, Ledger, open_ledger
 from aqdask.store.quality_store import QualitySpec, QualityStore
 
@@ -89,7 +89,7 @@ def verify(
     with layout.reading(path):
         found = _check(path, executor, reporter, sample, seed)
         if repair and found.sound:
-            with layout.sole_writer(path), layout.storing(path):
+            with layout.storing(path), sole_writer(path, config.seconds("lock-timeout")):
                 layout.sweep_partials(path, shards=True)
         if not repair or found.sound:
             return found
@@ -163,7 +163,7 @@ def _damage(
         items.append((entry.row, pixels, scores))
     ids = {entry.row: entry.frame_id for entry in entries}
     reporter.start("verify", len(items))
-    job = VerifyJob(str(Path(path).absolute()), tuple(names))
+    job = VerifyJob(places.absolute(path), tuple(names))
     damage: list[tuple[str, str, str]] = []
     unchecked: list[tuple[str, str]] = []
 

@@ -8,16 +8,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 
 from aqdask.errors import FrameError, SourceUnreachable
+from aqdask.io import places
 from aqdask.io.compression import COMPRESSED_SUFFIXES, DecompressedStream
 from aqdask.io.hdus import Hdu, LazyHdus, matches, select_images
 from aqdask.io.mask_bits import MaskSelection, defects
 from aqdask.io.pixels import read_pixels
 from aqdask.io.streams import MemoryStream, as_frame_errors, load_bytes, memory_stream
+from aqdask.paths import is_object
 from aqdask.specs import ReadSpec
 from aqdask.text import printable
 
@@ -28,11 +29,12 @@ FITS_SUFFIX = re.compile(r"\.(fits?|fts|ftz|fits?\.fz)$", re.IGNORECASE)
 BytesStream = MemoryStream | DecompressedStream
 
 
-def mask_path(frame: str | Path, pattern: str) -> Path:
+def mask_path(frame: str | os.PathLike[str], pattern: str) -> str:
     """Return the mask file of a frame's file by the pattern ``ReadSpec.mask_files``."""
-    frame = Path(frame)
-    stem = FITS_SUFFIX.sub("", COMPRESSION_SUFFIX.sub("", frame.name)) or frame.name
-    return frame.parent / pattern.replace("{name}", stem).replace("{folder}", str(frame.parent))
+    folder, name = places.parent(os.fspath(frame)), os.path.basename(frame)
+    stem = FITS_SUFFIX.sub("", COMPRESSION_SUFFIX.sub("", name)) or name
+    found = pattern.replace("{name}", stem).replace("{folder}", folder)
+    return found if is_object(found) or os.path.isabs(found) else places.join(folder, found)
 
 
 def apply_masks(
@@ -105,8 +107,7 @@ def read_masks(
             yield _defects(mask, stream, hdus, plane)
     if read.bad_pixel_map:
         with _named_errors(f"bad-pixel map {printable(read.bad_pixel_map)}"), as_frame_errors():
-            status = os.stat(read.bad_pixel_map)
-            yield _bad_pixel_map(read.bad_pixel_map, status.st_mtime_ns, status.st_size)
+            yield _bad_pixel_map(read.bad_pixel_map, places.status(read.bad_pixel_map))
 
 
 def _mask_hdu(hdus: LazyHdus, image: Hdu, wanted: str) -> Hdu:
@@ -124,7 +125,7 @@ def _mask_hdu(hdus: LazyHdus, image: Hdu, wanted: str) -> Hdu:
     return found[0]
 
 
-def _mask_of_file(mask: MaskSelection, place: Path, image: Hdu, suffix: str) -> np.ndarray:
+def _mask_of_file(mask: MaskSelection, place: str, image: Hdu, suffix: str) -> np.ndarray:
     """Read the first image of a mask file, or for one of several images the mask of the same name."""
     with _named_errors(f"mask file {printable(place)}"):
         hdus = LazyHdus(stream := memory_stream(load_bytes(place)))
@@ -145,7 +146,7 @@ def _defects(mask: MaskSelection, stream: BytesStream, hdus: LazyHdus, plane: Hd
 
 
 @lru_cache(maxsize=1)  # every frame of a run has the same map
-def _bad_pixel_map(path: str, mtime_ns: int, size: int) -> np.ndarray:
+def _bad_pixel_map(path: str, status: places.Status) -> np.ndarray:
     stream = memory_stream(load_bytes(path))
     bad = read_pixels(stream, select_images(LazyHdus(stream), ReadSpec())[0])[0] != 0
     bad.flags.writeable = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import os
 import re
@@ -11,9 +12,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from aqdask.errors import UsageError
+from aqdask.errors import OBJECTS_REMEDY, UsageError
+from aqdask.io import places
 from aqdask.io.compression import COMPRESSED_SUFFIXES, COMPRESSIONS
-from aqdask.paths import check_local, is_utf8, read_list, reread_latin1
+from aqdask.paths import check_place, is_object, is_utf8, read_list, reread_latin1
 from aqdask.specs import Source
 from aqdask.text import printable, shortened
 
@@ -61,8 +63,9 @@ def scan(sources: Sequence[str | Path]) -> Scan:
     Parameters
     ----------
     sources : sequence of str or Path
-        Files, folders (recursive, hidden entries left out), globs (also ``**``), and ``@list.txt``: one
-        path a line, relative to the list's folder, ``#`` starts a comment.
+        Files, folders (recursive, hidden entries left out), globs (also ``**``), each also as
+        ``s3://BUCKET/KEY``, and ``@list.txt``: one path a line, relative to the list's folder, ``#`` starts
+        a comment.
 
     Returns
     -------
@@ -74,7 +77,7 @@ def scan(sources: Sequence[str | Path]) -> Scan:
     UsageError
         For a source that does not exist, has no FITS file in it, or is not a path of this machine.
     """
-    check_local(*sources)
+    check_place(*sources)
     found: dict[str, Source] = {}
     others: dict[str, str] = {}
     for source in sources:
@@ -106,6 +109,8 @@ def _counted(kinds: Iterable[str]) -> dict[str, int]:
 
 def _expand(source: str, others: dict[str, str]) -> Iterator[Source]:
     """Return the files of one source; files left out of folders go into ``others``, path to kind."""
+    if is_object(source):
+        return _stored(places.absolute(source), others)
     path = os.path.abspath(os.path.expanduser(source))
     if os.path.isdir(path):
         return _folder(path, path, others)
@@ -159,6 +164,66 @@ def _folder(
             others[entry.path] = _suffix(entry.name)
 
 
+def _stored(url: str, others: dict[str, str]) -> Iterator[Source]:
+    """Yield an object, the FITS objects below a URL, or those that match a pattern."""
+    try:
+        if glob.has_magic(url):
+            yield from _matching(url, others)
+            return
+        if places.bucket(url)[1]:
+            with contextlib.suppress(FileNotFoundError):
+                yield _object(url, places.parent(url), places.status(url))
+                return
+        yield from _below(list(places.objects(url)), url, others)
+    except OSError as error:
+        raise UsageError(
+            f"{printable(url)} cannot be read: {error.strerror}",
+            expected="objects that these keys may list and read",
+            consequence="Its frames would be missing without a warning",
+            remedy=OBJECTS_REMEDY,
+        ) from error
+
+
+def _below(found: Sequence[tuple[str, places.Status]], root: str, others: dict[str, str]) -> Iterator[Source]:
+    """Yield the FITS objects among those below a URL; zarr folders and hidden names are left out."""
+    stores = {url.removesuffix("/zarr.json") for url, _ in found if url.endswith("/zarr.json")}
+    for url, status in found:
+        *folders, name = url[len(root) + 1 :].split("/")
+        above = [f"{root}/{'/'.join(folders[:n])}".rstrip("/") for n in range(len(folders) + 1)]
+        hidden = next((place for place in above[1:] if place.rpartition("/")[2].startswith(".")), None)
+        store = next((place for place in above if place in stores), None)
+        if hidden:
+            others[hidden] = HIDDEN_FOLDER
+        elif store:
+            others[store] = ZARR_FOLDER
+        elif name.startswith("."):
+            others[url] = HIDDEN
+        elif name.lower().endswith(ENDINGS):
+            yield _object(url, root, status)
+        elif name:
+            others[url] = _suffix(name)
+
+
+def _matching(pattern: str, others: dict[str, str]) -> Iterator[Source]:
+    """Yield matching objects; what matches a pattern without ``**`` and is no object is a folder."""
+    parts = pattern.split("/")
+    magic = next(n for n, part in enumerate(parts) if glob.has_magic(part))
+    root, expression = "/".join(parts[:magic]), places.matching(pattern)
+    folders: dict[str, list[tuple[str, places.Status]]] = {}
+    for url, status in places.objects(root):
+        folder = "/".join(url.split("/")[: len(parts)])
+        if expression.fullmatch(url):
+            yield _object(url, root, status)
+        elif "**" not in pattern and folder != url and expression.fullmatch(folder):
+            folders.setdefault(folder, []).append((url, status))
+    for folder, below in folders.items():
+        yield from _below(below, folder, others)
+
+
+def _object(url: str, root: str, status: places.Status) -> Source:
+    return Source(url, root, url[len(root) + 1 :], *status)
+
+
 def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
@@ -191,11 +256,19 @@ def _listed(path: str, others: dict[str, str]) -> Iterator[Source]:
         entry = _named(line, folder)
         if entry is None:
             continue
+        if is_object(entry):
+            yield from _listed_object(entry, others)
+            continue
         below = entry.startswith(folder.rstrip("/") + "/")
         if os.path.isdir(entry):
             yield from _folder(entry, folder if below else entry, others)
         else:
             yield _file(entry, folder if below else os.path.dirname(entry))
+
+
+def _listed_object(url: str, others: dict[str, str]) -> Iterator[Source]:
+    found = list(_stored(url, others))
+    yield from found or [Source(url, places.parent(url), url.rpartition("/")[2], -1, 0)]
 
 
 def _named(line: str, folder: str) -> str | None:
@@ -211,6 +284,8 @@ def _named(line: str, folder: str) -> str | None:
         return os.path.abspath(literal)
     if not name or name.startswith("#"):
         return None
+    if is_object(name):
+        return places.absolute(name)
     path = os.path.abspath(os.path.join(folder, os.path.expanduser(name)))
     if not os.path.lexists(path) and not is_utf8(name):
         other = os.path.abspath(os.path.join(folder, reread_latin1(name)))

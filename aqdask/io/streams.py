@@ -1,4 +1,4 @@
-"""FITS files as byte streams, on disk or in memory, decompressed on the fly.
+"""FITS files and objects as byte streams, on disk or in memory, decompressed on the fly.
 
 Three kinds of failure are kept apart. Damaged or foreign content is a fault of the *frame*: `FrameError`. An
 unreachable file (absent, forbidden, on a failing disk or network, changed while it is read) says nothing
@@ -18,7 +18,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from aqdask.errors import FrameError, FrameTimeout, SourceUnreachable
+from aqdask.io import places
 from aqdask.io.compression import DecompressedStream, detect_compression
+from aqdask.paths import is_object
 from aqdask.text import printable
 
 GIT_LFS = b"version https://git-lfs"
@@ -75,7 +77,23 @@ class FileStream(io.BufferedReader):
         return min(stop, os.fstat(self.fileno()).st_size)
 
 
-Stream = MemoryStream | FileStream | DecompressedStream
+class ObjectStream(io.BufferedReader):
+    """Stream of an uncompressed object, read by ranges; attributes as of `DecompressedStream`."""
+
+    notes: tuple[str, ...] = ()
+    is_compressed = False
+    max_size = float("inf")
+
+    def __init__(self, reader: places.ObjectReader) -> None:
+        super().__init__(reader, buffer_size=places.HEAD_BYTES)
+        self.size = reader.size
+
+    def available(self, stop: int) -> int:
+        """Return the smaller of ``stop`` and the number of bytes."""
+        return min(stop, self.size)
+
+
+Stream = MemoryStream | FileStream | ObjectStream | DecompressedStream
 
 
 @contextmanager
@@ -100,6 +118,8 @@ def as_frame_errors() -> Iterator[None]:
             raise FrameError(_undecodable(error)) from error
         if error.errno in MACHINE_ERRNOS:
             raise
+        if is_object(error.filename):
+            raise SourceUnreachable(f"the object cannot be read: {error.strerror}", error.errno) from error
         message = MESSAGES.get(error.errno, f"the file cannot be read: {os.strerror(error.errno)}")
         raise SourceUnreachable(message, error.errno) from error
     except Exception as error:
@@ -113,7 +133,7 @@ def _undecodable(error: Exception) -> str:
 
 
 def load_file(path: str | os.PathLike[str]) -> FileBytes:
-    """Read a file once, as it is on disk; see `memory_stream` for its decompressed content.
+    """Read a file or an object once, as it is stored; see `memory_stream` for its decompressed content.
 
     Raises
     ------
@@ -124,6 +144,10 @@ def load_file(path: str | os.PathLike[str]) -> FileBytes:
     OSError
         The machine failed, not the file.
     """
+    if is_object(path):
+        with as_frame_errors():
+            raw, (size, stamp) = places.read_object(path)
+            return FileBytes(raw, size, stamp)
     with as_frame_errors(), _open_regular(path) as (file, status):
         raw = file.read()
         if len(raw) != status.st_size:
@@ -158,17 +182,29 @@ def decompress(raw: bytes) -> bytes:
 
 
 @contextmanager
-def open_stream(path: str | os.PathLike[str]) -> Iterator[FileStream | DecompressedStream]:
-    """Open a file as a stream to be read forwards, decompressed only as far as it is read.
+def open_stream(
+    path: str | os.PathLike[str],
+) -> Iterator[FileStream | ObjectStream | DecompressedStream]:
+    """Open a file or an object as a stream to be read forwards, decompressed only as far as it is read.
 
     Raises
     ------
     FrameError, SourceUnreachable
         As `load_file` and `memory_stream`, also while the stream is read within the context.
     """
-    with as_frame_errors(), _open_regular(path) as (file, status):
+    with as_frame_errors(), _opened(path) as (file, size):
         kind = detect_compression(file.peek(8)[:8])
-        yield DecompressedStream(file, status.st_size, kind, keep=False) if kind else file
+        yield DecompressedStream(file, size, kind, keep=False) if kind else file
+
+
+@contextmanager
+def _opened(path: str | os.PathLike[str]) -> Iterator[tuple[FileStream | ObjectStream, int]]:
+    if is_object(path):
+        reader = places.ObjectReader(path)
+        yield ObjectStream(reader), reader.size
+        return
+    with _open_regular(path) as (file, status):
+        yield file, status.st_size
 
 
 def non_fits_reason(first: bytes) -> str:

@@ -14,6 +14,7 @@ from aqdask.execution import planning
 from aqdask.execution.executors import Executor
 from aqdask.execution.pipeline import blame, collect
 from aqdask.execution.reporter import Reporter
+from aqdask.io.places import absolute
 from aqdask.products.dq import ExportJob, MaskResult, MaskTask, MaskWriter, write_dq
 from aqdask.products.table import frame_table, write_ecsv, write_parquet
 from aqdask.store import layout
@@ -128,7 +129,7 @@ def compute_masks(
     tasks = [MaskTask(e.row, _maps_checksum(e, quality), e.invalid_pixels) for e in entries]
     stage = "export" if writers else "mask"
     reporter.start(stage, len(tasks))
-    places = (str(Path(place).absolute()) for place in (archive, folder))
+    places = (absolute(place) for place in (archive, folder))
     job = ExportJob(next(places), quality, alpha, next(places), writers or {})
 
     def failed(task: MaskTask, error: Exception) -> MaskResult:

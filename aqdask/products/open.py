@@ -12,7 +12,7 @@ import xarray as xr
 import zarr
 
 from aqdask.errors import ArchiveError, UsageError, place_failed
-from aqdask.paths import check_local
+from aqdask.paths import check_local, check_place
 from aqdask.specs import PatchGrid
 from aqdask.stats.masking import bad_pixels, check_alpha
 from aqdask.store import layout, quality_store
@@ -44,11 +44,11 @@ def open_frames(archive: str | os.PathLike[str]) -> xr.Dataset:
     UsageError, ArchiveError
         If there is no archive, or one that cannot be read.
     """
-    check_local(archive)
+    check_place(archive)
     root = layout.open_root(archive)
     if problems := FrameStore.at(root).problems(thorough=False):
         raise layout.damaged(archive, problems)
-    frames = xr.open_zarr(str(archive), group="frames", consolidated=False, chunks=None)
+    frames = xr.open_zarr(root.store, group="frames", consolidated=False, chunks=None)
     planes = [name for name in ("image", "invalid") if name in frames]
     frames = frames.assign({name: frames[name].chunk(FRAME_CHUNKS) for name in planes})
     frames = frames.set_coords([name for name in COORDINATES if name in frames])
@@ -75,7 +75,7 @@ def quality_name(archive: str | os.PathLike[str], model: str | None = None) -> s
     UsageError
         For no group, or several ones.
     """
-    check_local(archive)
+    check_place(archive)
     names = quality_store.names(layout.open_root(archive))
     exact = [n for n in names if model in (n, n.rpartition("-")[0])]
     found = exact or [
@@ -114,9 +114,10 @@ def open_quality(archive: str | os.PathLike[str], model: str | None = None) -> x
         (NaN without WCS); and ``invalid`` (frame, y, x) where some pixels of the archive are not data.
     """
     name = quality_name(archive, model)
-    if lost := QualityStore.open(archive, name).lost():
+    store = QualityStore.open(archive, name)
+    if lost := store.lost():
         raise layout.damaged(archive, lost)
-    quality = xr.open_zarr(str(archive), group=f"quality/{name}", consolidated=False, chunks={})
+    quality = xr.open_zarr(store.group.store, group=f"quality/{name}", consolidated=False, chunks={})
     quality = quality.drop_vars("bundle").set_coords(["y0", "y1", "x0", "x1", "ra", "dec"])
     quality = quality[sorted(map(str, quality.data_vars))]
     frames = open_frames(archive).drop_vars(["header", "primary_header"])

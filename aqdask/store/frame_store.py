@@ -73,12 +73,12 @@ class FrameStore:
     spec: ArchiveSpec
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str], *, writable: bool = False) -> FrameStore:
-        """Open the frames of the archive at ``path`` (errors as `aqdask.store.layout.open_root`).
+    def open(cls, path: str | os.PathLike[str], *, writable: bool = False, fsync: bool = True) -> FrameStore:
+        """Open the frames of the archive at ``path`` (options and errors of `aqdask.store.layout.open_root`).
 
         An array without metadata raises `ArchiveError` when it is used, and is listed by `problems`.
         """
-        return cls.at(layout.open_root(path, writable=writable))
+        return cls.at(layout.open_root(path, writable=writable, fsync=fsync))
 
     @classmethod
     def at(cls, root: zarr.Group) -> FrameStore:

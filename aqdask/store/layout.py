@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import errno
-import fcntl
 import json
 import os
 import warnings
@@ -19,6 +17,7 @@ from typing import Any, cast
 
 import numpy as np
 import zarr
+from zarr.abc.store import Store
 from zarr.codecs import BloscCodec, Crc32cCodec
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.group import AsyncGroup, GroupMetadata
@@ -26,8 +25,11 @@ from zarr.core.sync import sync
 from zarr.storage import LocalStore, MemoryStore, StorePath
 
 from aqdask.errors import ArchiveError, UsageError, place_failed, place_unreadable
+from aqdask.io.places import PARTIAL
+from aqdask.paths import is_object
 from aqdask.specs import ArchiveSpec, ReadSpec
 from aqdask.store.codecs import CODECS
+from aqdask.store.stores import open_store
 
 FORMAT = "aqdask"
 LAYOUT_VERSION = 3
@@ -70,7 +72,6 @@ REWORDED = {
     ),
 }
 METADATA = "zarr.json"
-PARTIAL = ".partial"  # end of the name of a file that zarr has not renamed yet
 REQUIRED = {"group": set(), "array": {"shape", "data_type", "chunk_grid", "chunk_key_encoding", "codecs"}}
 UNREADABLE = (
     ValueError,
@@ -104,8 +105,10 @@ def create(path: str | os.PathLike[str], spec: ArchiveSpec, *, created_by: str) 
         If ``path`` holds something else, or cannot be written.
     """
     compressors(spec.codec, spec.dtype)
-    place = Path(path)
-    if place.exists() and (not place.is_dir() or any(p.suffix != PARTIAL for p in place.iterdir())):
+    with storing(path):
+        store = open_store(path, writable=True)
+        is_used = _holds_something(path, store)
+    if is_used:
         raise ArchiveError(
             f"{path} exists and is not an aqdask archive",
             expected="a new path, or an archive made by `aqdask ingest`",
@@ -120,11 +123,23 @@ def create(path: str | os.PathLike[str], spec: ArchiveSpec, *, created_by: str) 
         "Conventions": CONVENTIONS,
     }
     try:
-        root = zarr.create_group(str(path), attributes=attributes)
+        root = zarr.create_group(store, attributes=attributes)
         complete(root)
     except OSError as error:
         raise place_failed(path, error) from error
     return root
+
+
+def _holds_something(path: str | os.PathLike[str], store: Store) -> bool:
+    """Return True for a path that cannot become an archive."""
+    if is_object(path):
+
+        async def first() -> bool:
+            return [name async for name in store.list_dir("")] != []
+
+        return sync(first())
+    place = Path(path)
+    return place.exists() and (not place.is_dir() or any(p.suffix != PARTIAL for p in place.iterdir()))
 
 
 @contextlib.contextmanager
@@ -153,8 +168,10 @@ def complete(root: zarr.Group) -> None:
             root.require_group(name)
 
 
-def open_root(path: str | os.PathLike[str], *, writable: bool = False) -> zarr.Group:
+def open_root(path: str | os.PathLike[str], *, writable: bool = False, fsync: bool = True) -> zarr.Group:
     """Open an archive's root group, without consolidated metadata, which may be older than the arrays.
+
+    Without ``fsync``, what is written is left to the operating system to bring to disk.
 
     Raises
     ------
@@ -164,16 +181,15 @@ def open_root(path: str | os.PathLike[str], *, writable: bool = False) -> zarr.G
         If ``path`` is no aqdask archive, or has a newer layout.
     """
     place = str(path)
-    if "://" not in place and not Path(place).exists():
-        raise UsageError(
-            f"no archive at {place}",
-            expected="a folder made by `aqdask ingest`",
-            consequence="There is nothing to work on",
-            remedy="check the path, or ingest frames first",
-        )
+    if not is_object(path) and not Path(place).exists():
+        raise _absent(place)
     try:
-        root = zarr.open_group(place, mode="r+" if writable else "r", use_consolidated=False, zarr_format=3)
+        store = open_store(path, writable=writable, fsync=fsync)
+        mode: Any = "r+" if writable else "r"
+        root = zarr.open_group(store, mode=mode, use_consolidated=False, zarr_format=3)
     except (FileNotFoundError, NotADirectoryError, ValueError, KeyError) as error:
+        if is_object(path) and not _holds_something(path, store):
+            raise _absent(place) from error
         raise _foreign(place, "it holds no zarr v3 group") from error
     found = root.attrs.get("format")
     if found != FORMAT:
@@ -318,7 +334,7 @@ def read_spec(root: zarr.Group) -> ArchiveSpec:
     return ArchiveSpec(**stored, read=ReadSpec(**read, keywords=keywords))
 
 
-def consolidate(path: str | os.PathLike[str], root: zarr.Group) -> None:
+def consolidate(root: zarr.Group) -> None:
     """Write consolidated metadata of every group that is opened on its own, and finally of the root.
 
     Nothing is written where they are up to date, nor where an array or a group has lost its metadata, which
@@ -327,14 +343,15 @@ def consolidate(path: str | os.PathLike[str], root: zarr.Group) -> None:
     if not _is_whole(root.store_path, root):
         return
     groups = ["frames", *(f"quality/{name}" for name in sorted(root["quality"].group_keys()))]  # type: ignore[union-attr]
-    if _is_consolidated(root):
-        return
     with warnings.catch_warnings():
         # zarr announces on every call that consolidated metadata is xarray's custom and not in the v3 text
         warnings.filterwarnings("ignore", message="Consolidated metadata", category=UserWarning)
+        warnings.filterwarnings("ignore", message="Object at lock.json", category=UserWarning)
+        if _is_consolidated(root):
+            return
         for group in groups:
-            zarr.consolidate_metadata(str(path), path=group, zarr_format=3)
-        zarr.consolidate_metadata(str(path), zarr_format=3)
+            zarr.consolidate_metadata(root.store, path=group, zarr_format=3)
+        zarr.consolidate_metadata(root.store, zarr_format=3)
 
 
 def _is_whole(place: StorePath, root: zarr.Group) -> bool:
@@ -375,6 +392,26 @@ def delete_shard(array: zarr.Array, index: tuple[int, ...]) -> None:
 def has_shard(array: zarr.Array, index: tuple[int, ...]) -> bool:
     """Return True if a shard is stored."""
     return sync((array.store_path / array.metadata.encode_chunk_key(index)).exists())
+
+
+def write_new(place: StorePath, data: bytes) -> None:
+    """Write an object that nobody has written yet.
+
+    Raises
+    ------
+    ArchiveError
+        If there is one with other contents: another client writes to the archive as well.
+    """
+    prototype = default_buffer_prototype()
+    sync(place.set_if_not_exists(prototype.buffer.from_bytes(data)))
+    found = sync(place.get(prototype=prototype))
+    if found is None or found.to_bytes() != data:
+        raise ArchiveError(
+            f"{place} was written by another process",
+            expected="one writing client an archive",
+            consequence="This run stops; its unwritten records are lost, and their frames are done again",
+            remedy="stop the other run, then run `aqdask verify` and the same command again",
+        )
 
 
 def write_shards(index: tuple[int, ...], shards: Iterable[tuple[zarr.Array, np.ndarray | None]]) -> None:
@@ -425,7 +462,7 @@ def sweep_partials(path: str | os.PathLike[str], *, shards: bool) -> None:
     Those of ``shards`` are removed on request only: `write_shards` does it when the shard is written again,
     and there are as many folders of shards as frames.
     """
-    if "://" not in str(path):
+    if not is_object(path):
         _remove(_partials(str(path), shards))
 
 
@@ -445,36 +482,6 @@ def _remove(paths: Iterable[str | Path]) -> None:
         Path(path).unlink(missing_ok=True)
 
 
-@contextlib.contextmanager
-def sole_writer(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Lock an archive for one writing client; the lock on its folder ends with the process.
-
-    Raises
-    ------
-    ArchiveError
-        If another process holds the lock.
-    """
-    if "://" in str(path):
-        yield
-        return
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-                raise ArchiveError(
-                    f"another aqdask process is writing to {path}",
-                    expected="one writing client an archive",
-                    consequence="Nothing was changed, since two ledgers would contradict each other",
-                    remedy="wait for it to finish, or stop it, and run the same command again",
-                ) from error
-            # a file system without locks: go on without
-        yield
-    finally:
-        os.close(descriptor)
-
-
 def damaged(path: object, problems: Mapping[str, str]) -> ArchiveError:
     """Make the error for an archive that has lost an essential part."""
     place = str(path).removeprefix("file://")
@@ -484,6 +491,15 @@ def damaged(path: object, problems: Mapping[str, str]) -> ArchiveError:
         expected="every array and record that the archive was made with",
         consequence="Nothing was changed, since missing parts could be mistaken for parts that never existed",
         remedy="`aqdask verify ARCHIVE` lists everything, and `aqdask verify ARCHIVE --repair` restores it",
+    )
+
+
+def _absent(place: str) -> UsageError:
+    return UsageError(
+        f"no archive at {place}",
+        expected="a folder or an address that `aqdask ingest` made",
+        consequence="There is nothing to work on",
+        remedy="check it, or ingest frames first",
     )
 
 

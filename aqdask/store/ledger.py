@@ -256,8 +256,7 @@ class Ledger:
         data = lines.encode("utf-8", "surrogateescape")
         packed = bytes(_ZSTD.encode(data))
         chunk = packed + google_crc32c.value(packed).to_bytes(4, "little")
-        buffer = default_buffer_prototype().buffer.from_bytes(chunk)
-        sync((self._group.store_path / f"{number:06d}/c/0").set(buffer))
+        layout.write_new(self._group.store_path / f"{number:06d}/c/0", chunk)
         self._write_metadata(number, len(data))
         self._numbers.append(number)
 

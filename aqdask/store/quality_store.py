@@ -98,12 +98,14 @@ class QualityStore:
     group: zarr.Group
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str], name: str, *, writable: bool = False) -> QualityStore:
+    def open(
+        cls, path: str | os.PathLike[str], name: str, *, writable: bool = False, fsync: bool = True
+    ) -> QualityStore:
         """Open group ``name`` of the archive at ``path``; `UsageError` if there is none.
 
         An array without metadata raises `ArchiveError` when it is used, and is listed by `problems`.
         """
-        root = layout.open_root(path, writable=writable)
+        root = layout.open_root(path, writable=writable, fsync=fsync)
         if name not in names(root):
             raise UsageError(
                 f"no quality group {name!r} in {path}",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -12,10 +13,11 @@ from night import tiny_bundle
 import aqdask as aq
 from aqdask.cli import aqdask
 from aqdask.errors import ModelError, UsageError
-from aqdask.paths import check_local, read_list, read_regular, write_text
+from aqdask.paths import check_local, check_place, read_list, read_regular, write_text
 from aqdask.products.open import write_mask
 
-URL = "s3://bucket/night"
+URL = "gs://bucket/night"
+OBJECT = "s3://bucket/night"
 ELSEWHERE = """\
 ingest URL a.zarr
 ingest @URL a.zarr
@@ -51,7 +53,12 @@ simulate URL
 demo URL""".splitlines()
 
 
-@pytest.mark.parametrize("line", ELSEWHERE)
+# What is written beside an archive stays on file systems, and so do models.
+OUTPUT = "--(out|products|pictures|model|frames) @?|slurm:|export ARCHIVE |simulate |demo |ingest @"
+OUTPUTS = [line.replace("URL", OBJECT) for line in ELSEWHERE if re.search(f"({OUTPUT})URL", line)]
+
+
+@pytest.mark.parametrize("line", [*ELSEWHERE, *OUTPUTS])
 def test_a_url_is_refused_by_every_command_before_anything_is_made(
     line, night, archive, model, tmp_path, monkeypatch
 ):
@@ -64,7 +71,7 @@ def test_a_url_is_refused_by_every_command_before_anything_is_made(
     result = CliRunner().invoke(aqdask, [*line.split(), *cluster])
     assert result.exit_code == 2, result.output
     (paragraph,) = result.stderr.splitlines()
-    assert URL in paragraph
+    assert URL in paragraph or OBJECT in paragraph
     assert "Expected: " in paragraph
     assert os.listdir() == []
 
@@ -98,7 +105,7 @@ FUNCTIONS = {
 def test_a_url_is_refused_by_every_function(call, archive, model, tmp_path, monkeypatch):
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    with pytest.raises(UsageError, match=r"s3:/+bucket/night is not on this machine.*Expected: a path"):
+    with pytest.raises(UsageError, match=r"gs:/+bucket/night is not on this machine.*Expected: a path"):
         call(archive, model)
     assert os.listdir() == []
 
@@ -125,6 +132,23 @@ def test_urls(place):
 )
 def test_what_is_no_url(place):
     check_local(place)
+
+
+@pytest.mark.parametrize("place", ["s3://b", "s3://b/x", "s3://b/night 1/*.fits", "a.fits", "./s3://b", None])
+def test_places_of_sources_and_archives(place):
+    check_place(place)
+
+
+@pytest.mark.parametrize("place", ["s3://", "s3:///x", "s3://b//x", "s3://b/a\0", "s3://b/a\x1b[2J"])
+def test_addresses_that_no_object_has(place):
+    with pytest.raises(UsageError, match="is no address of an object"):
+        check_place(place)
+
+
+@pytest.mark.parametrize("place", [Path("s3://b/x"), "s3a://b/x", "gs://b/x", "@s3://b/x"])
+def test_other_urls_are_no_places(place):
+    with pytest.raises(UsageError, match=r"not on this machine.*s3://BUCKET/KEY, as text"):
+        check_place(place)
 
 
 def test_a_nul_is_refused():
@@ -215,7 +239,7 @@ def test_lines_of_a_list(content, lines, tmp_path):
         ("a.fits\nb.fits\n".encode("utf-16-be"), "is UTF-16 text"),
         ("a.fits\nb.fits\n".encode("utf-32"), "is UTF-32 text"),
         (b"a.fits\nb\0.fits\n", "holds a NUL character in line 2"),
-        (b"a.fits\n\ns3://b/a.fits\n", "names s3://b/a.fits in line 3"),
+        (b"a.fits\n\ngs://b/a.fits\n", "names gs://b/a.fits in line 3"),
     ],
 )
 @pytest.mark.parametrize("command", ["ingest @LIST a.zarr", "train ARCHIVE --out m --frames @LIST"])

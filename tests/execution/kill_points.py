@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 import zarr
 from night import ledger_of, sky, touch_later, write_frame, write_night
-from zarr.storage import LocalStore
 
 import aqdask as aq
 from aqdask.execution.open_archive import writing
@@ -19,6 +18,7 @@ from aqdask.store import layout, quality_store
 from aqdask.store import ledger as ledger_module
 from aqdask.store.frame_store import FrameStore
 from aqdask.store.ledger import DONE, Entry
+from aqdask.store.stores import LocalStore
 
 OPTIONS = {"chunk": 64, "frames_per_shard": 2}
 CHANGES = ("set", "set_if_not_exists", "delete", "delete_dir")

@@ -56,7 +56,7 @@ def as_of_layout_2(archive, monkeypatch):
         patched.setattr(ledger, "REGISTERED", tuple(n for n in ledger.REGISTERED if n != "frame_type"))
         ledger.open_ledger(root).compact()
     root.attrs["layout_version"] = 2
-    layout.consolidate(archive, root)
+    layout.consolidate(root)
     assert {e.frame_type for e in ledger.Ledger(layout.group(root, "ledger"), 2).rows()} == {None}
 
 

@@ -10,6 +10,7 @@ import subprocess
 import time
 from pathlib import Path
 
+import dask
 import numpy as np
 import pytest
 from astropy.io import fits
@@ -33,9 +34,11 @@ from night import (
 import aqdask as aq
 from aqdask.errors import ArchiveError, UsageError
 from aqdask.execution.executors import SerialExecutor
+from aqdask.execution.reporter import Silent
 from aqdask.specs import ArchiveSpec
 from aqdask.store import layout
 from aqdask.store.frame_store import FrameStore
+from aqdask.store.lease import sole_writer
 from aqdask.store.ledger import DONE, PENDING, Ledger
 from aqdask.store.quality_store import QualityStore
 
@@ -410,8 +413,38 @@ def test_frames_keep_their_own_type_and_shapes_that_are_no_multiple_lose_no_pixe
 # --- places that cannot be written ---------------------------------------------------------------------
 
 
+def test_a_run_whose_lock_was_taken_over_stops_and_is_resumed(night, undisturbed, tmp_path):
+    archive = tmp_path / "a.zarr"
+
+    class StandsStill(Silent):
+        """After the first frames another machine takes the lock over."""
+
+        def advance(self, done, quarantined=0):
+            if (archive / "frames/image/c").exists() and not self.taken:
+                self.taken = True
+                (archive / "lock.json").write_text('{"pid": 7, "host": "node7", "token": "another"}')
+                time.sleep(0.5)
+
+        taken = False
+
+    reporter = StandsStill()
+    with (
+        dask.config.set({"aqdask.lock-timeout": "0.6 s"}),
+        pytest.raises(ArchiveError, match=r"taken over by process 7 of .* on node7"),
+    ):
+        aq.ingest(night, archive, cluster="serial", reporter=reporter, **OPTIONS)
+    assert reporter.taken
+    known = [entry.state for entry in ledger_of(archive).rows()]
+    assert 0 < known.count(DONE) < len(known)
+    assert "another" in (archive / "lock.json").read_text()  # it is not ours to remove
+    with dask.config.set({"aqdask.lock-timeout": "0.6 s"}):
+        aq.ingest(night, archive, cluster="serial")
+    same_bytes({n: b for n, b in files(archive).items() if n.startswith("frames")},
+               {n: b for n, b in files(undisturbed).items() if n.startswith("frames")})  # fmt: skip
+
+
 def test_two_writers_at_once_are_refused(night, scored, bundle):
-    with layout.sole_writer(scored):
+    with sole_writer(scored):
         with pytest.raises(ArchiveError, match="another aqdask process is writing"):
             ingest(night, scored)
         with pytest.raises(ArchiveError, match="another aqdask process is writing"):
