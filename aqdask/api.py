@@ -471,7 +471,8 @@ def verify(
     Parameters
     ----------
     sample : float
-        Fraction of the frames whose bytes are read again, in (0, 1], drawn with ``seed``.
+        Frames whose bytes are read again, drawn with ``seed``: a fraction up to 1, or above 1 a number of frames.
+        The same fraction of the stored header values is read, in chunks of 4,096 frames, one at least.
     repair : bool
         Make what is damaged again, pixels from their sources and maps with the model kept in the archive.
     forget : bool
@@ -483,10 +484,10 @@ def verify(
         As `ingest`.
     """
     check_local(archive)
-    if not 0 < sample <= 1:
+    if not (0 < sample <= 1 or (sample > 1 and float(sample).is_integer())):
         raise UsageError(
             f"sample = {sample}",
-            expected="a fraction above 0 and at most 1",
+            expected="a fraction above 0 and at most 1, or a whole number of frames above 1",
             consequence="Nothing was read",
             remedy="leave it out to read every frame",
         )

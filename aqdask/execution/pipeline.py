@@ -6,13 +6,15 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
+
+import numpy as np
 
 from aqdask.errors import AqdaskError, ClusterError, FrameTimeout, ModelError
 from aqdask.execution import config, coverage, planning, quality_groups
 from aqdask.execution.executors import Executor, WorkQueue
 from aqdask.execution.open_archive import OpenArchive
-from aqdask.execution.planning import Batch, FrameTask
+from aqdask.execution.planning import Batch, FrameTask, Plan
 from aqdask.execution.quality_groups import group_name
 from aqdask.execution.recorder import Recorder
 from aqdask.execution.reporter import Reporter
@@ -21,7 +23,8 @@ from aqdask.io import reader
 from aqdask.methods.bundle import Bundle
 from aqdask.specs import MIN_VALID
 from aqdask.store import layout, quality_store
-from aqdask.store.ledger import DONE, PENDING, QUARANTINED, Ledger, Record
+from aqdask.store.entry_table import CODE
+from aqdask.store.ledger import DONE, PENDING, QUARANTINED, Entry, Ledger, Record
 from aqdask.store.quality_store import QualitySpec, QualityStore
 from aqdask.text import printable
 
@@ -82,24 +85,21 @@ def process(
     rows = archive.ledger.rows()
     name = group_name(bundle) if bundle else ""
     if retry:
-        redo |= {
-            entry.row for entry in rows if entry.state == DONE and entry.standing(name)[0] == QUARANTINED
-        }
-    quality, is_mended = None, False
+        failed = (rows.column("state") == CODE[DONE]) & (rows.standing(name) == CODE[QUARANTINED])
+        redo |= set(np.flatnonzero(failed).tolist())
+    quality = None
     if bundle:
-        about = planning.with_score(rows, name, ingest=ingest, redo=redo, all_types=all_types)
-        found = coverage.uncalibrated_rows(bundle, archive.frames, about)
+        how: dict[str, Any] = {"ingest": ingest, "redo": redo, "all_types": all_types}
+        plan = planning.plan_score(rows, name, archive.spec.frames_per_shard, **how)
+        found = coverage.uncalibrated_rows(bundle, archive.frames, np.flatnonzero(plan.score))
         coverage.warn(bundle, found, reporter, strict=strict)
         quality, is_mended = open_quality_group(archive, bundle)
         _record_uncalibrated(archive, bundle, quality, (DONE, PENDING) if ingest else (DONE,), all_types)
-        todo = list(planning.score_batches(
-            rows, name, quality.frames_per_shard, ingest=ingest, redo=redo, check=is_mended,
-            all_types=all_types,
-        ))  # fmt: skip
+        plan = replace(plan, per_shard=quality.frames_per_shard, check=is_mended)
         executor.provide(bundle.contents, bundle.digest)
     else:
-        todo = list(planning.ingest_batches(rows))
-    worked = _work(archive, executor, reporter, todo, quality, name, bundle.digest if bundle else "")
+        plan = planning.plan_ingest(rows)
+    worked = _work(archive, executor, reporter, plan, quality, name, bundle.digest if bundle else "")
     if bundle and quality:
         _record_uncalibrated(archive, bundle, quality, (DONE,), all_types)
     for other in quality_store.names(archive.root):
@@ -112,30 +112,29 @@ def _work(
     archive: OpenArchive,
     executor: Executor,
     reporter: Reporter,
-    todo: list[Batch],
+    plan: Plan,
     quality: QualityStore | None,
     name: str,
     model: str,
 ) -> int:
     """Run batches and store their records; return the number of finished frames."""
-    tasks = [task for batch in todo for task in batch.frames if not task.is_kept]
-    if tasks:
-        rows, variables = len(archive.ledger.rows()), len(quality.variables) if quality else 0
+    # others are done only where their maps turn out to be damaged
+    counted, ledger = plan.work, archive.ledger
+    if counted.any():
+        rows, variables = len(plan.rows), len(quality.variables) if quality else 0
         per_shard = quality.frames_per_shard if quality else 1
         number = planning.objects(rows, per_shard, pixels=archive.spec.pixels, variables=variables)
         reporter.say(f"{archive.path}: {rows} frames, about {number} stored objects")
-    is_ingest = any(task.ingest for task in tasks)
+    is_ingest = bool((counted & plan.ingest).any())
     stage = "ingest" if not name else "run" if is_ingest else "score"
-    reporter.start(stage, len(tasks))
+    reporter.start(stage, int(np.count_nonzero(counted)))
     job = FrameJob(archive.path, archive.spec.read, name, model)
-    # others are done only where their maps turn out to be damaged
-    counted = {task.frame_id for task in tasks}
-    records = Recorder(archive, quality)
-    for answers in run_batches(executor, job, todo, stage=stage):
-        finished = records.keep(answers)
-        known = finished.keys() & counted
-        reporter.advance(len(known), sum(finished[name] == QUARANTINED for name in known))
-    missed = records.conclude()
+    with Recorder.of(archive, quality) as records:
+        for answers in run_batches(executor, job, plan, stage=stage):
+            finished = records.keep(answers)
+            known = [state for frame_id, state in finished.items() if counted[ledger.row_of(frame_id)]]
+            reporter.advance(len(known), known.count(QUARANTINED))
+        missed = records.conclude()
     reporter.advance(len(missed), 0)
     reporter.finish()
     records.tell(reporter)
@@ -146,20 +145,22 @@ def _record_uncalibrated(
     archive: OpenArchive, bundle: Bundle, quality: QualityStore, states: tuple[str, ...], all_types: bool
 ) -> None:
     """Record the uncalibrated cameras and filters of all frames in one of some states that are scored."""
-    name = group_name(bundle)
-    entries = (entry for entry in archive.ledger.rows() if entry.state in states)
-    rows = [entry.row for entry in entries if all_types or not entry.is_skipped(name)]
-    coverage.record(quality.group, coverage.uncalibrated_rows(bundle, archive.frames, rows))
+    entries = archive.ledger.rows()
+    wanted = np.isin(entries.column("state"), [CODE[state] for state in states])
+    if not all_types:
+        wanted &= ~entries.are_skipped(group_name(bundle))
+    found = coverage.uncalibrated_rows(bundle, archive.frames, entries.column("row")[wanted])
+    coverage.record(quality.group, found)
 
 
 def clear_stale(archive: OpenArchive, executor: Executor, name: str) -> None:
     """Fill the maps of frames that were scored once and have been given up since with no data."""
     quality = QualityStore.open(archive.path, name, writable=True)
-    batches = list(planning.clear_batches(archive.ledger.rows(), name, quality.frames_per_shard))
+    plan = planning.plan_clear(archive.ledger.rows(), name, quality.frames_per_shard)
     job = FrameJob(archive.path, archive.spec.read, name)
-    recorder = Recorder(archive, quality)
-    for records in run_batches(executor, job, batches, stage="clear"):
-        recorder.keep(records)
+    with Recorder.of(archive, quality) as recorder:
+        for records in run_batches(executor, job, plan, stage="clear"):
+            recorder.keep(records)
 
 
 def run_batches(
@@ -328,17 +329,20 @@ def check_patch(bundle: Bundle, shape: tuple[int, int]) -> None:
 def summarise(path: str, ledger: Ledger, quality: str = "", *, worked: int = 0) -> Summary:
     """Summarise the state of an archive: of the pixels, and of one quality group where one is named."""
     summary = Summary(path, worked=worked, not_lights=ledger.not_lights(quality))
-    for entry in ledger.entries.values():
-        state, reason = entry.standing(quality)
-        summary.done += state == DONE
-        summary.pending += state == PENDING
-        if state == PENDING and reason:
-            summary.waiting.append((entry.frame_id, reason))
-        if state == QUARANTINED:
-            summary.quarantined += 1
-            summary.problems.append((entry.frame_id, reason))
-        if entry.problem:
-            summary.kept.append((entry.frame_id, entry.problem))
-    for listed in (summary.problems, summary.waiting, summary.kept):
-        listed.sort()
+    rows = ledger.table.all()
+    states = rows.standing(quality)
+    counted = np.bincount(states, minlength=len(CODE)).tolist()
+    summary.done, summary.pending = counted[CODE[DONE]], counted[CODE[PENDING]]
+    summary.quarantined = counted[CODE[QUARANTINED]]
+
+
+    def listed(chosen: np.ndarray, reason: Callable[[Entry], str]) -> list[tuple[str, str]]:
+        return sorted((entry.frame_id, reason(entry)) for entry in rows.take(chosen))
+
+    def standing(entry: Entry) -> str:
+        return entry.standing(quality)[1]
+
+    summary.problems = listed(states == CODE[QUARANTINED], standing)
+    summary.waiting = listed((states == CODE[PENDING]) & (rows.reasons(quality) != ""), standing)
+    summary.kept = listed(rows.words("problem") != "", lambda entry: entry.problem)
     return summary

@@ -17,7 +17,8 @@ from aqdask.specs import PatchGrid
 from aqdask.stats.masking import bad_pixels, check_alpha
 from aqdask.store import layout, quality_store
 from aqdask.store.frame_store import COORDINATES, FrameStore
-from aqdask.store.ledger import PENDING, open_ledger
+from aqdask.store.entry_table import PENDING, STATES, TEXT
+from aqdask.store.ledger import open_ledger
 from aqdask.store.quality_store import QualityStore
 
 MASK_FORMAT = "aqdask-mask"
@@ -52,11 +53,9 @@ def open_frames(archive: str | os.PathLike[str]) -> xr.Dataset:
     planes = [name for name in ("image", "invalid") if name in frames]
     frames = frames.assign({name: frames[name].chunk(FRAME_CHUNKS) for name in planes})
     frames = frames.set_coords([name for name in COORDINATES if name in frames])
-    entries, rows = open_ledger(root).rows(), frames.sizes["frame"]
-    types = _column(
-        [entry.frame_type or "" for entry in entries], "", rows, "frame type, empty where unknown"
-    )
-    return frames.assign_coords(frame_type=types, state=_states([entry.state for entry in entries], rows))
+    known, rows = open_ledger(root).rows(), frames.sizes["frame"]
+    types = _column(known.words("frame_type"), "", rows, "frame type, empty where unknown")
+    return frames.assign_coords(frame_type=types, state=_states(known.column("state"), rows))
 
 
 def quality_name(archive: str | os.PathLike[str], model: str | None = None) -> str:
@@ -120,21 +119,21 @@ def open_quality(archive: str | os.PathLike[str], model: str | None = None) -> x
     quality = quality.drop_vars("bundle").set_coords(["y0", "y1", "x0", "x1", "ra", "dec"])
     quality = quality[sorted(map(str, quality.data_vars))]
     frames = open_frames(archive).drop_vars(["header", "primary_header"])
-    entries = open_ledger(layout.open_root(archive)).rows()
-    states = _states([entry.standing(name)[0] for entry in entries], frames.sizes["frame"])
+    known = open_ledger(layout.open_root(archive)).rows()
+    states = _states(known.standing(name), frames.sizes["frame"])
     quality = quality.assign_coords(dict(frames.coords) | {"state": states})
-    if any(entry.invalid_pixels for entry in entries):
+    if known.column("invalid_pixels").any():
         quality["invalid"] = frames["invalid"]
     return quality
 
 
-def _states(known: list[str], rows: int) -> xr.Variable:
+def _states(known: np.ndarray, rows: int) -> xr.Variable:
     """States of the ledger as a coordinate; rows that the ledger does not list yet are pending."""
-    return _column(known, PENDING, rows, "state in the ledger")
+    return _column(np.array(STATES, TEXT)[known], PENDING, rows, "state in the ledger")
 
 
-def _column(known: list[str], fill: str, rows: int, meaning: str) -> xr.Variable:
-    column = np.array(known + [fill] * (rows - len(known)), dtype=np.dtypes.StringDType())
+def _column(known: np.ndarray, fill: str, rows: int, meaning: str) -> xr.Variable:
+    column = np.concatenate([known, np.full(rows - len(known), fill, TEXT)])
     return xr.Variable("frame", column, {"long_name": meaning})
 
 

@@ -30,7 +30,7 @@ from aqdask.specs import ArchiveSpec, ReadSpec
 from aqdask.store.codecs import CODECS
 
 FORMAT = "aqdask"
-LAYOUT_VERSION = 3
+LAYOUT_VERSION = 4
 CONVENTIONS = "CF-1.11"
 GROUPS = ("frames", "quality", "ledger")
 # Long names that earlier releases wrote, and those of today.

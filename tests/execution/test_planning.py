@@ -12,7 +12,7 @@ from aqdask.execution import planning
 from aqdask.execution.executors import SerialExecutor
 from aqdask.execution.pipeline import run_batches
 from aqdask.execution.planning import Batch, FrameTask
-from aqdask.store.ledger import DONE, PENDING, QUARANTINED, Entry, Score
+from aqdask.store.ledger import DONE, PENDING, QUARANTINED, Entry, Rows, Score
 
 MODEL = "m-00000000"
 SCORES = {
@@ -41,7 +41,7 @@ def rows_of(batches):
 
 @given(archives)
 def test_an_ingest_takes_each_pending_frame_once_in_row_order(rows):
-    batches = list(planning.ingest_batches(rows))
+    batches = list(planning.plan_ingest(Rows.of(rows)))
     assert rows_of(batches) == [e.row for e in rows if e.state == PENDING]
     assert all(1 <= len(batch.frames) <= planning.INGEST_FRAMES for batch in batches)
     assert all(task.ingest and not task.score for batch in batches for task in batch.frames)
@@ -57,14 +57,14 @@ def needs_score(found: Entry, ingest: bool, redo: frozenset[int]) -> bool:
 
 @given(archives, st.integers(1, 20), st.booleans(), st.frozensets(st.integers(0, 59), max_size=5))
 def test_a_score_takes_each_unfinished_frame_once_and_no_finished_one(rows, per_shard, ingest, redo):
-    batches = list(planning.score_batches(rows, MODEL, per_shard, ingest=ingest, redo=redo))
+    batches = list(planning.plan_score(Rows.of(rows), MODEL, per_shard, ingest=ingest, redo=redo))
     todo = [task.row for batch in batches for task in batch.frames if not task.stored]
     assert todo == [e.row for e in rows if needs_score(e, ingest, redo)]
 
 
 @given(archives, st.integers(1, 20), st.booleans())
 def test_a_batch_owns_one_whole_shard_and_no_other_batch_writes_it(rows, per_shard, ingest):
-    batches = list(planning.score_batches(rows, MODEL, per_shard, ingest=ingest))
+    batches = list(planning.plan_score(Rows.of(rows), MODEL, per_shard, ingest=ingest))
     for batch in batches:
         assert batch.start % per_shard == 0
         assert batch.stop == min(batch.start + per_shard, len(rows))
@@ -74,7 +74,7 @@ def test_a_batch_owns_one_whole_shard_and_no_other_batch_writes_it(rows, per_sha
 
 @given(archives, st.integers(1, 20))
 def test_finished_maps_of_a_shard_that_is_rewritten_are_named_with_their_checksum(rows, per_shard):
-    for batch in planning.score_batches(rows, MODEL, per_shard, ingest=True):
+    for batch in planning.plan_score(Rows.of(rows), MODEL, per_shard, ingest=True):
         finished = [
             r
             for r in rows[batch.start : batch.stop]
