@@ -31,7 +31,7 @@ from aqdask.methods.training.settings import TrainSpec
 from aqdask.paths import check_local, check_regular
 from aqdask.products import lazy
 from aqdask.products.compare import Comparison, compare
-from aqdask.products.export import DEFAULT_FORMATS, check_formats, export_all
+from aqdask.products.export import DEFAULT_FORMATS, TABLE_FORMATS, check_formats, export_all
 from aqdask.products.open import mask, open_frames, open_quality, quality_name
 from aqdask.products.table import frames_without_mask
 from aqdask.references.propose import Proposal
@@ -414,8 +414,9 @@ def export(
     *,
     alpha: float = 0.01,
     model: str | None = None,
-    formats: Sequence[str] = DEFAULT_FORMATS,
+    formats: Sequence[str] | None = None,
     dq: bool = True,
+    masks: bool = True,
     cluster: Cluster = None,
     reporter: Reporter | None = None,
 ) -> pa.Table:
@@ -432,9 +433,12 @@ def export(
     model : str, optional
         Name or digest, where the archive holds maps of several models.
     formats : sequence of str
-        Names of `aqdask.products.export.FORMATS`.
+        Names of `aqdask.products.export.FORMATS`; by default all, or ``parquet`` without masks.
     dq : bool
         False leaves ``"dq"`` out of the formats.
+    masks : bool
+        False reads no map: the table has the states and frame-level values, which the archive holds as columns,
+        and an empty ``masked_fraction``.
 
     Returns
     -------
@@ -449,11 +453,13 @@ def export(
     """
     check_alpha(alpha)
     check_local(archive, folder)
-    chosen = [name for name in formats if dq or name != "dq"]
-    check_formats(chosen)
+    wanted = formats or (DEFAULT_FORMATS if masks else TABLE_FORMATS)
+    chosen = [name for name in wanted if dq or name != "dq"]
+    check_formats(chosen, masks=masks)
     quality = quality_name(archive, model)
     with executor_of(cluster) as executor:
-        return export_all(archive, quality, Path(folder), alpha, executor, reporter or Silent(), chosen)
+        listener = reporter or Silent()
+        return export_all(archive, quality, Path(folder), alpha, executor, listener, chosen, masks=masks)
 
 
 def verify(

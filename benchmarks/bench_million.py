@@ -122,7 +122,8 @@ def append(folder: Path, archive: Path, frames: int) -> dict[str, float]:
         numbers = random.random((len(rows), len(whole))).astype("float32").tolist()
         values = {row: {name: int(2 * v) if whole[name] else v for name, v in zip(whole, line, strict=True)}
                   for row, line in zip(rows, numbers, strict=True) if row < frames * 9 // 10}  # fmt: skip
-        quality.write_frame_values(values)
+        if values:
+            quality.write_frame_values(values)
         records += [ingested(r["frame_id"], row) for row, r in zip(rows, list(records), strict=True)]
         records += [
             {"event": "score", "frame_id": r["frame_id"], "quality": made.name, "state": "done",
@@ -213,11 +214,11 @@ PARTS: dict[str, Callable[[Path], Any]] = {
     "plan a score": plan_score,
     "plan an ingest": plan_ingest,
     "export the table": lambda archive: command(
-        "export", str(archive), str(archive.parent / "products"), "--alpha", "0.01", "--format", "parquet",
+        "export", str(archive), str(archive.parent / "products"), "--alpha", "0.01", "--table",
         "--cluster", "serial",
     ),
     "verify --sample 1000": lambda archive: command(
-        "verify", str(archive), "--sample", "0.05", "--cluster", "serial",
+        "verify", str(archive), "--sample", "1000", "--cluster", "serial",
         code=3,  # every frame of the sample counts as damaged: none has pixels
     ),
 }  # fmt: skip

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from astropy.table import Table
 from astropy.time import Time
@@ -121,8 +122,8 @@ def _stored_columns(
 
 def frames_without_mask(table: pa.Table) -> list[tuple[str, str]]:
     """Return id and reason of each frame whose mask failed, from a table of `frame_table`."""
-    pairs = zip(table["frame_id"].to_pylist(), table["reason"].to_pylist(), strict=True)
-    return [(name, reason) for name, reason in pairs if reason.startswith(NO_MASK)]
+    found = table.filter(pc.starts_with(table["reason"], NO_MASK))
+    return list(zip(found["frame_id"].to_pylist(), found["reason"].to_pylist(), strict=True))
 
 
 def _frame_variables(

@@ -47,6 +47,8 @@ __all__ = [
 FLUSH_SECONDS = 1.0  # at most this much recorded work is repeated after a kill of the client
 FLUSH_RECORDS = 2000
 COMPACT_SEGMENTS = 64
+COMPACT_RECORDS = 100_000  # so many, and as many as there are frames, are merged during a run: linear in all
+COMPACT_LATEST = 1000  # segments that are merged during a run, however few records they hold
 
 Record = dict[str, Any]
 REGISTERED = ("path", "hdu", "row", "size", "mtime_ns", "suffix", "card", "frame_type", "state", "reason")
@@ -82,6 +84,7 @@ class Ledger:
         self._group, self._layout_version = group, layout_version
         self._buffer: list[Record] = []
         self._flushed = time.monotonic()
+        self._loose = 0  # records since the last snapshot
         self.before_flush: list[Callable[[], None]] = []
         self.table = EntryTable()
         self.qualities: dict[str, Record] = {}
@@ -96,6 +99,7 @@ class Ledger:
             except ValueError:
                 self.damage.append(f"segment {number:06d} is missing or does not decode")
                 continue
+            self._loose += len(records)
             for record in records:
                 self._apply(record)
         self.damage.sort()
@@ -149,7 +153,10 @@ class Ledger:
             prepare()
         if self._buffer:
             self._write_segment(_lines(self._buffer))
+            self._loose += len(self._buffer)
             self._buffer = []
+        if self._loose > max(COMPACT_RECORDS, len(self.table)) or len(self._numbers) > COMPACT_LATEST:
+            self.compact()
 
     def close(self) -> None:
         """Flush, and merge the segments when there are many."""
@@ -160,9 +167,11 @@ class Ledger:
 
     def compact(self) -> None:
         """Write the whole state as one snapshot, then remove the segments before it."""
-        self.flush()
+        if self._buffer:
+            self.flush()
         before = list(self._numbers)
         self._write_segment(self.table.snapshot(self.qualities))
+        self._loose = 0
         self._superseded = before
         self._remove_superseded()
 
@@ -265,7 +274,10 @@ def open_ledger(root: zarr.Group, *, damaged: bool = False) -> Ledger:
     ArchiveError
         If records are lost, unless ``damaged``: the remaining ones describe an older state.
     """
-    ledger = Ledger(layout.group(root, "ledger"), layout.version_of(root))
+    group = layout.group(root, "ledger")
+    ledger = Ledger(group, layout.version_of(root))
+    if ledger.damage:  # or segments that a running writer has just merged
+        ledger = Ledger(group, layout.version_of(root))
     _complete_types(ledger, root)
     if ledger.damage and not damaged:
         raise layout.damaged(
