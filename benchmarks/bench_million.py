@@ -68,13 +68,13 @@ def make_sources(folder: Path, frames: int) -> None:
         path.touch()
 
 
-def registered(folder: Path, row: int) -> dict[str, Any]:
+def registered(folder: Path, row: int, is_file: bool = True) -> dict[str, Any]:
     """Record of a source as `register` writes it."""
     path = source(folder, row)
-    status = path.stat()
+    mtime_ns = path.stat().st_mtime_ns if is_file else 0
     return {
         "event": "register", "frame_id": str(path.relative_to(folder / "sources")), "path": str(path),
-        "size": status.st_size, "mtime_ns": status.st_mtime_ns, "hdu": 0, "row": row, "suffix": "",
+        "size": 0, "mtime_ns": mtime_ns, "hdu": 0, "row": row, "suffix": "",
         "state": "pending", "reason": "", "card": f"{row:08x}", "frame_type": "light",
     }  # fmt: skip
 
@@ -88,8 +88,10 @@ def ingested(frame_id: str, row: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def append(folder: Path, archive: Path, frames: int) -> dict[str, float]:
-    """Write the ledger and the coordinates; return the seconds of the ledger alone."""
+def append(
+    folder: Path, archive: Path, frames: int, scored: float = 0.9, are_files: bool = True
+) -> dict[str, float]:
+    """Write the ledger and the coordinates, a fraction ``scored``; return the seconds of the ledger alone."""
     from aqdask.methods.shipped import SHIPPED
     from aqdask import api
     from aqdask.execution import quality_groups
@@ -114,14 +116,14 @@ def append(folder: Path, archive: Path, frames: int) -> dict[str, float]:
     clock, random = helpers.Clock(), np.random.default_rng(1)
     for start in range(0, frames, layout.ROWS_PER_CHUNK):
         rows = range(start, min(frames, start + layout.ROWS_PER_CHUNK))
-        records = [registered(folder, row) for row in rows]
+        records = [registered(folder, row, are_files) for row in rows]
         store.write_columns(start, [
             (r["frame_id"], r["path"], 0, 10**15 + row, 60.0, "L", "SIMCAM", CARDS, "")
             for row, r in zip(rows, records, strict=True)
         ])  # fmt: skip
         numbers = random.random((len(rows), len(whole))).astype("float32").tolist()
         values = {row: {name: int(2 * v) if whole[name] else v for name, v in zip(whole, line, strict=True)}
-                  for row, line in zip(rows, numbers, strict=True) if row < frames * 9 // 10}  # fmt: skip
+                  for row, line in zip(rows, numbers, strict=True) if row < frames * scored}  # fmt: skip
         if values:
             quality.write_frame_values(values)
         records += [ingested(r["frame_id"], row) for row, r in zip(rows, list(records), strict=True)]
@@ -136,7 +138,7 @@ def append(folder: Path, archive: Path, frames: int) -> dict[str, float]:
     with clock:
         ledger.flush()
     layout.consolidate(archive, root)
-    return {"ledger seconds": clock.wall, "records": 2 * frames + frames * 9 // 10}
+    return {"ledger seconds": clock.wall, "records": frames * (2 + scored)}
 
 
 def read_segments(archive: Path) -> None:

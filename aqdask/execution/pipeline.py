@@ -12,13 +12,13 @@ import numpy as np
 
 from aqdask.errors import AqdaskError, ClusterError, FrameTimeout, ModelError
 from aqdask.execution import config, coverage, planning, quality_groups
-from aqdask.execution.executors import Executor, WorkQueue
+from aqdask.execution.executors import BatchGroups, Executor, WorkQueue
 from aqdask.execution.open_archive import OpenArchive
 from aqdask.execution.planning import Batch, FrameTask, Plan
 from aqdask.execution.quality_groups import group_name
 from aqdask.execution.recorder import Recorder
 from aqdask.execution.reporter import Reporter
-from aqdask.execution.tasks import FrameJob
+from aqdask.execution.tasks import FrameJob, GroupJob
 from aqdask.io import reader
 from aqdask.methods.bundle import Bundle
 from aqdask.specs import MIN_VALID
@@ -168,7 +168,8 @@ def run_batches(
 ) -> Iterator[list[Record]]:
     """Run batches and yield their records; halve a batch that fails repeatedly, down to one frame.
 
-    Batches of one quality shard never run at the same time: a batch's ``rest`` follows when it is done.
+    Batches of one quality shard never run at the same time: a batch's ``rest`` follows when it is done. One
+    task runs as many batches as last some seconds (`aqdask.execution.executors.BatchGroups`).
     Frames whose source a worker could not reach, although this process can, go to another worker.
 
     Raises
@@ -176,23 +177,31 @@ def run_batches(
     AqdaskError
         For a failure that is not about one frame: of the disk, the archive, the model, the cluster.
     """
-    queue = WorkQueue(batches)
+    groups = BatchGroups(batches, executor)
+    queue = WorkQueue(groups)
     tries: Counter[str] = Counter()
-    for batch, result in executor.run(job, queue, stage=stage):
-        again: tuple[Batch, ...] = ()
+    for group, result in executor.run(GroupJob(job), queue, stage=stage):
         if isinstance(result, (AqdaskError, ImportError)):
             raise result if isinstance(result, AqdaskError) else _cannot_import(result)
+        if isinstance(result, Exception) and len(group) > 1:
+            for batch in group:
+                queue.put((batch,))
+            continue
         if isinstance(result, Exception):
-            log.debug("batch %d failed", batch.number, exc_info=result)
-            blamed, again = _blamed(batch, job, result)
+            log.debug("batch %d failed", group[0].number, exc_info=result)
+            answers = [_blamed(group[0], job, result)]
         else:
-            blamed, elsewhere = _unreachable_there_only(executor, batch, result, tries)
-            again = (batch.only(elsewhere),) if elsewhere else ()
-        if blamed:
-            yield blamed
-        waiting = (*again, *batch.rest)
-        if waiting:
-            queue.put(replace(waiting[0], rest=waiting[1:]))
+            groups.measured(len(group), sum(seconds for seconds, _ in result))
+            answers = [
+                _unreachable_there_only(executor, batch, records, tries)
+                for batch, (_, records) in zip(group, result, strict=True)
+            ]
+        for batch, (records, again) in zip(group, answers, strict=True):
+            if records:
+                yield records
+            waiting = (*again, *batch.rest)
+            if waiting:
+                queue.put((replace(waiting[0], rest=waiting[1:]),))
 
 
 def _blamed(batch: Batch, job: FrameJob, error: Exception) -> tuple[list[Record], tuple[Batch, ...]]:
@@ -228,8 +237,11 @@ def blame(error: Exception) -> str:
 
 def _unreachable_there_only(
     executor: Executor, batch: Batch, records: list[Record], tries: Counter[str]
-) -> tuple[list[Record], list[FrameTask]]:
-    """Separate final records from frames to retry on another worker, as this process reaches their source."""
+) -> tuple[list[Record], tuple[Batch, ...]]:
+    """Separate final records from frames to retry on another worker, as this process reaches their source.
+
+    The latter are returned as a batch, if there are any.
+    """
     named = {record["frame_id"]: record for record in records if record["event"] == "unreachable"}
     again = []
     for task in batch.frames:
@@ -242,7 +254,8 @@ def _unreachable_there_only(
             again.append(task)
             executor.avoid(record["worker"], f"cannot read {printable(task.path)}, which is there")
     ids = {task.frame_id for task in again}
-    return [record for record in records if record["frame_id"] not in ids], again
+    final = [record for record in records if record["frame_id"] not in ids]
+    return final, (batch.only(again),) if again else ()
 
 
 def _cannot_import(error: ImportError) -> ClusterError:

@@ -121,6 +121,15 @@ class Plan:
         """Rows with work to do, bool: those of `tasks` without the ones that are kept."""
         return self.tasks & ~(self.finished & ~self.ingest)
 
+    @cached_property
+    def shards(self) -> np.ndarray:
+        """Numbers of the quality shards with work to do, increasing."""
+        return np.unique(np.flatnonzero(self.tasks if self.check else self.work) // self.per_shard)
+
+    def __len__(self) -> int:
+        """Return the number of batches."""
+        return len(self.shards) if self.quality else math.ceil(np.count_nonzero(self.tasks) / self.per_shard)
+
     def __iter__(self) -> Iterator[Batch]:
         return self._shards() if self.quality else self._parts()
 
@@ -131,8 +140,7 @@ class Plan:
 
     def _shards(self) -> Iterator[Batch]:
         """Yield one batch for each quality shard with work to do."""
-        needed = np.flatnonzero(self.tasks if self.check else self.work)
-        for number, shard in enumerate(np.unique(needed // self.per_shard).tolist()):
+        for number, shard in enumerate(self.shards.tolist()):
             start, stop = shard * self.per_shard, min((shard + 1) * self.per_shard, len(self.rows))
             part = start + np.flatnonzero(self.tasks[start:stop])
             yield Batch(number, start, stop, self._tasks(part), keep=len(part) < stop - start)
