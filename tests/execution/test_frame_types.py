@@ -257,3 +257,13 @@ def test_a_mosaic_is_no_reference(colour):
     assert not found[0].proposed
     assert found[0].reason.startswith("BAYERPAT = 'RGGB': a colour mosaic; split the colour planes into four")
     assert "mosaic" not in found[1].reason
+
+
+def test_a_merged_ledger_of_json_lines_is_read_and_raised(scored, bundle):
+    before = ledger_of(scored).entries
+    to_layout(scored, 3)
+    assert ledger_of(scored).entries == before
+    assert aq.verify(scored, cluster="serial").sound
+    aq.score(scored, bundle, cluster="serial")
+    assert layout.version_of(layout.open_root(scored)) == layout.LAYOUT_VERSION
+    assert ledger_of(scored).entries == before

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from aqdask.errors import ArchiveError
 from aqdask.execution import planning
-from aqdask.execution.executors import SerialExecutor
+from aqdask.execution.executors import TASK_SECONDS, BatchGroups, SerialExecutor
 from aqdask.execution.pipeline import run_batches
 from aqdask.execution.planning import Batch, FrameTask
 from aqdask.store.ledger import DONE, PENDING, QUARANTINED, Entry, Rows, Score
@@ -141,3 +141,41 @@ def test_an_error_about_the_place_ends_the_run_and_blames_no_frame():
     batches = [Batch(0, 0, 2, (FrameTask(0, "a", "", 0), FrameTask(1, "b", "", 0)))]
     with pytest.raises(ArchiveError, match="the disk is full"):
         list(run_batches(SerialExecutor(), full, batches, stage="score"))
+
+
+@dataclass
+class Slots:
+    """Executor of some slots, of which only the number is asked."""
+
+    slots: int
+
+
+def test_short_batches_are_grouped_once_they_are_measured_and_the_end_is_spread():
+    groups = BatchGroups(range(1000), Slots(2))
+    found = iter(groups)
+    first = [next(found) for _ in range(6)]
+    groups.measured(6, 0.6)
+    rest = list(found)
+    assert [len(group) for group in first] == [1] * 6
+    assert len(rest[0]) == TASK_SECONDS / 0.1
+    assert [n for group in (*first, *rest) for n in group] == list(range(1000))
+    assert [len(group) for group in rest[-12:]] == [1] * 12
+
+
+@pytest.mark.parametrize(("slots", "seconds"), [(1, 0.01), (2, 60.0)])
+def test_long_batches_and_those_of_one_process_stay_alone(slots, seconds):
+    groups = BatchGroups(range(50), Slots(slots))
+    found = iter(groups)
+    next(found)
+    groups.measured(1, seconds)
+    assert {len(group) for group in found} == {1}
+
+
+def test_a_group_that_fails_is_run_batch_by_batch(monkeypatch):
+    monkeypatch.setattr(BatchGroups, "_size", lambda groups: 3)
+    tasks = [tuple(FrameTask(n, f"f{n}", "", 0, score=True) for n in (2 * k, 2 * k + 1)) for k in range(4)]
+    batches = [Batch(k, 2 * k, 2 * k + 2, part) for k, part in enumerate(tasks)]
+    found = [r for records in run_batches(SerialExecutor(), Job(frozenset({3})), batches, stage="x") for r in records]
+    states = {record["frame_id"]: record["state"] for record in found}
+    assert len(found) == 8
+    assert {name for name, state in states.items() if state == QUARANTINED} == {"f3"}
