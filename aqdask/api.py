@@ -437,8 +437,8 @@ def export(
     dq : bool
         False leaves ``"dq"`` out of the formats.
     masks : bool
-        False reads no map: the table has the states and frame-level values, which the archive holds as columns,
-        and an empty ``masked_fraction``.
+        False reads no map: the table has the states and frame-level values, which the archive holds as
+        columns, and an empty ``masked_fraction``.
 
     Returns
     -------
@@ -477,8 +477,8 @@ def verify(
     Parameters
     ----------
     sample : float
-        Frames whose bytes are read again, drawn with ``seed``: a fraction up to 1, or above 1 a number of frames.
-        The same fraction of the stored header values is read, in chunks of 4,096 frames, one at least.
+        Frames whose bytes are read again, drawn with ``seed``: a fraction up to 1, or above 1 a number of
+        frames. The same fraction of the stored header values is read, in chunks of 4,096 frames, one at least.
     repair : bool
         Make what is damaged again, pixels from their sources and maps with the model kept in the archive.
     forget : bool

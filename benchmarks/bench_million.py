@@ -1,10 +1,10 @@
-"""A million frames: planning, opening, info, the table, verification and the ledger, each in a process of its own.
+"""A million frames: planning, opening, info, the table, verification, the ledger, each in its own process.
 
-    python benchmarks/bench_million.py [--frames 1000000] [--folder DIR] [--out FILE]
+    python benchmarks/bench_million.py [--frames 1000000] [--folder DIR] [--json FILE]
 
 The archive is synthetic. Its sources are empty files; its ledger and its 1-D arrays are written by the store
-layer as a run would leave them, without one pixel and without one map. Nine frames of ten have a score, the rest
-is to be scored. What depends on pixels (reading, scoring, masks) is not measured here.
+layer as a run would leave them, without one pixel and without one map. Nine frames of ten have a score, the
+rest is to be scored. What depends on pixels (reading, scoring, masks) is not measured here.
 """
 
 from __future__ import annotations
@@ -92,9 +92,9 @@ def append(
     folder: Path, archive: Path, frames: int, scored: float = 0.9, are_files: bool = True
 ) -> dict[str, float]:
     """Write the ledger and the coordinates, a fraction ``scored``; return the seconds of the ledger alone."""
-    from aqdask.methods.shipped import SHIPPED
     from aqdask import api
     from aqdask.execution import quality_groups
+    from aqdask.methods.shipped import SHIPPED
     from aqdask.specs import ArchiveSpec
     from aqdask.store import layout
     from aqdask.store.frame_store import FrameStore
@@ -258,7 +258,9 @@ def main() -> int:
         print(json.dumps(run_part(arguments.part, Path(arguments.folder), arguments.frames)))
         return 0
     environment = helpers.print_header("bench_million: archives without pixels", arguments)
-    place = contextlib.nullcontext(Path(arguments.keep)) if arguments.keep else helpers.scratch(arguments.folder)
+    place = (
+        contextlib.nullcontext(Path(arguments.keep)) if arguments.keep else helpers.scratch(arguments.folder)
+    )
     found = {}
     with place as folder:
         if not (folder / "night.zarr").exists():
@@ -282,8 +284,8 @@ def show(found: dict[str, dict[str, float]], frames: int = 0) -> None:
         good = seconds is None or (about["wall"] <= seconds and (not memory or about["peak"] <= memory))
         goal = "" if seconds is None else f"  {'reached' if good else 'MISSED'} ({seconds} s, {memory} MiB)"
         more = f", ledger {about['ledger seconds']:.2f} s" if "ledger seconds" in about else ""
-        print(f"{name:24} {about['wall']:8.2f} s {about['peak']:7.0f} MiB  "
-              f"(cpu {about['cpu']:.2f} s, whole process {about['whole']:.2f} s{more}){goal}", flush=True)  # fmt: skip
+        times = f"cpu {about['cpu']:.2f} s, whole process {about['whole']:.2f} s{more}"
+        print(f"{name:24} {about['wall']:8.2f} s {about['peak']:7.0f} MiB  ({times}){goal}", flush=True)
 
 
 if __name__ == "__main__":

@@ -2,10 +2,10 @@
 
     python benchmarks/bench_scheduler.py [--workers 1000] [--seconds 5] [--frames 200000] [--json FILE]
 
-`aqdask.score` runs over an archive without pixels (that of bench_million.py, no frame scored). The scheduler is
-real. The workers are one asyncio process that speaks the protocol of distributed: it registers, takes tasks, and
-answers each after so many seconds with the records that a worker would return; nothing is computed. A shorter
-archive than a million frames extrapolates: tasks a second and the slope of the memory are what is measured.
+`aqdask.score` runs over an archive without pixels (that of bench_million.py, no frame scored). The scheduler
+is real. The workers are one asyncio process that speaks the protocol of distributed: it registers, takes
+tasks, and answers each after so many seconds with the records that a worker would return; nothing is computed.
+A shorter archive than a million frames extrapolates: tasks a second and the slope of the memory are measured.
 """
 
 from __future__ import annotations
@@ -222,7 +222,8 @@ def measure(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
 
     about = folder / "scheduler.json"
     quiet = os.environ | {
-        "DASK_DISTRIBUTED__ADMIN__LOW_LEVEL_LOG_LENGTH": "10", "DASK_DISTRIBUTED__LOGGING__DISTRIBUTED": "error"
+        "DASK_DISTRIBUTED__ADMIN__LOW_LEVEL_LOG_LENGTH": "10",
+        "DASK_DISTRIBUTED__LOGGING__DISTRIBUTED": "error",
     }  # fmt: skip
     words = ["-m", "dask", "scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard",
              "--scheduler-file", str(about)]  # fmt: skip

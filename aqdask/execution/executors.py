@@ -62,8 +62,8 @@ class BatchGroups(Generic[T]):
     """Supply of a `WorkQueue`: groups of batches, each a task that should last `TASK_SECONDS`.
 
     A scheduler serves a few hundred tasks a second, so that short batches are grouped as soon as the first
-    ones have been measured. Near the end groups become smaller, so that all workers end together; a batch, which
-    owns a quality shard, is never divided for it.
+    ones have been measured. Near the end groups become smaller, so that all workers end together. A batch
+    owns a quality shard and is never divided for it.
 
     Parameters
     ----------

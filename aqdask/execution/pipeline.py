@@ -348,7 +348,6 @@ def summarise(path: str, ledger: Ledger, quality: str = "", *, worked: int = 0) 
     summary.done, summary.pending = counted[CODE[DONE]], counted[CODE[PENDING]]
     summary.quarantined = counted[CODE[QUARANTINED]]
 
-
     def listed(chosen: np.ndarray, reason: Callable[[Entry], str]) -> list[tuple[str, str]]:
         return sorted((entry.frame_id, reason(entry)) for entry in rows.take(chosen))
 

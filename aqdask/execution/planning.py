@@ -135,7 +135,9 @@ class Plan:
 
     def _parts(self) -> Iterator[Batch]:
         """Yield batches of some frames each, which belong to no quality shard."""
-        for number, part in enumerate(slices(np.flatnonzero(self.tasks), self.per_shard)):
+        rows = np.flatnonzero(self.tasks)
+        for number, start in enumerate(range(0, len(rows), self.per_shard)):
+            part = rows[start : start + self.per_shard]
             yield Batch(number, int(part[0]), int(part[-1]) + 1, self._tasks(part))
 
     def _shards(self) -> Iterator[Batch]:

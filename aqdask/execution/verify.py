@@ -191,7 +191,9 @@ def _incomplete(frames: FrameStore, ledger: Ledger, names: list[str]) -> list[tu
         for e in rows.take(standing == pending)
     ]
     for name in names:
-        left = (rows.column("state") == CODE[DONE]) & ~rows.column("changed") & (rows.standing(name) == pending)
+        left = (
+            (rows.column("state") == CODE[DONE]) & ~rows.column("changed") & (rows.standing(name) == pending)
+        )
         what = f"not scored by {name} yet (resume the score)"
         found += [(frame_id, what) for frame_id in rows.take(left).texts("frame_id")]
     stored = len(frames)

@@ -39,7 +39,9 @@ def check_coordinates(
     damage: list[Damage] = []
     parts = list(planning.slices(rows, layout.ROWS_PER_CHUNK))
     count = min(len(parts), max(1, math.ceil(fraction * len(parts))))
-    for number in sorted(np.random.default_rng(seed).choice(len(parts), count, replace=False)) if parts else ():
+    for number in (
+        sorted(np.random.default_rng(seed).choice(len(parts), count, replace=False)) if parts else ()
+    ):
         part = parts[number]
         columns, lost = _columns(frames, part)
         for entry, row in zip(part, _rows(columns, len(part)), strict=True):
@@ -109,9 +111,7 @@ def check_quality(store: QualityStore, made: QualitySpec, rows: Rows) -> list[Da
     return damage
 
 
-def repair_quality(
-    store: QualityStore, made: QualitySpec, rows: Rows, found: Sequence[Damage]
-) -> None:
+def repair_quality(store: QualityStore, made: QualitySpec, rows: Rows, found: Sequence[Damage]) -> None:
     """Rewrite damaged frame-level values from the ledger, and damaged bounds of the patches."""
     places = {where for _, where, _ in found}
     if f"{made.name} (values)" in places:

@@ -15,14 +15,16 @@ from aqdask.paths import check_local
 from aqdask.specs import PatchGrid
 from aqdask.stats.masking import bad_pixels, check_alpha
 from aqdask.store import layout, quality_store
-from aqdask.store.frame_store import COORDINATES, FrameStore
 from aqdask.store.entry_table import PENDING, STATES, TEXT
+from aqdask.store.frame_store import COORDINATES, FrameStore
 from aqdask.store.ledger import open_ledger
 from aqdask.store.quality_store import QualityStore
 
 MASK_FORMAT = "aqdask-mask"
 FRAME_CHUNKS = {"frame": 1, "y": -1, "x": -1}  # one frame is one shard
-MOST_CHUNKS = 65536  # frames with a Dask chunk each: xarray and Dask take seconds and a gigabyte for a million
+MOST_CHUNKS = (
+    65536  # frames with a Dask chunk each: xarray and Dask take seconds and a gigabyte for a million
+)
 
 
 def open_frames(archive: str | os.PathLike[str]) -> xr.Dataset:
@@ -188,7 +190,7 @@ def mask(quality: xr.Dataset, alpha: float) -> xr.DataArray:
 
 def _in_chunks(array: xr.DataArray) -> xr.DataArray:
     """Return the array with a Dask chunk for each frame where it has no chunks."""
-    return array if array.chunks else array.chunk({dim: 1 for dim in array.dims[:-2]})
+    return array if array.chunks else array.chunk(dict.fromkeys(array.dims[:-2], 1))
 
 
 def check_mask_path(path: str | os.PathLike[str]) -> None:

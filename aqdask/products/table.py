@@ -14,7 +14,6 @@ import pyarrow.parquet as pq
 from astropy.table import Table
 from astropy.time import Time
 
-from aqdask.execution import planning
 from aqdask.products.dq import MaskResult
 from aqdask.store import layout
 from aqdask.store.entry_table import QUARANTINED, STATES, Rows, decoded
@@ -74,7 +73,8 @@ def frame_table(
     )
     parts = [schema.empty_table()]
     for known in (ledger.rows(), ledger.rejected()):
-        for rows in planning.slices(known, layout.ROWS_PER_CHUNK):
+        for start in range(0, len(known), layout.ROWS_PER_CHUNK):
+            rows = known[start : start + layout.ROWS_PER_CHUNK]
             columns = _columns_of(rows, quality, masks or {}) | _stored_columns(rows, frames, measured)
             columns = {name: columns.get(name, [None] * len(rows)) for name in kinds}
             parts.append(pa.table(columns, schema=schema))
@@ -170,4 +170,3 @@ def _as_astropy(table: pa.Table) -> Table:
         result[field.name] = values if values else np.array([], dtype="U1")
         result[field.name].description = field.metadata[b"description"].decode()
     return result
-

@@ -36,7 +36,12 @@ NUMBERS = {
     "invalid_pixels": "int64", "attempts": "int32", "changed": "bool", "is_tried": "bool",
     "tried_size": "int64", "tried_mtime_ns": "int64", "is_dropped": "bool",
 }  # fmt: skip
-SCORE = {"state": "int8", "source": TEXT, "crc32c": TEXT, "reason": "int32"}  # state -1: no score
+SCORE: dict[str, Any] = {
+    "state": "int8",
+    "source": TEXT,
+    "crc32c": TEXT,
+    "reason": "int32",
+}  # state -1: no score
 ABSENT = -1
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import google_crc32c
@@ -26,7 +26,6 @@ from zarr.core.sync import sync
 from aqdask.io.frame_type import header_type
 from aqdask.store import layout
 from aqdask.store.entry_table import (
-    ABSENT,
     CODE,
     DONE,
     PENDING,
@@ -232,7 +231,7 @@ class Ledger:
         self._group.create_array(
             f"{number:06d}", shape=(length,), dtype="uint8", chunks=(length,),
             compressors=[ZstdCodec(level=1), Crc32cCodec()], dimension_names=(f"byte_{number:06d}",),
-            attributes={"long_name": "records of the ledger, one JSON object a line, UTF-8; or all, as Parquet"},
+            attributes={"long_name": "records of the ledger as lines of JSON, or its whole state as Parquet"},
         )  # fmt: skip
 
     def _apply(self, record: Record) -> None:

@@ -232,7 +232,9 @@ def test_columns_say_what_the_entries_say(segments, quality):
     assert [LISTED[code] for code in rows.worst(names)] == [e.worst(names)[0] for e in entries]
 
 
-@given(st.text(st.characters(exclude_categories=("Cs",)), max_size=12) | st.binary(max_size=12).map(os.fsdecode))
+@given(
+    st.text(st.characters(exclude_categories=("Cs",)), max_size=12) | st.binary(max_size=12).map(os.fsdecode)
+)
 def test_any_file_name_can_stand_in_a_column(text):
     assert decoded(encoded(text)) == text
     encoded(text).encode()  # valid UTF-8

@@ -175,7 +175,8 @@ def test_a_group_that_fails_is_run_batch_by_batch(monkeypatch):
     monkeypatch.setattr(BatchGroups, "_size", lambda groups: 3)
     tasks = [tuple(FrameTask(n, f"f{n}", "", 0, score=True) for n in (2 * k, 2 * k + 1)) for k in range(4)]
     batches = [Batch(k, 2 * k, 2 * k + 2, part) for k, part in enumerate(tasks)]
-    found = [r for records in run_batches(SerialExecutor(), Job(frozenset({3})), batches, stage="x") for r in records]
+    answers = run_batches(SerialExecutor(), Job(frozenset({3})), batches, stage="x")
+    found = [record for records in answers for record in records]
     states = {record["frame_id"]: record["state"] for record in found}
     assert len(found) == 8
     assert {name for name, state in states.items() if state == QUARANTINED} == {"f3"}

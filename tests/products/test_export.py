@@ -221,7 +221,9 @@ def test_an_unknown_format_is_refused_before_anything_is_written(archive, tmp_pa
 
 
 def test_the_table_alone_holds_everything_but_the_masks(archive, exported, tmp_path):
-    done = CliRunner().invoke(aqdask, ["export", str(archive), str(tmp_path / "t"), "--table", "--cluster", "serial"])
+    done = CliRunner().invoke(
+        aqdask, ["export", str(archive), str(tmp_path / "t"), "--table", "--cluster", "serial"]
+    )
     assert done.exit_code == 0, done.output
     assert [path.name for path in (tmp_path / "t").iterdir()] == ["frames.parquet"]
     alone, whole = (pq.read_table(folder / "frames.parquet") for folder in (tmp_path / "t", exported))
