@@ -478,7 +478,8 @@ def verify(
     ----------
     sample : float
         Frames whose bytes are read again, drawn with ``seed``: a fraction up to 1, or above 1 a number of
-        frames. The same fraction of the stored header values is read, in chunks of 4,096 frames, one at least.
+        frames. The same fraction of the stored header values is read, in chunks of 4,096 frames (at least
+        one).
     repair : bool
         Make what is damaged again, pixels from their sources and maps with the model kept in the archive.
     forget : bool

@@ -4,7 +4,7 @@
 
 `aqdask.score` runs over an archive without pixels (that of bench_million.py, no frame scored). The scheduler
 is real. The workers are one asyncio process that speaks the protocol of distributed: it registers, takes
-tasks, and answers each after so many seconds with the records that a worker would return; nothing is computed.
+tasks, and answers each after so many seconds with the records that a worker would return, computing nothing.
 A shorter archive than a million frames extrapolates: tasks a second and the slope of the memory are measured.
 """
 

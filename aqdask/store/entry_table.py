@@ -286,8 +286,9 @@ class EntryTable:
     def entry(self, at: int) -> Entry:
         """Return the frame at a position."""
         numbers = {name: self.array(name)[at].item() for name in NUMBERS}
+        texts: dict[str, Any] = {name: self.text(name, at) for name in TEXTS}
         return Entry(
-            **{name: self.text(name, at) for name in TEXTS},
+            **texts,
             **{name: self.word(name, at) for name in WORDS},
             **{name: numbers[name] for name in ("row", "hdu", "size", "mtime_ns", "invalid_pixels")},
             attempts=numbers["attempts"], changed=numbers["changed"], state=STATES[numbers["state"]],
