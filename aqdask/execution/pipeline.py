@@ -138,7 +138,7 @@ def _work(
     reporter.advance(len(missed), 0)
     reporter.finish()
     records.tell(reporter)
-    return len(records.worked)
+    return int(np.count_nonzero(records.worked))
 
 
 def _record_uncalibrated(

@@ -6,6 +6,8 @@ import contextlib
 from collections import defaultdict
 from collections.abc import Iterator
 
+import numpy as np
+
 from aqdask.execution.coverage import OutOfReferenceCounter
 from aqdask.execution.open_archive import OpenArchive
 from aqdask.execution.reporter import Reporter
@@ -36,7 +38,7 @@ class Recorder:
         self.notes, self.outside = defaultdict[str, set[str]](set), OutOfReferenceCounter()
         self._unreachable: dict[str, Record] = {}
         self._reached = 0
-        self.worked: set[str] = set()
+        self.worked = np.zeros(archive.ledger.row_count, bool)  # rows that this stage finished
         self._values: dict[int, dict[str, float]] = {}  # to be written before the records that name them
 
     @classmethod
@@ -78,7 +80,8 @@ class Recorder:
             if record["event"] == "unreachable":
                 self._unreachable[record["frame_id"]] = record
         states = {r["frame_id"]: r.get("state", DONE) for r in known if r["event"] != "kept"}
-        self.worked.update(name for name, state in states.items() if state != PENDING)
+        finished = (name for name, state in states.items() if state != PENDING)
+        self.worked[[self.archive.ledger.row_of(name) for name in finished]] = True
         self._reached += any(record["event"] == "ingest" for record in known)
         return {r["frame_id"]: r.get("state", DONE) for r in known if r["frame_id"] not in self._unreachable}
 
