@@ -31,7 +31,7 @@ from aqdask.methods.training.settings import TrainSpec
 from aqdask.paths import check_local, check_place, check_regular, is_object
 from aqdask.products import lazy
 from aqdask.products.compare import Comparison, compare
-from aqdask.products.export import DEFAULT_FORMATS, check_formats, export_all
+from aqdask.products.export import DEFAULT_FORMATS, TABLE_FORMATS, check_formats, export_all
 from aqdask.products.open import mask, open_frames, open_quality, quality_name
 from aqdask.products.table import frames_without_mask
 from aqdask.references.propose import Proposal
@@ -419,8 +419,9 @@ def export(
     *,
     alpha: float = 0.01,
     model: str | None = None,
-    formats: Sequence[str] = DEFAULT_FORMATS,
+    formats: Sequence[str] | None = None,
     dq: bool = True,
+    masks: bool = True,
     cluster: Cluster = None,
     reporter: Reporter | None = None,
 ) -> pa.Table:
@@ -437,9 +438,12 @@ def export(
     model : str, optional
         Name or digest, where the archive holds maps of several models.
     formats : sequence of str
-        Names of `aqdask.products.export.FORMATS`.
+        Names of `aqdask.products.export.FORMATS`; by default all, or ``parquet`` without masks.
     dq : bool
         False leaves ``"dq"`` out of the formats.
+    masks : bool
+        False reads no map: the table has the states and frame-level values, which the archive holds as
+        columns, and an empty ``masked_fraction``.
 
     Returns
     -------
@@ -455,11 +459,13 @@ def export(
     check_alpha(alpha)
     check_place(archive)
     check_local(folder)
-    chosen = [name for name in formats if dq or name != "dq"]
-    check_formats(chosen)
+    wanted = formats or (DEFAULT_FORMATS if masks else TABLE_FORMATS)
+    chosen = [name for name in wanted if dq or name != "dq"]
+    check_formats(chosen, masks=masks)
     quality = quality_name(archive, model)
     with executor_of(cluster) as executor:
-        return export_all(archive, quality, Path(folder), alpha, executor, reporter or Silent(), chosen)
+        listener = reporter or Silent()
+        return export_all(archive, quality, Path(folder), alpha, executor, listener, chosen, masks=masks)
 
 
 def verify(
@@ -477,7 +483,9 @@ def verify(
     Parameters
     ----------
     sample : float
-        Fraction of the frames whose bytes are read again, in (0, 1], drawn with ``seed``.
+        Frames whose bytes are read again, drawn with ``seed``: a fraction up to 1, or above 1 a number of
+        frames. The same fraction of the stored header values is read, in chunks of 4,096 frames (at least
+        one).
     repair : bool
         Make what is damaged again, pixels from their sources and maps with the model kept in the archive.
     forget : bool
@@ -489,10 +497,10 @@ def verify(
         As `ingest`.
     """
     check_place(archive)
-    if not 0 < sample <= 1:
+    if not (0 < sample <= 1 or (sample > 1 and float(sample).is_integer())):
         raise UsageError(
             f"sample = {sample}",
-            expected="a fraction above 0 and at most 1",
+            expected="a fraction above 0 and at most 1, or a whole number of frames above 1",
             consequence="Nothing was read",
             remedy="leave it out to read every frame",
         )

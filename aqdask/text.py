@@ -22,7 +22,8 @@ def printable(text: str | os.PathLike[str]) -> str:
         format and unassigned characters (newline, tab, escape, bell, direction marks) become ``\x1b`` or
         ``\u202e``. The result always encodes as UTF-8.
     """
-    return "".join(c if _is_shown(c) else _escaped(c) for c in os.fspath(text))
+    text = os.fspath(text)
+    return text if text.isprintable() else "".join(c if _is_shown(c) else _escaped(c) for c in text)
 
 
 def shortened(words: Sequence[str], limit: int = 8) -> str:

@@ -37,15 +37,15 @@ def info(session: Session, path: str, quarantined: bool, frames: bool) -> int:
         _model(session, path)
         return EXIT_DONE
     from aqdask.store import layout, quality_store
+    from aqdask.store.entry_table import CODE
     from aqdask.store.ledger import QUARANTINED, open_ledger
 
     root = layout.open_root(path)
     ledger, names = open_ledger(root, damaged=True), quality_store.names(root)
     _archive(session, path, root, ledger, names)
-    entries = sorted(ledger.entries.values(), key=lambda entry: entry.frame_id)
-    bad = [
-        (e.frame_id, reason) for e in entries for state, reason in [e.worst(names)] if state == QUARANTINED
-    ]
+    rows = ledger.table.all()
+    failed = rows.take(rows.worst(names) == CODE[QUARANTINED])
+    bad = sorted((entry.frame_id, entry.worst(names)[1]) for entry in failed)
     if quarantined:
         session.table("quarantined", ("frame", "reason"), bad)
     elif bad and not session.json:
@@ -140,10 +140,13 @@ def _pairs(keys: list[str]) -> str:
     return ", ".join(" ".join(_names(key)) if key != "|" else "an unknown camera" for key in keys)
 
 
-def _scored(ledger: Any, name: str) -> tuple[int, int]:
+def _scored(ledger: Ledger, name: str) -> tuple[int, int]:
     """Number of frames with a score, and of frames with pixels that are to have one."""
-    rows = [entry for entry in ledger.rows() if entry.state == "done" and not entry.is_skipped(name)]
-    return sum(entry.standing(name)[0] == "done" for entry in rows), len(rows)
+    from aqdask.store.entry_table import CODE, DONE
+
+    rows = ledger.rows()
+    wanted = (rows.column("state") == CODE[DONE]) & ~rows.are_skipped(name)
+    return int(np.count_nonzero(rows.standing(name)[wanted] == CODE[DONE])), int(np.count_nonzero(wanted))
 
 
 def _model(session: Session, path: str) -> None:

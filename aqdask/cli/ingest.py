@@ -134,7 +134,10 @@ def run(
 
 @click.command()
 @click.argument("archive")
-@click.option("--sample", default=1.0, show_default=True, help="Fraction of the frames that are read again.")
+@click.option(
+    "--sample", default=1.0, metavar="N|FRACTION",
+    help="Read again so many frames, or up to 1 that fraction of them.  [default: all]",
+)  # fmt: skip
 @click.option("--seed", default=0, show_default=True, help="Seed of the sample.")
 @click.option("--repair", is_flag=True, help="Restore pixels from source files, maps by scoring.")
 @click.option("--forget", is_flag=True, help="With --repair: drop what cannot be restored.")

@@ -127,6 +127,13 @@ class FormatName(click.ParamType):
     help="Write this format; may be repeated.  [default: dq, parquet and ecsv]",
 )
 @click.option("--no-dq", is_flag=True, help="Write no DQ images.")
+@click.option(
+    "--table",
+    "table_only",
+    is_flag=True,
+    help="Write the table alone, as Parquet unless --format names another; no map is read, so that "
+    "masked_fraction is empty. For archives of a million frames.",
+)
 @command
 def export(
     session: Session,
@@ -136,6 +143,7 @@ def export(
     model: str | None,
     formats: Sequence[str],
     no_dq: bool,
+    table_only: bool,
 ) -> int:
     """Write the masks of ARCHIVE as FITS DQ images, and the table of frames, into the folder OUT.
 
@@ -143,10 +151,11 @@ def export(
     OUT/frames.parquet and OUT/frames.ecsv: one row for each frame or source.
     """
     from aqdask import api
-    from aqdask.products.export import DEFAULT_FORMATS, FORMATS, TableFormat
+    from aqdask.products.export import DEFAULT_FORMATS, FORMATS, TABLE_FORMATS, TableFormat
     from aqdask.products.table import frames_without_mask
 
-    chosen = [name for name in formats or DEFAULT_FORMATS if not (no_dq and name == "dq")]
+    wanted = formats or (TABLE_FORMATS if table_only else DEFAULT_FORMATS)
+    chosen = [name for name in wanted if not (no_dq and name == "dq")]
     with session.executor() as executor:
         table = api.export(
             archive,
@@ -154,6 +163,7 @@ def export(
             alpha=alpha,
             model=model,
             formats=chosen,
+            masks=not table_only,
             cluster=executor,
             reporter=session.reporter,
         )
@@ -161,11 +171,11 @@ def export(
     if damaged:
         session.table(NO_MASK, ("frame", "reason"), damaged)
     rows = [FORMATS[name] for name in chosen]
-    written = sum(value is not None for value in table["masked_fraction"].to_pylist())
+    written = len(table) - table["masked_fraction"].null_count
     parts = [f"{written} {row.summary}" for row in rows if not isinstance(row, TableFormat)]
     if tables := " and ".join(row.summary for row in rows if isinstance(row, TableFormat)):
         parts.append(f"{tables} with {table.num_rows} rows")
-    images = sum(bool(name) for name in table["dq_file"].to_pylist())
+    images = sum(name != "" for name in table["dq_file"].unique().to_pylist())
     session.emit(f"{out}: {', '.join(parts)}",
                  event="export", folder=out, dq_images=images, rows=table.num_rows)  # fmt: skip
     return EXIT_QUARANTINED if damaged else EXIT_DONE

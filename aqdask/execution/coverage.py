@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
+import numpy as np
 import zarr
 
 from aqdask.errors import UsageError
 from aqdask.execution.reporter import Reporter
 from aqdask.flags import OUTSIDE
 from aqdask.methods.bundle import Bundle, calibration_key
+from aqdask.store import layout
 from aqdask.store.frame_store import FrameStore
 
 ATTRIBUTE = (
@@ -38,10 +40,15 @@ def uncalibrated(bundle: Bundle, about: Iterable[tuple[str, str]]) -> Counter[st
     return Counter(dict(sorted(found.items())))
 
 
-def uncalibrated_rows(bundle: Bundle, frames: FrameStore, rows: Sequence[int]) -> Counter[str]:
-    """Apply `uncalibrated` to frames of an archive, given their rows."""
-    columns = (frames.coordinate(name, rows) for name in ("camera", "filter"))
-    return uncalibrated(bundle, ((str(camera), str(band)) for camera, band in zip(*columns, strict=True)))
+def uncalibrated_rows(bundle: Bundle, frames: FrameStore, rows: np.ndarray) -> Counter[str]:
+    """Apply `uncalibrated` to frames of an archive, given their rows (int, increasing)."""
+    parts = np.split(rows, np.flatnonzero(np.diff(rows // layout.ROWS_PER_CHUNK)) + 1)
+    found = Counter[tuple[str, str]]()
+    for part in parts if len(rows) else ():  # a chunk at a time, since texts are large
+        whole = slice(int(part[0]), int(part[-1]) + 1)
+        columns = (frames.coordinate(name, whole)[part - whole.start] for name in ("camera", "filter"))
+        found.update(zip(*(column.tolist() for column in columns), strict=True))
+    return uncalibrated(bundle, found.elements())
 
 
 def warn(bundle: Bundle, found: Counter[str], reporter: Reporter, *, strict: bool) -> None:

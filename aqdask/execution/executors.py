@@ -9,6 +9,9 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
+import math
+import operator
+import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -24,6 +27,9 @@ from aqdask.execution.versions import difference, read_versions, versions
 from aqdask.execution.watchdog import Watchdog
 from aqdask.execution.worker import WorkerSettings
 
+TASK_SECONDS = 5.0  # of a task of short batches
+SHARES = 6  # tasks a slot, at least, that are left when batches are grouped
+COUNT_SECONDS = 1.0  # for which the number of workers is remembered: asking a thousand takes milliseconds
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 R = TypeVar("R")
@@ -50,6 +56,43 @@ class WorkQueue(Generic[T]):
         """Take up to ``most`` items; fewer only where no more are available now."""
         front = [self._front.popleft() for _ in range(min(most, len(self._front)))]
         return front + list(itertools.islice(self._supply, most - len(front)))
+
+
+class BatchGroups(Generic[T]):
+    """Supply of a `WorkQueue`: groups of batches, each a task that should last `TASK_SECONDS`.
+
+    A scheduler serves a few hundred tasks a second, so that short batches are grouped as soon as the first
+    ones have been measured. Near the end groups become smaller, so that all workers end together. A batch
+    owns a quality shard and is never divided for it.
+
+    Parameters
+    ----------
+    batches : iterable
+        Its length, where it has one, bounds the groups.
+    executor : Executor
+        Groups are for executors of several slots.
+    """
+
+    def __init__(self, batches: Iterable[T], executor: Executor) -> None:
+        self._batches, self._executor = iter(batches), executor
+        self._left = operator.length_hint(batches, 0)
+        self._seconds = 0.0  # a batch, smoothed
+
+    def __iter__(self) -> Iterator[tuple[T, ...]]:
+        while group := tuple(itertools.islice(self._batches, self._size())):
+            self._left -= len(group)
+            yield group
+
+    def measured(self, batches: int, seconds: float) -> None:
+        """Take in the seconds that some batches took together."""
+        each = seconds / batches
+        self._seconds = 0.8 * self._seconds + 0.2 * each if self._seconds else each
+
+    def _size(self) -> int:
+        if not self._seconds or self._executor.slots < 2:
+            return 1
+        wanted = int(TASK_SECONDS / max(self._seconds, 1e-4))
+        return max(1, min(wanted, self._left // (SHARES * self._executor.slots)))
 
 
 class Executor(Protocol):
@@ -125,6 +168,7 @@ class DaskExecutor:
     def __init__(self, client: Client, no_more_workers: Callable[[], bool] = lambda: True) -> None:
         self.client, self.no_more_workers = client, no_more_workers
         self._avoided: dict[str, str] = {}
+        self._counted, self._slots = -math.inf, 0
         strangers = self._version_mismatches()
         if strangers:
             raise _other_versions(strangers)
@@ -138,8 +182,11 @@ class DaskExecutor:
     @property
     def slots(self) -> int:
         """Number of threads of the connected workers that get tasks; at least 1."""
-        threads = self.client.nthreads()
-        return max(1, sum(number for worker, number in threads.items() if worker not in self._avoided))
+        if time.monotonic() - self._counted > COUNT_SECONDS:
+            threads = self.client.nthreads()
+            self._slots = sum(number for worker, number in threads.items() if worker not in self._avoided)
+            self._counted = time.monotonic()
+        return max(1, self._slots)
 
     def run(
         self, function: Callable[[T], R], queue: WorkQueue[T], *, stage: str
@@ -199,6 +246,7 @@ class DaskExecutor:
         others = self.client.nthreads().keys() - self._avoided.keys() - {worker}
         if worker and worker not in self._avoided and others:
             self._avoided[worker] = why
+            self._counted = -math.inf
             log.warning("warning: the worker %s %s: it gets no further tasks", worker, why)
 
     def _allowed(self) -> list[str] | None:
@@ -235,6 +283,7 @@ class DaskExecutor:
         for worker, what in fresh.items():
             self.avoid(worker, f"has {what}")
             self._avoided[worker] = f"has {what}"  # also the last one
+            self._counted = -math.inf
         return bool(fresh)
 
 

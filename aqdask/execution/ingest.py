@@ -128,7 +128,7 @@ def ingest(
         with writing(place) as archive:
             mine = scanned
             if options.by_shape and probed is not None:
-                belong = {entry.path for entry in archive.ledger.entries.values()} | probed.keys()
+                belong = {*archive.ledger.table.all().texts("path"), *probed}
                 mine = [source for source in scanned if source.path in belong]
             if options.forget:
                 mine = [*mine, *_gone(archive.ledger, sources, mine)]
@@ -156,10 +156,10 @@ def _gone(
     ]
     found = {source.path for source in scanned}
     gone = {}
-    for entry in ledger.entries.values():
-        root = next((f for f in folders if entry.path.startswith(f.rstrip("/") + "/")), None)
-        if root and entry.path not in found:
-            gone[entry.path] = Source(entry.path, root, entry.path[len(root.rstrip("/")) + 1 :], -1, 0)
+    for path in ledger.table.all().texts("path"):
+        root = next((f for f in folders if path.startswith(f.rstrip("/") + "/")), None)
+        if root and path not in found:
+            gone[path] = Source(path, root, path[len(root.rstrip("/")) + 1 :], -1, 0)
     return list(gone.values())
 
 

@@ -6,23 +6,26 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
+
+import numpy as np
 
 from aqdask.errors import AqdaskError, ClusterError, FrameTimeout, ModelError
 from aqdask.execution import config, coverage, planning, quality_groups
-from aqdask.execution.executors import Executor, WorkQueue
+from aqdask.execution.executors import BatchGroups, Executor, WorkQueue
 from aqdask.execution.model_cache import default_precision
 from aqdask.execution.open_archive import OpenArchive
-from aqdask.execution.planning import Batch, FrameTask
+from aqdask.execution.planning import Batch, FrameTask, Plan
 from aqdask.execution.quality_groups import group_name
 from aqdask.execution.recorder import Recorder
 from aqdask.execution.reporter import Reporter
-from aqdask.execution.tasks import FrameJob
+from aqdask.execution.tasks import FrameJob, GroupJob
 from aqdask.io import reader
 from aqdask.methods.bundle import Bundle
 from aqdask.specs import MIN_VALID
 from aqdask.store import layout, quality_store
-from aqdask.store.ledger import DONE, PENDING, QUARANTINED, Ledger, Record
+from aqdask.store.entry_table import CODE
+from aqdask.store.ledger import DONE, PENDING, QUARANTINED, Entry, Ledger, Record
 from aqdask.store.quality_store import QualitySpec, QualityStore
 from aqdask.text import printable
 
@@ -83,25 +86,22 @@ def process(
     rows = archive.ledger.rows()
     name = group_name(bundle) if bundle else ""
     if retry:
-        redo |= {
-            entry.row for entry in rows if entry.state == DONE and entry.standing(name)[0] == QUARANTINED
-        }
+        failed = (rows.column("state") == CODE[DONE]) & (rows.standing(name) == CODE[QUARANTINED])
+        redo |= set(np.flatnonzero(failed).tolist())
     quality, job = None, FrameJob(archive.path, archive.spec.read)
     if bundle:
-        about = planning.with_score(rows, name, ingest=ingest, redo=redo, all_types=all_types)
-        found = coverage.uncalibrated_rows(bundle, archive.frames, about)
+        how: dict[str, Any] = {"ingest": ingest, "redo": redo, "all_types": all_types}
+        plan = planning.plan_score(rows, name, archive.spec.frames_per_shard, **how)
+        found = coverage.uncalibrated_rows(bundle, archive.frames, np.flatnonzero(plan.score))
         coverage.warn(bundle, found, reporter, strict=strict)
         quality, precision, is_mended = open_quality_group(archive, bundle)
         _record_uncalibrated(archive, bundle, quality, (DONE, PENDING) if ingest else (DONE,), all_types)
-        todo = list(planning.score_batches(
-            rows, name, quality.frames_per_shard, ingest=ingest, redo=redo, check=is_mended,
-            all_types=all_types,
-        ))  # fmt: skip
+        plan = replace(plan, per_shard=quality.frames_per_shard, check=is_mended)
         executor.provide(bundle.contents, bundle.digest, precision)
         job = replace(job, quality=name, model=bundle.digest, precision=precision)
     else:
-        todo = list(planning.ingest_batches(rows))
-    worked = _work(archive, executor, reporter, todo, quality, job)
+        plan = planning.plan_ingest(rows)
+    worked = _work(archive, executor, reporter, plan, quality, job)
     if bundle and quality:
         _record_uncalibrated(archive, bundle, quality, (DONE,), all_types)
     for other in quality_store.names(archive.root):
@@ -114,52 +114,53 @@ def _work(
     archive: OpenArchive,
     executor: Executor,
     reporter: Reporter,
-    todo: list[Batch],
+    plan: Plan,
     quality: QualityStore | None,
     job: FrameJob,
 ) -> int:
     """Run batches and store their records; return the number of finished frames."""
-    tasks = [task for batch in todo for task in batch.frames if not task.is_kept]
-    if tasks:
-        rows, variables = len(archive.ledger.rows()), len(quality.variables) if quality else 0
+    # others are done only where their maps turn out to be damaged
+    counted, ledger = plan.work, archive.ledger
+    if counted.any():
+        rows, variables = len(plan.rows), len(quality.variables) if quality else 0
         per_shard = quality.frames_per_shard if quality else 1
         number = planning.objects(rows, per_shard, pixels=archive.spec.pixels, variables=variables)
         reporter.say(f"{archive.path}: {rows} frames, about {number} stored objects")
-    is_ingest = any(task.ingest for task in tasks)
+    is_ingest = bool((counted & plan.ingest).any())
     stage = "ingest" if not job.quality else "run" if is_ingest else "score"
-    reporter.start(stage, len(tasks))
-    # others are done only where their maps turn out to be damaged
-    counted = {task.frame_id for task in tasks}
-    records = Recorder(archive, quality)
-    for answers in run_batches(executor, job, todo, stage=stage):
-        finished = records.keep(answers)
-        known = finished.keys() & counted
-        reporter.advance(len(known), sum(finished[name] == QUARANTINED for name in known))
-    missed = records.conclude()
+    reporter.start(stage, int(np.count_nonzero(counted)))
+    with Recorder.of(archive, quality) as records:
+        for answers in run_batches(executor, job, plan, stage=stage):
+            finished = records.keep(answers)
+            known = [state for frame_id, state in finished.items() if counted[ledger.row_of(frame_id)]]
+            reporter.advance(len(known), known.count(QUARANTINED))
+        missed = records.conclude()
     reporter.advance(len(missed), 0)
     reporter.finish()
     records.tell(reporter)
-    return len(records.worked)
+    return int(np.count_nonzero(records.worked))
 
 
 def _record_uncalibrated(
     archive: OpenArchive, bundle: Bundle, quality: QualityStore, states: tuple[str, ...], all_types: bool
 ) -> None:
     """Record the uncalibrated cameras and filters of all frames in one of some states that are scored."""
-    name = group_name(bundle)
-    entries = (entry for entry in archive.ledger.rows() if entry.state in states)
-    rows = [entry.row for entry in entries if all_types or not entry.is_skipped(name)]
-    coverage.record(quality.group, coverage.uncalibrated_rows(bundle, archive.frames, rows))
+    entries = archive.ledger.rows()
+    wanted = np.isin(entries.column("state"), [CODE[state] for state in states])
+    if not all_types:
+        wanted &= ~entries.are_skipped(group_name(bundle))
+    found = coverage.uncalibrated_rows(bundle, archive.frames, entries.column("row")[wanted])
+    coverage.record(quality.group, found)
 
 
 def clear_stale(archive: OpenArchive, executor: Executor, name: str) -> None:
     """Fill the maps of frames that were scored once and have been given up since with no data."""
     quality = QualityStore.open(archive.path, name, writable=True)
-    batches = list(planning.clear_batches(archive.ledger.rows(), name, quality.frames_per_shard))
+    plan = planning.plan_clear(archive.ledger.rows(), name, quality.frames_per_shard)
     job = FrameJob(archive.path, archive.spec.read, name)
-    recorder = Recorder(archive, quality)
-    for records in run_batches(executor, job, batches, stage="clear"):
-        recorder.keep(records)
+    with Recorder.of(archive, quality) as recorder:
+        for records in run_batches(executor, job, plan, stage="clear"):
+            recorder.keep(records)
 
 
 def run_batches(
@@ -167,7 +168,8 @@ def run_batches(
 ) -> Iterator[list[Record]]:
     """Run batches and yield their records; halve a batch that fails repeatedly, down to one frame.
 
-    Batches of one quality shard never run at the same time: a batch's ``rest`` follows when it is done.
+    Batches of one quality shard never run at the same time: a batch's ``rest`` follows when it is done. One
+    task runs as many batches as last some seconds (`aqdask.execution.executors.BatchGroups`).
     Frames whose source a worker could not reach, although this process can, go to another worker.
 
     Raises
@@ -175,23 +177,31 @@ def run_batches(
     AqdaskError
         For a failure that is not about one frame: of the disk, the archive, the model, the cluster.
     """
-    queue = WorkQueue(batches)
+    groups = BatchGroups(batches, executor)
+    queue = WorkQueue(groups)
     tries: Counter[str] = Counter()
-    for batch, result in executor.run(job, queue, stage=stage):
-        again: tuple[Batch, ...] = ()
+    for group, result in executor.run(GroupJob(job), queue, stage=stage):
         if isinstance(result, (AqdaskError, ImportError)):
             raise result if isinstance(result, AqdaskError) else _cannot_import(result)
+        if isinstance(result, Exception) and len(group) > 1:
+            for batch in group:
+                queue.put((batch,))
+            continue
         if isinstance(result, Exception):
-            log.debug("batch %d failed", batch.number, exc_info=result)
-            blamed, again = _blamed(batch, job, result)
+            log.debug("batch %d failed", group[0].number, exc_info=result)
+            answers = [_blamed(group[0], job, result)]
         else:
-            blamed, elsewhere = _unreachable_there_only(executor, batch, result, tries)
-            again = (batch.only(elsewhere),) if elsewhere else ()
-        if blamed:
-            yield blamed
-        waiting = (*again, *batch.rest)
-        if waiting:
-            queue.put(replace(waiting[0], rest=waiting[1:]))
+            groups.measured(len(group), sum(seconds for seconds, _ in result))
+            answers = [
+                _unreachable_there_only(executor, batch, records, tries)
+                for batch, (_, records) in zip(group, result, strict=True)
+            ]
+        for batch, (records, again) in zip(group, answers, strict=True):
+            if records:
+                yield records
+            waiting = (*again, *batch.rest)
+            if waiting:
+                queue.put((replace(waiting[0], rest=waiting[1:]),))
 
 
 def _blamed(batch: Batch, job: FrameJob, error: Exception) -> tuple[list[Record], tuple[Batch, ...]]:
@@ -227,8 +237,11 @@ def blame(error: Exception) -> str:
 
 def _unreachable_there_only(
     executor: Executor, batch: Batch, records: list[Record], tries: Counter[str]
-) -> tuple[list[Record], list[FrameTask]]:
-    """Separate final records from frames to retry on another worker, as this process reaches their source."""
+) -> tuple[list[Record], tuple[Batch, ...]]:
+    """Separate final records from frames to retry on another worker, as this process reaches their source.
+
+    The latter are returned as a batch, if there are any.
+    """
     named = {record["frame_id"]: record for record in records if record["event"] == "unreachable"}
     again = []
     for task in batch.frames:
@@ -241,7 +254,8 @@ def _unreachable_there_only(
             again.append(task)
             executor.avoid(record["worker"], f"cannot read {printable(task.path)}, which is there")
     ids = {task.frame_id for task in again}
-    return [record for record in records if record["frame_id"] not in ids], again
+    final = [record for record in records if record["frame_id"] not in ids]
+    return final, (batch.only(again),) if again else ()
 
 
 def _cannot_import(error: ImportError) -> ClusterError:
@@ -331,17 +345,19 @@ def check_patch(bundle: Bundle, shape: tuple[int, int]) -> None:
 def summarise(path: str, ledger: Ledger, quality: str = "", *, worked: int = 0) -> Summary:
     """Summarise the state of an archive: of the pixels, and of one quality group where one is named."""
     summary = Summary(path, worked=worked, not_lights=ledger.not_lights(quality))
-    for entry in ledger.entries.values():
-        state, reason = entry.standing(quality)
-        summary.done += state == DONE
-        summary.pending += state == PENDING
-        if state == PENDING and reason:
-            summary.waiting.append((entry.frame_id, reason))
-        if state == QUARANTINED:
-            summary.quarantined += 1
-            summary.problems.append((entry.frame_id, reason))
-        if entry.problem:
-            summary.kept.append((entry.frame_id, entry.problem))
-    for listed in (summary.problems, summary.waiting, summary.kept):
-        listed.sort()
+    rows = ledger.table.all()
+    states = rows.standing(quality)
+    counted = np.bincount(states, minlength=len(CODE)).tolist()
+    summary.done, summary.pending = counted[CODE[DONE]], counted[CODE[PENDING]]
+    summary.quarantined = counted[CODE[QUARANTINED]]
+
+    def listed(chosen: np.ndarray, reason: Callable[[Entry], str]) -> list[tuple[str, str]]:
+        return sorted((entry.frame_id, reason(entry)) for entry in rows.take(chosen))
+
+    def standing(entry: Entry) -> str:
+        return entry.standing(quality)[1]
+
+    summary.problems = listed(states == CODE[QUARANTINED], standing)
+    summary.waiting = listed((states == CODE[PENDING]) & (rows.reasons(quality) != ""), standing)
+    summary.kept = listed(rows.words("problem") != "", lambda entry: entry.problem)
     return summary

@@ -1,4 +1,4 @@
-"""Planning of tasks from the state of the frames, in plain Python: nothing is read, written or run.
+"""Planning of tasks from the state of the frames, on columns: nothing is read, written or run.
 
 Constraints: a quality shard has one writer, so a task that scores owns whole shards; a task has a bounded
 number of frames; finished frames are skipped.
@@ -9,9 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TypeVar
 
-from aqdask.store.ledger import DONE, PENDING, QUARANTINED, Entry
+import numpy as np
+
+from aqdask.store.entry_table import ABSENT, CODE, DONE, PENDING, QUARANTINED, Rows
 
 T = TypeVar("T")
 
@@ -79,17 +82,91 @@ def frames_per_shard(frames: int) -> int:
     return max(1, min(FRAMES_PER_SHARD, frames // SHARDS_WANTED))
 
 
-def ingest_batches(rows: Sequence[Entry]) -> Iterator[Batch]:
-    """Yield batches of the pending frames, a few in each, in row order."""
-    pending = [entry for entry in rows if entry.state == PENDING or entry.changed]
-    for number, start in enumerate(range(0, len(pending), INGEST_FRAMES)):
-        part = pending[start : start + INGEST_FRAMES]
-        tasks = tuple(_task(entry, ingest=True) for entry in part)
-        yield Batch(number, part[0].row, part[-1].row + 1, tasks)
+@dataclass(frozen=True)
+class Plan:
+    """Work on the frames of an archive; its batches are made when they are asked for.
+
+    Parameters
+    ----------
+    rows : Rows
+        All entries that own a row, in row order (row i at position i).
+    ingest, score, clear : ndarray of bool
+        Rows to be ingested, to have a score afterwards, and to lose their maps.
+    finished : ndarray of bool
+        Rows of ``score`` with maps of the stored pixels, which are kept where they match the ledger.
+    quality : str
+        Name of the quality group, empty where nothing is scored.
+    per_shard : int
+        K: frames in one stored object; where nothing is scored, frames in one batch.
+    check : bool
+        Include shards without work: their maps are compared with the ledger.
+    """
+
+    rows: Rows
+    ingest: np.ndarray
+    score: np.ndarray
+    clear: np.ndarray
+    finished: np.ndarray
+    quality: str = ""
+    per_shard: int = INGEST_FRAMES
+    check: bool = False
+
+    @cached_property
+    def tasks(self) -> np.ndarray:
+        """Rows that a task names, bool."""
+        return self.ingest | self.score | self.clear
+
+    @cached_property
+    def work(self) -> np.ndarray:
+        """Rows with work to do, bool: those of `tasks` without the ones that are kept."""
+        return self.tasks & ~(self.finished & ~self.ingest)
+
+    @cached_property
+    def shards(self) -> np.ndarray:
+        """Numbers of the quality shards with work to do, increasing."""
+        return np.unique(np.flatnonzero(self.tasks if self.check else self.work) // self.per_shard)
+
+    def __len__(self) -> int:
+        """Return the number of batches."""
+        return len(self.shards) if self.quality else math.ceil(np.count_nonzero(self.tasks) / self.per_shard)
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self._shards() if self.quality else self._parts()
+
+    def _parts(self) -> Iterator[Batch]:
+        """Yield batches of some frames each, which belong to no quality shard."""
+        rows = np.flatnonzero(self.tasks)
+        for number, start in enumerate(range(0, len(rows), self.per_shard)):
+            part = rows[start : start + self.per_shard]
+            yield Batch(number, int(part[0]), int(part[-1]) + 1, self._tasks(part))
+
+    def _shards(self) -> Iterator[Batch]:
+        """Yield one batch for each quality shard with work to do."""
+        for number, shard in enumerate(self.shards.tolist()):
+            start, stop = shard * self.per_shard, min((shard + 1) * self.per_shard, len(self.rows))
+            part = start + np.flatnonzero(self.tasks[start:stop])
+            yield Batch(number, start, stop, self._tasks(part), keep=len(part) < stop - start)
+
+    def _tasks(self, part: np.ndarray) -> tuple[FrameTask, ...]:
+        rows = self.rows.take(part)
+        maps = np.where(self.finished[part], rows.score(self.quality, "crc32c"), "")
+        pixels = np.where(rows.column("state") == CODE[DONE], rows.column("crc32c"), "")
+        columns = (
+            rows.column("row").tolist(), rows.texts("frame_id"), rows.texts("path"),
+            rows.column("hdu").tolist(), self.ingest[part].tolist(), self.score[part].tolist(),
+            maps.tolist(), pixels.tolist(), rows.texts("suffix"), rows.texts("card"),
+        )  # fmt: skip
+        return tuple(FrameTask(*values) for values in zip(*columns, strict=True))
 
 
-def score_batches(
-    rows: Sequence[Entry],
+def plan_ingest(rows: Rows) -> Plan:
+    """Plan the ingest of the pending frames, a few in each batch, in row order."""
+    none = np.zeros(len(rows), bool)
+    return Plan(rows, _is_due(rows), none, none, none)
+
+
+def plan_score(
+    rows: Rows,
     quality: str,
     per_shard: int,
     *,
@@ -97,12 +174,12 @@ def score_batches(
     redo: frozenset[int] = frozenset(),
     check: bool = False,
     all_types: bool = False,
-) -> Iterator[Batch]:
-    """Yield one batch for each quality shard with unfinished frames, in row order.
+) -> Plan:
+    """Plan the scoring of an archive: one batch for each quality shard with unfinished frames, in row order.
 
     Parameters
     ----------
-    rows : sequence of Entry
+    rows : Rows
         All entries that own a row, in row order (row i at position i).
     quality : str
         Name of the quality group.
@@ -117,74 +194,36 @@ def score_batches(
     all_types : bool
         Score frames that are no lights, too; otherwise they are only ingested.
     """
-    number = 0
-    for start in range(0, len(rows), per_shard):
-        shard = rows[start : start + per_shard]
-        found = (_score_task(e, quality, ingest, e.row in redo, all_types) for e in shard)
-        tasks = tuple(task for task in found if task)
-        if any(check or not task.is_kept for task in tasks):
-            yield Batch(number, start, start + len(shard), tasks, keep=len(tasks) < len(shard))
-            number += 1
-
-
-def with_score(
-    rows: Sequence[Entry],
-    quality: str,
-    *,
-    ingest: bool,
-    redo: frozenset[int] = frozenset(),
-    all_types: bool = False,
-) -> list[int]:
-    """Return the rows that have a score once the batches of `score_batches` are done."""
-    tasks = (_score_task(entry, quality, ingest, entry.row in redo, all_types) for entry in rows)
-    return [task.row for task in tasks if task and task.score]
-
-
-def clear_batches(rows: Sequence[Entry], quality: str, per_shard: int) -> Iterator[Batch]:
-    """Yield batches that clear the maps of given-up frames; other rows of their shards keep their maps."""
-    for number, start in enumerate(range(0, len(rows), per_shard)):
-        shard = rows[start : start + per_shard]
-        tasks = tuple(_task(entry) for entry in shard if _is_stale(entry, quality))
-        if tasks:
-            yield Batch(number, start, start + len(shard), tasks, keep=True)
-
-
-def _is_stale(entry: Entry, quality: str) -> bool:
-    """Return True if a frame was scored once and its pixels have been given up since."""
-    score = entry.scores.get(quality)
-    return entry.state == QUARANTINED and score is not None and bool(score.crc32c)
-
-
-def _score_task(entry: Entry, quality: str, ingest: bool, redo: bool, all_types: bool) -> FrameTask | None:
-    if entry.is_skipped(quality) and not all_types:
-        is_due = ingest and (entry.state == PENDING or entry.changed)
-        return _task(entry, ingest=True) if is_due else None
-    if entry.state == PENDING:
-        return _task(entry, ingest=True, score=True) if ingest else None
-    score = entry.scores.get(quality)
-    if entry.state == DONE:
-        take_in = ingest and entry.changed
-        finished = score is not None and not redo and score.state != PENDING
-        if not finished or _of_other_pixels(entry, quality):
-            return _task(entry, ingest=take_in, score=True)
-        assert score is not None
-        if score.state == DONE:
-            return _task(entry, ingest=take_in, score=True, stored=score.crc32c)
-        return _task(entry, ingest=True, score=True) if take_in else None
-    return _task(entry) if _is_stale(entry, quality) else None
-
-
-def _of_other_pixels(entry: Entry, quality: str) -> bool:
-    score = entry.scores[quality]
-    return score.state == DONE and score.source != entry.crc32c
-
-
-def _task(entry: Entry, *, ingest: bool = False, score: bool = False, stored: str = "") -> FrameTask:
-    pixels = entry.crc32c if entry.state == DONE else ""
-    return FrameTask(
-        entry.row, entry.frame_id, entry.path, entry.hdu, ingest, score, stored, pixels, entry.suffix,
-        entry.card,
+    state, changed, score = rows.column("state"), rows.column("changed"), rows.score(quality, "state")
+    pending, done = state == CODE[PENDING], state == CODE[DONE]
+    skipped = rows.are_skipped(quality) & (not all_types)
+    again = np.isin(rows.column("row"), list(redo))
+    settled = (score != ABSENT) & (score != CODE[PENDING]) & ~again & ~rows.of_other_pixels(quality)
+    has_maps = settled & (score == CODE[DONE])
+    take_in = (_is_due(rows) if ingest else np.zeros(len(rows), bool)) & (skipped | pending | done)
+    wanted = (pending & ingest) | (done & (~settled | has_maps | (changed & ingest)))
+    finished = done & has_maps & (rows.score(quality, "crc32c") != "") & ~skipped
+    return Plan(
+        rows, take_in, wanted & ~skipped, _is_stale(rows, quality) & ~skipped, finished, quality, per_shard,
+        check,
     )  # fmt: skip
+
+
+def plan_clear(rows: Rows, quality: str, per_shard: int) -> Plan:
+    """Plan the clearing of the maps of given-up frames; other rows of their shards keep their maps."""
+    none = np.zeros(len(rows), bool)
+    return Plan(rows, none, none, _is_stale(rows, quality), none, quality, per_shard)
+
+
+def _is_due(rows: Rows) -> np.ndarray:
+    """Return True for each frame whose source is to be read."""
+    return (rows.column("state") == CODE[PENDING]) | rows.column("changed")
+
+
+def _is_stale(rows: Rows, quality: str) -> np.ndarray:
+    """Return True for each frame that was scored once and whose pixels have been given up since."""
+    has_maps = (rows.score(quality, "state") != ABSENT) & (rows.score(quality, "crc32c") != "")
+    return has_maps & (rows.column("state") == CODE[QUARANTINED])
 
 
 def objects(frames: int, per_shard: int, *, pixels: bool, variables: int) -> int:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import defaultdict
+from collections.abc import Iterator
+
+import numpy as np
 
 from aqdask.execution.coverage import OutOfReferenceCounter
 from aqdask.execution.open_archive import OpenArchive
@@ -34,20 +38,38 @@ class Recorder:
         self.notes, self.outside = defaultdict[str, set[str]](set), OutOfReferenceCounter()
         self._unreachable: dict[str, Record] = {}
         self._reached = 0
-        self.worked: set[str] = set()
+        self.worked = np.zeros(archive.ledger.row_count, bool)  # rows that this stage finished
+        self._values: dict[int, dict[str, float]] = {}  # to be written before the records that name them
+
+    @classmethod
+    @contextlib.contextmanager
+    def of(cls, archive: OpenArchive, quality: QualityStore | None) -> Iterator[Recorder]:
+        """Make a recorder that writes frame-level values whenever the ledger writes its records."""
+        recorder = cls(archive, quality)
+        archive.ledger.before_flush.append(recorder._write_values)
+        try:
+            yield recorder
+        finally:
+            with layout.storing(archive.path):
+                archive.ledger.flush()
+            archive.ledger.before_flush.remove(recorder._write_values)
+
+    def _write_values(self) -> None:
+        if self.quality and self._values:
+            self.quality.write_frame_values(self._values)
+            self._values = {}
 
     def keep(self, records: list[Record]) -> dict[str, str]:
         """Write records; return the state of every frame that is finished, by id."""
         self.archive.lease.check()
-        entries = self.archive.ledger.entries
         values = {record["row"]: record.get("values", {}) for record in records if "row" in record}
         with layout.storing(self.archive.path):
             for record in records:
                 if "coordinates" in record:
-                    row = entries[record["frame_id"]].row
+                    row = self.archive.ledger.row_of(record["frame_id"])
                     self.archive.frames.write_columns(row, [record["coordinates"]])
             if self.quality and values:
-                self.quality.write_frame_values(values)
+                self._values.update(values)
                 self.outside.count(values.values())
             known = [record for record in records if record["event"] != "unreachable"]
             self.archive.ledger.append(
@@ -59,7 +81,8 @@ class Recorder:
             if record["event"] == "unreachable":
                 self._unreachable[record["frame_id"]] = record
         states = {r["frame_id"]: r.get("state", DONE) for r in known if r["event"] != "kept"}
-        self.worked.update(name for name, state in states.items() if state != PENDING)
+        finished = (name for name, state in states.items() if state != PENDING)
+        self.worked[[self.archive.ledger.row_of(name) for name in finished]] = True
         self._reached += any(record["event"] == "ingest" for record in known)
         return {r["frame_id"]: r.get("state", DONE) for r in known if r["frame_id"] not in self._unreachable}
 

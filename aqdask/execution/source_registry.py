@@ -7,8 +7,9 @@ does not depend on the order in which tasks finish.
 from __future__ import annotations
 
 import errno
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
 
 from aqdask.errors import FrameError, SourceUnreachable
 from aqdask.execution import planning
@@ -20,6 +21,7 @@ from aqdask.execution.tasks import STORED, ProbeJob, hash_sources
 from aqdask.io.frame_ids import assign_ids
 from aqdask.specs import ArchiveSpec, FrameInfo, ReadSpec, Source
 from aqdask.store import layout, quality_store
+from aqdask.store.entry_table import CODE
 from aqdask.store.frame_store import Coordinates, check_fits, coordinates_of, row_checksum
 from aqdask.store.ledger import DONE, PENDING, QUARANTINED, UNREACHABLE, Entry, Ledger, Record
 from aqdask.store.quality_store import QualityStore
@@ -62,15 +64,18 @@ def register(
     probed : mapping, optional
         Results of `probe` that are available already, by path.
     """
-    known = defaultdict(list)
-    for entry in archive.ledger.entries.values():
-        known[entry.path].append(entry)
-    ids = assign_ids(scanned, {path: _base_id(entries[0]) for path, entries in known.items()})
+    known = KnownSources(archive.ledger)
+    ids = assign_ids(scanned, known.base_ids())
     if rehash:
         _rehash(archive.ledger, scanned, known, executor, reporter)
-    _clear_problems(archive.ledger, scanned, known)
+    settled = known.settled(scanned)
+    _clear_problems(archive.ledger, scanned, settled, known)
     again = retry or forget
-    wanted = [source for source in scanned if _is_new(source, known.get(source.path, ()), again)]
+    wanted = [
+        source
+        for source, is_settled in zip(scanned, settled, strict=True)
+        if not is_settled and _is_new(source, known.get(source.path, ()), again)
+    ]
     wanted.sort(key=lambda source: ids[source.path])
     unseen = [source.path for source in wanted if source.path not in (probed or {})]
     looked_into = {source.path for source in wanted}
@@ -87,6 +92,45 @@ def register(
         for name in quality_store.names(archive.root):
             QualityStore.open(archive.path, name, writable=True).grow(rows)
     reporter.finish()
+
+
+class KnownSources(Mapping[str, Sequence[Entry]]):
+    """Entries of the ledger by path of their source, made when they are asked for."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._rows = ledger.table.all()
+        self._at: dict[str, int | list[int]] = {}
+        for place, path in enumerate(self._rows.texts("path")):
+            former = self._at.setdefault(path, place)
+            if former != place:
+                self._at[path] = [*([former] if isinstance(former, int) else former), place]
+
+    def __getitem__(self, path: str) -> Sequence[Entry]:
+        at = self._at[path]
+        return [self._rows[place] for place in ([at] if isinstance(at, int) else at)]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._at)
+
+    def __len__(self) -> int:
+        return len(self._at)
+
+    def base_ids(self) -> dict[str, str]:
+        """Return the id of the first entry of each source, without the part that names an HDU."""
+        ids, suffixes = self._rows.texts("frame_id"), self._rows.texts("suffix")
+        first = ((path, at if isinstance(at, int) else at[0]) for path, at in self._at.items())
+        return {path: ids[n].removesuffix(suffixes[n]) if suffixes[n] else ids[n] for path, n in first}
+
+    def settled(self, scanned: Sequence[Source]) -> list[bool]:
+        """Return True for each source of one frame that is stored as the source is now."""
+        rows = self._rows
+        good = (rows.column("state") == CODE[DONE]) & (rows.words("problem") == "")
+        sizes, times = (np.where(good, rows.column(name), -1).tolist() for name in ("size", "mtime_ns"))
+        places = [self._at.get(source.path) for source in scanned]
+        return [
+            isinstance(at, int) and sizes[at] == source.size >= 0 and times[at] == source.mtime_ns
+            for source, at in zip(scanned, places, strict=True)
+        ]
 
 
 class _Page:
@@ -228,10 +272,12 @@ def probe(paths: Sequence[str], read: ReadSpec, executor: Executor, reporter: Re
     return found
 
 
-def _clear_problems(ledger: Ledger, scanned: Sequence[Source], known: Mapping[str, Sequence[Entry]]) -> None:
+def _clear_problems(
+    ledger: Ledger, scanned: Sequence[Source], settled: Sequence[bool], known: KnownSources
+) -> None:
     """Clear the problems of stored frames whose sources are unchanged again."""
-    for source in scanned:
-        for entry in known.get(source.path, ()):
+    for source, is_settled in zip(scanned, settled, strict=True):
+        for entry in () if is_settled else known.get(source.path, ()):
             stamp = {"size": source.size, "mtime_ns": source.mtime_ns}
             if entry.problem and (entry.size, entry.mtime_ns) == (source.size, source.mtime_ns):
                 ledger.append([{"event": "touch", "frame_id": entry.frame_id, **stamp}])
@@ -274,10 +320,6 @@ def _is_new(source: Source, entries: Sequence[Entry], retry: bool) -> bool:
     if retry and any(entry.state == QUARANTINED or entry.problem for entry in entries):
         return True
     return not entries or any(stamp not in ((e.size, e.mtime_ns), e.tried) for e in entries)
-
-
-def _base_id(entry: Entry) -> str:
-    return entry.frame_id.removesuffix(entry.suffix) if entry.suffix else entry.frame_id
 
 
 def _misfit(spec: ArchiveSpec, info: FrameInfo) -> str:

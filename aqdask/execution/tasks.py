@@ -255,6 +255,22 @@ class FrameJob:
         return LoadedFrame(pixels, task.crc32c, camera, band, (header, primary))
 
 
+@dataclass(frozen=True)
+class GroupJob:
+    """Task that runs a job on several batches, one after the other."""
+
+    job: Callable[[Batch], list[Record]]
+
+    def __call__(self, group: Sequence[Batch]) -> list[tuple[float, list[Record]]]:
+        """Return seconds and records of each batch."""
+        answers = []
+        for batch in group:
+            started = time.perf_counter()
+            records = self.job(batch)
+            answers.append((time.perf_counter() - started, records))
+        return answers
+
+
 def _stamp(path: str) -> dict[str, int]:
     """Return size and time of an unusable source; empty where it is missing."""
     with contextlib.suppress(OSError):

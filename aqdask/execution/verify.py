@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -19,9 +19,10 @@ from aqdask.execution.tasks import VerifyJob
 from aqdask.io import places, reader
 from aqdask.methods.bundle import Bundle
 from aqdask.store import layout, quality_store
+from aqdask.store.entry_table import CODE
 from aqdask.store.frame_store import FrameStore
 from aqdask.store.lease import sole_writer
-from aqdask.store.ledger import DONE, PENDING, QUARANTINED, Entry, Ledger, open_ledger
+from aqdask.store.ledger import DONE, PENDING, QUARANTINED, Entry, Ledger, Rows, open_ledger
 from aqdask.store.quality_store import QualitySpec, QualityStore
 
 FRAMES_PER_TASK = 8
@@ -74,7 +75,7 @@ def verify(
     repair: bool = False,
     forget: bool = False,
 ) -> Verification:
-    """Check completeness, and checksums of all frames or of a random ``sample``.
+    """Check completeness, and checksums of all frames or of a random ``sample``; see `aqdask.verify`.
 
     With ``repair``, damaged data are made again: metadata from the archive's spec and its ledger, pixels from
     their sources, and maps with the stored model; then everything is checked once more.
@@ -120,7 +121,8 @@ def _check(
     ledger, frames = open_ledger(root, damaged=True), FrameStore.at(root)
     made = quality_groups.known(root, ledger)
     rows = ledger.rows()
-    entries = _chosen(rows, sample, seed)
+    fraction = sample if sample <= 1 else min(1.0, sample / max(1, len(rows)))
+    entries = _chosen(rows, fraction, seed)
     found = Verification(len(entries), counts=ledger.counts(list(made)))
     found.damage = verify_structure.check(root, ledger, frames, made)
     places = {where for _, where, _ in found.damage}
@@ -129,7 +131,7 @@ def _check(
         what = "pixels and coordinates were not read: their metadata come first"
         found.incomplete = [(verify_arrays.ALL, what)]
         return found
-    found.damage += verify_arrays.check_coordinates(frames, rows)
+    found.damage += verify_arrays.check_coordinates(frames, rows, fraction, seed)
     whole = [name for name in made if f"{name} (metadata)" not in places]
     for name in whole:
         store = QualityStore(layout.group(root, f"quality/{name}"))
@@ -140,28 +142,28 @@ def _check(
     return found
 
 
-def _chosen(rows: list[Entry], sample: float, seed: int) -> list[Entry]:
-    if sample >= 1:
+def _chosen(rows: Rows, fraction: float, seed: int) -> Rows:
+    if fraction >= 1:
         return rows
-    count = min(len(rows), max(1, round(sample * len(rows))))
-    picked = np.random.default_rng(seed).choice(len(rows), size=count, replace=False)
-    return [rows[position] for position in sorted(picked)]
+    count = min(len(rows), max(1, round(fraction * len(rows))))
+    return rows.take(np.sort(np.random.default_rng(seed).choice(len(rows), size=count, replace=False)))
 
 
 def _damage(
     path: str | os.PathLike[str],
-    entries: list[Entry],
+    entries: Sequence[Entry],
     names: list[str],
     executor: Executor,
     reporter: Reporter,
 ) -> tuple[list[tuple[str, str, str]], list[tuple[str, str]]]:
     """Compare the checksums of entries; return what is damaged, and what could not be checked."""
     items: list[Item] = []
+    ids: dict[int, str] = {}
     for entry in entries:
+        ids[entry.row] = entry.frame_id
         pixels = entry.crc32c if entry.state == DONE else ""
         scores = {n: s.crc32c for n in names if (s := entry.scores.get(n)) and s.state == DONE}
         items.append((entry.row, pixels, scores))
-    ids = {entry.row: entry.frame_id for entry in entries}
     reporter.start("verify", len(items))
     job = VerifyJob(places.absolute(path), tuple(names))
     damage: list[tuple[str, str, str]] = []
@@ -183,19 +185,19 @@ def _damage(
 def _incomplete(frames: FrameStore, ledger: Ledger, names: list[str]) -> list[tuple[str, str]]:
     """List unfinished frames, and a number of rows that differs between ledger and arrays."""
     rows = ledger.rows()
+    pending, standing = CODE[PENDING], rows.standing()
     found = [
         (e.frame_id, f"not ingested yet (resume the ingest){': ' + e.reason if e.reason else ''}")
-        for e in rows
-        if e.standing()[0] == PENDING
+        for e in rows.take(standing == pending)
     ]
     for name in names:
-        found += [
-            (e.frame_id, f"not scored by {name} yet (resume the score)")
-            for e in rows
-            if e.state == DONE and not e.changed and e.standing(name)[0] == PENDING
-        ]
+        left = (
+            (rows.column("state") == CODE[DONE]) & ~rows.column("changed") & (rows.standing(name) == pending)
+        )
+        what = f"not scored by {name} yet (resume the score)"
+        found += [(frame_id, what) for frame_id in rows.take(left).texts("frame_id")]
     stored = len(frames)
-    if stored != len(rows) or [e.row for e in rows] != list(range(len(rows))):
+    if stored != len(rows) or (rows.column("row") != np.arange(len(rows))).any():
         found.append(("(archive)", f"{stored} rows are stored, the ledger knows {len(rows)}"))
     return found
 

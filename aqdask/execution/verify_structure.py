@@ -16,6 +16,7 @@ from aqdask.execution.open_archive import OpenArchive
 from aqdask.execution.verify_arrays import ALL, Damage
 from aqdask.io import reader
 from aqdask.store import layout
+from aqdask.store.entry_table import CODE
 from aqdask.store.frame_store import FrameStore, checksum
 from aqdask.store.ledger import DONE, PENDING, QUARANTINED, Entry, Ledger, Record
 from aqdask.store.quality_store import QualitySpec, QualityStore
@@ -40,7 +41,7 @@ def check(
     if not problems:
         if beyond := frames.stored_beyond(ledger.row_count):
             damage.append((ALL, LEDGER, f"{len(beyond)} stored frames are unknown to it: records are lost"))
-        given_up = [entry for entry in ledger.rows() if entry.state == QUARANTINED]
+        given_up = ledger.rows().where(lambda rows: rows.column("state") == CODE[QUARANTINED])
         damage += [
             (entry.frame_id, LEDGER, "its pixels are stored, but it is quarantined: a record is lost")
             for entry in given_up

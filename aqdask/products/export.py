@@ -63,16 +63,24 @@ FORMATS: dict[str, MaskFormat | TableFormat] = {
     "ecsv": TableFormat("frames.ecsv", write_ecsv),
 }
 DEFAULT_FORMATS = ("dq", "parquet", "ecsv")
+TABLE_FORMATS = ("parquet",)  # without masks; ECSV of a million frames takes minutes
 
 
-def check_formats(formats: Sequence[str]) -> None:
-    """Raise `UsageError` for a format that is not in `FORMATS`."""
+def check_formats(formats: Sequence[str], *, masks: bool = True) -> None:
+    """Raise `UsageError` for a format that is not in `FORMATS`, or that needs masks where there are none."""
     for name in formats:
         if name not in FORMATS:
             raise UsageError(
                 f"the export format {name!r}",
                 expected=f"one of {', '.join(FORMATS)}",
                 consequence="Nothing was written",
+            )
+        if not masks and isinstance(FORMATS[name], MaskFormat):
+            raise UsageError(
+                f"the export format {name!r} without masks (--table)",
+                expected="formats of tables",
+                consequence="Nothing was written",
+                remedy="leave out one of both",
             )
 
 
@@ -84,9 +92,11 @@ def export_all(
     executor: Executor,
     reporter: Reporter,
     formats: Sequence[str] = DEFAULT_FORMATS,
+    *,
+    masks: bool = True,
 ) -> pa.Table:
     """Write masks and tables of an archive in these `FORMATS`; see `aqdask.export`."""
-    check_formats(formats)
+    check_formats(formats, masks=masks)
     chosen = {name: FORMATS[name] for name in formats}
     writers = {name: row.write for name, row in chosen.items() if isinstance(row, MaskFormat)}
     try:
@@ -94,8 +104,10 @@ def export_all(
             place.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise place_failed(folder, error) from error
-    masks = compute_masks(archive, quality, alpha, executor, reporter, folder=folder, writers=writers)
-    table = frame_table(archive, quality, masks)
+    found: dict[int, MaskResult] = {}
+    if masks:
+        found = compute_masks(archive, quality, alpha, executor, reporter, folder=folder, writers=writers)
+    table = frame_table(archive, quality, found)
     for row in chosen.values():
         if isinstance(row, TableFormat):
             try:

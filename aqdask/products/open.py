@@ -6,7 +6,6 @@ import os
 from pathlib import Path
 from typing import Any
 
-import dask.array as da
 import numpy as np
 import xarray as xr
 import zarr
@@ -16,12 +15,14 @@ from aqdask.paths import check_local, check_place
 from aqdask.specs import PatchGrid
 from aqdask.stats.masking import bad_pixels, check_alpha
 from aqdask.store import layout, quality_store
+from aqdask.store.entry_table import PENDING, STATES, TEXT
 from aqdask.store.frame_store import COORDINATES, FrameStore
-from aqdask.store.ledger import PENDING, open_ledger
+from aqdask.store.ledger import open_ledger
 from aqdask.store.quality_store import QualityStore
 
 MASK_FORMAT = "aqdask-mask"
 FRAME_CHUNKS = {"frame": 1, "y": -1, "x": -1}  # one frame is one shard
+MOST_CHUNKS = 65536  # frames with a Dask chunk each; a million takes seconds and a gigabyte
 
 
 def open_frames(archive: str | os.PathLike[str]) -> xr.Dataset:
@@ -36,7 +37,8 @@ def open_frames(archive: str | os.PathLike[str]) -> xr.Dataset:
     -------
     xarray.Dataset
         ``image`` (frame, y, x) in the type of the frames (absent after ``--no-pixels``) and ``invalid``
-        (bool), with one chunk for each frame. Coordinates: ``frame_id``, ``time``, ``exptime``, ``filter``,
+        (bool), with one Dask chunk for each frame; above 65,536 frames without Dask, but as lazy: select
+        frames, then ``.chunk({"frame": 1})``. Coordinates: ``frame_id``, ``time``, ``exptime``, ``filter``,
         ``camera``, ``path``, ``hdu``, header cards, and from the ledger ``frame_type`` and ``state``.
 
     Raises
@@ -50,13 +52,12 @@ def open_frames(archive: str | os.PathLike[str]) -> xr.Dataset:
         raise layout.damaged(archive, problems)
     frames = xr.open_zarr(root.store, group="frames", consolidated=False, chunks=None)
     planes = [name for name in ("image", "invalid") if name in frames]
-    frames = frames.assign({name: frames[name].chunk(FRAME_CHUNKS) for name in planes})
+    if frames.sizes["frame"] <= MOST_CHUNKS:
+        frames = frames.assign({name: frames[name].chunk(FRAME_CHUNKS) for name in planes})
     frames = frames.set_coords([name for name in COORDINATES if name in frames])
-    entries, rows = open_ledger(root).rows(), frames.sizes["frame"]
-    types = _column(
-        [entry.frame_type or "" for entry in entries], "", rows, "frame type, empty where unknown"
-    )
-    return frames.assign_coords(frame_type=types, state=_states([entry.state for entry in entries], rows))
+    known, rows = open_ledger(root).rows(), frames.sizes["frame"]
+    types = _column(known.words("frame_type"), "", rows, "frame type, empty where unknown")
+    return frames.assign_coords(frame_type=types, state=_states(known.column("state"), rows))
 
 
 def quality_name(archive: str | os.PathLike[str], model: str | None = None) -> str:
@@ -111,31 +112,33 @@ def open_quality(archive: str | os.PathLike[str], model: str | None = None) -> x
         ``out_of_reference``, ``frame_size_ratio``, ``frame_ellipticity``, their p-values,
         ``frame_sky``, ``frame_noise_ratio``, ``frame_stars``. Each has ``long_name``. Coordinates of frames,
         patch bounds ``y0``, ``y1``, ``x0``, ``x1`` in pixels, ``ra`` and ``dec`` of patch centres in degrees
-        (NaN without WCS); and ``invalid`` (frame, y, x) where some pixels of the archive are not data.
+        (NaN without WCS); and ``invalid`` (frame, y, x) where some pixels of the archive are not data. Chunks
+        as `open_frames` has them.
     """
     name = quality_name(archive, model)
     store = QualityStore.open(archive, name)
     if lost := store.lost():
         raise layout.damaged(archive, lost)
-    quality = xr.open_zarr(store.group.store, group=f"quality/{name}", consolidated=False, chunks={})
+    frames = open_frames(archive).drop_vars(["header", "primary_header"])
+    chunks: dict[str, int] | None = {} if frames.sizes["frame"] <= MOST_CHUNKS else None
+    quality = xr.open_zarr(store.group.store, group=f"quality/{name}", consolidated=False, chunks=chunks)
     quality = quality.drop_vars("bundle").set_coords(["y0", "y1", "x0", "x1", "ra", "dec"])
     quality = quality[sorted(map(str, quality.data_vars))]
-    frames = open_frames(archive).drop_vars(["header", "primary_header"])
-    entries = open_ledger(layout.open_root(archive)).rows()
-    states = _states([entry.standing(name)[0] for entry in entries], frames.sizes["frame"])
+    known = open_ledger(layout.open_root(archive)).rows()
+    states = _states(known.standing(name), frames.sizes["frame"])
     quality = quality.assign_coords(dict(frames.coords) | {"state": states})
-    if any(entry.invalid_pixels for entry in entries):
+    if known.column("invalid_pixels").any():
         quality["invalid"] = frames["invalid"]
     return quality
 
 
-def _states(known: list[str], rows: int) -> xr.Variable:
+def _states(known: np.ndarray, rows: int) -> xr.Variable:
     """States of the ledger as a coordinate; rows that the ledger does not list yet are pending."""
-    return _column(known, PENDING, rows, "state in the ledger")
+    return _column(np.array(STATES, TEXT)[known], PENDING, rows, "state in the ledger")
 
 
-def _column(known: list[str], fill: str, rows: int, meaning: str) -> xr.Variable:
-    column = np.array(known + [fill] * (rows - len(known)), dtype=np.dtypes.StringDType())
+def _column(known: np.ndarray, fill: str, rows: int, meaning: str) -> xr.Variable:
+    column = np.concatenate([known, np.full(rows - len(known), fill, TEXT)])
     return xr.Variable("frame", column, {"long_name": meaning})
 
 
@@ -172,16 +175,21 @@ def mask(quality: xr.Dataset, alpha: float) -> xr.DataArray:
     height, width = (int(n) for n in quality.attrs["frame_shape"])
     grid = PatchGrid(height, width, int(quality.attrs["patch"]))
     lead = pvalue.dims[:-2]
-    data = da.asarray(pvalue.data)
+    data = _in_chunks(pvalue).data
     data = data.rechunk({**dict.fromkeys(range(len(lead)), 1), data.ndim - 2: -1, data.ndim - 1: -1})
     pixels = data.map_blocks(
         bad_pixels, alpha, grid, dtype=bool, chunks=(*data.chunks[:-2], (grid.height,), (grid.width,))
     )
     if "invalid" in quality:
-        pixels = pixels | da.asarray(quality["invalid"].data)
+        pixels = pixels | _in_chunks(quality["invalid"]).data
     coords: dict[Any, Any] = {n: c for n, c in quality.coords.items() if set(c.dims) <= set(lead)}
     attributes = {"long_name": "pixel is bad", "alpha": alpha}
     return xr.DataArray(pixels, dims=(*lead, "y", "x"), coords=coords, name="mask", attrs=attributes)
+
+
+def _in_chunks(array: xr.DataArray) -> xr.DataArray:
+    """Return the array with a Dask chunk for each frame where it has no chunks."""
+    return array if array.chunks else array.chunk(dict.fromkeys(array.dims[:-2], 1))
 
 
 def check_mask_path(path: str | os.PathLike[str]) -> None:

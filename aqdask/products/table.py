@@ -9,14 +9,16 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from astropy.table import Table
 from astropy.time import Time
 
 from aqdask.products.dq import MaskResult
 from aqdask.store import layout
+from aqdask.store.entry_table import QUARANTINED, STATES, Rows, decoded
 from aqdask.store.frame_store import NO_TIME, FrameStore
-from aqdask.store.ledger import QUARANTINED, open_ledger
+from aqdask.store.ledger import open_ledger
 from aqdask.store.quality_store import QualityStore
 from aqdask.text import printable
 
@@ -64,37 +66,64 @@ def frame_table(
         `COLUMNS` and the other frame-level variables of the quality group. Frames in the order of the
         archive, then the sources that gave no frame.
     """
-    frames = FrameStore.open(archive)
-    ledger = open_ledger(layout.open_root(archive))
-    headers = {n: frames.coordinate(n) for n in ("time", "exptime", "filter", "camera")}
+    frames, ledger = FrameStore.open(archive), open_ledger(layout.open_root(archive))
     measured, kinds = _frame_variables(archive, quality)
-    columns: dict[str, list[Any]] = {name: [] for name in kinds}
-    for entry in [*ledger.rows(), *ledger.rejected()]:
-        state, reason = entry.standing(quality)
-        mask = (masks or {}).get(entry.row, MaskResult(entry.row))
+    schema = pa.schema(
+        [pa.field(n, kind, metadata={"description": text}) for n, (kind, text) in kinds.items()]
+    )
+    parts = [schema.empty_table()]
+    for known in (ledger.rows(), ledger.rejected()):
+        for start in range(0, len(known), layout.ROWS_PER_CHUNK):
+            rows = known[start : start + layout.ROWS_PER_CHUNK]
+            columns = _columns_of(rows, quality, masks or {}) | _stored_columns(rows, frames, measured)
+            columns = {name: columns.get(name, [None] * len(rows)) for name in kinds}
+            parts.append(pa.table(columns, schema=schema))
+    return pa.concat_tables(parts)
+
+
+def _columns_of(rows: Rows, quality: str, masks: Mapping[int, MaskResult]) -> dict[str, list[Any]]:
+    """Return the columns that come from the ledger and the masks."""
+    states, reasons = np.array(STATES)[rows.standing(quality)].tolist(), rows.reasons(quality).tolist()
+    found = [masks.get(row, MaskResult(row)) for row in rows.column("row").tolist()]
+    for place, mask in enumerate(found):
         if mask.problem:
-            state, reason = QUARANTINED, f"{NO_MASK}{mask.problem}"
-        about = {
-            name: _plain(column[entry.row]) if entry.row >= 0 else None for name, column in headers.items()
-        }
-        about["time"] = None if about["time"] == NO_TIME else about["time"]
-        scored = entry.row >= 0 and bool(measured) and not np.isnan(measured["frame_score"][entry.row])
-        numbers = {name: _plain(column[entry.row]) if scored else None for name, column in measured.items()}
-        values = {"frame_score": None} | numbers | about | {
-            "frame_id": entry.frame_id, "path": entry.path, "row": entry.row, "sha256": entry.sha256,
-            "state": state, "reason": reason, "masked_fraction": mask.masked,
-            "dq_file": mask.files.get("dq", ""), "frame_type": entry.frame_type or "",
-        }  # fmt: skip
-        for column, value in values.items():
-            columns[column].append(printable(value) if isinstance(value, str) else value)
-    fields = [pa.field(n, kind, metadata={"description": text}) for n, (kind, text) in kinds.items()]
-    return pa.table({n: pa.array(columns[n], kinds[n][0]) for n in kinds}, schema=pa.schema(fields))
+            states[place], reasons[place] = QUARANTINED, f"{NO_MASK}{mask.problem}"
+    texts = {name: rows.texts(name) for name in ("frame_id", "path", "sha256")} | {
+        "state": states, "reason": [decoded(reason) for reason in reasons],
+        "dq_file": [mask.files.get("dq", "") for mask in found],
+        "frame_type": rows.words("frame_type").tolist(),
+    }  # fmt: skip
+    columns: dict[str, list[Any]] = {name: list(map(printable, column)) for name, column in texts.items()}
+    columns["masked_fraction"] = [mask.masked for mask in found]
+    return columns | {"row": rows.column("row").tolist()}
+
+
+def _stored_columns(
+    rows: Rows, frames: FrameStore, measured: Mapping[str, np.ndarray]
+) -> dict[str, list[Any]]:
+    """Return the columns that come from the arrays of the archive; none for sources without frames."""
+    numbers = rows.column("row")
+    if not len(numbers) or numbers[0] < 0:
+        return {}
+    start = int(numbers[0])
+    part, within = slice(start, int(numbers[-1]) + 1), numbers - start
+    columns: dict[str, list[Any]] = {}
+    for name in ("filter", "camera"):
+        columns[name] = list(map(printable, map(str, frames.coordinate(name, part)[within].tolist())))
+    columns["time"] = [None if t == NO_TIME else t for t in frames.coordinate("time", part)[within].tolist()]
+    stored = {"exptime": frames.coordinate("exptime", part)[within]}
+    stored |= {name: column[numbers] for name, column in measured.items()}
+    scored = ~np.isnan(stored.get("frame_score", np.zeros(len(numbers))))
+    for name, values in stored.items():
+        good = ~np.isnan(values) & (scored | (name == "exptime"))
+        columns[name] = [v if keep else None for v, keep in zip(values.tolist(), good.tolist(), strict=True)]
+    return columns
 
 
 def frames_without_mask(table: pa.Table) -> list[tuple[str, str]]:
     """Return id and reason of each frame whose mask failed, from a table of `frame_table`."""
-    pairs = zip(table["frame_id"].to_pylist(), table["reason"].to_pylist(), strict=True)
-    return [(name, reason) for name, reason in pairs if reason.startswith(NO_MASK)]
+    found = table.filter(pc.starts_with(table["reason"], NO_MASK))
+    return list(zip(found["frame_id"].to_pylist(), found["reason"].to_pylist(), strict=True))
 
 
 def _frame_variables(
@@ -141,9 +170,3 @@ def _as_astropy(table: pa.Table) -> Table:
         result[field.name] = values if values else np.array([], dtype="U1")
         result[field.name].description = field.metadata[b"description"].decode()
     return result
-
-
-def _plain(value: Any) -> Any:
-    """Convert a numpy scalar to a Python value; NaN to None."""
-    found = value.item() if isinstance(value, np.generic) else str(value)
-    return None if isinstance(found, float) and np.isnan(found) else found

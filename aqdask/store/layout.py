@@ -32,7 +32,7 @@ from aqdask.store.codecs import CODECS
 from aqdask.store.stores import open_store
 
 FORMAT = "aqdask"
-LAYOUT_VERSION = 3
+LAYOUT_VERSION = 4
 CONVENTIONS = "CF-1.11"
 GROUPS = ("frames", "quality", "ledger")
 # Long names that earlier releases wrote, and those of today.

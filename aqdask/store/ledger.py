@@ -3,8 +3,8 @@
 The client is the only writer. A segment is a 1-D uint8 array, so that the archive stays one zarr hierarchy.
 The state of a frame follows from all records in order, the last one of a kind wins. Segments are numbered
 without gaps. The chunk of a segment is written before its metadata, each by a rename, so that a killed client
-leaves a whole segment or none: a segment that is missing or does not decode is damage. A segment that begins
-with a snapshot replaces all earlier ones.
+leaves a whole segment or none: a segment that is missing or does not decode is damage. A snapshot, the whole
+state as a Parquet file (`aqdask.store.entry_table`), replaces all earlier segments.
 """
 
 from __future__ import annotations
@@ -12,117 +12,46 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import google_crc32c
 import numcodecs
+import numpy as np
 import zarr
 from zarr.codecs import Crc32cCodec, ZstdCodec
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 
 from aqdask.io.frame_type import header_type
-from aqdask.specs import is_light
 from aqdask.store import layout
-from aqdask.store.frame_store import FrameStore, Place
+from aqdask.store.entry_table import (
+    CODE,
+    DONE,
+    PENDING,
+    QUARANTINED,
+    SKIPPED,
+    Entries,
+    Entry,
+    EntryTable,
+    Rows,
+    Score,
+)
+from aqdask.store.frame_store import FrameStore
 
-PENDING, DONE, QUARANTINED = "pending", "done", "quarantined"
-SKIPPED = "skipped"  # of a model's scores only: the frame is no light and was not asked for
+__all__ = [
+    "DONE", "PENDING", "QUARANTINED", "SKIPPED", "UNREACHABLE", "Entry", "Ledger", "Record", "Rows", "Score",
+    "open_ledger",
+]  # fmt: skip
 FLUSH_SECONDS = 1.0  # at most this much recorded work is repeated after a kill of the client
 FLUSH_RECORDS = 2000
 COMPACT_SEGMENTS = 64
+COMPACT_RECORDS = 100_000  # so many, and as many as there are frames, are merged during a run: linear in all
+COMPACT_LATEST = 1000  # segments that are merged during a run, however few records they hold
 
 Record = dict[str, Any]
 REGISTERED = ("path", "hdu", "row", "size", "mtime_ns", "suffix", "card", "frame_type", "state", "reason")
 UNREACHABLE = "source unreachable: "  # how the reason of a frame begins whose source could not be read at all
-
-
-@dataclass(slots=True)
-class Score:
-    """Result of scoring a frame with one model.
-
-    ``source`` is the checksum of the scored pixels, ``crc32c`` that of the maps, and ``values`` holds the
-    frame-level variables.
-    """
-
-    state: str
-    source: str = ""
-    crc32c: str = ""
-    reason: str = ""
-    values: dict[str, float] = field(default_factory=dict)
-
-
-@dataclass(slots=True)
-class Entry:
-    """State of one frame, or of a source without frames.
-
-    ``row`` is -1 for a source without frames; ``suffix`` is the part of the id that names the HDU, and
-    ``card`` the checksum of the row's coordinates. ``frame_type`` is that of `FrameMetadata`, None where a
-    layout before 3 did not record it.
-    ``crc32c`` is over the stored pixels and their invalid mask; ``sha256`` over the source file.
-    ``changed`` marks a stored frame whose source has new content, to be ingested again; ``problem`` is the
-    reason why that failed, for the source as of ``tried`` (size and time; None where it could not be read).
-    Stored pixels stay until they are replaced, whatever happens to the source.
-    """
-
-    frame_id: str
-    path: str
-    hdu: int
-    row: int
-    size: int
-    mtime_ns: int
-    suffix: str = ""
-    card: str = ""
-    frame_type: str | None = None
-    state: str = PENDING
-    reason: str = ""
-    sha256: str = ""
-    crc32c: str = ""
-    invalid_pixels: int = 0
-    attempts: int = 0
-    changed: bool = False
-    problem: str = ""
-    tried: tuple[int, int] | None = None
-    scores: dict[str, Score] = field(default_factory=dict)
-
-    @property
-    def place(self) -> Place:
-        """Row, source and checksum of the frame."""
-        return Place(self.row, self.path, self.hdu, self.crc32c)
-
-    def score_pending(self, quality: str) -> bool:
-        """Return True if a quality group lacks this frame, or holds scores of other pixels."""
-        score = self.scores.get(quality)
-        if score is None or score.state == PENDING:
-            return True
-        return score.state == DONE and score.source != self.crc32c
-
-    def is_skipped(self, quality: str) -> bool:
-        """Return True if a quality group holds nothing of this frame because it is no light."""
-        return quality not in self.scores and not is_light(self.frame_type)
-
-    def worst(self, qualities: Sequence[str]) -> tuple[str, str]:
-        """Return state and reason of the pixels, or of the first quality group that could not score them."""
-        for quality in qualities:
-            state, reason = self.standing(quality)
-            if state == QUARANTINED:
-                return state, reason if self.state == QUARANTINED else f"{quality}: {reason}"
-        return self.standing()
-
-    def standing(self, quality: str = "") -> tuple[str, str]:
-        """Return state and reason of the pixels, or with ``quality`` of the scores."""
-        if self.changed:
-            return PENDING, "its source has changed"
-        if self.state != DONE or not quality:
-            return self.state, self.reason
-        if self.is_skipped(quality):
-            return SKIPPED, f"not a light: {self.frame_type}"
-        if self.score_pending(quality):
-            return PENDING, ""
-        score = self.scores[quality]
-        return score.state, score.reason
 
 
 class Ledger:
@@ -138,51 +67,75 @@ class Ledger:
 
     Attributes
     ----------
-    entries : dict of str to Entry
-        By frame id.
+    table : EntryTable
+        The state as columns.
     qualities : dict of str to dict
         Contents of each quality group, by name; see `aqdask.store.quality_store.QualitySpec`.
     damage : list of str
         Segments that are missing or do not decode, so that records are lost.
     orphans : dict of str to None
         Frame ids, in order, of records about unregistered frames.
+    before_flush : list of callable
+        Called before records are written, by whoever must write something first.
     """
 
     def __init__(self, group: zarr.Group, layout_version: int = layout.LAYOUT_VERSION) -> None:
         self._group, self._layout_version = group, layout_version
         self._buffer: list[Record] = []
         self._flushed = time.monotonic()
-        self.entries: dict[str, Entry] = {}
+        self._loose = 0  # records since the last snapshot
+        self.before_flush: list[Callable[[], None]] = []
+        self.table = EntryTable()
         self.qualities: dict[str, Record] = {}
         self.damage: list[str] = []
         self.orphans: dict[str, None] = {}
         self.row_count = 0
         self._numbers = _numbers(group)
         self._superseded: list[int] = []
-        for records in self._since_snapshot(layout_version):
+        for number, packed in self._since_snapshot(layout_version):
+            try:
+                records = _records(_ZSTD.decode(packed))
+            except ValueError:
+                self.damage.append(f"segment {number:06d} is missing or does not decode")
+                continue
+            self._loose += len(records)
             for record in records:
                 self._apply(record)
+        self.damage.sort()
 
     def __len__(self) -> int:
-        return len(self.entries)
+        return len(self.table)
 
-    def rows(self) -> list[Entry]:
+    @property
+    def entries(self) -> Entries:
+        """States of all frames and sources by frame id, in the order of their registration."""
+        return Entries(self.table)
+
+    def row_of(self, frame_id: str) -> int:
+        """Return the row of a registered frame."""
+        return int(self.table.array("row")[self.table.find(frame_id)])
+
+    def rows(self) -> Rows:
         """Return the entries that own a row of the archive, in row order."""
-        return sorted((e for e in self.entries.values() if e.row >= 0), key=lambda entry: entry.row)
+        return self.table.rows()
 
-    def rejected(self) -> list[Entry]:
+    def rejected(self) -> Rows:
         """Return the entries of sources without frames, sorted by id."""
-        return sorted((e for e in self.entries.values() if e.row < 0), key=lambda entry: entry.frame_id)
+        found = self.table.all().where(lambda rows: rows.column("row") < 0)
+        return found.take(np.argsort(np.array(found.texts("frame_id"), object), kind="stable"))
 
     def counts(self, qualities: Sequence[str] = ()) -> dict[str, int]:
         """Count entries by state; quarantined are also those that one of ``qualities`` could not score."""
-        counted = Counter(entry.worst(qualities)[0] for entry in self.entries.values())
-        return {state: counted[state] for state in (DONE, QUARANTINED, PENDING)}
+        counted = np.bincount(self.table.all().worst(qualities), minlength=len(CODE))
+        return {state: int(counted[CODE[state]]) for state in (DONE, QUARANTINED, PENDING)}
 
     def not_lights(self, quality: str = "") -> dict[str, int]:
         """Count the stored frames that are no lights by type; with ``quality``, those that it skips."""
-        found = (e for e in self.rows() if e.state == DONE and not is_light(e.frame_type))
-        return dict(Counter(str(e.frame_type) for e in found if not quality or e.is_skipped(quality)))
+        rows = self.rows()
+        found = (rows.column("state") == CODE[DONE]) & ~rows.are_lights()
+        if quality:
+            found &= rows.are_skipped(quality)
+        return dict(Counter(map(str, rows.take(found).texts("frame_type"))))
 
     def append(self, records: Iterable[Record]) -> None:
         """Apply records, and write them once there are enough."""
@@ -195,9 +148,14 @@ class Ledger:
     def flush(self) -> None:
         """Write the unwritten records as one segment."""
         self._flushed = time.monotonic()
+        for prepare in self.before_flush:
+            prepare()
         if self._buffer:
-            self._write_segment(self._buffer)
+            self._write_segment(_lines(self._buffer))
+            self._loose += len(self._buffer)
             self._buffer = []
+        if self._loose > max(COMPACT_RECORDS, len(self.table)) or len(self._numbers) > COMPACT_LATEST:
+            self.compact()
 
     def close(self) -> None:
         """Flush, and merge the segments when there are many."""
@@ -208,33 +166,43 @@ class Ledger:
 
     def compact(self) -> None:
         """Write the whole state as one snapshot, then remove the segments before it."""
-        self.flush()
+        if self._buffer:
+            self.flush()
         before = list(self._numbers)
-        self._write_segment(list(self._snapshot()))
+        self._write_segment(self.table.snapshot(self.qualities))
+        self._loose = 0
         self._superseded = before
         self._remove_superseded()
 
-    def _snapshot(self) -> Iterator[Record]:
-        yield {"event": "snapshot"}
-        yield from self.qualities.values()
-        for entry in self.entries.values():
-            yield from _records_of(entry)
+    def _since_snapshot(self, layout_version: int) -> list[tuple[int, bytes]]:
+        """Read the segments from the last snapshot on, and add lost ones to `damage`.
 
-    def _since_snapshot(self, layout_version: int) -> list[list[Record]]:
-        """Read the segments from the last snapshot on, in order, and add lost ones to `damage`."""
-        found: list[list[Record]] = []
+        A snapshot becomes the table. The records after it are returned compressed: number and content of each
+        segment, in order.
+        """
+        found: list[tuple[int, bytes]] = []
         for number in range(self._numbers[-1] if self._numbers else 0, 0, -1):
-            records = _read_segment(self._group, number)
-            if records is None:
+            packed = _read_segment(self._group, number)
+            if packed is None:
                 if layout_version > 1 or _chunk(self._group, number) is not None:
                     self.damage.append(f"segment {number:06d} is missing or does not decode")
                 continue
-            found.append(records)
-            if records and records[0]["event"] == "snapshot":
+            data = _ZSTD.decode(packed)
+            is_table = data.startswith(PARQUET)
+            if is_table:
+                self._restore(data)
+            else:
+                found.append((number, packed))
+            if is_table or data.startswith(SNAPSHOT):
                 self._superseded = [n for n in self._numbers if n < number]
                 break
-        self.damage.reverse()
         return found[::-1]
+
+    def _restore(self, snapshot: bytes) -> None:
+        self.table = EntryTable(snapshot)
+        self.qualities = self.table.about["qualities"]
+        rows = self.table.array("row")
+        self.row_count = int(rows.max(initial=-1)) + 1
 
     def _remove_superseded(self) -> None:
         for number in self._superseded:
@@ -250,10 +218,8 @@ class Ledger:
                 if chunk is not None:
                     self._write_metadata(number, len(_ZSTD.decode(chunk[:-4])))
 
-    def _write_segment(self, records: list[Record]) -> None:
+    def _write_segment(self, data: bytes) -> None:
         number = self._numbers[-1] + 1 if self._numbers else 1
-        lines = "".join(json.dumps(r, separators=(",", ":"), ensure_ascii=False) + "\n" for r in records)
-        data = lines.encode("utf-8", "surrogateescape")
         packed = bytes(_ZSTD.encode(data))
         chunk = packed + google_crc32c.value(packed).to_bytes(4, "little")
         layout.write_new(self._group.store_path / f"{number:06d}/c/0", chunk)
@@ -264,7 +230,7 @@ class Ledger:
         self._group.create_array(
             f"{number:06d}", shape=(length,), dtype="uint8", chunks=(length,),
             compressors=[ZstdCodec(level=1), Crc32cCodec()], dimension_names=(f"byte_{number:06d}",),
-            attributes={"long_name": "records of the ledger, one JSON object a line, UTF-8"},
+            attributes={"long_name": "records of the ledger as lines of JSON, or its whole state as Parquet"},
         )  # fmt: skip
 
     def _apply(self, record: Record) -> None:
@@ -276,27 +242,25 @@ class Ledger:
             return
         if event == "forget_quality":
             self.qualities.pop(record["name"], None)
-            for entry in self.entries.values():
-                entry.scores.pop(record["name"], None)
+            self.table.remove_score(slice(None), record["name"])
             return
         if event not in _EVENTS:
             raise ValueError(f"unknown ledger event {event!r}")
-        frame_id = record["frame_id"]
-        if event == "drop":  # a source that gave no frame, and gives some under other ids now
-            self.entries.pop(frame_id, None)
-        elif event == "register":
-            former = self.entries.get(frame_id)
-            if former and former.state == DONE and self._layout_version > 1:
+        frame_id, table = record["frame_id"], self.table
+        at = table.find(frame_id)
+        if event == "register":
+            if at >= 0 and table.array("state")[at] == CODE[DONE] and self._layout_version > 1:
                 self.damage.append(f"{frame_id} is registered again, though it is stored")
                 return
             self.row_count = max(self.row_count, record["row"] + 1)
-            scores = former.scores if former else {}
-            known = {name: record[name] for name in REGISTERED if name in record}
-            self.entries[frame_id] = Entry(frame_id, **known, scores=scores)
+            at = table.register(frame_id, at)
+            for name in REGISTERED:
+                if name in record:
+                    table.set(at, name, record[name])
             self.orphans.pop(frame_id, None)
-        elif frame_id in self.entries:
-            _EVENTS[event](self.entries[frame_id], record)
-        else:  # what a compaction of layout 1 left behind when it was killed
+        elif at >= 0:
+            _EVENTS[event](table, at, record)
+        elif event != "drop":  # what a compaction of layout 1 left behind when it was killed
             self.orphans[frame_id] = None
 
 
@@ -308,7 +272,10 @@ def open_ledger(root: zarr.Group, *, damaged: bool = False) -> Ledger:
     ArchiveError
         If records are lost, unless ``damaged``: the remaining ones describe an older state.
     """
-    ledger = Ledger(layout.group(root, "ledger"), layout.version_of(root))
+    group = layout.group(root, "ledger")
+    ledger = Ledger(group, layout.version_of(root))
+    if ledger.damage:  # or segments that a running writer has just merged
+        ledger = Ledger(group, layout.version_of(root))
     _complete_types(ledger, root)
     if ledger.damage and not damaged:
         raise layout.damaged(
@@ -322,62 +289,81 @@ def _complete_types(ledger: Ledger, root: zarr.Group) -> None:
 
     Those whose headers do not decode stay unknown.
     """
-    missing = defaultdict[int, list[Entry]](list)
-    for entry in ledger.rows():
-        if entry.frame_type is None:
-            missing[entry.row // layout.ROWS_PER_CHUNK].append(entry)
+    table, listed = ledger.table, ledger.table.words("frame_type")
+    if None not in listed:
+        return
+    unknown = listed.index(None)
+    rows = ledger.rows().where(lambda rows: rows.column("frame_type") == unknown)
+    missing = defaultdict[int, list[tuple[int, int]]](list)
+    for at, row in zip(rows.positions_array().tolist(), rows.column("row").tolist(), strict=True):
+        missing[row // layout.ROWS_PER_CHUNK].append((at, row))
     if not missing:
         return
     frames = FrameStore.at(root)
-    for chunk, entries in missing.items():
+    for chunk, places in missing.items():
         start = chunk * layout.ROWS_PER_CHUNK
-        rows = slice(start, start + layout.ROWS_PER_CHUNK)
-        columns = [layout.read_values(frames.group, name, rows) for name in ("header", "primary_header")]
+        part = slice(start, start + layout.ROWS_PER_CHUNK)
+        columns = [layout.read_values(frames.group, name, part) for name in ("header", "primary_header")]
         headers = list(zip(*columns, strict=False)) if all(c is not None for c in columns) else []
-        for entry in entries:
-            if entry.row - start < len(headers):
-                header, primary = map(str, headers[entry.row - start])
-                entry.frame_type = header_type(header, primary, frames.spec.read.keywords)
+        for at, row in places:
+            if row - start < len(headers):
+                header, primary = map(str, headers[row - start])
+                table.set(at, "frame_type", header_type(header, primary, frames.spec.read.keywords))
 
 
-def _ingested(entry: Entry, record: Record) -> None:
-    entry.state = record["state"]
-    entry.reason = record.get("reason", "")
-    entry.sha256 = record.get("sha256", entry.sha256)
-    entry.crc32c = record.get("crc32c", "")
-    entry.card = record.get("card", entry.card)
-    entry.frame_type = record.get("frame_type", entry.frame_type)
-    entry.size, entry.mtime_ns = record.get("size", entry.size), record.get("mtime_ns", entry.mtime_ns)
-    entry.invalid_pixels = record.get("invalid_pixels", 0)
-    entry.attempts = record.get("attempts", entry.attempts + 1)
-    entry.changed, entry.problem, entry.tried = False, "", None
-    # other pixels may be scored after all
-    entry.scores = {name: score for name, score in entry.scores.items() if score.state == DONE}
+def _ingested(table: EntryTable, at: int, record: Record) -> None:
+    for name in ("sha256", "card", "frame_type", "size", "mtime_ns"):
+        if name in record:
+            table.set(at, name, record[name])
+    table.set(at, "state", record["state"])
+    table.set(at, "reason", record.get("reason", ""))
+    table.set(at, "crc32c", record.get("crc32c", ""))
+    table.set(at, "invalid_pixels", record.get("invalid_pixels", 0))
+    table.set(at, "attempts", record.get("attempts", table.array("attempts")[at] + 1))
+    table.set(at, "changed", False)
+    _settled(table, at)
+    for quality in table.qualities:  # other pixels may be scored after all
+        if table.score(quality, "state")[at] != CODE[DONE]:
+            table.remove_score(at, quality)
 
 
-def _scored(entry: Entry, record: Record) -> None:
+def _scored(table: EntryTable, at: int, record: Record) -> None:
     names = ("state", "source", "crc32c", "reason", "values")
-    entry.scores[record["quality"]] = Score(**{n: record[n] for n in names if n in record})
+    table.set_score(at, record["quality"], Score(**{n: record[n] for n in names if n in record}))
 
 
-def _touched(entry: Entry, record: Record) -> None:
+def _touched(table: EntryTable, at: int, record: Record) -> None:
     """Store another time stamp of the same content, or -1 for other content."""
-    entry.size, entry.mtime_ns = record["size"], record["mtime_ns"]
-    entry.problem, entry.tried = "", None
+    table.set(at, "size", record["size"])
+    table.set(at, "mtime_ns", record["mtime_ns"])
+    _settled(table, at)
 
 
-def _changed(entry: Entry, record: Record) -> None:
-    entry.changed, entry.hdu, entry.problem, entry.tried = True, record["hdu"], "", None
+def _changed(table: EntryTable, at: int, record: Record) -> None:
+    table.set(at, "changed", True)
+    table.set(at, "hdu", record["hdu"])
+    _settled(table, at)
 
 
-def _kept(entry: Entry, record: Record) -> None:
-    entry.changed, entry.problem = False, record["reason"]
-    entry.tried = (record["size"], record["mtime_ns"]) if "size" in record else None
+def _kept(table: EntryTable, at: int, record: Record) -> None:
+    _settled(table, at)
+    table.set(at, "changed", False)
+    table.set(at, "problem", record["reason"])
+    if "size" in record:
+        table.set(at, "is_tried", True)
+        table.set(at, "tried_size", record["size"])
+        table.set(at, "tried_mtime_ns", record["mtime_ns"])
 
 
-_EVENTS: dict[str, Callable[[Entry, Record], None]] = {
-    "register": lambda entry, record: None,
-    "drop": lambda entry, record: None,
+def _settled(table: EntryTable, at: int) -> None:
+    """Clear the problem of a frame."""
+    table.set(at, "problem", "")
+    table.set(at, "is_tried", False)
+
+
+_EVENTS: dict[str, Callable[[EntryTable, int, Record], None]] = {
+    "register": lambda table, at, record: None,
+    "drop": lambda table, at, record: table.drop(at),
     "ingest": _ingested,
     "score": _scored,
     "touch": _touched,
@@ -385,25 +371,8 @@ _EVENTS: dict[str, Callable[[Entry, Record], None]] = {
     "kept": _kept,
 }
 _ZSTD = numcodecs.Zstd(level=1)
-
-
-def _records_of(entry: Entry) -> Iterator[Record]:
-    """Yield the records that restore one entry."""
-    about = {"frame_id": entry.frame_id}
-    yield {"event": "register", **about, **{n: getattr(entry, n) for n in REGISTERED}}
-    if entry.attempts:
-        names = ("state", "reason", "sha256", "crc32c", "invalid_pixels", "attempts")
-        yield {"event": "ingest", **about, **{name: getattr(entry, name) for name in names}}
-    if entry.changed:
-        yield {"event": "changed", **about, "hdu": entry.hdu}
-    if entry.problem:
-        stamp = dict(zip(("size", "mtime_ns"), entry.tried, strict=True)) if entry.tried else {}
-        yield {"event": "kept", **about, "reason": entry.problem, **stamp}
-    for quality, score in entry.scores.items():
-        yield {
-            "event": "score", **about, "quality": quality, "state": score.state, "source": score.source,
-            "crc32c": score.crc32c, "reason": score.reason, "values": score.values,
-        }  # fmt: skip
+PARQUET = b"PAR1"  # how a snapshot begins
+SNAPSHOT = b'{"event":"snapshot"}'  # how one of a layout before 4 begins
 
 
 def _numbers(group: zarr.Group) -> list[int]:
@@ -431,13 +400,23 @@ def _chunk(group: zarr.Group, number: int) -> bytes | None:
     return None if found is None else found.to_bytes()
 
 
-def _read_segment(group: zarr.Group, number: int) -> list[Record] | None:
-    """Read the records of a segment from its chunk, without its metadata; None where it is damaged."""
+def _read_segment(group: zarr.Group, number: int) -> bytes | None:
+    """Read the compressed content of a segment, without its metadata; None where it is damaged."""
     chunk = _chunk(group, number)
     if chunk is None or google_crc32c.value(chunk[:-4]) != int.from_bytes(chunk[-4:], "little"):
         return None
     try:
-        text = bytes(_ZSTD.decode(chunk[:-4])).decode("utf-8", "surrogateescape")
-        return [json.loads(line) for line in text.split("\n") if line]
+        _ZSTD.decode(chunk[:-4])
     except (ValueError, RuntimeError):
         return None
+    return chunk[:-4]
+
+
+def _records(data: bytes) -> list[Record]:
+    text = data.decode("utf-8", "surrogateescape")
+    return [json.loads(line) for line in text.split("\n") if line]
+
+
+def _lines(records: list[Record]) -> bytes:
+    lines = "".join(json.dumps(r, separators=(",", ":"), ensure_ascii=False) + "\n" for r in records)
+    return lines.encode("utf-8", "surrogateescape")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import zarr
-from night import ledger_of, sky, touch_later, write_frame, write_night
+from night import ledger_of, records_of, sky, touch_later, write_frame, write_night
 
 import aqdask as aq
 from aqdask.execution.open_archive import writing
@@ -147,7 +147,7 @@ class Scene:
 def to_layout_1(archive: Path) -> None:
     """Turn an archive into one as 0.2.0.dev0 wrote it: no snapshots, no quality groups in the ledger."""
     ledger = ledger_of(archive)
-    records = [r for entry in ledger.entries.values() for r in ledger_module._records_of(entry)]
+    records = [r for entry in ledger.entries.values() for r in records_of(entry)]
     shutil.rmtree(archive / "ledger")
     root = zarr.open_group(archive, mode="r+", use_consolidated=False)
     group = root.create_group("ledger")

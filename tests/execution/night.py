@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +20,7 @@ from aqdask.methods.paper.scorer import calibration_of
 from aqdask.methods.training.settings import TrainSpec
 from aqdask.specs import FrameMetadata
 from aqdask.store import layout
-from aqdask.store.ledger import Ledger, open_ledger
+from aqdask.store.ledger import REGISTERED, Entry, Ledger, open_ledger
 
 SHAPE = (130, 200)  # a multiple of neither the patch (32) nor the inner chunk (64)
 BLANK = -32768
@@ -163,3 +166,34 @@ class InterruptAfter(Silent):
         self.left -= self.stage != "look"
         if self.left == 0:
             raise KeyboardInterrupt("stopped by the test")
+
+
+def records_of(entry: Entry, *, frame_type: bool = True) -> Iterator[dict]:
+    """Records that restore an entry, as layouts before 4 wrote them."""
+    about = {"frame_id": entry.frame_id}
+    names = [name for name in REGISTERED if frame_type or name != "frame_type"]
+    yield {"event": "register", **about, **{name: getattr(entry, name) for name in names}}
+    if entry.attempts:
+        names = ["state", "reason", "sha256", "crc32c", "invalid_pixels", "attempts"]
+        yield {"event": "ingest", **about, **{name: getattr(entry, name) for name in names}}
+    if entry.changed:
+        yield {"event": "changed", **about, "hdu": entry.hdu}
+    if entry.problem:
+        stamp = dict(zip(("size", "mtime_ns"), entry.tried, strict=True)) if entry.tried else {}
+        yield {"event": "kept", **about, "reason": entry.problem, **stamp}
+    for quality, score in entry.scores.items():
+        yield {"event": "score", **about, "quality": quality, **asdict(score)}
+
+
+def to_layout(archive: Path, version: int) -> None:
+    """Turn an archive into one of layout 2 or 3: the merged ledger is a segment of JSON lines."""
+    root = layout.open_root(archive, writable=True)
+    ledger = open_ledger(root)
+    records = [{"event": "snapshot"}, *ledger.qualities.values()]
+    records += [r for entry in ledger.entries.values() for r in records_of(entry, frame_type=version > 2)]
+    shutil.rmtree(archive / "ledger")
+    ledger = Ledger(root.create_group("ledger"))
+    ledger.append(records)
+    ledger.close()
+    root.attrs["layout_version"] = version
+    layout.consolidate(archive, root)

@@ -6,7 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
-from night import OPTIONS, files, ledger_of, same_bytes, sky, write_frame
+from night import OPTIONS, files, ledger_of, same_bytes, sky, to_layout, write_frame
 
 import aqdask as aq
 from aqdask.errors import UsageError
@@ -49,14 +49,10 @@ def scored_rows(archive):
     return np.flatnonzero(np.isfinite(aq.open_quality(archive)["pvalue"].values).any(axis=(1, 2))).tolist()
 
 
-def as_of_layout_2(archive, monkeypatch):
+def as_of_layout_2(archive):
     """Rewrite the ledger of an archive as an earlier release did, without frame types."""
-    root = layout.open_root(archive, writable=True)
-    with monkeypatch.context() as patched:
-        patched.setattr(ledger, "REGISTERED", tuple(n for n in ledger.REGISTERED if n != "frame_type"))
-        ledger.open_ledger(root).compact()
-    root.attrs["layout_version"] = 2
-    layout.consolidate(root)
+    to_layout(archive, 2)
+    root = layout.open_root(archive)
     assert {e.frame_type for e in ledger.Ledger(layout.group(root, "ledger"), 2).rows()} == {None}
 
 
@@ -133,7 +129,7 @@ def test_an_archive_without_recorded_types_reads_them_from_its_headers(
     taken_in, bundle, tmp_path, monkeypatch
 ):
     new = shutil.copytree(taken_in, tmp_path / "new.zarr")
-    as_of_layout_2(taken_in, monkeypatch)
+    as_of_layout_2(taken_in)
     assert aq.open_frames(taken_in)["frame_type"].values.tolist()[:2] == ["light", "dark"]
     assert [p.reason for p in aq.select(taken_in, cluster="serial")][1] == "not a light: dark"
     assert layout.version_of(layout.open_root(taken_in)) == 2  # who only reads raises nothing
@@ -151,7 +147,7 @@ def test_an_archive_without_recorded_types_reads_them_from_its_headers(
 def test_scores_of_earlier_releases_stay(taken_in, bundle, monkeypatch):
     """Darks that a release scored as lights keep their maps; a dark that is added is left out."""
     aq.score(taken_in, bundle, all_types=True, cluster="serial")
-    as_of_layout_2(taken_in, monkeypatch)
+    as_of_layout_2(taken_in)
     before = files(taken_in, "quality")
     assert aq.score(taken_in, bundle, cluster="serial").done == 9
     maps = {name: data for name, data in before.items() if not name.endswith("zarr.json")}
@@ -261,3 +257,13 @@ def test_a_mosaic_is_no_reference(colour):
     assert not found[0].proposed
     assert found[0].reason.startswith("BAYERPAT = 'RGGB': a colour mosaic; split the colour planes into four")
     assert "mosaic" not in found[1].reason
+
+
+def test_a_merged_ledger_of_json_lines_is_read_and_raised(scored, bundle):
+    before = ledger_of(scored).entries
+    to_layout(scored, 3)
+    assert ledger_of(scored).entries == before
+    assert aq.verify(scored, cluster="serial").sound
+    aq.score(scored, bundle, cluster="serial")
+    assert layout.version_of(layout.open_root(scored)) == layout.LAYOUT_VERSION
+    assert ledger_of(scored).entries == before

@@ -1,5 +1,6 @@
 """The ledger: the union of its segments is the state, whatever was cut off."""
 
+import os
 import time
 from dataclasses import asdict
 
@@ -10,6 +11,8 @@ from hypothesis import strategies as st
 from zarr.storage import MemoryStore, StorePath
 
 from aqdask.store import ledger as module
+from aqdask.store.entry_table import STATES as LISTED
+from aqdask.store.entry_table import decoded, encoded
 from aqdask.store.ledger import DONE, PENDING, QUARANTINED, Ledger
 
 IDS = st.sampled_from(["a", "b", "c", "été.fits", "night/\udcff.fits"])
@@ -191,3 +194,47 @@ def test_reading_ten_thousand_records_takes_under_two_seconds():
     assert len(Ledger(group)) == 10_000
     assert time.perf_counter() - start < 2
     assert [entry.row for entry in Ledger(group).rows()] == list(range(10_000))
+
+
+def test_records_are_merged_during_a_run_before_they_are_many(monkeypatch):
+    monkeypatch.setattr(module, "COMPACT_RECORDS", 20)
+    monkeypatch.setattr(module, "COMPACT_LATEST", 3)
+    group, most = new_group(), 0
+    ledger = Ledger(group)
+    for row in range(60):
+        ledger.append([register(f"f{row}", row)])
+        ledger.flush()
+        most = max(most, len(list(group.array_keys())))
+    assert most <= 4
+    assert state(Ledger(group)) == state(ledger)
+    assert [entry.row for entry in Ledger(group).rows()] == list(range(60))
+
+
+def test_what_must_come_first_is_written_before_the_records():
+    group = new_group()
+    ledger, order = Ledger(group), []
+    ledger.before_flush.append(lambda: order.append(len(list(group.array_keys()))))
+    ledger.append([register("a")])
+    ledger.flush()
+    assert order[-1] == 0
+    assert len(list(group.array_keys())) == 1
+
+
+@given(histories.map(sound), st.sampled_from(["", "m-1", "n-2"]))
+@settings(max_examples=60, deadline=None)
+def test_columns_say_what_the_entries_say(segments, quality):
+    segments = [[{"crc32c": "", **r} if r["event"] == "ingest" else r for r in s] for s in segments]
+    rows = write(new_group(), segments).table.all()
+    entries = list(rows)
+    assert [LISTED[code] for code in rows.standing(quality)] == [e.standing(quality)[0] for e in entries]
+    assert [decoded(text) for text in rows.reasons(quality)] == [e.standing(quality)[1] for e in entries]
+    names = ["m-1", "n-2"]
+    assert [LISTED[code] for code in rows.worst(names)] == [e.worst(names)[0] for e in entries]
+
+
+@given(
+    st.text(st.characters(exclude_categories=("Cs",)), max_size=12) | st.binary(max_size=12).map(os.fsdecode)
+)
+def test_any_file_name_can_stand_in_a_column(text):
+    assert decoded(encoded(text)) == text
+    encoded(text).encode()  # valid UTF-8

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from aqdask.errors import ArchiveError
 from aqdask.execution import planning
-from aqdask.execution.executors import SerialExecutor
+from aqdask.execution.executors import TASK_SECONDS, BatchGroups, SerialExecutor
 from aqdask.execution.pipeline import run_batches
 from aqdask.execution.planning import Batch, FrameTask
-from aqdask.store.ledger import DONE, PENDING, QUARANTINED, Entry, Score
+from aqdask.store.ledger import DONE, PENDING, QUARANTINED, Entry, Rows, Score
 
 MODEL = "m-00000000"
 SCORES = {
@@ -41,7 +41,7 @@ def rows_of(batches):
 
 @given(archives)
 def test_an_ingest_takes_each_pending_frame_once_in_row_order(rows):
-    batches = list(planning.ingest_batches(rows))
+    batches = list(planning.plan_ingest(Rows.of(rows)))
     assert rows_of(batches) == [e.row for e in rows if e.state == PENDING]
     assert all(1 <= len(batch.frames) <= planning.INGEST_FRAMES for batch in batches)
     assert all(task.ingest and not task.score for batch in batches for task in batch.frames)
@@ -57,14 +57,14 @@ def needs_score(found: Entry, ingest: bool, redo: frozenset[int]) -> bool:
 
 @given(archives, st.integers(1, 20), st.booleans(), st.frozensets(st.integers(0, 59), max_size=5))
 def test_a_score_takes_each_unfinished_frame_once_and_no_finished_one(rows, per_shard, ingest, redo):
-    batches = list(planning.score_batches(rows, MODEL, per_shard, ingest=ingest, redo=redo))
+    batches = list(planning.plan_score(Rows.of(rows), MODEL, per_shard, ingest=ingest, redo=redo))
     todo = [task.row for batch in batches for task in batch.frames if not task.stored]
     assert todo == [e.row for e in rows if needs_score(e, ingest, redo)]
 
 
 @given(archives, st.integers(1, 20), st.booleans())
 def test_a_batch_owns_one_whole_shard_and_no_other_batch_writes_it(rows, per_shard, ingest):
-    batches = list(planning.score_batches(rows, MODEL, per_shard, ingest=ingest))
+    batches = list(planning.plan_score(Rows.of(rows), MODEL, per_shard, ingest=ingest))
     for batch in batches:
         assert batch.start % per_shard == 0
         assert batch.stop == min(batch.start + per_shard, len(rows))
@@ -74,7 +74,7 @@ def test_a_batch_owns_one_whole_shard_and_no_other_batch_writes_it(rows, per_sha
 
 @given(archives, st.integers(1, 20))
 def test_finished_maps_of_a_shard_that_is_rewritten_are_named_with_their_checksum(rows, per_shard):
-    for batch in planning.score_batches(rows, MODEL, per_shard, ingest=True):
+    for batch in planning.plan_score(Rows.of(rows), MODEL, per_shard, ingest=True):
         finished = [
             r
             for r in rows[batch.start : batch.stop]
@@ -141,3 +141,42 @@ def test_an_error_about_the_place_ends_the_run_and_blames_no_frame():
     batches = [Batch(0, 0, 2, (FrameTask(0, "a", "", 0), FrameTask(1, "b", "", 0)))]
     with pytest.raises(ArchiveError, match="the disk is full"):
         list(run_batches(SerialExecutor(), full, batches, stage="score"))
+
+
+@dataclass
+class Slots:
+    """Executor of some slots, of which only the number is asked."""
+
+    slots: int
+
+
+def test_short_batches_are_grouped_once_they_are_measured_and_the_end_is_spread():
+    groups = BatchGroups(range(1000), Slots(2))
+    found = iter(groups)
+    first = [next(found) for _ in range(6)]
+    groups.measured(6, 0.6)
+    rest = list(found)
+    assert [len(group) for group in first] == [1] * 6
+    assert len(rest[0]) == TASK_SECONDS / 0.1
+    assert [n for group in (*first, *rest) for n in group] == list(range(1000))
+    assert [len(group) for group in rest[-12:]] == [1] * 12
+
+
+@pytest.mark.parametrize(("slots", "seconds"), [(1, 0.01), (2, 60.0)])
+def test_long_batches_and_those_of_one_process_stay_alone(slots, seconds):
+    groups = BatchGroups(range(50), Slots(slots))
+    found = iter(groups)
+    next(found)
+    groups.measured(1, seconds)
+    assert {len(group) for group in found} == {1}
+
+
+def test_a_group_that_fails_is_run_batch_by_batch(monkeypatch):
+    monkeypatch.setattr(BatchGroups, "_size", lambda groups: 3)
+    tasks = [tuple(FrameTask(n, f"f{n}", "", 0, score=True) for n in (2 * k, 2 * k + 1)) for k in range(4)]
+    batches = [Batch(k, 2 * k, 2 * k + 2, part) for k, part in enumerate(tasks)]
+    answers = run_batches(SerialExecutor(), Job(frozenset({3})), batches, stage="x")
+    found = [record for records in answers for record in records]
+    states = {record["frame_id"]: record["state"] for record in found}
+    assert len(found) == 8
+    assert {name for name, state in states.items() if state == QUARANTINED} == {"f3"}

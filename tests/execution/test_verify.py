@@ -145,6 +145,8 @@ def test_a_source_that_is_gone_does_not_cost_the_other_coordinates(scored):
 
 def test_a_sample_reads_that_fraction_and_finds_damage_within_it(scored):
     assert aq.verify(scored, cluster="serial", sample=0.3).checked == 3
+    assert aq.verify(scored, cluster="serial", sample=4).checked == 4
+    assert aq.verify(scored, cluster="serial", sample=99).checked == 10
     for row in range(10):
         flip(shard_of(scored, "image", row))
     found = aq.verify(scored, cluster="serial", sample=0.3, seed=5)

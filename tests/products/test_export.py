@@ -218,3 +218,17 @@ def test_an_unknown_format_is_refused_before_anything_is_written(archive, tmp_pa
     with pytest.raises(UsageError, match=r"the export format 'png'. Expected: one of dq, parquet, ecsv"):
         aq.export(archive, tmp_path / "out", formats=["dq", "png"], cluster="serial")
     assert not (tmp_path / "out").exists()
+
+
+def test_the_table_alone_holds_everything_but_the_masks(archive, exported, tmp_path):
+    done = CliRunner().invoke(
+        aqdask, ["export", str(archive), str(tmp_path / "t"), "--table", "--cluster", "serial"]
+    )
+    assert done.exit_code == 0, done.output
+    assert [path.name for path in (tmp_path / "t").iterdir()] == ["frames.parquet"]
+    alone, whole = (pq.read_table(folder / "frames.parquet") for folder in (tmp_path / "t", exported))
+    assert alone["masked_fraction"].null_count == len(alone)
+    kept = [name for name in whole.column_names if name not in ("masked_fraction", "dq_file")]
+    assert alone.select(kept) == whole.select(kept)
+    with pytest.raises(UsageError, match="the export format 'dq' without masks"):
+        aq.export(archive, tmp_path, formats=["dq"], masks=False, cluster="serial")

@@ -179,3 +179,16 @@ def test_a_whole_name_comes_before_the_start_of_another(archive, monkeypatch):
     for several in ("c", "d"):
         with pytest.raises(UsageError, match="several quality groups"):
             quality_name(archive, several)
+
+
+def test_an_archive_of_very_many_frames_opens_without_a_chunk_a_frame(archive, monkeypatch):
+    few = aq.open_quality(archive)
+    monkeypatch.setattr(products, "MOST_CHUNKS", 1)
+    many = aq.open_quality(archive)
+    assert few["pvalue"].chunks is not None
+    assert many["pvalue"].chunks is None
+    assert aq.open_frames(archive)["image"].chunks is None
+    xr.testing.assert_identical(few.load(), many.load())
+    bad = aq.mask(aq.open_quality(archive), 0.2)
+    assert bad.chunks[0] == (1,) * 6
+    xr.testing.assert_identical(bad.load(), aq.mask(few, 0.2).load())
