@@ -18,10 +18,11 @@ import distributed
 from dask.system import CPU_COUNT
 from distributed import Client, LocalCluster
 
-from aqdask.errors import ClusterError
+from aqdask.errors import ClusterError, UsageError
 from aqdask.execution import config, slurm
 from aqdask.execution.cluster_kinds import KINDS, check
 from aqdask.execution.executors import DaskExecutor, Executor, SerialExecutor, WorkQueue
+from aqdask.execution.security import security
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -32,6 +33,7 @@ QUIET = (
 )  # fmt: skip
 # A worker that is restarting when this time after an earlier death ends is closed for good.
 RESTARTED = {"distributed.deploy.lost-worker-timeout": "1 hour"}
+LOOPBACK = "127.0.0.1"
 LOOK_EVERY = 10.0  # seconds between checks that the requested jobs still exist
 
 
@@ -78,7 +80,7 @@ def local(argument: str = "") -> Iterator[Executor]:
         with (
             LocalCluster(
                 n_workers=workers, threads_per_worker=1, dashboard_address=_dashboard(),
-                silence_logs=logging.CRITICAL, preload=_preload(),
+                silence_logs=logging.CRITICAL, preload=_preload(), security=security(),
             ) as started,
             Client(started) as client,
         ):  # fmt: skip
@@ -105,7 +107,7 @@ def slurm_jobs(argument: str = "") -> Iterator[Executor]:
         slurm.settings(argument),
         dask.config.set(config.get("dask")),
         _quiet(),
-        slurm.start(_dashboard()) as started,
+        slurm.start(_dashboard(), security()) as started,
         Client(started) as client,
     ):
         yield _with_workers(client, "slurm", lambda: slurm.all_jobs_ended(started))
@@ -206,11 +208,15 @@ def _gpu_cluster(argument: str) -> Any:
             expected="at least one in /proc/driver/nvidia/gpus or CUDA_VISIBLE_DEVICES",
             remedy="use --cluster local",
         )
+    keys = security()
+    common = {"host": LOOPBACK, "security": keys, "protocol": "tls" if keys else "tcp"}
     workers = {
         gpu: {
             "cls": distributed.Nanny,
-            "options": {
+            "options": common
+            | {
                 "nthreads": 1,
+                "silence_logs": logging.CRITICAL,
                 "name": f"gpu-{gpu}",
                 "env": {"CUDA_VISIBLE_DEVICES": gpu},
                 "preload": _preload(),
@@ -220,10 +226,10 @@ def _gpu_cluster(argument: str) -> Any:
     }
     scheduler = {
         "cls": distributed.Scheduler,
-        "options": {"dashboard_address": _dashboard(), "host": "127.0.0.1"},
+        "options": common | {"dashboard_address": _dashboard()},
     }
     return distributed.SpecCluster(
-        workers=workers, scheduler=scheduler, silence_logs=logging.CRITICAL, name="aqdask-cuda"
+        workers=workers, scheduler=scheduler, silence_logs=logging.CRITICAL, name="aqdask-cuda", security=keys
     )
 
 
@@ -237,7 +243,15 @@ def _gpus() -> list[str]:
 
 def _client(address: str) -> Client:
     try:
-        return Client(address, timeout=config.seconds("connect-timeout"))
+        keys = security(starts_scheduler=False)
+        return Client(address, timeout=config.seconds("connect-timeout"), security=keys)
+    except TypeError as error:  # distributed looks for certificates only while it connects
+        raise UsageError(
+            f"--cluster {address} without certificates",
+            expected="--tls FOLDER, or distributed.comm.tls in Dask's configuration",
+            consequence="Nothing was done",
+            remedy="name the folder of the certificates that the scheduler was started with",
+        ) from error
     except (OSError, TimeoutError, ValueError) as error:
         raise ClusterError(
             f"the scheduler at {address} does not answer ({type(error).__name__})",
@@ -276,7 +290,7 @@ def _dashboard() -> str:
     host, _, port = str(config.get("dashboard-address")).rpartition(":")
     with socket.socket() as probe:
         try:
-            probe.bind((host or "127.0.0.1", int(port)))
+            probe.bind((host or LOOPBACK, int(port)))
         except OSError:
             return f"{host}:0"
     return f"{host}:{port}"

@@ -16,12 +16,15 @@ import dask
 import dask.config
 import yaml
 from dask.utils import parse_timedelta
+from distributed import Security
 
 from aqdask.errors import ClusterError, UsageError
 from aqdask.execution import config
 
 # Of a job that Slurm requeues: with the default of 15 s it is cancelled at the moment when it comes back.
 PATIENCE = {"distributed.deploy.lost-worker-timeout": "1s"}
+# Pages of a worker, which `dask worker` opens to the network by default; the last of such options wins.
+PRIVATE_PAGES = ("--dashboard-address", "127.0.0.1:0")
 
 
 @contextlib.contextmanager
@@ -68,13 +71,16 @@ def _load(path: str) -> dict[str, Any]:
     return loaded
 
 
-def start(dashboard: str) -> Any:
+def start(dashboard: str, security: Security | None = None) -> Any:
     """Start a SLURMCluster and submit its jobs; a lost job is replaced.
 
     Parameters
     ----------
     dashboard : str
         Address of the dashboard, unless ``jobqueue.slurm.scheduler-options`` names one.
+    security : distributed.Security, optional
+        Certificates for TLS; temporary ones are written, for this user only, to
+        ``jobqueue.slurm.shared-temp-directory`` (the current folder by default) while the cluster lives.
 
     Raises
     ------
@@ -93,6 +99,9 @@ def start(dashboard: str) -> Any:
             silence_logs=logging.ERROR,
             scheduler_options={"dashboard_address": dashboard, **(given.get("scheduler-options") or {})},
             job_script_prologue=[*_exports(), *(given.get("job-script-prologue") or [])],
+            worker_extra_args=[*PRIVATE_PAGES, *(given.get("worker-extra-args") or [])],
+            security=security,
+            shared_temp_directory=given.get("shared-temp-directory") or os.getcwd(),
             # named here, since dask-jobqueue counts the workers of a job only by this argument
             **({"processes": processes} if processes else {}),
         )
