@@ -182,7 +182,7 @@ def command(function: Callable[..., int | None]) -> Callable[..., None]:
     @click.option(
         "--tls",
         metavar="HOW",
-        help="Encrypt the connections of the cluster: 'temporary', or a folder with ca.pem, cert.pem, key.pem.",
+        help="Encrypt the cluster's connections: 'temporary', or a folder with ca.pem, cert.pem, key.pem.",
     )
     @click.option("--quiet", is_flag=True, help="Print results, warnings and errors only, no progress.")
     @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line on stdout.")

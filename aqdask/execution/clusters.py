@@ -24,6 +24,7 @@ from aqdask.execution.cluster_kinds import KINDS, check
 from aqdask.execution.executors import DaskExecutor, Executor, SerialExecutor, WorkQueue
 from aqdask.execution.security import security
 
+log = logging.getLogger(__name__)
 T = TypeVar("T")
 R = TypeVar("R")
 Cluster = str | Executor | None
@@ -292,6 +293,7 @@ def _dashboard() -> str:
         try:
             probe.bind((host or LOOPBACK, int(port)))
         except OSError:
+            log.warning("warning: port %s is in use: the dashboard takes a free one", port)
             return f"{host}:0"
     return f"{host}:{port}"
 

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Generic, Protocol, TypeVar
 
-from distributed import Client, Future, as_completed
+from distributed import Client, Future, KilledWorker, as_completed
 from distributed.comm import CommClosedError
 
 from aqdask.errors import AqdaskError, ClusterError, FrameTimeout
@@ -177,6 +177,8 @@ class DaskExecutor:
                     item = items.pop(future)
                     watchdog.ended(future)
                     outcome = _outcome(future, result)
+                    if isinstance(outcome, KilledWorker):
+                        outcome.add_note(_cause_of_death(self.client, outcome))
                     if isinstance(outcome, Exception) and (
                         self._exclude_mismatched() or isinstance(outcome, OtherVersion)
                     ):
@@ -279,6 +281,21 @@ def _outcome(future: Future, result: Any) -> Any:
     if future.status == "finished":
         return result
     raise _lost("the Dask scheduler dropped the tasks of this run (it was closed, restarted or lost)")
+
+
+def _cause_of_death(client: Client, error: KilledWorker) -> str:
+    """Describe how the last worker of a task ended, as far as its nanny told the scheduler."""
+    last, number, held = error.last_worker, error.allowed_failures + 1, None
+    with contextlib.suppress(OSError, TimeoutError):
+        for _, event in client.get_events("worker-restart-memory"):
+            held = event["rss"] if event["worker"] == last.address else held
+    limit = f"{last.memory_limit / 2**20:.0f} MiB"
+    if held:
+        return f"{number} workers died, the last for memory: it held {held / 2**20:.0f} MiB of {limit}"
+    return (
+        f"{number} workers died, the last crashed or was killed; Dask allowed it {limit} of memory, "
+        "a batch job or container may allow less"
+    )
 
 
 def _lost(what: str) -> ClusterError:

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NoReturn, TypeVar
 
+from distributed import KilledWorker
+
 from aqdask.errors import AqdaskError, ClusterError, FrameTimeout, ModelError
 from aqdask.execution import config, coverage, planning, quality_groups
 from aqdask.execution.executors import Executor, WorkQueue
@@ -27,6 +29,7 @@ from aqdask.text import printable
 
 T = TypeVar("T")
 R = TypeVar("R")
+HOPELESS = 5  # frames on which tasks fail while none is finished: then the machine is at fault
 log = logging.getLogger(__name__)
 
 
@@ -168,7 +171,8 @@ def run_batches(
     """Run batches and yield their records; halve a batch that fails repeatedly, down to one frame.
 
     Batches of one quality shard never run at the same time: a batch's ``rest`` follows when it is done.
-    Frames whose source a worker could not reach, although this process can, go to another worker.
+    Frames whose source a worker could not reach, although this process can, go to another worker. A frame
+    whose workers died is tried once more alone, since workers also die for other reasons.
 
     Raises
     ------
@@ -177,25 +181,54 @@ def run_batches(
     """
     queue = WorkQueue(batches)
     tries: Counter[str] = Counter()
+    deaths: Counter[str] = Counter()
+    held: list[Record] | None = []  # of failed frames, until one is finished
     for batch, result in executor.run(job, queue, stage=stage):
         again: tuple[Batch, ...] = ()
         if isinstance(result, (AqdaskError, ImportError)):
             raise result if isinstance(result, AqdaskError) else _cannot_import(result)
         if isinstance(result, Exception):
             log.debug("batch %d failed", batch.number, exc_info=result)
-            blamed, again = _blamed(batch, job, result)
+            blamed, again = _blamed(batch, job, result, deaths)
+            if held is not None:
+                held, blamed = [*held, *blamed], []
+                if len(held) >= HOPELESS:
+                    raise _hopeless(held)
         else:
             blamed, elsewhere = _unreachable_there_only(executor, batch, result, tries)
             again = (batch.only(elsewhere),) if elsewhere else ()
+            held, blamed = None, [*(held or ()), *blamed]
         if blamed:
             yield blamed
         waiting = (*again, *batch.rest)
         if waiting:
             queue.put(replace(waiting[0], rest=waiting[1:]))
+    if held:
+        yield held
 
 
-def _blamed(batch: Batch, job: FrameJob, error: Exception) -> tuple[list[Record], tuple[Batch, ...]]:
-    """Return records of the frame that made a task fail, where it is known, and the batches to retry."""
+def _hopeless(failed: list[Record]) -> ClusterError:
+    """Return the error of a run in which tasks fail on every frame."""
+    return ClusterError(
+        f"the first {len(failed)} frames failed, and none was finished: {failed[-1]['reason']}",
+        expected="workers with enough memory, and storage that answers",
+        consequence="No frame was quarantined for it",
+        remedy="give the workers more memory (fewer of them, or larger jobs), and look at their logs and the "
+        "storage; then run the same command again",
+    )
+
+
+def _blamed(
+    batch: Batch, job: FrameJob, error: Exception, deaths: Counter[str]
+) -> tuple[list[Record], tuple[Batch, ...]]:
+    """Return records of the frame that made a task fail, where it is known, and the batches to retry.
+
+    ``deaths`` counts, by frame id, the tasks whose workers died.
+    """
+    if isinstance(error, KilledWorker):
+        deaths.update(task.frame_id for task in batch.frames)
+        if len(batch.frames) == 1 and deaths[batch.frames[0].frame_id] == 1:
+            return [], (replace(batch, rest=()),)
     if isinstance(error, FrameTimeout) and len(batch.frames) > 1:
         guilty = [task for task in batch.frames if task.frame_id == error.subject]
         others = [task for task in batch.frames if task.frame_id != error.subject]
@@ -219,7 +252,8 @@ def _blame(task: FrameTask, job: FrameJob, error: Exception) -> Record:
 
 def blame(error: Exception) -> str:
     """Return the reason for a frame or source whose task failed unexpectedly."""
-    what = printable(" ".join(str(error).split())[:200])
+    about = "; ".join(getattr(error, "__notes__", ())) or str(error)
+    what = printable(" ".join(about.split())[:200])
     if isinstance(error, FrameTimeout):
         return f"the work on it did not end: {what}"
     return f"the task failed on this frame ({type(error).__name__}: {what})"
