@@ -9,12 +9,13 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
+import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Generic, Protocol, TypeVar
 
-from distributed import Client, Future, KilledWorker, as_completed
+from distributed import Client, Future, KilledWorker, WorkerPlugin, as_completed
 from distributed.comm import CommClosedError
 
 from aqdask.errors import AqdaskError, ClusterError, FrameTimeout
@@ -27,6 +28,7 @@ from aqdask.execution.worker import WorkerSettings
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 R = TypeVar("R")
+REGISTRATIONS = 10  # attempts to set up a plugin while workers die
 
 
 class WorkQueue(Generic[T]):
@@ -128,7 +130,7 @@ class DaskExecutor:
         strangers = self._version_mismatches()
         if strangers:
             raise _other_versions(strangers)
-        client.register_plugin(WorkerSettings())
+        self._register(WorkerSettings())
 
     @property
     def dashboard(self) -> str:
@@ -194,7 +196,18 @@ class DaskExecutor:
 
     def provide(self, bundle: bytes, digest: str) -> None:
         """See `Executor`."""
-        self.client.register_plugin(ModelPlugin(bundle, digest))
+        self._register(ModelPlugin(bundle, digest))
+
+    def _register(self, plugin: WorkerPlugin) -> None:
+        """Set up a plugin on all workers; once more where one of them died meanwhile."""
+        for left in reversed(range(REGISTRATIONS)):
+            try:
+                self.client.register_plugin(plugin)
+                return
+            except CommClosedError:
+                if not left or self.client.status != "running":
+                    raise
+                time.sleep(1.0)
 
     def avoid(self, worker: str, why: str) -> None:
         """See `Executor`; logged once. The last remaining worker is never avoided."""

@@ -49,7 +49,7 @@ class MemoryStream(io.BytesIO):
 
     notes: tuple[str, ...] = ()
     is_compressed = False
-    max_size = float("inf")
+    max_size = plausible_size = float("inf")
 
     def __init__(self, raw: bytes) -> None:
         super().__init__(raw)
@@ -68,7 +68,7 @@ class FileStream(io.BufferedReader):
 
     notes: tuple[str, ...] = ()
     is_compressed = False
-    max_size = float("inf")
+    max_size = plausible_size = float("inf")
 
     def available(self, stop: int) -> int:
         """Return the smaller of ``stop`` and the number of bytes."""
