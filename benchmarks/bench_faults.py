@@ -29,6 +29,7 @@ from pathlib import Path
 import helpers
 import psutil
 import trial as trials
+from machine_faults import of_machines
 from trial import Trial, Undisturbed, by_hand, kill_group, workers_of
 
 import aqdask as aq
@@ -475,7 +476,7 @@ def of_storage(every: int) -> dict[str, Fault]:
 
 def all_faults(every: int) -> dict[str, Fault]:
     """Every fault by its name in the table."""
-    return of_places() | of_files() | of_storage(every)
+    return of_places() | of_machines() | of_files() | of_storage(every)
 
 
 def tried(name: str, fault: Fault, folder: Path, undisturbed: Undisturbed) -> tuple[list[str], list[str]]:

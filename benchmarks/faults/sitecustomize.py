@@ -3,6 +3,7 @@
 ``AQDASK_FAULT="KIND PART [FUNCTION]"`` strikes whenever a file is opened whose path holds PART, with FUNCTION
 on the stack where one is named. Kinds: ``EIO`` and every other errno, ``sleep=SECONDS``, ``SEGV`` (the
 process dies), ``replace`` (PATH.new takes the place of PATH just before it is opened).
+``AQDASK_CLOCK=SECONDS`` shifts the clock of the process, ``AQDASK_HIDDEN=1`` hides aqdask from it.
 The file that ``AQDASK_FAULT_PENDING`` names is removed when the fault first strikes; one that is left was
 never hit.
 """
@@ -52,5 +53,25 @@ def install(kind: str, part: str, function: str = "") -> None:
     sys.addaudithook(look)
 
 
+class Hidden:
+    """Finder that finds no aqdask."""
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> None:
+        """Raise for aqdask and its modules."""
+        if name.partition(".")[0] == "aqdask":
+            raise ModuleNotFoundError(name)
+
+
+def shift_clock(seconds: float) -> None:
+    """Let this process believe that it is another time."""
+    now, now_ns = time.time, time.time_ns
+    time.time = lambda: now() + seconds
+    time.time_ns = lambda: now_ns() + int(seconds * 1e9)
+
+
+if "AQDASK_CLOCK" in os.environ:
+    shift_clock(float(os.environ["AQDASK_CLOCK"]))
+if "AQDASK_HIDDEN" in os.environ:
+    sys.meta_path.insert(0, Hidden())
 if "AQDASK_FAULT" in os.environ:
     install(*os.environ["AQDASK_FAULT"].split())
