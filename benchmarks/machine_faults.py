@@ -257,7 +257,7 @@ def port_taken(trial: Trial) -> None:
         port = other.getsockname()[1]
         before = ("env", f"DASK_AQDASK__DASHBOARD_ADDRESS=127.0.0.1:{port}")
         ended = trial.command(*trial.words("run"), before=before)
-    trial.expect(ended, 0, f"port {port} is in use: the dashboard takes a free one.*{DONE}")
+    trial.expect(ended, 0, f"(port {port} is in use: the dashboard takes a free one).*({DONE})")
     trial.note("by itself", 0)
 
 
