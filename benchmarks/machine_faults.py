@@ -28,7 +28,7 @@ SHORT = (
 )  # fmt: skip
 IMPATIENT = ("env", "DASK_AQDASK__WORKER_TIMEOUT=6s")
 MEMORY = 1024  # MiB that a worker may take for a bomb
-CONTAINER = 340  # MiB of a container that holds a worker, but not with a frame
+CONTAINER = 260  # MiB of a container that holds a worker, but not with a frame
 GROUPS = Path("/sys/fs/cgroup")
 
 
