@@ -23,6 +23,7 @@ from aqdask.execution import config
 
 # Of a job that Slurm requeues: with the default of 15 s it is cancelled at the moment when it comes back.
 PATIENCE = {"distributed.deploy.lost-worker-timeout": "1s"}
+RESUBMIT_SECONDS = 30.0  # until a job that sbatch refused is submitted again
 # Pages of a worker, which `dask worker` opens to the network by default; the last of such options wins.
 PRIVATE_PAGES = ("--dashboard-address", "127.0.0.1:0")
 
@@ -124,12 +125,14 @@ def _cluster_class() -> Any:
     """Make a subclass of dask-jobqueue's cluster that mends faults of version 0.9.0."""
     from dask_jobqueue import SLURMCluster
     from dask_jobqueue.slurm import SLURMJob
+    from distributed.core import Status
     from distributed.deploy.spec import ProcessInterface
 
     class SlurmJob(SLURMJob):
         """Job that keeps the error of sbatch, which is only logged otherwise, and ends as closed."""
 
         refused: Exception | None = None
+        is_retried = False
 
         async def start(self) -> None:
             try:
@@ -143,9 +146,21 @@ def _cluster_class() -> Any:
             await ProcessInterface.close(self)  # SpecCluster asserts that status when it closes
 
     class SlurmCluster(SLURMCluster):
-        """Cluster that counts a job of several workers as lost when its last worker is gone."""
+        """Cluster that counts a job as lost with its last worker, and submits a refused one again."""
 
         job_cls = SlurmJob
+
+        async def _correct_state_internal(self) -> None:
+            await super()._correct_state_internal()
+            for name, job in self.workers.items():
+                if job.refused and not job.is_retried:
+                    job.is_retried = True
+                    asyncio.get_running_loop().call_later(RESUBMIT_SECONDS, self._submit_again, name, job)
+
+        def _submit_again(self, name: str, job: SlurmJob) -> None:
+            if self.workers.get(name) is job and self.status == Status.running:
+                del self.workers[name]
+                self._correct_state()
 
         def _update_worker_status(self, op: str, msg: Any) -> None:
             gone = self.scheduler_info["workers"][msg]["name"] if op == "remove" else None
@@ -186,11 +201,14 @@ def _exports() -> list[str]:
 
 
 def all_jobs_ended(cluster: Any) -> bool:
-    """Return True if none of a cluster's jobs is waiting or running any more."""
-    ours = {str(job.job_id) for job in cluster.workers.values() if getattr(job, "job_id", None)}
+    """Return True if none of a cluster's jobs is waiting or running any more, or sbatch refused them all."""
+    jobs = list(cluster.workers.values())
+    ours = {str(job.job_id) for job in jobs if getattr(job, "job_id", None)}
+    if not ours:
+        return bool(jobs) and all(job.refused for job in jobs)
     command = ["squeue", "--noheader", "--format=%i", f"--user={os.getuid()}"]
     try:
         listed = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout
     except (OSError, subprocess.SubprocessError):
         return False  # it does not answer: nobody knows
-    return bool(ours) and not ours & set(listed.split())
+    return not ours & set(listed.split())

@@ -284,10 +284,7 @@ def test_workers_leave_before_the_walltime_and_new_jobs_take_their_place(tmp_pat
 @pytest.mark.parametrize("state", ["DOWN", "INACTIVE"])
 def test_all_workers_lost_while_replacements_wait_or_are_refused(tmp_path, state):
     """In a partition that is down jobs wait, and so does the run; an inactive one refuses them."""
-    with (
-        dask.config.set({"aqdask.worker-timeout": "4 s"}),
-        two_jobs(tmp_path) as executor,
-    ):
+    with two_jobs(tmp_path) as executor, dask.config.set({"aqdask.worker-timeout": "4 s"}):
         scontrol("update", "PartitionName=debug", f"State={state}")
         back = threading.Timer(12.0, scontrol, ("update", "PartitionName=debug", "State=UP"))
         try:
