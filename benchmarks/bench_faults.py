@@ -254,7 +254,7 @@ def no_workers(trial: Trial, in_mid_run: bool) -> None:
         if in_mid_run:
             trial.wait(process, "pvalue", 1)
             cluster.kill(*workers)
-        words = "all workers are gone" if in_mid_run else "sent no worker within 6s"
+        words = "all workers are gone" if in_mid_run else "provided no worker within 6s"
         trial.expect(trial.end(process, since), 3, words)
         cluster.worker(1)
         trial.recover(*trial.words("run"), cluster=cluster.address, told="a worker, same command")
@@ -503,6 +503,16 @@ def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
+def report(about: dict[str, str], rows: Sequence[Sequence[str]], findings: Sequence[str], chosen: int) -> str:
+    """The page with the table."""
+    columns = ("fault", "outcome", "recovered by", "seconds to recover", "frames lost")
+    header = "".join(f"- {key}: {value}\n" for key, value in about.items())
+    text = f"# bench_faults\n\n{header}\n{markdown(columns, rows)}"
+    tried_all = "" if len(rows) == chosen else f" of {chosen}: cut short"
+    text += f"\n{len(rows)} faults{tried_all}, {len(findings)} findings.\n"
+    return text + "".join(f"\n- {one}\n" for one in findings)
+
+
 def main() -> int:
     """Try every fault, print and write the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -520,22 +530,21 @@ def main() -> int:
     git = ["git", "-C", str(trials.HERE), "log", "-1", "--format=%h"]
     about["commit"] = subprocess.run(git, capture_output=True, text=True).stdout.strip() or "unknown"
     about["command"] = f"python benchmarks/bench_faults.py {shlex.join(sys.argv[1:])}".strip()
-    rows, findings = [], []
+    rows, findings, text = [], [], ""
+    chosen = {
+        name: one for name, one in all_faults(arguments.every).items() if re.search(arguments.only, name)
+    }
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="aqdask-faults-") as name:
         folder = Path(name)
         undisturbed = trials.prepare(folder, arguments.frames, arguments.size, arguments.seed, tiny_bundle())
-        for fault, happens in all_faults(arguments.every).items():
-            if re.search(arguments.only, fault):
-                row, found = tried(fault, happens, folder / f"fault{len(rows)}", undisturbed)
-                rows.append(row)
-                findings += [f"{fault}: {one}" for one in found]
-                print(" | ".join(row), *found, sep="\n    ", flush=True)
-    columns = ("fault", "outcome", "recovered by", "seconds to recover", "frames lost")
-    header = "".join(f"- {key}: {value}\n" for key, value in about.items())
-    text = f"# bench_faults\n\n{header}\n{markdown(columns, rows)}"
-    text += f"\n{len(rows)} faults, {len(findings)} findings.\n" + "".join(f"\n- {one}\n" for one in findings)
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(text)
+        for fault, happens in chosen.items():
+            row, found = tried(fault, happens, folder / f"fault{len(rows)}", undisturbed)
+            rows.append(row)
+            findings += [f"{fault}: {one}" for one in found]
+            print(" | ".join(row), *found, sep="\n    ", flush=True)
+            text = report(about, rows, findings, len(chosen))  # also of a run that is cut short
+            arguments.out.write_text(text)
     print(f"\n{text}")
     return 1 if findings else 0
 

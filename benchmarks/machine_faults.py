@@ -13,6 +13,7 @@ import sys
 import time
 import zlib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -333,9 +334,7 @@ def model_changed(trial: Trial) -> None:
     trial.stored()
     other = trial.folder / "other.safetensors"
     bundle = aq.load_model(str(trial.undisturbed.model))
-    changed = type(bundle).from_bytes(bundle.contents)
-    changed.notes = (*changed.notes, "another state")
-    changed.save(other)
+    replace(bundle, notes=(*bundle.notes, "another state")).save(other)
     trial.expected = trial.folder / "expected.zarr"
     trial.stored(trial.expected)
     aq.score(trial.expected, str(other), cluster="serial")
