@@ -338,7 +338,7 @@ def model_changed(trial: Trial) -> None:
     trial.expected = trial.folder / "expected.zarr"
     trial.stored(trial.expected)
     aq.score(trial.expected, str(other), cluster="serial")
-    trial.expect(trial.command("score", trial.archive, "--model", other), 0, f"{DONE} .12 done now.")
+    trial.expect(trial.command("score", trial.archive, "--model", other), 0, f"{DONE} .12 scored now.")
     trial.note("a second group of maps, the first is kept", 0)
 
 
@@ -346,7 +346,7 @@ def setting_changed(trial: Trial) -> None:
     """The next run asks for other chunks than the archive has."""
     trial.stored()
     words = [64 if word == 128 else word for word in trial.words("run")]
-    trial.expect(trial.command(*words), 2, "chunk")
+    trial.expect(trial.command(*words), 2, r"aqdask: ([^.]*chunk[^.]*)")
     trial.recover(*trial.words("run"), told="the archive's own setting")
 
 
