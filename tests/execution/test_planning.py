@@ -152,7 +152,7 @@ def singles(count: int) -> list[Batch]:
 def test_a_run_in_which_every_frame_fails_ends_and_blames_none():
     job = Job(frozenset(range(20)))
     found = []
-    with pytest.raises(ClusterError, match="first 5 frames failed, and none was finished: .*worker died"):
+    with pytest.raises(ClusterError, match=r"first 5 frames failed, and none was finished: .*worker died"):
         found += run_batches(SerialExecutor(), job, singles(20), stage="score")
     assert len(job.ran) == 5
     assert found == []
