@@ -1,6 +1,6 @@
 """Faults in real processes: how a command ends, how it is recovered, and that no frame is lost.
 
-    python benchmarks/bench_faults.py [--frames 12 --size 512] [--only REGEX] [--every 1] [--out FILE [--update]]
+    python benchmarks/bench_faults.py [--only REGEX] [--every 1] [--out FILE [--update]]
 
 Every fault has a night of its own, is let loose on `aqdask` as users call it, and is recovered by the command
 that the message names. Lost is a frame whose stored pixels or maps are not, byte for byte, those of one
