@@ -16,10 +16,8 @@ from night import tiny_bundle
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 FAULTS = machine_faults.of_machines()
 CHOSEN = (
-    "SIGSTOP of one of two workers for 4 s",
     "SIGKILL of the client alone",
     "one of two workers cut off for 4 s",
-    "memory of a worker too small, all paused",
     "port of the dashboard taken",
 )
 
