@@ -321,3 +321,21 @@ def test_the_file_for_real_clusters_runs_as_far_as_one_node_allows(frames, model
         scontrol("delete", f"PartitionName={given['queue']}")
     assert done.returncode == 0, done.stderr
     assert contents(tmp_path / "a.zarr") == serial
+
+
+@pytest.mark.usefixtures("_no_job_left")
+def test_connections_are_encrypted_and_pages_are_private(tmp_path):
+    def listening() -> set[str]:  # nested, so that workers without this file know it
+        import psutil
+
+        return {one.laddr.ip for one in psutil.Process().net_connections() if one.status == "LISTEN"}
+
+    with dask.config.set({"aqdask.tls": "temporary"}), two_jobs(tmp_path) as executor:
+        keys = list(tmp_path.glob(".dask-jobqueue.worker.*"))
+        assert keys
+        assert all(key.stat().st_mode & 0o077 == 0 for key in keys)
+        assert executor.client.scheduler.address.startswith("tls://127.0.0.1:")
+        assert all(worker.startswith("tls://") for worker in executor.client.nthreads())
+        assert len(results(executor, 4)) == 4
+        assert set().union(*executor.client.run(listening).values()) == {"127.0.0.1"}
+    assert not any(key.exists() for key in keys)
