@@ -150,6 +150,16 @@ def _cluster_class() -> Any:
 
         job_cls = SlurmJob
 
+        async def _close(self) -> None:
+            await super()._close()
+            for name in (
+                "ca_file",
+                "cert",
+                "key",
+            ):  # temporary certificates
+                if file := getattr(self, f"_job_{name}", None):
+                    file.close()
+
         async def _correct_state_internal(self) -> None:
             await super()._correct_state_internal()
             for name, job in self.workers.items():
