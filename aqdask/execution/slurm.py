@@ -121,11 +121,9 @@ def start(dashboard: str, security: Security | None = None) -> Any:
     return cluster
 
 
-def _cluster_class() -> Any:
-    """Make a subclass of dask-jobqueue's cluster that mends faults of version 0.9.0."""
-    from dask_jobqueue import SLURMCluster
+def _job_class() -> Any:
+    """Make a subclass of dask-jobqueue's job that mends faults of version 0.9.0."""
     from dask_jobqueue.slurm import SLURMJob
-    from distributed.core import Status
     from distributed.deploy.spec import ProcessInterface
 
     class SlurmJob(SLURMJob):
@@ -145,18 +143,22 @@ def _cluster_class() -> Any:
             await super().close()
             await ProcessInterface.close(self)  # SpecCluster asserts that status when it closes
 
+    return SlurmJob
+
+
+def _cluster_class() -> Any:
+    """Make a subclass of dask-jobqueue's cluster that mends faults of version 0.9.0."""
+    from dask_jobqueue import SLURMCluster
+    from distributed.core import Status
+
     class SlurmCluster(SLURMCluster):
         """Cluster that counts a job as lost with its last worker, and submits a refused one again."""
 
-        job_cls = SlurmJob
+        job_cls = _job_class()
 
         async def _close(self) -> None:
             await super()._close()
-            for name in (
-                "ca_file",
-                "cert",
-                "key",
-            ):  # temporary certificates
+            for name in ("ca_file", "cert", "key"):  # temporary certificates
                 if file := getattr(self, f"_job_{name}", None):
                     file.close()
 
@@ -167,7 +169,7 @@ def _cluster_class() -> Any:
                     job.is_retried = True
                     asyncio.get_running_loop().call_later(RESUBMIT_SECONDS, self._submit_again, name, job)
 
-        def _submit_again(self, name: str, job: SlurmJob) -> None:
+        def _submit_again(self, name: str, job: Any) -> None:
             if self.workers.get(name) is job and self.status == Status.running:
                 del self.workers[name]
                 self._correct_state()
