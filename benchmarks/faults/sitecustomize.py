@@ -1,8 +1,9 @@
 """Faults for one process; Python imports this by itself where its folder is on PYTHONPATH.
 
 ``AQDASK_FAULT="KIND PART [FUNCTION]"`` strikes whenever a file is opened whose path holds PART, with FUNCTION
-on the stack where one is named. Kinds: ``EIO`` and every other errno, ``sleep=SECONDS``, ``SEGV`` (the
-process dies), ``replace`` (PATH.new takes the place of PATH just before it is opened).
+on the stack where one is named. Kinds: ``EIO`` and every other errno, ``sleep=SECONDS``, ``memory=MIB``
+(taken and kept), ``SEGV`` (the process dies), ``replace`` (PATH.new takes the
+place of PATH just before it is opened).
 ``AQDASK_CLOCK=SECONDS`` shifts the clock of the process, ``AQDASK_HIDDEN=1`` hides aqdask from it.
 The file that ``AQDASK_FAULT_PENDING`` names is removed when the fault first strikes; one that is left was
 never hit.
@@ -14,6 +15,8 @@ import os
 import signal
 import sys
 import time
+
+held: list[bytes] = []
 
 
 def is_below(function: str) -> bool:
@@ -32,6 +35,8 @@ def strike(kind: str, path: str) -> None:
             os.unlink(os.environ.get("AQDASK_FAULT_PENDING", ""))
     if name == "sleep":
         time.sleep(float(seconds))
+    elif name == "memory":
+        held.append(b"1" * (int(seconds) << 20))
     elif name == "SEGV":
         os.kill(os.getpid(), signal.SIGSEGV)
     elif name == "replace" and os.path.exists(f"{path}.new"):
