@@ -1,6 +1,6 @@
 """Faults in real processes: how a command ends, how it is recovered, and that no frame is lost.
 
-    python benchmarks/bench_faults.py [--frames 12 --size 512] [--only REGEX] [--every 1] [--out FILE]
+    python benchmarks/bench_faults.py [--only REGEX] [--every 1] [--out FILE [--update]]
 
 Every fault has a night of its own, is let loose on `aqdask` as users call it, and is recovered by the command
 that the message names. Lost is a frame whose stored pixels or maps are not, byte for byte, those of one
@@ -29,6 +29,7 @@ from pathlib import Path
 import helpers
 import psutil
 import trial as trials
+from machine_faults import of_machines
 from trial import Trial, Undisturbed, by_hand, kill_group, workers_of
 
 import aqdask as aq
@@ -253,7 +254,7 @@ def no_workers(trial: Trial, in_mid_run: bool) -> None:
         if in_mid_run:
             trial.wait(process, "pvalue", 1)
             cluster.kill(*workers)
-        words = "all workers are gone" if in_mid_run else "sent no worker within 6s"
+        words = "all workers are gone" if in_mid_run else "provided no worker within 6s"
         trial.expect(trial.end(process, since), 3, words)
         cluster.worker(1)
         trial.recover(*trial.words("run"), cluster=cluster.address, told="a worker, same command")
@@ -475,7 +476,7 @@ def of_storage(every: int) -> dict[str, Fault]:
 
 def all_faults(every: int) -> dict[str, Fault]:
     """Every fault by its name in the table."""
-    return of_places() | of_files() | of_storage(every)
+    return of_places() | of_machines() | of_files() | of_storage(every)
 
 
 def tried(name: str, fault: Fault, folder: Path, undisturbed: Undisturbed) -> tuple[list[str], list[str]]:
@@ -496,10 +497,23 @@ def tried(name: str, fault: Fault, folder: Path, undisturbed: Undisturbed) -> tu
     return row, trial.findings
 
 
-def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table for a README."""
-    lines = [columns, ["---"] * 3 + ["--:"] * 2, *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+COLUMNS = ("fault", "outcome", "recovered by", "seconds to recover", "frames lost", "tried")
+
+
+def read_rows(page: Path) -> dict[str, list[str]]:
+    """Rows of a table that was written before, by fault."""
+    lines = page.read_text().splitlines() if page.exists() else []
+    rows = [line[2:-2].split(" | ") for line in lines if line.startswith("| ")][2:]
+    return {row[0]: row for row in rows if len(row) == len(COLUMNS)}
+
+
+def report(about: dict[str, str], rows: Sequence[Sequence[str]], findings: Sequence[str]) -> str:
+    """The page with the table."""
+    header = "".join(f"- {key}: {value}\n" for key, value in about.items())
+    lines = [COLUMNS, ["---"] * 3 + ["--:"] * 2 + ["---"], *rows]
+    table = "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    text = f"# bench_faults\n\n{header}\n{table}\n{len(rows)} faults, {len(findings)} findings.\n"
+    return text + "".join(f"\n- {one}\n" for one in findings)
 
 
 def main() -> int:
@@ -510,6 +524,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=helpers.SEED, help="draws the frames (%(default)s)")
     parser.add_argument("--every", type=int, default=1, help="take every n-th kill point (%(default)s)")
     parser.add_argument("--only", default="", metavar="REGEX", help="faults whose names match")
+    parser.add_argument("--update", action="store_true", help="keep rows of --out that are not tried now")
     parser.add_argument("--out", type=Path, default=trials.HERE / "results/faults.md", help="(%(default)s)")
     arguments = parser.parse_args()
     from night import tiny_bundle
@@ -519,22 +534,21 @@ def main() -> int:
     git = ["git", "-C", str(trials.HERE), "log", "-1", "--format=%h"]
     about["commit"] = subprocess.run(git, capture_output=True, text=True).stdout.strip() or "unknown"
     about["command"] = f"python benchmarks/bench_faults.py {shlex.join(sys.argv[1:])}".strip()
-    rows, findings = [], []
+    known, findings, text = all_faults(arguments.every), [], ""
+    rows = {name: row for name, row in read_rows(arguments.out).items() if arguments.update and name in known}
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="aqdask-faults-") as name:
         folder = Path(name)
         undisturbed = trials.prepare(folder, arguments.frames, arguments.size, arguments.seed, tiny_bundle())
-        for fault, happens in all_faults(arguments.every).items():
-            if re.search(arguments.only, fault):
-                row, found = tried(fault, happens, folder / f"fault{len(rows)}", undisturbed)
-                rows.append(row)
-                findings += [f"{fault}: {one}" for one in found]
-                print(" | ".join(row), *found, sep="\n    ", flush=True)
-    columns = ("fault", "outcome", "recovered by", "seconds to recover", "frames lost")
-    header = "".join(f"- {key}: {value}\n" for key, value in about.items())
-    text = f"# bench_faults\n\n{header}\n{markdown(columns, rows)}"
-    text += f"\n{len(rows)} faults, {len(findings)} findings.\n" + "".join(f"\n- {one}\n" for one in findings)
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(text)
+        for number, (fault, happens) in enumerate(known.items()):
+            if not re.search(arguments.only, fault):
+                continue
+            row, found = tried(fault, happens, folder / f"fault{number}", undisturbed)
+            rows[fault] = [*row, f"{about['date'][:10]} {about['commit']}"]
+            findings += [f"{fault}: {one}" for one in found]
+            print(" | ".join(row), *found, sep="\n    ", flush=True)
+            text = report(about, [rows[fault] for fault in known if fault in rows], findings)
+            arguments.out.write_text(text)  # also of a run that is cut short
     print(f"\n{text}")
     return 1 if findings else 0
 

@@ -26,7 +26,7 @@ HERE = Path(__file__).resolve().parent
 SHARD = 2  # frames a shard of the maps
 SETTINGS = {"chunk": 128, "frames_per_shard": SHARD}
 OPTIONS = ("--chunk", 128, "--frames-per-shard", SHARD)
-PATIENCE = 420  # seconds until a process counts as one that hangs
+PATIENCE = 300  # seconds until a process counts as one that hangs
 LONG = 30  # seconds that a command takes before the table says so
 PENDING = "pending_fault_"  # beginning of the names of files
 QUIET = {"DASK_DISTRIBUTED__LOGGING__DISTRIBUTED": "critical"}
@@ -200,12 +200,12 @@ def spawn(
     It starts in the root folder: ``python -m`` would take the package of the folder that it starts in.
     A fault that has not struck yet is `pending` in ``folder``.
     """
-    variables = os.environ | QUIET | {"PYTHONPATH": str(package)}
+    path = os.pathsep.join([str(HERE / "faults"), str(package)])
+    variables = os.environ | QUIET | {"PYTHONPATH": path}
     if fault:
         mark = folder / f"{PENDING}{zlib.crc32(fault.encode())}"  # one for all processes with this fault
         mark.write_text(fault)
         variables |= {"AQDASK_FAULT": fault, "AQDASK_FAULT_PENDING": str(mark)}
-        variables["PYTHONPATH"] = os.pathsep.join([str(HERE / "faults"), str(package)])
     return subprocess.Popen(
         [str(word) for word in command], start_new_session=True, text=True, stdout=output,
         stderr=subprocess.STDOUT, cwd="/", env=variables,
@@ -239,16 +239,16 @@ def is_worker(process: psutil.Process) -> bool:
 class Cluster:
     """A scheduler and workers started by hand."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, host: str = "127.0.0.1", before: tuple[object, ...] = ()) -> None:
         self.processes: list[subprocess.Popen] = []
-        self.folder, self.file = folder, folder / "scheduler.json"
+        self.folder, self.file, self.host, self.before = folder, folder / "scheduler.json", host, before
 
     def scheduler(self) -> None:
         """Start the scheduler, and wait for its address."""
         self.file.unlink(missing_ok=True)
         self._start(
-            "scheduler", "--host", "127.0.0.1", "--port", 0, "--dashboard-address", "127.0.0.1:0",
-            "--scheduler-file", self.file,
+            "scheduler", "--host", self.host, "--port", 0, "--dashboard-address", "127.0.0.1:0",
+            "--scheduler-file", self.file, before=self.before,
         )  # fmt: skip
         until(lambda: self.file.exists() and self.file.read_text().endswith("}"))
 
@@ -257,13 +257,20 @@ class Cluster:
         """Address of the scheduler."""
         return re.search(r"tcp://[\d.:]+", self.file.read_text())[0]
 
-    def worker(self, count: int, *, before: tuple[object, ...] = (), **how) -> subprocess.Popen:
+    def worker(
+        self, count: int, *options: object, before: tuple[object, ...] = (), **how
+    ) -> subprocess.Popen:
         """Start one worker, and wait until there are ``count``."""
-        place = ("--local-directory", self.folder / "dask", "--nthreads", 1)
+        place = ("--local-directory", self.folder / "dask", "--nthreads", 1, *options)
         process = self._start("worker", "--scheduler-file", self.file, *place, before=before, **how)
         with Client(self.address, set_as_default=False) as client:
             client.wait_for_workers(count, timeout=PATIENCE)
         return process
+
+    def count(self) -> int:
+        """Number of workers that the scheduler knows."""
+        with Client(self.address, set_as_default=False) as client:
+            return len(client.nthreads())
 
     def _start(self, *words: object, before: tuple[object, ...] = (), **how) -> subprocess.Popen:
         command = [*before, sys.executable, "-m", "dask", *words]
@@ -279,9 +286,9 @@ class Cluster:
 
 
 @contextlib.contextmanager
-def by_hand(folder: Path, workers: int) -> Iterator[Cluster]:
-    """A cluster that is killed afterwards."""
-    cluster = Cluster(folder)
+def by_hand(folder: Path, workers: int, **how) -> Iterator[Cluster]:
+    """A cluster that is killed afterwards; ``how`` as of `Cluster`."""
+    cluster = Cluster(folder, **how)
     try:
         cluster.scheduler()
         for number in range(workers):

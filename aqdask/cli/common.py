@@ -48,12 +48,15 @@ class Session:
         No progress; one JSON object a line on stdout.
     frame_timeout : str, optional
         Value of ``--frame-timeout``, such as ``90s``.
+    tls : str, optional
+        Value of ``--tls``.
     """
 
     cluster: str | None
     quiet: bool
     json: bool
     frame_timeout: str | None = None
+    tls: str | None = None
 
     @functools.cached_property
     def reporter(self) -> Reporter:
@@ -68,8 +71,8 @@ class Session:
         from aqdask.execution import config
         from aqdask.execution.clusters import Deferred
 
-        timeout = {"aqdask.frame-timeout": self.frame_timeout} if self.frame_timeout else {}
-        with config.changed(timeout):
+        given = {"aqdask.frame-timeout": self.frame_timeout, "aqdask.tls": self.tls}
+        with config.changed({name: value for name, value in given.items() if value}):
             config.seconds("frame-timeout")  # raises for a bad value before anything starts
             with Deferred(self.cluster or config.get("cluster"), self._report_dashboard) as executor:
                 yield executor
@@ -177,6 +180,11 @@ def command(function: Callable[..., int | None]) -> Callable[..., None]:
         metavar="TIME",
         help="Stop a frame that takes longer, for example 90s or 5min.  [default: 10 minutes]",
     )
+    @click.option(
+        "--tls",
+        metavar="HOW",
+        help="Encrypt the cluster's connections: 'temporary', or a folder with ca.pem, cert.pem, key.pem.",
+    )
     @click.option("--quiet", is_flag=True, help="Print results, warnings and errors only, no progress.")
     @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line on stdout.")
     @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
@@ -184,12 +192,13 @@ def command(function: Callable[..., int | None]) -> Callable[..., None]:
     def wrapped(
         cluster: str | None,
         frame_timeout: str | None,
+        tls: str | None,
         quiet: bool,
         as_json: bool,
         debug: bool,
         **arguments: Any,
     ) -> None:
-        session = Session(cluster, quiet, as_json, frame_timeout)
+        session = Session(cluster, quiet, as_json, frame_timeout, tls)
         sys.exit(_guarded(function, session, debug, arguments))
 
     return wrapped

@@ -18,11 +18,13 @@ import distributed
 from dask.system import CPU_COUNT
 from distributed import Client, LocalCluster
 
-from aqdask.errors import ClusterError
+from aqdask.errors import ClusterError, UsageError
 from aqdask.execution import config, slurm
 from aqdask.execution.cluster_kinds import KINDS, check
 from aqdask.execution.executors import DaskExecutor, Executor, SerialExecutor, WorkQueue
+from aqdask.execution.security import security
 
+log = logging.getLogger(__name__)
 T = TypeVar("T")
 R = TypeVar("R")
 Cluster = str | Executor | None
@@ -32,6 +34,7 @@ QUIET = (
 )  # fmt: skip
 # A worker that is restarting when this time after an earlier death ends is closed for good.
 RESTARTED = {"distributed.deploy.lost-worker-timeout": "1 hour"}
+LOOPBACK = "127.0.0.1"
 LOOK_EVERY = 10.0  # seconds between checks that the requested jobs still exist
 
 
@@ -78,7 +81,7 @@ def local(argument: str = "") -> Iterator[Executor]:
         with (
             LocalCluster(
                 n_workers=workers, threads_per_worker=1, dashboard_address=_dashboard(),
-                silence_logs=logging.CRITICAL, preload=_preload(),
+                silence_logs=logging.CRITICAL, preload=_preload(), security=security(),
             ) as started,
             Client(started) as client,
         ):  # fmt: skip
@@ -105,7 +108,7 @@ def slurm_jobs(argument: str = "") -> Iterator[Executor]:
         slurm.settings(argument),
         dask.config.set(config.get("dask")),
         _quiet(),
-        slurm.start(_dashboard()) as started,
+        slurm.start(_dashboard(), security()) as started,
         Client(started) as client,
     ):
         yield _with_workers(client, "slurm", lambda: slurm.all_jobs_ended(started))
@@ -211,11 +214,15 @@ def _gpu_cluster(argument: str) -> Any:
             remedy="use --cluster local",
         )
     each = int(config.get("workers") or max(1, (os.cpu_count() or 1) // len(gpus)))
+    keys = security()
+    common = {"host": LOOPBACK, "security": keys, "protocol": "tls" if keys else "tcp"}
     workers = {
         f"{gpu}-{number}": {
             "cls": distributed.Nanny,
-            "options": {
+            "options": common
+            | {
                 "nthreads": 1,
+                "silence_logs": logging.CRITICAL,
                 "name": f"gpu-{gpu}-{number}",
                 "env": {"CUDA_VISIBLE_DEVICES": gpu},
                 "preload": _preload(),
@@ -226,10 +233,10 @@ def _gpu_cluster(argument: str) -> Any:
     }
     scheduler = {
         "cls": distributed.Scheduler,
-        "options": {"dashboard_address": _dashboard(), "host": "127.0.0.1"},
+        "options": common | {"dashboard_address": _dashboard()},
     }
     return distributed.SpecCluster(
-        workers=workers, scheduler=scheduler, silence_logs=logging.CRITICAL, name="aqdask-cuda"
+        workers=workers, scheduler=scheduler, silence_logs=logging.CRITICAL, name="aqdask-cuda", security=keys
     )
 
 
@@ -243,7 +250,15 @@ def _gpus() -> list[str]:
 
 def _client(address: str) -> Client:
     try:
-        return Client(address, timeout=config.seconds("connect-timeout"))
+        keys = security(starts_scheduler=False)
+        return Client(address, timeout=config.seconds("connect-timeout"), security=keys)
+    except TypeError as error:  # distributed looks for certificates only while it connects
+        raise UsageError(
+            f"--cluster {address} without certificates",
+            expected="--tls FOLDER, or distributed.comm.tls in Dask's configuration",
+            consequence="Nothing was done",
+            remedy="name the folder of the certificates that the scheduler was started with",
+        ) from error
     except (OSError, TimeoutError, ValueError) as error:
         raise ClusterError(
             f"the scheduler at {address} does not answer ({type(error).__name__})",
@@ -282,8 +297,9 @@ def _dashboard() -> str:
     host, _, port = str(config.get("dashboard-address")).rpartition(":")
     with socket.socket() as probe:
         try:
-            probe.bind((host or "127.0.0.1", int(port)))
+            probe.bind((host or LOOPBACK, int(port)))
         except OSError:
+            log.warning("warning: port %s is in use: the dashboard takes a free one", port)
             return f"{host}:0"
     return f"{host}:{port}"
 

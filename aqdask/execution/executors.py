@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Generic, Protocol, TypeVar
 
-from distributed import Client, Future, as_completed
+from distributed import Client, Future, KilledWorker, WorkerPlugin, as_completed
 from distributed.comm import CommClosedError
 
 from aqdask.errors import AqdaskError, ClusterError, FrameTimeout
@@ -33,6 +33,7 @@ COUNT_SECONDS = 1.0  # for which the number of workers is remembered: asking a t
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 R = TypeVar("R")
+REGISTRATIONS = 10  # attempts to set up a plugin while workers die
 
 
 class WorkQueue(Generic[T]):
@@ -172,7 +173,7 @@ class DaskExecutor:
         strangers = self._version_mismatches()
         if strangers:
             raise _other_versions(strangers)
-        client.register_plugin(WorkerSettings())
+        self._register(WorkerSettings())
 
     @property
     def dashboard(self) -> str:
@@ -224,6 +225,8 @@ class DaskExecutor:
                     item = items.pop(future)
                     watchdog.ended(future)
                     outcome = _outcome(future, result)
+                    if isinstance(outcome, KilledWorker):
+                        outcome.add_note(_cause_of_death(self.client, outcome))
                     if isinstance(outcome, Exception) and (
                         self._exclude_mismatched() or isinstance(outcome, OtherVersion)
                     ):
@@ -239,7 +242,18 @@ class DaskExecutor:
 
     def provide(self, bundle: bytes, digest: str, precision: str = "fp32") -> None:
         """See `Executor`."""
-        self.client.register_plugin(ModelPlugin(bundle, digest, precision))
+        self._register(ModelPlugin(bundle, digest, precision))
+
+    def _register(self, plugin: WorkerPlugin) -> None:
+        """Set up a plugin on all workers; once more where one of them died meanwhile."""
+        for left in reversed(range(REGISTRATIONS)):
+            try:
+                self.client.register_plugin(plugin)
+                return
+            except CommClosedError:
+                if not left or self.client.status != "running":
+                    raise
+                time.sleep(1.0)
 
     def avoid(self, worker: str, why: str) -> None:
         """See `Executor`; logged once. The last remaining worker is never avoided."""
@@ -328,6 +342,21 @@ def _outcome(future: Future, result: Any) -> Any:
     if future.status == "finished":
         return result
     raise _lost("the Dask scheduler dropped the tasks of this run (it was closed, restarted or lost)")
+
+
+def _cause_of_death(client: Client, error: KilledWorker) -> str:
+    """Describe how the last worker of a task ended, as far as its nanny told the scheduler."""
+    last, number, held = error.last_worker, error.allowed_failures + 1, None
+    with contextlib.suppress(OSError, TimeoutError):
+        for _, event in client.get_events("worker-restart-memory"):
+            held = event["rss"] if event["worker"] == last.address else held
+    limit = f"{last.memory_limit / 2**20:.0f} MiB"
+    if held:
+        return f"{number} workers died, the last for memory: it held {held / 2**20:.0f} MiB of {limit}"
+    return (
+        f"{number} workers died, the last crashed or was killed; Dask allowed it {limit} of memory, "
+        "a batch job or container may allow less"
+    )
 
 
 def _lost(what: str) -> ClusterError:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn, TypeVar
 
 import numpy as np
+from distributed import KilledWorker
 
 from aqdask.errors import AqdaskError, ClusterError, FrameTimeout, ModelError
 from aqdask.execution import config, coverage, planning, quality_groups
@@ -31,6 +32,7 @@ from aqdask.text import printable
 
 T = TypeVar("T")
 R = TypeVar("R")
+HOPELESS = 5  # frames on which tasks fail while none is finished: then the machine is at fault
 log = logging.getLogger(__name__)
 
 
@@ -170,7 +172,8 @@ def run_batches(
 
     Batches of one quality shard never run at the same time: a batch's ``rest`` follows when it is done. One
     task runs as many batches as last some seconds (`aqdask.execution.executors.BatchGroups`).
-    Frames whose source a worker could not reach, although this process can, go to another worker.
+    Frames whose source a worker could not reach, although this process can, go to another worker. A frame
+    whose workers died is tried once more alone, since workers also die for other reasons.
 
     Raises
     ------
@@ -180,6 +183,8 @@ def run_batches(
     groups = BatchGroups(batches, executor)
     queue = WorkQueue(groups)
     tries: Counter[str] = Counter()
+    deaths: Counter[str] = Counter()
+    held: list[Record] | None = []  # of failed frames, until one is finished
     for group, result in executor.run(GroupJob(job), queue, stage=stage):
         if isinstance(result, (AqdaskError, ImportError)):
             raise result if isinstance(result, AqdaskError) else _cannot_import(result)
@@ -189,23 +194,53 @@ def run_batches(
             continue
         if isinstance(result, Exception):
             log.debug("batch %d failed", group[0].number, exc_info=result)
-            answers = [_blamed(group[0], job, result)]
+            blamed, again = _blamed(group[0], job, result, deaths)
+            if held is not None:
+                held, blamed = [*held, *blamed], []
+                if len(held) >= HOPELESS:
+                    raise _hopeless(held)
+            answers = [(blamed, again)]
         else:
             groups.measured(len(group), sum(seconds for seconds, _ in result))
             answers = [
                 _unreachable_there_only(executor, batch, records, tries)
                 for batch, (_, records) in zip(group, result, strict=True)
             ]
+            held, before = None, held
+            if before:
+                yield before
         for batch, (records, again) in zip(group, answers, strict=True):
             if records:
                 yield records
             waiting = (*again, *batch.rest)
             if waiting:
                 queue.put((replace(waiting[0], rest=waiting[1:]),))
+    if held:
+        yield held
 
 
-def _blamed(batch: Batch, job: FrameJob, error: Exception) -> tuple[list[Record], tuple[Batch, ...]]:
-    """Return records of the frame that made a task fail, where it is known, and the batches to retry."""
+def _hopeless(failed: list[Record]) -> ClusterError:
+    """Return the error of a run in which tasks fail on every frame."""
+    return ClusterError(
+        f"the first {len(failed)} frames failed, and none was finished: {failed[-1]['reason']}",
+        expected="workers with enough memory, and storage that answers",
+        consequence="No frame was quarantined for it",
+        remedy="give the workers more memory (fewer of them, or larger jobs), and look at their logs and the "
+        "storage; then run the same command again",
+    )
+
+
+def _blamed(
+    batch: Batch, job: FrameJob, error: Exception, deaths: Counter[str]
+) -> tuple[list[Record], tuple[Batch, ...]]:
+    """Return records of the frame that made a task fail, where it is known, and the batches to retry.
+
+    ``deaths`` counts, by frame id, the tasks whose workers died.
+    """
+    if isinstance(error, KilledWorker):
+        deaths.update(task.frame_id for task in batch.frames)
+        if len(batch.frames) == 1 and deaths[batch.frames[0].frame_id] == 1:
+            return [], (replace(batch, rest=()),)
     if isinstance(error, FrameTimeout) and len(batch.frames) > 1:
         guilty = [task for task in batch.frames if task.frame_id == error.subject]
         others = [task for task in batch.frames if task.frame_id != error.subject]
@@ -229,7 +264,8 @@ def _blame(task: FrameTask, job: FrameJob, error: Exception) -> Record:
 
 def blame(error: Exception) -> str:
     """Return the reason for a frame or source whose task failed unexpectedly."""
-    what = printable(" ".join(str(error).split())[:200])
+    about = "; ".join(getattr(error, "__notes__", ())) or str(error)
+    what = printable(" ".join(about.split())[:200])
     if isinstance(error, FrameTimeout):
         return f"the work on it did not end: {what}"
     return f"the task failed on this frame ({type(error).__name__}: {what})"

@@ -16,12 +16,16 @@ import dask
 import dask.config
 import yaml
 from dask.utils import parse_timedelta
+from distributed import Security
 
 from aqdask.errors import ClusterError, UsageError
 from aqdask.execution import config
 
 # Of a job that Slurm requeues: with the default of 15 s it is cancelled at the moment when it comes back.
 PATIENCE = {"distributed.deploy.lost-worker-timeout": "1s"}
+RESUBMIT_SECONDS = 30.0  # until a job that sbatch refused is submitted again
+# Pages of a worker, which `dask worker` opens to the network by default; the last of such options wins.
+PRIVATE_PAGES = ("--dashboard-address", "127.0.0.1:0")
 
 
 @contextlib.contextmanager
@@ -68,13 +72,16 @@ def _load(path: str) -> dict[str, Any]:
     return loaded
 
 
-def start(dashboard: str) -> Any:
+def start(dashboard: str, security: Security | None = None) -> Any:
     """Start a SLURMCluster and submit its jobs; a lost job is replaced.
 
     Parameters
     ----------
     dashboard : str
         Address of the dashboard, unless ``jobqueue.slurm.scheduler-options`` names one.
+    security : distributed.Security, optional
+        Certificates for TLS; temporary ones are written, for this user only, to
+        ``jobqueue.slurm.shared-temp-directory`` (the current folder by default) while the cluster lives.
 
     Raises
     ------
@@ -93,6 +100,9 @@ def start(dashboard: str) -> Any:
             silence_logs=logging.ERROR,
             scheduler_options={"dashboard_address": dashboard, **(given.get("scheduler-options") or {})},
             job_script_prologue=[*_exports(), *(given.get("job-script-prologue") or [])],
+            worker_extra_args=[*PRIVATE_PAGES, *(given.get("worker-extra-args") or [])],
+            security=security,
+            shared_temp_directory=given.get("shared-temp-directory") or os.getcwd(),
             # named here, since dask-jobqueue counts the workers of a job only by this argument
             **({"processes": processes} if processes else {}),
         )
@@ -111,9 +121,8 @@ def start(dashboard: str) -> Any:
     return cluster
 
 
-def _cluster_class() -> Any:
-    """Make a subclass of dask-jobqueue's cluster that mends faults of version 0.9.0."""
-    from dask_jobqueue import SLURMCluster
+def _job_class() -> Any:
+    """Make a subclass of dask-jobqueue's job that mends faults of version 0.9.0."""
     from dask_jobqueue.slurm import SLURMJob
     from distributed.deploy.spec import ProcessInterface
 
@@ -121,6 +130,7 @@ def _cluster_class() -> Any:
         """Job that keeps the error of sbatch, which is only logged otherwise, and ends as closed."""
 
         refused: Exception | None = None
+        is_retried = False
 
         async def start(self) -> None:
             try:
@@ -133,10 +143,36 @@ def _cluster_class() -> Any:
             await super().close()
             await ProcessInterface.close(self)  # SpecCluster asserts that status when it closes
 
-    class SlurmCluster(SLURMCluster):
-        """Cluster that counts a job of several workers as lost when its last worker is gone."""
+    return SlurmJob
 
-        job_cls = SlurmJob
+
+def _cluster_class() -> Any:
+    """Make a subclass of dask-jobqueue's cluster that mends faults of version 0.9.0."""
+    from dask_jobqueue import SLURMCluster
+    from distributed.core import Status
+
+    class SlurmCluster(SLURMCluster):
+        """Cluster that counts a job as lost with its last worker, and submits a refused one again."""
+
+        job_cls = _job_class()
+
+        async def _close(self) -> None:
+            await super()._close()
+            for name in ("ca_file", "cert", "key"):  # temporary certificates
+                if file := getattr(self, f"_job_{name}", None):
+                    file.close()
+
+        async def _correct_state_internal(self) -> None:
+            await super()._correct_state_internal()
+            for name, job in self.workers.items():
+                if job.refused and not job.is_retried:
+                    job.is_retried = True
+                    asyncio.get_running_loop().call_later(RESUBMIT_SECONDS, self._submit_again, name, job)
+
+        def _submit_again(self, name: str, job: Any) -> None:
+            if self.workers.get(name) is job and self.status == Status.running:
+                del self.workers[name]
+                self._correct_state()
 
         def _update_worker_status(self, op: str, msg: Any) -> None:
             gone = self.scheduler_info["workers"][msg]["name"] if op == "remove" else None
@@ -177,11 +213,14 @@ def _exports() -> list[str]:
 
 
 def all_jobs_ended(cluster: Any) -> bool:
-    """Return True if none of a cluster's jobs is waiting or running any more."""
-    ours = {str(job.job_id) for job in cluster.workers.values() if getattr(job, "job_id", None)}
+    """Return True if none of a cluster's jobs is waiting or running any more, or sbatch refused them all."""
+    jobs = list(cluster.workers.values())
+    ours = {str(job.job_id) for job in jobs if getattr(job, "job_id", None)}
+    if not ours:
+        return bool(jobs) and all(job.refused for job in jobs)
     command = ["squeue", "--noheader", "--format=%i", f"--user={os.getuid()}"]
     try:
         listed = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout
     except (OSError, subprocess.SubprocessError):
         return False  # it does not answer: nobody knows
-    return bool(ours) and not ours & set(listed.split())
+    return not ours & set(listed.split())

@@ -37,7 +37,7 @@ class Watchdog:
         self.every = min(5.0, self.worker_timeout / 4, self.frame_timeout / 4)
         self._since: dict[Future, float] = {}
         self._alone_since: float | None = None
-        self._looked = time.monotonic()
+        self._looked = self._progress = time.monotonic()
 
     def began(self, future: Future) -> None:
         """Register a task that was submitted."""
@@ -46,6 +46,7 @@ class Watchdog:
     def ended(self, future: Future) -> None:
         """Remove a finished task, so that the scheduler may forget its result."""
         self._since.pop(future, None)
+        self._progress = time.monotonic()
 
     def look(self) -> list[tuple[Future, FrameTimeout]]:
         """End the work on frames that take longer than ``aqdask.frame-timeout``; checked every few seconds.
@@ -58,7 +59,8 @@ class Watchdog:
         Raises
         ------
         ClusterError
-            If there has been no worker for ``aqdask.worker-timeout``, and none can arrive.
+            If there has been no worker for ``aqdask.worker-timeout`` and none can arrive, or all have been
+            paused for so long.
         """
         now = time.monotonic()
         if now - self._looked < self.every:
@@ -83,6 +85,8 @@ class Watchdog:
     def _check_workers(self, now: float) -> None:
         if self.client.nthreads():
             self._alone_since = None
+            if now - self._progress > self.worker_timeout:
+                self._check_paused()
             return
         self._alone_since = self._alone_since or now
         if now - self._alone_since > self.worker_timeout and self.no_more_workers():
@@ -93,6 +97,19 @@ class Watchdog:
                 remedy="start workers and run the same command again: it resumes. "
                 "aqdask.worker-timeout is how long to wait",
             )
+
+    def _check_paused(self) -> None:
+        workers = self.client.scheduler_info(n_workers=-1)["workers"].values()
+        if not workers or any(worker["status"] != "paused" for worker in workers):
+            return
+        held = max(worker["metrics"]["memory"] / 2**20 for worker in workers)
+        limit = max(worker["memory_limit"] / 2**20 for worker in workers)
+        raise ClusterError(
+            f"all workers are paused: they hold up to {held:.0f} MiB of at most {limit:.0f} MiB of memory",
+            expected="workers with memory for a frame",
+            consequence="What was finished is kept",
+            remedy="give them more memory (fewer of them, or larger jobs), then run the same command again",
+        )
 
     def _free(self, worker: str) -> None:
         """Restart a worker that hangs; without a nanny, remove it from the scheduler."""

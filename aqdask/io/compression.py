@@ -80,6 +80,8 @@ class DecompressedStream:
     ----------
     max_size : float
         Upper limit of the decompressed size in bytes.
+    plausible_size : float
+        Upper limit for real images.
     """
 
     is_compressed = True
@@ -87,7 +89,7 @@ class DecompressedStream:
     def __init__(self, file: BinaryIO, size: int, kind: Compression, keep: bool) -> None:
         self.kind, self._keep = kind, keep
         self.max_size = size * kind.max_ratio
-        self._plausible = size * PLAUSIBLE_RATIO
+        self.plausible_size = size * PLAUSIBLE_RATIO
         self._notes: list[str] = []
         self.buffer = bytearray()
         self._dropped = self._position = 0
@@ -120,7 +122,7 @@ class DecompressedStream:
         """
         if stop > self.max_size:
             return int(self.max_size)
-        if not self._keep and stop <= self._plausible:
+        if not self._keep and stop <= self.plausible_size:
             return stop
         if not self._keep:
             self._position = max(self._position, stop - 1)  # bytes before the position are dropped

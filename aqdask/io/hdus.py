@@ -13,7 +13,7 @@ from itertools import islice
 
 from aqdask.errors import FrameError
 from aqdask.io.cards import CARD, StructuralCards
-from aqdask.io.compression import TAIL_LIMIT
+from aqdask.io.compression import PLAUSIBLE_RATIO, TAIL_LIMIT
 from aqdask.io.mask_bits import MaskSelection
 from aqdask.io.streams import Stream, non_fits_reason
 from aqdask.specs import ReadSpec
@@ -23,6 +23,7 @@ BLOCK = 2880
 MAX_HEADER_SIZE = 4096 * BLOCK  # no real header is near 11 MiB; a damaged one would be read to the file's end
 MAX_HEADERS_SIZE = 8 * MAX_HEADER_SIZE  # of all headers: small compressed files can hold very many
 MAX_PIXELS = 2**34  # of a compressed image, whose size its file does not limit
+BLANK_SIZE = 2**30  # bytes of an image of one value, however well it is compressed
 BITPIX = (8, 16, 32, 64, -32, -64)
 END = re.compile(rb"(?:.{80})*?END[ \0]{5}", re.DOTALL)
 # Look-up tables of distortions (WCS paper IV) are 2-D images, but never observations.
@@ -203,6 +204,12 @@ def check_size(hdu: Hdu, stream: Stream) -> None:
         raise FrameError(f"{claim}, more than the {MAX_PIXELS} px that an image may have")
     if hdu.offset + hdu.size > stream.max_size:
         raise FrameError(f"{claim}, but the compressed file can hold only {int(stream.max_size)} bytes")
+    size = pixels * abs(hdu.bitpix) // 8
+    plausible = min(stream.plausible_size, hdu.size * PLAUSIBLE_RATIO if hdu.compressed else math.inf)
+    if size > max(plausible, BLANK_SIZE):
+        raise FrameError(
+            f"{claim}, {size} bytes that are compressed to less than 1/{PLAUSIBLE_RATIO}: no image"
+        )
     there = max(stream.available(hdu.offset + hdu.size) - hdu.offset, 0)
     if there < hdu.size:
         raise FrameError(f"truncated: HDU {hdu.index} needs {hdu.size} bytes of data, {there} are there")
@@ -213,7 +220,7 @@ def check_size(hdu: Hdu, stream: Stream) -> None:
     if rows < tiles:
         raise FrameError(f"{claim} in {tiles} tiles, but its table has {rows} rows")
     ratio = TILE_RATIO.get(str(hdu.cards.get("ZCMPTYPE"))[:4], 2**20)
-    if pixels * abs(hdu.bitpix) // 8 > hdu.size * ratio:
+    if size > hdu.size * ratio:
         raise FrameError(f"{claim}, which no tile compression packs into {hdu.size} bytes")
 
 

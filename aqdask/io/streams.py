@@ -51,7 +51,7 @@ class MemoryStream(io.BytesIO):
 
     notes: tuple[str, ...] = ()
     is_compressed = False
-    max_size = float("inf")
+    max_size = plausible_size = float("inf")
 
     def __init__(self, raw: bytes) -> None:
         super().__init__(raw)
@@ -70,7 +70,7 @@ class FileStream(io.BufferedReader):
 
     notes: tuple[str, ...] = ()
     is_compressed = False
-    max_size = float("inf")
+    max_size = plausible_size = float("inf")
 
     def available(self, stop: int) -> int:
         """Return the smaller of ``stop`` and the number of bytes."""
@@ -82,7 +82,7 @@ class ObjectStream(io.BufferedReader):
 
     notes: tuple[str, ...] = ()
     is_compressed = False
-    max_size = float("inf")
+    max_size = plausible_size = float("inf")
 
     def __init__(self, reader: places.ObjectReader) -> None:
         super().__init__(reader, buffer_size=places.HEAD_BYTES)

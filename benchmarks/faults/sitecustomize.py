@@ -1,8 +1,10 @@
 """Faults for one process; Python imports this by itself where its folder is on PYTHONPATH.
 
 ``AQDASK_FAULT="KIND PART [FUNCTION]"`` strikes whenever a file is opened whose path holds PART, with FUNCTION
-on the stack where one is named. Kinds: ``EIO`` and every other errno, ``sleep=SECONDS``, ``SEGV`` (the
-process dies), ``replace`` (PATH.new takes the place of PATH just before it is opened).
+on the stack where one is named. Kinds: ``EIO`` and every other errno, ``sleep=SECONDS``, ``memory=MIB``
+(taken and kept), ``SEGV`` (the process dies), ``replace`` (PATH.new takes the
+place of PATH just before it is opened).
+``AQDASK_CLOCK=SECONDS`` shifts the clock of the process, ``AQDASK_HIDDEN=1`` hides aqdask from it.
 The file that ``AQDASK_FAULT_PENDING`` names is removed when the fault first strikes; one that is left was
 never hit.
 """
@@ -13,6 +15,8 @@ import os
 import signal
 import sys
 import time
+
+held: list[bytes] = []
 
 
 def is_below(function: str) -> bool:
@@ -31,6 +35,8 @@ def strike(kind: str, path: str) -> None:
             os.unlink(os.environ.get("AQDASK_FAULT_PENDING", ""))
     if name == "sleep":
         time.sleep(float(seconds))
+    elif name == "memory":
+        held.append(b"1" * (int(seconds) << 20))
     elif name == "SEGV":
         os.kill(os.getpid(), signal.SIGSEGV)
     elif name == "replace" and os.path.exists(f"{path}.new"):
@@ -52,5 +58,25 @@ def install(kind: str, part: str, function: str = "") -> None:
     sys.addaudithook(look)
 
 
+class Hidden:
+    """Finder that finds no aqdask."""
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> None:
+        """Raise for aqdask and its modules."""
+        if name.partition(".")[0] == "aqdask":
+            raise ModuleNotFoundError(name)
+
+
+def shift_clock(seconds: float) -> None:
+    """Let this process believe that it is another time."""
+    now, now_ns = time.time, time.time_ns
+    time.time = lambda: now() + seconds
+    time.time_ns = lambda: now_ns() + int(seconds * 1e9)
+
+
+if "AQDASK_CLOCK" in os.environ:
+    shift_clock(float(os.environ["AQDASK_CLOCK"]))
+if "AQDASK_HIDDEN" in os.environ:
+    sys.meta_path.insert(0, Hidden())
 if "AQDASK_FAULT" in os.environ:
     install(*os.environ["AQDASK_FAULT"].split())

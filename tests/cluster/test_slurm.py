@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +20,7 @@ import yaml
 import aqdask as aq
 from aqdask.errors import ClusterError, UsageError
 from aqdask.execution.clusters import connect
-from aqdask.execution.executors import WorkQueue
+from aqdask.execution.executors import DaskExecutor, WorkQueue
 
 pytestmark = [pytest.mark.slurm, pytest.mark.cluster, pytest.mark.slow]
 ROOT = Path(__file__).parents[2]
@@ -201,3 +203,139 @@ def test_lost_jobs_are_replaced_and_the_run_completes(tmp_path, jobs_asked, shap
         seen = {result for _, result in tasks}
         assert seen
         assert not seen & first
+
+
+# -- loss, preemption, walltime ------------------------------------------------------------------------------
+
+
+def scontrol(*words: str) -> None:
+    subprocess.run(["scontrol", *words], check=True, capture_output=True)
+
+
+@contextlib.contextmanager
+def two_jobs(tmp_path: Path, **changes) -> Iterator[DaskExecutor]:
+    """An executor whose two workers are jobs that have started."""
+    path = settings(tmp_path / "slurm.yaml", **changes)
+    with dask.config.set({"aqdask.slurm.jobs": 2}), connect(f"slurm:{path}") as executor:
+        executor.client.wait_for_workers(2, timeout=60)
+        yield executor
+
+
+def job_ids(executor: DaskExecutor) -> set[str]:
+    return set(executor.client.run(os.getenv, "SLURM_JOB_ID").values())
+
+
+def results(executor: DaskExecutor, count: int) -> list:
+    return [
+        result for _, result in executor.run(os.getenv, WorkQueue(["SLURM_JOB_ID"] * count), stage="score")
+    ]
+
+
+@pytest.mark.usefixtures("_no_job_left")
+def test_one_of_two_jobs_is_cancelled_in_mid_run_and_replaced(frames, model, serial, tmp_path):
+    archive = tmp_path / "a.zarr"
+    with two_jobs(tmp_path) as executor:
+        first = job_ids(executor)
+        victim = min(first)
+        threading.Timer(1.0, lambda: subprocess.run(["scancel", victim], check=True)).start()
+        (summary,) = aq.run(frames, archive, model, cluster=executor)
+        executor.client.wait_for_workers(2, timeout=60)
+        assert victim not in job_ids(executor) != first
+    assert (summary.pending, summary.quarantined) == (0, 0)
+    assert contents(archive) == serial
+
+
+@pytest.mark.usefixtures("_no_job_left")
+def test_preempted_jobs_come_back_when_the_urgent_one_is_done(frames, model, serial, tmp_path):
+    archive = tmp_path / "a.zarr"
+    urgent = ["sbatch", "-p", "urgent", "-n", "2", "-o", "/dev/null", "--wrap", "sleep 5"]
+    with two_jobs(tmp_path) as executor:
+        subprocess.run(urgent, check=True, capture_output=True)
+        deadline = time.monotonic() + 60
+        while executor.client.nthreads():  # Slurm takes both cores back
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        (summary,) = aq.run(frames, archive, model, cluster=executor)
+    assert (summary.pending, summary.quarantined) == (0, 0)
+    assert contents(archive) == serial
+
+
+@pytest.mark.usefixtures("_no_job_left")
+def test_workers_leave_before_the_walltime_and_new_jobs_take_their_place(tmp_path):
+    """A run of three lifetimes: no task is lost, and none is blamed."""
+    extra = ["--host", "127.0.0.1", "--lifetime", "8s", "--lifetime-stagger", "1s"]
+    seen: set[str] = set()
+
+    def slow_job_id(number: int) -> str:  # nested, so that workers without this file know it
+        time.sleep(0.3)
+        return os.environ["SLURM_JOB_ID"]
+
+    with two_jobs(tmp_path, walltime="00:01:00", **{"worker-extra-args": extra}) as executor:
+        done = 0
+        for _, result in executor.run(slow_job_id, WorkQueue(range(80)), stage="score"):
+            assert isinstance(result, str)
+            done, seen = done + 1, seen | {result}
+    assert done == 80
+    assert len(seen) > 2
+
+
+@pytest.mark.usefixtures("_no_job_left")
+@pytest.mark.parametrize("state", ["DOWN", "INACTIVE"])
+def test_all_workers_lost_while_replacements_wait_or_are_refused(tmp_path, state):
+    """In a partition that is down jobs wait, and so does the run; an inactive one refuses them."""
+    with two_jobs(tmp_path) as executor, dask.config.set({"aqdask.worker-timeout": "4 s"}):
+        scontrol("update", "PartitionName=debug", f"State={state}")
+        back = threading.Timer(12.0, scontrol, ("update", "PartitionName=debug", "State=UP"))
+        try:
+            subprocess.run(["scancel", *job_ids(executor)], check=True)
+            while executor.client.nthreads():
+                time.sleep(0.1)
+            back.start()
+            started = time.monotonic()
+            if state == "DOWN":
+                assert len(results(executor, 5)) == 5
+                assert time.monotonic() - started > 10
+            else:
+                with pytest.raises(ClusterError, match=r"all workers are gone.*run the same command again"):
+                    results(executor, 5)
+                assert time.monotonic() - started < 12
+        finally:
+            back.cancel()
+            scontrol("update", "PartitionName=debug", "State=UP")
+
+
+@pytest.mark.usefixtures("_no_job_left")
+def test_the_file_for_real_clusters_runs_as_far_as_one_node_allows(frames, model, serial, tmp_path):
+    """cluster/slurm.yaml with fewer and smaller jobs, and the addresses of a node without a network."""
+    loaded = yaml.safe_load((ROOT / "cluster" / "slurm.yaml").read_text())
+    loaded["aqdask"]["slurm"]["jobs"] = 2
+    given = loaded["jobqueue"]["slurm"]
+    given |= {"cores": 1, "processes": 1, "memory": "2 GiB", "scheduler-options": {"host": "127.0.0.1"}}
+    given["worker-extra-args"] += ["--host", "127.0.0.1"]
+    path = tmp_path / "slurm.yaml"
+    path.write_text(yaml.safe_dump(loaded))
+    scontrol("create", f"PartitionName={given['queue']}", "Nodes=ALL")
+    try:
+        done = aqdask("run", frames, tmp_path / "a.zarr", "--model", model, "--cluster", f"slurm:{path}")
+    finally:
+        scontrol("delete", f"PartitionName={given['queue']}")
+    assert done.returncode == 0, done.stderr
+    assert contents(tmp_path / "a.zarr") == serial
+
+
+@pytest.mark.usefixtures("_no_job_left")
+def test_connections_are_encrypted_and_pages_are_private(tmp_path):
+    def listening() -> set[str]:  # nested, so that workers without this file know it
+        import psutil
+
+        return {one.laddr.ip for one in psutil.Process().net_connections() if one.status == "LISTEN"}
+
+    with dask.config.set({"aqdask.tls": "temporary"}), two_jobs(tmp_path) as executor:
+        keys = list(tmp_path.glob(".dask-jobqueue.worker.*"))
+        assert keys
+        assert all(key.stat().st_mode & 0o077 == 0 for key in keys)
+        assert executor.client.scheduler.address.startswith("tls://127.0.0.1:")
+        assert all(worker.startswith("tls://") for worker in executor.client.nthreads())
+        assert len(results(executor, 4)) == 4
+        assert set().union(*executor.client.run(listening).values()) == {"127.0.0.1"}
+    assert not any(key.exists() for key in keys)

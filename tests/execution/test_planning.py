@@ -2,12 +2,14 @@
 
 from dataclasses import dataclass, field
 from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
+from distributed import KilledWorker
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aqdask.errors import ArchiveError
+from aqdask.errors import ArchiveError, ClusterError
 from aqdask.execution import planning
 from aqdask.execution.executors import TASK_SECONDS, BatchGroups, SerialExecutor
 from aqdask.execution.pipeline import run_batches
@@ -180,3 +182,50 @@ def test_a_group_that_fails_is_run_batch_by_batch(monkeypatch):
     states = {record["frame_id"]: record["state"] for record in found}
     assert len(found) == 8
     assert {name for name, state in states.items() if state == QUARANTINED} == {"f3"}
+
+
+def singles(count: int) -> list[Batch]:
+    return [Batch(n, n, n + 1, (FrameTask(n, f"f{n}", "", 0, score=True),)) for n in range(count)]
+
+
+def test_a_run_in_which_every_frame_fails_ends_and_blames_none():
+    job = Job(frozenset(range(20)))
+    found = []
+    with pytest.raises(ClusterError, match=r"first 5 frames failed, and none was finished: .*worker died"):
+        found += run_batches(SerialExecutor(), job, singles(20), stage="score")
+    assert len(job.ran) == 5
+    assert found == []
+
+
+@pytest.mark.parametrize("good", [0, 3])
+def test_once_a_frame_is_finished_every_other_may_fail(good):
+    job = Job(frozenset(range(20)) - {good})
+    found = [
+        record
+        for records in run_batches(SerialExecutor(), job, singles(20), stage="score")
+        for record in records
+    ]
+    assert [record["state"] for record in found].count(QUARANTINED) == 19
+    assert sorted(record["frame_id"] for record in found) == sorted(f"f{n}" for n in range(20))
+
+
+class Unlucky(SerialExecutor):
+    """Workers of the first frame die ``deaths`` times, for reasons of their own."""
+
+    def __init__(self, deaths: int) -> None:
+        self.left = deaths
+
+    def run(self, function, queue, *, stage):
+        for item, result in super().run(function, queue, stage=stage):
+            if item[0].number == 0 and self.left:
+                self.left -= 1
+                yield item, KilledWorker("score-0", SimpleNamespace(address="tcp://a"), 3)
+            else:
+                yield item, result
+
+
+@pytest.mark.parametrize("deaths", [1, 2])
+def test_a_frame_whose_workers_died_is_tried_once_more_alone(deaths):
+    found = run_batches(Unlucky(deaths), Job(frozenset()), singles(2), stage="score")
+    states = {record["frame_id"]: record["state"] for records in found for record in records}
+    assert states == {"f0": DONE if deaths == 1 else QUARANTINED, "f1": DONE}

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import io
 import lzma
 import os
 import time
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +33,21 @@ from numpy.testing import assert_array_equal
 from aqdask.errors import FrameError
 from aqdask.io.reader import probe, read_frame
 from aqdask.specs import ReadSpec
+
+
+def write_blank_tiles(path: Path, side: int) -> None:
+    """A compressed image of zeros, of which every row is the same compressed bytes."""
+    one = fits.CompImageHDU(np.zeros((1, side), "u1"), compression_type="GZIP_1", tile_shape=(1, side))
+    with fits.open(io.BytesIO(content(fits.PrimaryHDU(), one)), disable_image_compression=True) as file:
+        table = file[1]
+        start, width = table.fileinfo()["datLoc"], table.header["NAXIS1"]
+        size = width + table.header["PCOUNT"]
+        header = table.header.copy()
+    raw = content(fits.PrimaryHDU(), one)[start : start + size]
+    header["NAXIS2"] = header["ZNAXIS2"] = side
+    data = raw[:width] * side + raw[width:]
+    text = header.tostring().encode()
+    path.write_bytes(content(fits.PrimaryHDU()) + text + data + bytes(-len(data) % 2880))
 
 
 class TestClaims:
@@ -85,6 +102,25 @@ class TestClaims:
         for read in (FIRST, ALL):
             assert probe(tmp_path / "a.fits", read)[0].shape == (2000, 2000)
             assert not read_frame(tmp_path / "a.fits", 0, read).image.any()
+
+    @pytest.mark.parametrize("tiles", [False, True])
+    def test_an_honest_bomb(self, tmp_path: Path, tiles: bool) -> None:
+        """Every byte that the header promises is there: 1.6 GB of zeros in a file of 2 MB or less."""
+        side, path = 40_000, tmp_path / "a.fits"
+        if tiles:
+            write_blank_tiles(path, side)
+        else:
+            packer = zlib.compressobj(1, wbits=31)
+            header = cards("BITPIX  = 8", "NAXIS   = 2", f"NAXIS1  = {side}", f"NAXIS2  = {side}")
+            zeros = bytes(side * 100)
+            pieces = [packer.compress(header), *(packer.compress(zeros) for _ in range(side // 100))]
+            path.write_bytes(b"".join([*pieces, packer.flush()]))
+        assert path.stat().st_size < 10e6
+        for call in (
+            f"probe({str(path)!r}, ReadSpec())",
+            f"read_frame({str(path)!r}, {tiles:d}, ReadSpec())",
+        ):
+            assert f"claims {side} x {side} px, {side**2} bytes" in alone(call, 100 << 20)
 
     def test_a_short_image_beside_whole_ones_is_refused_alone(self, tmp_path: Path) -> None:
         path = write(tmp_path / "a.fits", fits.PrimaryHDU(), fits.ImageHDU(IMAGE), fits.ImageHDU(IMAGE))
