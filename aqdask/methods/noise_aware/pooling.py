@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-from scipy import ndimage
+
+from aqdask.stats.compiled import exact
 
 PRIOR = 0.5  # precision of the prior on size, e1 and e2, in units of 1 / SHAPE_UNITS**2
 SHAPES = ("size", "e1", "e2")
@@ -13,11 +14,28 @@ Features = Mapping[str, np.ndarray]
 """What was measured in the patches of a frame, ``(n_y, n_x)`` by name."""
 
 
-def box_sum(values: np.ndarray, side: int) -> np.ndarray:
-    """Sum over ``side`` x ``side`` neighbours along the first two axes, zero beyond the edges; float64."""
-    total = values.astype(np.float64)
-    for axis in (0, 1):
-        total = ndimage.correlate1d(total, np.ones(side), axis=axis, mode="constant")
+def box_sum(values: np.ndarray, side: int, dtype: type = np.float64) -> np.ndarray:
+    """Sum over ``side`` x ``side`` neighbours along the first two axes, zero beyond the edges; float64.
+
+    With an even ``side`` over one more before than behind.
+    """
+    size = values[0, 0].size
+    total = np.ascontiguousarray(values, dtype=dtype)
+    for rows, step in ((1, values[0].size), (len(values), size)):
+        total = _sums_along(total.reshape(rows, -1), side, step)
+    return total.reshape(values.shape)
+
+
+@exact
+def _sums_along(rows, side, step):
+    """Sum over ``side`` values that are ``step`` apart, about each value of each row."""
+    total = np.zeros_like(rows)
+    for row in range(len(rows)):
+        for number in range(side):
+            shift = (number - side // 2) * step
+            values, sums = rows[row, max(shift, 0) :], total[row, max(-shift, 0) :]
+            for place in range(min(values.size, sums.size)):
+                sums[place] += values[place]
     return total
 
 
