@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
 from aqdask.errors import UsageError
+from aqdask.stats.compiled import exact
 
 TABLE_LIMIT = 20_000  # distinct reference scores kept: 240 kB, exact below p = 10,000 / n
 
@@ -77,6 +79,11 @@ class ScoreTable:
         values, above, total = (arrays[_name(prefix, field)] for field in ("values", "above", "total"))
         return cls(values, above, int(total))
 
+    @cached_property
+    def pvalues(self) -> np.ndarray:
+        """p-value of a score by the number of kept scores that are smaller, float32 ``(k + 1,)``."""
+        return ((1 + np.array([self.total, *self.above])) / (self.total + 1)).astype(np.float32)
+
     @property
     def smallest(self) -> float:
         """Smallest possible p-value, 1 / (n + 1): a smaller alpha masks nothing."""
@@ -116,7 +123,21 @@ def conformal_pvalue(scores: np.ndarray, table: ScoreTable) -> np.ndarray:
         Same shape, in [1 / (n + 1), 1]; NaN for NaN.
     """
     scores = np.asarray(scores, dtype=np.float32)
-    smaller = np.searchsorted(table.values, scores, side="left")
-    count = np.where(smaller == 0, table.total, table.above[np.maximum(smaller, 1) - 1])
-    pvalue = (1 + count) / (table.total + 1)
-    return np.where(np.isnan(scores), np.nan, pvalue).astype(np.float32)
+    found = table.pvalues[_smaller(table.values, scores.ravel())].reshape(scores.shape)
+    found[np.isnan(scores)] = np.nan
+    return found
+
+
+@exact
+def _smaller(values, scores):
+    """Count the ascending values that are smaller than each score, uint32: bisections side by side."""
+    found = np.zeros(scores.size, np.uint32)
+    step = 1
+    while 2 * step <= values.size:
+        step *= 2
+    while step:
+        for n in range(scores.size):
+            tried = np.uint32(min(found[n] + np.uint32(step), np.uint32(values.size)))
+            found[n] = tried if values[np.uint32(tried - np.uint32(1))] < scores[n] else found[n]
+        step //= 2
+    return found

@@ -41,25 +41,14 @@ def _sums_along(rows, side, step):
 
 def shape_sums(features: Features) -> np.ndarray:
     """The head's precisions and precisions times value of each patch: ``(n_y, n_x, 2, 3)``."""
-    parts = [[np.nan_to_num(features[f"{name}_{part}"]) for name in SHAPES] for part in ("weight", "sum")]
-    return np.moveaxis(np.array(parts, dtype=np.float64), (0, 1), (-2, -1))
-
-
-def star_shape(
-    features: Features, zero: np.ndarray, unflagged: np.ndarray | None = None, side: int = 1
-) -> np.ndarray:
-    """Size (ln), e1 and e2 of the stars about ``zero``: ``(n_y, n_x, 3)``, in `networks.SHAPE_UNITS`.
-
-    Of each patch, or pooled over its unflagged neighbours; a region that tells nothing is like ``zero``.
-    """
-    sums = shape_sums(features)
-    if unflagged is not None:
-        sums[~unflagged] = 0
-        sums = box_sum(sums, side)
-    return pooled_estimate(sums, zero)
+    parts = [[features[f"{name}_{part}"] for name in SHAPES] for part in ("weight", "sum")]
+    return np.moveaxis(np.nan_to_num(np.array(parts, dtype=np.float64)), (0, 1), (-2, -1))
 
 
 def pooled_estimate(sums: np.ndarray, zero: np.ndarray) -> np.ndarray:
-    """Estimates ``(..., 3)`` from `shape_sums` ``(..., 2, 3)`` of any region, less ``zero``."""
+    """Size (ln), e1 and e2 of the stars about ``zero``, ``(..., 3)``, in `networks.SHAPE_UNITS`.
+
+    From `shape_sums` ``(..., 2, 3)`` of any region; one that tells nothing is like ``zero``.
+    """
     weight, product = sums[..., 0, :], sums[..., 1, :]
     return (product - weight * zero) / (weight + PRIOR)

@@ -101,7 +101,8 @@ def smooth_terms(
     terms = np.column_stack([np.ones(count), y, x, y**2 + x**2])
     found, weight = values[usable].astype(float), np.ones(count)
     for _ in range(_ROUNDS):
-        fit = np.linalg.lstsq(terms * weight[:, None], found * weight, rcond=None)[0]
+        weighted = terms.T * weight**2
+        fit = np.linalg.lstsq(weighted @ terms, weighted @ found, rcond=None)[0]
         away = np.abs(found - terms @ fit)
         spread = float(np.median(away)) / 0.6745 + _LEAST
         before, weight = weight, np.maximum(1 - (away / (reach * spread)) ** 2, 0)
