@@ -84,6 +84,11 @@ class ScoreTable:
         """p-value of a score by the number of kept scores that are smaller, float32 ``(k + 1,)``."""
         return ((1 + np.array([self.total, *self.above])) / (self.total + 1)).astype(np.float32)
 
+    @cached_property
+    def starts(self) -> np.ndarray:
+        """Number of kept scores below each of as many equal steps from the smallest to the largest one."""
+        return np.searchsorted(self.values, np.linspace(self.values[0], self.values[-1], len(self.values)))
+
     @property
     def smallest(self) -> float:
         """Smallest possible p-value, 1 / (n + 1): a smaller alpha masks nothing."""
@@ -123,21 +128,22 @@ def conformal_pvalue(scores: np.ndarray, table: ScoreTable) -> np.ndarray:
         Same shape, in [1 / (n + 1), 1]; NaN for NaN.
     """
     scores = np.asarray(scores, dtype=np.float32)
-    found = table.pvalues[_smaller(table.values, scores.ravel())].reshape(scores.shape)
+    found = table.pvalues[_smaller(table.values, table.starts, scores.ravel())].reshape(scores.shape)
     found[np.isnan(scores)] = np.nan
     return found
 
 
 @exact
-def _smaller(values, scores):
-    """Count the ascending values that are smaller than each score, uint32: bisections side by side."""
-    found = np.zeros(scores.size, np.uint32)
-    step = 1
-    while 2 * step <= values.size:
-        step *= 2
-    while step:
-        for n in range(scores.size):
-            tried = np.uint32(min(found[n] + np.uint32(step), np.uint32(values.size)))
-            found[n] = tried if values[np.uint32(tried - np.uint32(1))] < scores[n] else found[n]
-        step //= 2
+def _smaller(values, starts, scores):
+    """Count the ascending values that are smaller than each score, from where `ScoreTable.starts` says."""
+    found = np.zeros(scores.size, np.int64)
+    scale = (starts.size - 1) / max(values[-1] - values[0], 1e-30)
+    for n in range(scores.size):
+        place = (scores[n] - values[0]) * scale if scores[n] == scores[n] else 0.0
+        count = starts[int(min(max(place, 0.0), starts.size - 1.0))]
+        while count and values[count - 1] >= scores[n]:
+            count -= 1
+        while count < values.size and values[count] < scores[n]:
+            count += 1
+        found[n] = count
     return found

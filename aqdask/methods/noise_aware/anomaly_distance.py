@@ -74,10 +74,12 @@ def _normal_scores(values, knots, excess):
         low, high = knots[k, 0], knots[k, -1]
         for n in range(below.size):
             x, first = values[k, n], below[n]
-            inner = slopes[first] * (x - knots[k, first]) + _Z[first]
             away = max(low - x, 0.0) / excess[k, 0] + max(x - high, 0.0) / excess[k, 1]
-            outer = np.sqrt(_Z[0] ** 2 + 2 * min(away, 1e9))
-            found = inner if away <= 0 else (outer if x > high else -outer)
+            found = np.sqrt(_Z[0] ** 2 + 2 * min(away, 1e9))
+            if x < low:
+                found = -found
+            elif x < high:
+                found = slopes[first] * (x - knots[k, first]) + _Z[first]
             z[k, n] = found if x - x == 0 else np.nan
     return z
 

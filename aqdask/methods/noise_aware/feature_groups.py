@@ -69,7 +69,7 @@ class FrameFeatures:
         ln of measured over expected variance.
     valid : ndarray (n_y, n_x)
         `valid_fraction`.
-    shapes : ndarray (n_y, n_x, 2, 3)
+    shapes : ndarray (2, 3, n_y, n_x)
         `pooling.shape_sums`.
     """
 
@@ -106,7 +106,7 @@ class FrameFeatures:
     @cached_property
     def shape(self) -> np.ndarray:
         """Size, e1 and e2 of the stars of the typical patches relative to the references, ``(3,)``."""
-        return pooled_estimate(self.shapes[self.typical].sum(axis=0), self.camera.shape_zero)
+        return pooled_estimate(self.shapes[..., self.typical].sum(axis=-1), self.camera.shape_zero)
 
     @cached_property
     def sky_shape(self) -> tuple[float, float, float]:
@@ -124,14 +124,14 @@ class FrameFeatures:
 
     @cached_property
     def pooled_shape(self) -> np.ndarray:
-        """Size, e1 and e2 relative to the references over `REGIONS`, ``(n_y, n_x, 3, len(REGIONS))``."""
-        sums = np.where(self.unflagged[..., None, None], self.shapes, 0)
-        whole = self.shape if self.camera.relative else np.zeros(3)
-        found = []
-        for side, weight in self.weights.items():
-            shape = pooled_estimate(box_sum(sums, side), self.camera.shape_zero) - whole
-            found.append(_one_sided(shape, self) * weight[..., None])
-        return np.stack(found, axis=-1)
+        """Size, e1 and e2 relative to the references over `REGIONS`, ``(3, len(REGIONS), n_y, n_x)``."""
+        sums = np.where(self.unflagged, self.shapes, 0)
+        whole = (self.shape if self.camera.relative else np.zeros(3))[:, None, None]
+        found = [
+            _one_sided(pooled_estimate(box_sum(sums, side), self.camera.shape_zero) - whole, self) * weight
+            for side, weight in self.weights.items()
+        ]
+        return np.stack(found, axis=1)
 
 
 def sky_sigma(features: Features, noise: NoiseModel) -> np.ndarray:
@@ -236,14 +236,14 @@ def residual(frame: FrameFeatures) -> np.ndarray:
 def _one_sided(shape: np.ndarray, frame: FrameFeatures) -> np.ndarray:
     """Set sharper stars to 0 unless ``two_sided``, and patches without data to NaN, in place."""
     if not frame.camera.two_sided:
-        shape[..., 0] = np.maximum(shape[..., 0], 0)
-    shape[~np.isfinite(frame.features["sky"])] = np.nan  # no value from its neighbours
+        shape[0] = np.maximum(shape[0], 0)
+    shape[:, ~np.isfinite(frame.features["sky"])] = np.nan  # no value from its neighbours
     return shape
 
 
 def size(frame: FrameFeatures) -> np.ndarray:
     """Size of the stars in the patch."""
-    return _one_sided(pooled_estimate(frame.shapes, frame.camera.shape_zero), frame)[..., :1]
+    return _one_sided(pooled_estimate(frame.shapes, frame.camera.shape_zero), frame)[0, ..., None]
 
 
 def latent(frame: FrameFeatures) -> np.ndarray:
@@ -263,13 +263,13 @@ def line(frame: FrameFeatures) -> np.ndarray:
 
 def size_region(frame: FrameFeatures) -> np.ndarray:
     """Size of the stars over unflagged neighbours."""
-    return frame.pooled_shape[..., 0, :]
+    return np.moveaxis(frame.pooled_shape[0], 0, -1)
 
 
 def ellipticity_region(frame: FrameFeatures) -> np.ndarray:
     """Ellipticity of the stars over unflagged neighbours."""
-    pooled = frame.pooled_shape[..., 1:, :]
-    return pooled.reshape(*pooled.shape[:-2], -1)
+    pooled = frame.pooled_shape[1:]
+    return np.moveaxis(pooled.reshape(-1, *pooled.shape[2:]), 0, -1)
 
 
 def _mean_around(values: np.ndarray, frame: FrameFeatures, side: int) -> np.ndarray:

@@ -154,14 +154,16 @@ def _totals(profiles, first, stop):
     """Sums of the known values of rows ``first`` to ``stop``, each cut at `CUT`, over their noise."""
     total = np.zeros((first.size, profiles.shape[1]))
     for part in range(first.size):
-        count = np.zeros(profiles.shape[1], np.int32)
+        count = np.zeros(profiles.shape[1], np.float32)
         for row in range(first[part], stop[part]):
             for column in range(profiles.shape[1]):
                 value = profiles[row, column]
                 known = value == value
-                total[part, column] += min(max(value, -CUT), CUT) if known else 0.0
-                count[column] += known
-        total[part] /= np.sqrt(np.maximum(count, 1))
+                value = np.float32(-CUT) if value < np.float32(-CUT) else value
+                value = np.float32(CUT) if value > np.float32(CUT) else value
+                total[part, column] += value if known else np.float32(0)
+                count[column] += np.float32(known)
+        total[part] /= np.sqrt(np.maximum(count, np.float32(1)))
     return total
 
 

@@ -16,6 +16,7 @@ BRIGHT = 24  # px a side of a bright area: wider than a narrow line
 BRIGHT_SHARE = 0.8  # of CELL_CUT, as a mean over it
 LARGEST_IMAGE = 512  # cells a side; cells of larger frames are joined
 PATCH = CELL * round(math.sqrt(CELL**2 + 3 * len(LINE_SUMS)) - CELL)  # px: (PATCH / CELL)**2 + 2 PATCH sums
+_NEUTRAL = np.int32(128 * (1 + 256 + 65536))  # three zeros, packed
 # Standard deviation of a normal variable cut at WINSOR, and change of its mean with that of the variable.
 _CUT_SIGMA = math.sqrt(
     math.erf(WINSOR / math.sqrt(2))
@@ -60,10 +61,10 @@ class FrameSums:
 
         They are `patch_statistics.LINE_SUMS`, 'top', 'left', 'sky' and 'noise', NaN without data.
         """
-        codes, known = unpacked(features)
+        *codes, known = unpacked(features)
         tops, lefts = first_pixels(features)
         level = sky_level(features)
-        squares, cell = _squares(codes)
+        squares, cell = _squares(codes[0])
         cells = np.ascontiguousarray(_joined_cells(_joined_cells(squares, tops, cell).T, lefts, cell).T)
         bright = bright_areas(cells, cell)
         places = [cell * (np.arange(length) + 0.5) - 0.5 for length in cells.shape]
@@ -71,8 +72,8 @@ class FrameSums:
         across.add(cells, level[down.owner], down.smooth(level), cell)
         valid = known[down.owner].take(across.owner, axis=1)
         cells[~valid] = 0
-        columns = _profiles(codes[..., -2 * PATCH : -PATCH], known, lefts, level)
-        rows = _profiles(codes[..., -PATCH:].swapaxes(0, 1), known.T, tops, level.T)
+        columns = _profiles(codes[1], known, lefts, level)
+        rows = _profiles(codes[2], known.T, tops, level.T)
         return cls(cells, valid, bright, cell, columns, rows, tops, lefts)
 
     def swapped(self) -> FrameSums:
@@ -166,24 +167,40 @@ def bright_areas(cells: np.ndarray, cell: int) -> np.ndarray:
     return bright
 
 
-def unpacked(features: Features) -> tuple[np.ndarray, np.ndarray]:
-    """Invert `patch_statistics.pack`: uint8 ``(n_y, n_x, 384)``, 128 without data; patches with data."""
+def unpacked(features: Features) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Invert `patch_statistics.pack`: uint8, 128 without data.
+
+    Cells ``(16 n_y, 16 n_x)``, sums of columns ``(n_y, n_x, 64)`` and of rows ``(n_x, n_y, 64)``; last, the
+    patches with data, bool ``(n_y, n_x)``.
+    """
     packed = np.stack([features[name] for name in LINE_SUMS])
     known = np.isfinite(packed[0]) & np.isfinite(features["sky"]) & np.isfinite(features["noise"])
-    codes = np.full((*known.shape, 3 * len(packed)), 128, np.uint8)
-    _unpack(packed, known, codes)
-    return codes, known
+    n_y, n_x = known.shape
+    side = PATCH // CELL
+    shapes = (n_y, side, n_x, side), (n_y, n_x, PATCH), (n_x, n_y, PATCH)
+    cells, columns, rows = (np.empty(shape, np.uint8) for shape in shapes)
+    _unpack(packed, known, cells, columns, rows)
+    return cells.reshape(n_y * side, -1), columns, rows, known
 
 
 @exact
-def _unpack(packed, known, codes):
+def _unpack(packed, known, cells, columns, rows):
+    codes = np.empty((known.shape[1], 3 * len(packed)), np.uint8)  # of one row of patches, in the cache
+    side = cells.shape[1]
     for row in range(known.shape[0]):
         for number in range(len(packed)):
             for column in range(known.shape[1]):
-                if known[row, column]:
-                    whole = np.int32(packed[number, row, column])
-                    for part in range(3):
-                        codes[row, column, 3 * number + part] = whole >> 8 * part
+                whole = np.int32(packed[number, row, column]) if known[row, column] else _NEUTRAL
+                codes[column, 3 * number] = whole
+                codes[column, 3 * number + 1] = whole >> 8
+                codes[column, 3 * number + 2] = whole >> 16
+        for column in range(known.shape[1]):
+            for place in range(side):
+                for cell in range(side):
+                    cells[row, place, column, cell] = codes[column, side * place + cell]
+            for place in range(PATCH):
+                columns[row, column, place] = codes[column, side * side + place]
+                rows[column, row, place] = codes[column, side * side + PATCH + place]
 
 
 def first_pixels(features: Features) -> tuple[np.ndarray, np.ndarray]:
@@ -213,17 +230,14 @@ def _fours(cells: np.ndarray) -> np.ndarray:
 
 
 def _squares(codes: np.ndarray) -> tuple[np.ndarray, int]:
-    """Cut cells at `CELL_CUT`, and join those of large frames: float32 ``(n_y p, n_x p)``, side in px."""
-    n_y, n_x, _ = codes.shape
+    """Cut cells at `CELL_CUT`, and join those of large frames: float32 ``(Y, X)``, side in px."""
     sigma = CELL * WINSOR / _CUT_SIGMA / 127  # of one code
     reach = round(CELL_CUT / sigma)
-    cells = np.clip(codes[..., : -2 * PATCH], 128 - reach, 128 + reach).astype(np.int16)
-    cells = cells.reshape(n_y, n_x, PATCH // CELL, -1) - np.int16(128)
+    cells = np.clip(codes, 128 - reach, 128 + reach).astype(np.int16) - np.int16(128)
     cell = CELL
-    while max(n_y, n_x) * cells.shape[-1] > LARGEST_IMAGE and cells.shape[-1] > 2:
+    while max(cells.shape) > LARGEST_IMAGE and cell < PATCH // 2:
         cells, cell, sigma = _fours(cells), 2 * cell, sigma / 2
-    image = np.multiply(cells.transpose(0, 2, 1, 3), np.float32(sigma), order="C")
-    return image.reshape(n_y * cells.shape[-1], -1), cell
+    return cells * np.float32(sigma), cell
 
 
 def _joined_cells(cells: np.ndarray, first: np.ndarray, cell: int) -> np.ndarray:
@@ -248,11 +262,22 @@ def _profiles(codes: np.ndarray, known: np.ndarray, first: np.ndarray, level: np
 
     ``level`` are the skies of the patches, whose steps are taken out.
     """
-    sums = (codes - np.float32(128)) * np.float32(math.sqrt(PATCH) * WINSOR / _CUT_SIGMA / 127)
-    sums[~known] = np.nan
-    count, number, size = sums.shape
-    overlap = (number - 1) * size - int(first[-1])
-    regular = sums[:, :-1].reshape(count, -1)
-    profiles = np.concatenate([regular, sums[:, -1, overlap:]], axis=1)
+    overlap = PATCH * (len(first) - 1) - int(first[-1])
+    profiles = _side_by_side(codes, known, overlap, math.sqrt(PATCH) * WINSOR / _CUT_SIGMA / 127)
     SkySteps.of(first, np.arange(profiles.shape[1])).add(profiles, level, level, math.sqrt(PATCH))
     return profiles
+
+
+@exact
+def _side_by_side(codes, known, overlap, sigma):
+    count, number, size = codes.shape
+    sums = np.empty((count, number * size - overlap), np.float32)
+    for row in range(count):
+        for column in range(number):
+            skip = overlap if column == number - 1 else 0
+            part, joined = codes[row, column, skip:], sums[row, size * column :]
+            for place in range(part.size):
+                joined[place] = (part[place] - np.float32(128)) * np.float32(sigma)
+            if not known[row, column]:
+                joined[: part.size] = np.nan
+    return sums

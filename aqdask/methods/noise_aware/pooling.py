@@ -15,14 +15,14 @@ Features = Mapping[str, np.ndarray]
 
 
 def box_sum(values: np.ndarray, side: int, dtype: type = np.float64) -> np.ndarray:
-    """Sum over ``side`` x ``side`` neighbours along the first two axes, zero beyond the edges; float64.
+    """Sum over ``side`` x ``side`` neighbours along the last two axes, zero beyond the edges; float64.
 
     With an even ``side`` over one more before than behind.
     """
-    size = values[0, 0].size
+    n_y, n_x = values.shape[-2:]
     total = np.ascontiguousarray(values, dtype=dtype)
-    for rows, step in ((1, values[0].size), (len(values), size)):
-        total = _sums_along(total.reshape(rows, -1), side, step)
+    for length, step in ((n_y * n_x, n_x), (n_x, 1)):
+        total = _sums_along(total.reshape(-1, length), side, step)
     return total.reshape(values.shape)
 
 
@@ -40,15 +40,15 @@ def _sums_along(rows, side, step):
 
 
 def shape_sums(features: Features) -> np.ndarray:
-    """The head's precisions and precisions times value of each patch: ``(n_y, n_x, 2, 3)``."""
+    """The head's precisions and precisions times value of each patch: ``(2, 3, n_y, n_x)``."""
     parts = [[features[f"{name}_{part}"] for name in SHAPES] for part in ("weight", "sum")]
-    return np.moveaxis(np.nan_to_num(np.array(parts, dtype=np.float64)), (0, 1), (-2, -1))
+    return np.nan_to_num(np.array(parts, dtype=np.float64))
 
 
 def pooled_estimate(sums: np.ndarray, zero: np.ndarray) -> np.ndarray:
-    """Size (ln), e1 and e2 of the stars about ``zero``, ``(..., 3)``, in `networks.SHAPE_UNITS`.
+    """Size (ln), e1 and e2 of the stars about ``zero``, ``(3, ...)``, in `networks.SHAPE_UNITS`.
 
-    From `shape_sums` ``(..., 2, 3)`` of any region; one that tells nothing is like ``zero``.
+    From `shape_sums` ``(2, 3, ...)`` of any region; one that tells nothing is like ``zero``.
     """
-    weight, product = sums[..., 0, :], sums[..., 1, :]
-    return (product - weight * zero) / (weight + PRIOR)
+    weight, product = sums
+    return (product - weight * zero.reshape(3, *[1] * (weight.ndim - 1))) / (weight + PRIOR)

@@ -209,7 +209,8 @@ def frame_variables(calibration: CameraCalibration, features: Features) -> dict[
     score, pvalue, worst, frame = decision.score(features)
     codes = _REASON_CODES | {"": flags.code(flags.REASONS, "no_data")}
     known = np.isfinite(features["sky"])
-    about = np.where(known[..., None], pooled_estimate(frame.shapes, camera.shape_zero) * SHAPE_UNITS, np.nan)
+    shape = np.where(known, pooled_estimate(frame.shapes, camera.shape_zero), np.nan)
+    size, e1, e2 = (unit * values for unit, values in zip(SHAPE_UNITS, shape, strict=True))
     masked = 1 - float((pvalue > decision.first_alpha).mean())  # what has no score is masked, too
     tests = decision.frame_tests
     values = frame_statistics(frame if tests else replace(frame, unflagged=known))
@@ -224,9 +225,9 @@ def frame_variables(calibration: CameraCalibration, features: Features) -> dict[
         "mae": features["mae"],
         "sky": features["sky"] * camera.noise.unit,
         "noise_ratio": np.exp(frame.noise_ratio / 2),
-        "size_ratio": np.exp(about[..., 0]),
-        "e1": about[..., 1],
-        "e2": about[..., 2],
+        "size_ratio": np.exp(size),
+        "e1": e1,
+        "e2": e2,
         "stars": features["stars"],
         "frame_score": np.array(rank),
         "frame_flag": np.array(rank > FLAG_SIGMA),

@@ -121,8 +121,9 @@ def high_pass(cells: np.ndarray, valid: np.ndarray) -> np.ndarray:
     """Subtract the mean of the valid cells within 2 `SMOOTH` from each; 0 where not valid."""
     coarse, known = binned(cells, valid)
     side = 2 * SMOOTH + 1
-    mean = box_sum(np.where(known, coarse, 0), side) / np.maximum(2 * box_sum(known, side), 1)
-    sky = mean.astype(np.float32).repeat(2, axis=0).repeat(2, axis=1)[: cells.shape[0], : cells.shape[1]]
+    total, count = (box_sum(image, side, np.float32) for image in (np.where(known, coarse, 0), known))
+    mean = total / np.maximum(2 * count, 1)
+    sky = mean.repeat(2, axis=0).repeat(2, axis=1)[: cells.shape[0], : cells.shape[1]]
     return np.where(valid, cells - sky, 0)
 
 
@@ -216,9 +217,12 @@ def _contrasts(cells, centres, width):
 def _band(cells, column, centre, width):
     """Sum of the cells of a column within half a ``width`` of a row."""
     low, high = max(centre - width / 2, 0.0), min(centre + width / 2, float(len(cells)))
-    total = 0.0
-    for row in range(int(low), min(int(high) + 1, len(cells))):
-        total += cells[row, column] * (min(high, row + 1.0) - max(low, float(row)))
+    if high <= low:
+        return 0.0
+    first, last = int(low), min(int(high), len(cells) - 1)
+    total = cells[first, column] * (first + 1 - low) - cells[last, column] * (last + 1 - high)
+    for row in range(first + 1, last + 1):
+        total += cells[row, column]
     return total
 
 

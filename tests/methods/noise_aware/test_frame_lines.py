@@ -200,13 +200,14 @@ def test_a_frame_without_data_has_none():
 def test_sums_survive_packing():
     sums = noise_sums(np.random.default_rng(0), (3, 4))
     features = line_features(sums) | {"sky": np.ones((3, 4)), "noise": np.ones((3, 4))}
-    codes, known = unpacked(features)
+    cells, columns, rows, known = unpacked(features)
     assert known.all()
-    np.testing.assert_allclose((codes - 128.0) / 127, sums, atol=0.5 / 127 + 1e-6)
+    codes = [cells.reshape(3, 16, 4, 16).swapaxes(1, 2).reshape(3, 4, 256), columns, rows.swapaxes(0, 1)]
+    np.testing.assert_allclose((np.concatenate(codes, axis=2) - 128.0) / 127, sums, atol=0.5 / 127 + 1e-6)
     features["packed_0"][1, 2] = np.nan
-    codes, known = unpacked(features)
+    cells, columns, rows, known = unpacked(features)
     assert not known[1, 2]
-    assert (codes[1, 2] == 128).all()
+    assert all((part == 128).all() for part in (cells[16:32, 32:48], columns[1, 2], rows[2, 1]))
 
 
 @pytest.mark.parametrize("shape", [(256, 320), (300, 260), (301, 257), (2200, 330)])
