@@ -74,13 +74,14 @@ def _normal_scores(values, knots, excess):
         low, high = knots[k, 0], knots[k, -1]
         for n in range(below.size):
             x, first = values[k, n], below[n]
-            away = max(low - x, 0.0) / excess[k, 0] + max(x - high, 0.0) / excess[k, 1]
-            found = np.sqrt(_Z[0] ** 2 + 2 * min(away, 1e9))
-            if x < low:
-                found = -found
-            elif x < high:
-                found = slopes[first] * (x - knots[k, first]) + _Z[first]
-            z[k, n] = found if x - x == 0 else np.nan
+            if low <= x < high:
+                z[k, n] = slopes[first] * (x - knots[k, first]) + _Z[first]
+            elif x - x == 0:
+                away = (low - x) / excess[k, 0] if x < low else (x - high) / excess[k, 1]
+                outer = np.sqrt(_Z[0] ** 2 + 2 * min(away, 1e9))
+                z[k, n] = -outer if x < low else outer
+            else:
+                z[k, n] = np.nan
     return z
 
 

@@ -52,6 +52,12 @@ class CameraModel:
     two_sided: bool = False
     relative: bool = True
 
+    @cached_property
+    def subpatches(self) -> tuple[np.ndarray, np.ndarray]:
+        """Template by patch, ``(n_y, n_x, 16)``, and its mean ``(n_y, n_x)``."""
+        cells = as_subpatches(np.asarray(self.template))
+        return np.moveaxis(np.moveaxis(cells, -1, 0).copy(), 0, -1), cells.mean(axis=-1)
+
 
 @dataclass(frozen=True)
 class FrameFeatures:
@@ -174,10 +180,10 @@ def sky_misfit(features: Features, camera: CameraModel) -> np.ndarray:
         return levels
     if camera.template is None or camera.template.shape != as_image(levels).shape:
         return (levels - np.nanmedian(features["sky"])) / sigma[..., None]
-    template = as_subpatches(camera.template)
+    template, mean = camera.subpatches
     # The level of a patch is steadier than those of its parts, and 16 times fewer.
     ridge = float(np.nanmedian(sigma) ** 2) / 64
-    alpha, beta = robust_line(template.mean(axis=-1), features["sky"], ridge)
+    alpha, beta = robust_line(mean, features["sky"], ridge)
     return (levels - alpha - beta * template) / sigma[..., None]
 
 
@@ -321,7 +327,7 @@ def frame_sky(frame: FrameFeatures) -> tuple[float, float, float]:
         template: np.ndarray | float = 1.0
         zero = -camera.noise.a / camera.noise.b
         if camera.template is not None:
-            template = as_subpatches(camera.template).mean(axis=-1) - zero
+            template = camera.subpatches[1] - zero
         ratio = (sky - zero) / template
         usable = frame.typical & np.isfinite(ratio)
         excess = ratio / np.median(ratio[usable]) if usable.any() else ratio

@@ -73,7 +73,6 @@ def find_lines(
         streak = streaks.strongest()
         if streak is None:
             break
-        streaks.remove(streak)
         if not any(line.significance >= FLOOR and is_all_of(line, streak) for line in found):
             band = streak.width / 2 + CELL
             same = [line for line in found if is_along(line, streak, band)]
@@ -81,6 +80,7 @@ def find_lines(
                 found = [line for line in found if line not in same] + [streak]
         if streak.significance < floor:
             break
+        streaks.remove(streak)
     found.sort(key=lambda line: -line.significance)
     return tuple(line for line in found if line.significance >= FLOOR) or tuple(found[:1])
 

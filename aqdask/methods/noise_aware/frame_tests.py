@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
-from scipy import stats
+from scipy.special import ndtr, ndtri
 
 from aqdask.methods.noise_aware.feature_groups import FrameFeatures, sky_sigma
 from aqdask.methods.noise_aware.networks import SHAPE_UNITS
@@ -206,6 +206,6 @@ def equivalent_sigma(pvalues: Mapping[str, float], sky: float) -> float:
     weights = [*(TESTS[name].weight for name in known), SKY_WEIGHT]
     corrected = [
         -math.expm1(math.log1p(-min(pvalue, 1 - 1e-12)) * sum(weights) / weight)
-        for pvalue, weight in zip([*known.values(), 2 * float(stats.norm.sf(sky))], weights, strict=True)
+        for pvalue, weight in zip([*known.values(), 2 * float(ndtr(-sky))], weights, strict=True)
     ]
-    return float(stats.norm.isf(max(min(corrected), LEAST) / 2))
+    return -float(ndtri(max(min(corrected), LEAST) / 2))

@@ -73,8 +73,9 @@ class StreakFinder:
         ends = ends[ends[:, 0 if steep else 1].argsort()]
         across, along = (ends[:, ::-1] if steep else ends).T
         reach = line.width / self.cell / 2 + 1.5
+        centres = np.interp(np.arange(cells.shape[1]) + 0.5, along, across)
         for column in range(max(int(along[0]) - 1, 0), min(int(along[1]) + 2, cells.shape[1])):
-            centre = np.interp(column + 0.5, along, across)
+            centre = centres[column]
             cells[max(int(centre - reach), 0) : int(centre + reach) + 1, column] = 0
 
     def _followed(self, ends: np.ndarray, spread: float) -> FrameLine | None:
