@@ -112,7 +112,7 @@ class FrameFeatures:
     @cached_property
     def shape(self) -> np.ndarray:
         """Size, e1 and e2 of the stars of the typical patches relative to the references, ``(3,)``."""
-        return pooled_estimate(self.shapes[..., self.typical].sum(axis=-1), self.camera.shape_zero)
+        return pooled_estimate((self.shapes * self.typical).sum(axis=(2, 3)), self.camera.shape_zero)
 
     @cached_property
     def sky_shape(self) -> tuple[float, float, float]:

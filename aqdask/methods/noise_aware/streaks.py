@@ -123,9 +123,18 @@ def high_pass(cells: np.ndarray, valid: np.ndarray) -> np.ndarray:
     coarse, known = binned(cells, valid)
     side = 2 * SMOOTH + 1
     total, count = (box_sum(image, side, np.float32) for image in (np.where(known, coarse, 0), known))
-    mean = total / np.maximum(2 * count, 1)
-    sky = mean.repeat(2, axis=0).repeat(2, axis=1)[: cells.shape[0], : cells.shape[1]]
-    return np.where(valid, cells - sky, 0)
+    return _above(cells, valid, total / np.maximum(2 * count, 1))
+
+
+@compiled
+def _above(cells, valid, mean):
+    """Cells less the mean of their square of 2 x 2; 0 where not valid."""
+    found = np.empty_like(cells)
+    for row in range(cells.shape[0]):
+        for column in range(cells.shape[1]):
+            sky = mean[row >> 1, np.uint32(column) >> np.uint32(1)]
+            found[row, column] = cells[row, column] - sky if valid[row, column] else np.float32(0)
+    return found
 
 
 @lru_cache(maxsize=4)

@@ -232,6 +232,17 @@ def test_the_assembled_image_is_that_of_the_pixels(shape):
         assert np.corrcoef(exact, sums.columns[row])[0, 1] > 0.9
 
 
+def test_a_frame_wider_than_8192_px_is_searched():
+    shape = (3, 130)
+    features = line_features(noise_sums(np.random.default_rng(42), shape))
+    features |= {"sky": np.full(shape, 1000.0), "noise": np.full(shape, NOISE**2)}
+    sums = FrameSums.of(features)
+    assert sums.cell == 32
+    assert sums.cells.shape == sums.bright.shape == (6, 260)
+    assert not sums.bright.any()
+    assert len(find_lines(features)) == 1
+
+
 def test_a_slope_of_the_sky_leaves_no_steps_at_the_edges_of_patches():
     y, x = np.mgrid[:512, :490]
     sums = FrameSums.of(measured(noise(41, (512, 490)) + 0.4 * x - 0.3 * y))
