@@ -153,8 +153,11 @@ def _maxima(sums: np.ndarray, shape: tuple[int, int], followed: float) -> Iterat
     The first, and up to `TRIES` in all that are above ``followed``.
     """
     found: list[np.ndarray] = []
+    flat = sums.ravel()
+    strong = np.flatnonzero(flat >= min(followed, flat.max()))
     for _ in range(3 * TRIES):
-        quadrant, slope, offset = map(int, np.unravel_index(sums.argmax(), sums.shape))
+        place = strong[flat[strong].argmax()]
+        quadrant, slope, offset = map(int, np.unravel_index(place, sums.shape))
         if len(found) == TRIES or (found and sums[quadrant, slope, offset] < followed):
             return
         ends = line_ends(quadrant, slope, offset, shape)
