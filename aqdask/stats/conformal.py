@@ -134,7 +134,7 @@ def conformal_pvalue(scores: np.ndarray, table: ScoreTable) -> np.ndarray:
 
 
 @exact
-def _smaller(values, starts, scores):
+def _smaller(values: np.ndarray, starts: np.ndarray, scores: np.ndarray) -> np.ndarray:
     """Count the ascending values that are smaller than each score, from where `ScoreTable.starts` says."""
     found = np.zeros(scores.size, np.int64)
     scale = (starts.size - 1) / max(values[-1] - values[0], 1e-30)

@@ -48,7 +48,7 @@ def line_sums(image: np.ndarray) -> np.ndarray:
 
 
 @exact
-def _joined(sums):
+def _joined(sums: np.ndarray) -> np.ndarray:
     """Join neighbouring strips: lines of slope s and of s + 1/2 continue in the next strip s, s + 1 lower."""
     strips, slopes, length = sums.shape
     joined = np.empty((strips // 2, 2 * slopes, length), np.int16)

@@ -61,7 +61,7 @@ class NormalScores:
 
 
 @exact
-def _normal_scores(values, knots, excess):
+def _normal_scores(values: np.ndarray, knots: np.ndarray, excess: np.ndarray) -> np.ndarray:
     """`NormalScores.of` for values ``(k, n)``, knots ``(k, K)`` and excess ``(k, 2)``."""
     z = np.empty_like(values)
     below = np.empty(values.shape[1], np.uint32)

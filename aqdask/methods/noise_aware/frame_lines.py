@@ -150,7 +150,7 @@ def _levels(profiles: np.ndarray, shortest: int) -> np.ndarray:
 
 
 @exact
-def _totals(profiles, first, stop):
+def _totals(profiles: np.ndarray, first: np.ndarray, stop: np.ndarray) -> np.ndarray:
     """Sums of the known values of rows ``first`` to ``stop``, each cut at `CUT`, over their noise."""
     total = np.zeros((first.size, profiles.shape[1]))
     for part in range(first.size):

@@ -134,7 +134,15 @@ class SkySteps:
 
 
 @exact
-def _add_steps(sums, level, smooth, owner, lower, share, slope):
+def _add_steps(
+    sums: np.ndarray,
+    level: np.ndarray,
+    smooth: np.ndarray,
+    owner: np.ndarray,
+    lower: np.ndarray,
+    share: np.ndarray,
+    slope: float,
+) -> None:
     for row in range(sums.shape[0]):
         for column in range(sums.shape[1]):
             before, behind = smooth[row, lower[column]], smooth[row, lower[column] + 1]
@@ -184,7 +192,9 @@ def unpacked(features: Features) -> tuple[np.ndarray, np.ndarray, np.ndarray, np
 
 
 @exact
-def _unpack(packed, known, cells, columns, rows):
+def _unpack(
+    packed: np.ndarray, known: np.ndarray, cells: np.ndarray, columns: np.ndarray, rows: np.ndarray
+) -> None:
     codes = np.empty((known.shape[1], 3 * len(packed)), np.uint8)  # of one row of patches, in the cache
     side = cells.shape[1]
     for row in range(known.shape[0]):
@@ -269,7 +279,7 @@ def _profiles(codes: np.ndarray, known: np.ndarray, first: np.ndarray, level: np
 
 
 @exact
-def _side_by_side(codes, known, overlap, sigma):
+def _side_by_side(codes: np.ndarray, known: np.ndarray, overlap: int, sigma: float) -> np.ndarray:
     count, number, size = codes.shape
     sums = np.empty((count, number * size - overlap), np.float32)
     for row in range(count):

@@ -67,7 +67,7 @@ def best_interval(parts: np.ndarray, shortest: int) -> Interval | None:
 
 
 @exact
-def _largest(total, shortest):
+def _largest(total: np.ndarray, shortest: int) -> tuple[int, int, float]:
     """Interval with the largest sum over its noise, from cumulative sums: first, stop, value."""
     found, most = (0, 0), -np.inf
     for first in range(total.size):

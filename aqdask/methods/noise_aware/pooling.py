@@ -27,7 +27,7 @@ def box_sum(values: np.ndarray, side: int, dtype: type = np.float64) -> np.ndarr
 
 
 @exact
-def _sums_along(rows, side, step):
+def _sums_along(rows: np.ndarray, side: int, step: int) -> np.ndarray:
     """Sum over ``side`` values that are ``step`` apart, about each value of each row."""
     total = np.zeros_like(rows)
     for row in range(len(rows)):

@@ -127,7 +127,7 @@ def high_pass(cells: np.ndarray, valid: np.ndarray) -> np.ndarray:
 
 
 @compiled
-def _above(cells, valid, mean):
+def _above(cells: np.ndarray, valid: np.ndarray, mean: np.ndarray) -> np.ndarray:
     """Cells less the mean of their square of 2 x 2; 0 where not valid."""
     found = np.empty_like(cells)
     for row in range(cells.shape[0]):
@@ -192,7 +192,7 @@ def _part_sigma(rows: np.ndarray, width: float, part: int) -> float:
 
 
 @compiled
-def _contrasts(cells, centres, width):
+def _contrasts(cells: np.ndarray, centres: np.ndarray, width: float) -> np.ndarray:
     """Signals of bands in units of their noise, above the sky on both sides, below them and above them.
 
     Parameters
@@ -227,7 +227,7 @@ def _contrasts(cells, centres, width):
 
 
 @compiled
-def _band(cells, column, centre, width):
+def _band(cells: np.ndarray, column: int, centre: float, width: float) -> float:
     """Sum of the cells of a column within half a ``width`` of a row."""
     low, high = max(centre - width / 2, 0.0), min(centre + width / 2, float(len(cells)))
     if high <= low:
@@ -240,7 +240,7 @@ def _band(cells, column, centre, width):
 
 
 @compiled
-def _strengths(cells, tried, share, part):
+def _strengths(cells: np.ndarray, tried: np.ndarray, share: np.ndarray, part: int) -> np.ndarray:
     """Sums of the squares of the positive parts of lines, over every second column.
 
     Parameters
