@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
 from aqdask.errors import UsageError
+from aqdask.stats.compiled import exact
 
 TABLE_LIMIT = 20_000  # distinct reference scores kept: 240 kB, exact below p = 10,000 / n
 
@@ -77,6 +79,16 @@ class ScoreTable:
         values, above, total = (arrays[_name(prefix, field)] for field in ("values", "above", "total"))
         return cls(values, above, int(total))
 
+    @cached_property
+    def pvalues(self) -> np.ndarray:
+        """p-value of a score by the number of kept scores that are smaller, float32 ``(k + 1,)``."""
+        return ((1 + np.array([self.total, *self.above])) / (self.total + 1)).astype(np.float32)
+
+    @cached_property
+    def starts(self) -> np.ndarray:
+        """Number of kept scores below each of as many equal steps from the smallest to the largest one."""
+        return np.searchsorted(self.values, np.linspace(self.values[0], self.values[-1], len(self.values)))
+
     @property
     def smallest(self) -> float:
         """Smallest possible p-value, 1 / (n + 1): a smaller alpha masks nothing."""
@@ -116,7 +128,22 @@ def conformal_pvalue(scores: np.ndarray, table: ScoreTable) -> np.ndarray:
         Same shape, in [1 / (n + 1), 1]; NaN for NaN.
     """
     scores = np.asarray(scores, dtype=np.float32)
-    smaller = np.searchsorted(table.values, scores, side="left")
-    count = np.where(smaller == 0, table.total, table.above[np.maximum(smaller, 1) - 1])
-    pvalue = (1 + count) / (table.total + 1)
-    return np.where(np.isnan(scores), np.nan, pvalue).astype(np.float32)
+    found = table.pvalues[_smaller(table.values, table.starts, scores.ravel())].reshape(scores.shape)
+    found[np.isnan(scores)] = np.nan
+    return found
+
+
+@exact
+def _smaller(values: np.ndarray, starts: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """Count the ascending values that are smaller than each score, from where `ScoreTable.starts` says."""
+    found = np.zeros(scores.size, np.int64)
+    scale = (starts.size - 1) / max(values[-1] - values[0], 1e-30)
+    for n in range(scores.size):
+        place = (scores[n] - values[0]) * scale if scores[n] == scores[n] else 0.0
+        count = starts[int(min(max(place, 0.0), starts.size - 1.0))]
+        while count and values[count - 1] >= scores[n]:
+            count -= 1
+        while count < values.size and values[count] < scores[n]:
+            count += 1
+        found[n] = count
+    return found

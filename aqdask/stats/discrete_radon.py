@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numpy.lib.stride_tricks import as_strided
+
+from aqdask.stats.compiled import exact
 
 QUADRANTS = 4
 
@@ -31,33 +32,34 @@ def line_sums(image: np.ndarray) -> np.ndarray:
     """
     side = 2 ** max(math.ceil(math.log2(max(image.shape))), 1)
     height, width = image.shape
-    # Quadrant, strip, slope, row: rows from -(N - 1) on, since lines that rise begin above the image.
-    sums = np.zeros((QUADRANTS, side, 1, 2 * side), np.int16)
-    rows = sums[:, :, 0, side - 1 :]
+    # Strip, slope, row: rows from -(N - 1) on, since lines that rise begin above the image.
+    strips = np.zeros((QUADRANTS, side, 1, 2 * side), np.int16)
+    rows = strips[:, :, 0, side - 1 :]
     rows[0, :width, :height] = image.T
     rows[1, :width, :height] = image[::-1].T
     rows[2, :height, :width] = image
     rows[3, :height, :width] = image[:, ::-1]
-    while sums.shape[1] > 1:
-        sums = _joined(sums)
-    return sums[:, 0]
+    sums = np.empty((QUADRANTS, side, 2 * side), np.int16)
+    for found, joined in zip(sums, strips, strict=True):  # each stays in the cache
+        while len(joined) > 1:
+            joined = _joined(joined)
+        found[:] = joined[0]
+    return sums
 
 
+@exact
 def _joined(sums: np.ndarray) -> np.ndarray:
     """Join neighbouring strips: lines of slope s and of s + 1/2 continue in the next strip s, s + 1 lower."""
-    quadrants, strips, slopes, length = sums.shape
-    flat = np.zeros((quadrants, strips * slopes * length + slopes + 1), np.int16)
-    flat[:, : strips * slopes * length] = sums.reshape(quadrants, -1)
-    joined = np.empty((quadrants, strips // 2, 2 * slopes, length), np.int16)
-    size = flat.itemsize
-    for more in (0, 1):
-        # A row shifted by its slope: one longer stride. What it takes from the row behind it is zero.
-        lower = as_strided(
-            flat[:, slopes * length + more :],
-            (quadrants, strips // 2, slopes, length),
-            (flat.strides[0], 2 * slopes * length * size, (length + 1) * size, size),
-        )
-        np.add(sums[:, 0::2], lower, out=joined[:, :, more::2])
+    strips, slopes, length = sums.shape
+    joined = np.empty((strips // 2, 2 * slopes, length), np.int16)
+    for strip in range(strips // 2):
+        for slope in range(2 * slopes):
+            line, upper = joined[strip, slope], sums[2 * strip, slope // 2]
+            lower = sums[2 * strip + 1, slope // 2, (slope + 1) // 2 :]
+            for row in range(lower.size):
+                line[row] = upper[row] + lower[row]
+            for row in range(lower.size, length):
+                line[row] = upper[row]
     return joined
 
 

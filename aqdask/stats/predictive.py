@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy import special, stats
 
 PRIOR_WEIGHT = 4.0  # degrees of freedom that the prior spread is worth
 
@@ -61,13 +61,13 @@ class Predictive:
         if not np.isfinite(distance):
             return float("nan")
         if one_sided:
-            return float(stats.t.sf(distance, self.dof))
-        return float(stats.f.sf(distance**2, len(self.mean), self.dof))
+            return float(special.stdtr(self.dof, -distance))
+        return float(special.fdtrc(len(self.mean), self.dof, distance**2))
 
     def limit(self, pvalue: float, *, one_sided: bool = False) -> float:
         """Return the distance from the mean with this p-value: of the value, or the length of the vector."""
         if one_sided:
-            return float(stats.t.isf(pvalue, self.dof)) * self.scale
+            return float(-special.stdtrit(self.dof, pvalue)) * self.scale
         components = len(self.mean)
         return float(np.sqrt(components * stats.f.isf(pvalue, components, self.dof))) * self.scale
 

@@ -8,6 +8,7 @@ from statistics import NormalDist
 
 import numpy as np
 
+from aqdask.stats.compiled import exact
 from aqdask.stats.conformal import ScoreTable, conformal_pvalue
 
 MAX_COMPARED = 20_000  # patches of all frames that are compared with each other
@@ -50,16 +51,38 @@ class NormalScores:
 
     def of(self, statistics: np.ndarray) -> np.ndarray:
         """Compute the normal scores of features ``(..., k)``, float64, same shape; NaN where not finite."""
-        values = statistics.astype(np.float64)
-        z = np.empty_like(values)
-        for k in range(values.shape[-1]):
-            x, knots = values[..., k], self.knots[:, k]
-            z[..., k] = np.interp(x, knots, _Z)
-            for low, end in ((True, 0), (False, -1)):
-                away = np.maximum(knots[0] - x if low else x - knots[-1], 0) / self.excess[end, k]
-                outer = np.sqrt(_Z[end] ** 2 + 2 * np.minimum(away, 1e9))
-                z[..., k] = np.where(away > 0, np.copysign(outer, _Z[end]), z[..., k])
-        return np.where(np.isfinite(values), z, np.nan)
+        values = np.moveaxis(statistics, -1, 0).astype(np.float64, order="C")
+        knots, excess = (
+            self.knots.T.astype(np.float64, order="C"),
+            self.excess.T.astype(np.float64, order="C"),
+        )
+        z = _normal_scores(values.reshape(len(values), -1), knots, excess)
+        return np.moveaxis(z.reshape(values.shape), 0, -1)
+
+
+@exact
+def _normal_scores(values: np.ndarray, knots: np.ndarray, excess: np.ndarray) -> np.ndarray:
+    """`NormalScores.of` for values ``(k, n)``, knots ``(k, K)`` and excess ``(k, 2)``."""
+    z = np.empty_like(values)
+    below = np.empty(values.shape[1], np.uint32)
+    for k in range(len(values)):
+        below[:] = 0
+        for knot in knots[k, 1:-1]:
+            for n in range(below.size):
+                below[n] += np.uint32(values[k, n] >= knot)
+        slopes = np.diff(_Z) / np.diff(knots[k])
+        low, high = knots[k, 0], knots[k, -1]
+        for n in range(below.size):
+            x, first = values[k, n], below[n]
+            if low <= x < high:
+                z[k, n] = slopes[first] * (x - knots[k, first]) + _Z[first]
+            elif x - x == 0:
+                away = (low - x) / excess[k, 0] if x < low else (x - high) / excess[k, 1]
+                outer = np.sqrt(_Z[0] ** 2 + 2 * min(away, 1e9))
+                z[k, n] = -outer if x < low else outer
+            else:
+                z[k, n] = np.nan
+    return z
 
 
 def _excess(beyond: np.ndarray, width: np.ndarray) -> np.ndarray:

@@ -9,13 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import torch
 
 from aqdask.methods.noise_aware.noise_model import NoiseModel
 from aqdask.methods.noise_aware.patch_statistics import LINES, SUBPATCHES_PER_SIDE
-from aqdask.methods.noise_aware.pooling import Features, box_sum, pooled_estimate, shape_sums, star_shape
+from aqdask.methods.noise_aware.pooling import Features, box_sum, pooled_estimate, shape_sums
 from aqdask.methods.noise_aware.sky_fit import robust_line, slope_and_bowl, smooth_amplitude
 from aqdask.specs import MIN_VALID
 
@@ -51,26 +52,55 @@ class CameraModel:
     two_sided: bool = False
     relative: bool = True
 
+    @cached_property
+    def subpatches(self) -> tuple[np.ndarray, np.ndarray]:
+        """Template by patch, ``(n_y, n_x, 16)``, and its mean ``(n_y, n_x)``."""
+        cells = as_subpatches(np.asarray(self.template))
+        return np.moveaxis(np.moveaxis(cells, -1, 0).copy(), 0, -1), cells.mean(axis=-1)
+
 
 @dataclass(frozen=True)
 class FrameFeatures:
     """Features ``(n_y, n_x)`` of a frame by name, its camera, and the patches that the first pass left.
 
-    ``unflagged`` is bool ``(n_y, n_x)``; groups of single patches do not use it. ``misfit`` is the sky of
-    sub-patches above the frame's fitted sky in sigma of a pixel, ``(n_y, n_x, 16)``.
+    Parameters
+    ----------
+    features : mapping of str to ndarray
+    camera : CameraModel
+    unflagged : ndarray (n_y, n_x) of bool
+        Not used by groups of single patches.
+    misfit : ndarray (n_y, n_x, 16)
+        Sky of sub-patches above the frame's fitted sky in sigma of a pixel.
+    noise_ratio : ndarray (n_y, n_x)
+        ln of measured over expected variance.
+    valid : ndarray (n_y, n_x)
+        `valid_fraction`.
+    shapes : ndarray (2, 3, n_y, n_x)
+        `pooling.shape_sums`.
     """
 
     features: Features
     camera: CameraModel
-    misfit: np.ndarray
     unflagged: np.ndarray
+    misfit: np.ndarray
+    noise_ratio: np.ndarray
+    valid: np.ndarray
+    shapes: np.ndarray
 
     @classmethod
     def of(cls, features: Features, camera: CameraModel) -> FrameFeatures:
         """Fit the sky of a frame, before the first pass."""
-        return cls(features, camera, sky_misfit(features, camera), np.isfinite(features["sky"]))
+        return cls(
+            features,
+            camera,
+            np.isfinite(features["sky"]),
+            sky_misfit(features, camera),
+            noise_ratio(features, camera.noise),
+            valid_fraction(features),
+            shape_sums(features),
+        )
 
-    @property
+    @cached_property
     def typical(self) -> np.ndarray:
         """Patches that tell of the frame as a whole, bool ``(n_y, n_x)``: the unflagged ones.
 
@@ -79,10 +109,35 @@ class FrameFeatures:
         known = np.isfinite(self.features["sky"])
         return self.unflagged if self.unflagged.sum() >= TYPICAL * known.sum() else known
 
-    @property
-    def noise_ratio(self) -> np.ndarray:
-        """ln of measured over expected variance, ``(n_y, n_x)``."""
-        return noise_ratio(self.features, self.camera.noise)
+    @cached_property
+    def shape(self) -> np.ndarray:
+        """Size, e1 and e2 of the stars of the typical patches relative to the references, ``(3,)``."""
+        return pooled_estimate((self.shapes * self.typical).sum(axis=(2, 3)), self.camera.shape_zero)
+
+    @cached_property
+    def sky_shape(self) -> tuple[float, float, float]:
+        """`frame_sky`."""
+        return frame_sky(self)
+
+    @cached_property
+    def weights(self) -> dict[int, np.ndarray]:
+        """Square root of the unmasked fraction of regions, ``(n_y, n_x)`` by their side.
+
+        Statistics pooled over fewer pixels scatter more; weighted by this, as much as on reference frames.
+        """
+        known, valid = np.isfinite(self.features["sky"]), np.where(self.unflagged, self.valid, 0)
+        return {side: np.sqrt(box_sum(valid, side) / np.maximum(box_sum(known, side), 1)) for side in REGIONS}
+
+    @cached_property
+    def pooled_shape(self) -> np.ndarray:
+        """Size, e1 and e2 relative to the references over `REGIONS`, ``(3, len(REGIONS), n_y, n_x)``."""
+        sums = np.where(self.unflagged, self.shapes, 0)
+        whole = (self.shape if self.camera.relative else np.zeros(3))[:, None, None]
+        found = [
+            _one_sided(pooled_estimate(box_sum(sums, side), self.camera.shape_zero) - whole, self) * weight
+            for side, weight in self.weights.items()
+        ]
+        return np.stack(found, axis=1)
 
 
 def sky_sigma(features: Features, noise: NoiseModel) -> np.ndarray:
@@ -97,10 +152,8 @@ def sky_sigma(features: Features, noise: NoiseModel) -> np.ndarray:
 
 def subpatch_levels(features: Features, noise: NoiseModel) -> np.ndarray:
     """Compute the sky of the sub-patches in counts, ``(n_y, n_x, 16)``."""
-    cells = np.stack([features[f"cell_{n}"] for n in range(SUBPATCHES_PER_SIDE**2)], axis=-1).astype(
-        np.float64
-    )
-    return features["sky"][..., None] + cells * sky_sigma(features, noise)[..., None]
+    cells = np.stack([features[f"cell_{n}"] for n in range(SUBPATCHES_PER_SIDE**2)])
+    return np.moveaxis(features["sky"] + cells * sky_sigma(features, noise), 0, -1)
 
 
 def as_image(cells: np.ndarray) -> np.ndarray:
@@ -127,15 +180,15 @@ def sky_misfit(features: Features, camera: CameraModel) -> np.ndarray:
         return levels
     if camera.template is None or camera.template.shape != as_image(levels).shape:
         return (levels - np.nanmedian(features["sky"])) / sigma[..., None]
-    template = as_subpatches(camera.template)
+    template, mean = camera.subpatches
     # The level of a patch is steadier than those of its parts, and 16 times fewer.
     ridge = float(np.nanmedian(sigma) ** 2) / 64
-    alpha, beta = robust_line(template.mean(axis=-1), features["sky"], ridge)
+    alpha, beta = robust_line(mean, features["sky"], ridge)
     return (levels - alpha - beta * template) / sigma[..., None]
 
 
 def _stacked(frame: FrameFeatures, *names: str) -> np.ndarray:
-    return np.stack([frame.features[name] for name in names], axis=-1)
+    return np.moveaxis(np.stack([frame.features[name] for name in names]), 0, -1)
 
 
 def noise_ratio(features: Features, noise: NoiseModel) -> np.ndarray:
@@ -155,8 +208,7 @@ def valid_fraction(features: Features) -> np.ndarray:
 
 def noise(frame: FrameFeatures) -> np.ndarray:
     """Noise of the pixels relative to the noise model, weighted by the root of the valid fraction."""
-    ratio = noise_ratio(frame.features, frame.camera.noise)
-    return (ratio * np.sqrt(valid_fraction(frame.features)))[..., None]
+    return (frame.noise_ratio * np.sqrt(frame.valid))[..., None]
 
 
 def background(frame: FrameFeatures) -> np.ndarray:
@@ -175,7 +227,7 @@ def sky(frame: FrameFeatures) -> np.ndarray:
     Without the tilt of the frame: it would find a gradient a little better, and mask patches beside a cloud.
     """
     offset = frame.misfit.mean(axis=-1)
-    valid = np.where(np.isfinite(offset), valid_fraction(frame.features), 0)
+    valid = np.where(np.isfinite(offset), frame.valid, 0)
     filled = np.where(valid > 0, offset, 0) * valid
     count = np.maximum(box_sum(valid, 3) - valid, MIN_VALID)
     contrast = offset - (box_sum(filled, 3) - filled) / count
@@ -190,14 +242,14 @@ def residual(frame: FrameFeatures) -> np.ndarray:
 def _one_sided(shape: np.ndarray, frame: FrameFeatures) -> np.ndarray:
     """Set sharper stars to 0 unless ``two_sided``, and patches without data to NaN, in place."""
     if not frame.camera.two_sided:
-        shape[..., 0] = np.maximum(shape[..., 0], 0)
-    shape[~np.isfinite(frame.features["sky"])] = np.nan  # no value from its neighbours
+        shape[0] = np.maximum(shape[0], 0)
+    shape[:, ~np.isfinite(frame.features["sky"])] = np.nan  # no value from its neighbours
     return shape
 
 
 def size(frame: FrameFeatures) -> np.ndarray:
     """Size of the stars in the patch."""
-    return _one_sided(star_shape(frame.features, frame.camera.shape_zero), frame)[..., :1]
+    return _one_sided(pooled_estimate(frame.shapes, frame.camera.shape_zero), frame)[0, ..., None]
 
 
 def latent(frame: FrameFeatures) -> np.ndarray:
@@ -215,46 +267,21 @@ def line(frame: FrameFeatures) -> np.ndarray:
     return _stacked(frame, *LINES)
 
 
-def _weight(frame: FrameFeatures, side: int) -> np.ndarray:
-    """Compute the square root of the unmasked fraction of a region, ``(n_y, n_x)``.
-
-    Statistics pooled over fewer pixels scatter more; weighted by this, as much as on reference frames.
-    """
-    known = box_sum(np.isfinite(frame.features["sky"]), side)
-    valid = np.where(frame.unflagged, valid_fraction(frame.features), 0)
-    return np.sqrt(box_sum(valid, side) / np.maximum(known, 1))
-
-
-def _pooled_shape(frame: FrameFeatures) -> np.ndarray:
-    """Compute size, e1 and e2 relative to the references over `REGIONS`, ``(n_y, n_x, 3, len(REGIONS))``."""
-    zero, whole = frame.camera.shape_zero, whole_shape(frame) if frame.camera.relative else np.zeros(3)
-    found = []
-    for side in REGIONS:
-        shape = _one_sided(star_shape(frame.features, zero, frame.unflagged, side) - whole, frame)
-        found.append(shape * _weight(frame, side)[..., None])
-    return np.stack(found, axis=-1)
-
-
-def whole_shape(frame: FrameFeatures) -> np.ndarray:
-    """Compute size, e1 and e2 of the stars of the typical patches relative to the references, ``(3,)``."""
-    return pooled_estimate(shape_sums(frame.features)[frame.typical].sum(axis=0), frame.camera.shape_zero)
-
-
 def size_region(frame: FrameFeatures) -> np.ndarray:
     """Size of the stars over unflagged neighbours."""
-    return _pooled_shape(frame)[..., 0, :]
+    return np.moveaxis(frame.pooled_shape[0], 0, -1)
 
 
 def ellipticity_region(frame: FrameFeatures) -> np.ndarray:
     """Ellipticity of the stars over unflagged neighbours."""
-    pooled = _pooled_shape(frame)[..., 1:, :]
-    return pooled.reshape(*pooled.shape[:-2], -1)
+    pooled = frame.pooled_shape[1:]
+    return np.moveaxis(pooled.reshape(-1, *pooled.shape[2:]), 0, -1)
 
 
 def _mean_around(values: np.ndarray, frame: FrameFeatures, side: int) -> np.ndarray:
     """Average over the valid pixels of unflagged neighbours; the patch's own value without any or if NaN."""
     known = np.isfinite(values)
-    weight = np.where(frame.unflagged & known, valid_fraction(frame.features), 0)
+    weight = np.where(frame.unflagged & known, frame.valid, 0)
     count = box_sum(weight, side)
     mean = box_sum(np.where(weight > 0, values, 0) * weight, side) / np.maximum(count, MIN_VALID)
     return np.where(known & (count > 0), mean, values)
@@ -266,7 +293,7 @@ def noise_region(frame: FrameFeatures) -> np.ndarray:
     known = found[frame.typical & np.isfinite(found)]
     if frame.camera.relative and known.size:
         found = found - np.median(known)
-    return np.stack([_mean_around(found, frame, side) * _weight(frame, side) for side in REGIONS], -1)
+    return np.stack([_mean_around(found, frame, side) * weight for side, weight in frame.weights.items()], -1)
 
 
 def stars_region(frame: FrameFeatures) -> np.ndarray:
@@ -275,12 +302,12 @@ def stars_region(frame: FrameFeatures) -> np.ndarray:
     Relative to the frame and not the references: a brighter sky or another field has fewer stars everywhere,
     which is no defect of a patch (`frame_score` reports it).
     """
-    stars, valid = frame.features["stars"], valid_fraction(frame.features)
+    stars, valid = frame.features["stars"], frame.valid
     counted = frame.unflagged & np.isfinite(stars)  # a trail counts as many stars
     whole = float(stars[counted].sum() / valid[counted].sum()) if counted.any() else 0.0
     around = _mean_around(stars / np.maximum(valid, MIN_VALID), frame, REGIONS[-1])
     missing = np.log((around + MIN_STARS) / (whole + MIN_STARS))
-    return (missing * _weight(frame, REGIONS[-1]))[..., None]
+    return (missing * frame.weights[REGIONS[-1]])[..., None]
 
 
 FRACTION_PER_SIGMA = 0.03  # of the sky; what one sigma of a pixel counts as where the gain is unknown
@@ -300,7 +327,7 @@ def frame_sky(frame: FrameFeatures) -> tuple[float, float, float]:
         template: np.ndarray | float = 1.0
         zero = -camera.noise.a / camera.noise.b
         if camera.template is not None:
-            template = as_subpatches(camera.template).mean(axis=-1) - zero
+            template = camera.subpatches[1] - zero
         ratio = (sky - zero) / template
         usable = frame.typical & np.isfinite(ratio)
         excess = ratio / np.median(ratio[usable]) if usable.any() else ratio

@@ -205,7 +205,7 @@ def _camera_model(fit: Sequence[Features], noise: NoiseModel, two_sided: bool) -
     sigma = float(np.nanmedian(np.concatenate([sky_sigma(c, noise).ravel() for c in fit])))
     levels = np.stack([as_image(subpatch_levels(features, noise)) for features in fit])
     template = make_template(levels, (sigma / 4) ** 2)
-    zero = np.median([pooled_estimate(shape_sums(c).sum(axis=(0, 1)), np.zeros(3)) for c in fit], axis=0)
+    zero = np.median([pooled_estimate(shape_sums(c).sum(axis=(2, 3)), np.zeros(3)) for c in fit], axis=0)
     return CameraModel(noise, template, zero, two_sided)
 
 

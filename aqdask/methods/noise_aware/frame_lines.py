@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
+from scipy import ndimage
 
 from aqdask.methods.noise_aware.frame_line import FrameLine, crossed
 from aqdask.methods.noise_aware.frame_sums import PATCH, FrameSums, first_pixels
@@ -26,6 +27,7 @@ from aqdask.methods.noise_aware.line_parts import (
 from aqdask.methods.noise_aware.patch_statistics import CELL
 from aqdask.methods.noise_aware.pooling import Features
 from aqdask.methods.noise_aware.streaks import StreakFinder
+from aqdask.stats.compiled import exact
 from aqdask.stats.robust import mad_sigma
 
 FLOOR = 5.0  # sigma; of fainter lines only the strongest is returned
@@ -71,7 +73,6 @@ def find_lines(
         streak = streaks.strongest()
         if streak is None:
             break
-        streaks.remove(streak)
         if not any(line.significance >= FLOOR and is_all_of(line, streak) for line in found):
             band = streak.width / 2 + CELL
             same = [line for line in found if is_along(line, streak, band)]
@@ -79,6 +80,7 @@ def find_lines(
                 found = [line for line in found if line not in same] + [streak]
         if streak.significance < floor:
             break
+        streaks.remove(streak)
     found.sort(key=lambda line: -line.significance)
     return tuple(line for line in found if line.significance >= FLOOR) or tuple(found[:1])
 
@@ -120,12 +122,10 @@ def is_same(line: FrameLine, other: FrameLine) -> bool:
 
 def columns(sums: FrameSums, left_out: Iterable[int] = ()) -> Iterator[FrameLine]:
     """Yield hot and dead columns, whole or in part: the strongest, and others from `FOLLOWED` sigma on."""
-    known = np.isfinite(sums.columns)
-    cut = np.clip(np.where(known, sums.columns, 0), -CUT, CUT)
     shortest = shortest_line(min(len(sums.tops), len(sums.lefts)))
-    totals = [_level(cut[part], known[part]) for part in _windows(len(cut), shortest)]
-    spread = max(float(mad_sigma(totals[0], 0.0)), 1.0)
-    strength = np.abs(totals).max(axis=0)
+    levels = _levels(sums.columns, shortest)
+    spread = max(float(mad_sigma(levels[0], 0.0)), 1.0)
+    strength = np.abs(levels).max(axis=0)
     for column in left_out:
         strength[max(column - 1, 0) : column + 2] = 0
     for number in range(CANDIDATES):
@@ -138,18 +138,33 @@ def columns(sums: FrameSums, left_out: Iterable[int] = ()) -> Iterator[FrameLine
             yield replace(line, significance=line.significance / spread)
 
 
-def _windows(length: int, shortest: int) -> list[slice]:
-    """Return the whole length, and overlapping parts of it."""
+def _levels(profiles: np.ndarray, shortest: int) -> np.ndarray:
+    """Sum up profiles ``(m, W)`` in units of the noise, less the mean of the neighbouring columns.
+
+    Over the whole length, and over overlapping parts of it: ``(n, W)``.
+    """
     step = max(shortest // 2, 1)
-    return [slice(None), *(slice(k, k + shortest) for k in range(0, length - shortest + 1, step))]
+    first = np.array([0, *range(0, len(profiles) - shortest + 1, step)])
+    total = _totals(profiles, first, np.array([len(profiles), *(first[1:] + shortest)]))
+    return total - ndimage.uniform_filter1d(np.clip(total, -CUT, CUT), 2 * NEIGHBOURS + 1, mode="mirror")
 
 
-def _level(cut: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """Sum up profiles ``(m, W)`` in units of the noise, less the mean of the neighbouring columns."""
-    total = cut.sum(axis=0, dtype=np.float64) / np.sqrt(np.maximum(known.sum(axis=0), 1))
-    side = 2 * NEIGHBOURS + 1
-    padded = np.pad(np.clip(total, -CUT, CUT), NEIGHBOURS, mode="reflect")
-    return total - np.convolve(padded, np.full(side, 1 / side), mode="valid")
+@exact
+def _totals(profiles: np.ndarray, first: np.ndarray, stop: np.ndarray) -> np.ndarray:
+    """Sums of the known values of rows ``first`` to ``stop``, each cut at `CUT`, over their noise."""
+    total = np.zeros((first.size, profiles.shape[1]))
+    for part in range(first.size):
+        count = np.zeros(profiles.shape[1], np.float32)
+        for row in range(first[part], stop[part]):
+            for column in range(profiles.shape[1]):
+                value = profiles[row, column]
+                known = value == value
+                value = np.float32(-CUT) if value < np.float32(-CUT) else value
+                value = np.float32(CUT) if value > np.float32(CUT) else value
+                total[part, column] += value if known else np.float32(0)
+                count[column] += np.float32(known)
+        total[part] /= np.sqrt(np.maximum(count, np.float32(1)))
+    return total
 
 
 def _column(sums: FrameSums, column: int, shortest: int) -> FrameLine | None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from aqdask.flags import OUTSIDE
-from aqdask.methods.noise_aware.feature_groups import FrameFeatures, sky_sigma, valid_fraction, whole_shape
+from aqdask.methods.noise_aware.feature_groups import FrameFeatures, sky_sigma
 from aqdask.methods.noise_aware.frame_tests import equivalent_sigma
 from aqdask.methods.noise_aware.networks import SHAPE_UNITS
 from aqdask.methods.noise_aware.noise_model import NoiseModel
@@ -56,14 +56,14 @@ def frame_statistics(frame: FrameFeatures) -> FrameStatistics:
     features, camera, known = frame.features, frame.camera, frame.typical
     if not known.any():
         return FrameStatistics(*[float("nan")] * 6)
-    found = whole_shape(frame) * np.asarray(SHAPE_UNITS)
+    found = frame.shape * np.asarray(SHAPE_UNITS)
     return FrameStatistics(
         size=float(found[0]),
         ellipticity=float(np.hypot(found[1], found[2])),
         sky=float(np.median(features["sky"][known])),
         brightness=_brightness(float(np.median(features["sky"][known])), camera.noise),
         noise=float(np.median(frame.noise_ratio[known])),
-        stars=float(features["stars"][known].sum() / valid_fraction(features)[known].sum()),
+        stars=float(features["stars"][known].sum() / frame.valid[known].sum()),
     )
 
 

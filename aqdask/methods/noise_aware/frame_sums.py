@@ -9,12 +9,14 @@ import numpy as np
 
 from aqdask.methods.noise_aware.patch_statistics import CELL, LINE_SUMS, WINSOR
 from aqdask.methods.noise_aware.pooling import Features, box_sum
+from aqdask.stats.compiled import exact
 
 CELL_CUT = 1.75  # sigma at which cells are cut
 BRIGHT = 24  # px a side of a bright area: wider than a narrow line
 BRIGHT_SHARE = 0.8  # of CELL_CUT, as a mean over it
 LARGEST_IMAGE = 512  # cells a side; cells of larger frames are joined
 PATCH = CELL * round(math.sqrt(CELL**2 + 3 * len(LINE_SUMS)) - CELL)  # px: (PATCH / CELL)**2 + 2 PATCH sums
+_NEUTRAL = np.int32(128 * (1 + 256 + 65536))  # three zeros, packed
 # Standard deviation of a normal variable cut at WINSOR, and change of its mean with that of the variable.
 _CUT_SIGMA = math.sqrt(
     math.erf(WINSOR / math.sqrt(2))
@@ -59,19 +61,19 @@ class FrameSums:
 
         They are `patch_statistics.LINE_SUMS`, 'top', 'left', 'sky' and 'noise', NaN without data.
         """
-        codes, known = unpacked(features)
+        *codes, known = unpacked(features)
         tops, lefts = first_pixels(features)
-        down, across = SkySteps.of(tops), SkySteps.of(lefts)
         level = sky_level(features)
-        squares, cell = _squares(codes[..., : -2 * PATCH])
-        cells = _joined_cells(np.moveaxis(_joined_cells(squares, tops, cell), 0, -1), lefts, cell).T
+        squares, cell = _squares(codes[0])
+        cells = np.ascontiguousarray(_joined_cells(_joined_cells(squares, tops, cell).T, lefts, cell).T)
+        bright = bright_areas(cells, cell)
         places = [cell * (np.arange(length) + 0.5) - 0.5 for length in cells.shape]
-        owners = np.ix_(down.owners(places[0]), across.owners(places[1]))
-        steps = level[owners] - across.smooth(down.smooth(level, places[0]).T, places[1]).T
-        valid, bright = known[owners], bright_areas(cells, cell)
-        cells = np.where(valid, cells + np.float32(cell * _CUT_SLOPE / _CUT_SIGMA) * steps, 0)
-        columns = _profiles(codes[..., -2 * PATCH : -PATCH], known, lefts) + across.along(level)
-        rows = _profiles(codes[..., -PATCH:].swapaxes(0, 1), known.T, tops) + down.along(level.T)
+        down, across = SkySteps.of(tops, places[0]), SkySteps.of(lefts, places[1])
+        across.add(cells, level[down.owner], down.smooth(level), cell)
+        valid = known[down.owner].take(across.owner, axis=1)
+        cells[~valid] = 0
+        columns = _profiles(codes[1], known, lefts, level)
+        rows = _profiles(codes[2], known.T, tops, level.T)
         return cls(cells, valid, bright, cell, columns, rows, tops, lefts)
 
     def swapped(self) -> FrameSums:
@@ -88,40 +90,64 @@ class SkySteps:
 
     Parameters
     ----------
-    centres : ndarray (m,)
-        Pixels; without that of a last patch that is close to the one before it.
-    number : int
-        Patches along the axis.
-    length : int
-        Pixels along the axis.
+    owner : ndarray (length,)
+        Patch of each place along the axis.
+    lower : ndarray (length,)
+        The first of two patches between which the sky is interpolated.
+    share : ndarray (length,)
+        Weight of the second, float32.
     """
 
-    centres: np.ndarray
-    number: int
-    length: int
+    owner: np.ndarray
+    lower: np.ndarray
+    share: np.ndarray
 
     @classmethod
-    def of(cls, first: np.ndarray) -> SkySteps:
-        """Make the steps of patches with first pixels ``(n,)``, three or more."""
+    def of(cls, first: np.ndarray, place: np.ndarray) -> SkySteps:
+        """Make the steps at some pixels, of patches with first pixels ``(n,)``, three or more.
+
+        The centre of a last patch that is close to the one before it is left out.
+        """
         used = first if first[-1] - first[-2] >= PATCH / 2 else first[:-1]
-        return cls(used + (PATCH - 1) / 2, len(first), int(first[-1]) + PATCH)
+        centres = used + (PATCH - 1) / 2
+        lower = np.clip(np.searchsorted(centres, place) - 1, 0, len(centres) - 2)
+        share = (place - centres[lower]) / (centres[lower + 1] - centres[lower])
+        owner = np.minimum(place // PATCH, len(first) - 1).astype(int)
+        return cls(owner, lower, share.astype(np.float32))
 
-    def owners(self, place: np.ndarray) -> np.ndarray:
-        """Return the patch of each pixel."""
-        return np.minimum(place // PATCH, self.number - 1).astype(int)
+    def smooth(self, level: np.ndarray) -> np.ndarray:
+        """Interpolate levels ``(n, m)`` of patches along the first axis."""
+        share = self.share[:, None]
+        return level[self.lower] * (1 - share) + level[self.lower + 1] * share
 
-    def smooth(self, level: np.ndarray, place: np.ndarray) -> np.ndarray:
-        """Interpolate levels ``(n, m)`` of patches at pixels along the first axis."""
-        lower = np.clip(np.searchsorted(self.centres, place) - 1, 0, len(self.centres) - 2)
-        share = (place - self.centres[lower]) / (self.centres[lower + 1] - self.centres[lower])
-        share = share.astype(np.float32)[:, None]
-        return level[lower] * (1 - share) + level[lower + 1] * share
+    def add(self, sums: np.ndarray, level: np.ndarray, smooth: np.ndarray, noise: float) -> None:
+        """Add the steps between ``level`` and ``smooth``, ``(m, n)``, to sums ``(m, length)`` in place.
 
-    def along(self, level: np.ndarray) -> np.ndarray:
-        """Compute the steps of levels ``(m, n)`` in sums of `PATCH` pixels, ``(m, length)``."""
-        place = np.arange(self.length)
-        steps = level[:, self.owners(place)] - self.smooth(level.T, place).T
-        return np.float32(math.sqrt(PATCH) * _CUT_SLOPE / _CUT_SIGMA) * steps
+        ``noise`` is that of a sum in sigma of a pixel.
+        """
+        slope = np.float32(noise * _CUT_SLOPE / _CUT_SIGMA)
+        places = (
+            self.owner.astype(np.uint32),
+            self.lower.astype(np.uint32),
+        )  # negative ones are slow
+        _add_steps(sums, level, smooth, *places, self.share, slope)
+
+
+@exact
+def _add_steps(
+    sums: np.ndarray,
+    level: np.ndarray,
+    smooth: np.ndarray,
+    owner: np.ndarray,
+    lower: np.ndarray,
+    share: np.ndarray,
+    slope: float,
+) -> None:
+    for row in range(sums.shape[0]):
+        for column in range(sums.shape[1]):
+            before, behind = smooth[row, lower[column]], smooth[row, lower[column] + 1]
+            mean = before * (np.float32(1) - share[column]) + behind * share[column]
+            sums[row, column] += slope * (level[row, owner[column]] - mean)
 
 
 def sky_level(features: Features) -> np.ndarray:
@@ -141,23 +167,50 @@ def bright_areas(cells: np.ndarray, cell: int) -> np.ndarray:
 
     Bool ``(Y, X)``. ``cells`` of ``cell`` px are cut at `CELL_CUT` before they are joined.
     """
-    side = BRIGHT // cell
-    table = np.zeros((cells.shape[0] + 1, cells.shape[1] + 1), np.float32)
-    np.cumsum(np.cumsum(cells, axis=0), axis=1, out=table[1:, 1:])
-    sums = table[side:, side:] - table[:-side, side:] - table[side:, :-side] + table[:-side, :-side]
+    side = max(BRIGHT // cell, 1)
+    inner = [slice(side // 2, length + side // 2 - side + 1) for length in cells.shape]  # no part of a square
     bright = np.zeros(cells.shape, bool)
-    inner = bright[side // 2 :, side // 2 :]
-    inner[: sums.shape[0], : sums.shape[1]] = sums > BRIGHT_SHARE * CELL_CUT * (cell // CELL) * side**2
+    least = BRIGHT_SHARE * CELL_CUT * (cell // CELL) * side**2
+    bright[*inner] = box_sum(cells, side, np.float32)[*inner] > least
     return bright
 
 
-def unpacked(features: Features) -> tuple[np.ndarray, np.ndarray]:
-    """Invert `patch_statistics.pack`: uint8 ``(n_y, n_x, 384)``, 128 without data; patches with data."""
+def unpacked(features: Features) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Invert `patch_statistics.pack`: uint8, 128 without data.
+
+    Cells ``(16 n_y, 16 n_x)``, sums of columns ``(n_y, n_x, 64)`` and of rows ``(n_x, n_y, 64)``; last, the
+    patches with data, bool ``(n_y, n_x)``.
+    """
     packed = np.stack([features[name] for name in LINE_SUMS])
     known = np.isfinite(packed[0]) & np.isfinite(features["sky"]) & np.isfinite(features["noise"])
-    whole = np.where(known, packed, 128 + 256 * 128 + 65536 * 128).astype("<u4")
-    codes = whole.view(np.uint8).reshape(*packed.shape, 4)[..., :3]
-    return np.ascontiguousarray(codes.transpose(1, 2, 0, 3)).reshape(*known.shape, -1), known
+    n_y, n_x = known.shape
+    side = PATCH // CELL
+    shapes = (n_y, side, n_x, side), (n_y, n_x, PATCH), (n_x, n_y, PATCH)
+    cells, columns, rows = (np.empty(shape, np.uint8) for shape in shapes)
+    _unpack(packed, known, cells, columns, rows)
+    return cells.reshape(n_y * side, -1), columns, rows, known
+
+
+@exact
+def _unpack(
+    packed: np.ndarray, known: np.ndarray, cells: np.ndarray, columns: np.ndarray, rows: np.ndarray
+) -> None:
+    codes = np.empty((known.shape[1], 3 * len(packed)), np.uint8)  # of one row of patches, in the cache
+    side = cells.shape[1]
+    for row in range(known.shape[0]):
+        for number in range(len(packed)):
+            for column in range(known.shape[1]):
+                whole = np.int32(packed[number, row, column]) if known[row, column] else _NEUTRAL
+                codes[column, 3 * number] = whole
+                codes[column, 3 * number + 1] = whole >> 8
+                codes[column, 3 * number + 2] = whole >> 16
+        for column in range(known.shape[1]):
+            for place in range(side):
+                for cell in range(side):
+                    cells[row, place, column, cell] = codes[column, side * place + cell]
+            for place in range(PATCH):
+                columns[row, column, place] = codes[column, side * side + place]
+                rows[column, row, place] = codes[column, side * side + PATCH + place]
 
 
 def first_pixels(features: Features) -> tuple[np.ndarray, np.ndarray]:
@@ -187,38 +240,54 @@ def _fours(cells: np.ndarray) -> np.ndarray:
 
 
 def _squares(codes: np.ndarray) -> tuple[np.ndarray, int]:
-    """Cut cells at `CELL_CUT`, and join those of large frames: float32 ``(n_y, p, n_x, p)``, side in px."""
-    n_y, n_x, _ = codes.shape
+    """Cut cells at `CELL_CUT`, and join those of large frames: float32 ``(Y, X)``, side in px."""
     sigma = CELL * WINSOR / _CUT_SIGMA / 127  # of one code
     reach = round(CELL_CUT / sigma)
-    cells = np.clip(codes, 128 - reach, 128 + reach).reshape(n_y, n_x, PATCH // CELL, -1).astype(np.int16)
-    cells -= 128
+    cells = np.clip(codes, 128 - reach, 128 + reach).astype(np.int16) - np.int16(128)
     cell = CELL
-    while max(n_y, n_x) * cells.shape[-1] > LARGEST_IMAGE and cells.shape[-1] > 2:
+    while max(cells.shape) > LARGEST_IMAGE and cell < PATCH // 2:
         cells, cell, sigma = _fours(cells), 2 * cell, sigma / 2
-    return cells.transpose(0, 2, 1, 3) * np.float32(sigma), cell
+    return cells * np.float32(sigma), cell
 
 
-def _joined_cells(squares: np.ndarray, first: np.ndarray, cell: int) -> np.ndarray:
-    """Join cells ``(n, p, ...)`` along the first two axes, on a regular grid from pixel 0 on.
+def _joined_cells(cells: np.ndarray, first: np.ndarray, cell: int) -> np.ndarray:
+    """Move cells ``(n p, m)`` of patches to a regular grid from pixel 0 on along the first axis.
 
     The last patch may begin anywhere: its cells are interpolated, and scaled to the same noise.
     """
-    count, side = squares.shape[:2]
-    regular = squares[:-1].reshape(-1, *squares.shape[2:])
-    place = np.arange((count - 1) * side, (int(first[-1]) + PATCH) // cell) - first[-1] / cell
+    if first[-1] == PATCH * (len(first) - 1):
+        return cells
+    side = PATCH // cell
+    start = len(cells) - side
+    place = np.arange(start, (int(first[-1]) + PATCH) // cell) - first[-1] / cell
     lower = np.floor(place).astype(int)
-    weight = (place - lower).reshape(-1, *[1] * (squares.ndim - 2)).astype(np.float32)
-    last = squares[-1]
+    weight = (place - lower)[:, None].astype(np.float32)
+    last = cells[start:]
     mixed = last[lower] * (1 - weight) + last[np.minimum(lower + 1, side - 1)] * weight
-    return np.concatenate([regular, mixed / np.sqrt((1 - weight) ** 2 + weight**2)])
+    return np.concatenate([cells[:start], mixed / np.sqrt((1 - weight) ** 2 + weight**2)])
 
 
-def _profiles(codes: np.ndarray, known: np.ndarray, first: np.ndarray) -> np.ndarray:
-    """Join sums ``(n, m, P)`` of patches beside each other, those of an overlap once: ``(n, length)``."""
-    sums = (codes - np.float32(128)) * np.float32(math.sqrt(PATCH) * WINSOR / _CUT_SIGMA / 127)
-    sums[~known] = np.nan
-    count, number, size = sums.shape
-    overlap = (number - 1) * size - int(first[-1])
-    regular = sums[:, :-1].reshape(count, -1)
-    return np.concatenate([regular, sums[:, -1, overlap:]], axis=1)
+def _profiles(codes: np.ndarray, known: np.ndarray, first: np.ndarray, level: np.ndarray) -> np.ndarray:
+    """Join sums ``(n, m, P)`` of patches beside each other, those of an overlap once: ``(n, length)``.
+
+    ``level`` are the skies of the patches, whose steps are taken out.
+    """
+    overlap = PATCH * (len(first) - 1) - int(first[-1])
+    profiles = _side_by_side(codes, known, overlap, math.sqrt(PATCH) * WINSOR / _CUT_SIGMA / 127)
+    SkySteps.of(first, np.arange(profiles.shape[1])).add(profiles, level, level, math.sqrt(PATCH))
+    return profiles
+
+
+@exact
+def _side_by_side(codes: np.ndarray, known: np.ndarray, overlap: int, sigma: float) -> np.ndarray:
+    count, number, size = codes.shape
+    sums = np.empty((count, number * size - overlap), np.float32)
+    for row in range(count):
+        for column in range(number):
+            skip = overlap if column == number - 1 else 0
+            part, joined = codes[row, column, skip:], sums[row, size * column :]
+            for place in range(part.size):
+                joined[place] = (part[place] - np.float32(128)) * np.float32(sigma)
+            if not known[row, column]:
+                joined[: part.size] = np.nan
+    return sums

@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
-from scipy import stats
+from scipy.special import ndtr, ndtri
 
-from aqdask.methods.noise_aware.feature_groups import FrameFeatures, frame_sky, sky_sigma, whole_shape
+from aqdask.methods.noise_aware.feature_groups import FrameFeatures, sky_sigma
 from aqdask.methods.noise_aware.networks import SHAPE_UNITS
 from aqdask.stats.predictive import Predictive, Trend
 
@@ -89,13 +89,13 @@ def frame_values(frame: FrameFeatures) -> dict[str, float]:
     change of the sky across the frame and from its middle to a corner, relative to the sky template, as
     fractions of the sky; ln of the variance expected at the frame's sky.
     """
-    shape = whole_shape(frame) * np.asarray(SHAPE_UNITS)
+    shape = frame.shape * np.asarray(SHAPE_UNITS)
     noise = frame.noise_ratio[frame.typical]
     noise = noise[np.isfinite(noise)]
     sigma = sky_sigma(frame.features, frame.camera.noise)[frame.typical]
     variance = np.median(sigma) ** 2 if sigma.size else np.nan
     level = np.median(noise) if noise.size else np.nan
-    found = (*shape, level, *frame_sky(frame), np.log(variance))
+    found = (*shape, level, *frame.sky_shape, np.log(variance))
     return dict(zip(STATISTICS, map(float, found), strict=True))
 
 
@@ -206,6 +206,6 @@ def equivalent_sigma(pvalues: Mapping[str, float], sky: float) -> float:
     weights = [*(TESTS[name].weight for name in known), SKY_WEIGHT]
     corrected = [
         -math.expm1(math.log1p(-min(pvalue, 1 - 1e-12)) * sum(weights) / weight)
-        for pvalue, weight in zip([*known.values(), 2 * float(stats.norm.sf(sky))], weights, strict=True)
+        for pvalue, weight in zip([*known.values(), 2 * float(ndtr(-sky))], weights, strict=True)
     ]
-    return float(stats.norm.isf(max(min(corrected), LEAST) / 2))
+    return -float(ndtri(max(min(corrected), LEAST) / 2))

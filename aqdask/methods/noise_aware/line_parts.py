@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from aqdask.stats.compiled import exact
+
 CUT = 3.5  # sigma at which each part counts, so that a star, its spike or its bleeding column makes no line
 SHORTEST = 1 / 3  # of the shorter side of the frame
 MIN_PARTS = 3
@@ -59,12 +61,21 @@ def best_interval(parts: np.ndarray, shortest: int) -> Interval | None:
     if len(known) < shortest:
         return None
     total = np.concatenate([[0.0], np.cumsum(np.clip(parts[known], -CUT, CUT), dtype=np.float64)])
-    number = np.arange(len(total))
-    count = number - number[:, None]
-    sigma = np.where(count >= shortest, (total - total[:, None]) / np.sqrt(np.maximum(count, 1)), -np.inf)
-    first, stop = np.unravel_index(sigma.argmax(), sigma.shape)
+    first, stop, sigma = _largest(total, shortest)
     uncut = parts[known[first:stop]].sum() / math.sqrt(stop - first)
-    return Interval(int(known[first]), int(known[stop - 1]) + 1, float(sigma[first, stop]), float(uncut))
+    return Interval(int(known[first]), int(known[stop - 1]) + 1, sigma, float(uncut))
+
+
+@exact
+def _largest(total: np.ndarray, shortest: int) -> tuple[int, int, float]:
+    """Interval with the largest sum over its noise, from cumulative sums: first, stop, value."""
+    found, most = (0, 0), -np.inf
+    for first in range(total.size):
+        for stop in range(first + shortest, total.size):
+            sigma = (total[stop] - total[first]) / np.sqrt(stop - first)
+            if sigma > most:
+                found, most = (first, stop), sigma
+    return found[0], found[1], most
 
 
 def near(flags: np.ndarray, reach: int) -> np.ndarray:

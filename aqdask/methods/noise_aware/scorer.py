@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
@@ -12,13 +13,13 @@ from aqdask.methods.base import batches
 from aqdask.methods.bundle import POOLED, Bundle, calibration_key, nearest_key
 from aqdask.methods.noise_aware.camera_calibration import CameraCalibration
 from aqdask.methods.noise_aware.feature_extractor import Detector, FeatureExtractor, known_pixels
-from aqdask.methods.noise_aware.feature_groups import FEATURE_GROUPS, FrameFeatures, noise_ratio
+from aqdask.methods.noise_aware.feature_groups import FEATURE_GROUPS
 from aqdask.methods.noise_aware.frame_score import FLAG_SIGMA, frame_statistics
 from aqdask.methods.noise_aware.frame_tests import FRAME_TESTS, frame_values
 from aqdask.methods.noise_aware.line_test import LINE
 from aqdask.methods.noise_aware.line_test import REASON as LINE_REASON
 from aqdask.methods.noise_aware.networks import SHAPE_UNITS, load_networks
-from aqdask.methods.noise_aware.pooling import Features, star_shape
+from aqdask.methods.noise_aware.pooling import Features, pooled_estimate
 from aqdask.methods.noise_aware.variables import VARIABLES
 from aqdask.methods.tensors import as_float
 from aqdask.specs import MIN_VALID, PatchGrid
@@ -206,11 +207,12 @@ def frame_variables(calibration: CameraCalibration, features: Features) -> dict[
     camera = decision.camera
     score, pvalue, worst, frame = decision.score(features)
     codes = _REASON_CODES | {"": flags.code(flags.REASONS, "no_data")}
-    about = star_shape(features, camera.shape_zero) * np.array(SHAPE_UNITS)
-    about[np.isnan(features["sky"])] = np.nan
+    known = np.isfinite(features["sky"])
+    shape = np.where(known, pooled_estimate(frame.shapes, camera.shape_zero), np.nan)
+    size, e1, e2 = (unit * values for unit, values in zip(SHAPE_UNITS, shape, strict=True))
     masked = 1 - float((pvalue > decision.first_alpha).mean())  # what has no score is masked, too
     tests = decision.frame_tests
-    values = frame_statistics(frame if tests else FrameFeatures.of(features, camera))
+    values = frame_statistics(frame if tests else replace(frame, unflagged=known))
     distances = tests.distances(frame_values(frame)) if tests else {}
     pvalues = tests.pvalues(distances) if tests else {}
     references = calibration.frames
@@ -218,13 +220,13 @@ def frame_variables(calibration: CameraCalibration, features: Features) -> dict[
     return {
         "score": score,
         "pvalue": pvalue,
-        "reason": np.vectorize(codes.__getitem__, otypes=[np.uint8])(worst),
+        "reason": np.array([codes[name] for name in decision.names], np.uint8)[worst],
         "mae": features["mae"],
         "sky": features["sky"] * camera.noise.unit,
-        "noise_ratio": np.exp(noise_ratio(features, camera.noise) / 2),
-        "size_ratio": np.exp(about[..., 0]),
-        "e1": about[..., 1],
-        "e2": about[..., 2],
+        "noise_ratio": np.exp(frame.noise_ratio / 2),
+        "size_ratio": np.exp(size),
+        "e1": e1,
+        "e2": e2,
         "stars": features["stars"],
         "frame_score": np.array(rank),
         "frame_flag": np.array(rank > FLAG_SIGMA),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 _ROUNDS = 20
@@ -37,7 +39,7 @@ def robust_line(template: np.ndarray, level: np.ndarray, ridge: float) -> tuple[
     alpha, beta = mode(y - x), 1.0
     for _ in range(_ROUNDS):
         away = np.abs(y - alpha - beta * x)
-        spread = float(np.quantile(away, _INNER)) / _INNER_SIGMA + _LEAST
+        spread = _quantile(away, _INNER) / _INNER_SIGMA + _LEAST
         weight = np.maximum(1 - (away / (_REACH * spread)) ** 2, 0) ** 2
         total = weight.sum()
         mean_x, mean_y = (weight * x).sum() / total, (weight * y).sum() / total
@@ -48,6 +50,14 @@ def robust_line(template: np.ndarray, level: np.ndarray, ridge: float) -> tuple[
         if abs(beta - before[1]) < 1e-6 and abs(alpha - before[0]) < 1e-6 * spread:
             break
     return float(alpha), float(beta)
+
+
+def _quantile(values: np.ndarray, share: float) -> float:
+    """`np.quantile` of finite values ``(n,)``, twice as fast."""
+    place = share * (len(values) - 1)
+    around = [math.floor(place), math.ceil(place)]
+    low, high = np.partition(values, around)[around]
+    return float(low + (high - low) * (place - around[0]))
 
 
 def smooth_amplitude(values: np.ndarray, usable: np.ndarray) -> float:
@@ -101,7 +111,8 @@ def smooth_terms(
     terms = np.column_stack([np.ones(count), y, x, y**2 + x**2])
     found, weight = values[usable].astype(float), np.ones(count)
     for _ in range(_ROUNDS):
-        fit = np.linalg.lstsq(terms * weight[:, None], found * weight, rcond=None)[0]
+        weighted = terms.T * weight**2
+        fit = np.linalg.lstsq(weighted @ terms, weighted @ found, rcond=None)[0]
         away = np.abs(found - terms @ fit)
         spread = float(np.median(away)) / 0.6745 + _LEAST
         before, weight = weight, np.maximum(1 - (away / (reach * spread)) ** 2, 0)

@@ -10,6 +10,7 @@ import numpy as np
 
 from aqdask.methods.noise_aware.frame_line import FrameLine
 from aqdask.methods.noise_aware.frame_sums import CELL_CUT, FrameSums, binned
+from aqdask.methods.noise_aware.kernel_math import compiled
 from aqdask.methods.noise_aware.line_parts import (
     SHORTEST,
     STAR_REACH,
@@ -19,6 +20,7 @@ from aqdask.methods.noise_aware.line_parts import (
     extent,
     shortest_line,
 )
+from aqdask.methods.noise_aware.pooling import box_sum
 from aqdask.stats.discrete_radon import line_ends, line_sums
 from aqdask.stats.robust import mad_sigma
 
@@ -71,8 +73,9 @@ class StreakFinder:
         ends = ends[ends[:, 0 if steep else 1].argsort()]
         across, along = (ends[:, ::-1] if steep else ends).T
         reach = line.width / self.cell / 2 + 1.5
+        centres = np.interp(np.arange(cells.shape[1]) + 0.5, along, across)
         for column in range(max(int(along[0]) - 1, 0), min(int(along[1]) + 2, cells.shape[1])):
-            centre = np.interp(column + 0.5, along, across)
+            centre = centres[column]
             cells[max(int(centre - reach), 0) : int(centre + reach) + 1, column] = 0
 
     def _followed(self, ends: np.ndarray, spread: float) -> FrameLine | None:
@@ -80,27 +83,25 @@ class StreakFinder:
         steep = is_steep(ends)
         images = self.cells, self.valid, self.bright
         cells, valid, bright = (image.T for image in images) if steep else images
+        cells = np.ascontiguousarray(cells)
         across, along = (ends[:, ::-1] if steep else ends).T
-        table = np.zeros((cells.shape[0] + 1, cells.shape[1]), np.float32)
-        np.cumsum(cells, axis=0, out=table[1:])
         share = (np.arange(cells.shape[1]) + 0.5 - along[0]) / (along[1] - along[0])
         part = round(PART * abs(along[1] - along[0]) / np.hypot(*(ends[1] - ends[0])))
         for moves in MOVES:
             tried = across + moves
-            centres = (tried[:, :1] + (tried[:, 1:] - tried[:, :1]) * share)[:, ::2]
-            parts = _in_parts(_band(table[:, ::2], centres, WIDTHS[0]), part // 2)
-            across = tried[np.square(np.maximum(parts, 0)).sum(axis=1).argmax()]
+            across = tried[_strengths(cells, tried, share, 2 * (part // 2)).argmax()]
         centre = across[0] + (across[1] - across[0]) * share
         row = np.floor(centre).astype(int)
         place = np.clip(row, 0, len(cells) - 1), np.arange(len(row))
         inside = (row == place[0]) & valid[place]
         used = inside & away_from_stars(inside & bright[place], STAR_REACH // self.cell)
-        found = [(_measured(table, centre, used, width, part), width) for width in WIDTHS]
+        rows = _in_parts(cells, part)
+        found = [(_measured(cells, rows, centre, used, width, part), width) for width in WIDTHS]
         known = [(one, width) for one, width in found if one]
         if not known:
             return None
         interval, width = max(known, key=lambda one: one[0].uncut)
-        profile = np.where(inside, _contrast(table, centre, width), 0)
+        profile = np.where(inside, _contrasts(cells, centre[None], width)[0, 0], 0)
         columns = extent(profile, part * interval.first, min(part * interval.stop, len(row)))
         points = [
             (across[0] + (across[1] - across[0]) * (x - along[0]) / (along[1] - along[0]), x) for x in columns
@@ -120,21 +121,20 @@ def is_steep(ends: np.ndarray) -> bool:
 def high_pass(cells: np.ndarray, valid: np.ndarray) -> np.ndarray:
     """Subtract the mean of the valid cells within 2 `SMOOTH` from each; 0 where not valid."""
     coarse, known = binned(cells, valid)
-    mean = _box(np.where(known, coarse, 0)) / np.maximum(2 * _box(known.astype(np.float32)), 1)
-    sky = mean.repeat(2, axis=0).repeat(2, axis=1)[: cells.shape[0], : cells.shape[1]]
-    return np.where(valid, cells - sky, 0)
-
-
-def _box(image: np.ndarray) -> np.ndarray:
-    """Sums over squares of ``2 SMOOTH + 1`` cells, zero beyond the edges."""
     side = 2 * SMOOTH + 1
-    for _ in range(2):
-        length = len(image)
-        table = np.zeros((length + side, image.shape[1]), np.float32)
-        np.cumsum(image, axis=0, out=table[SMOOTH + 1 : SMOOTH + 1 + length])
-        table[SMOOTH + 1 + length :] = table[SMOOTH + length]
-        image = (table[side:] - table[:-side]).T
-    return image
+    total, count = (box_sum(image, side, np.float32) for image in (np.where(known, coarse, 0), known))
+    return _above(cells, valid, total / np.maximum(2 * count, 1))
+
+
+@compiled
+def _above(cells: np.ndarray, valid: np.ndarray, mean: np.ndarray) -> np.ndarray:
+    """Cells less the mean of their square of 2 x 2; 0 where not valid."""
+    found = np.empty_like(cells)
+    for row in range(cells.shape[0]):
+        for column in range(cells.shape[1]):
+            sky = mean[row >> 1, np.uint32(column) >> np.uint32(1)]
+            found[row, column] = cells[row, column] - sky if valid[row, column] else np.float32(0)
+    return found
 
 
 @lru_cache(maxsize=4)
@@ -153,8 +153,11 @@ def _maxima(sums: np.ndarray, shape: tuple[int, int], followed: float) -> Iterat
     The first, and up to `TRIES` in all that are above ``followed``.
     """
     found: list[np.ndarray] = []
+    flat = sums.ravel()
+    strong = np.flatnonzero(flat >= min(followed, flat.max()))
     for _ in range(3 * TRIES):
-        quadrant, slope, offset = map(int, np.unravel_index(sums.argmax(), sums.shape))
+        place = strong[flat[strong].argmax()]
+        quadrant, slope, offset = map(int, np.unravel_index(place, sums.shape))
         if len(found) == TRIES or (found and sums[quadrant, slope, offset] < followed):
             return
         ends = line_ends(quadrant, slope, offset, shape)
@@ -166,53 +169,99 @@ def _maxima(sums: np.ndarray, shape: tuple[int, int], followed: float) -> Iterat
 
 
 def _measured(
-    table: np.ndarray, centre: np.ndarray, used: np.ndarray, width: float, part: int
+    cells: np.ndarray, rows: np.ndarray, centre: np.ndarray, used: np.ndarray, width: float, part: int
 ) -> Interval | None:
     """Measure a line of one width: its best interval; None where too little of it is used.
 
     The significance is the least against the sky on both sides, and on either of them: a step of the sky is
-    no line. ``part`` is the number of columns in a part of `PART` cells along the line.
+    no line. ``part`` is the number of columns in a part of `PART` cells along the line, ``rows`` are all
+    cells in such parts.
     """
     count = _in_parts(used, part)
-    noise = np.sqrt(np.maximum(count, 1)) * _part_sigma(table, width, part)
-    enough = count >= part / 2
-    parts = []
-    for side in (0, -1, 1):
-        sums = _in_parts(np.where(used, _contrast(table, centre, width, side), 0), part)
-        parts.append(np.where(enough, sums / noise, np.nan))
-    interval = best_interval(parts[0], shortest_line(min(len(table) - 1, table.shape[1]) // PART))
+    noise = np.sqrt(np.maximum(count, 1)) * _part_sigma(rows, width, part)
+    sums = _in_parts(np.where(used, _contrasts(cells, centre[None], width)[:, 0], 0), part)
+    parts = np.where(count >= part / 2, sums / noise, np.nan)
+    interval = best_interval(parts[0], shortest_line(min(cells.shape) // PART))
     return interval and replace(interval, significance=min(interval.of(side) for side in parts))
 
 
-def _part_sigma(table: np.ndarray, width: float, part: int) -> float:
+def _part_sigma(rows: np.ndarray, width: float, part: int) -> float:
     """Spread of the parts of rows, at least 1: more where neighbouring cells are correlated."""
-    parts = _in_parts(table, part)
-    rows = np.arange(0.5, len(table) - 1, 4, dtype=np.float32)[:, None] + np.zeros_like(parts[:1])
-    return max(float(mad_sigma(_contrast(parts, rows, width), 0.0)) / part**0.5, 1.0)
+    centres = np.arange(0.5, len(rows), 4)[:, None] + np.zeros(rows.shape[1])
+    return max(float(mad_sigma(_contrasts(rows, centres, width)[0], 0.0)) / part**0.5, 1.0)
 
 
-def _contrast(table: np.ndarray, centre: np.ndarray, width: float, side: int = 0) -> np.ndarray:
-    """Signal of a band in units of its noise, above the sky on both sides (0), or on one (-1, 1)."""
+@compiled
+def _contrasts(cells: np.ndarray, centres: np.ndarray, width: float) -> np.ndarray:
+    """Signals of bands in units of their noise, above the sky on both sides, below them and above them.
+
+    Parameters
+    ----------
+    cells : ndarray (Y, X), float32
+    centres : ndarray (m, X)
+        Row of the middle of each band in each column.
+    width : float
+        Rows.
+
+    Returns
+    -------
+    ndarray (3, m, X), float32
+    """
     away = (width + BAND) / 2 + GAP
-    skies = [_band(table, centre + sign * away, BAND) / BAND for sign in ((-1, 1) if side == 0 else (side,))]
-    band = _band(table, centre, width) - width * sum(skies) / len(skies)
     # A band that begins and ends within cells has a third of a cell less noise than its width.
-    return band / np.sqrt(width - 1 / 3 + width**2 / (len(skies) * BAND))
+    noise = np.sqrt(width - 1 / 3 + width**2 / BAND)
+    found = np.empty((3, *centres.shape), np.float32)
+    for line in range(centres.shape[0]):
+        for column in range(centres.shape[1]):
+            centre = centres[line, column]
+            band = _band(cells, column, centre, width)
+            before, behind = (
+                width / BAND * _band(cells, column, centre - away, BAND),
+                width / BAND * _band(cells, column, centre + away, BAND),
+            )
+            both = np.sqrt(width - 1 / 3 + width**2 / (2 * BAND))
+            found[0, line, column] = (band - (before + behind) / 2) / both
+            found[1, line, column] = (band - before) / noise
+            found[2, line, column] = (band - behind) / noise
+    return found
 
 
-def _band(table: np.ndarray, centre: np.ndarray, width: float) -> np.ndarray:
-    """Sums of cells within half a ``width`` of rows ``centre``, from their cumulative sums ``(Y + 1, X)``."""
-    return _cumulative(table, centre + width / 2) - _cumulative(table, centre - width / 2)
+@compiled
+def _band(cells: np.ndarray, column: int, centre: float, width: float) -> float:
+    """Sum of the cells of a column within half a ``width`` of a row."""
+    low, high = max(centre - width / 2, 0.0), min(centre + width / 2, float(len(cells)))
+    if high <= low:
+        return 0.0
+    first, last = int(low), min(int(high), len(cells) - 1)
+    total = cells[first, column] * (first + 1 - low) - cells[last, column] * (last + 1 - high)
+    for row in range(first + 1, last + 1):
+        total += cells[row, column]
+    return total
 
 
-def _cumulative(table: np.ndarray, row: np.ndarray) -> np.ndarray:
-    """Interpolate cumulative sums at fractional rows, ``(..., X)``."""
-    row = np.clip(row, 0, len(table) - 1).astype(np.float32)
-    lower = np.minimum(row.astype(np.int32), len(table) - 2)
-    index = lower * table.shape[1] + np.arange(table.shape[1], dtype=np.int32)
-    flat = table.ravel()
-    below = flat.take(index)
-    return below + (row - lower) * (flat.take(index + table.shape[1]) - below)
+@compiled
+def _strengths(cells: np.ndarray, tried: np.ndarray, share: np.ndarray, part: int) -> np.ndarray:
+    """Sums of the squares of the positive parts of lines, over every second column.
+
+    Parameters
+    ----------
+    cells : ndarray (Y, X)
+    tried : ndarray (m, 2)
+        Rows at which each line begins and ends.
+    share : ndarray (X,)
+        Place of each column between them.
+    part : int
+        Columns in a part, even.
+    """
+    found = np.zeros(len(tried))
+    for line in range(len(tried)):
+        for first in range(0, len(share), part):
+            total = 0.0
+            for column in range(first, min(first + part, len(share)), 2):
+                centre = tried[line, 0] + (tried[line, 1] - tried[line, 0]) * share[column]
+                total += _band(cells, column, centre, WIDTHS[0])
+            found[line] += max(total, 0.0) ** 2
+    return found
 
 
 def _in_parts(values: np.ndarray, part: int) -> np.ndarray:

@@ -177,18 +177,24 @@ class TwoPassDecision:
         corrected = [_corrected(part, w) for part, w in zip(parts, self.shares.values(), strict=True)]
         return np.fmin.reduce(corrected).astype(np.float32)
 
-    def score(self, features: Features) -> tuple[np.ndarray, np.ndarray, np.ndarray, FrameFeatures]:
-        """Compute score, final p-value and name of the worst group of every patch, ``(n_y, n_x)`` each.
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of groups and tests in the order of `neg_log10_p`, after '' for none."""
+        single, regional = ([group.name for group in self.groups(regional=one)] for one in (False, True))
+        tests = self.frame_tests.predictive if self.frame_tests else ()
+        return ("", *single, *[LINE] * bool(self.lines), *regional, *tests)
 
-        The score is ``-log10`` of the smallest group p-value; NaN (and the name '') without data. Last, the
+    def score(self, features: Features) -> tuple[np.ndarray, np.ndarray, np.ndarray, FrameFeatures]:
+        """Compute score, final p-value and worst group (index in `names`) of each patch, ``(n_y, n_x)`` each.
+
+        The score is ``-log10`` of the smallest group p-value; NaN (and no group) without data. Last, the
         frame as the first pass leaves it.
         """
         found, frame = self.neg_log10_p(features)
         score = score_of(found)
-        names = np.array(["", *found])
-        worst = np.stack([np.nan_to_num(s, nan=-1.0) for s in found.values()]).argmax(axis=0) + 1
+        worst = np.nan_to_num(np.stack([*found.values()]), nan=-1.0).argmax(axis=0) + 1
         pvalue = self.pvalue(found) if self.final else np.full_like(score, np.nan)
-        return score, pvalue, names[np.where(np.isnan(score), 0, worst)], frame
+        return score, pvalue, np.where(np.isnan(score), 0, worst), frame
 
 
 def _extrapolated(scores: np.ndarray, table: ScoreTable, least: float) -> np.ndarray:

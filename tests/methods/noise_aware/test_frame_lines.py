@@ -200,13 +200,14 @@ def test_a_frame_without_data_has_none():
 def test_sums_survive_packing():
     sums = noise_sums(np.random.default_rng(0), (3, 4))
     features = line_features(sums) | {"sky": np.ones((3, 4)), "noise": np.ones((3, 4))}
-    codes, known = unpacked(features)
+    cells, columns, rows, known = unpacked(features)
     assert known.all()
-    np.testing.assert_allclose((codes - 128.0) / 127, sums, atol=0.5 / 127 + 1e-6)
+    codes = [cells.reshape(3, 16, 4, 16).swapaxes(1, 2).reshape(3, 4, 256), columns, rows.swapaxes(0, 1)]
+    np.testing.assert_allclose((np.concatenate(codes, axis=2) - 128.0) / 127, sums, atol=0.5 / 127 + 1e-6)
     features["packed_0"][1, 2] = np.nan
-    codes, known = unpacked(features)
+    cells, columns, rows, known = unpacked(features)
     assert not known[1, 2]
-    assert (codes[1, 2] == 128).all()
+    assert all((part == 128).all() for part in (cells[16:32, 32:48], columns[1, 2], rows[2, 1]))
 
 
 @pytest.mark.parametrize("shape", [(256, 320), (300, 260), (301, 257), (2200, 330)])
@@ -229,6 +230,17 @@ def test_the_assembled_image_is_that_of_the_pixels(shape):
     for row, top in enumerate(sums.tops):
         exact = (image[top : top + PATCH] - 1000).sum(axis=0)
         assert np.corrcoef(exact, sums.columns[row])[0, 1] > 0.9
+
+
+def test_a_frame_wider_than_8192_px_is_searched():
+    shape = (3, 130)
+    features = line_features(noise_sums(np.random.default_rng(42), shape))
+    features |= {"sky": np.full(shape, 1000.0), "noise": np.full(shape, NOISE**2)}
+    sums = FrameSums.of(features)
+    assert sums.cell == 32
+    assert sums.cells.shape == sums.bright.shape == (6, 260)
+    assert not sums.bright.any()
+    assert len(find_lines(features)) == 1
 
 
 def test_a_slope_of_the_sky_leaves_no_steps_at_the_edges_of_patches():
