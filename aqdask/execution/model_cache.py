@@ -12,12 +12,13 @@ import logging
 import threading
 from collections.abc import Iterator
 
+import numpy as np
 from distributed import Worker, WorkerPlugin, get_worker
 
 from aqdask.errors import ModelError, UsageError
 from aqdask.execution import config
 from aqdask.methods import dispatch
-from aqdask.methods.base import Scorer
+from aqdask.methods.base import Scorer, score_frame
 from aqdask.methods.bundle import Bundle
 
 log = logging.getLogger(__name__)
@@ -105,8 +106,15 @@ def load_cached(data: bytes, digest: str, precision: str = "fp32", device: str =
                     remedy="run the command again",
                 )
             _scorers[key] = dispatch.load_scorer(bundle, key[2], precision)
+            _warm(_scorers[key])
             _tell_if_slow(precision, key[2])
         return _scorers[key]
+
+
+def _warm(scorer: Scorer) -> None:
+    """Score an empty frame: what is compiled or allocated on first use is there before the first frame."""
+    with one_thread():
+        score_frame(scorer, np.zeros((scorer.patch, scorer.patch), np.uint16))
 
 
 def _tell_if_slow(precision: str, device: str) -> None:

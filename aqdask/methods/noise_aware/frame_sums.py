@@ -126,11 +126,8 @@ class SkySteps:
         ``noise`` is that of a sum in sigma of a pixel.
         """
         slope = np.float32(noise * _CUT_SLOPE / _CUT_SIGMA)
-        places = (
-            self.owner.astype(np.uint32),
-            self.lower.astype(np.uint32),
-        )  # negative ones are slow
-        _add_steps(sums, level, smooth, *places, self.share, slope)
+        owner, lower = (place.astype(np.uint32) for place in (self.owner, self.lower))  # negatives are slow
+        _add_steps(sums, level, smooth, owner, lower, self.share, slope)
 
 
 @exact
@@ -141,7 +138,7 @@ def _add_steps(
     owner: np.ndarray,
     lower: np.ndarray,
     share: np.ndarray,
-    slope: float,
+    slope: np.float32,
 ) -> None:
     for row in range(sums.shape[0]):
         for column in range(sums.shape[1]):

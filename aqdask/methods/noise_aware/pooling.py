@@ -20,7 +20,7 @@ def box_sum(values: np.ndarray, side: int, dtype: type = np.float64) -> np.ndarr
     With an even ``side`` over one more before than behind.
     """
     n_y, n_x = values.shape[-2:]
-    total = np.ascontiguousarray(values, dtype=dtype)
+    total: np.ndarray = np.ascontiguousarray(values, dtype=dtype)
     for length, step in ((n_y * n_x, n_x), (n_x, 1)):
         total = _sums_along(total.reshape(-1, length), side, step)
     return total.reshape(values.shape)
