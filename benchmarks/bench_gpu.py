@@ -56,10 +56,11 @@ def agreement(images: Sequence[np.ndarray], model: aq.Bundle, device: str) -> li
         found = [score_frame(scorer, image, None, *CAMERA) for image in images]
         pairs = [(a["pvalue"], b["pvalue"]) for a, b in zip(found, wanted, strict=True)]
         moved = np.concatenate([np.abs(a - b).ravel() for a, b in pairs])
+        shifts = [np.abs(a["score"] - b["score"]) for a, b in zip(found, wanted, strict=True)]
         differ = [((a <= ALPHA) != (b <= ALPHA)).mean() for a, b in pairs]
         masked = [(a <= ALPHA).mean() for a, _ in pairs]
         rows.append([
-            f"{place} {precision}", f"{np.nanmedian(moved):.5f}", f"{np.mean(differ):.5f}",
+            f"{place} {precision}", f"{np.nanmedian(moved):.5f}", f"{np.nanmedian(shifts):.4f}", f"{np.mean(differ):.5f}",
             f"{max(differ):.5f}", f"{np.mean(masked):.4f}",
         ])  # fmt: skip
     return rows
@@ -124,7 +125,15 @@ def main() -> None:
     with helpers.scratch(options.folder) as folder:
         sources = helpers.source_frames(folder, options.frames, options.size, options.seed)
         images = [fits.getdata(path).astype(np.uint16) for path in sources[: helpers.DISTINCT]]
-        columns = ["on", "p-value moved, median", "mask differs", "in the worst frame", "masked"]
+        columns = [
+            "on",
+            "p-value moved, median",
+            "score moved, median",
+            "score moved, median",
+            "mask differs",
+            "in the worst frame",
+            "masked",
+        ]
         rows = agreement(images, model, options.device)
         helpers.print_table(
             f"Against the processor in fp32, alpha {ALPHA}, {len(images)} frames", columns, rows

@@ -112,9 +112,10 @@ def load_cached(data: bytes, digest: str, precision: str = "fp32", device: str =
 
 
 def _warm(scorer: Scorer) -> None:
-    """Score an empty frame: what is compiled or allocated on first use is there before the first frame."""
+    """Score a small frame: what is compiled or allocated on first use is there before the first real one."""
+    frame = np.random.default_rng(0).poisson(1000, (4 * scorer.patch, 4 * scorer.patch))
     with one_thread():
-        score_frame(scorer, np.zeros((scorer.patch, scorer.patch), np.uint16))
+        score_frame(scorer, frame.astype(np.uint16))
 
 
 def _tell_if_slow(precision: str, device: str) -> None:
