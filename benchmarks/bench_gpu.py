@@ -7,14 +7,18 @@ Frames are those of `aqdask demo` (good ones and ones with defects), read from t
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import statistics
+import subprocess
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import helpers
 import numpy as np
+import psutil
 import torch
 from astropy.io import fits
 
@@ -22,6 +26,7 @@ import aqdask as aq
 from aqdask.execution import config
 from aqdask.execution.clusters import connect
 from aqdask.execution.model_cache import load_cached
+from aqdask.execution.reporter import Silent
 from aqdask.methods.base import score_frame
 from aqdask.methods.noise_aware.scorer import NoiseAwareScorer
 from aqdask.specs import PatchGrid
@@ -83,30 +88,64 @@ def parts(image: np.ndarray, model: aq.Bundle, device: str, precision: str, arch
     return [[name, *milliseconds(work, 9, device)] for name, work in steps.items()]
 
 
+@contextlib.contextmanager
+def busy(found: dict[str, list[float]]) -> Iterator[None]:
+    """Sample how busy GPU and processors are, in per cent, twice a second."""
+    done = threading.Event()
+    query = ["nvidia-smi", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits"]
+
+    def watch() -> None:
+        psutil.cpu_percent()
+        while not done.wait(0.5):
+            found["processors"].append(psutil.cpu_percent())
+            with contextlib.suppress(OSError, ValueError):
+                found["gpu"].append(float(subprocess.check_output(query, text=True).split()[0]))
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+class Counting(Silent):
+    """Progress of a run as pairs of seconds and finished frames."""
+
+    def __init__(self) -> None:
+        self.done: list[tuple[float, int]] = []
+
+    def advance(self, done: int, quarantined: int = 0) -> None:
+        """Note the time of finished frames."""
+        assert not quarantined
+        self.done.append((time.perf_counter(), done))
+
+    @property
+    def rate(self) -> float:
+        """Frames a second between the first answer and the last."""
+        return sum(done for _, done in self.done[1:]) / (self.done[-1][0] - self.done[0][0])
+
+
 def rates(
     sources: Sequence[str], folder: Path, model: aq.Bundle, cluster: str, numbers: Sequence[int]
-) -> list[list[str]]:
-    """Frames a second of `aqdask score` and `aqdask run` with a number of processes that are warm."""
-    rows = []
+) -> list[list[object]]:
+    """Frames a second of `aqdask score` with warm processes, and what is busy meanwhile."""
+    rows: list[list[object]] = []
+    archive, warm = folder / "kept.zarr", folder / "warm.zarr"
     for number in numbers:
-        places = [folder / name for name in ("warm.zarr", "kept.zarr", "fused.zarr")]
-        with config.changed({"aqdask.workers": number}), connect(cluster) as executor:
-            aq.run(sources[: 2 * number], places[0], model, cluster=executor, frames_per_shard=1)
-            aq.ingest(sources, places[1], cluster=executor, frames_per_shard=4)
-            works: list[Callable[[], object]] = [
-                lambda to=executor, place=places[1]: aq.score(place, model, cluster=to),
-                lambda to=executor, place=places[2]: aq.run(
-                    sources, place, model, cluster=to, frames_per_shard=4
-                ),
-            ]
-            found = []
-            for work in works:
-                started = time.perf_counter()
-                work()
-                found.append(len(sources) / (time.perf_counter() - started))
-            precision = aq.open_quality(places[1]).attrs["precision"]
-        rows.append([number, *(f"{rate:.1f}" for rate in found), precision])
-        for place in places:
+        found: dict[str, list[float]] = {"gpu": [], "processors": []}
+        counting = Counting()
+        with config.changed({"aqdask.workers": number, "aqdask.fsync": "off"}), connect(cluster) as executor:
+            aq.run(sources[: 2 * number], warm, model, cluster=executor, frames_per_shard=1)
+            aq.ingest(sources, archive, cluster=executor, frames_per_shard=4)
+            started = time.perf_counter()
+            with busy(found):
+                aq.score(archive, model, cluster=executor, reporter=counting)
+            whole = len(sources) / (time.perf_counter() - started)
+        shares = (f"{statistics.median(values):.0f}" if values else "" for values in found.values())
+        rows.append([number, f"{whole:.1f}", f"{counting.rate:.1f}", *shares])
+        for place in (archive, warm):
             shutil.rmtree(place)
     return rows
 
@@ -114,7 +153,7 @@ def rates(
 def main() -> None:
     """Run everything and print tables."""
     parser = helpers.parser(__doc__, frames=128, long=1, repeat=1)
-    parser.add_argument("--processes", type=int, nargs="+", default=[1, 4, 8, 16])
+    parser.add_argument("--processes", type=int, nargs="+", default=[4, 8, 16])
     parser.add_argument("--device", default="cuda")
     options = parser.parse_args()
     helpers.print_header("bench_gpu: scoring on a GPU", options)
@@ -145,7 +184,11 @@ def main() -> None:
         cluster = "cuda" if options.device == "cuda" else "local"
         title = f"{options.frames} frames from the page cache, frames a second"
         rows = rates(sources, folder, model, cluster, options.processes)
-        helpers.print_table(title, ["processes", "score", "run", "precision"], rows)
+        helpers.print_table(
+            title,
+            ["processes", "whole command", "first to last answer", "gpu busy, %", "processors busy, %"],
+            rows,
+        )
 
 
 if __name__ == "__main__":

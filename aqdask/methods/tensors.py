@@ -81,7 +81,9 @@ class Staging:
         if self.device.type != "cuda":
             return values.cpu().numpy()
         staged = self._of(values).copy_(values, non_blocking=True)
-        torch.cuda.current_stream(self.device).synchronize()
+        arrived = torch.cuda.Event(blocking=True)  # other processes use the core meanwhile
+        arrived.record(torch.cuda.current_stream(self.device))
+        arrived.synchronize()
         return staged.numpy().copy()
 
 
