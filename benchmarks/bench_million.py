@@ -137,7 +137,7 @@ def append(
             ledger.append(records)
     with clock:
         ledger.flush()
-    layout.consolidate(archive, root)
+    layout.consolidate(root)
     return {"ledger seconds": clock.wall, "records": frames * (2 + scored)}
 
 

@@ -196,4 +196,4 @@ def to_layout(archive: Path, version: int) -> None:
     ledger.append(records)
     ledger.close()
     root.attrs["layout_version"] = version
-    layout.consolidate(archive, root)
+    layout.consolidate(root)

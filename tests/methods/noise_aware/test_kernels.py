@@ -124,6 +124,7 @@ def test_the_median_is_the_lower_one(values):
 
 
 @given(finite, finite)
+@settings(deadline=None)
 def test_ordered_bits_are_ordered(one, other):
     assert (ordered(one) < ordered(other)) == (one < other) or one == other == 0
     assert from_bits(bits_of(one)) == from_ordered(ordered(one)) == np.float32(one)

@@ -90,11 +90,9 @@ def test_a_full_mask_and_no_mask_give_the_same_bits(scorer, frame):
 @pytest.mark.parametrize("chunks", [(460, 500), (100, 77), ((1, 63, 396), (250, 250))])
 def test_quality_of_any_chunking_is_score_frame(tiny, scorer, frame, invalid, chunks):
     expected = score_frame(scorer, frame, invalid, *CAMERA)
-    lazy = aq.quality_of(
-        da.from_array(frame, chunks=chunks), tiny, invalid=invalid, camera=CAMERA[0], filter=CAMERA[1]
-    )
-    with dask.config.set(scheduler="synchronous"):
-        (found,) = dask.compute(lazy)
+    about = {"invalid": invalid, "camera": CAMERA[0], "filter": CAMERA[1]}
+    with dask.config.set({"scheduler": "synchronous", "aqdask.precision": "fp32"}):
+        (found,) = dask.compute(aq.quality_of(da.from_array(frame, chunks=chunks), tiny, **about))
     for name, array in expected.items():
         assert found[name].values.tobytes() == array.tobytes(), name
 
