@@ -2,7 +2,7 @@
 
     python benchmarks/bench_gpu.py [--frames 128] [--processes 1 4 8 16] [--device cuda]
 
-Frames are those of `aqdask demo` (good ones and ones with defects), read from the page cache.
+Masks are compared on frames of `aqdask demo` with defects. Timed are good ones, from the page cache.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from aqdask.execution.model_cache import load_cached
 from aqdask.execution.reporter import Silent
 from aqdask.methods.base import score_frame
 from aqdask.methods.noise_aware.scorer import NoiseAwareScorer
+from aqdask.simulate.demo import demo_plan, write_demo_frame
 from aqdask.specs import PatchGrid
 from aqdask.store.frame_store import FrameStore
 
@@ -154,6 +155,7 @@ def main() -> None:
     """Run everything and print tables."""
     parser = helpers.parser(__doc__, frames=128, long=1, repeat=1)
     parser.add_argument("--processes", type=int, nargs="+", default=[4, 8, 16])
+    parser.add_argument("--spoilt", type=int, default=8, help="frames with defects whose masks are compared")
     parser.add_argument("--device", default="cuda")
     options = parser.parse_args()
     helpers.print_header("bench_gpu: scoring on a GPU", options)
@@ -163,7 +165,9 @@ def main() -> None:
     model = aq.load_model("wide-field")
     with helpers.scratch(options.folder) as folder:
         sources = helpers.source_frames(folder, options.frames, options.size, options.seed)
-        images = [fits.getdata(path).astype(np.uint16) for path in sources[: helpers.DISTINCT]]
+        spoilt = demo_plan(30, options.size, options.seed)[-options.spoilt :]
+        drawn = [write_demo_frame(folder / "spoilt", frame) for frame in spoilt]
+        images = [fits.getdata(path).astype(np.uint16) for path in drawn]
         columns = [
             "on",
             "p-value moved, median",
