@@ -1,6 +1,6 @@
 """Speed of scoring beside a source extraction of the same frames, and stage by stage, in pairs.
 
-    python benchmarks/bench_throughput.py [--frames 6] [--repeat 5] [--others]
+    python benchmarks/bench_throughput.py [--frames 16] [--repeat 3] [--others]
 
 Every repetition runs each competitor once, in turn, on the same frames; quoted are medians of the
 repetitions, and medians of the ratios within them. ``--others`` adds the plain loop that a user would write,
@@ -31,6 +31,7 @@ from astropy.io import fits
 import aqdask as aq
 from aqdask.execution import config, tasks
 from aqdask.execution.clusters import connect
+from aqdask.execution.reporter import Silent
 from aqdask.methods.noise_aware import feature_extractor
 from aqdask.methods.noise_aware.scorer import NoiseAwareScorer
 from aqdask.methods.paper.network import ConvAutoencoder
@@ -75,15 +76,30 @@ def unscored(archive: Path) -> Path:
     return archive
 
 
-def score(archive: Path, model: aq.Bundle, precision: str, cluster: Any = "serial") -> None:
+def score(archive: Path, model: aq.Bundle, precision: str, cluster: Any = "serial", **options: Any) -> None:
     """Score all frames of an archive."""
     with config.changed({"aqdask.precision": precision}):
-        aq.score(archive, model, cluster=cluster)
+        aq.score(archive, model, cluster=cluster, **options)
+
+
+class Stages(Silent):
+    """Wall seconds of the stages of a command, between their first and last frame."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    def start(self, stage: str, total: int, unit: str = "frames") -> None:
+        """Begin a stage."""
+        self.stage, self.started = stage, time.perf_counter()
+
+    def finish(self) -> None:
+        """End the stage."""
+        self.seconds[self.stage] = time.perf_counter() - self.started
 
 
 @contextlib.contextmanager
-def waiting(archive: Path) -> Iterator[Callable[[], None]]:
-    """Start a process that scores an archive serially once it is told to; yields a call that tells it."""
+def waiting(archive: Path) -> Iterator[tuple[Callable[[], None], Callable[[], str]]]:
+    """Start a process that scores an archive when it is told to; yields calls to tell it and to wait."""
     command = [sys.executable, __file__, "--child", str(archive)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdin is not None
@@ -94,7 +110,7 @@ def waiting(archive: Path) -> Iterator[Callable[[], None]]:
             process.stdin.write("go\n")  # type: ignore[union-attr]
             process.stdin.flush()  # type: ignore[union-attr]
 
-        yield go
+        yield go, process.stdout.readline
     if process.returncode:
         raise SystemExit(f"the process of {archive} failed")
 
@@ -106,6 +122,7 @@ def child(archive: str) -> None:
     print("ready", flush=True)
     sys.stdin.readline()
     score(Path(archive), model, native)
+    print("done", flush=True)
 
 
 def two_processes(places: Sequence[Path], times: Times, frames: int) -> None:
@@ -118,9 +135,11 @@ def two_processes(places: Sequence[Path], times: Times, frames: int) -> None:
     with contextlib.ExitStack() as stack:
         calls = [stack.enter_context(waiting(place)) for place in places]
         started = time.perf_counter()
-        for go in calls:
+        for go, _ in calls:
             go()
-    times["two processes"].append(1000 * (time.perf_counter() - started) / len(places) / frames)
+        for _, wait in calls:
+            assert wait() == "done\n"
+        times["two processes"].append(1000 * (time.perf_counter() - started) / len(places) / frames)
 
 
 def compete(
@@ -138,15 +157,24 @@ def compete(
     for _ in range(repeat):
         measure(times, "extract", frames, lambda: extract_sources(sources))
         for precision in dict.fromkeys((native, "fp32")):
+            clock = Stages()
             unscored(archive)
-            measure(times, f"score {precision}", frames, lambda p=precision: score(archive, model, p))
+            measure(
+                times,
+                f"score {precision}",
+                frames,
+                lambda p=precision, r=clock: score(archive, model, p, reporter=r),
+            )
+            times[f"score {precision}, the stage"].append(1000 * clock.seconds["score"] / frames)
         for name, cluster in clusters.items():
             unscored(archive)
             measure(times, f"score, {name}", frames, lambda to=cluster: score(archive, model, native, to))
         two_processes(places, times, frames)
         measure(times, "read and zarr", frames, lambda: write_zarr(sources, folder / "plain.zarr", size))
         measure(times, "ingest", frames, lambda: aq.ingest(sources, folder / "new.zarr", cluster="serial"))
-        measure(times, "run", frames, lambda: aq.run(sources, folder / "fused.zarr", model, cluster="serial"))
+        clock = Stages()
+        aq.run(sources, folder / "fused.zarr", model, cluster="serial", reporter=clock)
+        times["run, the stage"].append(1000 * clock.seconds["run"] / frames)
         for name in ("new.zarr", "fused.zarr"):
             shutil.rmtree(folder / name)
     return times
@@ -252,7 +280,7 @@ def ratios(times: Times, size: int) -> None:
         f"score {native} / extract": (1.0 if native == "bf16" else 1.8, f"score {native}", "extract"),
         "score fp32 / extract": (1.8, "score fp32", "extract"),
         "ingest / (astropy read + zarr write)": (1.3, "ingest", "read and zarr"),
-        "run / score": (1.1, "run", f"score {native}"),
+        "run, the stage / score, the stage": (1.1, "run, the stage", f"score {native}, the stage"),
         "one Dask worker / serial": (1.05, "score, one worker", f"score {native}"),
         "two Dask workers / two processes": (1 / 0.95, "score, two workers", "two processes"),
         "two Dask workers / one": (1 / 1.8, "score, two workers", "score, one worker"),
@@ -268,7 +296,7 @@ def ratios(times: Times, size: int) -> None:
 
 def main() -> None:
     """Run the competitors and print the tables."""
-    parser = helpers.parser(__doc__, frames=6, long=1, repeat=5)
+    parser = helpers.parser(__doc__, frames=16, long=1, repeat=3)
     parser.add_argument("--others", action="store_true", help="other detectors, too, on one frame")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     options = parser.parse_args()

@@ -171,18 +171,14 @@ class FrameJob:
         return records
 
     def _ingested(self, frames: FrameStore, batch: Batch) -> list[Record]:
-        """Ingest a batch that is not scored."""
+        """Ingest a batch that is not scored; frames are read ahead while others are stored."""
         records = []
-        for task in batch.frames:
-            with at_work(task.frame_id):
-                records.append(self._timed_ingest(frames, task)[1])
+        read = partial(self._read_frame, frames)
+        with prefetched(read, batch.frames, int(config.get("prefetch"))) as found:
+            for task in batch.frames:
+                with at_work(task.frame_id):
+                    records.append(self._store_frame(frames, task, next(found))[1])
         return records
-
-    def _timed_ingest(self, frames: FrameStore, task: FrameTask) -> tuple[LoadedFrame | None, Record]:
-        started = time.perf_counter()
-        reading, record = self._ingest_frame(frames, task)
-        record["seconds"] = round(time.perf_counter() - started, 4)
-        return reading, record
 
     def _load(
         self, frames: FrameStore, scoring: _Scoring, task: FrameTask
@@ -193,35 +189,48 @@ class FrameJob:
         """
         if not task.ingest:
             return None if scoring.keeps(task) else self._stored(scoring, task), []
-        reading, record = self._timed_ingest(frames, task)
+        reading, record = self._store_frame(frames, task, self._read_frame(frames, task))
         if not task.score or reading is not None:
             return reading if task.score else None, [record]
         if not task.crc32c:  # nothing was stored before, and nothing is now
             return FrameError(NO_FRAME) if record["event"] == "ingest" else None, [record]
         return None if scoring.keeps(task) else self._stored(scoring, task), [record]
 
-    def _ingest_frame(self, frames: FrameStore, task: FrameTask) -> tuple[LoadedFrame | None, Record]:
-        """Read one source and store its pixels; return them, if there are any, and the record."""
+    def _read_frame(self, frames: FrameStore, task: FrameTask) -> tuple[float, reader.Frame | Record]:
+        """Read one source; return seconds, and the frame or a record that says why there is none."""
+        started = time.perf_counter()
         record: Record = {"event": "ingest", "frame_id": task.frame_id}
+        found: reader.Frame | Record
         try:
-            frame = self._read(task)
-            check_fits(frames.spec, frame.image.shape, frame.image.dtype)
+            found = self._read(task)
+            check_fits(frames.spec, found.image.shape, found.image.dtype)
         except SourceUnreachable as error:
             about = {"reason": str(error), "is_about_path": error.is_about_path, "worker": address()}
-            return None, {**record, "event": "unreachable", **about}
+            found = {**record, "event": "unreachable", **about}
         except FrameError as error:
             if task.crc32c:
-                return None, {**record, "event": "kept", "reason": str(error), **_stamp(task.path)}
-            if frames.has_pixels(task.row):  # of a lost record, or a killed writer
-                return None, {**record, "state": PENDING, "reason": f"{error}; {STORED}"}
-            return None, {**record, "state": QUARANTINED, "reason": str(error)}
+                found = {**record, "event": "kept", "reason": str(error), **_stamp(task.path)}
+            elif frames.has_pixels(task.row):  # of a lost record, or a killed writer
+                found = {**record, "state": PENDING, "reason": f"{error}; {STORED}"}
+            else:
+                found = {**record, "state": QUARANTINED, "reason": str(error)}
+        return time.perf_counter() - started, found
+
+    def _store_frame(
+        self, frames: FrameStore, task: FrameTask, read: tuple[float, reader.Frame | Record]
+    ) -> tuple[LoadedFrame | None, Record]:
+        """Store the pixels that `_read_frame` found; return them, if there are any, and the record."""
+        seconds, frame = read
+        if isinstance(frame, dict):
+            return None, {**frame, "seconds": round(seconds, 4)}
+        started = time.perf_counter()
         try:
             frames.write(task.row, frame.image, frame.invalid)
         except OSError as error:
             raise place_failed(self.archive, error) from error
         crc32c = checksum(frame.image, frame.invalid)
-        record |= {"state": DONE, "sha256": frame.sha256, "crc32c": crc32c}
-        record |= {"size": frame.size, "mtime_ns": frame.mtime_ns}
+        record: Record = {"event": "ingest", "frame_id": task.frame_id, "state": DONE, "sha256": frame.sha256}
+        record |= {"crc32c": crc32c, "size": frame.size, "mtime_ns": frame.mtime_ns}
         if frame.invalid is not None:
             record["invalid_pixels"] = int(frame.invalid.sum())
         row = coordinates_of(task.frame_id, task.path, frame.info)
@@ -230,6 +239,7 @@ class FrameJob:
             record["coordinates"] = row
         if frame.info.notes:
             record["notes"] = list(frame.info.notes)
+        record["seconds"] = round(seconds + time.perf_counter() - started, 4)
         known, headers = frame.info.metadata, (frame.info.header, frame.info.primary_header)
         return LoadedFrame((frame.image, frame.invalid), crc32c, known.camera, known.filter, headers), record
 
