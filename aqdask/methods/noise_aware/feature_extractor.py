@@ -84,20 +84,25 @@ class FeatureExtractor:
 
         ``valid`` is bool ``(n, P, P)``, None where every pixel is data. Features are NaN where nothing is.
         """
+        if self.device.type == "cpu":
+            count, side, _ = patches.shape
+            known = None if valid is None else valid.reshape(-1, side).numpy()
+            rows, columns = side * np.arange(count), np.zeros(count, int)
+            return self._extract_at(patches.reshape(-1, side).numpy(), known, rows, columns, side, detector)
         with torch.inference_mode(), exact_arithmetic():
-            if self.device.type == "cpu":
-                levels, found = self._measured(patches, valid, detector)
-            else:
-                levels, u = self.normalised(patches, valid, detector)
-                view = self.view(u)
-                found = [row.function(view) for row in self.statistics]
-            features = torch.cat([levels, *found], dim=1)
-            lost = levels[:, :1] == 0
-            if detector.noise.source == "subtracted":
-                lost |= levels[:, 3:].isnan()
-            features = features.masked_fill(lost, torch.nan)
-            features[:, 0] = levels[:, 0]
-            return self.staging.fetch(features.float())
+            levels, u = self.normalised(patches, valid, detector)
+            view = self.view(u)
+            return self._features(levels, [row.function(view) for row in self.statistics], detector)
+
+    def _features(self, levels: torch.Tensor, found: list[torch.Tensor], detector: Detector) -> np.ndarray:
+        """Put features together, NaN where there is nothing to measure."""
+        features = torch.cat([levels, *found], dim=1)
+        lost = levels[:, :1] == 0
+        if detector.noise.source == "subtracted":
+            lost |= levels[:, 3:].isnan()
+        features = features.masked_fill(lost, torch.nan)
+        features[:, 0] = levels[:, 0]
+        return self.staging.fetch(features.float())
 
     def extract_frame(
         self,
@@ -108,11 +113,13 @@ class FeatureExtractor:
         side: int,
         detector: Detector,
     ) -> np.ndarray:
-        """Extract features ``(n, k)``, float32, of the patches of a frame ``(H, W)``, cut on the device.
+        """Extract features ``(n, k)``, float32, of the patches of a frame ``(H, W)``.
 
-        Patches of ``side`` px begin at rows ``tops`` and columns ``lefts``. A batch that does not fit into
-        the memory of the device is halved.
+        Patches of ``side`` px begin at rows ``tops`` and columns ``lefts``. Another device is sent the
+        frame's own integers, and cuts patches itself; a batch that does not fit into its memory is halved.
         """
+        if self.device.type == "cpu":
+            return self._extract_in_batches(image, invalid, tops, lefts, side, detector)
         frame = as_float(image, self.staging, detector.noise.unit)
         unknown = None if invalid is None else self.staging.send(invalid)
         pixels = torch.arange(side, device=self.device)
@@ -137,25 +144,54 @@ class FeatureExtractor:
     def _placed(self, layers: nn.Sequential) -> nn.Sequential:
         return layers.to(self.device, self.dtype)
 
-    def _measured(
-        self, patches: torch.Tensor, valid: torch.Tensor | None, detector: Detector
-    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """Compute `LEVELS` and the statistics in the order of `table` on a processor ."""
-        side = patches.shape[1]
-        known = np.empty((0, side, side), bool) if valid is None else valid.numpy()
-        terms, noise = noise_terms(detector.noise), unit_noise(side).numpy()
-        measured, signal = normalise(patches.numpy(), known, terms, detector.saturation, noise)
+    def _extract_in_batches(
+        self,
+        image: np.ndarray,
+        invalid: np.ndarray | None,
+        tops: np.ndarray,
+        lefts: np.ndarray,
+        side: int,
+        detector: Detector,
+    ) -> np.ndarray:
+        """Do what `extract_frame` does on a processor; the last batch is padded."""
+        own = image.dtype == np.uint16 and detector.noise.unit == 1  # the kernel converts it patch by patch
+        source = image if own else as_float(image, "cpu", detector.noise.unit).numpy()
+        valid = None if invalid is None else ~invalid
+        if image.dtype.kind == "f":
+            valid = np.isfinite(source) if valid is None else valid & np.isfinite(source)
+        valid = None if valid is None or valid.all() else valid
+        found = []
+        for first in range(0, len(tops), self.batch):
+            part = np.minimum(np.arange(first, first + self.batch), len(tops) - 1)
+            found.append(self._extract_at(source, valid, tops[part], lefts[part], side, detector))
+        return np.concatenate(found)[: len(tops)]
+
+    def _extract_at(
+        self,
+        source: np.ndarray,
+        valid: np.ndarray | None,
+        tops: np.ndarray,
+        lefts: np.ndarray,
+        side: int,
+        detector: Detector,
+    ) -> np.ndarray:
+        """Extract features on a processor: kernels before the networks and after them."""
+        known = np.empty((0, 0), bool) if valid is None else valid
+        scratch = np.empty((side, side), np.float64 if source.dtype == np.float64 else np.float32)
+        about = noise_terms(detector.noise), detector.saturation, unit_noise(side).numpy()
+        measured, signal = normalise(source, known, tops, lefts, scratch, *about)
         levels = torch.from_numpy(measured)
         if not math.isfinite(detector.saturation):
             levels[:, 1] = torch.where(levels[:, 1] > PLATEAU, -levels[:, 1], 0.0)
         v, short, *found = signal_statistics(signal)
-        sums, lines, folded = (torch.from_numpy(values) for values in found)
-        narrow = (
-            torch.from_numpy(v) if self.dtype == torch.float32 else torch.from_numpy(short).view(self.dtype)
-        )
-        latent, shape, smooth = self.reconstructed(fold(narrow))
-        residual = residual_statistics(v, smooth.permute(0, 2, 3, 1).float().contiguous().numpy())
-        return levels, arranged(torch.from_numpy(residual), sums, lines, folded, latent, shape)
+        exact = self.dtype == torch.float32
+        narrow = torch.from_numpy(v) if exact else torch.from_numpy(short).view(self.dtype)
+        with torch.inference_mode():
+            latent, shape, smooth = self.reconstructed(fold(narrow))
+            residual = residual_statistics(v, smooth.permute(0, 2, 3, 1).float().contiguous().numpy())
+            subpatches, packed, lines, folded = (torch.from_numpy(values) for values in found)
+            whole = torch.from_numpy(residual), subpatches, packed, lines, folded, latent, shape
+            return self._features(levels, arranged(*whole), detector)
 
     def normalised(
         self, patches: torch.Tensor, valid: torch.Tensor | None, detector: Detector

@@ -163,15 +163,19 @@ def _saturated(x, saturation):
 
 
 @compiled
-def normalise(patches, valid, noise, saturation, unit_noise):
+def normalise(source, valid, tops, lefts, scratch, noise, saturation, unit_noise):
     """Compute levels and variance-stabilised signal of patches, gaps filled.
 
     Parameters
     ----------
-    patches : ndarray (n, P, P), float32 or float64
-        Counts; any value where not valid.
-    valid : ndarray (n, P, P) of bool
-        Or (0, P, P), where every pixel is data.
+    source : ndarray (H, W)
+        Counts of any type that ``scratch`` holds; any value where not valid.
+    valid : ndarray (H, W) of bool
+        Or (0, 0), where every pixel is data.
+    tops, lefts : ndarray (n,) of int
+        First row and column of each patch.
+    scratch : ndarray (P, P), float32 or float64
+        Overwritten.
     noise : tuple of float
         `noise_terms`.
     saturation : float
@@ -181,19 +185,21 @@ def normalise(patches, valid, noise, saturation, unit_noise):
 
     Returns
     -------
-    levels : ndarray (n, 4), type of the patches
+    levels : ndarray (n, 4), type of ``scratch``
         `feature_extractor.LEVELS`; the second is the share of pixels at the saturation, or at the largest
         value where it is unknown.
     u : ndarray (n, P, P), float32
     """
-    count, side, _ = patches.shape
-    levels = np.empty((count, 4), patches.dtype)
+    count, side, x = tops.size, scratch.shape[0], scratch
+    levels = np.empty((count, 4), x.dtype)
     u = np.empty((count, side, side), np.float32)
     squares, keys = np.empty(side * side, np.float32), np.empty(side * side, np.int32)
     lag = int(noise[4])
     for n in range(count):
-        x = patches[n]
-        known = int(valid[n].sum()) if len(valid) else side * side
+        top, left = tops[n], lefts[n]
+        x[:] = source[top : top + side, left : left + side]
+        there = valid[top : top + side, left : left + side]
+        known = there.sum() if valid.size else side * side
         if known == side * side:
             differences, picked = _squares(x, lag, squares, keys)
             variance = _clipped_variance(squares[:differences], keys[:picked])
@@ -201,12 +207,12 @@ def normalise(patches, valid, noise, saturation, unit_noise):
             full = _saturated(x, saturation)
             _stabilised(x, sky, variance, noise, u[n])
         elif known:
-            differences, picked = _valid_squares(x, valid[n], lag, squares, keys)
+            differences, picked = _valid_squares(x, there, lag, squares, keys)
             variance = _clipped_variance(squares[:differences], keys[:picked])
-            sky = _valid_sky(x, valid[n], variance if differences else f32(0), keys)
-            full = _saturated(np.where(valid[n], x, x.dtype.type(-np.inf)), saturation)
-            _stabilised(np.where(valid[n], x, sky), sky, variance if differences else f32(1), noise, u[n])
-            _fill(u[n], valid[n], unit_noise)
+            sky = _valid_sky(x, there, variance if differences else f32(0), keys)
+            full = _saturated(np.where(there, x, x.dtype.type(-np.inf)), saturation)
+            _stabilised(np.where(there, x, sky), sky, variance if differences else f32(1), noise, u[n])
+            _fill(u[n], there, unit_noise)
         else:
             variance, sky, full = f32(np.nan), x.dtype.type(np.nan), i32(0)
             u[n] = 0

@@ -221,7 +221,8 @@ def shape_sums(view: View) -> torch.Tensor:
 
 def arranged(
     residual: torch.Tensor,
-    sums: torch.Tensor,
+    subpatches: torch.Tensor,
+    packed: torch.Tensor,
     found: torch.Tensor,
     folded: torch.Tensor,
     latent: torch.Tensor,
@@ -232,12 +233,8 @@ def arranged(
     Parameters are what `statistics_kernel.residual_statistics`, `statistics_kernel.signal_statistics` and
     `FeatureExtractor.reconstructed` return.
     """
-    side = math.isqrt(folded.shape[1])  # cells along a patch
-    cells = sums[:, : side**2]
-    parts = cells.unflatten(1, (SUBPATCHES_PER_SIDE, side // SUBPATCHES_PER_SIDE, SUBPATCHES_PER_SIDE, -1))
-    subpatches = parts.sum(dim=(2, 4)).flatten(1) / (SUBPATCH**2 * WINSOR_SLOPE)
-    strongest = (folded @ line_weights(side).to(folded)).abs().amax(dim=1)[:, None]
-    means = torch.cat([cells / CELL**2, sums[:, side**2 :] / (CELL * side)], dim=1)
+    weights = line_weights(math.isqrt(folded.shape[1])).to(folded)
+    strongest = (folded @ weights).abs().amax(dim=1)[:, None]
     return [
         residual[:, :1],
         _ln(residual[:, 1:7]),
@@ -247,7 +244,7 @@ def arranged(
         _ln(torch.cat([found[:, :4], strongest], dim=1)),
         found[:, 4:],
         shape,
-        pack(means / WINSOR),
+        packed,
     ]
 
 

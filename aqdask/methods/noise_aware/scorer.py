@@ -110,11 +110,8 @@ class NoiseAwareScorer:
     def extract_frame(
         self, image: np.ndarray, invalid: np.ndarray | None, grid: PatchGrid, camera: str, filter: str
     ) -> np.ndarray:
-        """Extract the features ``(n_y n_x, k)``, float32, of a whole frame ``(H, W)``.
-
-        A device is sent the frame's own integers, and cuts the patches itself.
-        """
-        if self.extractor.device.type == "cpu" or min(image.shape) < grid.size:
+        """Extract the features ``(n_y n_x, k)``, float32, of a whole frame ``(H, W)``."""
+        if min(image.shape) < grid.size:
             parts = (self.extract_features(*part, camera, filter) for part in batches(image, invalid, grid))
             return np.concatenate([*parts])
         calibration, unusable = self.calibration(camera, filter)

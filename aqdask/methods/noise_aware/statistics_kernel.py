@@ -19,7 +19,14 @@ from aqdask.methods.noise_aware.kernel_math import (
     ordered,
 )
 from aqdask.methods.noise_aware.noise_model import KNEE
-from aqdask.methods.noise_aware.patch_statistics import CELL, LIMIT, STAR_SIGMA, WINSOR
+from aqdask.methods.noise_aware.patch_statistics import (
+    CELL,
+    LIMIT,
+    STAR_SIGMA,
+    SUBPATCHES_PER_SIDE,
+    WINSOR,
+    WINSOR_SLOPE,
+)
 
 
 @compiled
@@ -115,6 +122,32 @@ def _cell_sums(u, sums):
 
 
 @compiled
+def _subpatches(sums, side, found):
+    """Fill in winsorised means over 16 sub-patches from the sums over cells."""
+    found[:] = 0
+    cells = side // CELL
+    part = cells // SUBPATCHES_PER_SIDE
+    for row in range(cells):
+        for column in range(cells):
+            found[row // part * SUBPATCHES_PER_SIDE + column // part] += sums[row * cells + column]
+    for n in range(found.size):
+        found[n] /= f32((part * CELL) ** 2 * WINSOR_SLOPE)
+
+
+@compiled
+def _packed(sums, side, found):
+    """Fill in `patch_statistics.pack` of the means over cells, columns and rows."""
+    cells = (side // CELL) ** 2
+    for n in range(found.size):
+        code = i32(0)
+        for place in range(3):
+            k = 3 * n + place
+            scale = f32(127 / WINSOR / (CELL**2 if k < cells else side))
+            code += i32(i32(np.rint(sums[k] * scale) + f32(128)) << i32(8 * place))
+        found[n] = f32(code)
+
+
+@compiled
 def signal_statistics(u):
     """Compute what `patch_statistics` takes from the signal, and the networks' input.
 
@@ -129,8 +162,10 @@ def signal_statistics(u):
         `noise_model.compress`.
     short : ndarray (n, P, P), int16
         The bits of ``v`` in bfloat16.
-    sums : ndarray (n, cells + 2 P), float32
-        Sums of winsorised pixels over cells of 4 x 4 px, over columns and over rows.
+    subpatches : ndarray (n, 16), float32
+        `patch_statistics.sky_subpatches`.
+    packed : ndarray (n, 128), float32
+        `patch_statistics.line_sums`; of that size for P = 64.
     found : ndarray (n, 5), float32
         Mean square and peak of rows, of columns, and number of stars.
     folded : ndarray (n, (P / 4)**2), float32
@@ -139,16 +174,20 @@ def signal_statistics(u):
     count, side, _ = u.shape
     cells = side // CELL
     v, short = np.empty_like(u), np.empty(u.shape, np.int16)
-    sums = np.empty((count, cells * cells + 2 * side), np.float32)
+    sums = np.empty(cells * cells + 2 * side, np.float32)
+    subpatches = np.empty((count, SUBPATCHES_PER_SIDE**2), np.float32)
+    packed = np.empty((count, sums.size // 3), np.float32)
     found = np.empty((count, 5), np.float32)
     folded = np.empty((count, cells * cells), np.float32)
     half, keys = np.empty((side // 2, side // 2), np.float32), np.empty(cells * cells, np.int32)
     for n in range(count):
         _compressed(u[n], v[n])
         _rounded(v[n], short[n])
-        _cell_sums(u[n], sums[n])
-        _line_strength(sums[n, cells * cells + side :], found[n, :2])
-        _line_strength(sums[n, cells * cells : cells * cells + side], found[n, 2:4])
+        _cell_sums(u[n], sums)
+        _subpatches(sums, side, subpatches[n])
+        _packed(sums, side, packed[n])
+        _line_strength(sums[cells * cells + side :], found[n, :2])
+        _line_strength(sums[cells * cells : cells * cells + side], found[n, 2:4])
         halved(u[n], half)
         found[n, 4] = _stars(half)
         halved(half, folded[n].reshape(cells, cells))
@@ -157,7 +196,7 @@ def signal_statistics(u):
         middle = median(keys)
         for cell in range(cells * cells):
             folded[n, cell] = min(max(folded[n, cell] - middle, f32(-LIMIT)), f32(LIMIT))
-    return v, short, sums, found, folded
+    return v, short, subpatches, packed, found, folded
 
 
 @compiled

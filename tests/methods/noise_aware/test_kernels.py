@@ -77,8 +77,9 @@ def test_levels_and_signal_are_those_of_torch(extractor, name, masked, dtype):
         known = None if valid is None else torch.from_numpy(valid)
         levels, signal = extractor.normalised(torch.from_numpy(patches), known, detector)
     found, u = normalise(
-        patches, np.empty((0, 64, 64), bool) if valid is None else valid, noise_terms(detector.noise),
-        detector.saturation, unit_noise(64).numpy(),
+        patches.reshape(-1, 64), np.empty((0, 0), bool) if valid is None else valid.reshape(-1, 64),
+        64 * np.arange(PATCHES), np.zeros(PATCHES, int), np.empty((64, 64), dtype),
+        noise_terms(detector.noise), detector.saturation, unit_noise(64).numpy(),
     )  # fmt: skip
     if math.isfinite(detector.saturation):
         np.testing.assert_allclose(found[:, 1], levels[:, 1], rtol=1e-6)

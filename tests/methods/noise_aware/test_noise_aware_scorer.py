@@ -13,6 +13,7 @@ from simulated import TINY, Frames, image
 import aqdask as aq
 from aqdask import flags
 from aqdask.errors import ModelError
+from aqdask.execution.config import changed
 from aqdask.flags import OUTSIDE
 from aqdask.methods.base import BATCH, score_frame
 from aqdask.methods.bundle import Bundle
@@ -91,7 +92,7 @@ def test_a_full_mask_and_no_mask_give_the_same_bits(scorer, frame):
 def test_quality_of_any_chunking_is_score_frame(tiny, scorer, frame, invalid, chunks):
     expected = score_frame(scorer, frame, invalid, *CAMERA)
     about = {"invalid": invalid, "camera": CAMERA[0], "filter": CAMERA[1]}
-    with dask.config.set({"scheduler": "synchronous", "aqdask.precision": "fp32"}):
+    with changed({"scheduler": "synchronous", "aqdask.precision": "fp32"}):
         (found,) = dask.compute(aq.quality_of(da.from_array(frame, chunks=chunks), tiny, **about))
     for name, array in expected.items():
         assert found[name].values.tobytes() == array.tobytes(), name
