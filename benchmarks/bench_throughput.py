@@ -5,7 +5,7 @@
 Every repetition runs each competitor once, in turn, on the same frames; quoted are medians of the
 repetitions, and medians of the ratios within them. A stored object holds the maps of 8 frames (16 in long
 archives). ``--others`` adds the plain loop that a user would write, astroscrappy and deepCR
-(`pip install astroscrappy deepCR`), on one frame. See README.md here.
+(`pip install astroscrappy deepCR joblib tensorboard`), on one frame. See README.md here.
 """
 
 from __future__ import annotations
@@ -263,7 +263,7 @@ def others(path: str) -> dict[str, Callable[[], object]]:
     with contextlib.suppress(ImportError):
         from deepCR import deepCR
 
-        detector = deepCR(mask="ACS-WFC-F606W-2-32", device="CPU")
+        detector = deepCR(mask="ACS-WFC", device="CPU")
         found["deepCR"] = lambda: detector.clean(
             fits.getdata(path).astype(np.float32), inpaint=False, segment=True
         )
