@@ -7,7 +7,11 @@ import math
 import numpy as np
 from numba import njit
 
-compiled = njit(cache=True, nogil=True, error_model="numpy", fastmath={"nnan", "nsz", "reassoc", "contract"})
+_SUMS = {"nnan", "nsz", "reassoc", "contract"}
+compiled = njit(cache=True, nogil=True, error_model="numpy", fastmath=_SUMS)
+# For what a kernel calls. A call that is left meets the first of several compiled copies in the process that
+# compiles them, but its own copy in those that load them from the cache: sums in two orders.
+inlined = njit(cache=True, nogil=True, error_model="numpy", fastmath=_SUMS, forceinline=True)
 
 f32, i32 = np.float32, np.int32  # numba's own constants are 64 bits wide, and half as fast
 _LN2, _ROOT = f32(math.log(2)), f32(math.sqrt(2))
@@ -15,17 +19,17 @@ _LARGEST = i32(0x7FFFFFFF)
 _MANTISSA, _UNIT = i32(0x7FFFFF), i32(0x3F800000)
 
 
-@compiled
+@inlined
 def bits_of(x):
     return f32(x).view(np.int32)
 
 
-@compiled
+@inlined
 def from_bits(bits):
     return i32(bits).view(np.float32)
 
 
-@compiled
+@inlined
 def natural_log(x):
     """ln of a positive float32, to 1e-7: a vectorised `logf` (Cephes, Moshier 1992)."""
     bits = bits_of(x)
@@ -46,20 +50,20 @@ def natural_log(x):
     return f + (p * f - f32(0.5)) * z + e * _LN2
 
 
-@compiled
+@inlined
 def ordered(x):
     """Bits of a float32 as an integer of the same order; maxima of floats are not vectorised."""
     bits = bits_of(x)
     return i32(bits ^ _LARGEST) if bits < 0 else bits
 
 
-@compiled
+@inlined
 def from_ordered(key):
     """Inverse of `ordered`."""
     return from_bits(key ^ _LARGEST if key < 0 else key)
 
 
-@compiled
+@inlined
 def median(keys):
     """Lower median of float32 given as `ordered` integers ``(n,)``: exact, by vectorised bisection."""
     rank = i32((keys.size - 1) // 2)

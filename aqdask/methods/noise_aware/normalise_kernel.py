@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from aqdask.methods.noise_aware.kernel_math import compiled, f32, i32, median, ordered
+from aqdask.methods.noise_aware.kernel_math import compiled, f32, i32, inlined, median, ordered
 from aqdask.methods.noise_aware.noise_model import (
     CLIP,
     CLIP_ROUNDS,
@@ -22,7 +22,7 @@ from aqdask.stats.robust import SIGMA_PER_MAD
 SLOPE = 0.004  # sigma a pixel: typical slope of the sky within a patch
 
 
-@compiled
+@inlined
 def _squares(x, lag, squares, keys):
     """Fill in squares of `noise_model.difference`, and every eighth as a key; return the numbers of both."""
     side = x.shape[0] - lag
@@ -39,7 +39,7 @@ def _squares(x, lag, squares, keys):
     return side * side, picked
 
 
-@compiled
+@inlined
 def _valid_squares(x, valid, lag, squares, keys):
     """Do what `_squares` does with differences of valid pixels."""
     side = x.shape[0] - lag
@@ -58,7 +58,7 @@ def _valid_squares(x, valid, lag, squares, keys):
     return count, picked
 
 
-@compiled
+@inlined
 def _clipped_variance(squares, keys):
     """`noise_model.clipped_variance` of squares, every eighth of which is a key."""
     total = f32(0)
@@ -78,7 +78,7 @@ def _clipped_variance(squares, keys):
     return variance
 
 
-@compiled
+@inlined
 def _sky(x, variance, keys):
     """`noise_model.sky_level` of one patch, summed about its first pixel."""
     side = x.shape[0]
@@ -100,7 +100,7 @@ def _sky(x, variance, keys):
     return origin + level
 
 
-@compiled
+@inlined
 def _valid_sky(x, valid, variance, keys):
     """`noise_model.sky_level` of the valid pixels of one patch, at least one."""
     side = x.shape[0]
@@ -131,7 +131,7 @@ def _valid_sky(x, valid, variance, keys):
     return origin + level
 
 
-@compiled
+@inlined
 def _stabilised(x, sky, variance, noise, u):
     """`noise_model.variance_stabilise` of one patch, or its signal in units of its own noise."""
     a, b, c, floor, _, is_subtracted = noise
@@ -146,7 +146,7 @@ def _stabilised(x, sky, variance, noise, u):
             u[row, column] = f32(unit * (value - sky) / scale)
 
 
-@compiled
+@inlined
 def _saturated(x, saturation):
     """Count the pixels at the saturation, or at the largest value where it is infinite."""
     level = ordered(f32(saturation))
@@ -227,7 +227,7 @@ def noise_terms(noise: NoiseModel) -> tuple[float, float, float, float, float, f
     return noise.a + 0.375 * noise.b**2, noise.b, noise.c, noise.floor, float(noise.lag), is_subtracted
 
 
-@compiled
+@inlined
 def _fill(u, valid, unit_noise):
     """`feature_extractor.fill_invalid` of one patch."""
     side = u.shape[0]
@@ -263,7 +263,7 @@ def _fill(u, valid, unit_noise):
             u[row, column] = filling
 
 
-@compiled
+@inlined
 def _beside_empty(count, valid, row, column):
     """Return True if a pixel of the eight around has no valid one around itself."""
     for y in range(max(row - 1, 0), min(row + 2, count.shape[0])):
@@ -273,7 +273,7 @@ def _beside_empty(count, valid, row, column):
     return False
 
 
-@compiled
+@inlined
 def _plane(u, valid):
     """Fit the plane of `feature_extractor.fill_invalid` to one patch: level, slopes and centre."""
     number, level, middle_y, middle_x = 0.0, 0.0, 0.0, 0.0

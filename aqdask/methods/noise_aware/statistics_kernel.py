@@ -14,6 +14,7 @@ from aqdask.methods.noise_aware.kernel_math import (
     from_bits,
     from_ordered,
     i32,
+    inlined,
     median,
     natural_log,
     ordered,
@@ -29,7 +30,7 @@ from aqdask.methods.noise_aware.patch_statistics import (
 )
 
 
-@compiled
+@inlined
 def _compressed(u, v):
     """`noise_model.compress` of one patch."""
     side = u.shape[0]
@@ -40,7 +41,7 @@ def _compressed(u, v):
             v[row, column] = -grown if u[row, column] < 0 else grown
 
 
-@compiled
+@inlined
 def _rounded(v, short):
     """Round one patch to bfloat16, ties to even, as the upper half of the bits."""
     side = v.shape[0]
@@ -51,7 +52,7 @@ def _rounded(v, short):
             short[row, column] = np.int16(i32(i32(bits + i32(0x7FFF)) + odd) >> i32(16))
 
 
-@compiled
+@inlined
 def halved(values, half):
     """Sums of 2 x 2 over 2."""
     side = half.shape[0]
@@ -62,7 +63,7 @@ def halved(values, half):
             half[row, column] = (upper + lower) * f32(0.5)
 
 
-@compiled
+@inlined
 def _line_strength(sums, found):
     """Fill in mean square and largest absolute value of sums along lines, less mean and slope."""
     side = sums.size
@@ -82,7 +83,7 @@ def _line_strength(sums, found):
     found[0], found[1] = square / f32(side), peak
 
 
-@compiled
+@inlined
 def _stars(half):
     """`patch_statistics.star_counts` of one patch averaged over 2 x 2 px."""
     found = 0
@@ -99,7 +100,7 @@ def _stars(half):
     return found
 
 
-@compiled
+@inlined
 def _cell_sums(u, sums):
     """Fill in sums of winsorised pixels over `CELL` x `CELL` px, over columns and over rows."""
     side = u.shape[0]
@@ -121,7 +122,7 @@ def _cell_sums(u, sums):
             sums[first + cell] += part
 
 
-@compiled
+@inlined
 def _subpatches(sums, side, found):
     """Fill in winsorised means over 16 sub-patches from the sums over cells."""
     found[:] = 0
@@ -134,7 +135,7 @@ def _subpatches(sums, side, found):
         found[n] /= f32((part * CELL) ** 2 * WINSOR_SLOPE)
 
 
-@compiled
+@inlined
 def _packed(sums, side, found):
     """Fill in `patch_statistics.pack` of the means over cells, columns and rows."""
     cells = (side // CELL) ** 2

@@ -10,7 +10,7 @@ import numpy as np
 
 from aqdask.methods.noise_aware.frame_line import FrameLine
 from aqdask.methods.noise_aware.frame_sums import CELL_CUT, FrameSums, binned
-from aqdask.methods.noise_aware.kernel_math import compiled
+from aqdask.methods.noise_aware.kernel_math import compiled, inlined
 from aqdask.methods.noise_aware.line_parts import (
     SHORTEST,
     STAR_REACH,
@@ -226,7 +226,7 @@ def _contrasts(cells: np.ndarray, centres: np.ndarray, width: float) -> np.ndarr
     return found
 
 
-@compiled
+@inlined
 def _band(cells: np.ndarray, column: int, centre: float, width: float) -> float:
     """Sum of the cells of a column within half a ``width`` of a row."""
     low, high = max(centre - width / 2, 0.0), min(centre + width / 2, float(len(cells)))

@@ -1,6 +1,9 @@
 """Compiled kernels against the torch formulas of the same statistics, NumPy, and exact arithmetic."""
 
 import math
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -141,3 +144,37 @@ def test_the_logarithm_is_exact_to_float32():
     out = np.empty_like(x)
     logarithms(x, out)
     np.testing.assert_allclose(out, np.log(x.astype(np.float64)), rtol=3e-7, atol=1e-7)
+
+
+# --- numba's cache -------------------------------------------------------------------------------------
+
+KERNELS = """
+import hashlib
+import numpy as np
+from aqdask.methods.noise_aware import normalise_kernel, statistics_kernel, streaks
+
+rng = np.random.default_rng(5)
+frame = rng.poisson(1000, (256, 256)).astype(np.uint16)
+corners = np.arange(0, 256, 64)
+tops, lefts = np.repeat(corners, 4), np.tile(corners, 4)
+unit = rng.normal(size=(64, 64)).astype(np.float32)
+noise = (64.0, 1.0, 0.0, 16.0, 1.0, 0.0)
+found = []
+for valid in (np.empty((0, 0), bool), rng.random((256, 256)) > 0.01):
+    scratch = np.empty((64, 64), np.float32)
+    levels, u = normalise_kernel.normalise(frame, valid, tops, lefts, scratch, noise, 2e4, unit)
+    v, *statistics = statistics_kernel.signal_statistics(u)
+    smooth = rng.normal(size=(16, 16, 16, 16)).astype(np.float32)
+    found += [levels, u, v, *statistics, statistics_kernel.residual_statistics(v, smooth)]
+found.append(streaks._contrasts(unit, np.full((9, 64), np.arange(30.0, 39)[:, None] + 0.3), 5.0))
+print(hashlib.sha256(b"".join(one.tobytes() for one in found)).hexdigest())
+"""
+
+
+@pytest.mark.slow
+def test_the_process_that_compiles_gives_the_bytes_of_those_that_load(tmp_path):
+    command = [sys.executable, "-c", KERNELS]
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
+    found = [subprocess.run(command, env=environment, check=True, stdout=-1).stdout for _ in range(2)]
+    assert any(tmp_path.rglob("*.nbc"))
+    assert found[0] == found[1] != b""
