@@ -293,7 +293,8 @@ def full_disk(trial: Trial) -> None:
     place = trial.folder / "small"
     place.mkdir()
     trial.archive = place / "a.zarr"
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "none", place], check=True)
+    half = sum(path.stat().st_size for path in trial.expected.rglob("*")) // 2
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={half}", "none", place], check=True)
     try:
         trial.expect(trial.command(*trial.words("run")), 3, "could not be written: No space left on device")
         subprocess.run(["mount", "-o", "remount,size=512m", place], check=True)
