@@ -71,7 +71,7 @@ class BatchGroups(Generic[T]):
     batches : iterable
         Its length, where it has one, bounds the groups.
     executor : Executor
-        Groups are for executors of several slots.
+        Runs the groups.
     """
 
     def __init__(self, batches: Iterable[T], executor: Executor) -> None:
@@ -90,10 +90,11 @@ class BatchGroups(Generic[T]):
         self._seconds = 0.8 * self._seconds + 0.2 * each if self._seconds else each
 
     def _size(self) -> int:
-        if not self._seconds or self._executor.slots < 2:
+        if not self._seconds:
             return 1
         wanted = int(TASK_SECONDS / max(self._seconds, 1e-4))
-        return max(1, min(wanted, self._left // (SHARES * self._executor.slots)))
+        slots = self._executor.slots
+        return max(1, min(wanted, self._left // (SHARES * slots if slots > 1 else 1)))
 
 
 class Executor(Protocol):

@@ -20,7 +20,7 @@ from aqdask.execution.planning import Batch, FrameTask, Plan
 from aqdask.execution.quality_groups import group_name
 from aqdask.execution.recorder import Recorder
 from aqdask.execution.reporter import Reporter
-from aqdask.execution.tasks import FrameJob, GroupJob
+from aqdask.execution.tasks import FrameJob
 from aqdask.io import reader
 from aqdask.methods.bundle import Bundle
 from aqdask.specs import MIN_VALID
@@ -185,7 +185,7 @@ def run_batches(
     tries: Counter[str] = Counter()
     deaths: Counter[str] = Counter()
     held: list[Record] | None = []  # of failed frames, until one is finished
-    for group, result in executor.run(GroupJob(job), queue, stage=stage):
+    for group, result in executor.run(job, queue, stage=stage):
         if isinstance(result, (AqdaskError, ImportError)):
             raise result if isinstance(result, AqdaskError) else _cannot_import(result)
         if isinstance(result, Exception) and len(group) > 1:

@@ -13,6 +13,7 @@ import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache, partial
+from typing import Any
 
 import numpy as np
 
@@ -147,46 +148,32 @@ class FrameJob:
     run: str = field(default_factory=new_run)
     fsync: bool = field(default_factory=config.fsync)
 
-    def __call__(self, batch: Batch) -> list[Record]:
-        """Process a batch, and return its records once everything is written.
+    def __call__(self, group: Sequence[Batch]) -> list[tuple[float, list[Record]]]:
+        """Process batches, one after the other; return seconds and records of each.
 
-        Stored pixels stay until their replacement has been read and decoded. A source that could not be
-        reached gives a record with the event 'unreachable', which the client settles.
+        The records are returned once everything is written. The frames that follow, of other batches too, are
+        read ahead in a thread. Stored pixels stay until their replacement has been read and decoded. A source
+        that could not be reached gives a record with the event 'unreachable', which the client settles.
         """
         frames = opened_frames(self.archive, self.run, writable=True, fsync=self.fsync)
-        scoring = _Scoring.begin(self, batch, frames) if self.quality else None
-        if not scoring:
-            return self._ingested(frames, batch)
-        records: list[Record] = []
-        read = partial(self._load, frames, scoring)
-        with prefetched(read, batch.frames, int(config.get("prefetch"))) as loaded:
-            for task in batch.frames:
-                with at_work(task.frame_id):
-                    found, read_records = next(loaded)
-                    records += read_records
-                    if found is not None:
-                        records.append(scoring.score(task, found))
-                    found = None  # its memory is the next frame's
-        scoring.finish(records)
-        return records
-
-    def _ingested(self, frames: FrameStore, batch: Batch) -> list[Record]:
-        """Ingest a batch that is not scored; frames are read ahead while others are stored."""
-        records = []
-        read = partial(self._read_frame, frames)
-        with prefetched(read, batch.frames, int(config.get("prefetch"))) as found:
-            for task in batch.frames:
-                with at_work(task.frame_id):
-                    records.append(self._store_frame(frames, task, next(found))[1])
-        return records
+        works = [(_Scoring if self.quality else _Ingest)(self, batch, frames) for batch in group]
+        ahead = [(work, task) for work in works for task in work.batch.frames]
+        answers = []
+        with prefetched(_read, ahead, int(config.get("prefetch"))) as found:
+            for work in works:
+                started = time.perf_counter()
+                records: list[Record] = []
+                for task in work.batch.frames:
+                    with at_work(task.frame_id):
+                        records += work.process(task, next(found))
+                work.finish(records)
+                answers.append((time.perf_counter() - started, records))
+        return answers
 
     def _load(
         self, frames: FrameStore, scoring: _Scoring, task: FrameTask
     ) -> tuple[LoadedFrame | FrameError | None, list[Record]]:
-        """Read one frame, ingested where it is to be; return what is to be scored (or None), and records.
-
-        Runs in a thread, while frames before it are scored.
-        """
+        """Read one frame, ingested where it is to be; return what is to be scored (or None), and records."""
         if not task.ingest:
             return None if scoring.keeps(task) else self._stored(scoring, task), []
         reading, record = self._store_frame(frames, task, self._read_frame(frames, task))
@@ -265,20 +252,9 @@ class FrameJob:
         return LoadedFrame(pixels, task.crc32c, camera, band, (header, primary))
 
 
-@dataclass(frozen=True)
-class GroupJob:
-    """Task that runs a job on several batches, one after the other."""
-
-    job: Callable[[Batch], list[Record]]
-
-    def __call__(self, group: Sequence[Batch]) -> list[tuple[float, list[Record]]]:
-        """Return seconds and records of each batch."""
-        answers = []
-        for batch in group:
-            started = time.perf_counter()
-            records = self.job(batch)
-            answers.append((time.perf_counter() - started, records))
-        return answers
+def _read(item: tuple[_Ingest | _Scoring, FrameTask]) -> Any:
+    work, task = item
+    return work.read(task)
 
 
 def _stamp(path: str) -> dict[str, int]:
@@ -289,13 +265,45 @@ def _stamp(path: str) -> dict[str, int]:
     return {}
 
 
+@dataclass(frozen=True)
+class _Ingest:
+    """Ingest of one batch that is not scored."""
+
+    job: FrameJob
+    batch: Batch
+    frames: FrameStore
+
+    def read(self, task: FrameTask) -> tuple[float, reader.Frame | Record]:
+        """Read one source, in a thread."""
+        return self.job._read_frame(self.frames, task)
+
+    def process(self, task: FrameTask, read: tuple[float, reader.Frame | Record]) -> list[Record]:
+        """Store one frame."""
+        return [self.job._store_frame(self.frames, task, read)[1]]
+
+    def finish(self, records: list[Record]) -> None:
+        """Do nothing: each frame is stored by itself."""
+
+
 class _Scoring:
     """Scoring of one batch: the maps of its shard, filled frame by frame and written once."""
 
     def __init__(self, job: FrameJob, batch: Batch, frames: FrameStore) -> None:
         self.job, self.batch, self.frames = job, batch, frames
         self.store = opened_quality(job.archive, job.quality, job.run, writable=True, fsync=job.fsync)
-        self.block = self.store.empty(batch.stop - batch.start)
+        self.block: dict[str, np.ndarray] = {}  # filled by `_begin`
+
+    def read(self, task: FrameTask) -> tuple[LoadedFrame | FrameError | None, list[Record]]:
+        """Read one frame, ingested where it is to be, in a thread, while frames before it are scored."""
+        self._begin()
+        return self.job._load(self.frames, self, task)
+
+    def process(
+        self, task: FrameTask, read: tuple[LoadedFrame | FrameError | None, list[Record]]
+    ) -> list[Record]:
+        """Score one frame, if there is one; return the records of its ingest and of its score."""
+        found, records = read
+        return records if found is None else [*records, self.score(task, found)]
 
     @cached_property
     def scorer(self) -> Scorer:
@@ -317,12 +325,14 @@ class _Scoring:
         y, x = ((grid.starts(axis) + grid.stops(axis) - 1) / 2 for axis in (0, 1))
         return tuple(np.meshgrid(y, x, indexing="ij"))
 
-    @classmethod
-    def begin(cls, job: FrameJob, batch: Batch, frames: FrameStore) -> _Scoring:
-        scoring = cls(job, batch, frames)
-        if batch.keep or any(task.stored or (task.ingest and task.crc32c) for task in batch.frames):
-            scoring._read_stored_maps()
-        return scoring
+    def _begin(self) -> None:
+        """Make the maps: by the thread that reads, before the first frame is processed."""
+        if self.block:
+            return
+        self.block = self.store.empty(self.batch.stop - self.batch.start)
+        tasks = self.batch.frames
+        if self.batch.keep or any(task.stored or (task.ingest and task.crc32c) for task in tasks):
+            self._read_stored_maps()
 
     def _read_stored_maps(self) -> None:
         """Read the stored maps of the shard, frame by frame where a part of it is damaged.
@@ -385,6 +395,7 @@ class _Scoring:
 
         Damaged maps that could not be made again are recorded as pending.
         """
+        self._begin()  # for a batch without frames
         scored = {record["frame_id"] for record in records if record["event"] == "score"}
         for task in self.batch.frames:
             if task.stored and task.frame_id not in scored and not self.keeps(task):

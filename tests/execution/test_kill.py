@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from night import InterruptAfter, ledger_of, same_bytes, stamps, write_night
 
 import aqdask as aq
+from aqdask.execution import executors
 from aqdask.execution.executors import SerialExecutor
 from aqdask.execution.open_archive import writing
 from aqdask.store.frame_store import FrameStore
@@ -60,8 +61,9 @@ def test_however_often_it_is_interrupted_the_bytes_are_those_of_one_run(
 
 @pytest.mark.parametrize("count", [1, 2])
 def test_what_was_finished_before_an_interruption_is_not_touched_again(
-    night, undisturbed, bundle, tmp_path, count
+    night, undisturbed, bundle, tmp_path, count, monkeypatch
 ):
+    monkeypatch.setattr(executors, "TASK_SECONDS", 0.0)  # a batch a task
     archive = tmp_path / "a.zarr"
     with pytest.raises(KeyboardInterrupt, match="stopped by the test"):
         aq.run(night, archive, bundle, cluster="serial", reporter=InterruptAfter(count), **NIGHT)
@@ -94,8 +96,9 @@ class DiesWithin(SerialExecutor):
 
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_work_whose_record_was_lost_is_done_again_with_the_same_bytes(
-    night, undisturbed, bundle, tmp_path, count
+    night, undisturbed, bundle, tmp_path, count, monkeypatch
 ):
+    monkeypatch.setattr(executors, "TASK_SECONDS", 0.0)  # a batch a task
     archive = tmp_path / "a.zarr"
     with pytest.raises(KeyboardInterrupt, match="between writing and recording"):
         aq.run(night, archive, bundle, cluster=DiesWithin(count), **NIGHT)

@@ -112,11 +112,15 @@ class Job:
     quality: str = MODEL
     ran: list[tuple[int, ...]] = field(default_factory=list)
 
-    def __call__(self, batch):
-        self.ran.append(tuple(task.row for task in batch.frames))
-        if self.bad & set(self.ran[-1]):
-            raise RuntimeError("worker died")
-        return [{"event": "score", "frame_id": task.frame_id, "state": DONE} for task in batch.frames]
+    def __call__(self, group):
+        answers = []
+        for batch in group:
+            self.ran.append(tuple(task.row for task in batch.frames))
+            if self.bad & set(self.ran[-1]):
+                raise RuntimeError("worker died")
+            records = [{"event": "score", "frame_id": task.frame_id, "state": DONE} for task in batch.frames]
+            answers.append((0.1, records))
+        return answers
 
 
 @given(st.integers(1, 17), st.frozensets(st.integers(0, 16), max_size=4), st.booleans())
@@ -164,13 +168,20 @@ def test_short_batches_are_grouped_once_they_are_measured_and_the_end_is_spread(
     assert [len(group) for group in rest[-12:]] == [1] * 12
 
 
-@pytest.mark.parametrize(("slots", "seconds"), [(1, 0.01), (2, 60.0)])
-def test_long_batches_and_those_of_one_process_stay_alone(slots, seconds):
-    groups = BatchGroups(range(50), Slots(slots))
+def test_long_batches_stay_alone():
+    groups = BatchGroups(range(50), Slots(2))
     found = iter(groups)
     next(found)
-    groups.measured(1, seconds)
+    groups.measured(1, 60.0)
     assert {len(group) for group in found} == {1}
+
+
+def test_one_process_groups_to_the_end():
+    groups = BatchGroups(range(50), Slots(1))
+    found = iter(groups)
+    next(found)
+    groups.measured(1, TASK_SECONDS / 20)
+    assert [len(group) for group in found] == [20, 20, 9]
 
 
 def test_a_group_that_fails_is_run_batch_by_batch(monkeypatch):
