@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import re
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from jupyter_client.connect import ConnectionFileMixin
-from nbclient import NotebookClient
+from jupyter_cache.executors import utils as notebooks
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # the checkout, whatever aqdask is installed
@@ -44,9 +44,8 @@ nb_execution_in_temp = True
 nb_execution_raise_on_error = True
 nb_execution_timeout = 300
 nb_merge_streams = True
-# Output of commands arrives in pieces of 100 bytes, which belong together; kernels need no port.
-NotebookClient.coalesce_streams.default_value = True
-ConnectionFileMixin.transport.default_value = "ipc"
+# Output of commands arrives in pieces of 100 bytes, which belong together.
+notebooks.executenb = partial(notebooks.executenb, coalesce_streams=True)
 os.environ |= {
     "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
     "PYTHONPATH": str(ROOT),
