@@ -12,14 +12,16 @@ import numpy as np
 from aqdask import flags
 from aqdask.stats.masking import bad_patches, check_alpha
 from aqdask.store import layout
-from aqdask.store.ledger import DONE, Rows, open_ledger
 from aqdask.store.entry_table import CODE
+from aqdask.store.ledger import DONE, Rows, open_ledger
 from aqdask.store.quality_store import QualityStore, row_checksum
 
 GOOD = 255
 """Code of a patch that is not masked, in maps of reasons."""
 BLOCK_BYTES = 2**26  # of p-values that are read at a time
 CODES = np.array([flag.value for flag in flags.REASONS])
+PLACES = np.zeros(256, np.int64)  # of each code in `aqdask.flags.REASONS`; unknown ones count as no data
+PLACES[CODES] = np.arange(len(CODES))
 WITHOUT_SCORE = tuple(flags.code(flags.REASONS, name) for name in ("no_data", "saturated"))
 
 
@@ -44,12 +46,19 @@ class MaskBlock:
     reasons: np.ndarray
     damaged: np.ndarray
 
+    @cached_property
+    def masked(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Masked patches: frame (place in ``rows``), patch (place in the flattened grid), place of the reason."""
+        codes = self.reasons.reshape(len(self.rows), -1)
+        frame, patch = np.nonzero(codes != GOOD)
+        return frame, patch, PLACES[codes[frame, patch]]
+
+    @cached_property
     def counts(self) -> np.ndarray:
-        """Count the masked patches of each frame by reason, int64 ``(n, len(REASONS))``."""
-        frames, codes = len(self.rows), GOOD + 1
-        keys = self.reasons.reshape(frames, -1) + np.arange(frames)[:, None] * codes
-        counted = np.bincount(keys.ravel(), minlength=frames * codes).reshape(frames, codes)
-        return counted[:, CODES]
+        """Number of masked patches of each frame by reason, int64 ``(n, len(REASONS))``."""
+        frame, _, reason = self.masked
+        shape = len(self.rows), len(CODES)
+        return np.bincount(frame * shape[1] + reason, minlength=shape[0] * shape[1]).reshape(shape)
 
 
 @dataclass(frozen=True, eq=False)
@@ -208,7 +217,33 @@ def summary_of(blocks: Iterator[MaskBlock], store: QualityStore, rows: int) -> M
     counts = np.zeros((rows, len(flags.REASONS)), np.int64)
     known, damaged = np.zeros(rows, bool), np.zeros(rows, bool)
     for block in blocks:
-        counts[block.rows] = block.counts()
+        counts[block.rows] = block.counts
         known[block.rows], damaged[block.rows] = ~block.damaged, block.damaged
     patches = int(np.prod(store.group["pvalue"].shape[1:]))  # type: ignore[union-attr]
     return MaskSummaries(counts, patches, known, damaged)
+
+
+def read_reasons(store: QualityStore, rows: np.ndarray, known: np.ndarray, alpha: float) -> np.ndarray:
+    """Read the masks of some frames as codes of reasons.
+
+    Parameters
+    ----------
+    store : QualityStore
+        The quality group.
+    rows : ndarray (n,)
+        Rows of the archive in any order.
+    known : ndarray (n,)
+        bool; other frames have no data.
+    alpha : float
+        False-mask rate, in (0, 1).
+
+    Returns
+    -------
+    ndarray (n, n_y, n_x)
+        uint8, `aqdask.flags.REASONS`, `GOOD` for a patch that is not masked.
+    """
+    found = np.full((len(rows), *store.empty(1)["reason"].shape[1:]), WITHOUT_SCORE[0], np.uint8)
+    for place in np.flatnonzero(known).tolist():
+        pvalue, reason = (store.read_map(name, int(rows[place])) for name in ("pvalue", "reason"))
+        found[place] = np.where(bad_patches(pvalue, alpha), reason, np.uint8(GOOD))
+    return found
