@@ -446,8 +446,8 @@ def export(
         False reads no map: the table has the states and frame-level values, which the archive holds as
         columns, and an empty ``masked_fraction``.
     reasons : bool, optional
-        Reasons and shares of the masked patches in the table, which reads the maps in this process; by default
-        where there are masks.
+        Reasons and shares of the masked patches in the table, which reads the maps in this process; by
+        default where there are masks.
 
     Returns
     -------

@@ -39,7 +39,7 @@ def pointing(header: str, primary_header: str, shape: tuple[int, ...], metadata:
     """Return the pointing of a frame.
 
     The airmass is that of the header, else it is computed for the middle of the exposure from the site, the
-    time and the WCS, without refraction and polar motion and with UT1 = UTC (better than .1 % up to airmass 3).
+    time and the WCS, without refraction and polar motion and with UT1 = UTC.
 
     Parameters
     ----------
@@ -75,7 +75,7 @@ def _sites(cards: Headers) -> Iterator[tuple[float, float]]:
 
 
 def _airmass(ra: float, dec: float, latitude: float, longitude: float, unix: float) -> float:
-    """Compute the airmass (Pickering 2002) of an ICRS position in degrees, at a Unix time; NaN if it has set."""
+    """Compute the airmass (Pickering 2002) of an ICRS position in degrees at a Unix time; NaN once set."""
     place = np.radians([ra, dec]), np.radians([longitude, latitude])
     date = 2440587.5, unix / 86400
     with quiet():  # of years without leap seconds

@@ -48,7 +48,7 @@ class MaskBlock:
 
     @cached_property
     def masked(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Masked patches: frame (place in ``rows``), patch (place in the flattened grid), place of the reason."""
+        """Masked patches: places of frame (in ``rows``), patch (in the flattened grid) and reason."""
         codes = self.reasons.reshape(len(self.rows), -1)
         frame, patch = np.nonzero(codes != GOOD)
         return frame, patch, PLACES[codes[frame, patch]]

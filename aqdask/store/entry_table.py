@@ -162,7 +162,7 @@ class EntryTable:
         return list(self._values)
 
     def array(self, name: str) -> np.ndarray:
-        """Return a whole column, for reading or writing: of `TEXTS`, `WORDS` (codes), `NUMBERS` or `POINTING`."""
+        """Return a whole column of `TEXTS`, `WORDS` (codes), `NUMBERS` or `POINTING`, also for writing."""
         if name not in self._arrays:
             if name in POINTING:
                 self._load(name, "float64", np.nan)

@@ -50,7 +50,7 @@ def _spans(facts: Mapping[str, Any]) -> dict[str, Span]:
 
 
 def _sky(variance: float, noise: NoiseModel) -> float:
-    """Return the counts that the noise model expects to have a variance; see `frame_score.FrameStatistics`."""
+    """Return the counts with a variance by the noise model, see `frame_score.FrameStatistics`."""
     if noise.b <= 0:
         return variance  # the sky itself was stored
     rest = noise.a + 0.375 * noise.b**2 - variance

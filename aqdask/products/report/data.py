@@ -29,7 +29,7 @@ from aqdask.products.report.values import (
     ReportData,
     Standing,
 )
-from aqdask.specs import PatchGrid
+from aqdask.specs import PATCH, PatchGrid
 from aqdask.stats.masking import check_alpha
 from aqdask.store import layout, quality_store
 from aqdask.store.entry_table import STATES, decoded
@@ -82,8 +82,8 @@ def report_data(archive: str | os.PathLike[str], quality: str = "", alpha: float
     by_row = np.zeros(ledger.row_count, np.int64)
     by_row[columns["row"]] = numbers
     values = frame_values(store, ledger.row_count)
-    height, width = frames.spec.shape
-    grid = PatchGrid(height, width, int(store.group.attrs["patch"]) if store else 64)  # type: ignore[call-overload]
+    patch: Any = store.group.attrs["patch"] if store else PATCH
+    grid = PatchGrid(*frames.spec.shape, int(patch))
     sums = MaskSums(grid.shape, by_row, cameras.tolist(), alpha)
     masks = None
     if store is not None:
@@ -99,9 +99,10 @@ def report_data(archive: str | os.PathLike[str], quality: str = "", alpha: float
     standings, places, pvalues = _standings(ledger, quality), sums.repeated_places(grid), sums.pvalues()
     damaged = int(masks.damaged.sum()) if masks else 0
     summary = _summary(store, columns, standings, damaged, pvalues, places, moved)
+    provenance = tuple(_provenance(archive, root, store, alpha))
     return ReportData(
         os.fspath(archive), quality, alpha, tuple(filter(None, summary)), standings, columns, labels(store),
-        references, sums.mean_masks(), places, pvalues, moved, tuple(_provenance(archive, root, store, alpha)),
+        references, sums.mean_masks(), places, pvalues, moved, provenance,
     )  # fmt: skip
 
 
@@ -169,8 +170,8 @@ def _uncalibrated(store: QualityStore, frames: dict[str, np.ndarray]) -> Iterato
     if found := {key: counts[key] for key in keys if counts[key]}:
         listed = ", ".join(f"{key.replace('|', ' ').strip() or 'unknown'} ({n})" for key, n in found.items())
         yield (
-            f"The model is not calibrated for {listed}: p-values come from other cameras and filters, and masks "
-            "may have more or fewer false alarms than alpha says."
+            f"The model is not calibrated for {listed}: p-values come from other cameras and filters, and "
+            "masks may have more or fewer false alarms than alpha says."
         )
 
 

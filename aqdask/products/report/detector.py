@@ -78,9 +78,9 @@ class MaskSums:
     def repeated_places(self, grid: PatchGrid) -> tuple[RepeatedPlace, ...]:
         """Find patches that are masked more often in good frames than the others; the largest places first.
 
-        Binomial test of each patch against the mean rate of its camera (alpha at least), Bonferroni-corrected
-        for the patches of the detector, and masked in a tenth of the good frames at least. Frames are taken as
-        independent: an object that stays in one place of all frames is found as well.
+        Binomial test of each patch against the mean rate of its camera (alpha at least), corrected for the
+        number of patches (Bonferroni), and masked in a tenth of the good frames at least. Frames are taken
+        as independent: an object that stays in one place of all frames is found as well.
         """
         found = []
         for camera, good in enumerate(self.good.tolist()):
@@ -106,11 +106,11 @@ class MaskSums:
                 for axis, part in enumerate((y, x))
             )
             fraction, patches = float(masked[inside].mean() / good), int(inside.sum())
-            name = self.names[camera] or "the unknown camera"
             text = (
-                f"{patches} {'patch' if patches == 1 else 'patches'} in rows {rows[0]} to {rows[1] - 1}, columns "
-                f"{columns[0]} to {columns[1] - 1} of {name}: masked in {fraction:.0%} of {good} unflagged frames "
-                f"({rate:.1%} of all patches are), mostly for {reason}"
+                f"{patches} {'patch' if patches == 1 else 'patches'} in rows {rows[0]} to {rows[1] - 1}, "
+                f"columns {columns[0]} to {columns[1] - 1} of {self.names[camera] or 'the unknown camera'}, "
+                f"masked in {fraction:.0%} of {good} unflagged frames ({rate:.1%} of all patches are), "
+                f"mostly for {reason}"
             )
             least = float(pvalue[inside].min())
             places.append(

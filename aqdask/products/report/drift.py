@@ -82,6 +82,6 @@ def _text(
                       list(zip(months[outside], medians[outside], strict=True))[:3])  # fmt: skip
     more = np.count_nonzero(outside) - 3
     return (
-        f"The monthly median of {of} left the span of the reference frames ({band.low:.4g} to {band.high:.4g}): "
-        f"{shown}{f' and in {more} more months' if more > 0 else ''}."
+        f"The monthly median of {of} left the span of the reference frames ({band.low:.4g} to "
+        f"{band.high:.4g}): {shown}{f' and in {more} more months' if more > 0 else ''}."
     )

@@ -48,7 +48,9 @@ def flag_sentence(frames: Mapping[str, np.ndarray]) -> str:
         return "No frame is scored."
     if not chosen.size:
         return (
-            "The only scored frame is not flagged." if scored == 1 else f"None of {scored} frames is flagged."
+            "The only scored frame is not flagged."
+            if scored == 1
+            else f"None of {_frames(scored)} is flagged."
         )
     reasons = Counter(frames["flag_reason"][chosen].tolist()).most_common()
     listed = [_of_reason(frames, reason, count) for reason, count in reasons[:SHOWN]]
@@ -85,15 +87,10 @@ def _runs(frames: Mapping[str, np.ndarray], reason: str) -> Iterator[list[int]]:
     for camera in sorted(set(frames["camera"].tolist())):
         own = np.flatnonzero((frames["camera"] == camera) & ~np.isnat(times))
         bad = np.flatnonzero(frames["is_flagged"][own] & (frames["flag_reason"][own] == reason))
-        run: list[int] = []
-        for at in bad.tolist():
-            if run and (at - last > BETWEEN + 1 or times[own[at]] - times[run[-1]] > PAUSE):
-                yield run
-                run = []
-            run.append(int(own[at]))
-            last = at
-        if run:
-            yield run
+        apart = (np.diff(bad) > BETWEEN + 1) | (np.diff(times[own[bad]]) > PAUSE)
+        for run in np.split(bad, np.flatnonzero(apart) + 1):
+            if len(run):
+                yield own[run].tolist()
 
 
 def _interval(times: np.ndarray) -> str:
