@@ -157,7 +157,9 @@ def _summary(
     for place in places[:PLACES_SHOWN]:
         yield f"Masked again and again: {place.text}."
     if len(places) > PLACES_SHOWN:
-        yield f"{len(places) - PLACES_SHOWN} more places of the detector are masked again and again."
+        more = len(places) - PLACES_SHOWN
+        which = "place of the detector is" if more == 1 else "places of the detectors are"
+        yield f"{more} more {which} masked again and again."
     yield from (drift.text for drift in moved)
     yield sentences.time_sentence(frames) if len(frames["time"]) else ""
 
