@@ -73,7 +73,7 @@ def _of_reason(frames: Mapping[str, np.ndarray], reason: str, count: int) -> str
         parts.append(_interval(frames["time"][run]) + (f" with {camera}" if many and camera else ""))
     rest = count - sum(map(len, told))
     if not parts:
-        return f"{count} for {word}" + ("" if np.isnat(frames["time"]).all() else ", scattered in time")
+        return f"{count} for {word}" + ("" if np.isnat(frames["time"]).all() else " scattered in time")
     if len(parts) == 1 and not rest:
         return f"{count} for {word} {parts[0]}"
     numbered = [f"{len(run)} {part}" for run, part in zip(told, parts, strict=True)]
@@ -164,7 +164,8 @@ def time_sentence(frames: Mapping[str, np.ndarray]) -> str:
         return ""
     if unknown == total:
         return "No frame has a time, so that nothing can be shown over time."
-    return f"{unknown} of {_frames(total)} {'has no time and stands' if unknown == 1 else 'have no time and stand'} last."
+    stand = "has no time and stands" if unknown == 1 else "have no time and stand"
+    return f"{unknown} of {_frames(total)} {stand} last."
 
 
 def _frames(count: int) -> str:
