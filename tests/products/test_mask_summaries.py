@@ -32,7 +32,7 @@ def name_of(archive):
     return next(path.name for path in (archive / "quality").iterdir() if path.is_dir())
 
 
-@pytest.mark.parametrize("block", [1, 2**26])
+@pytest.mark.parametrize("block", [1, 2**24])
 def test_the_numbers_are_those_of_the_maps(archive, block, monkeypatch):
     monkeypatch.setattr(mask_summaries, "BLOCK_BYTES", block)
     quality, found = aq.open_quality(archive), summarise_masks(archive, name_of(archive), 0.2)
