@@ -58,7 +58,7 @@ class MaskSums:
             camera = cameras[frame[chosen]]
             keys = (camera * len(CODES) + reason[chosen]) * self.patches + patch[chosen]
             sums += np.bincount(keys, minlength=sums.size).reshape(sums.shape)
-        pvalue = block.pvalue[good].reshape(np.count_nonzero(good), -1)
+        pvalue = block.pvalue[good].reshape(-1, self.patches)
         known = np.isfinite(pvalue)
         bins = np.minimum(pvalue[known] * BINS, BINS - 1).astype(np.int64)
         self.histogram += np.bincount(bins, minlength=BINS)

@@ -136,7 +136,7 @@ def state_sentences(found: Sequence[Standing]) -> Iterator[str]:
         if count:
             verb = "is" if count == 1 else "are"
             reasons = shortened([f"{one.count} {one.reason}" for one in own if one.reason], 3)
-            who = "All" if count == total > 1 else f"{count} of {total}"
+            who = f"All {total} frames" if count == total > 1 else f"{count} of {_frames(total)}"
             yield f"{who} {verb} {word} ({meaning}){': ' + reasons if reasons else ''}."
     if total and all(one.state == DONE for one in found):
         yield "All frames are done." if total > 1 else "The only frame is done."
