@@ -51,9 +51,9 @@ from aqdask.store.ledger import open_ledger
 from aqdask.text import printable
 
 __all__ = [
-    "Bundle", "Comparison", "IngestOptions", "LabelAgreement", "Summary", "Verification", "calibrate", "compare",
-    "export", "ingest", "label", "label_agreement", "label_from_file", "labels", "load_model", "mask",
-    "open_frames", "open_quality", "quality_of", "run", "score", "select", "train", "verify",
+    "Bundle", "Comparison", "IngestOptions", "LabelAgreement", "Summary", "Verification", "calibrate",
+    "compare", "export", "ingest", "label", "label_agreement", "label_from_file", "labels", "load_model",
+    "mask", "open_frames", "open_quality", "quality_of", "run", "score", "select", "train", "verify",
 ]  # fmt: skip
 
 PathLike = str | os.PathLike[str]

@@ -113,26 +113,25 @@ def _archive(session: Session, path: str, root: Any, ledger: Ledger, names: list
 
 def _labels(path: str, root: Any, ledger: Ledger, names: list[str]) -> tuple[str, dict[str, Any]]:
     """Count the labels, and compare them with each model: a line, and JSON values."""
-    from aqdask.cli.label import in_words
+    from aqdask.cli.label import counted, in_words
     from aqdask.errors import ArchiveError
     from aqdask.products.agreement import label_agreement
     from aqdask.store import labels
 
     try:
-        counted = Counter(
-            (label.verdict, "frames" if label.box is None else "boxes")
-            for label in labels.valid(root, ledger)
+        numbers = Counter(
+            (label.verdict, "frame" if label.box is None else "box") for label in labels.valid(root, ledger)
         )
     except ArchiveError as error:
         return f"DAMAGED: {error.got}", {"damaged": error.got}
-    if not counted:
+    if not numbers:
         return "", {}
-    line = ", ".join(f"{number} {what} {verdict}" for (verdict, what), number in sorted(counted.items()))
+    line = ", ".join(counted(number, *key) for key, number in sorted(numbers.items()))
     found = {name: label_agreement(path, name) for name in names}
     told = {name: words for name, one in found.items() if (words := in_words(one))}
     line += "".join(f"; {name}: {words}" for name, words in told.items())
-    numbers = {f"{what}_{verdict}": number for (verdict, what), number in counted.items()}
-    return line, numbers | {"agreement": [one.facts() for one in found.values()]}
+    plain = {f"{verdict}_{unit}": number for (verdict, unit), number in numbers.items()}
+    return line, plain | {"agreement": [one.facts() for one in found.values()]}
 
 
 def _frames(session: Session, path: str, ledger: Ledger, names: list[str]) -> None:

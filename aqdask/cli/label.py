@@ -13,7 +13,7 @@ from aqdask.errors import EXIT_DONE, UsageError
 if TYPE_CHECKING:
     from aqdask.products.agreement import LabelAgreement
 
-CONSEQUENCE = "No label was changed"
+GOOD, BAD = "good", "bad"
 
 
 class BoxParameter(click.ParamType):
@@ -37,12 +37,12 @@ class BoxParameter(click.ParamType):
 @click.command()
 @click.argument("archive")
 @click.argument("frame", required=False)
-@click.argument("verdict", required=False, type=click.Choice(["good", "bad"]))
+@click.argument("verdict", required=False, type=click.Choice([GOOD, BAD]))
 @click.option(
     "--box", metavar="X0,Y0,X1,Y1", type=BoxParameter(),
     help="Label these pixels only: first and one past the last, from 0.",
 )  # fmt: skip
-@click.option("--note", metavar="TEXT", default="", help="Remark that is stored with the label.")
+@click.option("--note", metavar="TEXT", help="Remark that is stored with the label.")
 @click.option(
     "--from", "from_file", metavar="FILE", help="Add the labels that the page of `report` saved: all or none."
 )
@@ -59,7 +59,7 @@ def label(
     frame: str | None,
     verdict: str | None,
     box: Sequence[int] | None,
-    note: str,
+    note: str | None,
     from_file: str | None,
     remove: bool,
     list_all: bool,
@@ -81,19 +81,24 @@ def label(
         raise UsageError(
             "no single request",
             expected="FRAME good|bad, FRAME --remove, --from FILE, or --list",
-            consequence=CONSEQUENCE,
+            consequence="No label was changed",
             remedy="`aqdask label --help` shows all forms",
         )
     if list_all:
         _list(session, archive, model, alpha)
         return EXIT_DONE
     if from_file is not None:
-        number, what = api.label_from_file(archive, from_file), f"labels of {from_file}"
+        number, what = api.label_from_file(archive, from_file), f"from {from_file}"
     else:
         assert frame is not None
-        number = api.label(archive, frame, None if remove else verdict, box=box, note=note)
-        what = "labels taken back" if remove else f"labelled {verdict}"
-    session.emit(f"{archive}: {number} {what}", event="label", archive=archive, labels=number)
+        number = api.label(archive, frame, None if remove else verdict, box=box, note=note or "")
+        what = "taken back" if remove else verdict
+    session.emit(
+        f"{archive}: {number} label{'' if number == 1 else 's'} {what}",
+        event="label",
+        archive=archive,
+        labels=number,
+    )
     return EXIT_DONE
 
 
@@ -126,13 +131,18 @@ def _box(row: dict[str, object]) -> str | None:
     return None if row["x0"] is None else ",".join(str(row[name]) for name in ("x0", "y0", "x1", "y1"))
 
 
+def counted(number: int, verdict: str, unit: str) -> str:
+    """Return a number of labelled frames or boxes in words."""
+    plural = {"frame": "frames", "box": "boxes"}[unit]
+    return f"{number} {verdict} {unit if number == 1 else plural}"
+
+
 def in_words(agreement: LabelAgreement) -> str:
     """Return the agreement of all reasons in one line; empty where nothing is compared."""
     parts = []
     for unit, verb in (("frame", "flagged"), ("box", "masked")):
         row = agreement.of(unit)
         if row is not None:
-            plural = {"frame": "frames", "box": "boxes"}[unit]
-            parts += [f"{row.found} of {row.bad} bad {plural} {verb}"] if row.bad else []
-            parts += [f"{row.false} of {row.good} good {plural} {verb}"] if row.good else []
+            parts += [f"{row.found} of {counted(row.bad, BAD, unit)} {verb}"] if row.bad else []
+            parts += [f"{row.false} of {counted(row.good, GOOD, unit)} {verb}"] if row.good else []
     return ", ".join(parts)

@@ -159,7 +159,7 @@ def write(path: places.Place, labels: Sequence[Label], *, fsync: bool = True) ->
         replace(one, note=printable(one.note), by=by, time=time, pixels=crc32c[one.frame_id])
         for one in labels
     ]
-    with layout.storing(path):
+    with layout.storing(path), _alone(places.join(path, GROUP)):
         _create(root)
         _append(path, new, fsync)
     return new
@@ -240,7 +240,7 @@ def _refused(got: str, expected: str) -> UsageError:
     return UsageError(
         got,
         expected=expected,
-        consequence="No label was changed, those that came with it neither",
+        consequence="No label was changed, nor any other of the same request",
         remedy="`aqdask info ARCHIVE --frames` lists the frames, `aqdask label ARCHIVE --list` the labels",
     )
 
@@ -267,15 +267,14 @@ def _create(root: zarr.Group) -> None:
 def _append(path: places.Place, new: Sequence[Label], fsync: bool) -> None:
     """Replace the records by those with ``new`` behind them, unless another process does so meanwhile."""
     place = places.join(path, CHUNK)
-    with _alone(places.join(path, GROUP)):
-        for _ in range(ATTEMPTS):
-            found = places.fetch(place)
-            data = _encoded([*(_decoded(found[0], path) if found else []), *new])
-            if not is_object(place):
-                places.write_file(Path(place), data, fsync=fsync)
-                return
-            if places.replace(place, data, found[1]) if found else places.create(place, data):
-                return
+    for _ in range(ATTEMPTS):
+        found = places.fetch(place)
+        data = _encoded([*(_decoded(found[0], path) if found else []), *new])
+        if not is_object(place):
+            places.write_file(Path(place), data, fsync=fsync)
+            return
+        if places.replace(place, data, found[1]) if found else places.create(place, data):
+            return
     raise ArchiveError(
         f"the labels of {path} were changed by others {ATTEMPTS} times in a row",
         expected="a moment in which nobody else writes labels",
@@ -290,6 +289,7 @@ def _alone(folder: str) -> Iterator[None]:
     if is_object(folder):
         yield
         return
+    Path(folder).mkdir(exist_ok=True)
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         with contextlib.suppress(OSError):  # a file system without locks
