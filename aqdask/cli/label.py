@@ -74,10 +74,9 @@ def label(
     """
     from aqdask import api
 
-    one = frame is not None and (verdict is not None) != remove
-    if one + (from_file is not None and frame is None) + (list_all and frame is None) != 1 or (
-        not one and (remove or note or box)
-    ):
+    forms = (frame is not None, from_file is not None, list_all)
+    half = (verdict is not None) == remove if frame is not None else remove or note or box
+    if sum(forms) != 1 or half:
         raise UsageError(
             "no single request",
             expected="FRAME good|bad, FRAME --remove, --from FILE, or --list",
@@ -88,17 +87,13 @@ def label(
         _list(session, archive, model, alpha)
         return EXIT_DONE
     if from_file is not None:
-        number, what = api.label_from_file(archive, from_file), f"from {from_file}"
+        number, what = api.label_from_file(archive, from_file), f"added from {from_file}"
     else:
         assert frame is not None
         number = api.label(archive, frame, None if remove else verdict, box=box, note=note or "")
-        what = "taken back" if remove else verdict
-    session.emit(
-        f"{archive}: {number} label{'' if number == 1 else 's'} {what}",
-        event="label",
-        archive=archive,
-        labels=number,
-    )
+        what = "taken back" if remove else f"{verdict!r} given"
+    text = f"{archive}: {number} label{'' if number == 1 else 's'} {what}"
+    session.emit(text, event="label", archive=archive, labels=number)
     return EXIT_DONE
 
 
