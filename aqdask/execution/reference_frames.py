@@ -256,7 +256,8 @@ def _with_boxes(chosen: ChosenFrames, given: Sequence[labels.Label], reporter: R
     boxes = {name: found for name, found in labels.bad_boxes(given).items() if name in set(chosen.ids)}
     if boxes:
         number = sum(map(len, boxes.values()))
-        reporter.say(f"note: {number} boxes labelled bad in {len(boxes)} references: left out as no data")
+        what = f"{number} box{'es' * (number > 1)} labelled bad"
+        reporter.say(f"note: {what} in {len(boxes)} of the references: left out as no data")
     return replace(chosen, boxes=boxes)
 
 
