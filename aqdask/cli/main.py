@@ -33,6 +33,7 @@ COMMANDS = {
     "compare": "aqdask.cli.products",
     "mask": "aqdask.cli.products",
     "export": "aqdask.cli.products",
+    "label": "aqdask.cli.label",
     "simulate": "aqdask.cli.demo",
     "demo": "aqdask.cli.demo",
 }
