@@ -23,6 +23,8 @@ if TYPE_CHECKING:
         Comparison,
         Summary,
         Verification,
+        WatchCounts,
+        WatchSettings,
         calibrate,
         compare,
         export,
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
         select,
         train,
         verify,
+        watch,
     )
     from aqdask.errors import AqdaskError
     from aqdask.version import __version__
@@ -47,6 +50,8 @@ __all__ = [
     "Comparison",
     "Summary",
     "Verification",
+    "WatchCounts",
+    "WatchSettings",
     "__version__",
     "calibrate",
     "compare",
@@ -62,6 +67,7 @@ __all__ = [
     "select",
     "train",
     "verify",
+    "watch",
 ]
 
 _ELSEWHERE = {
