@@ -362,6 +362,7 @@ class Watch:
             row["reason"] = self._main_reason(entry.row)
         time_of_row = row["time"].isoformat() if row["time"] else None
         about = {"event": FRAME, "at": _now(), "verdict": verdict, "version": self._version(entry)}
+        del row["dq_file"]  # `mask` has its path
         return {**about, **row, "time": time_of_row, "mask": ""}
 
     def _mask(self, entry: Entry, writers: Mapping[str, MaskWriter] | None = None) -> MaskResult | None:
