@@ -182,6 +182,7 @@ class Watch:
         self._inboxes = tuple(f"{box.rstrip('/')}/" for box in inboxes)
         self._hooks = HookRunner(settings.hook_timeout)
         self._running: list[tuple[Event, Future[HookResult]]] = []
+        self._told: dict[str, str] = {}  # frames of this process, whose command may still run
         self._masks: dict[int, MaskResult] = {
             record["row"]: MaskResult(record["row"], record["masked_fraction"], _dq(record["mask"]))
             for record in self.journal.frames.values()
@@ -205,6 +206,7 @@ class Watch:
             self.executor.provide(self.bundle.contents, self.bundle.digest, default_precision(self.bundle))
             self._load_model()
         self.reporter.say(f"watching {' '.join(self._inboxes)}")
+        self.arrivals.active = time.monotonic()
         pause, failing, was_open = RETRY_SECONDS[0], 0.0, False
         try:
             with self.arrivals:
@@ -214,6 +216,7 @@ class Watch:
                             continue
                         with writing(self.archive) as held:
                             self._resume(held)
+                            self.arrivals.active = time.monotonic()
                             pause, failing, was_open = RETRY_SECONDS[0], 0.0, True
                             while not self._is_over(stop):
                                 self._step(held)
@@ -273,6 +276,7 @@ class Watch:
         except ArchiveError:
             waiting.extendleft(reversed(taken))
             raise
+        self.arrivals.active = time.monotonic()
 
     def _take(self, held: OpenArchive, taken: Sequence[Arrival]) -> None:
         found = {arrival.source.path: arrival.found for arrival in taken}
@@ -311,7 +315,7 @@ class Watch:
         self._load_model()
         for entry in held.ledger.table.all():
             is_mine = entry.path.startswith(self._inboxes) and entry.size >= 0 and entry.state != PENDING
-            if is_mine and not self.journal.is_reported(entry.frame_id, self._version(entry)):
+            if is_mine:
                 self._report(held, entry, None)
 
     def _version(self, entry: Entry) -> str:
@@ -323,7 +327,8 @@ class Watch:
 
     def _report(self, held: OpenArchive, entry: Entry, arrived: float | None) -> None:
         """Write the row of a frame to the journal, tell it, and run the command of its verdict."""
-        if self.journal.is_reported(entry.frame_id, self._version(entry)):
+        version = self._version(entry)
+        if self._told.get(entry.frame_id) == version or self.journal.is_reported(entry.frame_id, version):
             return
         mask = self._mask(entry)
         record = self._row(held, entry, mask)
@@ -338,6 +343,7 @@ class Watch:
         seconds = None if arrived is None else round(time.monotonic() - arrived, 3)
         record |= {"command": f"on_{verdict}" if command else "", "seconds": seconds}
         self.journal.append(record)
+        self._told[entry.frame_id] = version
         setattr(self.counts, verdict, getattr(self.counts, verdict) + 1)
         self.on_event(record)
         if command:

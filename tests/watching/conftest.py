@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,10 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1] / "execution"))
 
 from night import tiny_bundle, write_night
+from short_watch import FRAMES, TIMES
 
 import aqdask as aq
 from aqdask.methods.bundle import Bundle
-
-FRAMES = 6
-TIMES: dict[str, Any] = {"settle": 0.05, "poll": 0.02, "patience": 0.4, "idle": 0.8}
 
 
 @pytest.fixture(scope="session")
@@ -47,28 +46,30 @@ def archive(tmp_path) -> Path:
 
 @pytest.fixture
 def watch(inbox, archive, bundle) -> Callable[..., list[dict[str, Any]]]:
-    """``watch(frame=callable, **settings)``: watch until nothing comes; the records of frames and commands.
+    """``watch(count, frame=callable, **settings)``: the records of frames and commands.
 
-    ``frame`` is called with the record of each frame.
+    The watch ends when ``count`` frames have been reported and their commands have ended; without a count,
+    when nothing has come for a while. ``frame`` is called with the record of each frame.
     """
 
-    def run(frame=lambda record: None, *, inboxes=None, cluster="serial", options=None, **settings):
+    def run(count=0, frame=lambda record: None, *, inboxes=None, options=None, **settings):
         events: list[dict[str, Any]] = []
+        stop = threading.Event()
 
         def on_event(record):
             events.append(record)
             if record["event"] == "frame":
                 frame(record)
+            wanted = sum(bool(e.get("command")) for e in events if e["event"] == "frame")
+            hooks = sum(e["event"] == "hook" for e in events)
+            if count and len(events) - hooks == count and hooks == wanted:
+                stop.set()
 
+        times = TIMES | ({"idle": 30.0} if count else {})
         aq.watch(
-            inboxes or inbox, archive, bundle, cluster=cluster, on_event=on_event,
-            settings=aq.WatchSettings(**(TIMES | settings)), **({"chunk": 64} | (options or {})),
+            inboxes or inbox, archive, bundle, cluster="serial", on_event=on_event, stop=stop,
+            settings=aq.WatchSettings(**(times | settings)), **({"chunk": 64} | (options or {})),
         )  # fmt: skip
         return events
 
     return run
-
-
-def frames_of(events: list[dict[str, Any]], *names: str) -> list[tuple[Any, ...]]:
-    """Frame id and some fields of every frame, in order."""
-    return [tuple(e[name] for name in ("frame_id", *names)) for e in events if e["event"] == "frame"]

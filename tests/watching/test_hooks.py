@@ -13,7 +13,18 @@ import pytest
 from aqdask.errors import UsageError
 from aqdask.watching.hooks import HookRunner, parse_command
 
-NASTY = ["a b", "$(touch hacked)", "`touch hacked`", "'\"", "; touch hacked", "-rf", "*", "", "\u00e9", "%s\n"]
+NASTY = [
+    "a b",
+    "$(touch hacked)",
+    "`touch hacked`",
+    "'\"",
+    "; touch hacked",
+    "-rf",
+    "*",
+    "",
+    "\u00e9",
+    "%s\n",
+]
 
 
 @pytest.fixture
@@ -104,7 +115,11 @@ def test_a_command_is_split_as_a_shell_would():
 
 @pytest.mark.parametrize(
     ("text", "why"),
-    [("echo 'a", "No closing quotation"), ("  ", "it is empty"), ("/no/such/program x", "there is no program")],
+    [
+        ("echo 'a", "No closing quotation"),
+        ("  ", "it is empty"),
+        ("/no/such/program x", "there is no program"),
+    ],
 )
 def test_a_command_that_cannot_be_run_is_refused_at_once(text, why):
     with pytest.raises(UsageError, match=why):

@@ -138,7 +138,9 @@ def test_a_failing_disk_is_waited_for_like_an_incomplete_file(box, inbox, night,
 
 def test_a_folder_that_is_not_there_is_waited_for(tmp_path, night):
     box = Inbox(str(tmp_path / "later"), settle=1.0, patience=10.0)
-    assert box.look(0.0, READ).notes == [f"waiting for the folder {tmp_path}/later (No such file or directory)"]
+    assert box.look(0.0, READ).notes == [
+        f"waiting for the folder {tmp_path}/later (No such file or directory)"
+    ]
     assert box.look(1.0, READ).notes == []
     (tmp_path / "later").mkdir()
     shutil.copy(night[0], tmp_path / "later")
@@ -178,7 +180,9 @@ def test_a_folder_below_that_cannot_be_read_is_told_once_and_forgets_nothing(box
 
     with monkeypatch.context() as context:
         context.setattr(os, "scandir", forbid)
-        assert box.look(2.0, READ).notes == [f"warning: the folder {inbox}/L cannot be read: Permission denied"]
+        assert box.look(2.0, READ).notes == [
+            f"warning: the folder {inbox}/L cannot be read: Permission denied"
+        ]
         assert box.look(3.0, READ).notes == []
     assert [taken(box, now) for now in range(4, 6 + RECHECK)] == [[]] * (2 + RECHECK)
 
