@@ -24,6 +24,8 @@ if TYPE_CHECKING:
         LabelAgreement,
         Summary,
         Verification,
+        WatchCounts,
+        WatchSettings,
         calibrate,
         compare,
         export,
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
         select,
         train,
         verify,
+        watch,
     )
     from aqdask.errors import AqdaskError
     from aqdask.version import __version__
@@ -53,6 +56,8 @@ __all__ = [
     "LabelAgreement",
     "Summary",
     "Verification",
+    "WatchCounts",
+    "WatchSettings",
     "__version__",
     "calibrate",
     "compare",
@@ -72,6 +77,7 @@ __all__ = [
     "select",
     "train",
     "verify",
+    "watch",
 ]
 
 _ELSEWHERE = {

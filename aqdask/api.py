@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -49,11 +51,13 @@ from aqdask.store import labels as stored_labels
 from aqdask.store import layout
 from aqdask.store.ledger import open_ledger
 from aqdask.text import printable
+from aqdask.watching.watch import Watch, WatchCounts, WatchSettings, inbox_folders
 
 __all__ = [
-    "Bundle", "Comparison", "IngestOptions", "LabelAgreement", "Summary", "Verification", "calibrate",
-    "compare", "export", "ingest", "label", "label_agreement", "label_from_file", "labels", "load_model",
-    "mask", "open_frames", "open_quality", "quality_of", "run", "score", "select", "train", "verify",
+    "Bundle", "Comparison", "IngestOptions", "LabelAgreement", "Summary", "Verification", "WatchCounts",
+    "WatchSettings", "calibrate", "compare", "export", "ingest", "label", "label_agreement",
+    "label_from_file", "labels", "load_model", "mask", "open_frames", "open_quality", "quality_of", "run",
+    "score", "select", "train", "verify", "watch",
 ]  # fmt: skip
 
 PathLike = str | os.PathLike[str]
@@ -160,6 +164,80 @@ def run(
             table = export(summary.archive, folder, alpha=alpha, model=used.digest, **where)
             summaries[number].blame(frames_without_mask(table))
     return summaries
+
+
+def watch(
+    inboxes: PathLike | Sequence[PathLike],
+    archive: PathLike,
+    model: Bundle | PathLike,
+    *,
+    products: PathLike | None = None,
+    stop: threading.Event | None = None,
+    on_event: Callable[[dict[str, Any]], None] | None = None,
+    cluster: Cluster = None,
+    reporter: Reporter | None = None,
+    settings: WatchSettings | None = None,
+    **options: Any,
+) -> WatchCounts:
+    """Ingest and score frames as they arrive, until ``stop`` is set.
+
+    Parameters
+    ----------
+    inboxes : path or sequence of path
+        Folders of this machine, sub-folders included; they may be absent for a while.
+    archive : path
+        Made for the first frames where it does not exist.
+    model : Bundle or path
+        The model.
+    products : path, optional
+        Folder of the journal ``watch.jsonl``, ``frames.parquet`` and masks; ``<archive>-products`` where it
+        is not given.
+    stop : threading.Event, optional
+        Ends the watch after the frames in work; None: `WatchSettings.idle` or an exception ends it.
+    on_event : callable, optional
+        Called with the record of each frame and each command.
+    cluster : str, optional
+        Where it runs; None: the current Dask client, else this process.
+    reporter : Reporter, optional
+        Receives messages.
+    settings : WatchSettings, optional
+        Threshold, condition, commands and times.
+    **options
+        Fields of `aqdask.execution.ingest.IngestOptions` about reading and storing, as in `ingest`.
+
+    Returns
+    -------
+    WatchCounts
+        Frames by verdict, and commands that failed or did not run.
+
+    Raises
+    ------
+    UsageError
+        If an inbox is a file, a URL or inside another one, or a condition, command or option cannot be used.
+    ArchiveError, ClusterError
+        As `ingest`; an archive that can no longer be written is tried again for ten minutes.
+    """
+    wanted = settings or WatchSettings()
+    check_alpha(wanted.alpha)
+    given, folders = IngestOptions.of(options), inbox_folders(_listed(inboxes))
+    for name in ("by_shape", "rehash", "retry", "forget"):
+        if getattr(given, name):
+            raise UsageError(
+                f"the option {name} of a watch",
+                expected="options about reading and storing frames",
+                consequence="Nothing was started",
+                remedy="use it with `aqdask ingest` on the same archive, while no watch runs",
+            )
+    _check_places((), archive, given)
+    check_local(products)
+    bundle = load_model(model)
+    folder = products_folder(archive) if products is None else Path(products)
+    with executor_of(cluster) as executor:
+        found = Watch(
+            folders, str(archive), bundle, folder.absolute(), wanted, given, executor, reporter or Silent(),
+            on_event or (lambda record: None),
+        )  # fmt: skip
+        return found.run(stop or threading.Event())
 
 
 def products_folder(archive: PathLike) -> Path:

@@ -26,6 +26,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"products"}),
     frozenset({"simulate"}),
     frozenset({"photometry"}),
+    frozenset({"watching"}),
     frozenset({"api"}),
     frozenset({"cli", "__main__", ""}),  # "" is the package itself, which loads the API lazily
 )

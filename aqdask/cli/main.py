@@ -24,6 +24,7 @@ from aqdask.version import __version__
 COMMANDS = {
     "run": "aqdask.cli.ingest",
     "ingest": "aqdask.cli.ingest",
+    "watch": "aqdask.cli.watch",
     "verify": "aqdask.cli.ingest",
     "info": "aqdask.cli.info",
     "select": "aqdask.cli.model",

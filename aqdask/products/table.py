@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,11 @@ from aqdask import flags
 from aqdask.products.dq import MaskResult
 from aqdask.products.flagged import SpansOf, flag_reasons, flagged, reference_spans
 from aqdask.products.mask_summaries import MaskSummaries
+from aqdask.specs import Variable
 from aqdask.store import layout
 from aqdask.store.entry_table import POINTING, QUARANTINED, STATES, Rows, decoded
 from aqdask.store.frame_store import NO_TIME, FrameStore
-from aqdask.store.ledger import open_ledger
+from aqdask.store.ledger import Ledger, open_ledger
 from aqdask.store.quality_store import QualityStore
 from aqdask.text import printable
 
@@ -63,8 +64,10 @@ def frame_table(
     quality: str = "",
     masks: Mapping[int, MaskResult] | None = None,
     summaries: MaskSummaries | None = None,
+    ledger: Ledger | None = None,
+    frame_ids: Sequence[str] | None = None,
 ) -> pa.Table:
-    """Build the table of all frames and sources of an archive, one row each.
+    """Build the table of frames and sources of an archive, one row each.
 
     Parameters
     ----------
@@ -77,6 +80,10 @@ def frame_table(
         gives a column of its own.
     summaries : MaskSummaries, optional
         Masked patches by reason; without them the columns of reasons and shares are null.
+    ledger : Ledger, optional
+        The ledger of the archive, where the caller has it open.
+    frame_ids : sequence of str, optional
+        Ids of registered frames and sources, in the order of the rows; None: all.
 
     Returns
     -------
@@ -84,7 +91,7 @@ def frame_table(
         `COLUMNS` and the other frame-level variables of the quality group. Frames in the order of the
         archive, then the sources that gave no frame.
     """
-    frames, ledger = FrameStore.open(archive), open_ledger(layout.open_root(archive))
+    frames, ledger = FrameStore.open(archive), ledger or open_ledger(layout.open_root(archive))
     measured, kinds = _frame_variables(archive, quality)
     reasons = None
     if summaries is not None:
@@ -96,7 +103,10 @@ def frame_table(
         [pa.field(n, kind, metadata={"description": text}) for n, (kind, text) in kinds.items()]
     )
     parts = [schema.empty_table()]
-    for known in (ledger.rows(), ledger.rejected()):
+    chosen = [ledger.rows(), ledger.rejected()]
+    if frame_ids is not None:
+        chosen = [Rows(ledger.table, np.array([ledger.table.find(name)])) for name in frame_ids]
+    for known in chosen:
         for start in range(0, len(known), layout.ROWS_PER_CHUNK):
             rows = known[start : start + layout.ROWS_PER_CHUNK]
             columns = _columns_of(rows, quality, masks or {}) | _stored_columns(rows, frames, measured)
@@ -185,6 +195,19 @@ def frames_without_mask(table: pa.Table) -> list[tuple[str, str]]:
     return list(zip(found["frame_id"].to_pylist(), found["reason"].to_pylist(), strict=True))
 
 
+def columns_of(variables: Sequence[Variable]) -> dict[str, pa.DataType]:
+    """Return the columns of `frame_table` for a model of these variables, by name."""
+    kinds = {name: kind for name, (kind, _) in COLUMNS.items()}
+    for variable in variables:
+        if variable.per_frame:
+            kinds.setdefault(variable.name, _kind(np.dtype(variable.dtype)))
+    return kinds
+
+
+def _kind(dtype: np.dtype) -> pa.DataType:
+    return pa.int64() if dtype.kind in "iu" else pa.float64()
+
+
 def _frame_variables(
     archive: str | os.PathLike[str], quality: str
 ) -> tuple[dict[str, np.ndarray], dict[str, tuple[pa.DataType, str]]]:
@@ -197,9 +220,8 @@ def _frame_variables(
     found = {name: np.asarray(group.group[name][:]) for name in group.frame_variables}  # type: ignore[index]
     kinds = dict(COLUMNS)
     for name, values in found.items():
-        kind = pa.int64() if values.dtype.kind in "iu" else pa.float64()
         meaning = str(group.group[name].attrs.get("long_name", name))
-        kinds.setdefault(name, (kind, meaning))
+        kinds.setdefault(name, (_kind(values.dtype), meaning))
     return found, kinds
 
 
