@@ -12,7 +12,7 @@ import numpy as np
 from distributed import KilledWorker
 
 from aqdask.errors import AqdaskError, ClusterError, FrameTimeout, ModelError
-from aqdask.execution import config, coverage, planning, quality_groups
+from aqdask.execution import config, coverage, planning, preview, quality_groups
 from aqdask.execution.executors import BatchGroups, Executor, WorkQueue
 from aqdask.execution.model_cache import default_precision
 from aqdask.execution.open_archive import OpenArchive
@@ -20,7 +20,7 @@ from aqdask.execution.planning import Batch, FrameTask, Plan
 from aqdask.execution.quality_groups import group_name
 from aqdask.execution.recorder import Recorder
 from aqdask.execution.reporter import Reporter
-from aqdask.execution.tasks import FrameJob, GroupJob
+from aqdask.execution.tasks import NO_FRAME, FrameJob, GroupJob
 from aqdask.io import reader
 from aqdask.methods.bundle import Bundle
 from aqdask.specs import MIN_VALID
@@ -131,16 +131,30 @@ def _work(
     is_ingest = bool((counted & plan.ingest).any())
     stage = "ingest" if not job.quality else "run" if is_ingest else "score"
     reporter.start(stage, int(np.count_nonzero(counted)))
+    if reporter.pictures:
+        job = replace(job, pictures=preview.interval(int(np.count_nonzero(counted))))
     with Recorder.of(archive, quality) as records:
         for answers in run_batches(executor, job, plan, stage=stage):
             finished = records.keep(answers)
             known = [state for frame_id, state in finished.items() if counted[ledger.row_of(frame_id)]]
+            _show(reporter, answers)
             reporter.advance(len(known), known.count(QUARANTINED))
         missed = records.conclude()
+    entries = (ledger.entries[name] for name in missed)
+    _show(reporter, [{"frame_id": e.frame_id, "state": e.state, "reason": e.reason} for e in entries])
     reporter.advance(len(missed), 0)
     reporter.finish()
     records.tell(reporter)
     return int(np.count_nonzero(records.worked))
+
+
+def _show(reporter: Reporter, records: Iterable[Record]) -> None:
+    """Show the frames of some records."""
+    for record in records:
+        if record.get("state") == QUARANTINED and record["reason"] != NO_FRAME:
+            reporter.frame_failed(record["frame_id"], record["reason"])
+        elif "facts" in record:
+            reporter.frame_done(record["frame_id"], record["facts"])
 
 
 def _record_uncalibrated(

@@ -268,7 +268,10 @@ def probe(paths: Sequence[str], read: ReadSpec, executor: Executor, reporter: Re
             found.update(job(lost))
         bad = [path for path, _ in answers if isinstance(found[path], FrameError)]
         # a source out of reach is decided on later: what is stored of it stays
-        reporter.advance(len(answers), sum(not isinstance(found[path], SourceUnreachable) for path in bad))
+        failures = [path for path in bad if not isinstance(found[path], SourceUnreachable)]
+        for path in failures:
+            reporter.frame_failed(path, str(found[path]))
+        reporter.advance(len(answers), len(failures))
     return found
 
 
