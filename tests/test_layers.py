@@ -43,7 +43,7 @@ METHODS = tuple(
 )
 # Packages that only some layers may import.
 KEPT_TO: dict[str, frozenset[str]] = {
-    "distributed": frozenset({"execution"}),
+    "distributed": frozenset({"execution", "monitor"}),
     "dask_jobqueue": frozenset({"execution"}),
     "dask": frozenset({"execution", "products", "monitor", "cli"}),
     "torch": frozenset({"methods", "execution", "simulate"}),
