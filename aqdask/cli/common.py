@@ -18,7 +18,7 @@ import click
 
 from aqdask.cli.failures import as_error
 from aqdask.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_QUARANTINED, UsageError
-from aqdask.execution.cluster_kinds import USAGE
+from aqdask.execution.cluster_kinds import AUTO, USAGE
 from aqdask.monitor.strict_json import strict_json
 from aqdask.paths import check_local, check_place, check_regular
 from aqdask.text import printable
@@ -93,6 +93,8 @@ class Session:
         from aqdask.monitor.publish import PageError, Publisher
 
         if not isinstance(executor, DaskExecutor):
+            if (self.cluster or config.get("cluster")) == AUTO:
+                self.reporter.say("in this process, since it is little work (--cluster local starts workers)")
             return
         if not config.get("live-page"):
             return self._tell_address(executor.dashboard)
@@ -202,7 +204,7 @@ def command(function: Callable[..., int | None]) -> Callable[..., None]:
     @click.option(
         "--cluster",
         metavar="WHERE",
-        help=f"{USAGE}  [default: local]",
+        help=f"{USAGE}  [default: auto: this process for a few seconds of work, else local]",
     )
     @click.option(
         "--frame-timeout",

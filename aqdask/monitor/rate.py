@@ -20,6 +20,8 @@ class Rate:
         now = time.monotonic()
         self._done += done
         self._steps.append((now, self._done))
+        if len(self._steps) == 5 and not self._steps[0][1]:
+            self._steps.popleft()  # the first step took longer: workers were started
         while len(self._steps) > STEPS + 1 and self._steps[1][0] < now - SECONDS:
             self._steps.popleft()
         return self
