@@ -87,7 +87,7 @@ def preview(
         _tint(colours, bad_patches(spread, ALPHA) & ~np.isnan(spread), RED)
         _tint(colours, np.isnan(spread) & known, BLUE)
     stream = io.BytesIO()
-    Image.fromarray(colours[::-1]).save(stream, "JPEG", quality=80)
+    Image.fromarray(colours[::-1]).save(stream, "JPEG", quality=80, subsampling=0)
     return stream.getvalue()
 
 

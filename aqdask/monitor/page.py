@@ -18,7 +18,7 @@ from aqdask.text import printable
 if TYPE_CHECKING:
     from bokeh.document import Document
 
-    from aqdask.monitor.scheduler_page import LiveRuns
+    from aqdask.monitor.live_runs import LiveRuns
 
 REFRESH = 1000  # milliseconds
 PARTS = {
@@ -135,7 +135,7 @@ def summary(run: dict[str, Any]) -> str:
         f"{text(stage['stage'])} {stage['done']} of {stage['total']} {text(stage['unit'])}"
         f" in {duration(stage['seconds'])}"
         for stage in run["stages"]
-        if stage["seconds"] is not None
+        if stage["seconds"] is not None and stage["total"]
     )
     return (
         f"<h1>aqdask {text(run['command'])}: {text(run['stage'])}, {text(run['state'])}</h1>"

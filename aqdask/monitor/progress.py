@@ -155,8 +155,8 @@ def _pace(rate: Rate, left: int, unit: str, quarantined: int) -> str:
     parts = [f"{quarantined} quarantined"] if quarantined else []
     if (speed := rate.per_second()) > 0:
         parts.append(f"{speed:.3g} {unit}/s")
-        if left > 0:
-            parts.append(f"about {duration(left / speed)} left")
+        if left > 0 and (rest := rate.seconds_left(left)) is not None:
+            parts.append(f"about {duration(rest)} left")
     return ", ".join(parts)
 
 
@@ -182,7 +182,7 @@ class JsonReporter(Silent):
         self._quarantined += quarantined
         counts = {"done": self._done, "total": self._total, "quarantined": self._quarantined}
         speed = self._rate.add(done).per_second()
-        left = (self._total - self._done) / speed if speed > 0 else None
+        left = self._rate.seconds_left(self._total - self._done)
         self.emit(event="progress", stage=self._stage, **counts, per_second=speed, seconds_left=left)
 
     def frame_failed(self, frame_id: str, reason: str) -> None:

@@ -1,4 +1,4 @@
-"""What runs on Dask's scheduler: the page /aqdask, the same as JSON, and metrics for Prometheus.
+"""Extension of Dask's scheduler: the page /aqdask, the same as JSON, and metrics for Prometheus.
 
 Some of what it stands on is private to distributed: each part is set up by itself, and a part that fails is
 reported to the client, which warns once.
@@ -7,56 +7,17 @@ reported to the client, which warns once.
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from distributed import Scheduler
 
+from aqdask.monitor.live_runs import LiveRuns
+from aqdask.monitor.page import document
 from aqdask.monitor.strict_json import strict_json
 
 NAME, PAGE, JSON = "aqdask", "/aqdask", "/aqdask.json"
 OPERATION = "aqdask_telemetry"  # by which clients send snapshots
-RUNS = 4  # commands that are remembered, the latest ones
-
-
-class LiveRuns:
-    """Snapshots of the commands that run on a scheduler, by run, the latest last."""
-
-    def __init__(self, scheduler: Scheduler) -> None:
-        self.scheduler = scheduler
-        self.runs: dict[str, dict[str, Any]] = {}
-        self.version = 0
-
-    def receive(self, run: str, snapshot: dict[str, Any]) -> None:
-        """Take in the snapshot of a run."""
-        before = self.runs.pop(run, None)
-        self.runs[run] = snapshot | {"received": time.time()}
-        if before is None:
-            for old in list(self.runs)[:-RUNS]:
-                del self.runs[old]
-        self.version += 1
-
-    def latest(self) -> list[dict[str, Any]]:
-        """Return the snapshots, running commands first, then by their start, the latest first."""
-        ordered = sorted(self.runs.values(), key=lambda run: run["started"], reverse=True)
-        return sorted(ordered, key=lambda run: run["state"] != "running")
-
-    def workers(self) -> list[dict[str, Any]]:
-        """Describe the workers."""
-        return [
-            {
-                "name": str(worker.name), "address": worker.address, "status": worker.status.name,
-                "threads": worker.nthreads, "tasks": len(worker.processing),
-                "cpu_percent": worker.metrics.get("cpu"), "memory_bytes": worker.metrics.get("memory"),
-                "memory_limit_bytes": worker.memory_limit,
-            }
-            for worker in self.scheduler.workers.values()
-        ]  # fmt: skip
-
-    def report(self) -> dict[str, Any]:
-        """Return what ``/aqdask.json`` gives."""
-        return {"runs": self.latest(), "workers": self.workers()}
 
 
 def install(dask_scheduler: Scheduler) -> dict[str, str]:
@@ -103,8 +64,6 @@ def _add_page(live: LiveRuns) -> None:
     from distributed.dashboard.scheduler import template_variables
     from tornado.ioloop import IOLoop
 
-    from aqdask.monitor.page import document
-
     def show(scheduler: Scheduler, extra: dict[str, Any], doc: Any) -> None:
         document(live, extra, doc)
 
@@ -147,9 +106,17 @@ def _part_seconds(run: dict[str, Any]) -> dict[str, float]:
 SECONDS = "aqdask_part_seconds"
 METRICS: dict[str, tuple[str, str, Callable[[dict[str, Any]], Any]]] = {
     "aqdask_planned": ("gauge", "Frames or sources of the present stage", lambda run: run["total"]),
-    "aqdask_done": ("counter", "Those that are finished", lambda run: run["done"]),
-    "aqdask_quarantined": ("counter", "Those that are quarantined", lambda run: run["quarantined"]),
-    "aqdask_per_second": ("gauge", "Those that are finished a second", lambda run: run["per_second"]),
+    "aqdask_done": ("counter", "Frames or sources of the stage that are finished", lambda run: run["done"]),
+    "aqdask_quarantined": (
+        "counter",
+        "Frames or sources that are quarantined",
+        lambda run: run["quarantined"],
+    ),
+    "aqdask_per_second": (
+        "gauge",
+        "Frames or sources that are finished a second",
+        lambda run: run["per_second"],
+    ),
     "aqdask_left_seconds": ("gauge", "Time left of the stage", lambda run: run["seconds_left"]),
     "aqdask_running": ("gauge", "1 while the command runs", lambda run: int(run["state"] == "running")),
     SECONDS: ("counter", "Time of all workers in a part of the work", _part_seconds),

@@ -43,7 +43,7 @@ class Telemetry:
         self._messages: deque[str] = deque(maxlen=MESSAGES)
         self._history: deque[tuple[float, float]] = deque(maxlen=HISTORY)
         self._seconds: dict[str, float] = dict.fromkeys(PARTS, 0.0)
-        self._timed = 0
+        self._timed = self._failed = 0
         self.version = 0  # grows with every change
 
     def start(self, stage: str, total: int, unit: str = "frames") -> None:
@@ -51,6 +51,7 @@ class Telemetry:
         with self._lock:
             self._end_stage()
             self._rate, self._began = Rate(), time.monotonic()
+            self._history.clear()
             self._stages.append(_stage(stage, total, unit))
             self.version += 1
         self.shown.start(stage, total, unit)
@@ -104,6 +105,7 @@ class Telemetry:
     def frame_failed(self, frame_id: str, reason: str) -> None:
         """See `Reporter`."""
         with self._lock:
+            self._failed += 1
             self._failures.append({"frame_id": frame_id, "time": _now(), "reason": reason})
             self.version += 1
         self.shown.frame_failed(frame_id, reason)
@@ -120,14 +122,16 @@ class Telemetry:
         with self._lock:
             stage = self._stages[-1] if self._stages else _stage("", 0)
             speed = self._rate.per_second() if stage["seconds"] is None else 0.0
-            left = stage["total"] - stage["done"]
-            self._history.append((time.time(), round(speed, 4)))
+            left = self._rate.seconds_left(stage["total"] - stage["done"])
+            if stage["seconds"] is None:
+                self._history.append((time.time(), round(speed, 4)))
             frames = max(self._timed, 1)
             return {
                 "command": self.command, "state": self._state, "started": self._started, "updated": _now(),
-                **{name: stage[name] for name in ("stage", "unit", "done", "total", "quarantined")},
+                **{name: stage[name] for name in ("stage", "unit", "done", "total")},
+                "quarantined": max(self._failed, stage["quarantined"]),
                 "per_second": round(speed, 4),
-                "seconds_left": round(left / speed, 1) if left and speed > 0 else None,
+                "seconds_left": round(left, 1) if speed > 0 and left else None,
                 "stages": [dict(entry) for entry in self._stages],
                 "frames_timed": self._timed,
                 "seconds_a_frame": {name: round(value / frames, 5) for name, value in self._seconds.items()},
