@@ -355,7 +355,7 @@ class Watch:
     def _row(self, held: OpenArchive, entry: Entry, mask: MaskResult | None) -> Event:
         """Return the row of a frame in the table, with its verdict."""
         masks = {mask.row: mask} if mask else {}
-        table = frame_table(self.archive, self.quality, masks, held.ledger, [entry.frame_id])
+        table = frame_table(self.archive, self.quality, masks, ledger=held.ledger, frame_ids=[entry.frame_id])
         row = table.to_pylist()[0]
         if entry.problem:
             row["reason"] = f"kept as stored: {entry.problem}"
@@ -423,7 +423,7 @@ class Watch:
         with layout.storing(self.archive):
             held.ledger.close()
             layout.consolidate(held.root)
-        table = frame_table(self.archive, self.quality, self._masks, held.ledger)
+        table = frame_table(self.archive, self.quality, self._masks, ledger=held.ledger)
         partial = self.products / ".partial"
         try:
             partial.mkdir(exist_ok=True)
