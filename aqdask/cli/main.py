@@ -33,6 +33,7 @@ COMMANDS = {
     "compare": "aqdask.cli.products",
     "mask": "aqdask.cli.products",
     "export": "aqdask.cli.products",
+    "report": "aqdask.cli.report",
     "simulate": "aqdask.cli.demo",
     "demo": "aqdask.cli.demo",
 }

@@ -223,7 +223,12 @@ def drift_figures(data: ReportData) -> Iterator[tuple[str, Any]]:
             source = ColumnDataSource(columns | {"group": [f"{drift.camera} {drift.filter}"] * len(months)})
             plot.line("month", "median", source=source, color=colour)
             plot.scatter("month", "median", source=source, color=colour, size=7)
-        tips = [("", "@group"), ("month", "@month{%b %Y}"), ("median", "@median{0.000}"), ("frames", "@count")]
+        tips = [
+            ("", "@group"),
+            ("month", "@month{%b %Y}"),
+            ("median", "@median{0.000}"),
+            ("frames", "@count"),
+        ]
         plot.add_tools(HoverTool(tooltips=tips, formatters={"@month": "datetime"}))
         plot.xaxis.formatter = DatetimeTickFormatter(**TIME_FORMATS)
         plot.yaxis.axis_label = NAMES[name].replace("\n", " ")
@@ -249,7 +254,15 @@ def panel_figures(size: tuple[int, int]) -> Figures:
                      **ranges)  # fmt: skip
         plot.axis.visible = plot.grid.visible = False
         if name == "mask":
-            plot.quad(left="x0", right="x1", bottom="y0", top="y1", fill_color="colour", line_alpha=0, source=patches)
+            plot.quad(
+                left="x0",
+                right="x1",
+                bottom="y0",
+                top="y1",
+                fill_color="colour",
+                line_alpha=0,
+                source=patches,
+            )
         else:
             blank = ColumnDataSource({"image": [np.zeros((1, 1), np.uint8)], "dw": [1], "dh": [1]})
             blank.name = f"plane-{name}"

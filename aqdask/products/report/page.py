@@ -15,7 +15,7 @@ from bokeh.resources import Resources
 from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 
-from aqdask.errors import place_failed
+from aqdask.errors import UsageError, place_failed
 from aqdask.execution.reporter import Reporter
 from aqdask.io.frame_ids import match_frames
 from aqdask.monitor.strict_json import strict_json
@@ -39,6 +39,7 @@ PANEL_BYTES = 35e6  # of all panels, beyond which no more are made unless they w
 WORST, BEST = 8, 4  # frames shown above the gallery
 DIGITS = 5  # significant ones of numbers in the page
 MAPS_AT_ONCE = 1024
+MOST_FRAMES = 50_000  # in one page; it has about 1 kB a frame beside the panels
 COLUMNS = (
     "frame_id", "camera", "filter", "state", "state_reason", "is_flagged", "flag_reason", "main_reason",
     "frame_score", "masked_patches", "frame_size_ratio", "frame_ellipticity", "frame_sky", "frame_noise_ratio",
@@ -47,7 +48,7 @@ COLUMNS = (
 
 
 @dataclass(frozen=True)
-class Report:
+class ReportPage:
     """Report that was written.
 
     Parameters
@@ -78,7 +79,7 @@ def write_report(
     *,
     panels: int | None = None,
     named: Sequence[str] = (),
-) -> Report:
+) -> ReportPage:
     """Write the report of an archive.
 
     Parameters
@@ -121,7 +122,18 @@ def write_report(
         raise place_failed(out, error) from error
     ids = data.frames["frame_id"]
     problems = tuple((str(ids[i]), str(panel["problem"])) for i, panel in made.items() if panel["problem"])
-    return Report(out, len(data), tuple(str(ids[i]) for i in made), problems, data.summary)
+    return ReportPage(out, len(data), tuple(str(ids[i]) for i in made), problems, data.summary)
+
+
+def check_size(frames: int) -> None:
+    """Raise `UsageError` for an archive with more frames than a page can show."""
+    if frames > MOST_FRAMES:
+        raise UsageError(
+            f"an archive of {frames:,} frames",
+            expected=f"at most {MOST_FRAMES:,} frames in one page",
+            consequence="No report was written",
+            remedy="`aqdask export ARCHIVE OUT --table` writes the table of any number of frames",
+        )
 
 
 def _chosen(

@@ -193,7 +193,9 @@ def _map(values: np.ndarray, grid: PatchGrid) -> dict[str, Any]:
     unit = (values - low) / (high - low if high > low else 1.0)
     step = max(1, max(grid.height, grid.width) // max(MAP_SIDE, *grid.shape))
     size = (grid.width, grid.height)
-    return _plane(stitch(unit, grid)[step // 2 :: step, step // 2 :: step], float(low), float(high), size, "PNG")
+    return _plane(
+        stitch(unit, grid)[step // 2 :: step, step // 2 :: step], float(low), float(high), size, "PNG"
+    )
 
 
 def _plane(
