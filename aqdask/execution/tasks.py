@@ -25,6 +25,7 @@ from aqdask.execution.quality_groups import RETIRED
 from aqdask.execution.worker import address, at_work
 from aqdask.io import places, reader
 from aqdask.io.frame_type import header_mosaic
+from aqdask.io.pointing import pointing
 from aqdask.io.wcs import sky_coordinates
 from aqdask.methods.base import Scorer, score_frame
 from aqdask.specs import FrameInfo, PatchGrid, ReadSpec
@@ -237,10 +238,12 @@ class FrameJob:
         record |= {"card": row_checksum(row), "frame_type": frame.info.metadata.frame_type}
         if record["card"] != task.card:  # other headers than the registered ones: the client stores these
             record["coordinates"] = row
+        headers = frame.info.header, frame.info.primary_header
+        record |= pointing(*headers, frame.image.shape, frame.info.metadata).known()
         if frame.info.notes:
             record["notes"] = list(frame.info.notes)
         record["seconds"] = round(seconds + time.perf_counter() - started, 4)
-        known, headers = frame.info.metadata, (frame.info.header, frame.info.primary_header)
+        known = frame.info.metadata
         return LoadedFrame((frame.image, frame.invalid), crc32c, known.camera, known.filter, headers), record
 
     def _read(self, task: FrameTask) -> reader.Frame:

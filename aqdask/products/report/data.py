@@ -3,217 +3,46 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
 
 import numpy as np
 
-GOOD = 255
-"""Code of a patch that is not masked, in maps of reasons."""
+from aqdask.execution.coverage import ATTRIBUTE
+from aqdask.execution.quality_groups import PRECISION, VERSIONS
+from aqdask.methods.bundle import Bundle
+from aqdask.products.flagged import SpansOf, flagged, reference_spans
+from aqdask.products.mask_summaries import MaskBlock, read_masks, scored_rows, summary_of
+from aqdask.products.open import quality_name
+from aqdask.products.report import sentences
+from aqdask.products.report.columns import frame_values, header_columns, labels, score_columns
+from aqdask.products.report.detector import MaskSums
+from aqdask.products.report.drift import drifts
+from aqdask.products.report.values import (
+    Band,
+    Drift,
+    MeanMask,
+    PValues,
+    RepeatedPlace,
+    ReportData,
+    Standing,
+)
+from aqdask.specs import PATCH, PatchGrid
+from aqdask.stats.masking import check_alpha
+from aqdask.store import layout, quality_store
+from aqdask.store.entry_table import STATES, decoded
+from aqdask.store.frame_store import FrameStore
+from aqdask.store.ledger import Ledger, open_ledger
+from aqdask.store.quality_store import QualityStore
+from aqdask.version import __version__
 
-
-@dataclass(frozen=True)
-class Standing:
-    """Frames and sources that are in one state for one reason.
-
-    Parameters
-    ----------
-    state : str
-        'done', 'quarantined', 'pending' or 'skipped' (no light, so it was not scored).
-    reason : str
-        Empty for done frames.
-    count : int
-    examples : tuple of str
-        Ids of the first frames.
-    """
-
-    state: str
-    reason: str
-    count: int
-    examples: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Band:
-    """Span of a frame-level variable over the reference frames of a camera and filter, in its own unit."""
-
-    low: float
-    median: float
-    high: float
-
-
-@dataclass(frozen=True, eq=False)
-class MeanMask:
-    """Fraction of the scored frames of a camera in which each patch is masked.
-
-    Parameters
-    ----------
-    fraction : ndarray (n_y, n_x)
-        float64, all scored frames.
-    of_good : ndarray (n_y, n_x)
-        float64, frames that are not flagged; NaN where there are none.
-    frames, good : int
-        Number of frames of both.
-    """
-
-    fraction: np.ndarray
-    of_good: np.ndarray
-    frames: int
-    good: int
-
-
-@dataclass(frozen=True)
-class RepeatedPlace:
-    """Connected patches that are masked again and again although the frames are good.
-
-    Parameters
-    ----------
-    camera : str
-    rows, columns : tuple of int
-        First pixel and one past the last along y and x.
-    patches : int
-        Number of patches.
-    fraction, expected : float
-        Fraction of the good frames in which such a patch is masked, and that of all patches.
-    pvalue : float
-        Binomial, the smallest of its patches, times the number of patches of the detector.
-    reason : str
-        Most common reason (`aqdask.flags.REASONS`).
-    text : str
-        The same in words.
-    """
-
-    camera: str
-    rows: tuple[int, int]
-    columns: tuple[int, int]
-    patches: int
-    fraction: float
-    expected: float
-    pvalue: float
-    reason: str
-    text: str
-
-
-@dataclass(frozen=True, eq=False)
-class PValues:
-    """Histogram of the p-values of patches in unflagged frames, and a verdict on it.
-
-    Parameters
-    ----------
-    edges, counts : ndarray (k + 1,), (k,)
-        Bins of equal width from 0 to 1, float64 and int64; without data all counts are 0.
-    masked, alpha : float
-        Fraction of these patches with a p-value at or below ``alpha``; NaN without data.
-    is_sound : bool or None
-        True where that fraction is close to alpha; None without data.
-    text : str
-        The verdict in words.
-    """
-
-    edges: np.ndarray
-    counts: np.ndarray
-    masked: float
-    alpha: float
-    is_sound: bool | None
-    text: str
-
-
-@dataclass(frozen=True, eq=False)
-class Drift:
-    """Monthly medians of a frame-level variable of one camera and filter.
-
-    Parameters
-    ----------
-    variable, camera, filter : str
-    months : ndarray (k,)
-        datetime64[M], in order, those with frames only.
-    medians, counts : ndarray (k,)
-        Median, float64, and number of frames.
-    text : str
-        Sentence on the months outside the span of the references; empty where there are none.
-    """
-
-    variable: str
-    camera: str
-    filter: str
-    months: np.ndarray
-    medians: np.ndarray
-    counts: np.ndarray
-    text: str
-
-
-@dataclass(frozen=True, eq=False)
-class ReportData:
-    """Everything that a report shows, except pixels.
-
-    Parameters
-    ----------
-    archive : str
-        Path, printable.
-    quality : str
-        Name of the quality group; empty where nothing is scored.
-    alpha : float
-        False-mask rate of the masks.
-    summary : tuple of str
-        Sentences: flagged frames, states, calibration, repeated places, drift.
-    standings : tuple of Standing
-        All frames and sources by state and reason, the most common first.
-    frames : mapping of str to ndarray
-        Columns of equal length, one row for each frame of the archive in the order of time (unknown times
-        last). Texts are object arrays of str, printable but *not* escaped for HTML. ``row`` (int64),
-        ``frame_id``, ``time`` (datetime64[us], UTC, NaT where unknown), ``exptime`` (s), ``camera``,
-        ``filter``, ``frame_type``, ``state``, ``state_reason``, ``frame_score``, ``is_flagged`` (bool),
-        ``flag_reason``, ``masked_patches`` (fraction of the patches), ``main_reason``, ``share_<reason>``
-        (fraction of the patches masked for that reason) for each of `aqdask.flags.REASONS`, ``airmass``,
-        ``ra`` and ``dec`` (centre, degrees, ICRS), and the frame-level variables of the quality group
-        (``frame_sky``, ``frame_noise_ratio``, ``frame_size_ratio``, ``frame_ellipticity``, ...). Numbers are
-        float64, NaN where unknown or not scored.
-    labels : mapping of str to str
-        Meaning of each column, with its unit.
-    references : mapping of (camera, filter) to mapping of str to Band
-        Span of frame-level variables over the reference frames, where the calibration has them.
-    mean_masks : mapping of str to MeanMask
-        By camera.
-    repeated_places : tuple of RepeatedPlace
-    pvalues : PValues
-    drifts : tuple of Drift
-        Empty where the frames are of one month, or have no times.
-    provenance : tuple of (str, str)
-        Label and value.
-    """
-
-    archive: str
-    quality: str
-    alpha: float
-    summary: tuple[str, ...]
-    standings: tuple[Standing, ...]
-    frames: Mapping[str, np.ndarray]
-    labels: Mapping[str, str]
-    references: Mapping[tuple[str, str], Mapping[str, Band]]
-    mean_masks: Mapping[str, MeanMask]
-    repeated_places: tuple[RepeatedPlace, ...]
-    pvalues: PValues
-    drifts: tuple[Drift, ...]
-    provenance: tuple[tuple[str, str], ...]
-
-    def patch_reasons(self, rows: Sequence[int]) -> np.ndarray:
-        """Read the masks of some frames as codes of reasons.
-
-        Parameters
-        ----------
-        rows : sequence of int
-            Rows of the archive (``frames["row"]``).
-
-        Returns
-        -------
-        ndarray (len(rows), n_y, n_x)
-            uint8, `aqdask.flags.REASONS`; `GOOD` for a patch that is not masked, 'no_data' throughout for a
-            frame without a score.
-        """
-        raise NotImplementedError
-
-    def __len__(self) -> int:
-        return len(self.frames["row"])
+__all__ = [
+    "Band", "Drift", "MeanMask", "PValues", "RepeatedPlace", "ReportData", "Standing", "report_data",
+]  # fmt: skip
+NOT_FOLLOWED = ("frame_flag", "out_of_reference", "frame_size_pvalue", "frame_ellipticity_pvalue")
+PLACES_SHOWN = 3  # in the summary
 
 
 def report_data(archive: str | os.PathLike[str], quality: str = "", alpha: float = 0.01) -> ReportData:
@@ -224,7 +53,7 @@ def report_data(archive: str | os.PathLike[str], quality: str = "", alpha: float
     archive : path
         The archive.
     quality : str
-        Name of the quality group. Empty: the only one, or no scores where there is none.
+        Name or digest of the model. Empty: the only one, or no scores where there is none.
     alpha : float
         False-mask rate, in (0, 1).
 
@@ -236,4 +65,159 @@ def report_data(archive: str | os.PathLike[str], quality: str = "", alpha: float
     ArchiveError
         For an archive that is damaged.
     """
-    raise NotImplementedError
+    check_alpha(alpha)
+    root = layout.open_root(archive)
+    ledger, frames = open_ledger(root), FrameStore.at(root)
+    store = None
+    if quality or quality_store.names(root):
+        quality = quality_name(archive, quality or None)
+        store = QualityStore.open(archive, quality)
+        if lost := store.lost():
+            raise layout.damaged(archive, lost)
+    if problems := frames.problems(ledger.row_count, thorough=False):
+        raise layout.damaged(archive, problems)
+    known = ledger.rows()
+    columns = header_columns(frames, known)
+    cameras, numbers = np.unique(columns["camera"].astype(str), return_inverse=True)
+    by_row = np.zeros(ledger.row_count, np.int64)
+    by_row[columns["row"]] = numbers
+    values = frame_values(store, ledger.row_count)
+    patch: Any = store.group.attrs["patch"] if store else PATCH
+    grid = PatchGrid(*frames.spec.shape, int(patch))
+    sums = MaskSums(grid.shape, by_row, cameras.tolist(), alpha)
+    masks = None
+    if store is not None:
+        blocks = read_masks(store, scored_rows(known, quality), quality, alpha)
+        masks = summary_of(_added(blocks, sums, values), store, ledger.row_count)
+    spans: SpansOf = reference_spans(store) if store else lambda camera, filter: {}
+    columns |= score_columns(known, quality, values, masks, spans, columns)
+    order = np.lexsort((columns["row"], columns["time"]))  # NaT is last
+    columns = {name: column[order] for name, column in columns.items()}
+    references = _references(columns, spans)
+    followed = ["masked_patches", *(name for name in values if name not in NOT_FOLLOWED)]
+    moved = drifts(columns, followed, references)
+    standings, places, pvalues = _standings(ledger, quality), sums.repeated_places(grid), sums.pvalues()
+    damaged = int(masks.damaged.sum()) if masks else 0
+    summary = _summary(store, columns, standings, damaged, pvalues, places, moved)
+    provenance = tuple(_provenance(archive, root, store, alpha))
+    return ReportData(
+        os.fspath(archive), quality, alpha, tuple(filter(None, summary)), standings, columns, labels(store),
+        references, sums.mean_masks(), places, pvalues, moved, provenance,
+    )  # fmt: skip
+
+
+def _added(blocks: Iterator[MaskBlock], sums: MaskSums, values: dict[str, np.ndarray]) -> Iterator[MaskBlock]:
+    """Add each block to the sums, and pass it on."""
+    for block in blocks:
+        masked = block.counts.sum(axis=1) / sums.patches
+        sums.add(block, flagged({name: column[block.rows] for name, column in values.items()}, masked))
+        yield block
+
+
+def _references(columns: dict[str, np.ndarray], spans: SpansOf) -> dict[tuple[str, str], dict[str, Band]]:
+    pairs = sorted(set(zip(columns["camera"].tolist(), columns["filter"].tolist(), strict=True)))
+    found = {pair: {name: Band(*span) for name, span in spans(*pair).items()} for pair in pairs}
+    return {pair: bands for pair, bands in found.items() if bands}
+
+
+def _standings(ledger: Ledger, quality: str) -> tuple[Standing, ...]:
+    """Group all frames, and the sources that gave none, by state and reason."""
+    entries = ledger.table.all()
+    states = np.array(STATES)[entries.standing(quality)].tolist()
+    reasons = [decoded(reason) for reason in entries.reasons(quality).tolist()]
+    return sentences.standings(states, reasons, entries.texts("frame_id"))
+
+
+def _summary(
+    store: QualityStore | None,
+    frames: dict[str, np.ndarray],
+    standings: tuple[Standing, ...],
+    damaged: int,
+    pvalues: PValues,
+    places: tuple[RepeatedPlace, ...],
+    moved: tuple[Drift, ...],
+) -> Iterator[str]:
+    """Yield the sentences of the summary, some of them empty."""
+    if not standings:
+        yield "The archive is empty: run `aqdask ingest` first."
+        return
+    scored = np.isfinite(frames["masked_patches"]).any()
+    if store is None:
+        yield "Nothing is scored yet: run `aqdask score` (or `aqdask run`) first."
+    else:
+        yield sentences.flag_sentence(frames)
+    yield from sentences.state_sentences(standings)
+    if damaged:
+        who = "1 frame are" if damaged == 1 else f"{damaged} frames are"
+        yield f"The maps of {who} missing or damaged: `aqdask verify --repair` makes them again."
+    if store is not None and scored:
+        yield pvalues.text
+        yield from _uncalibrated(store, frames)
+        yield sentences.outside_sentence(frames)
+    for place in places[:PLACES_SHOWN]:
+        yield f"Masked again and again: {place.text}."
+    if len(places) > PLACES_SHOWN:
+        more = len(places) - PLACES_SHOWN
+        which = "place of the detector is" if more == 1 else "places of the detectors are"
+        yield f"{more} more {which} masked again and again."
+    yield from (drift.text for drift in moved)
+    yield sentences.time_sentence(frames) if len(frames["time"]) else ""
+
+
+def _uncalibrated(store: QualityStore, frames: dict[str, np.ndarray]) -> Iterator[str]:
+    """Yield a sentence on frames of cameras and filters without a calibration of their own."""
+    keys: Any = store.group.attrs.get(ATTRIBUTE, [])
+    pairs = zip(frames["camera"].tolist(), frames["filter"].tolist(), strict=True)
+    counts = Counter(f"{camera}|{band}" for camera, band in pairs)
+    if found := {key: counts[key] for key in keys if counts[key]}:
+        listed = ", ".join(f"{key.replace('|', ' ').strip() or 'unknown'} ({n})" for key, n in found.items())
+        yield (
+            f"The model is not calibrated for {listed}: p-values come from other cameras and filters, and "
+            "masks may have more or fewer false alarms than alpha says."
+        )
+
+
+def _provenance(
+    archive: str | os.PathLike[str], root: Any, store: QualityStore | None, alpha: float
+) -> Iterator[tuple[str, str]]:
+    spec = layout.read_spec(root)
+    yield "archive", os.fspath(archive)
+    yield "made by", str(root.attrs["created_by"])
+    yield "layout version", str(root.attrs["layout_version"])
+    yield "frame shape (y, x)", f"{spec.shape[0]} x {spec.shape[1]}"
+    yield "type of the pixels", spec.dtype
+    if store is not None:
+        about = store.group.attrs
+        yield "model", str(about["model"])
+        yield "SHA-256 of the model", str(about["model_sha256"])
+        yield "method", str(about["method"])
+        yield "patch", f"{about['patch']} px"
+        yield "precision", str(about.get(PRECISION, "fp32"))
+        yield from _calibrations(store)
+        made: Any = about.get(VERSIONS, [])
+        for versions in made:
+            yield "scored by", ", ".join(f"{name} {version}" for name, version in versions.items())
+    yield "alpha", f"{alpha:g}"
+    yield "report by", f"aqdask {__version__}"
+    yield "date of the report", datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+
+def _calibrations(store: QualityStore) -> Iterator[tuple[str, str]]:
+    """Yield the calibrations of the model, with the number of their reference frames and patches."""
+    contents = store.bundle()
+    if not contents:
+        yield "calibration", "unknown: the stored model is damaged"
+        return
+    bundle = Bundle.from_bytes(contents)
+    for key, calibration in sorted(bundle.calibrations.items()):
+        if key:
+            members = calibration.facts.get("about", {}).get("frames", {})
+            count = sum(map(len, members.values()))
+            frames = f"{count} reference frames, " if count else ""
+            patches = calibration.facts.get("patches")
+            yield (
+                f"calibrated for {key.replace('|', ' ').strip() or 'an unknown camera'}",
+                (f"{frames}{patches} reference patches"),
+            )
+    if origin := bundle.provenance.get("adapted_from"):
+        yield "calibrated from the model", str(origin)
