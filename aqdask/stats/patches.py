@@ -128,7 +128,7 @@ def stitch(maps: np.ndarray, grid: PatchGrid) -> np.ndarray:
 
 
 def join(patches: np.ndarray, grid: PatchGrid) -> np.ndarray:
-    """Put patches ``(n_y n_x, P, P)`` in C order together to a frame ``(H, W)``, each pixel from its owner."""
+    """Join patches ``(n_y n_x, P, P)`` in C order to a frame ``(H, W)``; each pixel is that of its owner."""
     frame = np.empty((grid.height, grid.width), patches.dtype)
     bounds, starts = ([function(axis) for axis in (0, 1)] for function in (grid.owner_bounds, grid.starts))
     n_y, n_x = grid.shape

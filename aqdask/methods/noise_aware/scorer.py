@@ -130,7 +130,7 @@ class NoiseAwareScorer:
 
         In units of the noise, 1 sigma of the sky, logarithmic above 10 sigma (`noise_model.compress`).
         """
-        grid = PatchGrid(*image.shape, self.patch)
+        grid = PatchGrid(image.shape[0], image.shape[1], self.patch)
         calibration, unusable = self.calibration(camera, filter)
         detector, found = limited(calibration.detector, image.dtype), []
         for patches, valid, tops, lefts in batches(image, invalid, grid):

@@ -160,7 +160,7 @@ class PaperScorer:
         self, image: np.ndarray, invalid: np.ndarray | None = None, camera: str = "", filter: str = ""
     ) -> tuple[np.ndarray, np.ndarray]:
         """Reconstruct a frame; see `aqdask.methods.base.reconstruct_frame`. Each patch is scaled to [0, 1]."""
-        scaled, smooth = self._errors.reconstruct(image, invalid, PatchGrid(*image.shape, self.patch))
+        scaled, smooth = self._errors.reconstruct(image, invalid, PatchGrid(image.shape[0], image.shape[1], self.patch))
         return scaled, smooth
 
     def score_features(

@@ -22,8 +22,8 @@ from bokeh.models import (
 from bokeh.palettes import Cividis256, Greys256, Viridis256, diverging_palette, interp_palette
 from bokeh.plotting import figure
 
-from aqdask.products.report.data import Band, MeanMask, ReportData
 from aqdask.products.report.panels import PLANES
+from aqdask.products.report.values import Band, MeanMask, ReportData
 
 GROUP_COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#8c6bb1", "#888888")
 """Colours of cameras and filters after Okabe and Ito; the last one for all others."""
@@ -36,7 +36,7 @@ NAMES = {
     "frame_noise_ratio": "noise\n/ expected", "masked_patches": "masked\nfraction", "frame_score": "frame\nscore",
     "airmass": "airmass",
 }  # fmt: skip
-TIME_FORMATS = {
+TIME_FORMATS: dict[str, Any] = {
     "minutes": "%H:%M", "hourmin": "%H:%M", "hours": "%H:%M", "days": "%d %b", "months": "%b %Y", "years": "%Y"
 }  # fmt: skip
 PALETTES = {
@@ -147,8 +147,8 @@ class FrameFigures:
             source = self.sources[name]
             band = self._band(name, y) if bands else None
             if band is not None and len(source.data["index"]):
-                values = source.data[x]
-                known = values[~np.isnan(values)] if x != "position" else values
+                values = np.asarray(source.data[x])
+                known = values[~np.isnan(values)]
                 if len(known):
                     plot.quad(left=known.min(), right=known.max(), bottom=band.low, top=band.high,
                               fill_color=colour, fill_alpha=0.13, line_alpha=0)  # fmt: skip
@@ -167,8 +167,8 @@ class FrameFigures:
         first = np.flatnonzero(self.group_of == group)[:1]
         if group == "others" or not len(first):
             return None
-        key = tuple(str(self.data.frames[name][first[0]]) for name in ("camera", "filter"))
-        return self.data.references.get(key, {}).get(variable)  # type: ignore[call-overload,no-any-return]
+        camera, band = (str(self.data.frames[name][first[0]]) for name in ("camera", "filter"))
+        return self.data.references.get((camera, band), {}).get(variable)
 
 
 def detector_figure(mask: MeanMask, size: tuple[int, int], *, good: bool) -> Any:
@@ -184,7 +184,11 @@ def detector_figure(mask: MeanMask, size: tuple[int, int], *, good: bool) -> Any
     """
     fraction = mask.of_good if good else mask.fraction
     top = max(float(np.nanmax(fraction, initial=0)), 0.02)
-    plot = _plot(height=380, tools="pan,wheel_zoom,reset", match_aspect=True)
+    ratio = size[0] / size[1]
+    plot = _plot(
+        height=None, sizing_mode="scale_width", aspect_ratio=1.2 * ratio, max_width=int(max(240, 480 * min(ratio, 2))),
+        tools="pan,wheel_zoom,reset", match_aspect=True,
+    )  # fmt: skip
     mapper = LinearColorMapper(palette=Cividis256, low=0, high=top, nan_color="rgba(0,0,0,0)")
     plot.image([np.asarray(fraction, np.float32)], x=0, y=0, dw=size[0], dh=size[1], color_mapper=mapper,
                level="image")  # fmt: skip
@@ -199,7 +203,7 @@ def pvalue_figure(data: ReportData) -> Any:
     """Draw the histogram of p-values with the uniform distribution as a line."""
     pvalues = data.pvalues
     share = pvalues.counts / max(int(pvalues.counts.sum()), 1) * len(pvalues.counts)
-    plot = _plot(height=280, tools="pan,wheel_zoom,reset", x_range=Range1d(0, 1))
+    plot = _plot(height=280, tools="pan,wheel_zoom,reset", x_range=Range1d(start=0, end=1))
     plot.quad(left=pvalues.edges[:-1], right=pvalues.edges[1:], bottom=0, top=share, fill_color="#0072b2",
               fill_alpha=0.6, line_color="#0072b2")  # fmt: skip
     plot.line([0, 1], [1, 1], color="#d55e00", line_width=2, line_dash="dashed")
@@ -242,7 +246,7 @@ def panel_figures(size: tuple[int, int]) -> Figures:
     the mask alone.
     """
     width, height = size
-    ranges = {"x_range": Range1d(0, width), "y_range": Range1d(0, height)}
+    ranges = {"x_range": Range1d(start=0, end=width), "y_range": Range1d(start=0, end=height)}
     empty: Mapping[str, list[Any]] = {"x0": [], "y0": [], "x1": [], "y1": [], "colour": []}
     outlines, patches, boxes = (
         ColumnDataSource(dict(empty), name=n) for n in ("outlines", "patches", "boxes")

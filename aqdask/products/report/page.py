@@ -19,7 +19,8 @@ from aqdask.errors import UsageError, place_failed
 from aqdask.execution.reporter import Reporter
 from aqdask.io.frame_ids import match_frames
 from aqdask.monitor.strict_json import strict_json
-from aqdask.products.report.data import GOOD, ReportData
+from aqdask.products.mask_summaries import GOOD
+from aqdask.products.report.values import ReportData
 from aqdask.products.report.figures import (
     GROUP_COLOURS,
     FrameFigures,
@@ -200,8 +201,9 @@ def page(
     shown = {
         "time": dict(points.over_time()), "against": dict(points.relations()),
         "drift": dict(drift_figures(data)),
-        "detector": {f"detector-{n}": detector_figure(m, size, good=False)
-                     for n, m in enumerate(data.mean_masks.values())},
+        "detector": {f"detector-{n}{kind}": detector_figure(mask, size, good=kind == "-good")
+                     for n, mask in enumerate(data.mean_masks.values())
+                     for kind in ("", "-good") if not kind or mask.good},
         "pvalues": {"pvalues": pvalue_figure(data)} if data.pvalues.counts.sum() else {},
     }  # fmt: skip
     figures = {name: figure for part in shown.values() for name, figure in part.items()}

@@ -63,7 +63,7 @@ class Plane:
 
 PLANES: dict[str, Plane] = {
     "image": Plane("Image", "counts", "grey", "zscale limits, asinh stretch"),
-    "smooth": Plane("Reconstruction", "σ", "grey", "by the autoencoder"),
+    "smooth": Plane("Reconstruction", "σ", "grey", "by the autoencoder, each patch above its own sky"),
     "residual": Plane("Residual", "σ", "diverging", "image less reconstruction"),
     "score": Plane("Patch score", "", "sequential", "larger is worse"),
     "sky": Plane("Sky", "counts", "sequential"),
