@@ -93,7 +93,9 @@ def ingest(session: Session, sources: tuple[str, ...], archive: str, **options: 
     metavar="MODEL",
     help="Model bundle, or wide-field, which is first calibrated on the best frames.",
 )
-@click.option("--products", metavar="DIR", help="Folder of masks, table and report.  [default: <ARCHIVE>-products]")
+@click.option(
+    "--products", metavar="DIR", help="Folder of masks, table and report.  [default: <ARCHIVE>-products]"
+)
 @click.option("--alpha", default=0.01, show_default=True, help="False-mask rate on good patches.")
 @click.option(
     "--strict", is_flag=True, help="Refuse cameras and filters that the model is not calibrated for."

@@ -22,8 +22,8 @@ from aqdask.errors import EXIT_DONE, EXIT_QUARANTINED
     "--panels",
     type=click.IntRange(0),
     metavar="N",
-    help="Frames whose pixels are shown, the worst and some of the best.  [default: the pixels of 16 frames of "
-    "4096 x 4096, and a file below 50 MB]",
+    help="Frames whose pixels are shown, the worst and some of the best.  [default: 16 frames of 4096 x 4096 "
+    "px, more smaller ones, and a file below 50 MB]",
 )
 @click.option(
     "--frames", multiple=True, metavar="FRAME", help="Show the pixels of these frames (ids or patterns), too."

@@ -159,8 +159,12 @@ class PaperScorer:
     def reconstruct(
         self, image: np.ndarray, invalid: np.ndarray | None = None, camera: str = "", filter: str = ""
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Reconstruct a frame; see `aqdask.methods.base.reconstruct_frame`. Each patch is scaled to [0, 1]."""
-        scaled, smooth = self._errors.reconstruct(image, invalid, PatchGrid(image.shape[0], image.shape[1], self.patch))
+        """Reconstruct a frame by the autoencoder; see `aqdask.methods.base.reconstruct_frame`.
+
+        Each patch is scaled to [0, 1].
+        """
+        grid = PatchGrid(image.shape[0], image.shape[1], self.patch)
+        scaled, smooth = self._errors.reconstruct(image, invalid, grid)
         return scaled, smooth
 
     def score_features(

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 from bokeh.document import Document
 from bokeh.embed.util import standalone_docs_json_and_render_items
-from bokeh.models import (
+from bokeh.models import (  # type: ignore[attr-defined]
     BoxSelectTool,
+    BoxZoomTool,
     ColorBar,
     ColumnDataSource,
     CustomJS,
@@ -19,7 +21,7 @@ from bokeh.models import (
     Range1d,
     TapTool,
 )
-from bokeh.palettes import Cividis256, Greys256, Viridis256, diverging_palette, interp_palette
+from bokeh.palettes import Cividis256, Greys256, Viridis256, interp_palette
 from bokeh.plotting import figure
 
 from aqdask.products.report.panels import PLANES
@@ -28,19 +30,21 @@ from aqdask.products.report.values import Band, MeanMask, ReportData
 GROUP_COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#8c6bb1", "#888888")
 """Colours of cameras and filters after Okabe and Ito; the last one for all others."""
 OVER_TIME = (
-    "frame_size_ratio", "frame_ellipticity", "frame_sky", "frame_noise_ratio", "masked_patches", "frame_score",
+    "frame_size_ratio", "frame_ellipticity", "frame_sky", "frame_noise_ratio", "masked_patches",
+    "frame_score",
 )  # fmt: skip
 AGAINST = ("frame_sky", "frame_size_ratio", "airmass")
 NAMES = {
-    "frame_size_ratio": "star size\n/ references", "frame_ellipticity": "ellipticity", "frame_sky": "sky\n[counts]",
-    "frame_noise_ratio": "noise\n/ expected", "masked_patches": "masked\nfraction", "frame_score": "frame\nscore",
-    "airmass": "airmass",
+    "frame_size_ratio": "star size\n/ references", "frame_ellipticity": "ellipticity",
+    "frame_sky": "sky\n[counts]", "frame_noise_ratio": "noise\n/ expected",
+    "masked_patches": "masked\nfraction", "frame_score": "frame\nscore", "airmass": "airmass",
 }  # fmt: skip
 TIME_FORMATS: dict[str, Any] = {
-    "minutes": "%H:%M", "hourmin": "%H:%M", "hours": "%H:%M", "days": "%d %b", "months": "%b %Y", "years": "%Y"
+    "minutes": "%H:%M", "hourmin": "%H:%M", "hours": "%H:%M", "days": "%d %b", "months": "%b %Y",
+    "years": "%Y",
 }  # fmt: skip
 PALETTES = {
-    "grey": Greys256[::-1] if Greys256[0] != "#000000" else Greys256,
+    "grey": Greys256,  # from black to white
     "sequential": Viridis256,
     "diverging": interp_palette(("#2166ac", "#f7f7f7", "#b2182b"), 256),
 }
@@ -48,8 +52,8 @@ DRIFT_FIGURES = 12
 Figures = dict[str, Any]
 
 
-def embedded(figures: Figures) -> dict[str, Any]:
-    """Return figures as data: the document, and ids of the elements by the id of each model.
+def embedded(figures: Figures) -> str:
+    """Serialise figures as JSON: the document, and ids of the elements by the id of each model.
 
     An element has the id ``figure-NAME``.
     """
@@ -58,7 +62,8 @@ def embedded(figures: Figures) -> dict[str, Any]:
         document.add_root(plot)
     documents, (item,) = standalone_docs_json_and_render_items([*figures.values()])
     roots = {model.id: f"figure-{name}" for name, model in figures.items()}
-    return {"documents": documents, "item": {**item.to_json(), "roots": roots, "root_ids": [*roots]}}
+    where = {**item.to_json(), "roots": roots, "root_ids": [*roots]}
+    return json.dumps({"documents": documents, "item": where})
 
 
 def frame_groups(data: ReportData) -> np.ndarray:
@@ -112,20 +117,23 @@ class FrameFigures:
         return [n for n in names if n in frames and np.isfinite(_floats(frames[n])).any()]
 
     def over_time(self) -> Iterator[tuple[str, Any]]:
-        """Yield figures of variables over time, or over the order of frames without times, with one x range."""
+        """Yield figures of variables over time, or the order of frames without times, on one x axis."""
         axis = "time" if self.has_times else "position"
         shared: Any = None
         variables = self.shown(OVER_TIME)
         for name in variables:
-            last = name == variables[-1]
+            first, last = name == variables[0], name == variables[-1]
             options: dict[str, Any] = {"x_range": shared} if shared is not None else {}
             if self.has_times:
                 options["x_axis_type"] = "datetime"
-            plot = _plot(height=175 if last else 135, tools="xpan,xwheel_zoom,box_zoom,reset,tap", **options)
+            plot = _plot(
+                height=130 + 30 * first + 40 * last, tools="reset,tap,save", min_border_left=90,
+                toolbar_location="above" if first else None, **options,
+            )  # fmt: skip
+            plot.add_tools(BoxZoomTool(dimensions="width"))
             shared = plot.x_range
             self._points(plot, axis, name)
             plot.yaxis.axis_label = NAMES[name]
-            plot.min_border_left = 90
             plot.xaxis.visible = last
             plot.xaxis.axis_label = "time (UTC)" if self.has_times else "frame, in the order of the archive"
             if self.has_times:
@@ -186,14 +194,15 @@ def detector_figure(mask: MeanMask, size: tuple[int, int], *, good: bool) -> Any
     top = max(float(np.nanmax(fraction, initial=0)), 0.02)
     ratio = size[0] / size[1]
     plot = _plot(
-        height=None, sizing_mode="scale_width", aspect_ratio=1.2 * ratio, max_width=int(max(240, 480 * min(ratio, 2))),
+        height=None, sizing_mode="scale_width", aspect_ratio=1.2 * ratio,
+        max_width=int(max(240, 480 * min(ratio, 2))),
         tools="pan,wheel_zoom,reset", match_aspect=True,
     )  # fmt: skip
     mapper = LinearColorMapper(palette=Cividis256, low=0, high=top, nan_color="rgba(0,0,0,0)")
     plot.image([np.asarray(fraction, np.float32)], x=0, y=0, dw=size[0], dh=size[1], color_mapper=mapper,
                level="image")  # fmt: skip
     plot.add_tools(HoverTool(tooltips=[("masked in", "@image{0.0%} of frames"), ("x, y", "$x{0}, $y{0} px")]))
-    plot.add_layout(ColorBar(color_mapper=mapper, width=10, title="fraction"), "right")
+    plot.add_layout(ColorBar(color_mapper=mapper, width=10), "right")
     plot.xaxis.axis_label, plot.yaxis.axis_label = "x [px]", "y [px]"
     plot.grid.visible = False
     return plot
@@ -203,7 +212,7 @@ def pvalue_figure(data: ReportData) -> Any:
     """Draw the histogram of p-values with the uniform distribution as a line."""
     pvalues = data.pvalues
     share = pvalues.counts / max(int(pvalues.counts.sum()), 1) * len(pvalues.counts)
-    plot = _plot(height=280, tools="pan,wheel_zoom,reset", x_range=Range1d(start=0, end=1))
+    plot = _plot(height=280, max_width=800, tools="pan,wheel_zoom,reset", x_range=Range1d(start=0, end=1))
     plot.quad(left=pvalues.edges[:-1], right=pvalues.edges[1:], bottom=0, top=share, fill_color="#0072b2",
               fill_alpha=0.6, line_color="#0072b2")  # fmt: skip
     plot.line([0, 1], [1, 1], color="#d55e00", line_width=2, line_dash="dashed")
@@ -253,7 +262,8 @@ def panel_figures(size: tuple[int, int]) -> Figures:
     )
     figures: Figures = {}
     for name in ("mask", *PLANES):
-        plot = _plot(height=None, sizing_mode="scale_width", aspect_ratio=width / height, toolbar_location=None,
+        plot = _plot(height=None, sizing_mode="scale_width", aspect_ratio=width / height,
+                     toolbar_location=None,
                      tools="pan,wheel_zoom,reset", active_scroll="wheel_zoom", min_border=0,
                      **ranges)  # fmt: skip
         plot.axis.visible = plot.grid.visible = False
@@ -275,7 +285,8 @@ def panel_figures(size: tuple[int, int]) -> Figures:
             )
             plot.image("image", x=0, y=0, dw="dw", dh="dh", source=blank, color_mapper=mapper)
         plot.segment("x0", "y0", "x1", "y1", color="colour", line_width=1.6, source=outlines)
-        plot.quad(left="x0", right="x1", bottom="y0", top="y1", fill_alpha=0, line_color="colour", line_width=2.5,
+        plot.quad(left="x0", right="x1", bottom="y0", top="y1", fill_alpha=0, line_color="colour",
+                  line_width=2.5,
                   line_dash="dashed", source=boxes)  # fmt: skip
         plot.js_on_event("mousemove", CustomJS(code="aqdask.point(cb_obj.x, cb_obj.y)"))
         plot.js_on_event("mouseleave", CustomJS(code="aqdask.point()"))
@@ -291,8 +302,9 @@ def _plot(**options: Any) -> Any:
     plot = figure(**defaults | options, background_fill_alpha=0, border_fill_alpha=0, output_backend="canvas")
     plot.toolbar.logo = None
     plot.axis.axis_label_text_font_style = "normal"
-    for tool in plot.select(TapTool):
-        tool.mode = "replace"
+    for tool in plot.tools:
+        if isinstance(tool, TapTool):
+            tool.mode = "replace"  # a click chooses one frame
     return plot
 
 

@@ -20,7 +20,6 @@ from aqdask.execution.reporter import Reporter
 from aqdask.io.frame_ids import match_frames
 from aqdask.monitor.strict_json import strict_json
 from aqdask.products.mask_summaries import GOOD
-from aqdask.products.report.values import ReportData
 from aqdask.products.report.figures import (
     GROUP_COLOURS,
     FrameFigures,
@@ -31,6 +30,7 @@ from aqdask.products.report.figures import (
     pvalue_figure,
 )
 from aqdask.products.report.panels import PLANES, PanelMaker, reason_pictures, reasons_listed
+from aqdask.products.report.values import ReportData
 from aqdask.specs import PatchGrid
 from aqdask.version import __version__
 
@@ -43,8 +43,8 @@ MAPS_AT_ONCE = 1024
 MOST_FRAMES = 50_000  # in one page; it has about 1 kB a frame beside the panels
 COLUMNS = (
     "frame_id", "camera", "filter", "state", "state_reason", "is_flagged", "flag_reason", "main_reason",
-    "frame_score", "masked_patches", "frame_size_ratio", "frame_ellipticity", "frame_sky", "frame_noise_ratio",
-    "frame_stars", "exptime", "airmass", "ra", "dec", "row",
+    "frame_score", "masked_patches", "frame_size_ratio", "frame_ellipticity", "frame_sky",
+    "frame_noise_ratio", "frame_stars", "exptime", "airmass", "ra", "dec", "row",
 )  # fmt: skip
 
 
@@ -176,9 +176,9 @@ def _text(name: str) -> str:
     return files("aqdask.products.report").joinpath(name).read_text(encoding="utf-8")
 
 
-def as_script(value: object) -> Markup:
-    """Serialise a value for a ``<script type="application/json">`` element, which no text in it can end."""
-    return Markup(strict_json(value).replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e"))
+def as_script(text: str) -> Markup:
+    """Make JSON fit for a ``<script type="application/json">`` element, which no text in it can end."""
+    return Markup(text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e"))
 
 
 def page(
@@ -212,12 +212,13 @@ def page(
     worst = [i for i in worst_frames(data) if data.frames["is_flagged"][i]][:WORST]
     return environment.get_template("report.html").render(
         data=data,
+        name=Path(data.archive).name,
         version=__version__,
         css=Markup(_text("report.css")),
         script=Markup(_text("report.js")),
         bokeh=Markup(_bokeh_script()),
-        payload=as_script(_payload(data, shape, patch, panels)),
-        figures=as_script(embedded(figures) if figures else None),
+        payload=as_script(strict_json(_payload(data, shape, patch, panels))),
+        figures=as_script(embedded(figures) if figures else "null"),
         viewer=as_script(embedded(viewer)),
         shown={part: [*names] for part, names in shown.items()},
         groups=[*zip(points.groups, GROUP_COLOURS, strict=False)],

@@ -38,7 +38,7 @@ REASON_COLOURS = {
     "sky": "#66ccee", "size": "#ee6677", "ellipticity": "#aa4499", "latent": "#4477aa",
     "spike": "#ddaa33", "line": "#ee7733", "stars": "#999933", "saturated": "#ee3377",
 }  # fmt: skip
-"""Colours of `aqdask.flags.REASONS` after the schemes of Paul Tol, for readers who are colour-blind as well."""
+"""Colours of `aqdask.flags.REASONS` after Paul Tol's schemes for all kinds of colour vision."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,8 @@ class PanelMaker:
         self.frames = FrameStore.at(root)
         self.places = {entry.row: entry.place for entry in open_ledger(root).rows()}
         self.store = QualityStore.open(archive, quality) if quality else None
-        self.patch = int(self.store.group.attrs["patch"]) if self.store else 0  # type: ignore[call-overload]
+        patch: Any = self.store.group.attrs["patch"] if self.store else 0
+        self.patch = int(patch)
         self._scorer = lru_cache(maxsize=1)(self._load_scorer)
 
     def _load_scorer(self) -> Any:
@@ -125,8 +126,8 @@ class PanelMaker:
         dict
             ``planes``: by name of `PLANES`, ``src`` (data URL), ``low``, ``high`` (values of the levels 1 and
             255; level 0 is no data), ``asinh`` (bool) and ``size`` (px that the picture spans, x and y).
-            ``sky``: unit vectors of the nodes, ``(nodes, nodes, 3)`` nested, or None. ``problem``: sentence on
-            what could not be read, empty for none.
+            ``sky``: unit vectors of the nodes, ``(nodes, nodes, 3)`` nested, or None. ``problem``: reason
+            for what could not be read, empty for none.
         """
         planes: dict[str, dict[str, Any]] = {}
         found: dict[str, Any] = {"planes": planes, "sky": None, "problem": ""}
@@ -141,8 +142,8 @@ class PanelMaker:
 
     def _add_pixels(self, row: int, found: dict[str, Any]) -> None:
         chosen = ChosenFrames.of(self.frames, [self.places[row]])
-        headers = [str(self.frames.coordinate(n, [row])[0]) for n in ("header", "primary_header")]
-        found["sky"] = sky_nodes(*headers, self.frames.spec.shape)
+        header, primary = (str(self.frames.coordinate(n, [row])[0]) for n in ("header", "primary_header"))
+        found["sky"] = sky_nodes(header, primary, self.frames.spec.shape)
         image, invalid = chosen.read(0)
         planes, about = found["planes"], chosen.metadata[0]
         planes["image"] = _pixels(image, invalid)

@@ -90,7 +90,7 @@ function cardOf(i) {
   const masked = frames.masked_patches[i];
   const facts = [frames.time[i]?.replace("T", " "), frames.filter[i]].filter(Boolean).join(" · ");
   const detail = isScored(i) ? `score ${number(frames.frame_score[i], 3)} · ${number(100 * masked, 2)} % masked` : frames.state_reason[i];
-  const main = frames.main_reason[i] && masked > 0 ? "mostly " + words(frames.main_reason[i]) : "";
+  const main = frames.main_reason[i] && masked > 0 && frames.main_reason[i] !== frames.flag_reason[i] ? "mostly " + words(frames.main_reason[i]) : "";
   card.append(picture, make("span", frames.frame_id[i], { class: "name" }), make("span", text, { class: "chip " + kind }),
     make("span", [detail, main].filter(Boolean).join(" · "), { class: "detail" }), make("span", facts, { class: "detail" }));
   const mine = labels.get(i);
