@@ -2,10 +2,10 @@
 
     python benchmarks/bench_report.py [--frames 10000] [--folder DIR] [--json FILE]
 
-The archive is synthetic: a ledger, one-dimensional arrays, and maps of p-values and reasons (64 x 64 patches,
-one object for 16 frames), written by the store layer as a run would leave them, without one pixel. Two cameras,
-three filters, seven months; six frames of a hundred are flagged (runs out of focus, single ones for guiding,
-noise and clouds), one of a thousand has no time, and some patches of each detector are masked again and again.
+The archive is synthetic: a ledger, one-dimensional arrays, and maps of p-values and reasons (64 x 64
+patches, one object for 16 frames), written by the store layer as a run would leave them, without one pixel.
+Two cameras, three filters, seven months; six frames of a hundred are flagged (runs out of focus, single ones
+for guiding, noise and clouds), one of a thousand has no time, and some patches are masked again and again.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from aqdask.store.quality_store import QualityStore, row_checksum
 
 GOOD = 255
 """Code of a patch that is not masked, in maps of reasons."""
-BLOCK_BYTES = 2**26  # of p-values that are read at a time
+BLOCK_BYTES = 2**24  # of p-values that are read at a time
 CODES = np.array([flag.value for flag in flags.REASONS])
 PLACES = np.zeros(256, np.int64)  # of each code in `aqdask.flags.REASONS`; unknown ones count as no data
 PLACES[CODES] = np.arange(len(CODES))
@@ -123,7 +123,7 @@ def main_reasons(counts: np.ndarray) -> np.ndarray:
 
 
 def read_masks(store: QualityStore, known: Rows, quality: str, alpha: float) -> Iterator[MaskBlock]:
-    """Read the masks of frames in blocks of whole shards, some 64 MB of p-values at a time.
+    """Read the masks of frames in blocks of whole shards, some 16 MB of p-values at a time.
 
     Parameters
     ----------

@@ -9,6 +9,7 @@ from scipy import ndimage, stats
 
 from aqdask import flags
 from aqdask.products.mask_summaries import CODES, WITHOUT_SCORE, MaskBlock
+from aqdask.products.report.sentences import WORDS
 from aqdask.products.report.values import MeanMask, PValues, RepeatedPlace
 from aqdask.specs import PatchGrid
 
@@ -57,7 +58,7 @@ class MaskSums:
             camera = cameras[frame[chosen]]
             keys = (camera * len(CODES) + reason[chosen]) * self.patches + patch[chosen]
             sums += np.bincount(keys, minlength=sums.size).reshape(sums.shape)
-        pvalue = block.pvalue[good].reshape(np.count_nonzero(good), -1)
+        pvalue = block.pvalue[good].reshape(-1, self.patches)
         known = np.isfinite(pvalue)
         bins = np.minimum(pvalue[known] * BINS, BINS - 1).astype(np.int64)
         self.histogram += np.bincount(bins, minlength=BINS)
@@ -110,7 +111,7 @@ class MaskSums:
                 f"{patches} {'patch' if patches == 1 else 'patches'} in rows {rows[0]} to {rows[1] - 1}, "
                 f"columns {columns[0]} to {columns[1] - 1} of {self.names[camera] or 'the unknown camera'}, "
                 f"masked in {fraction:.0%} of {good} unflagged frames ({rate:.1%} of all patches are), "
-                f"mostly for {reason}"
+                f"mostly for {WORDS[reason]}"
             )
             least = float(pvalue[inside].min())
             places.append(
@@ -143,7 +144,7 @@ class MaskSums:
             verdict = "the calibration is sound"
         cumulative = np.cumsum(self.histogram) / max(self.histogram.sum(), 1)
         largest = float(np.abs(cumulative - edges[1:]).max())
-        text = f"{about}: {verdict}. Their distribution is within {largest:.2f} of the uniform."
+        text = f"{about}: {verdict}. Their distribution is within {largest:.1%} of the uniform."
         return PValues(edges, self.histogram, masked, self.alpha, not (is_high or is_low), text)
 
 

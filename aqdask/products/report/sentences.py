@@ -30,7 +30,7 @@ WORDS = {
 }
 BETWEEN = 2  # other frames of the camera within a run of flagged ones, at most
 PAUSE = np.timedelta64(6, "h")  # within a run, at most
-RUNS = 2  # of a reason, with their times
+RUN, RUNS = 3, 2  # frames of a run; runs of a reason that are listed one by one
 SHOWN = 5  # reasons
 
 
@@ -63,22 +63,24 @@ def flag_sentence(frames: Mapping[str, np.ndarray]) -> str:
 
 def _of_reason(frames: Mapping[str, np.ndarray], reason: str, count: int) -> str:
     """Return '17 for focus between 01:10 and 02:40 on 2024-05-07' for one reason."""
-    runs = sorted(_runs(frames, reason), key=len, reverse=True)
-    word = WORDS.get(reason, reason)
-    told = [run for run in runs[:RUNS] if len(run) > 1 or count == 1]
+    what = f"{count} for {WORDS.get(reason, reason)}"
     many = len(set(frames["camera"].tolist())) > 1
-    parts = []
-    for run in told:
+
+    def told(run: list[int]) -> str:
         camera = str(frames["camera"][run[0]])
-        parts.append(_interval(frames["time"][run]) + (f" with {camera}" if many and camera else ""))
-    rest = count - sum(map(len, told))
-    if not parts:
-        return f"{count} for {word}" + ("" if np.isnat(frames["time"]).all() else ", scattered in time")
-    if len(parts) == 1 and not rest:
-        return f"{count} for {word} {parts[0]}"
-    numbered = [f"{len(run)} {part}" for run, part in zip(told, parts, strict=True)]
-    numbered += [f"{rest} at other times"] * (rest > 0)
-    return f"{count} for {word} ({', '.join(numbered)})"
+        return _interval(frames["time"][run]) + (f" with {camera}" if many and camera else "")
+
+    runs = sorted(_runs(frames, reason), key=len, reverse=True)
+    if len(runs) == 1 and len(runs[0]) == count:
+        return f"{what} {told(runs[0])}"
+    runs = [run for run in runs if len(run) >= RUN]
+    if not runs:
+        return what + ("" if np.isnat(frames["time"]).all() else " scattered in time")
+    if len(runs) > RUNS:
+        return f"{what} in {len(runs)} runs, the longest ({len(runs[0])}) {told(runs[0])}"
+    listed = [f"{len(run)} {told(run)}" for run in runs]
+    rest = count - sum(map(len, runs))
+    return f"{what} ({', '.join([*listed, f'{rest} at other times'] if rest else listed)})"
 
 
 def _runs(frames: Mapping[str, np.ndarray], reason: str) -> Iterator[list[int]]:
@@ -134,7 +136,7 @@ def state_sentences(found: Sequence[Standing]) -> Iterator[str]:
         if count:
             verb = "is" if count == 1 else "are"
             reasons = shortened([f"{one.count} {one.reason}" for one in own if one.reason], 3)
-            who = "All" if count == total > 1 else f"{count} of {total}"
+            who = f"All {total} frames" if count == total > 1 else f"{count} of {_frames(total)}"
             yield f"{who} {verb} {word} ({meaning}){': ' + reasons if reasons else ''}."
     if total and all(one.state == DONE for one in found):
         yield "All frames are done." if total > 1 else "The only frame is done."
@@ -164,7 +166,8 @@ def time_sentence(frames: Mapping[str, np.ndarray]) -> str:
         return ""
     if unknown == total:
         return "No frame has a time, so that nothing can be shown over time."
-    return f"{unknown} of {_frames(total)} {'has no time and stands' if unknown == 1 else 'have no time and stand'} last."
+    stand = "has no time and stands" if unknown == 1 else "have no time and stand"
+    return f"{unknown} of {_frames(total)} {stand} last."
 
 
 def _frames(count: int) -> str:
