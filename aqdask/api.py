@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import xarray as xr
@@ -48,15 +48,19 @@ from aqdask.references.propose import Proposal
 from aqdask.stats.masking import check_alpha
 from aqdask.store import labels as stored_labels
 from aqdask.store import layout
+from aqdask.store.frame_store import FrameStore
 from aqdask.store.ledger import open_ledger
 from aqdask.text import printable
 from aqdask.watching.watch import Watch, WatchCounts, WatchSettings, inbox_folders
 
+if TYPE_CHECKING:
+    from aqdask.products.report.page import ReportPage
+
 __all__ = [
     "Bundle", "Comparison", "IngestOptions", "LabelAgreement", "Summary", "Verification", "WatchCounts",
     "WatchSettings", "calibrate", "compare", "export", "ingest", "label", "label_agreement",
-    "label_from_file", "labels", "load_model", "mask", "open_frames", "open_quality", "quality_of", "run",
-    "score", "select", "train", "verify", "watch",
+    "label_from_file", "labels", "load_model", "mask", "open_frames", "open_quality", "quality_of", "report",
+    "run", "score", "select", "train", "verify", "watch",
 ]  # fmt: skip
 
 PathLike = str | os.PathLike[str]
@@ -120,10 +124,11 @@ def run(
     reporter: Reporter | None = None,
     **options: Any,
 ) -> list[Summary]:
-    """Ingest, score and export in one go, reading each source once.
+    """Ingest, score, export and write the report in one go, reading each source once.
 
-    Parameters are those of `ingest`, `score` and `export`; ``products`` is the folder of masks and table,
-    ``<archive>-products`` where it is not given. Errors are theirs, too. A shipped model (``"wide-field"``)
+    Parameters are those of `ingest`, `score` and `export`; ``products`` is the folder of masks, table and
+    ``report.html``, ``<archive>-products`` where it is not given. Archives of more than 50,000 frames have no
+    report. Errors are theirs, too. A shipped model (``"wide-field"``)
     is calibrated first, on the frames that `select` proposes.
     """
     check_alpha(alpha)
@@ -131,7 +136,7 @@ def run(
     _check_places(paths, archive, settings)
     check_local(products)
     bundle = load_model(model)
-    report = reporter or Silent()
+    listener = reporter or Silent()
     if products is not None:
         try:
             Path(products).mkdir(parents=True, exist_ok=True)
@@ -144,24 +149,30 @@ def run(
             paths,
             archive,
             executor,
-            report,
+            listener,
             settings,
             first,
             strict=strict and not shipped,
             all_types=all_types,
         )
-        where: dict[str, Any] = {"cluster": executor, "reporter": report}
+        where: dict[str, Any] = {"cluster": executor, "reporter": listener}
         for number, summary in enumerate(summaries):
             folder = products_folder(summary.archive) if products is None else Path(products)
             if products is not None and len(summaries) > 1:
                 folder = folder / Path(summary.archive).stem
             used = bundle
             if shipped:
-                used = _calibrated_on_best(summary.archive, bundle, folder, alpha, executor, report)
+                used = _calibrated_on_best(summary.archive, bundle, folder, alpha, executor, listener)
                 summaries[number] = score(summary.archive, used, strict=strict, all_types=all_types, **where)
                 summaries[number].left_out = summary.left_out
             table = export(summary.archive, folder, alpha=alpha, model=used.digest, **where)
             summaries[number].blame(frames_without_mask(table))
+            try:
+                report(
+                    summary.archive, folder / "report.html", alpha=alpha, model=used.digest, reporter=listener
+                )
+            except UsageError as error:
+                listener.say(f"note: no report: {error}")
     return summaries
 
 
@@ -665,6 +676,71 @@ def export(
             archive, quality, Path(folder), alpha, executor, listener, chosen,
             masks=masks, reasons=masks if reasons is None else reasons,
         )  # fmt: skip
+
+
+def report(
+    archive: PathLike,
+    out: PathLike | None = None,
+    *,
+    alpha: float = 0.01,
+    model: str | None = None,
+    panels: int | None = None,
+    frames: Sequence[str] = (),
+    reporter: Reporter | None = None,
+) -> ReportPage:
+    """Write one self-contained HTML page about an archive, from stored scores, in this process.
+
+    Pixels are read of the frames with a panel only.
+
+    Parameters
+    ----------
+    archive : path
+        The archive; it need not be scored completely.
+    out : path, optional
+        The HTML file; None: ``report.html`` in `products_folder`. An existing one is replaced.
+    alpha : float
+        False-mask rate on good patches, in (0, 1).
+    model : str, optional
+        Name or digest, where the archive holds maps of several models.
+    panels : int, optional
+        Number of frames whose pixels, reconstruction and maps are shown, the worst and some of the best.
+        None: with as many pixels as 16 frames of 4096 x 4096, and so that the page stays below 50 MB.
+    frames : sequence of str
+        Ids or patterns of frames that are shown so in addition.
+    reporter : Reporter, optional
+        Listens to the progress.
+
+    Returns
+    -------
+    ReportPage
+        With the frames whose pixels or maps could not be read.
+
+    Raises
+    ------
+    UsageError
+        For alpha outside (0, 1), several models, more than 50,000 frames, a negative number of panels, or a
+        pattern without a frame. ArchiveError for a damaged archive, or if the file cannot be written.
+    """
+    from aqdask.products.report.data import (
+        report_data,
+    )  # Bokeh takes half a second, which others need not wait
+    from aqdask.products.report.page import check_size, write_report
+
+    check_alpha(alpha)
+    check_place(archive)
+    check_local(out)
+    if panels is not None and panels < 0:
+        raise UsageError(f"{panels} panels", expected="0 or more", consequence="No report was written")
+    check_size(len(FrameStore.open(archive)))
+    path = products_folder(archive) / "report.html" if out is None else Path(out)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise place_failed(path, error) from error
+    data = report_data(archive, quality_name(archive, model) if model else "", alpha)
+    return write_report(
+        data, os.fspath(archive), path, reporter or Silent(), panels=panels, named=_listed(frames)
+    )
 
 
 def verify(

@@ -109,7 +109,9 @@ def ingest(session: Session, sources: tuple[str, ...], archive: str, **options: 
     metavar="MODEL",
     help="Model bundle, or wide-field, which is first calibrated on the best frames.",
 )
-@click.option("--products", metavar="DIR", help="Folder of masks and table.  [default: <ARCHIVE>-products]")
+@click.option(
+    "--products", metavar="DIR", help="Folder of masks, table and report.  [default: <ARCHIVE>-products]"
+)
 @click.option("--alpha", default=0.01, show_default=True, help="False-mask rate on good patches.")
 @click.option(
     "--strict", is_flag=True, help="Refuse cameras and filters that the model is not calibrated for."
@@ -128,9 +130,10 @@ def run(
     all_types: bool,
     **options: Any,
 ) -> int:
-    """Ingest, score and export in one go, reading each frame once.
+    """Ingest, score and export in one go, reading each frame once, and write the report.
 
-    SOURCES are files, folders (recursive), globs, or @list.txt.
+    SOURCES are files, folders (recursive), globs, or @list.txt. Masks, table and report.html go into the
+    folder of --products.
     """
     from aqdask import api
 
@@ -144,7 +147,7 @@ def run(
     code = max(session.summary(summary, "done") for summary in summaries)
     for summary in summaries:
         folder = products or str(api.products_folder(summary.archive))
-        session.emit(f"masks and table: {folder}", event="products", folder=folder)
+        session.emit(f"masks, table and report: {folder}", event="products", folder=folder)
     return code
 
 

@@ -35,6 +35,7 @@ COMMANDS = {
     "mask": "aqdask.cli.products",
     "export": "aqdask.cli.products",
     "label": "aqdask.cli.label",
+    "report": "aqdask.cli.report",
     "simulate": "aqdask.cli.demo",
     "demo": "aqdask.cli.demo",
 }

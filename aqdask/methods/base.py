@@ -154,6 +154,23 @@ def score_frame(
         return scorer.score_features(features.reshape(n_y, n_x, -1), camera, filter)
 
 
+def reconstruct_frame(
+    scorer: Scorer, image: np.ndarray, invalid: np.ndarray | None = None, camera: str = "", filter: str = ""
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Reconstruct one frame by the autoencoder of a scorer that has the method ``reconstruct``.
+
+    Parameters are those of `score_frame`.
+
+    Returns
+    -------
+    tuple of ndarray, float32 (H, W), or None
+        The frame as the network sees it and its reconstruction, in units of the method; NaN where a pixel is
+        not data. None for a method without reconstruction.
+    """
+    reconstruct = getattr(scorer, "reconstruct", None)
+    return reconstruct(image, invalid, camera, filter) if reconstruct else None
+
+
 Batch = tuple[np.ndarray, "np.ndarray | None", np.ndarray, np.ndarray]
 
 

@@ -125,3 +125,16 @@ def stitch(maps: np.ndarray, grid: PatchGrid) -> np.ndarray:
     """
     rows = np.repeat(maps, np.diff(grid.owner_bounds(0)), axis=-2)
     return np.repeat(rows, np.diff(grid.owner_bounds(1)), axis=-1)
+
+
+def join(patches: np.ndarray, grid: PatchGrid) -> np.ndarray:
+    """Join patches ``(n_y n_x, P, P)`` in C order to a frame ``(H, W)``; each pixel is that of its owner."""
+    frame = np.empty((grid.height, grid.width), patches.dtype)
+    bounds, starts = ([function(axis) for axis in (0, 1)] for function in (grid.owner_bounds, grid.starts))
+    n_y, n_x = grid.shape
+    for row, column in np.ndindex(n_y, n_x):
+        own = [slice(*edges[k : k + 2]) for edges, k in zip(bounds, (row, column), strict=True)]
+        top, left = starts[0][row], starts[1][column]
+        y, x = (slice(s.start - first, s.stop - first) for s, first in zip(own, (top, left), strict=True))
+        frame[own[0], own[1]] = patches[row * n_x + column, y, x]
+    return frame

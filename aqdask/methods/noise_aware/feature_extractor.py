@@ -214,6 +214,21 @@ class FeatureExtractor:
             u = fill_invalid(u, valid)
         return torch.stack([share, full, sky, variance], dim=1), u
 
+    def reconstruct(
+        self, patches: np.ndarray, valid: np.ndarray | None, detector: Detector
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Compute the compressed signal of patches ``(n, P, P)`` and its reconstruction, float32 each."""
+        values = as_float(patches, self.staging, detector.noise.unit)
+        mask = None if valid is None else self.staging.send(np.ascontiguousarray(valid))
+        known = known_pixels(values, mask, finite=patches.dtype.kind != "f")
+        with torch.inference_mode(), exact_arithmetic():
+            _, u = self.normalised(values, known, detector)
+            signal = compress(u)
+            smooth = signal - self.view(u).residual
+            if known is not None:
+                signal, smooth = (part.masked_fill(~known, torch.nan) for part in (signal, smooth))
+            return self.staging.fetch(signal), self.staging.fetch(smooth)
+
     def view(self, u: torch.Tensor) -> View:
         """Run the networks on variance-stabilised patches ``(n, P, P)``."""
         v = compress(u)
