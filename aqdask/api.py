@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Sequence
-from functools import partial
+from dataclasses import replace
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
@@ -13,40 +13,52 @@ import pyarrow as pa
 import xarray as xr
 
 from aqdask.errors import ModelError, UsageError, place_failed
+from aqdask.execution import config
 from aqdask.execution.clusters import Cluster, executor_of
 from aqdask.execution.ingest import IngestOptions
 from aqdask.execution.ingest import ingest as _ingest
 from aqdask.execution.model_cache import default_device
 from aqdask.execution.open_archive import writing
 from aqdask.execution.pipeline import Summary, process
-from aqdask.execution.reference_frames import choose_frames, propose_frames, without_outliers
+from aqdask.execution.reference_frames import (
+    ArchiveFrames,
+    choose_frames,
+    propose_frames,
+    without_outliers,
+)
 from aqdask.execution.reporter import Reporter, Silent
 from aqdask.execution.verify import Verification
 from aqdask.execution.verify import verify as _verify
+from aqdask.io.frame_ids import match_frames
 from aqdask.methods import dispatch
 from aqdask.methods.bundle import Bundle
 from aqdask.methods.shipped import SHIPPED, load_shipped
 from aqdask.methods.training.progress import Report, TrainProgress
 from aqdask.methods.training.settings import TrainSpec
 from aqdask.paths import check_local, check_place, check_regular, is_object
-from aqdask.products import lazy
+from aqdask.products import agreement, lazy
+from aqdask.products.agreement import LabelAgreement
 from aqdask.products.compare import Comparison, compare
 from aqdask.products.export import DEFAULT_FORMATS, TABLE_FORMATS, check_formats, export_all
+from aqdask.products.label_file import label_table, read_label_file
 from aqdask.products.open import mask, open_frames, open_quality, quality_name
 from aqdask.products.table import frames_without_mask
 from aqdask.references.propose import Proposal
 from aqdask.stats.masking import check_alpha
+from aqdask.store import labels as stored_labels
 from aqdask.store import layout
 from aqdask.store.frame_store import FrameStore
+from aqdask.store.ledger import open_ledger
 from aqdask.text import printable
 
 if TYPE_CHECKING:
     from aqdask.products.report.page import ReportPage
 
 __all__ = [
-    "Bundle", "Comparison", "IngestOptions", "Summary", "Verification", "calibrate", "compare", "export",
-    "ingest", "load_model", "mask", "open_frames", "open_quality", "quality_of", "report", "run", "score",
-    "select", "train", "verify",
+    "Bundle", "Comparison", "IngestOptions", "LabelAgreement", "Summary", "Verification", "calibrate",
+    "compare", "export", "ingest", "label", "label_agreement", "label_from_file", "labels", "load_model",
+    "mask", "open_frames", "open_quality", "quality_of", "report", "run", "score", "select", "train",
+    "verify",
 ]  # fmt: skip
 
 PathLike = str | os.PathLike[str]
@@ -210,6 +222,105 @@ def select(
         return propose_frames(archive, _listed(keep), _listed(drop), executor, reporter or Silent())
 
 
+def label(
+    archive: PathLike,
+    frames: str | Sequence[str],
+    verdict: str | None,
+    *,
+    box: Sequence[int] | None = None,
+    note: str = "",
+) -> int:
+    """Label frames, or a box of them, as good or bad; labels live in the archive and may be changed any time.
+
+    Frames labelled bad are never references (`select`, `calibrate`, `train`), those labelled good are
+    proposed first, and boxes labelled bad are no data for a calibration. Labels change no score and no mask.
+
+    Parameters
+    ----------
+    archive : path
+        The archive; also while another process adds frames to it.
+    frames : str or sequence of str
+        Ids or patterns (``L/*``).
+    verdict : str or None
+        'good' or 'bad', in place of an earlier verdict on the same frame or box; None takes it back.
+    box : sequence of int, optional
+        First and one past the last pixel, ``x0, y0, x1, y1``, from 0; None for the frame as a whole.
+    note : str
+        Remark, at most 1,000 characters; stored with the account's name and the time.
+
+    Returns
+    -------
+    int
+        Number of labels that were written.
+
+    Raises
+    ------
+    UsageError
+        For a pattern without a frame, a box outside of the frame, another verdict, or no label to take back.
+    ArchiveError
+        If the archive cannot be written, or its labels do not decode.
+    """
+    check_place(archive)
+    rows = open_ledger(layout.open_root(archive), damaged=True).rows()
+    ids = match_frames(rows.texts("frame_id"), _listed(frames))
+    found = None if box is None else tuple(box)
+    given = [stored_labels.Label(name, verdict or stored_labels.REMOVED, found, note) for name in ids]  # type: ignore[arg-type]
+    return len(stored_labels.write(archive, given, fsync=config.fsync()))
+
+
+def label_from_file(archive: PathLike, path: PathLike) -> int:
+    """Add the labels of a file that the page of `aqdask report` saved: all of them, or none.
+
+    Returns
+    -------
+    int
+        Number of labels in the file.
+
+    Raises
+    ------
+    UsageError
+        For a file of another form or another archive; and as `label`.
+    """
+    check_place(archive)
+    check_local(path)
+    given = read_label_file(path, archive)
+    return len(stored_labels.write(archive, given, fsync=config.fsync())) if given else 0
+
+
+def labels(archive: PathLike) -> pa.Table:
+    """Return the labels of an archive that count, one row each.
+
+    Returns
+    -------
+    pyarrow.Table
+        ``frame_id``, ``verdict`` ('good' or 'bad'), the box ``x0``, ``y0``, ``x1``, ``y1`` in pixels (null
+        for a whole frame), ``note``, ``by``, ``time`` (UTC, ISO 8601), and ``valid``: False where the frame's
+        pixels have been replaced since, so that the label is not honoured.
+    """
+    check_place(archive)
+    return label_table(archive)
+
+
+def label_agreement(archive: PathLike, *, model: str | None = None, alpha: float = 0.01) -> LabelAgreement:
+    """Compare the flags and masks of a model with the labels: precision and recall, by reason.
+
+    Parameters
+    ----------
+    archive : path
+        A scored and labelled archive.
+    model : str, optional
+        Name or digest, where the archive holds maps of several models.
+    alpha : float
+        False-mask rate of the mask, in (0, 1).
+
+    Raises
+    ------
+    UsageError
+        For alpha outside (0, 1), or no or several models.
+    """
+    return agreement.label_agreement(archive, quality_name(archive, model), alpha)
+
+
 def load_model(model: Bundle | PathLike) -> Bundle:
     """Read a model bundle; ``"wide-field"`` is the one that comes with the package.
 
@@ -281,6 +392,7 @@ def train(
         _check_out(Path(out))
     with executor_of(cluster) as executor:
         chosen = choose_frames(archive, _patterns(frames), executor, reporter or Silent())
+        spec = replace(spec, labels=chosen.labels())
         bundle = dispatch.train(chosen, spec, progress=progress, device=device or default_device())
     if out:
         bundle.save(Path(out))
@@ -341,7 +453,11 @@ def calibrate(
     given = {"name": bundle.name, "method": dispatch.find(bundle).name} | settings
     spec = TrainSpec(archive=printable(Path(archive).name), **given)
     tell, target = progress or _ignore, device or default_device()
-    make = partial(dispatch.calibrate, bundle, spec=spec, progress=tell, device=target)
+
+    def make(found: ArchiveFrames) -> Bundle:
+        recorded = replace(spec, labels=found.labels())
+        return dispatch.calibrate(bundle, found, recorded, progress=tell, device=target)
+
     with executor_of(cluster) as executor:
         chosen = choose_frames(archive, _patterns(frames), executor, reporter or Silent())
         calibrated = without_outliers(chosen, make, tell) if frames is None else make(chosen)

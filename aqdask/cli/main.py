@@ -34,6 +34,7 @@ COMMANDS = {
     "mask": "aqdask.cli.products",
     "export": "aqdask.cli.products",
     "report": "aqdask.cli.report",
+    "label": "aqdask.cli.label",
     "simulate": "aqdask.cli.demo",
     "demo": "aqdask.cli.demo",
 }

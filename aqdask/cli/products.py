@@ -157,6 +157,8 @@ def export(
     OUT/dq/<frame>.dq.fits: unsigned, compressed, bit meanings and WCS in the header, with checksums.
     OUT/frames.parquet and OUT/frames.ecsv (--format csv: OUT/frames.csv): one row for each frame or source
     with its time, place on the sky, state, score and the reasons of its mask.
+    OUT/regions/<frame>.reg (--format regions): masked patches as DS9 regions, which CARTA reads, too.
+    OUT/moc/<frame>.moc.fits (--format moc): masked patches as a MOC, where the frame has a WCS.
     """
     from aqdask import api
     from aqdask.products.export import DEFAULT_FORMATS, FORMATS, TABLE_FORMATS, TableFormat
@@ -179,14 +181,17 @@ def export(
     damaged = frames_without_mask(table)
     if damaged:
         session.table(NO_MASK, ("frame", "reason"), damaged)
-    rows = [FORMATS[name] for name in chosen]
-    written = len(table) - table["masked_fraction"].null_count
-    parts = [f"{written} {row.summary}" for row in rows if not isinstance(row, TableFormat)]
-    if tables := " and ".join(row.summary for row in rows if isinstance(row, TableFormat)):
-        parts.append(f"{tables} with {table.num_rows} rows")
-    images = sum(name != "" for name in table["dq_file"].unique().to_pylist())
-    session.emit(f"{out}: {', '.join(parts)}",
-                 event="export", folder=out, dq_images=images, rows=table.num_rows)  # fmt: skip
+    tables = [FORMATS[name].summary for name in chosen if isinstance(FORMATS[name], TableFormat)]
+    columns = {name: f"{name}_file" for name in chosen if not isinstance(FORMATS[name], TableFormat)}
+    files = {
+        name: sum(bool(file) for file in table[column].to_pylist()) if column in table.column_names else 0
+        for name, column in columns.items()
+    }
+    parts = [f"{number} {FORMATS[name].summary}" for name, number in files.items()]
+    if tables:
+        parts.append(f"{' and '.join(tables)} with {table.num_rows} rows")
+    session.emit(f"{out}: {', '.join(parts)}", event="export", folder=out, dq_images=files.get("dq", 0),
+                 files=files, rows=table.num_rows)  # fmt: skip
     return EXIT_QUARANTINED if damaged else EXIT_DONE
 
 

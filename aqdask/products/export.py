@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import pyarrow as pa
@@ -17,6 +18,7 @@ from aqdask.execution.reporter import Reporter
 from aqdask.io.places import absolute
 from aqdask.products.dq import ExportJob, MaskResult, MaskTask, MaskWriter, write_dq
 from aqdask.products.mask_summaries import summarise_masks
+from aqdask.products.sky_masks import write_moc, write_regions
 from aqdask.products.table import frame_table, write_csv, write_ecsv, write_parquet
 from aqdask.store import layout
 from aqdask.store.ledger import DONE, SKIPPED, Entry, open_ledger
@@ -35,10 +37,13 @@ class MaskFormat:
         Name of such files in the plural.
     write : callable
         Takes a `FrameMask` and the folder, returns the name of the file. It runs on the workers.
+    package : str
+        Package of the extra `sky` that it needs; empty for none.
     """
 
     summary: str
     write: MaskWriter
+    package: str = ""
 
 
 @dataclass(frozen=True)
@@ -63,13 +68,15 @@ FORMATS: dict[str, MaskFormat | TableFormat] = {
     "parquet": TableFormat("frames.parquet", write_parquet),
     "ecsv": TableFormat("frames.ecsv", write_ecsv),
     "csv": TableFormat("frames.csv", write_csv),
+    "regions": MaskFormat("region files", write_regions, package="regions"),
+    "moc": MaskFormat("MOCs", write_moc, package="mocpy"),
 }
 DEFAULT_FORMATS = ("dq", "parquet", "ecsv")
 TABLE_FORMATS = ("parquet",)  # without masks; ECSV of a million frames takes minutes
 
 
 def check_formats(formats: Sequence[str], *, masks: bool = True) -> None:
-    """Raise `UsageError` for a format that is not in `FORMATS`, or that needs masks where there are none."""
+    """Raise `UsageError` for an unknown format, one that needs masks where there are none, or a package."""
     for name in formats:
         if name not in FORMATS:
             raise UsageError(
@@ -83,6 +90,14 @@ def check_formats(formats: Sequence[str], *, masks: bool = True) -> None:
                 expected="formats of tables",
                 consequence="Nothing was written",
                 remedy="leave out one of both",
+            )
+        package = getattr(FORMATS[name], "package", "")
+        if package and not find_spec(package):
+            raise UsageError(
+                f"the export format {name!r} without the package {package}",
+                expected="aqdask with its extra for positions on the sky, on the workers, too",
+                consequence="Nothing was written",
+                remedy="pip install 'aqdask[sky]'",
             )
 
 
@@ -110,6 +125,12 @@ def export_all(
     found: dict[int, MaskResult] = {}
     if masks:
         found = compute_masks(archive, quality, alpha, executor, reporter, folder=folder, writers=writers)
+    for name, row in chosen.items():
+        absent = sum(not result.problem and result.files.get(name) == "" for result in found.values())
+        if absent:
+            reporter.say(
+                f"note: {absent} of {len(found)} frames have no {row.summary}: no WCS, or a part of one"
+            )
     summaries = summarise_masks(archive, quality, alpha) if reasons else None
     table = frame_table(archive, quality, found, summaries)
     for row in chosen.values():

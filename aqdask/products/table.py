@@ -73,7 +73,8 @@ def frame_table(
     quality : str
         Name of the quality group that gives frame score and state; empty: the state of the pixels.
     masks : mapping of int to MaskResult, optional
-        Masked fraction and exported file of each frame, by row of the archive.
+        Masked fraction and exported files of each frame, by row of the archive; each format but DQ images
+        gives a column of its own.
     summaries : MaskSummaries, optional
         Masked patches by reason; without them the columns of reasons and shares are null.
 
@@ -88,6 +89,8 @@ def frame_table(
     reasons = None
     if summaries is not None:
         reasons = MaskReasons(measured, summaries, reference_spans(QualityStore.open(archive, quality)))
+    others = sorted({name for mask in (masks or {}).values() for name in mask.files} - {"dq"})
+    kinds |= {f"{name}_file": (pa.string(), f"name of the file in the folder {name}/") for name in others}
     schema = pa.schema(
         [pa.field(n, kind, metadata={"description": text}) for n, (kind, text) in kinds.items()]
     )
@@ -142,9 +145,11 @@ def _columns_of(rows: Rows, quality: str, masks: Mapping[int, MaskResult]) -> di
             states[place], reasons[place] = QUARANTINED, f"{NO_MASK}{mask.problem}"
     texts = {name: rows.texts(name) for name in ("frame_id", "path", "sha256")} | {
         "state": states, "reason": [decoded(reason) for reason in reasons],
-        "dq_file": [mask.files.get("dq", "") for mask in found],
+        "dq_file": [""] * len(rows),
         "frame_type": rows.words("frame_type").tolist(),
     }  # fmt: skip
+    for name in {name for mask in masks.values() for name in mask.files}:
+        texts[f"{name}_file"] = [mask.files.get(name, "") for mask in found]
     columns: dict[str, Any] = {name: list(map(printable, column)) for name, column in texts.items()}
     columns["masked_fraction"] = [mask.masked for mask in found]
     columns |= {name: pa.array(rows.column(name), from_pandas=True) for name in POINTING}

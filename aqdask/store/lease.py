@@ -205,13 +205,17 @@ def _read(found: tuple[bytes, str] | None) -> dict[str, Any]:
     return {}
 
 
-def _about_this_process() -> dict[str, Any]:
+def user_name() -> str:
+    """Return the name of the account that runs this process, or its number."""
     try:
-        user = getpass.getuser()
+        return getpass.getuser()
     except (KeyError, OSError):  # an account without a name
-        user = str(os.getuid())
+        return str(os.getuid())
+
+
+def _about_this_process() -> dict[str, Any]:
     return {
-        "host": socket.gethostname(), "user": user, "pid": os.getpid(), "machine": _machine(),
+        "host": socket.gethostname(), "user": user_name(), "pid": os.getpid(), "machine": _machine(),
         "began": psutil.Process().create_time(),
         "since": datetime.now(UTC).isoformat(timespec="seconds"),
     }  # fmt: skip
