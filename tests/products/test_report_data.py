@@ -13,7 +13,7 @@ from aqdask.products.mask_summaries import GOOD, MaskBlock
 from aqdask.products.report.data import Band, report_data
 from aqdask.products.report.detector import MaskSums
 from aqdask.products.report.drift import drifts
-from aqdask.products.report.sentences import WORDS, flag_sentence, standings, state_sentences
+from aqdask.products.report.sentences import flag_sentence, standings, state_sentences
 from aqdask.specs import ArchiveSpec, PatchGrid
 from aqdask.store import layout
 from aqdask.store.frame_store import FrameStore
@@ -276,10 +276,6 @@ def flagged_at(count, places, **columns):
 )
 def test_flagged_frames_in_words(found, sentence):
     assert flag_sentence(found) == sentence
-
-
-def test_every_reason_has_words():
-    assert set(WORDS) == {*NAMES, ""}
 
 
 def test_states_in_words():

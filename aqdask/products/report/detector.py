@@ -9,7 +9,6 @@ from scipy import ndimage, stats
 
 from aqdask import flags
 from aqdask.products.mask_summaries import CODES, WITHOUT_SCORE, MaskBlock
-from aqdask.products.report.sentences import WORDS
 from aqdask.products.report.values import MeanMask, PValues, RepeatedPlace
 from aqdask.specs import PatchGrid
 
@@ -111,7 +110,7 @@ class MaskSums:
                 f"{patches} {'patch' if patches == 1 else 'patches'} in rows {rows[0]} to {rows[1] - 1}, "
                 f"columns {columns[0]} to {columns[1] - 1} of {self.names[camera] or 'the unknown camera'}, "
                 f"masked in {fraction:.0%} of {good} unflagged frames ({rate:.1%} of all patches are), "
-                f"mostly for {WORDS[reason]}"
+                f"mostly for {flags.cause(reason)}"
             )
             least = float(pvalue[inside].min())
             places.append(
@@ -144,7 +143,7 @@ class MaskSums:
             verdict = "the calibration is sound"
         cumulative = np.cumsum(self.histogram) / max(self.histogram.sum(), 1)
         largest = float(np.abs(cumulative - edges[1:]).max())
-        text = f"{about}: {verdict}. Their distribution is within {largest:.1%} of the uniform."
+        text = f"{about}: {verdict}. All their p-values are within {largest:.1%} of the uniform distribution."
         return PValues(edges, self.histogram, masked, self.alpha, not (is_high or is_low), text)
 
 

@@ -147,12 +147,12 @@ def check_size(frames: int) -> None:
         )
 
 
-def _chosen(
+def panel_frames(
     data: ReportData,
-    panels: int | None,
-    named: Sequence[str],
     shape: tuple[int, int],
-    labelled: Collection[str],
+    panels: int | None = None,
+    named: Sequence[str] = (),
+    labelled: Collection[str] = (),
 ) -> tuple[list[int], list[int]]:
     """Choose the frames with panels, as positions: the named ones, then labelled, worst and best ones."""
     ids = [str(frame_id) for frame_id in data.frames["frame_id"]]

@@ -12,22 +12,6 @@ from aqdask.products.report.values import Standing
 from aqdask.store.ledger import DONE, PENDING, QUARANTINED, SKIPPED
 from aqdask.text import printable, shortened
 
-# Words for `aqdask.flags.REASONS` after "flagged: 17 for ..."
-WORDS = {
-    "no_data": "missing data",
-    "residual": "unusual structure",
-    "noise": "noise",
-    "background": "structure in the sky",
-    "sky": "the sky (its level or a gradient)",
-    "size": "focus or seeing (wide stars)",
-    "ellipticity": "guiding (elongated stars)",
-    "latent": "unusual content",
-    "spike": "single bright pixels",
-    "line": "lines or trails",
-    "stars": "missing stars (clouds?)",
-    "saturated": "saturation",
-    "": "no reason that the maps show",
-}
 BETWEEN = 2  # other frames of the camera within a run of flagged ones, at most
 PAUSE = np.timedelta64(6, "h")  # within a run, at most
 RUN, RUNS = 3, 2  # frames of a run; runs of a reason that are listed one by one
@@ -63,7 +47,7 @@ def flag_sentence(frames: Mapping[str, np.ndarray]) -> str:
 
 def _of_reason(frames: Mapping[str, np.ndarray], reason: str, count: int) -> str:
     """Return '17 for focus between 01:10 and 02:40 on 2024-05-07' for one reason."""
-    what = f"{count} for {WORDS.get(reason, reason)}"
+    what = f"{count} for {flags.cause(reason)}"
     many = len(set(frames["camera"].tolist())) > 1
 
     def told(run: list[int]) -> str:
