@@ -110,9 +110,8 @@ def write_report(
     root = layout.open_root(archive)
     labels = stored_labels.valid(root, open_ledger(root))
     agreement = label_agreement(archive, data.quality, data.alpha) if labels and data.quality else None
-    asked, others = _chosen(
-        data, panels, named, maker.frames.spec.shape, {label.frame_id for label in labels}
-    )
+    labelled = {label.frame_id for label in labels}
+    asked, others = panel_frames(data, maker.frames.spec.shape, panels, named, labelled)
     made: dict[int, dict[str, Any]] = {}
     size = 0
     reporter.start("report", len(asked) + len(others))
