@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
@@ -19,6 +19,7 @@ from aqdask.errors import UsageError, place_failed
 from aqdask.execution.reporter import Reporter
 from aqdask.io.frame_ids import match_frames
 from aqdask.monitor.strict_json import strict_json
+from aqdask.products.agreement import LabelAgreement, label_agreement
 from aqdask.products.mask_summaries import GOOD
 from aqdask.products.report.figures import (
     GROUP_COLOURS,
@@ -32,6 +33,10 @@ from aqdask.products.report.figures import (
 from aqdask.products.report.panels import PLANES, PanelMaker, reason_pictures, reasons_listed
 from aqdask.products.report.values import ReportData
 from aqdask.specs import PatchGrid
+from aqdask.store import labels as stored_labels
+from aqdask.store import layout
+from aqdask.store.labels import Label
+from aqdask.store.ledger import open_ledger
 from aqdask.version import __version__
 
 PANEL_PIXELS = 16 * 4096**2  # that are read for panels, unless their number is given
@@ -102,7 +107,11 @@ def write_report(
         For a pattern without a frame. ArchiveError if the file cannot be written.
     """
     maker = PanelMaker(archive, data.quality)
-    asked, others = _chosen(data, panels, named, maker.frames.spec.shape)
+    root = layout.open_root(archive)
+    labels = stored_labels.valid(root, open_ledger(root))
+    agreement = label_agreement(archive, data.quality, data.alpha) if labels and data.quality else None
+    labelled = {label.frame_id for label in labels}
+    asked, others = panel_frames(data, maker.frames.spec.shape, panels, named, labelled)
     made: dict[int, dict[str, Any]] = {}
     size = 0
     reporter.start("report", len(asked) + len(others))
@@ -113,7 +122,7 @@ def write_report(
         size += sum(len(plane["src"]) for plane in made[index]["planes"].values())
         reporter.advance(1, int(bool(made[index]["problem"])))
     reporter.finish()
-    text = page(data, maker.frames.spec.shape, maker.patch, made)
+    text = page(data, maker.frames.spec.shape, maker.patch, made, labels, agreement)
     partial = out.with_name(f"{out.name}.{os.getpid()}.partial")
     try:
         partial.write_text(text, encoding="utf-8")
@@ -137,10 +146,14 @@ def check_size(frames: int) -> None:
         )
 
 
-def _chosen(
-    data: ReportData, panels: int | None, named: Sequence[str], shape: tuple[int, int]
+def panel_frames(
+    data: ReportData,
+    shape: tuple[int, int],
+    panels: int | None = None,
+    named: Sequence[str] = (),
+    labelled: Collection[str] = (),
 ) -> tuple[list[int], list[int]]:
-    """Choose the frames with panels, as positions: those that are named, and then the worst and best ones."""
+    """Choose the frames with panels, as positions: the named ones, then labelled, worst and best ones."""
     ids = [str(frame_id) for frame_id in data.frames["frame_id"]]
     wanted = {*match_frames(ids, named)} if named else set()
     asked = [index for index, frame_id in enumerate(ids) if frame_id in wanted]
@@ -149,8 +162,8 @@ def _chosen(
     best = best_frames(data)
     few = min(max(1, panels // 4), BEST) if panels else 0
     ranked = [*worst_frames(data)[: max(panels - few, 0)], *best[:few]]
-    rest = [index for index in range(len(data)) if index not in {*ranked}]
-    others = [index for index in dict.fromkeys([*ranked, *rest]) if index not in asked]
+    first = [index for index, frame_id in enumerate(ids) if frame_id in labelled]
+    others = [index for index in dict.fromkeys([*first, *ranked, *range(len(ids))]) if index not in asked]
     return asked, others[:panels]
 
 
@@ -182,7 +195,12 @@ def as_script(text: str) -> Markup:
 
 
 def page(
-    data: ReportData, shape: tuple[int, int], patch: int, panels: Mapping[int, Mapping[str, Any]]
+    data: ReportData,
+    shape: tuple[int, int],
+    patch: int,
+    panels: Mapping[int, Mapping[str, Any]],
+    labels: Sequence[Label] = (),
+    agreement: LabelAgreement | None = None,
 ) -> str:
     """Render the page.
 
@@ -195,6 +213,10 @@ def page(
         Side of a patch in pixels; 0 without scores.
     panels : mapping of int to mapping
         `PanelMaker.panel` by position in ``data.frames``.
+    labels : sequence of Label
+        Labels of the archive.
+    agreement : LabelAgreement, optional
+        Of masks and flags with them.
     """
     size = shape[1], shape[0]
     points = FrameFigures(data)
@@ -217,7 +239,7 @@ def page(
         css=Markup(_text("report.css")),
         script=Markup(_text("report.js")),
         bokeh=Markup(_bokeh_script()),
-        payload=as_script(strict_json(_payload(data, shape, patch, panels))),
+        payload=as_script(strict_json(_payload(data, shape, patch, panels, labels))),
         figures=as_script(embedded(figures) if figures else "null"),
         viewer=as_script(embedded(viewer)),
         shown={part: [*names] for part, names in shown.items()},
@@ -228,6 +250,7 @@ def page(
         worst=worst,
         best=best_frames(data)[:BEST],
         reasons=reasons_listed(),
+        agreement=agreement,
     )
 
 
@@ -243,7 +266,11 @@ def counts(data: ReportData) -> list[tuple[str, int]]:
 
 
 def _payload(
-    data: ReportData, shape: tuple[int, int], patch: int, panels: Mapping[int, Mapping[str, Any]]
+    data: ReportData,
+    shape: tuple[int, int],
+    patch: int,
+    panels: Mapping[int, Mapping[str, Any]],
+    labels: Sequence[Label],
 ) -> dict[str, Any]:
     """Collect what the script of the page works on."""
     frames = {name: _listed(data.frames[name]) for name in COLUMNS if name in data.frames}
@@ -260,6 +287,7 @@ def _payload(
         "frames": frames,
         "maps": _maps(data),
         "panels": panels,
+        "stored": [{**asdict(label), "told": label.told()} for label in labels],
         "planes": {name: vars(plane) for name, plane in PLANES.items()},
     }
 

@@ -93,20 +93,24 @@ function cardOf(i) {
   const main = frames.main_reason[i] && masked > 0 && frames.main_reason[i] !== frames.flag_reason[i] ? "mostly " + words(frames.main_reason[i]) : "";
   card.append(picture, make("span", frames.frame_id[i], { class: "name" }), make("span", text, { class: "chip " + kind }),
     make("span", [detail, main].filter(Boolean).join(" · "), { class: "detail" }), make("span", facts, { class: "detail" }));
-  const mine = labels.get(i);
-  if (mine?.length) card.append(make("span", "labelled " + mine.map((l) => l.verdict + (l.box ? " (box)" : "")).join(", "), { class: "detail mine" }));
+  const mine = labelsOf(i);
+  if (mine.length) card.append(make("span", "labelled " + mine.map((l) => l.verdict + (l.box ? " (box)" : "")).join(", "), { class: "detail mine" }));
   return card;
 }
 
 // --- labels: kept by the browser until they are saved as a file for `aqdask label --from` ---
 const labels = new Map();
+const positions = new Map(frames.frame_id.map((name, i) => [name, i]));
 const storeKey = "aqdask-labels:" + data.archive + ":" + data.quality;
 try {
   for (const l of JSON.parse(localStorage.getItem(storeKey) ?? "[]")) {
-    const i = frames.frame_id.indexOf(l.frame_id);
-    if (i >= 0) labels.set(i, [...(labels.get(i) ?? []), l]);
+    const i = positions.get(l.frame_id);
+    if (i !== undefined) labels.set(i, [...(labels.get(i) ?? []), l]);
   }
 } catch { /* a browser without storage keeps them in this page only */ }
+const stored = new Map(); // those of the archive
+for (const l of data.stored) stored.set(positions.get(l.frame_id), [...(stored.get(positions.get(l.frame_id)) ?? []), l]);
+const labelsOf = (i) => [...(stored.get(i) ?? []), ...(labels.get(i) ?? [])];
 const labelFile = () => ({ aqdask_labels: 1, archive: data.archive, labels: [...labels.values()].flat() });
 function labelsChanged() {
   for (const [i, list] of labels) if (!list.length) labels.delete(i);
@@ -137,7 +141,7 @@ const sorts = {
   best: (a, b) => (frames.frame_score[a] ?? Infinity) - (frames.frame_score[b] ?? Infinity),
   masked: (a, b) => (frames.masked_patches[b] ?? -1) - (frames.masked_patches[a] ?? -1),
 };
-const states = { flagged: isFlagged, good: (i) => isScored(i) && !isFlagged(i), unscored: (i) => !isScored(i), labelled: (i) => labels.has(i) };
+const states = { flagged: isFlagged, good: (i) => isScored(i) && !isFlagged(i), unscored: (i) => !isScored(i), labelled: (i) => labelsOf(i).length > 0 };
 function filter() {
   const value = (name) => $("f-" + name).value;
   const text = value("text").toLowerCase(), state = states[value("state")];
@@ -250,7 +254,7 @@ function showMask() {
   const isOn = $("p-outlines").getAttribute("aria-pressed") === "true";
   viewer.get_model_by_name("patches").data = columns(patches, CORNERS);
   viewer.get_model_by_name("outlines").data = columns(isOn ? outlinesOf(view.codes) : [], CORNERS);
-  const boxes = (labels.get(current) ?? []).filter((l) => l.box).map((l) => [...l.box, l.verdict === "bad" ? "#d55e00" : "#009e73"]);
+  const boxes = labelsOf(current).filter((l) => l.box).map((l) => [...l.box, l.verdict === "bad" ? "#d55e00" : "#009e73"]);
   viewer.get_model_by_name("boxes").data = columns(boxes, CORNERS);
   const shares = new Map();
   for (const code of view.codes) if (code !== GOOD) shares.set(code, (shares.get(code) ?? 0) + 1);
@@ -270,7 +274,8 @@ function describe(i) {
   const masked = isScored(i) ? `score ${number(frames.frame_score[i], 3)}, ${number(100 * frames.masked_patches[i], 2)} % of the patches masked` : frames.state_reason[i];
   $("p-why").textContent = [...facts, masked].filter(Boolean).join(" · ");
   const found = panels[i];
-  $("p-note").textContent = found ? found.problem : "The pixels of this frame are not in this report: `aqdask report` with --frames " + frames.frame_id[i] + " adds them.";
+  const told = (stored.get(i) ?? []).map((l) => l.told + (l.box ? " (box)" : "")).join("; ");
+  $("p-note").textContent = [told, found ? found.problem : "The pixels of this frame are not in this report: `aqdask report` with --frames " + frames.frame_id[i] + " adds them."].filter(Boolean).join(" · ");
   $("p-readout").textContent = "Point at a picture for position and values.";
   const rows = FACTS.filter((name) => !missing(frames[name]?.[i])).map((name) => {
     const row = make("tr"), value = frames[name][i];
@@ -281,7 +286,7 @@ function describe(i) {
   showVerdict();
 }
 function showVerdict() {
-  const whole = (labels.get(current) ?? []).find((l) => !l.box)?.verdict;
+  const whole = labelsOf(current).findLast((l) => !l.box)?.verdict;
   $("p-good").setAttribute("aria-pressed", whole === "good");
   $("p-bad").setAttribute("aria-pressed", whole === "bad");
 }
