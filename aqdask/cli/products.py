@@ -78,7 +78,8 @@ def _pictures(
     from aqdask.errors import place_failed
     from aqdask.execution.pipeline import blame, collect
     from aqdask.io.places import absolute
-    from aqdask.products.plots import PictureJob, require_matplotlib
+    from aqdask.plot import require_matplotlib
+    from aqdask.products.plots import PictureJob
     from aqdask.store import layout
     from aqdask.store.frame_store import Place
     from aqdask.store.ledger import open_ledger
