@@ -13,6 +13,7 @@ pyplot where none are given.
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -275,7 +276,8 @@ def _title_of(values: Any) -> str:
 
 def _label(values: xr.DataArray) -> str:
     units = values.attrs.get("units", "1")
-    return str(values.attrs.get("long_name", values.name or "")) + ("" if units == "1" else f" [{units}]")
+    text = str(values.attrs.get("long_name", values.name or "")) + ("" if units == "1" else f" [{units}]")
+    return textwrap.fill(text, 45)
 
 
 def _groups(quality: xr.Dataset) -> np.ndarray:
