@@ -263,5 +263,5 @@ def _origin(bundle: Bundle) -> dict[str, str]:
     if labels := [one["labels"] for one in given if one.get("labels")]:
         frames = sum(len(one.get("frames_left_out", ())) for one in labels)
         boxes = sum(len(boxes) for one in labels for boxes in one.get("boxes_left_out", {}).values())
-        found["labels"] = f"{frames} frames and {boxes} boxes labelled bad left out"
+        found["labels"] = f"{frames} frames and {boxes} boxes labelled bad, left out"
     return found

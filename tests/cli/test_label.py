@@ -6,6 +6,7 @@ import json
 
 import pytest
 from click.testing import CliRunner
+from night import tiny_bundle
 
 from aqdask.cli import aqdask
 
@@ -82,3 +83,11 @@ def test_wrong_requests_end_with_2_and_a_reason(archive, words, told):
     assert code == 2, text
     assert (told or "no single request") in text
     assert "Traceback" not in text
+
+
+def test_info_tells_what_a_model_was_made_without(tmp_path):
+    left_out = {"frames_left_out": ["a", "b"], "boxes_left_out": {"c": [[0, 0, 9, 9]]}}
+    model = tiny_bundle()
+    provenance = {"adapted": [{"calibrated": [], "labels": left_out}]}
+    model.with_calibrations(model.calibrations, provenance=provenance).save(tmp_path / "m.safetensors")
+    assert "2 frames and 1 boxes labelled bad, left out" in run("info", tmp_path / "m.safetensors")[1]
