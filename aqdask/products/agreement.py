@@ -120,6 +120,8 @@ def label_agreement(archive: str | os.PathLike[str], quality: str, alpha: float 
     ------
     UsageError
         For alpha outside (0, 1), or no such quality group.
+    ArchiveError
+        If stored maps or labels do not decode.
     """
     check_alpha(alpha)
     root = layout.open_root(archive)
@@ -171,11 +173,14 @@ class _Maps:
 def _maps_of(entries: Sequence[Entry], store: QualityStore, alpha: float) -> Iterator[tuple[Entry, _Maps]]:
     """Yield entries, given in the order of their rows, with their maps; each shard is read once."""
     per_shard = store.frames_per_shard
+    arrays = [layout.open_reader(store.group, name) for name in ("pvalue", "reason")]
     for shard, members in groupby(entries, key=lambda entry: entry.row // per_shard):
         start = shard * per_shard
-        pvalue, reason = (
-            store.read_map(name, slice(start, start + per_shard)) for name in ("pvalue", "reason")
-        )
+        try:
+            pvalue, reason = (np.asarray(array[start : start + per_shard]) for array in arrays)
+        except layout.UNREADABLE as error:
+            what = f"{store.group.path}: maps from row {start} on do not decode"
+            raise layout.damaged(store.group.store, {"maps": what}) from error
         for entry in members:
             at = entry.row - start
             yield entry, _Maps(bad_patches(pvalue[at], alpha), reason[at])

@@ -55,6 +55,16 @@ def test_info_tells_the_labels_in_a_line(archive):
     assert (code, "do not decode" in text) == (0, True)
 
 
+def test_info_of_an_archive_with_damaged_maps_is_no_traceback(archive):
+    run("label", archive, FRAME, "bad")
+    for shard in archive.glob("quality/*/pvalue/c/*/0/0"):
+        shard.write_bytes(b"damaged" * 50)
+    code, text = run("info", archive)
+    assert (code, "do not decode" in text) == (0, True)
+    code, text = run("label", archive, "--list")
+    assert (code, "do not decode" in text) == (3, True)
+
+
 def test_labels_from_a_file_of_the_page(archive, tmp_path):
     path = tmp_path / "labels.json"
     entry = {"frame_id": FRAME, "verdict": "bad", "box": [0, 0, 9, 9], "note": ""}
