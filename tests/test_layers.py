@@ -23,6 +23,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"methods"}),
     frozenset({"execution"}),
     frozenset({"monitor"}),
+    frozenset({"plot"}),
     frozenset({"products"}),
     frozenset({"simulate"}),
     frozenset({"photometry"}),

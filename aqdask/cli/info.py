@@ -122,12 +122,12 @@ def _labels(path: str, root: Any, ledger: Ledger, names: list[str]) -> tuple[str
         numbers = Counter(
             (label.verdict, "frame" if label.box is None else "box") for label in labels.valid(root, ledger)
         )
+        found = {name: label_agreement(path, name) for name in (names if numbers else ())}
     except ArchiveError as error:
         return f"DAMAGED: {error.got}", {"damaged": error.got}
     if not numbers:
         return "", {}
     line = ", ".join(counted(number, *key) for key, number in sorted(numbers.items()))
-    found = {name: label_agreement(path, name) for name in names}
     told = {name: words for name, one in found.items() if (words := in_words(one))}
     line += "".join(f"; {name}: {words}" for name, words in told.items())
     plain = {f"{verdict}_{unit}": number for (verdict, unit), number in numbers.items()}
@@ -263,5 +263,5 @@ def _origin(bundle: Bundle) -> dict[str, str]:
     if labels := [one["labels"] for one in given if one.get("labels")]:
         frames = sum(len(one.get("frames_left_out", ())) for one in labels)
         boxes = sum(len(boxes) for one in labels for boxes in one.get("boxes_left_out", {}).values())
-        found["labels"] = f"{frames} frames and {boxes} boxes labelled bad left out"
+        found["labels"] = f"{frames} frames and {boxes} boxes labelled bad, left out"
     return found

@@ -79,7 +79,8 @@ def _pictures(
     from aqdask.execution.pipeline import blame, collect
     from aqdask.execution.work_estimate import seconds
     from aqdask.io.places import absolute
-    from aqdask.products.plots import PictureJob, require_matplotlib
+    from aqdask.plot import require_matplotlib
+    from aqdask.products.plots import PictureJob
     from aqdask.store import layout
     from aqdask.store.frame_store import Place
     from aqdask.store.ledger import open_ledger

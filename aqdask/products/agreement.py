@@ -6,6 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,7 +16,7 @@ from aqdask.specs import PatchGrid
 from aqdask.stats.masking import bad_patches, check_alpha
 from aqdask.store import labels, layout
 from aqdask.store.labels import BAD, GOOD, Box, Label
-from aqdask.store.ledger import DONE, open_ledger
+from aqdask.store.ledger import DONE, Entry, open_ledger
 from aqdask.store.quality_store import QualityStore
 
 FRAME, BOX, PATCH = "frame", "box", "patch"
@@ -119,6 +120,8 @@ def label_agreement(archive: str | os.PathLike[str], quality: str, alpha: float 
     ------
     UsageError
         For alpha outside (0, 1), or no such quality group.
+    ArchiveError
+        If stored maps or labels do not decode.
     """
     check_alpha(alpha)
     root = layout.open_root(archive)
@@ -131,17 +134,15 @@ def label_agreement(archive: str | os.PathLike[str], quality: str, alpha: float 
         else:
             outdated.add(label.frame_id)
     grid = PatchGrid(*layout.read_spec(root).shape, int(store.group.attrs["patch"]))  # type: ignore[arg-type]
-    counts, unscored = _Counts(), []
-    for frame_id, found in given.items():
-        entry = ledger.entries[frame_id]
-        score = entry.scores.get(quality)
-        if score is None or score.state != DONE or entry.score_pending(quality):
-            unscored.append(frame_id)
-            continue
-        maps = _Maps.of(store, entry.row, alpha)
-        counts.add(_frame_verdicts(maps, found, score.values.get("frame_flag")))
+    entries = sorted((ledger.entries[frame_id] for frame_id in given), key=lambda entry: entry.row)
+    scored = [e for e in entries if not e.score_pending(quality) and e.scores[quality].state == DONE]
+    unscored = {entry.frame_id for entry in entries} - {entry.frame_id for entry in scored}
+    counts = _Counts()
+    for entry, maps in _maps_of(scored, store, alpha):
+        found = given[entry.frame_id]
+        counts.add(_frame_verdicts(maps, found, entry.scores[quality].values.get("frame_flag")))
         counts.add(_box_verdicts(maps, found, grid))
-    return LabelAgreement(quality, alpha, counts.rows(), tuple(unscored), tuple(sorted(outdated)))
+    return LabelAgreement(quality, alpha, counts.rows(), tuple(sorted(unscored)), tuple(sorted(outdated)))
 
 
 class _Verdict(NamedTuple):
@@ -159,10 +160,6 @@ class _Maps:
     masked: np.ndarray
     reason: np.ndarray
 
-    @classmethod
-    def of(cls, store: QualityStore, row: int, alpha: float) -> _Maps:
-        return cls(bad_patches(store.read_map("pvalue", row), alpha), store.read_map("reason", row))
-
     def reasons(self, where: np.ndarray) -> list[str]:
         """Return the reasons of the masked patches among some, by name."""
         return [_NAMES.get(int(code), f"code {code}") for code in self.reason[where & self.masked]]
@@ -171,6 +168,22 @@ class _Maps:
         """Return the most frequent reason of the masked patches among some; None without any."""
         found = Counter(self.reasons(where))
         return min(found, key=lambda name: (-found[name], name)) if found else None
+
+
+def _maps_of(entries: Sequence[Entry], store: QualityStore, alpha: float) -> Iterator[tuple[Entry, _Maps]]:
+    """Yield entries, given in the order of their rows, with their maps; each shard is read once."""
+    per_shard = store.frames_per_shard
+    arrays = [layout.open_reader(store.group, name) for name in ("pvalue", "reason")]
+    for shard, members in groupby(entries, key=lambda entry: entry.row // per_shard):
+        start = shard * per_shard
+        try:
+            pvalue, reason = (np.asarray(array[start : start + per_shard]) for array in arrays)
+        except layout.UNREADABLE as error:
+            what = f"{store.group.path}: maps from row {start} on do not decode"
+            raise layout.damaged(store.group.store, {"maps": what}) from error
+        for entry in members:
+            at = entry.row - start
+            yield entry, _Maps(bad_patches(pvalue[at], alpha), reason[at])
 
 
 @dataclass

@@ -6,6 +6,7 @@ import json
 
 import pytest
 from click.testing import CliRunner
+from night import tiny_bundle
 
 from aqdask.cli import aqdask
 
@@ -54,6 +55,16 @@ def test_info_tells_the_labels_in_a_line(archive):
     assert (code, "do not decode" in text) == (0, True)
 
 
+def test_info_of_an_archive_with_damaged_maps_is_no_traceback(archive):
+    run("label", archive, FRAME, "bad")
+    for shard in archive.glob("quality/*/pvalue/c/*/0/0"):
+        shard.write_bytes(b"damaged" * 50)
+    code, text = run("info", archive)
+    assert (code, "do not decode" in text) == (0, True)
+    code, text = run("label", archive, "--list")
+    assert (code, "do not decode" in text) == (3, True)
+
+
 def test_labels_from_a_file_of_the_page(archive, tmp_path):
     path = tmp_path / "labels.json"
     entry = {"frame_id": FRAME, "verdict": "bad", "box": [0, 0, 9, 9], "note": ""}
@@ -82,3 +93,11 @@ def test_wrong_requests_end_with_2_and_a_reason(archive, words, told):
     assert code == 2, text
     assert (told or "no single request") in text
     assert "Traceback" not in text
+
+
+def test_info_tells_what_a_model_was_made_without(tmp_path):
+    left_out = {"frames_left_out": ["a", "b"], "boxes_left_out": {"c": [[0, 0, 9, 9]]}}
+    model = tiny_bundle()
+    provenance = {"adapted": [{"calibrated": [], "labels": left_out}]}
+    model.with_calibrations(model.calibrations, provenance=provenance).save(tmp_path / "m.safetensors")
+    assert "2 frames and 1 boxes labelled bad, left out" in run("info", tmp_path / "m.safetensors")[1]
