@@ -64,8 +64,8 @@ class WatchSettings:
     bad_if : str or None
         Condition under which a scored frame is bad (`aqdask.watching.condition.parse_condition`); None: the
         model's own flag of the frame, or more than 30 % of its pixels masked where the model has none.
-    on_bad, on_good : str
-        Commands that are run on bad and good frames; empty for none.
+    on_bad, on_good : str or None
+        Commands that are run on bad and good frames.
     hook_timeout : float
         Seconds after which such a command is killed.
     settle : float
@@ -82,8 +82,8 @@ class WatchSettings:
 
     alpha: float = 0.01
     bad_if: str | None = None
-    on_bad: str = ""
-    on_good: str = ""
+    on_bad: str | None = None
+    on_good: str | None = None
     hook_timeout: float = 60.0
     settle: float = 1.0
     patience: float = 60.0
@@ -167,7 +167,7 @@ class Watch:
         conditions = DEFAULT_CONDITIONS if "frame_flag" in columns else DEFAULT_CONDITIONS[1:]
         self._is_bad = parse_condition(settings.bad_if or conditions[0], columns)
         given = {BAD: ("--on-bad", settings.on_bad), GOOD: ("--on-good", settings.on_good)}
-        self._commands = {v: parse_command(*about) for v, about in given.items() if about[1]}
+        self._commands = {v: parse_command(o, text) for v, (o, text) in given.items() if text is not None}
         read, known = options.read(), {}
         if layout.is_archive(archive):
             root = layout.open_root(archive)
