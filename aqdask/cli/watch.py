@@ -88,10 +88,9 @@ def stopped_by_signals() -> Iterator[threading.Event]:
 @click.option(
     "--on-bad",
     metavar="CMD",
-    default="",
     help="Run CMD FRAME_ID SCORE REASON MASK for each bad frame; no shell.",
 )
-@click.option("--on-good", metavar="CMD", default="", help="The same for each good frame.")
+@click.option("--on-good", metavar="CMD", help="The same for each good frame.")
 @click.option(
     "--hook-timeout", type=Seconds(), default="60s", show_default=True, help="Kill CMD after this time."
 )

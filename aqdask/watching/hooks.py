@@ -91,7 +91,11 @@ class HookRunner:
     def close(self, seconds: float = 0.0) -> None:
         """Wait so long for the running command, then kill it; others are not started any more."""
         self._deadline = time.monotonic() + seconds
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        try:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+        except BaseException:  # a second Ctrl-C
+            self._deadline = 0.0
+            raise
 
     def _run(self, command: Sequence[str]) -> HookResult:
         began = time.monotonic()

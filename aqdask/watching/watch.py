@@ -25,6 +25,7 @@ from aqdask.execution.planning import FRAMES_PER_SHARD
 from aqdask.execution.quality_groups import group_name
 from aqdask.execution.reporter import Reporter, Silent
 from aqdask.execution.source_registry import KnownSources, register
+from aqdask.execution.tasks import new_run, opened_quality
 from aqdask.io import places
 from aqdask.io.inbox import Arrival, Inbox, Stamp
 from aqdask.methods import dispatch
@@ -36,7 +37,6 @@ from aqdask.stats.masking import bad_patches
 from aqdask.store import layout
 from aqdask.store.entry_table import Entry
 from aqdask.store.ledger import DONE, PENDING, SKIPPED, open_ledger
-from aqdask.store.quality_store import QualityStore
 from aqdask.text import printable
 from aqdask.watching.arrivals import Arrivals
 from aqdask.watching.condition import parse_condition
@@ -64,8 +64,8 @@ class WatchSettings:
     bad_if : str or None
         Condition under which a scored frame is bad (`aqdask.watching.condition.parse_condition`); None: the
         model's own flag of the frame, or more than 30 % of its pixels masked where the model has none.
-    on_bad, on_good : str
-        Commands that are run on bad and good frames; empty for none.
+    on_bad, on_good : str or None
+        Commands that are run on bad and good frames.
     hook_timeout : float
         Seconds after which such a command is killed.
     settle : float
@@ -82,8 +82,8 @@ class WatchSettings:
 
     alpha: float = 0.01
     bad_if: str | None = None
-    on_bad: str = ""
-    on_good: str = ""
+    on_bad: str | None = None
+    on_good: str | None = None
     hook_timeout: float = 60.0
     settle: float = 1.0
     patience: float = 60.0
@@ -167,7 +167,7 @@ class Watch:
         conditions = DEFAULT_CONDITIONS if "frame_flag" in columns else DEFAULT_CONDITIONS[1:]
         self._is_bad = parse_condition(settings.bad_if or conditions[0], columns)
         given = {BAD: ("--on-bad", settings.on_bad), GOOD: ("--on-good", settings.on_good)}
-        self._commands = {v: parse_command(*about) for v, about in given.items() if about[1]}
+        self._commands = {v: parse_command(o, text) for v, (o, text) in given.items() if text is not None}
         read, known = options.read(), {}
         if layout.is_archive(archive):
             root = layout.open_root(archive)
@@ -285,14 +285,15 @@ class Watch:
         self._is_dirty = True
         known = KnownSources(held.ledger)
         now = time.monotonic()
+        finished: list[tuple[Entry, float | None]] = []
         for arrival in taken:
             entries = known.get(arrival.source.path, ())
             is_out_of_reach = any(entry.size < 0 or entry.state == PENDING for entry in entries)
             if is_out_of_reach and now - arrival.arrived < self.settings.patience:
                 self.arrivals.retry(arrival)
                 continue
-            for entry in entries:
-                self._report(held, entry, arrival.arrived)
+            finished += [(entry, arrival.arrived) for entry in entries]
+        self._report(held, finished)
 
     def _score(self, held: OpenArchive) -> None:
         process(
@@ -313,10 +314,11 @@ class Watch:
             self.journal_is_new = False
         self._score(held)
         self._load_model()
-        for entry in held.ledger.table.all():
-            is_mine = entry.path.startswith(self._inboxes) and entry.size >= 0 and entry.state != PENDING
-            if is_mine:
-                self._report(held, entry, None)
+        self._report(held, ((entry, None) for entry in held.ledger.table.all() if self._is_mine(entry)))
+
+    def _is_mine(self, entry: Entry) -> bool:
+        """Return True for a frame of the inboxes about which something can be told."""
+        return entry.path.startswith(self._inboxes) and entry.size >= 0 and entry.state != PENDING
 
     def _version(self, entry: Entry) -> str:
         """Identify what is to be told of a frame: the same file with the same result is told once."""
@@ -325,38 +327,37 @@ class Watch:
         state = entry.standing(self.quality)[0]
         return f"{state} {entry.crc32c or f'{entry.size} {entry.mtime_ns}'}"
 
-    def _report(self, held: OpenArchive, entry: Entry, arrived: float | None) -> None:
-        """Write the row of a frame to the journal, tell it, and run the command of its verdict."""
-        version = self._version(entry)
-        if self._told.get(entry.frame_id) == version or self.journal.is_reported(entry.frame_id, version):
+    def _report(self, held: OpenArchive, entries: Iterable[tuple[Entry, float | None]]) -> None:
+        """Report frames, with the times of their arrival, unless they were reported as they are now."""
+        fresh = []
+        for entry, arrived in entries:
+            version = self._version(entry)
+            if self._told.get(entry.frame_id) != version and not self.journal.is_reported(
+                entry.frame_id, version
+            ):
+                fresh.append((entry, arrived))
+        if not fresh:
             return
-        mask = self._mask(entry)
-        record = self._row(held, entry, mask)
-        verdict = record["verdict"]
-        command = self._commands.get(verdict)
-        if command and mask and not mask.problem:
-            mask = self._mask(entry, {"dq": write_dq})
-        if mask and mask.files:
-            record["mask"] = str(self.products / "dq" / mask.files["dq"])
-        if mask:
-            self._masks[mask.row] = mask
-        seconds = None if arrived is None else round(time.monotonic() - arrived, 3)
-        record |= {"command": f"on_{verdict}" if command else "", "seconds": seconds}
-        self.journal.append(record)
-        self._told[entry.frame_id] = version
-        setattr(self.counts, verdict, getattr(self.counts, verdict) + 1)
-        self.on_event(record)
-        if command:
-            score = record.get("frame_score")
-            number = "nan" if score is None else f"{score:.6g}"
-            words = (*command, record["frame_id"], number, record["reason"], record["mask"])
-            self._running.append((record, self._hooks.submit(words)))
+        run = new_run()
+        masks = {entry.row: mask for entry, _ in fresh if (mask := self._mask(entry, run))}
+        ids = [entry.frame_id for entry, _ in fresh]
+        table = frame_table(self.archive, self.quality, masks, ledger=held.ledger, frame_ids=ids)
+        for (entry, arrived), row in zip(fresh, table.to_pylist(), strict=True):
+            record = self._record(entry, row, masks.get(entry.row), run)
+            record["seconds"] = None if arrived is None else round(time.monotonic() - arrived, 3)
+            self.journal.append(record)
+            self._told[entry.frame_id] = record["version"]
+            verdict = record["verdict"]
+            setattr(self.counts, verdict, getattr(self.counts, verdict) + 1)
+            self.on_event(record)
+            if record["command"]:
+                score = record.get("frame_score")
+                number = "nan" if score is None else f"{score:.6g}"
+                words = (*self._commands[verdict], entry.frame_id, number, record["reason"], record["mask"])
+                self._running.append((record, self._hooks.submit(words)))
 
-    def _row(self, held: OpenArchive, entry: Entry, mask: MaskResult | None) -> Event:
-        """Return the row of a frame in the table, with its verdict."""
-        masks = {mask.row: mask} if mask else {}
-        table = frame_table(self.archive, self.quality, masks, ledger=held.ledger, frame_ids=[entry.frame_id])
-        row = table.to_pylist()[0]
+    def _record(self, entry: Entry, row: Event, mask: MaskResult | None, run: str) -> Event:
+        """Return the row of a frame in the table with its verdict, and write the mask for a command."""
         if entry.problem:
             row["reason"] = f"kept as stored: {entry.problem}"
         if row["state"] == SKIPPED:
@@ -365,13 +366,22 @@ class Watch:
             verdict = BAD
         else:
             verdict = BAD if self._is_bad(row) else GOOD
-            row["reason"] = self._main_reason(entry.row)
-        time_of_row = row["time"].isoformat() if row["time"] else None
+            row["reason"] = self._main_reason(entry.row, run)
+        command = verdict in self._commands
+        if command and mask and not mask.problem:
+            mask = self._mask(entry, run, {"dq": write_dq})
+        if mask:
+            self._masks[mask.row] = mask
+        file = mask.files.get("dq") if mask else None
         about = {"event": FRAME, "at": _now(), "verdict": verdict, "version": self._version(entry)}
+        row["time"] = row["time"].isoformat() if row["time"] else None
         del row["dq_file"]  # `mask` has its path
-        return {**about, **row, "time": time_of_row, "mask": ""}
+        named = {"mask": str(self.products / "dq" / file) if file else ""}
+        return {**about, **row, **named, "command": f"on_{verdict}" if command else ""}
 
-    def _mask(self, entry: Entry, writers: Mapping[str, MaskWriter] | None = None) -> MaskResult | None:
+    def _mask(
+        self, entry: Entry, run: str, writers: Mapping[str, MaskWriter] | None = None
+    ) -> MaskResult | None:
         """Mask a scored frame, and write the mask; None for a frame without scores."""
         score = entry.scores.get(self.quality)
         if entry.standing(self.quality)[0] != DONE or score is None:
@@ -382,12 +392,12 @@ class Watch:
             except OSError as error:
                 raise place_failed(self.products / name, error) from error
         archive = places.absolute(self.archive)
-        job = ExportJob(archive, self.quality, self.settings.alpha, str(self.products), writers or {})
+        job = ExportJob(archive, self.quality, self.settings.alpha, str(self.products), writers or {}, run)
         return job([MaskTask(entry.row, score.crc32c, entry.invalid_pixels)])[0]
 
-    def _main_reason(self, row: int) -> str:
+    def _main_reason(self, row: int, run: str) -> str:
         """Return the most frequent reason of the masked patches of a frame; empty where none is masked."""
-        store = QualityStore.open(self.archive, self.quality)
+        store = opened_quality(places.absolute(self.archive), self.quality, run)
         with layout.reading(self.archive):
             masked = bad_patches(store.read_map("pvalue", row), self.settings.alpha)
             reasons = Counter(store.read_map("reason", row)[masked].tolist())
