@@ -19,13 +19,12 @@ project_copyright = "The aqdask developers"
 version = release = __version__
 
 extensions = [
-    "myst_parser",
+    "myst_nb",
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
     "sphinx.ext.mathjax",
     "sphinx.ext.napoleon",
 ]
-source_suffix = {".md": "markdown"}
 exclude_patterns = ["_build"]
 html_theme = "pydata_sphinx_theme"
 html_title = f"aqdask {release}"
@@ -34,6 +33,32 @@ html_show_sourcelink = False
 
 myst_enable_extensions = ["dollarmath", "amsmath"]
 myst_heading_anchors = 3
+
+# Notebooks are text without outputs; all of them are executed, each in an empty folder, and an error is an error of
+# the build. Their commands run in one process, with the Python and the checkout of the build.
+nb_execution_mode = "force"
+nb_execution_in_temp = True
+nb_execution_raise_on_error = True
+nb_execution_timeout = 300
+nb_merge_streams = True
+os.environ |= {
+    "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+    "PYTHONPATH": str(ROOT),
+    "DASK_AQDASK__CLUSTER": "serial",
+}
+
+# Real frames are no part of the repository: without them their tutorial is shown, but not executed.
+FRAMES = Path(os.environ.get("AQDASK_TEST_DATA", ROOT.parent / "shared/data")).absolute()
+os.environ["AQDASK_TEST_DATA"] = str(FRAMES)
+if not FRAMES.is_dir():
+    nb_execution_excludepatterns = ["tutorials/real-frames*"]
+
+
+def tell_if_executed(app: Any) -> None:
+    """Set the tag that shows, or hides, the word that a page was not executed."""
+    if not FRAMES.is_dir():
+        app.tags.add("without_frames")
+
 
 autodoc_typehints = "none"  # the docstrings state types, with shapes and units
 autosummary_generate = False
@@ -95,5 +120,6 @@ def relink_included(app: Any, path: Path, parent: str, content: list[str]) -> No
 
 
 def setup(app: Any) -> None:
+    app.connect("builder-inited", tell_if_executed)
     app.connect("source-read", relink_page)
     app.connect("include-read", relink_included)
