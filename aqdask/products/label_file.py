@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from aqdask.errors import UsageError, place_unreadable
+from aqdask.io.places import absolute
 from aqdask.paths import read_regular
 from aqdask.store import labels, layout
 from aqdask.store.labels import Label
@@ -46,7 +47,7 @@ def read_label_file(path: str | os.PathLike[str], archive: str | os.PathLike[str
         raise _bad_file(path, "holds no labels")
     if found["aqdask_labels"] != FORMAT:
         raise _bad_file(path, f"has the format {found['aqdask_labels']!r}", f"format {FORMAT}")
-    mine, theirs = PurePath(archive).name, found.get("archive")
+    mine, theirs = PurePath(absolute(archive)).name, found.get("archive")
     if theirs and PurePath(str(theirs)).name != mine:
         raise UsageError(
             f"{printable(path)} holds labels of the archive {printable(str(theirs))}, not of {mine}",

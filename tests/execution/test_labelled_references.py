@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +14,9 @@ from aqdask.execution.executors import SerialExecutor
 from aqdask.execution.reference_frames import choose_frames
 from aqdask.execution.reporter import Silent
 from aqdask.methods.bundle import Bundle
+from aqdask.methods.training.provenance import provenance
+from aqdask.methods.training.settings import TrainSpec
+from aqdask.methods.training.split import Split
 from aqdask.simulate.demo import demo_plan, write_demo_frame
 from aqdask.store import labels, layout
 from aqdask.store.frame_store import FrameStore
@@ -160,3 +164,12 @@ def test_verify_tells_a_label_that_fits_no_frame(scored, monkeypatch):
     labels.write(scored, [labels.Label(F0, "bad", (0, 0, 5000, 5))])
     found = aq.verify(scored, cluster="serial")
     assert "a label fits no frame: the box 0,0,5000,5" in found.damage[0][2]
+
+
+def test_a_training_records_what_labels_left_out():
+    frames, left_out = SimpleNamespace(ids=["a", "b", "c"]), {"frames_left_out": ["d"]}
+    split = Split(train=(0,), validation=(1,), calibration=(2,))
+    found = provenance(frames, split, TrainSpec(labels=left_out), {})
+    assert found["labels"] == left_out
+    assert "labels" not in found["settings"]
+    assert "labels" not in provenance(frames, split, TrainSpec(), {})

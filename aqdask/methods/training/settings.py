@@ -83,7 +83,7 @@ class TrainSpec:
     two_sided: bool = False
     archive: str = ""
     created: str = ""
-    labels: Mapping[str, Any] = field(default_factory=dict)
+    labels: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
