@@ -704,7 +704,7 @@ def report(
         Name or digest, where the archive holds maps of several models.
     panels : int, optional
         Number of frames whose pixels, reconstruction and maps are shown, the worst and some of the best.
-        None: with as many pixels as 16 frames of 4096 x 4096, and so that the page stays below 50 MB.
+        None: with as many pixels as 12 frames of 4096 x 4096, and so that the page stays below 50 MB.
     frames : sequence of str
         Ids or patterns of frames that are shown so in addition.
     reporter : Reporter, optional

@@ -22,7 +22,7 @@ from aqdask.errors import EXIT_DONE, EXIT_QUARANTINED
     "--panels",
     type=click.IntRange(0),
     metavar="N",
-    help="Frames whose pixels are shown, the worst and some of the best.  [default: 16 frames of 4096 x 4096 "
+    help="Frames whose pixels are shown, the worst and some of the best.  [default: 12 frames of 4096 x 4096 "
     "px, more smaller ones, and a file below 50 MB]",
 )
 @click.option(

@@ -39,7 +39,7 @@ from aqdask.store.labels import Label
 from aqdask.store.ledger import open_ledger
 from aqdask.version import __version__
 
-PANEL_PIXELS = 16 * 4096**2  # that are read for panels, unless their number is given
+PANEL_PIXELS = 12 * 4096**2  # that are read for panels, unless their number is given
 FEWEST_PANELS, MOST_PANELS = 8, 100
 PANEL_BYTES = 35e6  # of all panels, beyond which no more are made unless they were asked for
 WORST, BEST = 8, 4  # frames shown above the gallery
@@ -106,12 +106,13 @@ def write_report(
     UsageError
         For a pattern without a frame. ArchiveError if the file cannot be written.
     """
-    maker = PanelMaker(archive, data.quality)
     root = layout.open_root(archive)
+    shape = layout.read_spec(root).shape
     labels = stored_labels.valid(root, open_ledger(root))
     agreement = label_agreement(archive, data.quality, data.alpha) if labels and data.quality else None
     labelled = {label.frame_id for label in labels}
-    asked, others = panel_frames(data, maker.frames.spec.shape, panels, named, labelled)
+    asked, others = panel_frames(data, shape, panels, named, labelled)
+    maker = PanelMaker(archive, data.quality, data.frames["row"][[*asked, *others]].tolist())
     made: dict[int, dict[str, Any]] = {}
     size = 0
     reporter.start("report", len(asked) + len(others))
@@ -122,7 +123,7 @@ def write_report(
         size += sum(len(plane["src"]) for plane in made[index]["planes"].values())
         reporter.advance(1, int(bool(made[index]["problem"])))
     reporter.finish()
-    text = page(data, maker.frames.spec.shape, maker.patch, made, labels, agreement)
+    text = page(data, shape, maker.patch, made, labels, agreement)
     partial = out.with_name(f"{out.name}.{os.getpid()}.partial")
     try:
         partial.write_text(text, encoding="utf-8")

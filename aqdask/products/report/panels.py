@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -101,12 +101,17 @@ class PanelMaker:
     ----------
     archive, quality : str
         The archive and its quality group; without maps where empty.
+    rows : sequence of int
+        Rows of the frames.
     """
 
-    def __init__(self, archive: str, quality: str) -> None:
+    def __init__(self, archive: str, quality: str, rows: Sequence[int]) -> None:
         root = layout.open_root(archive)
-        self.frames = FrameStore.at(root)
-        self.places = {entry.row: entry.place for entry in open_ledger(root).rows()}
+        frames, entries = FrameStore.at(root), {entry.row: entry for entry in open_ledger(root).rows()}
+        self.rows = [*rows]
+        # All at once: a stored chunk holds the headers of thousands of frames.
+        self.chosen = ChosenFrames.of(frames, [entries[row].place for row in rows])
+        self.headers = [frames.coordinate(name, self.rows) for name in ("header", "primary_header")]
         self.store = QualityStore.open(archive, quality) if quality else None
         patch: Any = self.store.group.attrs["patch"] if self.store else 0
         self.patch = int(patch)
@@ -141,11 +146,11 @@ class PanelMaker:
         return found
 
     def _add_pixels(self, row: int, found: dict[str, Any]) -> None:
-        chosen = ChosenFrames.of(self.frames, [self.places[row]])
-        header, primary = (str(self.frames.coordinate(n, [row])[0]) for n in ("header", "primary_header"))
-        found["sky"] = sky_nodes(header, primary, self.frames.spec.shape)
-        image, invalid = chosen.read(0)
-        planes, about = found["planes"], chosen.metadata[0]
+        position = self.rows.index(row)
+        header, primary = (str(cards[position]) for cards in self.headers)
+        found["sky"] = sky_nodes(header, primary, self.chosen.store.spec.shape)
+        image, invalid = self.chosen.read(position)
+        planes, about = found["planes"], self.chosen.metadata[position]
         planes["image"] = _pixels(image, invalid)
         scorer = self._scorer()
         if scorer is None:
@@ -168,7 +173,7 @@ class PanelMaker:
             maps["ellipticity"] = np.hypot(maps.pop("e1"), maps.pop("e2"))
         if "residual" in found["planes"]:
             maps.pop("mae", None)
-        grid = PatchGrid(*self.frames.spec.shape, self.patch)
+        grid = PatchGrid(*self.chosen.store.spec.shape, self.patch)
         found["planes"] |= {n: _map(values, grid) for n, values in maps.items() if np.isfinite(values).any()}
 
 
@@ -216,14 +221,20 @@ def _encoded(picture: Image.Image, kind: str, **options: Any) -> str:
 
 def block_mean(image: np.ndarray, invalid: np.ndarray | None, step: int) -> np.ndarray:
     """Compute means of ``step`` x ``step`` px, float64, NaN without data; incomplete blocks are dropped."""
-    height, width = (n - n % step for n in image.shape)
-    known = np.isfinite(image) if image.dtype.kind == "f" else np.ones(image.shape, bool)
+    known = None if image.dtype.kind in "iub" else np.isfinite(image)
     if invalid is not None:
-        known = known & ~invalid
-    parts = (np.where(known, image, 0), known)
-    shape = (height // step, step, width // step, step)
-    total, count = (part[:height, :width].reshape(shape).sum(axis=(1, 3), dtype=np.float64) for part in parts)
-    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
+        known = ~invalid if known is None else known & ~invalid
+    total = _block_sum(image if known is None else np.where(known, image, 0), step)
+    count = step**2 if known is None else _block_sum(known, step)
+    return np.where(count, total / np.maximum(count, 1), np.nan)
+
+
+def _block_sum(values: np.ndarray, step: int) -> np.ndarray:
+    height, width = (n // step for n in values.shape)
+    total = np.zeros((height, width))
+    for y, x in np.ndindex(step, step):  # three times as fast as a sum over a reshaped view
+        total += values[y : step * height : step, x : step * width : step]
+    return total
 
 
 def sky_nodes(header: str, primary_header: str, shape: tuple[int, int]) -> list[Any] | None:
