@@ -247,6 +247,12 @@ class FrameJob:
         known = frame.info.metadata
         return LoadedFrame((frame.image, frame.invalid), crc32c, known.camera, known.filter, headers), record
 
+    def _pictured(self, loaded: LoadedFrame | None, record: Record) -> Record:
+        """Return the record of an ingested frame, with a picture if one is due."""
+        if loaded and (picture := preview_now(*loaded.pixels, None, 0, self.pictures)):
+            record["facts"] = replace(record["facts"], picture=picture)
+        return record
+
     def _read(self, task: FrameTask) -> reader.Frame:
         frame = reader.read_frame(task.path, task.hdu, self.read)
         suffix = printable(frame.info.suffix)
@@ -298,10 +304,7 @@ class _Ingest:
 
     def process(self, task: FrameTask, read: tuple[float, reader.Frame | Record]) -> list[Record]:
         """Store one frame."""
-        loaded, record = self.job._store_frame(self.frames, task, read)
-        if loaded and (picture := preview_now(*loaded.pixels, None, 0, self.job.pictures)):
-            record["facts"] = replace(record["facts"], picture=picture)
-        return [record]
+        return [self.job._pictured(*self.job._store_frame(self.frames, task, read))]
 
     def finish(self, records: list[Record]) -> None:
         """Do nothing: each frame is stored by itself."""

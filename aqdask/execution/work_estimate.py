@@ -1,6 +1,6 @@
 """Estimates of the time that one core takes for a stage: what is short runs in the process of the command.
 
-The figures are on the safe side of `benchmarks/results/start.md`: a stage may take less, seldom more.
+The figures are on the safe side of `benchmarks/results/live.md`: a stage may take less, seldom more.
 """
 
 from __future__ import annotations

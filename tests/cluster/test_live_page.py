@@ -57,8 +57,8 @@ def started(arguments: list[str]) -> subprocess.Popen[str]:
 
 @pytest.fixture(scope="module")
 def odd_night(tmp_path_factory) -> Path:
-    """A folder of sixty frames, one with markup in its name, and of a file that is no FITS."""
-    folder = write_night(tmp_path_factory.mktemp("odd"), 60)
+    """A folder of 24 frames, one with markup in its name, and of a file that is no FITS."""
+    folder = write_night(tmp_path_factory.mktemp("odd"), 23)
     write_frame(folder / f"A{MARKUP}.fits", sky(1), INSTRUME="tinycam", FILTER="L")
     (folder / f"bad {MARKUP}.fits").write_text("no FITS")
     return folder
@@ -77,7 +77,7 @@ def test_json_and_metrics_of_a_scheduler_that_runs_already(pool, odd_night, bund
     after = json.loads(fetched(f"{address}.json"))
     last = after["runs"][0]
     assert (last["command"], last["state"], last["quarantined"]) == ("run", "finished", 1)
-    assert [(s["done"], s["total"]) for s in last["stages"] if s["stage"] == "run"] == [(61, 61)]
+    assert [(s["done"], s["total"]) for s in last["stages"] if s["stage"] == "run"] == [(24, 24)]
     assert [run["done"] for run in seen if run["stage"] == "run"] == sorted(
         run["done"] for run in seen if run["stage"] == "run"
     )
