@@ -77,6 +77,7 @@ def _pictures(
 ) -> None:
     from aqdask.errors import place_failed
     from aqdask.execution.pipeline import blame, collect
+    from aqdask.execution.work_estimate import seconds
     from aqdask.io.places import absolute
     from aqdask.products.plots import PictureJob, require_matplotlib
     from aqdask.store import layout
@@ -97,7 +98,8 @@ def _pictures(
 
     session.reporter.start("pictures", len(rows))
     batches = [(places[row],) for row in rows]
-    for batch, _ in collect(executor, job, batches, stage="pictures", failed=failed):
+    work = seconds("pictures", len(rows), layout.read_spec(layout.open_root(archive)).shape)
+    for batch, _ in collect(executor, job, batches, stage="pictures", failed=failed, work=work):
         session.reporter.advance(len(batch))
     session.reporter.finish()
 

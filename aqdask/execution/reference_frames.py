@@ -19,6 +19,7 @@ from aqdask.execution.model_cache import one_thread
 from aqdask.execution.pipeline import blame, collect, raised
 from aqdask.execution.reporter import Reporter
 from aqdask.execution.tasks import IS_MOSAIC, SPLIT, new_run, opened_frames
+from aqdask.execution.work_estimate import seconds
 from aqdask.execution.worker import address, at_work
 from aqdask.io.frame_ids import match_frames
 from aqdask.io.places import absolute
@@ -100,7 +101,8 @@ class ArchiveFrames(FrameSource):
         parts = ([(number, self.chosen.only([member]))] for number, member in enumerate(members))
         waiting: dict[int, R] = {}
         following = 0
-        for part, answers in collect(self.executor, job, parts, stage="calibrate", failed=raised):
+        work = seconds("calibrate", len(members), self.chosen.store.spec.shape)
+        for part, answers in collect(self.executor, job, parts, stage="calibrate", failed=raised, work=work):
             waiting[part[0][0]] = answers[0]
             while following in waiting:
                 yield waiting.pop(following)
@@ -173,7 +175,9 @@ def _apply(
 
     reporter.start("select", len(places))
     job = _PixelJob(absolute(archive), function, damaged)
-    for part, answers in collect(executor, job, planning.slices(places, 1), stage="select", failed=failed):
+    work = seconds("select", len(places), layout.read_spec(layout.open_root(archive)).shape)
+    parts = planning.slices(places, 1)
+    for part, answers in collect(executor, job, parts, stage="select", failed=failed, work=work):
         found |= dict(zip(part, answers, strict=True))
         reporter.advance(len(part))
     reporter.finish()

@@ -16,6 +16,7 @@ from aqdask.execution.open_archive import OpenArchive, writing
 from aqdask.execution.pipeline import blame, clear_stale, collect, process
 from aqdask.execution.reporter import Reporter
 from aqdask.execution.tasks import VerifyJob
+from aqdask.execution.work_estimate import seconds
 from aqdask.io import places, reader
 from aqdask.methods.bundle import Bundle
 from aqdask.store import layout, quality_store
@@ -174,7 +175,8 @@ def _damage(
         return []
 
     batches = planning.slices(items, FRAMES_PER_TASK)
-    for batch, answers in collect(executor, job, batches, stage="verify", failed=failed):
+    work = seconds("verify", len(items), layout.read_spec(layout.open_root(path)).shape)
+    for batch, answers in collect(executor, job, batches, stage="verify", failed=failed, work=work):
         found = [answer for answers_of_one in answers for answer in answers_of_one]
         damage += [(ids[row], where, what) for row, where, what in found]
         reporter.advance(len(batch), len({row for row, _, _ in found}))

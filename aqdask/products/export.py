@@ -14,6 +14,7 @@ from aqdask.execution import planning
 from aqdask.execution.executors import Executor
 from aqdask.execution.pipeline import blame, collect
 from aqdask.execution.reporter import Reporter
+from aqdask.execution.work_estimate import seconds
 from aqdask.io.places import absolute
 from aqdask.products.dq import ExportJob, MaskResult, MaskTask, MaskWriter, write_dq
 from aqdask.products.table import frame_table, write_ecsv, write_parquet
@@ -136,7 +137,8 @@ def compute_masks(
     dict of int to MaskResult
         Masked fractions, files and problems by row of the archive.
     """
-    ledger = open_ledger(layout.open_root(archive))
+    root = layout.open_root(archive)
+    ledger = open_ledger(root)
     entries = [entry for entry in ledger.rows() if entry.standing(quality)[0] != SKIPPED]
     tasks = [MaskTask(e.row, _maps_checksum(e, quality), e.invalid_pixels) for e in entries]
     stage = "export" if writers else "mask"
@@ -149,7 +151,8 @@ def compute_masks(
 
     found: dict[int, MaskResult] = {}
     batches = planning.slices(tasks, FRAMES_PER_TASK)
-    for batch, results in collect(executor, job, batches, stage=stage, failed=failed):
+    work = seconds(stage, len(tasks), layout.read_spec(root).shape)
+    for batch, results in collect(executor, job, batches, stage=stage, failed=failed, work=work):
         found |= {result.row: result for result in results}
         reporter.advance(len(batch), sum(bool(result.problem) for result in results))
     reporter.finish()

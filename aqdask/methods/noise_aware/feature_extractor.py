@@ -26,6 +26,7 @@ from aqdask.methods.noise_aware.normalise_kernel import SLOPE, noise_terms, norm
 from aqdask.methods.noise_aware.patch_statistics import WINSOR, WINSOR_SLOPE, View, arranged, table
 from aqdask.methods.noise_aware.statistics_kernel import residual_statistics, signal_statistics
 from aqdask.methods.tensors import Staging, as_float, exact_arithmetic
+from aqdask.timing import timed
 
 LEVELS = ("valid", "saturated", "sky", "noise")
 PLATEAU = 0.25  # of a patch's valid pixels: so many at its largest value are full, or dead
@@ -179,19 +180,21 @@ class FeatureExtractor:
         known = np.empty((0, 0), bool) if valid is None else valid
         scratch = np.empty((side, side), np.float64 if source.dtype == np.float64 else np.float32)
         about = noise_terms(detector.noise), detector.saturation, unit_noise(side).numpy()
-        measured, signal = normalise(source, known, tops, lefts, scratch, *about)
+        with timed("statistics"):
+            measured, signal = normalise(source, known, tops, lefts, scratch, *about)
+            v, short, *found = signal_statistics(signal)
         levels = torch.from_numpy(measured)
         if not math.isfinite(detector.saturation):
             levels[:, 1] = torch.where(levels[:, 1] > PLATEAU, -levels[:, 1], 0.0)
-        v, short, *found = signal_statistics(signal)
         exact = self.dtype == torch.float32
         narrow = torch.from_numpy(v) if exact else torch.from_numpy(short).view(self.dtype)
         with torch.inference_mode():
             latent, shape, smooth = self.reconstructed(fold(narrow))
-            residual = residual_statistics(v, smooth.permute(0, 2, 3, 1).float().contiguous().numpy())
-            subpatches, packed, lines, folded = (torch.from_numpy(values) for values in found)
-            whole = torch.from_numpy(residual), subpatches, packed, lines, folded, latent, shape
-            return self._features(levels, arranged(*whole), detector)
+            with timed("statistics"):
+                residual = residual_statistics(v, smooth.permute(0, 2, 3, 1).float().contiguous().numpy())
+                subpatches, packed, lines, folded = (torch.from_numpy(values) for values in found)
+                whole = torch.from_numpy(residual), subpatches, packed, lines, folded, latent, shape
+                return self._features(levels, arranged(*whole), detector)
 
     def normalised(
         self, patches: torch.Tensor, valid: torch.Tensor | None, detector: Detector
