@@ -172,14 +172,13 @@ def main() -> None:
     print(f"| first frame, which makes the archive | {spread(times['first'])} |")
     print(f"| later frames | {spread(times['plain'])} |")
     print(f"| later frames, mask written and a command run | {spread(times['hooks'])} |")
-    print(
-        f"\nOf {BURST} frames at once one is done every {times['burst'][0]:.2f} s ({times['cpu'][0]:.2f} s of "
-        f"processor time); peak memory {times['memory'][0]:.0f} MiB.\n\nA night of {given.night} small frames, "
-        f"all there at once: {cost['seconds'] * 1000:.0f} ms a frame;\na frame after it {cost['later']:.2f} s "
-        f"from arrival (median of {LATER}). {cost['running']:.0f} files while it runs,\n{cost['files']:.0f} "
-        f"after its end, {cost['variables']:.0f} arrays of maps and frame-level values. Waiting takes "
-        f"{cost['idle']:.1%} of a core."
-    )
+    burst, cpu, memory = (times[name][0] for name in ("burst", "cpu", "memory"))
+    print(f"\nOf {BURST} frames at once one is done every {burst:.2f} s ({cpu:.2f} s of processor time);")
+    print(f"peak memory {memory:.0f} MiB.\n\nA night of {given.night} small frames, all there at once:")
+    print(f"{cost['seconds'] * 1000:.0f} ms a frame; a frame after it {cost['later']:.2f} s from arrival")
+    print(f"(median of {LATER}). {cost['running']:.0f} files while it runs, {cost['files']:.0f} after its")
+    print(f"end, {cost['variables']:.0f} arrays of maps and frame-level values. Waiting takes")
+    print(f"{cost['idle']:.1%} of a core.")
 
 
 if __name__ == "__main__":

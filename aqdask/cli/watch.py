@@ -70,6 +70,26 @@ def stopped_by_signals() -> Iterator[threading.Event]:
             signal.signal(number, handler)
 
 
+@contextlib.contextmanager
+def shown_page(session: Session) -> Iterator[None]:
+    """Show the live page of a watch in this process; with a cluster, its dashboard has the page."""
+    from aqdask.execution import config
+    from aqdask.monitor.local_page import local_page
+    from aqdask.monitor.progress import MessagesOnly
+
+    telemetry = session.reporter
+    telemetry.shown = MessagesOnly(telemetry.shown)  # a line a frame is enough
+    with contextlib.ExitStack() as stack:
+        if session.cluster == "serial" and config.get("live-page"):
+            try:
+                url = stack.enter_context(local_page(telemetry, str(config.get("dashboard-address"))))
+                telemetry.pictures = True
+                telemetry.say(f"live page: {url}")
+            except (OSError, ValueError, ImportError) as error:
+                telemetry.say(f"warning: no live page; the watch goes on ({error})")
+        yield
+
+
 @click.command()
 @click.argument("inboxes", nargs=-1, required=True)
 @click.argument("archive")
@@ -144,7 +164,7 @@ def watch(
         elif record["event"] == "frame" and not session.quiet:
             session.emit(shown_event(record))
 
-    with stopped_by_signals() as stop, session.executor() as executor:
+    with stopped_by_signals() as stop, session.executor() as executor, shown_page(session):
         counts = api.watch(
             inboxes, archive, model, products=products, stop=stop, on_event=show,
             cluster=executor, reporter=session.reporter, settings=settings, **ingest_settings(**options),

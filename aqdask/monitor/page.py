@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from bokeh.layouts import column, row
 from bokeh.models import ColumnDataSource, DataRange1d, FactorRange
@@ -18,7 +18,6 @@ from aqdask.text import printable
 if TYPE_CHECKING:
     from bokeh.document import Document
 
-    from aqdask.monitor.live_runs import LiveRuns
 
 REFRESH = 1000  # milliseconds
 PARTS = {
@@ -38,12 +37,12 @@ h2 {font-size:16px; margin:10px 0 4px} h1 {font-size:20px; margin:2px 0} p {marg
 </style>"""
 
 
-def document(live: LiveRuns, extra: dict[str, Any], doc: Document) -> None:
+def document(live: Runs, extra: dict[str, Any], doc: Document) -> None:
     """Fill a Bokeh document with the page, and keep it up to date.
 
     Parameters
     ----------
-    live : LiveRuns
+    live : Runs
         Of the scheduler.
     extra : dict
         Variables of the template of Dask's pages.
@@ -61,10 +60,22 @@ def document(live: LiveRuns, extra: dict[str, Any], doc: Document) -> None:
     doc.add_periodic_callback(view.update, REFRESH)
 
 
+class Runs(Protocol):
+    """Commands that the page shows."""
+
+    def latest(self) -> list[dict[str, Any]]:
+        """Return the snapshots, the one that is shown first."""
+        ...
+
+    def workers(self) -> list[dict[str, Any]]:
+        """Describe the workers."""
+        ...
+
+
 class PageView:
     """Elements of the page for one browser window."""
 
-    def __init__(self, live: LiveRuns) -> None:
+    def __init__(self, live: Runs) -> None:
         self.live = live
         self.summary, self.pictures, self.tables = (Div(sizing_mode="stretch_width") for _ in range(3))
         self.rates = ColumnDataSource({"time": [], "rate": []})

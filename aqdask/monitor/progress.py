@@ -48,6 +48,17 @@ class _Display(Silent):
             self.say("further quarantined frames are listed at the end")
 
 
+class MessagesOnly(Silent):
+    """Passes messages on to another reporter."""
+
+    def __init__(self, shown: Reporter) -> None:
+        self.shown = shown
+
+    def say(self, text: str) -> None:
+        """See `Reporter`."""
+        self.shown.say(text)
+
+
 class WarningsOnly(Silent):
     """Prints warnings only."""
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from aqdask.execution.open_archive import OpenArchive, writing
 from aqdask.execution.pipeline import process
 from aqdask.execution.planning import FRAMES_PER_SHARD
 from aqdask.execution.quality_groups import group_name
-from aqdask.execution.reporter import Reporter, Silent
+from aqdask.execution.reporter import FrameFacts, Reporter, Silent
 from aqdask.execution.source_registry import KnownSources, register
 from aqdask.execution.tasks import new_run, opened_quality
 from aqdask.io import places
@@ -36,7 +37,7 @@ from aqdask.products.table import columns_of, frame_table, write_parquet
 from aqdask.stats.masking import bad_patches
 from aqdask.store import layout
 from aqdask.store.entry_table import Entry
-from aqdask.store.ledger import DONE, PENDING, SKIPPED, open_ledger
+from aqdask.store.ledger import DONE, PENDING, QUARANTINED, SKIPPED, open_ledger
 from aqdask.text import printable
 from aqdask.watching.arrivals import Arrivals
 from aqdask.watching.condition import parse_condition
@@ -103,17 +104,25 @@ class WatchCounts:
     hooks_left: int = 0
 
 
-@dataclass
 class _Notes(Silent):
-    """Reporter that passes notes and warnings on, each once."""
+    """Reporter that passes on frames, and each kind of notes and warnings once, but no stages."""
 
-    reporter: Reporter
-    told: set[str] = field(default_factory=set)
+    def __init__(self, reporter: Reporter) -> None:
+        self.reporter, self.told, self.pictures = reporter, set[str](), reporter.pictures
+
+    def frame_done(self, frame_id: str, facts: FrameFacts) -> None:
+        """See `Reporter`."""
+        self.reporter.frame_done(frame_id, facts)
+
+    def frame_failed(self, frame_id: str, reason: str) -> None:
+        """See `Reporter`."""
+        self.reporter.frame_failed(frame_id, reason)
 
     def say(self, text: str) -> None:
         """See `Reporter`."""
-        if text.startswith(("warning: ", "note: ")) and text not in self.told:
-            self.told.add(text)
+        kind = re.sub(r"\d+", "", text)  # counts and names of frames differ from round to round
+        if text.startswith(("warning: ", "note: ")) and kind not in self.told:
+            self.told.add(kind)
             self.reporter.say(text)
 
 
@@ -206,6 +215,7 @@ class Watch:
             self.executor.provide(self.bundle.contents, self.bundle.digest, default_precision(self.bundle))
             self._load_model()
         self.reporter.say(f"watching {' '.join(self._inboxes)}")
+        self.reporter.start("watch", 0)
         self.arrivals.active = time.monotonic()
         pause, failing, was_open = RETRY_SECONDS[0], 0.0, False
         try:
@@ -349,6 +359,7 @@ class Watch:
             self._told[entry.frame_id] = record["version"]
             verdict = record["verdict"]
             setattr(self.counts, verdict, getattr(self.counts, verdict) + 1)
+            self.reporter.advance(1, record["state"] == QUARANTINED)
             self.on_event(record)
             if record["command"]:
                 score = record.get("frame_score")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -191,3 +192,34 @@ def test_options_that_cannot_be_are_usage_errors(options, why, inbox, archive, m
     assert found.exit_code == 2
     assert why in found.output
     assert not archive.exists()
+
+
+@pytest.mark.browser
+def test_the_live_page_shows_frames_as_they_come(start, night, inbox, archive, require):
+    playwright = pytest.importorskip("playwright.sync_api")
+    chromium = shutil.which("chromium")
+    require(chromium, "no chromium on PATH")
+    name = "<img src=x onerror=alert(1)>.fits"
+    shutil.copy2(night[0], inbox / name)
+    process, problems = start("--json"), []
+    messages = (json.loads(line).get("text", "") for line in process.stdout)
+    address = next(text for text in messages if text.startswith("live page: ")).removeprefix("live page: ")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        view = browser.new_page()
+        view.on("console", lambda message: message.type == "error" and problems.append(message.text))
+        view.on("pageerror", lambda error: problems.append(str(error)))
+        view.on("dialog", lambda box: (problems.append(f"executed: {box.message}"), box.dismiss()))
+        view.goto(address)
+        view.get_by_role("heading", name="aqdask watch").wait_for(timeout=60_000)
+        view.get_by_role("cell", name=name).first.wait_for(timeout=60_000)
+        view.get_by_role("img").first.wait_for(timeout=60_000)
+        shutil.copy2(night[1], inbox)
+        view.get_by_role("cell", name="f01.fits").first.wait_for(timeout=60_000)
+        if folder := os.environ.get("AQDASK_SCREENSHOTS"):
+            view.screenshot(path=Path(folder) / "watch.png", full_page=True)
+        browser.close()
+    assert problems == []
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert process.returncode == 0
