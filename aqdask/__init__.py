@@ -45,6 +45,7 @@ if TYPE_CHECKING:
         verify,
     )
     from aqdask.errors import AqdaskError
+    from aqdask.products.report.page import ReportPage
     from aqdask.version import __version__
 
 __all__ = [
@@ -52,6 +53,7 @@ __all__ = [
     "Bundle",
     "Comparison",
     "LabelAgreement",
+    "ReportPage",
     "Summary",
     "Verification",
     "__version__",
@@ -78,6 +80,7 @@ __all__ = [
 
 _ELSEWHERE = {
     "AqdaskError": "aqdask.errors",
+    "ReportPage": "aqdask.products.report.page",
     "__version__": "aqdask.version",
 }
 
