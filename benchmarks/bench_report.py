@@ -177,12 +177,34 @@ def table(archive: Path, *more: str) -> None:
     bench_million.command("export", str(archive), out, "--table", "--cluster", "serial", *more)
 
 
+def pointings(wcs: bool) -> None:
+    """Airmass and position of 1,000 headers, as an ingest finds them."""
+    from astropy.io import fits
+
+    from aqdask.io.pointing import pointing
+    from aqdask.specs import FrameMetadata
+
+    cards = fits.Header(
+        [("SITELAT", 28.3), ("SITELONG", -16.5), ("OBJCTRA", "10 00 00"), ("OBJCTDEC", "+20 00 00")]
+    )
+    if wcs:
+        for axis, kind, value in ((1, "RA---TAN", 150.0), (2, "DEC--TAN", 20.0)):
+            cards[f"CTYPE{axis}"], cards[f"CRVAL{axis}"] = kind, value
+            cards[f"CRPIX{axis}"], cards[f"CDELT{axis}"] = SIDE / 2, 1e-4
+    header = bench_million.CARDS + "".join(card.image for card in cards.cards)
+    known = FrameMetadata(time=START, exptime=60.0)
+    for _ in range(1000):
+        pointing(header, "", (SIDE, SIDE), known)
+
+
 UNTIMED: dict[str, Callable[[Path], Any]] = {"pixels": add_pixels}
 PARTS: dict[str, Callable[[Path], Any]] = {
     "report data": report_data,
     "report": report,
     "table": table,
     "table with reasons": lambda archive: table(archive, "--reasons"),
+    "pointings with WCS": lambda archive: pointings(wcs=True),
+    "pointings without WCS": lambda archive: pointings(wcs=False),
     "table as ECSV and CSV": lambda archive: table(
         archive, "--reasons", "--format", "ecsv", "--format", "csv"
     ),

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import erfa
 import numpy as np
+from astropy.coordinates import Angle
 
-from aqdask.io.cards import Headers, quiet
+from aqdask.io.cards import Headers, as_number, quiet
 from aqdask.io.wcs import sky_coordinates
 from aqdask.specs import FrameMetadata
 
@@ -20,6 +21,8 @@ SITES = (
     ("OBSGEO-B", "OBSGEO-L"), ("LAT-OBS", "LONG-OBS"), ("SITELAT", "SITELONG"),
     ("HIERARCH ESO TEL GEOLAT", "HIERARCH ESO TEL GEOLON"),
 )  # fmt: skip
+# Where the telescope was pointed, good enough for an airmass: degrees, or sexagesimal hours and degrees.
+TELESCOPE = (("OBJCTRA", "OBJCTDEC"), ("RA", "DEC"), ("TELRA", "TELDEC"))
 HIGHEST = 40.0  # airmass at the horizon: 38 (Pickering 2002)
 
 
@@ -38,8 +41,9 @@ class Pointing(NamedTuple):
 def pointing(header: str, primary_header: str, shape: tuple[int, ...], metadata: FrameMetadata) -> Pointing:
     """Return the pointing of a frame.
 
-    The airmass is that of the header, else it is computed for the middle of the exposure from the site, the
-    time and the WCS, without refraction and polar motion and with UT1 = UTC.
+    The position is that of the WCS. The airmass is that of the header, else it is computed for the middle of
+    the exposure from the site, the time and the position (without WCS, where the telescope was pointed),
+    without refraction and polar motion and with UT1 = UTC.
 
     Parameters
     ----------
@@ -59,19 +63,33 @@ def pointing(header: str, primary_header: str, shape: tuple[int, ...], metadata:
     stated = cards.number(AIRMASS)
     if 1 <= stated <= HIGHEST:
         return Pointing(stated, ra, dec)
-    if metadata.time is None or not math.isfinite(ra):
+    if metadata.time is None:
+        return Pointing(ra=ra, dec=dec)
+    place = (ra, dec) if math.isfinite(ra) else next(_pairs(cards, TELESCOPE, "hourangle", "deg"), None)
+    site = next(_pairs(cards, SITES, "deg", "deg"), None)
+    if place is None or site is None or abs(place[1]) > 90 or abs(site[0]) > 90:
         return Pointing(ra=ra, dec=dec)
     middle = metadata.time / 1e6 + (metadata.exptime if metadata.exptime > 0 else 0) / 2
-    computed = (_airmass(ra, dec, *site, middle) for site in _sites(cards))
-    return Pointing(next(computed, math.nan), ra, dec)
+    return Pointing(_airmass(*place, *site, middle), ra, dec)
 
 
-def _sites(cards: Headers) -> Iterator[tuple[float, float]]:
-    """Yield latitude and longitude in degrees from each pair of cards that has both."""
-    for keywords in SITES:
-        latitude, longitude = (cards.number([keyword]) for keyword in keywords)
-        if abs(latitude) <= 90 and abs(longitude) <= 360:
-            yield latitude, longitude
+def _pairs(cards: Headers, keywords: Sequence[tuple[str, str]], *units: str) -> Iterator[tuple[float, float]]:
+    """Yield two angles in degrees from each pair of cards that has both."""
+    for pair in keywords:
+        one, other = (_angle(cards, keyword, unit) for keyword, unit in zip(pair, units, strict=True))
+        if abs(one) <= 360 and abs(other) <= 360:
+            yield one, other
+
+
+def _angle(cards: Headers, keyword: str, unit: str) -> float:
+    """Return an angle in degrees, given so or sexagesimal in ``unit``; NaN where absent or unreadable."""
+    text = cards.text([keyword])
+    if not text or math.isfinite(as_number(text)):
+        return as_number(text)
+    try:
+        return float(Angle(text, unit).deg)
+    except Exception:  # astropy's parser may fail on any damaged card
+        return math.nan
 
 
 def _airmass(ra: float, dec: float, latitude: float, longitude: float, unix: float) -> float:

@@ -51,6 +51,23 @@ def test_without_site_position_or_altitude_there_is_no_airmass(cards):
     assert math.isnan(found(**cards).airmass)
 
 
+@pytest.mark.parametrize(
+    "cards",
+    [
+        {"OBJCTRA": "10 00 00", "OBJCTDEC": "+20 00 00", **SITE},
+        {"RA": 150.0, "DEC": 20.0, "SITELAT": "28 18 00", "SITELONG": "-16 30 00"},
+        {"TELRA": "10:00:00.0", "TELDEC": "20:00:00", "OBSGEO-B": 28.3, "OBSGEO-L": -16.5},
+    ],
+)
+def test_without_wcs_the_airmass_is_that_of_the_telescope_and_the_position_unknown(cards):
+    assert found(**cards) == pytest.approx((found(**WCS, **SITE).airmass, math.nan, math.nan), nan_ok=True)
+
+
+@pytest.mark.parametrize("wrong", ["here", "99 99 99", 1e9])
+def test_a_pointing_that_is_none_gives_no_airmass(wrong):
+    assert math.isnan(found(OBJCTRA=wrong, OBJCTDEC="+20 00 00", **SITE).airmass)
+
+
 def test_without_time_there_is_no_airmass():
     assert found(FrameMetadata(), **WCS, **SITE) == pytest.approx((math.nan, 150, 20), nan_ok=True)
 

@@ -8,8 +8,10 @@ from math import exp, log
 import numpy as np
 import pytest
 import torch
+from simulated import Frames
 
 from aqdask.methods import dispatch
+from aqdask.methods.base import score_frame
 from aqdask.methods.bundle import Bundle, Calibration
 from aqdask.methods.noise_aware.noise_model import NoiseModel
 from aqdask.methods.noise_aware.reference_spans import reference_spans
@@ -56,3 +58,15 @@ def test_without_gain_the_sky_itself_is_stored():
         "frame_tier": {"sky": (log(5), 0.1, log(4), log(6))},
     }
     np.testing.assert_allclose(reference_spans(bundle(known), "cam", "L")["frame_sky"], (4, 5, 6))
+
+
+def test_the_spans_are_those_of_the_scored_references(tiny, scorer):
+    frames = Frames()
+    about = tiny.calibrations["cam|L"].facts["about"]["frames"]
+    chosen = [frames.ids.index(name) for name in {name for members in about.values() for name in members}]
+    scored = [score_frame(scorer, *frames.read(index), "cam", "L") for index in chosen]
+    found = reference_spans(tiny, "cam", "L")
+    assert set(found) >= {"frame_sky", "frame_size_ratio", "frame_noise_ratio", "frame_ellipticity"}
+    for name in ("frame_sky", "frame_size_ratio", "frame_noise_ratio"):
+        values = [float(values[name]) for values in scored]
+        np.testing.assert_allclose(found[name][::2], (min(values), max(values)), rtol=1e-2)
