@@ -48,6 +48,7 @@ if TYPE_CHECKING:
         watch,
     )
     from aqdask.errors import AqdaskError
+    from aqdask.products.report.page import ReportPage
     from aqdask.version import __version__
 
 __all__ = [
@@ -55,6 +56,7 @@ __all__ = [
     "Bundle",
     "Comparison",
     "LabelAgreement",
+    "ReportPage",
     "Summary",
     "Verification",
     "WatchCounts",
@@ -84,6 +86,7 @@ __all__ = [
 
 _ELSEWHERE = {
     "AqdaskError": "aqdask.errors",
+    "ReportPage": "aqdask.products.report.page",
     "__version__": "aqdask.version",
 }
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+import zarr
 
 from aqdask import flags
 from aqdask.stats.masking import bad_patches, check_alpha
@@ -137,15 +138,19 @@ def read_masks(store: QualityStore, known: Rows, quality: str, alpha: float) -> 
         False-mask rate, in (0, 1).
     """
     check_alpha(alpha)
-    arrays = [layout.open_reader(store.group, name) for name in ("pvalue", "reason")]
-    shape = arrays[0].shape[1:]
-    per_block = max(BLOCK_BYTES // (4 * int(np.prod(shape))) // store.frames_per_shard, 1)
-    per_block *= store.frames_per_shard
+    arrays, per_block = _readers(store)
     rows, checksums = known.column("row"), known.score(quality, "crc32c")
     starts = np.unique(rows // per_block) * per_block
     for start, stop in zip(starts, np.searchsorted(rows, starts + per_block), strict=True):
         part = slice(int(np.searchsorted(rows, start)), int(stop))
         yield _block(store, arrays, rows[part], checksums[part], alpha)
+
+
+def _readers(store: QualityStore) -> tuple[list[zarr.Array], int]:
+    """Open p-values and reasons; the number of frames that are read at a time, whole shards."""
+    arrays = [layout.open_reader(store.group, name) for name in ("pvalue", "reason")]
+    size = 4 * int(np.prod(arrays[0].shape[1:]))
+    return arrays, max(BLOCK_BYTES // size // store.frames_per_shard, 1) * store.frames_per_shard
 
 
 def _block(
@@ -242,8 +247,11 @@ def read_reasons(store: QualityStore, rows: np.ndarray, known: np.ndarray, alpha
     ndarray (n, n_y, n_x)
         uint8, `aqdask.flags.REASONS`, `GOOD` for a patch that is not masked.
     """
-    found = np.full((len(rows), *store.empty(1)["reason"].shape[1:]), WITHOUT_SCORE[0], np.uint8)
-    for place in np.flatnonzero(known).tolist():
-        pvalue, reason = (store.read_map(name, int(rows[place])) for name in ("pvalue", "reason"))
-        found[place] = np.where(bad_patches(pvalue, alpha), reason, np.uint8(GOOD))
+    arrays, per_block = _readers(store)
+    found = np.full((len(rows), *arrays[0].shape[1:]), WITHOUT_SCORE[0], np.uint8)
+    places = np.flatnonzero(known)
+    places = places[np.argsort(rows[places], kind="stable")]
+    for part in np.split(places, np.flatnonzero(np.diff(rows[places] // per_block)) + 1):
+        if len(part):
+            found[part] = _block(store, arrays, rows[part], np.full(len(part), ""), alpha).reasons
     return found

@@ -58,8 +58,9 @@ def embedded(figures: Figures) -> str:
     An element has the id ``figure-NAME``.
     """
     document = Document()
-    for plot in figures.values():
-        document.add_root(plot)
+    with document.models.freeze():  # else Bokeh looks for all models after each of the figures
+        for plot in figures.values():
+            document.add_root(plot)
     documents, (item,) = standalone_docs_json_and_render_items([*figures.values()])
     roots = {model.id: f"figure-{name}" for name, model in figures.items()}
     where = {**item.to_json(), "roots": roots, "root_ids": [*roots]}

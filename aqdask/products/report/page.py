@@ -295,12 +295,13 @@ def _payload(
 
 def _maps(data: ReportData) -> list[str]:
     """Encode the masks of all frames; empty where there is nothing to show."""
-    found: list[str] = []
-    if data.quality:
-        for first in range(0, len(data), MAPS_AT_ONCE):
-            rows = data.frames["row"][first : first + MAPS_AT_ONCE].tolist()
-            found += reason_pictures(data.patch_reasons(rows), GOOD)
-    return found or [""] * len(data)
+    found, order = [""] * len(data), np.argsort(data.frames["row"])  # stored beside each other
+    for first in range(0, len(data) if data.quality else 0, MAPS_AT_ONCE):
+        places = order[first : first + MAPS_AT_ONCE]
+        pictures = reason_pictures(data.patch_reasons(data.frames["row"][places].tolist()), GOOD)
+        for place, picture in zip(places.tolist(), pictures, strict=True):
+            found[place] = picture
+    return found
 
 
 def _listed(values: np.ndarray) -> list[Any]:
