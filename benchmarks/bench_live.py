@@ -144,7 +144,7 @@ def main() -> None:
         "|---|---:|---:|---:|---:|---:|---:|",
         *rows,
         "",
-        f"Up to {work_estimate.IN_PROCESS_SECONDS:.0f} s of estimated work, a command runs in its own process:",
+        f"Up to {work_estimate.IN_PROCESS_SECONDS:.0f} s of estimated work are done in the command itself:",
         "",
         "| stage | estimated s a frame | CPU s a frame |",
         "|---|---:|---:|",

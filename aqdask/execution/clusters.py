@@ -36,6 +36,7 @@ QUIET = (
 # A worker that is restarting when this time after an earlier death ends is closed for good.
 RESTARTED = {"distributed.deploy.lost-worker-timeout": "1 hour"}
 LOOPBACK = "127.0.0.1"
+HEADERS = ("look", "hash")  # stages before others, which decide where the command runs
 LOOK_EVERY = 10.0  # seconds between checks that the requested jobs still exist
 
 
@@ -147,7 +148,8 @@ class Deferred:
     cluster : str or None
         See `connect`; a text that names no cluster is refused at once.
     on_start : callable, optional
-        Called with the connected executor, and before with that of this process where tasks run in it.
+        Called with the connected executor, and before with that of this process where it does more than look
+        at headers.
     """
 
     def __init__(
@@ -159,7 +161,7 @@ class Deferred:
         self._bundles: dict[str, tuple[bytes, str]] = {}
         self._provided: set[tuple[Executor, str]] = set()
         self._seconds = 0.0
-        self._here: Executor | None = None
+        self._here, self._told = SerialExecutor(), False
         self._started: Executor | None = None
 
     @property
@@ -177,19 +179,19 @@ class Deferred:
     ) -> Iterator[tuple[T, R | Exception]]:
         """See `Executor`."""
         if queue:
-            executor = self._executor(queue.seconds)
+            executor = self._executor(queue.seconds, stage)
             for digest, (bundle, precision) in self._bundles.items():
                 if (executor, digest) not in self._provided:
                     executor.provide(bundle, digest, precision)
                     self._provided.add((executor, digest))
             yield from executor.run(function, queue, stage=stage)
 
-    def _executor(self, seconds: float) -> Executor:
-        """Return the executor for so many more seconds of work."""
+    def _executor(self, seconds: float, stage: str) -> Executor:
+        """Return the executor for so many more seconds of work in a stage."""
         self._seconds += seconds
         if self._started is None and self._cluster == AUTO and self._seconds <= IN_PROCESS_SECONDS:
-            if self._here is None:
-                self._here = SerialExecutor()
+            if stage not in HEADERS and not self._told:
+                self._told = True
                 self._on_start(self._here)
             return self._here
         if self._started is None:

@@ -189,10 +189,7 @@ class FrameJob:
         with prefetched(read, batch.frames, int(config.get("prefetch"))) as found:
             for task in batch.frames:
                 with at_work(task.frame_id):
-                    loaded, record = self._store_frame(frames, task, next(found))
-                    if loaded and (picture := preview_now(*loaded.pixels, None, 0, self.pictures)):
-                        record["facts"] = replace(record["facts"], picture=picture)
-                    records.append(record)
+                    records.append(self._pictured(*self._store_frame(frames, task, next(found))))
         return records
 
     def _load(
@@ -259,6 +256,12 @@ class FrameJob:
         record["facts"] = FrameFacts(seconds={"read": seconds, "store": stored})
         known, headers = frame.info.metadata, (frame.info.header, frame.info.primary_header)
         return LoadedFrame((frame.image, frame.invalid), crc32c, known.camera, known.filter, headers), record
+
+    def _pictured(self, loaded: LoadedFrame | None, record: Record) -> Record:
+        """Return the record of an ingested frame, with a picture if one is due."""
+        if loaded and (picture := preview_now(*loaded.pixels, None, 0, self.pictures)):
+            record["facts"] = replace(record["facts"], picture=picture)
+        return record
 
     def _read(self, task: FrameTask) -> reader.Frame:
         frame = reader.read_frame(task.path, task.hdu, self.read)
