@@ -498,6 +498,7 @@ def export(
     formats: Sequence[str] | None = None,
     dq: bool = True,
     masks: bool = True,
+    reasons: bool | None = None,
     cluster: Cluster = None,
     reporter: Reporter | None = None,
 ) -> pa.Table:
@@ -520,6 +521,9 @@ def export(
     masks : bool
         False reads no map: the table has the states and frame-level values, which the archive holds as
         columns, and an empty ``masked_fraction``.
+    reasons : bool, optional
+        Reasons and shares of the masked patches in the table, which reads the maps in this process; by
+        default where there are masks.
 
     Returns
     -------
@@ -541,7 +545,10 @@ def export(
     quality = quality_name(archive, model)
     with executor_of(cluster) as executor:
         listener = reporter or Silent()
-        return export_all(archive, quality, Path(folder), alpha, executor, listener, chosen, masks=masks)
+        return export_all(
+            archive, quality, Path(folder), alpha, executor, listener, chosen,
+            masks=masks, reasons=masks if reasons is None else reasons,
+        )  # fmt: skip
 
 
 def verify(

@@ -134,7 +134,13 @@ class FormatName(click.ParamType):
     "table_only",
     is_flag=True,
     help="Write the table alone, as Parquet unless --format names another; no map is read, so that "
-    "masked_fraction is empty. For archives of a million frames.",
+    "masked_fraction and the columns of reasons are empty. For archives of a million frames.",
+)
+@click.option(
+    "--reasons",
+    is_flag=True,
+    help="With --table: read the p-value maps all the same, for the reasons and shares of the masked patches "
+    "at --alpha.",
 )
 @command
 def export(
@@ -146,11 +152,13 @@ def export(
     formats: Sequence[str],
     no_dq: bool,
     table_only: bool,
+    reasons: bool,
 ) -> int:
     """Write the masks of ARCHIVE as FITS DQ images, and the table of frames, into the folder OUT.
 
     OUT/dq/<frame>.dq.fits: unsigned, compressed, bit meanings and WCS in the header, with checksums.
-    OUT/frames.parquet and OUT/frames.ecsv: one row for each frame or source.
+    OUT/frames.parquet and OUT/frames.ecsv (--format csv: OUT/frames.csv): one row for each frame or source
+    with its time, place on the sky, state, score and the reasons of its mask.
     """
     from aqdask import api
     from aqdask.products.export import DEFAULT_FORMATS, FORMATS, TABLE_FORMATS, TableFormat
@@ -166,6 +174,7 @@ def export(
             model=model,
             formats=chosen,
             masks=not table_only,
+            reasons=reasons or not table_only,
             cluster=executor,
             reporter=session.reporter,
         )

@@ -29,6 +29,7 @@ from aqdask.execution.worker import address, at_work
 from aqdask.flags import REASONS
 from aqdask.io import places, reader
 from aqdask.io.frame_type import header_mosaic
+from aqdask.io.pointing import pointing
 from aqdask.io.wcs import sky_coordinates
 from aqdask.methods.base import Scorer, score_frame
 from aqdask.specs import FrameInfo, PatchGrid, ReadSpec
@@ -249,12 +250,14 @@ class FrameJob:
         record |= {"card": row_checksum(row), "frame_type": frame.info.metadata.frame_type}
         if record["card"] != task.card:  # other headers than the registered ones: the client stores these
             record["coordinates"] = row
+        headers = frame.info.header, frame.info.primary_header
+        record |= pointing(*headers, frame.image.shape, frame.info.metadata).known()
         if frame.info.notes:
             record["notes"] = list(frame.info.notes)
         stored = time.perf_counter() - started
         record["seconds"] = round(seconds + stored, 4)
         record["facts"] = FrameFacts(seconds={"read": seconds, "store": stored})
-        known, headers = frame.info.metadata, (frame.info.header, frame.info.primary_header)
+        known = frame.info.metadata
         return LoadedFrame((frame.image, frame.invalid), crc32c, known.camera, known.filter, headers), record
 
     def _pictured(self, loaded: LoadedFrame | None, record: Record) -> Record:

@@ -17,7 +17,8 @@ from aqdask.execution.reporter import Reporter
 from aqdask.execution.work_estimate import seconds
 from aqdask.io.places import absolute
 from aqdask.products.dq import ExportJob, MaskResult, MaskTask, MaskWriter, write_dq
-from aqdask.products.table import frame_table, write_ecsv, write_parquet
+from aqdask.products.mask_summaries import summarise_masks
+from aqdask.products.table import frame_table, write_csv, write_ecsv, write_parquet
 from aqdask.store import layout
 from aqdask.store.ledger import DONE, SKIPPED, Entry, open_ledger
 
@@ -62,6 +63,7 @@ FORMATS: dict[str, MaskFormat | TableFormat] = {
     "dq": MaskFormat("DQ images", write_dq),
     "parquet": TableFormat("frames.parquet", write_parquet),
     "ecsv": TableFormat("frames.ecsv", write_ecsv),
+    "csv": TableFormat("frames.csv", write_csv),
 }
 DEFAULT_FORMATS = ("dq", "parquet", "ecsv")
 TABLE_FORMATS = ("parquet",)  # without masks; ECSV of a million frames takes minutes
@@ -95,6 +97,7 @@ def export_all(
     formats: Sequence[str] = DEFAULT_FORMATS,
     *,
     masks: bool = True,
+    reasons: bool = True,
 ) -> pa.Table:
     """Write masks and tables of an archive in these `FORMATS`; see `aqdask.export`."""
     check_formats(formats, masks=masks)
@@ -108,7 +111,8 @@ def export_all(
     found: dict[int, MaskResult] = {}
     if masks:
         found = compute_masks(archive, quality, alpha, executor, reporter, folder=folder, writers=writers)
-    table = frame_table(archive, quality, found)
+    summaries = summarise_masks(archive, quality, alpha) if reasons else None
+    table = frame_table(archive, quality, found, summaries)
     for row in chosen.values():
         if isinstance(row, TableFormat):
             try:

@@ -1,4 +1,4 @@
-"""Table of all frames and sources of an archive, as Parquet and ECSV."""
+"""Table of all frames and sources of an archive, as Parquet, ECSV and CSV."""
 
 from __future__ import annotations
 
@@ -13,11 +13,15 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from astropy.table import Table
 from astropy.time import Time
+from pyarrow import csv
 
+from aqdask import flags
 from aqdask.products.dq import MaskResult
+from aqdask.products.flagged import SpansOf, flag_reasons, flagged, reference_spans
+from aqdask.products.mask_summaries import MaskSummaries
 from aqdask.specs import Variable
 from aqdask.store import layout
-from aqdask.store.entry_table import QUARANTINED, STATES, Rows, decoded
+from aqdask.store.entry_table import POINTING, QUARANTINED, STATES, Rows, decoded
 from aqdask.store.frame_store import NO_TIME, FrameStore
 from aqdask.store.ledger import Ledger, open_ledger
 from aqdask.store.quality_store import QualityStore
@@ -36,8 +40,18 @@ COLUMNS: dict[str, tuple[pa.DataType, str]] = {
         pa.string(),
         "light, bias, dark, flat, arc, focus or calibration; empty where the header has none",
     ),
+    "airmass": (pa.float64(), "airmass"),
+    "ra": (pa.float64(), "right ascension of the centre in degrees (ICRS)"),
+    "dec": (pa.float64(), "declination of the centre in degrees (ICRS)"),
     "masked_fraction": (pa.float64(), "fraction of the frame's pixels that are masked"),
     "frame_score": (pa.float64(), "score of the frame, larger = worse"),
+    "flag_reason": (pa.string(), "reason why the frame is flagged, empty where it is not"),
+    "main_reason": (pa.string(), "most common reason of its masked patches, empty where none is masked"),
+    "masked_patches": (pa.float64(), "fraction of the frame's patches that are masked"),
+    **{
+        f"share_{flag.name}": (pa.float64(), f"fraction of the patches masked because: {flag.meaning}")
+        for flag in flags.REASONS
+    },
     "state": (pa.string(), "done, quarantined, pending, or skipped: not scored since it is no light"),
     "reason": (pa.string(), "reason where the state is not done"),
     "sha256": (pa.string(), "SHA-256 of the source file"),
@@ -49,6 +63,7 @@ def frame_table(
     archive: str | os.PathLike[str],
     quality: str = "",
     masks: Mapping[int, MaskResult] | None = None,
+    summaries: MaskSummaries | None = None,
     ledger: Ledger | None = None,
     frame_ids: Sequence[str] | None = None,
 ) -> pa.Table:
@@ -62,6 +77,8 @@ def frame_table(
         Name of the quality group that gives frame score and state; empty: the state of the pixels.
     masks : mapping of int to MaskResult, optional
         Masked fraction and exported file of each frame, by row of the archive.
+    summaries : MaskSummaries, optional
+        Masked patches by reason; without them the columns of reasons and shares are null.
     ledger : Ledger, optional
         The ledger of the archive, where the caller has it open.
     frame_ids : sequence of str, optional
@@ -75,6 +92,9 @@ def frame_table(
     """
     frames, ledger = FrameStore.open(archive), ledger or open_ledger(layout.open_root(archive))
     measured, kinds = _frame_variables(archive, quality)
+    reasons = None
+    if summaries is not None:
+        reasons = MaskReasons(measured, summaries, reference_spans(QualityStore.open(archive, quality)))
     schema = pa.schema(
         [pa.field(n, kind, metadata={"description": text}) for n, (kind, text) in kinds.items()]
     )
@@ -86,12 +106,44 @@ def frame_table(
         for start in range(0, len(known), layout.ROWS_PER_CHUNK):
             rows = known[start : start + layout.ROWS_PER_CHUNK]
             columns = _columns_of(rows, quality, masks or {}) | _stored_columns(rows, frames, measured)
-            columns = {name: columns.get(name, [None] * len(rows)) for name in kinds}
+            if reasons is not None and "camera" in columns:
+                columns |= reasons.columns(rows.column("row"), columns["camera"], columns["filter"])
+            columns = {name: columns.get(name, pa.nulls(len(rows), kinds[name][0])) for name in kinds}
             parts.append(pa.table(columns, schema=schema))
     return pa.concat_tables(parts)
 
 
-def _columns_of(rows: Rows, quality: str, masks: Mapping[int, MaskResult]) -> dict[str, list[Any]]:
+class MaskReasons:
+    """Columns that come from the masks of patches.
+
+    Parameters
+    ----------
+    values : mapping of str to ndarray
+        Frame-level variables by name, ``(frame,)``.
+    masks : MaskSummaries
+        Masked patches by reason.
+    spans : callable
+        Of `aqdask.products.flagged.reference_spans`.
+    """
+
+    def __init__(self, values: Mapping[str, np.ndarray], masks: MaskSummaries, spans: SpansOf) -> None:
+        self.values, self.masks, self.spans = values, masks, spans
+
+    def columns(self, rows: np.ndarray, cameras: list[str], filters: list[str]) -> dict[str, pa.Array]:
+        """Return the columns of frames at these rows of the archive, null where nothing is known."""
+        masks = self.masks.take(rows)
+        values = {name: column[rows] for name, column in self.values.items()}
+        is_flagged = flagged(values, masks.masked) & masks.known
+        reasons = flag_reasons(is_flagged, values, masks, self.spans, cameras, filters)
+        texts = {"flag_reason": reasons, "main_reason": masks.main_reasons}
+        columns = {name: pa.array(text, pa.string(), mask=~masks.known) for name, text in texts.items()}
+        columns["masked_patches"] = pa.array(masks.masked, from_pandas=True)
+        for flag, share in zip(flags.REASONS, masks.shares.T, strict=True):
+            columns[f"share_{flag.name}"] = pa.array(share, from_pandas=True)
+        return columns
+
+
+def _columns_of(rows: Rows, quality: str, masks: Mapping[int, MaskResult]) -> dict[str, Any]:
     """Return the columns that come from the ledger and the masks."""
     states, reasons = np.array(STATES)[rows.standing(quality)].tolist(), rows.reasons(quality).tolist()
     found = [masks.get(row, MaskResult(row)) for row in rows.column("row").tolist()]
@@ -103,8 +155,9 @@ def _columns_of(rows: Rows, quality: str, masks: Mapping[int, MaskResult]) -> di
         "dq_file": [mask.files.get("dq", "") for mask in found],
         "frame_type": rows.words("frame_type").tolist(),
     }  # fmt: skip
-    columns: dict[str, list[Any]] = {name: list(map(printable, column)) for name, column in texts.items()}
+    columns: dict[str, Any] = {name: list(map(printable, column)) for name, column in texts.items()}
     columns["masked_fraction"] = [mask.masked for mask in found]
+    columns |= {name: pa.array(rows.column(name), from_pandas=True) for name in POINTING}
     return columns | {"row": rows.column("row").tolist()}
 
 
@@ -170,6 +223,12 @@ def write_parquet(table: pa.Table, folder: Path) -> None:
     """Write ``frames.parquet``."""
     with open(folder / "frames.parquet", "wb") as stream:  # pyarrow takes UTF-8 names only
         pq.write_table(table, stream)
+
+
+def write_csv(table: pa.Table, folder: Path) -> None:
+    """Write ``frames.csv``: ISO times (UTC), empty fields for missing values."""
+    with open(folder / "frames.csv", "wb") as stream:
+        csv.write_csv(table, stream)
 
 
 def write_ecsv(table: pa.Table, folder: Path) -> None:

@@ -194,24 +194,24 @@ def write_counts(mask, folder):
 
 
 def test_a_new_format_is_one_row_of_the_table(archive, tmp_path, monkeypatch):
-    def write_csv(table, folder):
-        csv.write_csv(table.select(["frame_id", "masked_fraction"]), folder / "frames.csv")
+    def write_masked(table, folder):
+        csv.write_csv(table.select(["frame_id", "masked_fraction"]), folder / "masked.csv")
 
     monkeypatch.setitem(FORMATS, "counts", MaskFormat("counts", write_counts))
-    monkeypatch.setitem(FORMATS, "csv", TableFormat("frames.csv", write_csv))
-    table = aq.export(archive, tmp_path, alpha=0.2, formats=["counts", "csv"], cluster="serial")
-    assert {path.name for path in tmp_path.iterdir()} == {"counts", "frames.csv"}
+    monkeypatch.setitem(FORMATS, "masked", TableFormat("masked.csv", write_masked))
+    table = aq.export(archive, tmp_path, alpha=0.2, formats=["counts", "masked"], cluster="serial")
+    assert {path.name for path in tmp_path.iterdir()} == {"counts", "masked.csv"}
     counts = {path.stem: int(path.read_text()) for path in (tmp_path / "counts").iterdir()}
     masked = table["masked_fraction"].to_pylist()[:6]
     assert [counts[name.replace("__", "_") + ".fits"] for name in NAMES] == [
         round(m * 130 * 200) for m in masked
     ]
     assert set(table["dq_file"].to_pylist()) == {""}
-    assert csv.read_csv(tmp_path / "frames.csv").num_rows == 7
+    assert csv.read_csv(tmp_path / "masked.csv").num_rows == 7
     arguments = ["export", str(archive), str(tmp_path), "--cluster", "serial", "--format"]
-    told = CliRunner().invoke(aqdask, [*arguments, "counts", "--format", "csv"])
-    assert f"{tmp_path}: 6 counts, frames.csv with 7 rows" in told.stdout
-    assert "counts|csv" in CliRunner().invoke(aqdask, ["export", "--help"]).stdout
+    told = CliRunner().invoke(aqdask, [*arguments, "counts", "--format", "masked"])
+    assert f"{tmp_path}: 6 counts, masked.csv with 7 rows" in told.stdout
+    assert "counts|masked" in CliRunner().invoke(aqdask, ["export", "--help"]).stdout
 
 
 def test_an_unknown_format_is_refused_before_anything_is_written(archive, tmp_path):
@@ -228,7 +228,10 @@ def test_the_table_alone_holds_everything_but_the_masks(archive, exported, tmp_p
     assert [path.name for path in (tmp_path / "t").iterdir()] == ["frames.parquet"]
     alone, whole = (pq.read_table(folder / "frames.parquet") for folder in (tmp_path / "t", exported))
     assert alone["masked_fraction"].null_count == len(alone)
-    kept = [name for name in whole.column_names if name not in ("masked_fraction", "dq_file")]
+    by_mask = [name for name in whole.column_names if name.startswith("share_")]
+    by_mask += ["masked_patches", "main_reason", "flag_reason"]
+    assert all(alone[name].null_count == len(alone) for name in by_mask)
+    kept = [n for n in whole.column_names if n not in ("masked_fraction", "dq_file", *by_mask)]
     assert alone.select(kept) == whole.select(kept)
     with pytest.raises(UsageError, match="the export format 'dq' without masks"):
         aq.export(archive, tmp_path, formats=["dq"], masks=False, cluster="serial")
