@@ -1,6 +1,7 @@
 """Cost of the live page, start of a command over few frames, and the estimates that choose where it runs.
 
     python benchmarks/bench_live.py [--frames 6] [--size 4096] [--repeat 5] [--small 12] [--out FILE]
+    python benchmarks/bench_live.py --frames 16 --repeat 4 --small 0       # the cost of the page alone
 
 CPU seconds of all processes are compared in paired turns, since other programs hardly change them.
 """
@@ -8,13 +9,14 @@ CPU seconds of all processes are compared in paired turns, since other programs 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import resource
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from statistics import median
 
@@ -28,6 +30,11 @@ from aqdask.execution.reporter import Silent
 from aqdask.monitor.telemetry import Telemetry
 
 MODEL = "wide-field"
+ESTIMATES = f"""
+Up to {work_estimate.IN_PROCESS_SECONDS:.0f} s of estimated work are done in the command itself:
+
+| stage | estimated s a frame | CPU s a frame |
+|---|---:|---:|"""
 AQDASK = [sys.executable, "-m", "aqdask"]
 
 
@@ -64,6 +71,25 @@ def pairs(repeat: int, *sides: Callable[[], tuple[float, float]]) -> list[str]:
     return cells
 
 
+@contextlib.contextmanager
+def counted_pictures() -> Iterator[list[float]]:
+    """Collect the CPU seconds of every picture that this process draws."""
+    taken: list[float] = []
+    draw = preview.preview
+
+    def timed(*arguments: object) -> bytes:
+        started = time.thread_time()
+        made = draw(*arguments)  # type: ignore[arg-type]
+        taken.append(time.thread_time() - started)
+        return made
+
+    preview.preview = timed  # type: ignore[assignment]
+    try:
+        yield taken
+    finally:
+        preview.preview = draw
+
+
 def picture_seconds(size: int) -> float:
     """Median CPU seconds of one picture with a mask."""
     rng = np.random.default_rng(0)
@@ -74,6 +100,25 @@ def picture_seconds(size: int) -> float:
         preview.preview(image, None, pvalue, 64)
         times.append(time.process_time() - started)
     return median(times)
+
+
+def starts(folder: Path, frames: int, repeat: int) -> list[str]:
+    """Rows of `run` over small frames: with and without the page, with and without workers."""
+    helpers.source_frames(folder / "small", frames, 256, helpers.SEED)
+    aq.load_model(MODEL).save(folder / "m.safetensors")
+
+    def run(*more: str, **settings: str) -> tuple[float, float]:
+        shutil.rmtree(folder / "s.zarr", ignore_errors=True)
+        words = ("run", folder / "small" / "frames", folder / "s.zarr", "--model", folder / "m.safetensors")
+        return cost_of_command([*words, "--products", folder / "p", *more], **settings)
+
+    named = ("--cluster", "local")
+    page = pairs(repeat, lambda: run(*named), lambda: run(*named, LIVE_PAGE="false"))
+    auto = pairs(repeat, run, lambda: run(*named))
+    return [
+        f"| page, none; `run` on workers, {frames} small frames | {' | '.join(page)} |",
+        f"| auto, local; `run`, {frames} small frames | {' | '.join(auto)} |",
+    ]
 
 
 def estimates(sources: list[str], folder: Path, size: int) -> list[str]:
@@ -103,32 +148,26 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=5, help="pairs (%(default)s)")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the table here, as Markdown")
     arguments = parser.parse_args()
-    about, repeat, rows = helpers.environment(), arguments.repeat, []
+    about, repeat, rows, stages = helpers.environment(), arguments.repeat, [], []
     with helpers.scratch(None) as folder:
         sources = helpers.source_frames(folder / "large", arguments.frames, arguments.size, helpers.SEED)
-        archive, small = folder / "a.zarr", folder / "small"
+        archive = folder / "a.zarr"
         aq.ingest(sources, archive, cluster="serial", frames_per_shard=1)
-        cost_in_process(archive, Silent())
-        cells = pairs(
-            repeat,
-            lambda: cost_in_process(archive, Telemetry(Silent(), "score")),
-            lambda: cost_in_process(archive, Silent()),
-        )
+        cost_in_process(archive, Telemetry(Silent(), "score"))
+        spent: list[float] = []
+
+        def with_page() -> tuple[float, float]:
+            cost = cost_in_process(archive, Telemetry(Silent(), "score"))
+            spent.append(cost[0])
+            return cost
+
+        with counted_pictures() as taken:
+            cells = pairs(repeat, with_page, lambda: cost_in_process(archive, Silent()))
+        share = f"{100 * sum(taken) / sum(spent):.2f} % of the CPU time went into {len(taken)} pictures"
         rows.append(f"| telemetry and pictures, none; in this process | {' | '.join(cells)} |")
-        helpers.source_frames(small, arguments.small, 256, helpers.SEED)
-
-        def run(*more: str, **settings: str) -> tuple[float, float]:
-            shutil.rmtree(folder / "s.zarr", ignore_errors=True)
-            words = ("run", small / "frames", folder / "s.zarr", "--model", folder / "m.safetensors")
-            return cost_of_command([*words, "--products", folder / "p", *more], **settings)
-
-        aq.load_model(MODEL).save(folder / "m.safetensors")
-        named = ("--cluster", "local")
-        cells = pairs(repeat, lambda: run(*named), lambda: run(*named, LIVE_PAGE="false"))
-        rows.append(f"| page, none; `run` on workers, {arguments.small} small frames | {' | '.join(cells)} |")
-        cells = pairs(repeat, run, lambda: run(*named))
-        rows.append(f"| auto, local; `run`, {arguments.small} small frames | {' | '.join(cells)} |")
-        stages = estimates(sources[:3], folder, arguments.size)
+        if arguments.small:
+            rows += starts(folder, arguments.small, repeat)
+            stages = estimates(sources[:3], folder, arguments.size)
     lines = [
         "# Live page, and start of a command",
         "",
@@ -138,16 +177,13 @@ def main() -> None:
         "",
         *(f"- {name}: {value}" for name, value in about.items()),
         f"- one picture of such a frame: {1000 * picture_seconds(arguments.size):.1f} ms of CPU; a process "
-        f"spends at most {100 * preview.SHARE:.1f} % of its time on pictures",
+        f"spends at most {100 * preview.SHARE:.1f} % of its time on pictures after the first",
+        f"- with telemetry and pictures, {share}",
         "",
         "| A, B | CPU s, A | CPU s, B | A / B in pairs | wall s, A | wall s, B | A / B in pairs |",
         "|---|---:|---:|---:|---:|---:|---:|",
         *rows,
-        "",
-        f"Up to {work_estimate.IN_PROCESS_SECONDS:.0f} s of estimated work are done in the command itself:",
-        "",
-        "| stage | estimated s a frame | CPU s a frame |",
-        "|---|---:|---:|",
+        *([ESTIMATES] if stages else []),
         *stages,
     ]
     print("\n".join(lines))
