@@ -30,9 +30,8 @@ class LocalRun:
         """Return the snapshot of the command."""
         return [self.telemetry.snapshot()]
 
-    def workers(self) -> list[dict[str, Any]]:
-        """Return no workers."""
-        return []
+    def workers(self) -> None:
+        """Return None: there are no workers."""
 
 
 @contextlib.contextmanager
@@ -97,7 +96,7 @@ def _server(run: LocalRun, host: str, port: int) -> Any:
             self.set_header("Content-Type", "application/json; charset=utf-8")
             self.set_header("X-Content-Type-Options", "nosniff")
             self.set_header("Cache-Control", "no-store")
-            self.write(strict_json({"runs": run.latest(), "workers": run.workers()}))
+            self.write(strict_json({"runs": run.latest(), "workers": []}))
 
     origins = ["*"] if host in ANYWHERE else [f"{name}:{port}" for name in (host, "localhost")]
     return Server(

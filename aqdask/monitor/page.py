@@ -67,8 +67,8 @@ class Runs(Protocol):
         """Return the snapshots, the one that is shown first."""
         ...
 
-    def workers(self) -> list[dict[str, Any]]:
-        """Describe the workers."""
+    def workers(self) -> list[dict[str, Any]] | None:
+        """Describe the workers; None where the command itself does the work."""
         ...
 
 
@@ -179,7 +179,7 @@ def _verdict(row: dict[str, Any]) -> str:
     return f"score {number(row['score'])}, {100 * row['masked']:.1f} % masked{reason}"
 
 
-def tables(run: dict[str, Any] | None, workers: list[dict[str, Any]]) -> str:
+def tables(run: dict[str, Any] | None, workers: list[dict[str, Any]] | None) -> str:
     """Return failures, frames, messages and workers as HTML."""
     parts = []
     if run and run["failures"]:
@@ -194,6 +194,8 @@ def tables(run: dict[str, Any] | None, workers: list[dict[str, Any]]) -> str:
         parts.append(table("Frames", ("UTC", "frame", "score", "masked", "main reason", "seconds"), frames))
     if run and run["messages"]:
         parts.append(table("Messages", ("",), [(message,) for message in run["messages"]]))
+    if workers is None:
+        return "".join(parts)
     lines = (
         (one["name"], one["status"], one["threads"], one["tasks"], number(one["cpu_percent"], ".0f"),
          number(None if one["memory_bytes"] is None else one["memory_bytes"] / 2**20, ".0f"))

@@ -7,13 +7,14 @@ import os
 import re
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from aqdask import flags
 from aqdask.errors import ArchiveError, FrameError, UsageError, place_failed
@@ -33,10 +34,11 @@ from aqdask.methods import dispatch
 from aqdask.methods.bundle import Bundle
 from aqdask.paths import check_local, is_object
 from aqdask.products.dq import ExportJob, MaskResult, MaskTask, MaskWriter, write_dq
+from aqdask.products.mask_summaries import MaskSummaries, read_masks
 from aqdask.products.table import columns_of, frame_table, write_parquet
-from aqdask.stats.masking import bad_patches
+from aqdask.specs import PatchGrid
 from aqdask.store import layout
-from aqdask.store.entry_table import Entry
+from aqdask.store.entry_table import Entry, Rows
 from aqdask.store.ledger import DONE, PENDING, QUARANTINED, SKIPPED, open_ledger
 from aqdask.text import printable
 from aqdask.watching.arrivals import Arrivals
@@ -197,6 +199,7 @@ class Watch:
             for record in self.journal.frames.values()
             if record["row"] >= 0
         }
+        self._masked: dict[int, np.ndarray] = {}  # by row: number of masked patches by reason
         self._rested, self._rest_seconds, self._is_dirty = 0.0, 0.0, True
 
     def run(self, stop: threading.Event) -> WatchCounts:
@@ -323,6 +326,7 @@ class Watch:
             )
             self.journal_is_new = False
         self._score(held)
+        self._count_masked(held, held.ledger.rows(), new_run())
         self._load_model()
         self._report(held, ((entry, None) for entry in held.ledger.table.all() if self._is_mine(entry)))
 
@@ -351,7 +355,8 @@ class Watch:
         run = new_run()
         masks = {entry.row: mask for entry, _ in fresh if (mask := self._mask(entry, run))}
         ids = [entry.frame_id for entry, _ in fresh]
-        table = frame_table(self.archive, self.quality, masks, ledger=held.ledger, frame_ids=ids)
+        self._count_masked(held, [entry for entry, _ in fresh], run)
+        table = frame_table(self.archive, self.quality, masks, self._summaries(held), held.ledger, ids)
         for (entry, arrived), row in zip(fresh, table.to_pylist(), strict=True):
             record = self._record(entry, row, masks.get(entry.row), run)
             record["seconds"] = None if arrived is None else round(time.monotonic() - arrived, 3)
@@ -377,7 +382,7 @@ class Watch:
             verdict = BAD
         else:
             verdict = BAD if self._is_bad(row) else GOOD
-            row["reason"] = self._main_reason(entry.row, run)
+            row["reason"] = row["flag_reason"] or row["main_reason"] or ""
         command = verdict in self._commands
         if command and mask and not mask.problem:
             mask = self._mask(entry, run, {"dq": write_dq})
@@ -406,14 +411,27 @@ class Watch:
         job = ExportJob(archive, self.quality, self.settings.alpha, str(self.products), writers or {}, run)
         return job([MaskTask(entry.row, score.crc32c, entry.invalid_pixels)])[0]
 
-    def _main_reason(self, row: int, run: str) -> str:
-        """Return the most frequent reason of the masked patches of a frame; empty where none is masked."""
+    def _count_masked(self, held: OpenArchive, frames: Iterable[Entry], run: str) -> None:
+        """Count the masked patches of scored frames by reason."""
+        scored = [(e.row, e.frame_id) for e in frames if e.standing(self.quality)[0] == DONE]
+        if not scored:
+            return
+        places_of = np.array([held.ledger.table.find(frame_id) for _, frame_id in sorted(scored)])
         store = opened_quality(places.absolute(self.archive), self.quality, run)
-        with layout.reading(self.archive):
-            masked = bad_patches(store.read_map("pvalue", row), self.settings.alpha)
-            reasons = Counter(store.read_map("reason", row)[masked].tolist())
-        named = {flag.value: flag.name for flag in flags.REASONS}
-        return named[reasons.most_common(1)[0][0]] if reasons else ""
+        rows = Rows(held.ledger.table, places_of)
+        for block in read_masks(store, rows, self.quality, self.settings.alpha):
+            sound = zip(block.rows.tolist(), block.counts, block.damaged.tolist(), strict=True)
+            self._masked |= {row: counts for row, counts, is_damaged in sound if not is_damaged}
+
+    def _summaries(self, held: OpenArchive) -> MaskSummaries:
+        """Return the masked patches of all frames by reason."""
+        total = held.ledger.row_count
+        counts, known = np.zeros((total, len(flags.REASONS)), np.int64), np.zeros(total, bool)
+        for row, found in self._masked.items():
+            counts[row], known[row] = found, True
+        patch, shape = self.bundle.patch, held.spec.shape
+        patches = int(np.prod(PatchGrid(*shape, patch).shape))
+        return MaskSummaries(counts, patches, known, np.zeros(total, bool))
 
     def _hook_ended(self, about: Event, result: HookResult) -> None:
         names = ("frame_id", "version", "command")
@@ -444,7 +462,7 @@ class Watch:
         with layout.storing(self.archive):
             held.ledger.close()
             layout.consolidate(held.root)
-        table = frame_table(self.archive, self.quality, self._masks, ledger=held.ledger)
+        table = frame_table(self.archive, self.quality, self._masks, self._summaries(held), held.ledger)
         partial = self.products / ".partial"
         try:
             partial.mkdir(exist_ok=True)
