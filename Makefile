@@ -25,10 +25,10 @@ $(VENV)/docs.stamp: $(VENV)/demo.stamp
 demo: $(VENV)/demo.stamp
 	$(BIN)/aqdask demo $(DEMO)
 
-# Tests that start Dask workers run one after the other, the rest on all cores with one thread each.
+# Tests that start Dask workers or a browser run one after the other, the rest on all cores with one thread each.
 test: $(VENV)/test.stamp
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile -m "not cluster and not slurm"
-	$(BIN)/python -m pytest -m "cluster or slurm"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile -m "not cluster and not slurm and not browser"
+	$(BIN)/python -m pytest -m "cluster or slurm or browser"
 
 # Warnings are errors; all of them are shown before it fails. Needs no network once it is installed.
 docs: $(VENV)/docs.stamp

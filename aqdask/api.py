@@ -4,45 +4,63 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Sequence
-from functools import partial
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path, PurePath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import xarray as xr
 
 from aqdask.errors import ModelError, UsageError, place_failed
+from aqdask.execution import config
 from aqdask.execution.clusters import Cluster, executor_of
 from aqdask.execution.ingest import IngestOptions
 from aqdask.execution.ingest import ingest as _ingest
 from aqdask.execution.model_cache import default_device
 from aqdask.execution.open_archive import writing
 from aqdask.execution.pipeline import Summary, process
-from aqdask.execution.reference_frames import choose_frames, propose_frames, without_outliers
+from aqdask.execution.reference_frames import (
+    ArchiveFrames,
+    choose_frames,
+    propose_frames,
+    without_outliers,
+)
 from aqdask.execution.reporter import Reporter, Silent
 from aqdask.execution.verify import Verification
 from aqdask.execution.verify import verify as _verify
+from aqdask.io.frame_ids import match_frames
 from aqdask.methods import dispatch
 from aqdask.methods.bundle import Bundle
 from aqdask.methods.shipped import SHIPPED, load_shipped
 from aqdask.methods.training.progress import Report, TrainProgress
 from aqdask.methods.training.settings import TrainSpec
 from aqdask.paths import check_local, check_place, check_regular, is_object
-from aqdask.products import lazy
+from aqdask.products import agreement, lazy
+from aqdask.products.agreement import LabelAgreement
 from aqdask.products.compare import Comparison, compare
 from aqdask.products.export import DEFAULT_FORMATS, TABLE_FORMATS, check_formats, export_all
+from aqdask.products.label_file import label_table, read_label_file
 from aqdask.products.open import mask, open_frames, open_quality, quality_name
 from aqdask.products.table import frames_without_mask
 from aqdask.references.propose import Proposal
 from aqdask.stats.masking import check_alpha
+from aqdask.store import labels as stored_labels
 from aqdask.store import layout
+from aqdask.store.frame_store import FrameStore
+from aqdask.store.ledger import open_ledger
 from aqdask.text import printable
+from aqdask.watching.watch import Watch, WatchCounts, WatchSettings, inbox_folders
+
+if TYPE_CHECKING:
+    from aqdask.products.report.page import ReportPage
 
 __all__ = [
-    "Bundle", "Comparison", "IngestOptions", "Summary", "Verification", "calibrate", "compare", "export",
-    "ingest", "load_model", "mask", "open_frames", "open_quality", "quality_of", "run", "score", "select",
-    "train", "verify",
+    "Bundle", "Comparison", "IngestOptions", "LabelAgreement", "Summary", "Verification", "WatchCounts",
+    "WatchSettings", "calibrate", "compare", "export", "ingest", "label", "label_agreement",
+    "label_from_file", "labels", "load_model", "mask", "open_frames", "open_quality", "quality_of", "report",
+    "run", "score", "select", "train", "verify", "watch",
 ]  # fmt: skip
 
 PathLike = str | os.PathLike[str]
@@ -106,10 +124,11 @@ def run(
     reporter: Reporter | None = None,
     **options: Any,
 ) -> list[Summary]:
-    """Ingest, score and export in one go, reading each source once.
+    """Ingest, score, export and write the report in one go, reading each source once.
 
-    Parameters are those of `ingest`, `score` and `export`; ``products`` is the folder of masks and table,
-    ``<archive>-products`` where it is not given. Errors are theirs, too. A shipped model (``"wide-field"``)
+    Parameters are those of `ingest`, `score` and `export`; ``products`` is the folder of masks, table and
+    ``report.html``, ``<archive>-products`` where it is not given. Archives of more than 50,000 frames have no
+    report. Errors are theirs, too. A shipped model (``"wide-field"``)
     is calibrated first, on the frames that `select` proposes.
     """
     check_alpha(alpha)
@@ -117,7 +136,7 @@ def run(
     _check_places(paths, archive, settings)
     check_local(products)
     bundle = load_model(model)
-    report = reporter or Silent()
+    listener = reporter or Silent()
     if products is not None:
         try:
             Path(products).mkdir(parents=True, exist_ok=True)
@@ -130,25 +149,105 @@ def run(
             paths,
             archive,
             executor,
-            report,
+            listener,
             settings,
             first,
             strict=strict and not shipped,
             all_types=all_types,
         )
-        where: dict[str, Any] = {"cluster": executor, "reporter": report}
+        where: dict[str, Any] = {"cluster": executor, "reporter": listener}
         for number, summary in enumerate(summaries):
             folder = products_folder(summary.archive) if products is None else Path(products)
             if products is not None and len(summaries) > 1:
                 folder = folder / Path(summary.archive).stem
             used = bundle
             if shipped:
-                used = _calibrated_on_best(summary.archive, bundle, folder, alpha, executor, report)
+                used = _calibrated_on_best(summary.archive, bundle, folder, alpha, executor, listener)
                 summaries[number] = score(summary.archive, used, strict=strict, all_types=all_types, **where)
                 summaries[number].left_out = summary.left_out
             table = export(summary.archive, folder, alpha=alpha, model=used.digest, **where)
             summaries[number].blame(frames_without_mask(table))
+            try:
+                report(
+                    summary.archive, folder / "report.html", alpha=alpha, model=used.digest, reporter=listener
+                )
+            except UsageError as error:
+                listener.say(f"note: no report: {error}")
     return summaries
+
+
+def watch(
+    inboxes: PathLike | Sequence[PathLike],
+    archive: PathLike,
+    model: Bundle | PathLike,
+    *,
+    products: PathLike | None = None,
+    stop: threading.Event | None = None,
+    on_event: Callable[[dict[str, Any]], None] | None = None,
+    cluster: Cluster = None,
+    reporter: Reporter | None = None,
+    settings: WatchSettings | None = None,
+    **options: Any,
+) -> WatchCounts:
+    """Ingest and score frames as they arrive, until ``stop`` is set.
+
+    Parameters
+    ----------
+    inboxes : path or sequence of path
+        Folders of this machine, sub-folders included; they may be absent for a while.
+    archive : path
+        Made for the first frames where it does not exist.
+    model : Bundle or path
+        The model.
+    products : path, optional
+        Folder of the journal ``watch.jsonl``, ``frames.parquet`` and masks; ``<archive>-products`` where it
+        is not given.
+    stop : threading.Event, optional
+        Ends the watch after the frames in work; None: `WatchSettings.idle` or an exception ends it.
+    on_event : callable, optional
+        Called with the record of each frame and each command.
+    cluster : str, optional
+        Where it runs; None: the current Dask client, else this process.
+    reporter : Reporter, optional
+        Receives messages.
+    settings : WatchSettings, optional
+        Threshold, condition, commands and times.
+    **options
+        Fields of `aqdask.execution.ingest.IngestOptions` about reading and storing, as in `ingest`.
+
+    Returns
+    -------
+    WatchCounts
+        Frames by verdict, and commands that failed or did not run.
+
+    Raises
+    ------
+    UsageError
+        If an inbox is a file, a URL or inside another one, or a condition, command or option cannot be used.
+    ArchiveError, ClusterError
+        As `ingest`; an archive that can no longer be written is tried again for ten minutes.
+    """
+    wanted = settings or WatchSettings()
+    check_alpha(wanted.alpha)
+    given, folders = IngestOptions.of(options), inbox_folders(_listed(inboxes))
+    for name in ("by_shape", "rehash", "retry", "forget"):
+        if getattr(given, name):
+            raise UsageError(
+                f"the option {name} of a watch",
+                expected="options about reading and storing frames",
+                consequence="Nothing was started",
+                remedy="use it with `aqdask ingest` on the same archive, while no watch runs",
+            )
+    _check_places((), archive, given)
+    check_local(products)
+    bundle = load_model(model)
+    folder = products_folder(archive) if products is None else Path(products)
+    with executor_of(cluster) as executor:
+        found = Watch(
+            folders, str(archive), bundle, folder.absolute(), wanted, given, executor, reporter or Silent(),
+            on_event or (lambda record: None),
+        )  # fmt: skip
+        return found.run(stop or threading.Event())
 
 
 def products_folder(archive: PathLike) -> Path:
@@ -197,6 +296,105 @@ def select(
     check_place(archive)
     with executor_of(cluster) as executor:
         return propose_frames(archive, _listed(keep), _listed(drop), executor, reporter or Silent())
+
+
+def label(
+    archive: PathLike,
+    frames: str | Sequence[str],
+    verdict: str | None,
+    *,
+    box: Sequence[int] | None = None,
+    note: str = "",
+) -> int:
+    """Label frames, or a box of them, as good or bad; labels live in the archive and may be changed any time.
+
+    Frames labelled bad are never references (`select`, `calibrate`, `train`), those labelled good are
+    proposed first, and boxes labelled bad are no data for a calibration. Labels change no score and no mask.
+
+    Parameters
+    ----------
+    archive : path
+        The archive; also while another process adds frames to it.
+    frames : str or sequence of str
+        Ids or patterns (``L/*``).
+    verdict : str or None
+        'good' or 'bad', in place of an earlier verdict on the same frame or box; None takes it back.
+    box : sequence of int, optional
+        First and one past the last pixel, ``x0, y0, x1, y1``, from 0; None for the frame as a whole.
+    note : str
+        Remark, at most 1,000 characters; stored with the account's name and the time.
+
+    Returns
+    -------
+    int
+        Number of labels that were written.
+
+    Raises
+    ------
+    UsageError
+        For a pattern without a frame, a box outside of the frame, another verdict, or no label to take back.
+    ArchiveError
+        If the archive cannot be written, or its labels do not decode.
+    """
+    check_place(archive)
+    rows = open_ledger(layout.open_root(archive), damaged=True).rows()
+    ids = match_frames(rows.texts("frame_id"), _listed(frames))
+    found = None if box is None else tuple(box)
+    given = [stored_labels.Label(name, verdict or stored_labels.REMOVED, found, note) for name in ids]  # type: ignore[arg-type]
+    return len(stored_labels.write(archive, given, fsync=config.fsync()))
+
+
+def label_from_file(archive: PathLike, path: PathLike) -> int:
+    """Add the labels of a file that the page of `aqdask report` saved: all of them, or none.
+
+    Returns
+    -------
+    int
+        Number of labels in the file.
+
+    Raises
+    ------
+    UsageError
+        For a file of another form or another archive; and as `label`.
+    """
+    check_place(archive)
+    check_local(path)
+    given = read_label_file(path, archive)
+    return len(stored_labels.write(archive, given, fsync=config.fsync())) if given else 0
+
+
+def labels(archive: PathLike) -> pa.Table:
+    """Return the labels of an archive that count, one row each.
+
+    Returns
+    -------
+    pyarrow.Table
+        ``frame_id``, ``verdict`` ('good' or 'bad'), the box ``x0``, ``y0``, ``x1``, ``y1`` in pixels (null
+        for a whole frame), ``note``, ``by``, ``time`` (UTC, ISO 8601), and ``valid``: False where the frame's
+        pixels have been replaced since, so that the label is not honoured.
+    """
+    check_place(archive)
+    return label_table(archive)
+
+
+def label_agreement(archive: PathLike, *, model: str | None = None, alpha: float = 0.01) -> LabelAgreement:
+    """Compare the flags and masks of a model with the labels: precision and recall, by reason.
+
+    Parameters
+    ----------
+    archive : path
+        A scored and labelled archive.
+    model : str, optional
+        Name or digest, where the archive holds maps of several models.
+    alpha : float
+        False-mask rate of the mask, in (0, 1).
+
+    Raises
+    ------
+    UsageError
+        For alpha outside (0, 1), or no or several models.
+    """
+    return agreement.label_agreement(archive, quality_name(archive, model), alpha)
 
 
 def load_model(model: Bundle | PathLike) -> Bundle:
@@ -270,6 +468,7 @@ def train(
         _check_out(Path(out))
     with executor_of(cluster) as executor:
         chosen = choose_frames(archive, _patterns(frames), executor, reporter or Silent())
+        spec = replace(spec, labels=chosen.labels())
         bundle = dispatch.train(chosen, spec, progress=progress, device=device or default_device())
     if out:
         bundle.save(Path(out))
@@ -330,7 +529,11 @@ def calibrate(
     given = {"name": bundle.name, "method": dispatch.find(bundle).name} | settings
     spec = TrainSpec(archive=printable(Path(archive).name), **given)
     tell, target = progress or _ignore, device or default_device()
-    make = partial(dispatch.calibrate, bundle, spec=spec, progress=tell, device=target)
+
+    def make(found: ArchiveFrames) -> Bundle:
+        recorded = replace(spec, labels=found.labels())
+        return dispatch.calibrate(bundle, found, recorded, progress=tell, device=target)
+
     with executor_of(cluster) as executor:
         chosen = choose_frames(archive, _patterns(frames), executor, reporter or Silent())
         calibrated = without_outliers(chosen, make, tell) if frames is None else make(chosen)
@@ -422,6 +625,7 @@ def export(
     formats: Sequence[str] | None = None,
     dq: bool = True,
     masks: bool = True,
+    reasons: bool | None = None,
     cluster: Cluster = None,
     reporter: Reporter | None = None,
 ) -> pa.Table:
@@ -444,6 +648,9 @@ def export(
     masks : bool
         False reads no map: the table has the states and frame-level values, which the archive holds as
         columns, and an empty ``masked_fraction``.
+    reasons : bool, optional
+        Reasons and shares of the masked patches in the table, which reads the maps in this process; by
+        default where there are masks.
 
     Returns
     -------
@@ -465,7 +672,75 @@ def export(
     quality = quality_name(archive, model)
     with executor_of(cluster) as executor:
         listener = reporter or Silent()
-        return export_all(archive, quality, Path(folder), alpha, executor, listener, chosen, masks=masks)
+        return export_all(
+            archive, quality, Path(folder), alpha, executor, listener, chosen,
+            masks=masks, reasons=masks if reasons is None else reasons,
+        )  # fmt: skip
+
+
+def report(
+    archive: PathLike,
+    out: PathLike | None = None,
+    *,
+    alpha: float = 0.01,
+    model: str | None = None,
+    panels: int | None = None,
+    frames: Sequence[str] = (),
+    reporter: Reporter | None = None,
+) -> ReportPage:
+    """Write one self-contained HTML page about an archive, from stored scores, in this process.
+
+    Pixels are read of the frames with a panel only.
+
+    Parameters
+    ----------
+    archive : path
+        The archive; it need not be scored completely.
+    out : path, optional
+        The HTML file; None: ``report.html`` in `products_folder`. An existing one is replaced.
+    alpha : float
+        False-mask rate on good patches, in (0, 1).
+    model : str, optional
+        Name or digest, where the archive holds maps of several models.
+    panels : int, optional
+        Number of frames whose pixels, reconstruction and maps are shown, the worst and some of the best.
+        None: with as many pixels as 12 frames of 4096 x 4096, and so that the page stays below 50 MB.
+    frames : sequence of str
+        Ids or patterns of frames that are shown so in addition.
+    reporter : Reporter, optional
+        Listens to the progress.
+
+    Returns
+    -------
+    ReportPage
+        With the frames whose pixels or maps could not be read.
+
+    Raises
+    ------
+    UsageError
+        For alpha outside (0, 1), several models, more than 50,000 frames, a negative number of panels, or a
+        pattern without a frame. ArchiveError for a damaged archive, or if the file cannot be written.
+    """
+    from aqdask.products.report.data import (
+        report_data,
+    )  # Bokeh takes half a second, which others need not wait
+    from aqdask.products.report.page import check_size, write_report
+
+    check_alpha(alpha)
+    check_place(archive)
+    check_local(out)
+    if panels is not None and panels < 0:
+        raise UsageError(f"{panels} panels", expected="0 or more", consequence="No report was written")
+    check_size(len(FrameStore.open(archive)))
+    path = products_folder(archive) / "report.html" if out is None else Path(out)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise place_failed(path, error) from error
+    data = report_data(archive, quality_name(archive, model) if model else "", alpha)
+    return write_report(
+        data, os.fspath(archive), path, reporter or Silent(), panels=panels, named=_listed(frames)
+    )
 
 
 def verify(

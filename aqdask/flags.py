@@ -12,26 +12,50 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Flag:
-    """One code or bit: stored ``value``, ``name`` (a CF flag meaning), and ``meaning`` in words."""
+    """One code or bit: stored ``value``, ``name`` (a CF flag meaning), and ``meaning`` in words.
+
+    ``cause`` follows "flagged for" in a report, where the name does not say it.
+    """
 
     value: int
     name: str
     meaning: str
+    cause: str = ""
 
 
 REASONS: tuple[Flag, ...] = (
-    Flag(0, "no_data", "the patch has no valid pixel (or too few), so there is no score"),
-    Flag(1, "residual", "the reconstruction differs from the patch more than on reference patches"),
+    Flag(0, "no_data", "the patch has no valid pixel (or too few), so there is no score", "missing data"),
+    Flag(
+        1,
+        "residual",
+        "the reconstruction differs from the patch more than on reference patches",
+        "unusual structure",
+    ),
     Flag(2, "noise", "the noise of the pixels differs from the camera's noise model at this brightness"),
-    Flag(3, "background", "structure of 4 to 64 px in the sky"),
-    Flag(4, "sky", "the sky differs from that of the frame, or from that of the surrounding patches"),
-    Flag(5, "size", "stars are wider than on reference frames (or sharper, with `two_sided`)"),
-    Flag(6, "ellipticity", "stars are more elongated than on reference frames"),
-    Flag(7, "latent", "the content of the patch differs from that of reference patches"),
-    Flag(8, "spike", "single pixels stand out: cosmic rays, hot pixels"),
-    Flag(9, "line", "a row, a column or a straight track stands out"),
-    Flag(10, "stars", "fewer stars than in the rest of the frame: something obscures them"),
-    Flag(11, "saturated", "most pixels are saturated, so there is no score"),
+    Flag(3, "background", "structure of 4 to 64 px in the sky", "structure in the sky"),
+    Flag(
+        4,
+        "sky",
+        "the sky differs from that of the frame, or from that of the surrounding patches",
+        "the sky (its level or a gradient)",
+    ),
+    Flag(
+        5,
+        "size",
+        "stars are wider than on reference frames (or sharper, with `two_sided`)",
+        "focus or seeing (wide stars)",
+    ),
+    Flag(6, "ellipticity", "stars are more elongated than on reference frames", "guiding (elongated stars)"),
+    Flag(7, "latent", "the content of the patch differs from that of reference patches", "unusual content"),
+    Flag(8, "spike", "single pixels stand out: cosmic rays, hot pixels", "single bright pixels"),
+    Flag(9, "line", "a row, a column or a straight track stands out", "lines or trails"),
+    Flag(
+        10,
+        "stars",
+        "fewer stars than in the rest of the frame: something obscures them",
+        "missing stars (clouds?)",
+    ),
+    Flag(11, "saturated", "most pixels are saturated, so there is no score", "saturation"),
 )
 
 DQ: tuple[Flag, ...] = (
@@ -54,6 +78,12 @@ def code(table: tuple[Flag, ...], name: str) -> int:
         if flag.name == name:
             return flag.value
     raise KeyError(name)
+
+
+def cause(name: str) -> str:
+    """Return the words for a reason after "flagged for"; those for no reason where the name is empty."""
+    found = next((flag.cause for flag in REASONS if flag.name == name), "")
+    return found or name or "no reason that the maps show"
 
 
 def cf_values(table: tuple[Flag, ...]) -> dict[str, object]:

@@ -15,7 +15,7 @@ import aqdask
 PACKAGE = Path(aqdask.__file__).parent
 # Layers from the bottom to the top. A module imports from its own layer and from those below.
 LAYERS: tuple[frozenset[str], ...] = (
-    frozenset({"errors", "flags", "paths", "specs", "text", "version"}),
+    frozenset({"errors", "flags", "paths", "specs", "text", "timing", "version"}),
     frozenset({"io"}),
     frozenset({"store"}),
     frozenset({"stats"}),
@@ -23,9 +23,11 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"methods"}),
     frozenset({"execution"}),
     frozenset({"monitor"}),
+    frozenset({"plot"}),
     frozenset({"products"}),
     frozenset({"simulate"}),
     frozenset({"photometry"}),
+    frozenset({"watching"}),
     frozenset({"api"}),
     frozenset({"cli", "__main__", ""}),  # "" is the package itself, which loads the API lazily
 )
@@ -43,7 +45,7 @@ METHODS = tuple(
 )
 # Packages that only some layers may import.
 KEPT_TO: dict[str, frozenset[str]] = {
-    "distributed": frozenset({"execution"}),
+    "distributed": frozenset({"execution", "monitor"}),
     "dask_jobqueue": frozenset({"execution"}),
     "dask": frozenset({"execution", "products", "monitor", "cli"}),
     "torch": frozenset({"methods", "execution", "simulate"}),

@@ -18,7 +18,7 @@ import click
 
 from aqdask.cli.failures import as_error
 from aqdask.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_QUARANTINED, UsageError
-from aqdask.execution.cluster_kinds import USAGE
+from aqdask.execution.cluster_kinds import AUTO, USAGE
 from aqdask.monitor.strict_json import strict_json
 from aqdask.paths import check_local, check_place, check_regular
 from aqdask.text import printable
@@ -26,7 +26,8 @@ from aqdask.text import printable
 if TYPE_CHECKING:
     from aqdask.execution.executors import Executor
     from aqdask.execution.pipeline import Summary
-    from aqdask.execution.reporter import Reporter
+    from aqdask.monitor.publish import Publisher
+    from aqdask.monitor.telemetry import Telemetry
 
 SHOWN = 20  # quarantined frames listed one by one
 all_types_option = click.option(
@@ -50,6 +51,8 @@ class Session:
         Value of ``--frame-timeout``, such as ``90s``.
     tls : str, optional
         Value of ``--tls``.
+    command : str
+        Name of the command.
     """
 
     cluster: str | None
@@ -57,29 +60,57 @@ class Session:
     json: bool
     frame_timeout: str | None = None
     tls: str | None = None
+    command: str = ""
 
     @functools.cached_property
-    def reporter(self) -> Reporter:
-        """Listener that shows the progress."""
+    def reporter(self) -> Telemetry:
+        """Listener that shows the progress, here and on the live page."""
         from aqdask.monitor.progress import reporter_for
+        from aqdask.monitor.telemetry import Telemetry
 
-        return reporter_for(quiet=self.quiet, as_json=self.json)
+        return Telemetry(reporter_for(quiet=self.quiet, as_json=self.json), self.command)
 
     @contextlib.contextmanager
     def executor(self) -> Iterator[Executor]:
         """Open the cluster of ``--cluster``, or of the configuration, when the first task is submitted."""
         from aqdask.execution import config
         from aqdask.execution.clusters import Deferred
+        from aqdask.monitor.publish import Publisher, stopped_at_end
 
         given = {"aqdask.frame-timeout": self.frame_timeout, "aqdask.tls": self.tls}
         with config.changed({name: value for name, value in given.items() if value}):
             config.seconds("frame-timeout")  # raises for a bad value before anything starts
-            with Deferred(self.cluster or config.get("cluster"), self._report_dashboard) as executor:
+            cluster, publishers = self.cluster or config.get("cluster"), list[Publisher]()
+            self.reporter.pictures = bool(config.get("live-page")) and cluster != "serial"
+            show = functools.partial(self._show_page, publishers)
+            with Deferred(cluster, show) as executor, stopped_at_end(publishers):
                 yield executor
 
-    def _report_dashboard(self, executor: Executor) -> None:
-        if executor.dashboard:
-            self.reporter.say(f"dashboard: {executor.dashboard}")
+    def _show_page(self, publishers: list[Publisher], executor: Executor) -> None:
+        """Publish the telemetry on the dashboard of an executor, where it has one, and show the address."""
+        from aqdask.execution import config
+        from aqdask.execution.executors import DaskExecutor
+        from aqdask.monitor.publish import PageError, Publisher
+
+        if not isinstance(executor, DaskExecutor):
+            if (self.cluster or config.get("cluster")) == AUTO:
+                self.reporter.say("in this process, since it is little work (--cluster local starts workers)")
+            return
+        if not config.get("live-page"):
+            return self._tell_address(executor.dashboard)
+        publisher = Publisher(executor.client, self.reporter)
+        publishers.append(publisher)
+        try:
+            self._tell_address(publisher.start())
+        except PageError as error:
+            self.reporter.say(f"warning: no live page, or only a part of it; the run goes on ({error})")
+            self._tell_address(executor.dashboard)
+
+    def _tell_address(self, address: str) -> None:
+        if self.json and address:
+            self.emit(event="dashboard", url=address)
+        elif address:
+            self.reporter.say(f"dashboard: {address}")
 
     def emit(self, *lines: str, **fields: Any) -> None:
         """Print a result: ``lines`` as text, or ``fields`` as one JSON object with ``--json``."""
@@ -173,7 +204,7 @@ def command(function: Callable[..., int | None]) -> Callable[..., None]:
     @click.option(
         "--cluster",
         metavar="WHERE",
-        help=f"{USAGE}  [default: local]",
+        help=f"{USAGE}  [default: auto: this process for a few seconds of work, else local]",
     )
     @click.option(
         "--frame-timeout",
@@ -198,7 +229,7 @@ def command(function: Callable[..., int | None]) -> Callable[..., None]:
         debug: bool,
         **arguments: Any,
     ) -> None:
-        session = Session(cluster, quiet, as_json, frame_timeout, tls)
+        session = Session(cluster, quiet, as_json, frame_timeout, tls, function.__name__)
         sys.exit(_guarded(function, session, debug, arguments))
 
     return wrapped

@@ -112,7 +112,8 @@ class Demo:
 def demo(session: Session, out: str, frames: int, size: int, seed: int, alpha: float) -> int:
     """Run the whole pipeline on a small simulated archive and compare the masks with the truth.
 
-    The steps are simulate, ingest, calibrate, score and export; everything is written into the folder OUT.
+    The steps are simulate, ingest, calibrate, score, export and report; everything is written into
+    the folder OUT.
     Two thirds of the frames are good. The shipped model is calibrated on most of them, without training;
     recall and false-mask rate are measured on all other frames.
     """
@@ -133,12 +134,16 @@ def demo(session: Session, out: str, frames: int, size: int, seed: int, alpha: f
         bundle = _model(session, files, where)
         api.score(files.archive, bundle, **where)
         api.export(files.archive, products, alpha=alpha, model=bundle.digest, **where)
+    page = api.report(
+        files.archive, products / "report.html", alpha=alpha, model=bundle.digest, reporter=session.reporter
+    )
     unseen = [frame for frame in files.plan if frame.name not in files.references]
     results = evaluate_frames(files.archive, bundle.digest, files.sources, unseen, alpha)
     show(session, results)
     outputs = {
         "frames (FITS)": files.sources, "archive (zarr)": files.archive, "model": files.model,
         "masks (FITS DQ)": products / "dq", "table of frames": products / "frames.ecsv",
+        "report (HTML)": page.path,
         "evaluation": write(files.folder / "evaluation.json", results),
     }  # fmt: skip
     outputs |= _pictures(session, files, bundle.digest)

@@ -84,6 +84,8 @@ def _archive(session: Session, path: str, root: Any, ledger: Ledger, names: list
         )
     if told := not_lights(others := ledger.not_lights()):
         facts["frame types"] = f"{told}: no references, not scored unless asked (--all-types)"
+    given = _labels(path, root, ledger, names)
+    facts |= {"labels": given[0]} if given[0] else {}
     if any(unknown.values()):
         facts["uncalibrated"] = "; ".join(
             f"{name} for {_pairs(keys)}" for name, keys in unknown.items() if keys
@@ -101,11 +103,35 @@ def _archive(session: Session, path: str, root: Any, ledger: Ledger, names: list
         not_lights=others,
         pixels=spec.pixels,
         damage=ledger.damage,
+        labels=given[1],
         quality={
             name: {"done": done, "of": of, "uncalibrated": unknown[name]}
             for name, (done, of) in scored.items()
         },
     )
+
+
+def _labels(path: str, root: Any, ledger: Ledger, names: list[str]) -> tuple[str, dict[str, Any]]:
+    """Count the labels, and compare them with each model: a line, and JSON values."""
+    from aqdask.cli.label import counted, in_words
+    from aqdask.errors import ArchiveError
+    from aqdask.products.agreement import label_agreement
+    from aqdask.store import labels
+
+    try:
+        numbers = Counter(
+            (label.verdict, "frame" if label.box is None else "box") for label in labels.valid(root, ledger)
+        )
+        found = {name: label_agreement(path, name) for name in (names if numbers else ())}
+    except ArchiveError as error:
+        return f"DAMAGED: {error.got}", {"damaged": error.got}
+    if not numbers:
+        return "", {}
+    line = ", ".join(counted(number, *key) for key, number in sorted(numbers.items()))
+    told = {name: words for name, one in found.items() if (words := in_words(one))}
+    line += "".join(f"; {name}: {words}" for name, words in told.items())
+    plain = {f"{verdict}_{unit}": number for (verdict, unit), number in numbers.items()}
+    return line, plain | {"agreement": [one.facts() for one in found.values()]}
 
 
 def _frames(session: Session, path: str, ledger: Ledger, names: list[str]) -> None:
@@ -233,4 +259,9 @@ def _origin(bundle: Bundle) -> dict[str, str]:
         )
     if origin := bundle.provenance.get("adapted_from"):
         found["calibrated from"] = f"sha256 {origin[:16]}..."
+    given = [bundle.provenance, *bundle.provenance.get("adapted", [])]
+    if labels := [one["labels"] for one in given if one.get("labels")]:
+        frames = sum(len(one.get("frames_left_out", ())) for one in labels)
+        boxes = sum(len(boxes) for one in labels for boxes in one.get("boxes_left_out", {}).values())
+        found["labels"] = f"{frames} frames and {boxes} boxes labelled bad, left out"
     return found

@@ -11,37 +11,53 @@ from aqdask.cli.common import Session, all_types_option, command
 from aqdask.errors import EXIT_DONE, EXIT_FAILED, EXIT_QUARANTINED, UsageError
 from aqdask.store.codecs import CODECS
 
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+STORING: tuple[Decorator, ...] = (
+    click.option("--hdu", metavar="N|NAME|all", help="Image HDU.  [default: the first 2-D image]"),
+    click.option("--mask-hdu", metavar="NAME[:BITS]",
+                 help="Extension whose non-zero pixels are bad, or those with one of BITS: names in its "
+                      "header, bit numbers from 0, or values with 0x (MASK:BAD,SAT, DQ:0,3 or DQ:0x9)."),
+    click.option("--mask-files", metavar="PATTERN",
+                 help="Mask file of each frame, relative to its folder: masks/{name}_mask.fits. "
+                      "--mask-hdu NAME:BITS then refers to that file."),
+    click.option("--bad-pixel-map", metavar="FITS", help="Image whose non-zero pixels are bad."),
+    click.option("--keyword", "keywords", multiple=True, metavar="WHAT=CARD",
+                 help="Read time, exptime, filter, camera or (frame) type from this header card."),
+    click.option("--no-sections", is_flag=True,
+                 help="Ignore DATASEC, TRIMSEC and BIASSEC.  [default: overscan is no data]"),
+    click.option("--no-fill", is_flag=True,
+                 help="Keep large areas of one value.  [default: they are no data]"),
+    click.option("--no-pixels", is_flag=True, help="Store quality maps only; score the files in place."),
+)  # fmt: skip
+SHARDS: tuple[Decorator, ...] = (
+    click.option("--chunk", type=click.IntRange(16), help="Side of a chunk in px.  [default: 512]"),
+    click.option("--codec", type=click.Choice(list(CODECS)),
+                 help=f"Compression.  [default: {next(iter(CODECS))}]"),
+    click.option("--frames-per-shard", type=click.IntRange(1),
+                 help="Frames per stored object of a quality map.  [default: 1 to 16, by archive]"),
+)  # fmt: skip
+SELECTION: tuple[Decorator, ...] = (
+    click.option("--rehash", is_flag=True,
+                 help="Detect changed files by sha256, not by size and modification time."),
+    click.option("--retry", is_flag=True, help="Try quarantined frames again."),
+    click.option("--forget", is_flag=True,
+                 help="Drop stored frames whose source is gone or no longer holds them."),
+)  # fmt: skip
+BY_SHAPE = click.option("--by-shape", is_flag=True, help="One archive for each frame shape and type.")
+
+
+def storing_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options about reading and storing frames, for `watch`."""
+    return _with_options(function, *STORING, *SHARDS)
+
 
 def ingest_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options of an ingest, for `ingest` and `run`."""
-    for option in reversed((
-        click.option("--hdu", metavar="N|NAME|all", help="Image HDU.  [default: the first 2-D image]"),
-        click.option("--mask-hdu", metavar="NAME[:BITS]",
-                     help="Extension whose non-zero pixels are bad, or those with one of BITS: names in its "
-                          "header, bit numbers from 0, or values with 0x (MASK:BAD,SAT, DQ:0,3 or DQ:0x9)."),
-        click.option("--mask-files", metavar="PATTERN",
-                     help="Mask file of each frame, relative to its folder: masks/{name}_mask.fits. "
-                          "--mask-hdu NAME:BITS then refers to that file."),
-        click.option("--bad-pixel-map", metavar="FITS", help="Image whose non-zero pixels are bad."),
-        click.option("--keyword", "keywords", multiple=True, metavar="WHAT=CARD",
-                      help="Read time, exptime, filter, camera or (frame) type from this header card."),
-         click.option("--no-sections", is_flag=True,
-                      help="Ignore DATASEC, TRIMSEC and BIASSEC.  [default: overscan is no data]"),
-         click.option("--no-fill", is_flag=True,
-                      help="Keep large areas of one value.  [default: they are no data]"),
-        click.option("--no-pixels", is_flag=True, help="Store quality maps only; score the files in place."),
-        click.option("--by-shape", is_flag=True, help="One archive for each frame shape and type."),
-        click.option("--chunk", type=click.IntRange(16), help="Side of a chunk in px.  [default: 512]"),
-        click.option("--codec", type=click.Choice(list(CODECS)),
-                     help=f"Compression.  [default: {next(iter(CODECS))}]"),
-        click.option("--frames-per-shard", type=click.IntRange(1),
-                     help="Frames per stored object of a quality map.  [default: 1 to 16, by archive]"),
-        click.option("--rehash", is_flag=True,
-                     help="Detect changed files by sha256, not by size and modification time."),
-        click.option("--retry", is_flag=True, help="Try quarantined frames again."),
-        click.option("--forget", is_flag=True,
-                     help="Drop stored frames whose source is gone or no longer holds them."),
-    )):  # fmt: skip
+    return _with_options(function, *STORING, BY_SHAPE, *SHARDS, *SELECTION)
+
+
+def _with_options(function: Callable[..., Any], *options: Decorator) -> Callable[..., Any]:
+    for option in reversed(options):
         function = option(function)
     return function
 
@@ -93,7 +109,9 @@ def ingest(session: Session, sources: tuple[str, ...], archive: str, **options: 
     metavar="MODEL",
     help="Model bundle, or wide-field, which is first calibrated on the best frames.",
 )
-@click.option("--products", metavar="DIR", help="Folder of masks and table.  [default: <ARCHIVE>-products]")
+@click.option(
+    "--products", metavar="DIR", help="Folder of masks, table and report.  [default: <ARCHIVE>-products]"
+)
 @click.option("--alpha", default=0.01, show_default=True, help="False-mask rate on good patches.")
 @click.option(
     "--strict", is_flag=True, help="Refuse cameras and filters that the model is not calibrated for."
@@ -112,9 +130,10 @@ def run(
     all_types: bool,
     **options: Any,
 ) -> int:
-    """Ingest, score and export in one go, reading each frame once.
+    """Ingest, score and export in one go, reading each frame once, and write the report.
 
-    SOURCES are files, folders (recursive), globs, or @list.txt.
+    SOURCES are files, folders (recursive), globs, or @list.txt. Masks, table and report.html go into the
+    folder of --products.
     """
     from aqdask import api
 
@@ -128,7 +147,7 @@ def run(
     code = max(session.summary(summary, "done") for summary in summaries)
     for summary in summaries:
         folder = products or str(api.products_folder(summary.archive))
-        session.emit(f"masks and table: {folder}", event="products", folder=folder)
+        session.emit(f"masks, table and report: {folder}", event="products", folder=folder)
     return code
 
 

@@ -24,6 +24,7 @@ from aqdask.version import __version__
 COMMANDS = {
     "run": "aqdask.cli.ingest",
     "ingest": "aqdask.cli.ingest",
+    "watch": "aqdask.cli.watch",
     "verify": "aqdask.cli.ingest",
     "info": "aqdask.cli.info",
     "select": "aqdask.cli.model",
@@ -33,6 +34,8 @@ COMMANDS = {
     "compare": "aqdask.cli.products",
     "mask": "aqdask.cli.products",
     "export": "aqdask.cli.products",
+    "label": "aqdask.cli.label",
+    "report": "aqdask.cli.report",
     "simulate": "aqdask.cli.demo",
     "demo": "aqdask.cli.demo",
 }

@@ -77,8 +77,10 @@ def _pictures(
 ) -> None:
     from aqdask.errors import place_failed
     from aqdask.execution.pipeline import blame, collect
+    from aqdask.execution.work_estimate import seconds
     from aqdask.io.places import absolute
-    from aqdask.products.plots import PictureJob, require_matplotlib
+    from aqdask.plot import require_matplotlib
+    from aqdask.products.plots import PictureJob
     from aqdask.store import layout
     from aqdask.store.frame_store import Place
     from aqdask.store.ledger import open_ledger
@@ -97,7 +99,8 @@ def _pictures(
 
     session.reporter.start("pictures", len(rows))
     batches = [(places[row],) for row in rows]
-    for batch, _ in collect(executor, job, batches, stage="pictures", failed=failed):
+    work = seconds("pictures", len(rows), layout.read_spec(layout.open_root(archive)).shape)
+    for batch, _ in collect(executor, job, batches, stage="pictures", failed=failed, work=work):
         session.reporter.advance(len(batch))
     session.reporter.finish()
 
@@ -132,7 +135,13 @@ class FormatName(click.ParamType):
     "table_only",
     is_flag=True,
     help="Write the table alone, as Parquet unless --format names another; no map is read, so that "
-    "masked_fraction is empty. For archives of a million frames.",
+    "masked_fraction and the columns of reasons are empty. For archives of a million frames.",
+)
+@click.option(
+    "--reasons",
+    is_flag=True,
+    help="With --table: read the p-value maps all the same, for the reasons and shares of the masked patches "
+    "at --alpha.",
 )
 @command
 def export(
@@ -144,11 +153,15 @@ def export(
     formats: Sequence[str],
     no_dq: bool,
     table_only: bool,
+    reasons: bool,
 ) -> int:
     """Write the masks of ARCHIVE as FITS DQ images, and the table of frames, into the folder OUT.
 
     OUT/dq/<frame>.dq.fits: unsigned, compressed, bit meanings and WCS in the header, with checksums.
-    OUT/frames.parquet and OUT/frames.ecsv: one row for each frame or source.
+    OUT/frames.parquet and OUT/frames.ecsv (--format csv: OUT/frames.csv): one row for each frame or source
+    with its time, place on the sky, state, score and the reasons of its mask.
+    OUT/regions/<frame>.reg (--format regions): masked patches as DS9 regions, which CARTA reads, too.
+    OUT/moc/<frame>.moc.fits (--format moc): masked patches as a MOC, where the frame has a WCS.
     """
     from aqdask import api
     from aqdask.products.export import DEFAULT_FORMATS, FORMATS, TABLE_FORMATS, TableFormat
@@ -164,20 +177,24 @@ def export(
             model=model,
             formats=chosen,
             masks=not table_only,
+            reasons=reasons or not table_only,
             cluster=executor,
             reporter=session.reporter,
         )
     damaged = frames_without_mask(table)
     if damaged:
         session.table(NO_MASK, ("frame", "reason"), damaged)
-    rows = [FORMATS[name] for name in chosen]
-    written = len(table) - table["masked_fraction"].null_count
-    parts = [f"{written} {row.summary}" for row in rows if not isinstance(row, TableFormat)]
-    if tables := " and ".join(row.summary for row in rows if isinstance(row, TableFormat)):
-        parts.append(f"{tables} with {table.num_rows} rows")
-    images = sum(name != "" for name in table["dq_file"].unique().to_pylist())
-    session.emit(f"{out}: {', '.join(parts)}",
-                 event="export", folder=out, dq_images=images, rows=table.num_rows)  # fmt: skip
+    tables = [FORMATS[name].summary for name in chosen if isinstance(FORMATS[name], TableFormat)]
+    columns = {name: f"{name}_file" for name in chosen if not isinstance(FORMATS[name], TableFormat)}
+    files = {
+        name: sum(bool(file) for file in table[column].to_pylist()) if column in table.column_names else 0
+        for name, column in columns.items()
+    }
+    parts = [f"{number} {FORMATS[name].summary}" for name, number in files.items()]
+    if tables:
+        parts.append(f"{' and '.join(tables)} with {table.num_rows} rows")
+    session.emit(f"{out}: {', '.join(parts)}", event="export", folder=out, dq_images=files.get("dq", 0),
+                 files=files, rows=table.num_rows)  # fmt: skip
     return EXIT_QUARANTINED if damaged else EXIT_DONE
 
 

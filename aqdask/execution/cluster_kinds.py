@@ -34,7 +34,9 @@ class ClusterKind:
         return found
 
 
+AUTO = "auto"
 KINDS: dict[str, ClusterKind] = {
+    AUTO: ClusterKind("aqdask.execution.clusters:auto"),
     "serial": ClusterKind("aqdask.execution.clusters:serial"),
     "local": ClusterKind(
         "aqdask.execution.clusters:local", "[:WORKERS]", "(0*[1-9][0-9]*)?", "a whole number above 0"
@@ -53,7 +55,7 @@ def check(cluster: str | None) -> None:
             f"--cluster {cluster}",
             expected=USAGE,
             consequence="Nothing was started",
-            remedy="leave the option out for workers on this machine; cluster/README.md compares the kinds",
+            remedy="leave the option out for this machine; cluster/README.md compares the kinds",
         )
     if name in KINDS and not re.fullmatch(KINDS[name].argument, argument):
         raise UsageError(

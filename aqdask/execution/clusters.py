@@ -20,9 +20,10 @@ from distributed import Client, LocalCluster
 
 from aqdask.errors import ClusterError, UsageError
 from aqdask.execution import config, slurm
-from aqdask.execution.cluster_kinds import KINDS, check
+from aqdask.execution.cluster_kinds import AUTO, KINDS, check
 from aqdask.execution.executors import DaskExecutor, Executor, SerialExecutor, WorkQueue
 from aqdask.execution.security import security
+from aqdask.execution.work_estimate import IN_PROCESS_SECONDS
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -35,6 +36,7 @@ QUIET = (
 # A worker that is restarting when this time after an earlier death ends is closed for good.
 RESTARTED = {"distributed.deploy.lost-worker-timeout": "1 hour"}
 LOOPBACK = "127.0.0.1"
+HEADERS = ("look", "hash")  # stages before others, which decide where the command runs
 LOOK_EVERY = 10.0  # seconds between checks that the requested jobs still exist
 
 
@@ -71,6 +73,13 @@ def connect(cluster: str | None = None) -> Iterator[Executor]:
 def serial(argument: str = "") -> Iterator[Executor]:
     """Run tasks in this process, one after the other."""
     yield SerialExecutor()
+
+
+@contextlib.contextmanager
+def auto(argument: str = "") -> Iterator[Executor]:
+    """Run little work in this process, and more on a local cluster: `Deferred`."""
+    with Deferred(AUTO) as executor:
+        yield executor
 
 
 @contextlib.contextmanager
@@ -131,19 +140,28 @@ def _current() -> Executor:
 class Deferred:
     """Executor that connects to its cluster when the first task is to be run.
 
+    With ``auto``, tasks run in this process until more than `IN_PROCESS_SECONDS` of work have been announced
+    (`WorkQueue`), and on a local cluster from then on.
+
     Parameters
     ----------
     cluster : str or None
         See `connect`; a text that names no cluster is refused at once.
-    on_start : callable
-        Called with the connected executor.
+    on_start : callable, optional
+        Called with the connected executor, and before with that of this process where it does more than look
+        at headers.
     """
 
-    def __init__(self, cluster: str | None, on_start: Callable[[Executor], None]) -> None:
+    def __init__(
+        self, cluster: str | None, on_start: Callable[[Executor], None] = lambda executor: None
+    ) -> None:
         check(cluster)
         self._cluster, self._on_start = cluster, on_start
         self._stack = contextlib.ExitStack()
         self._bundles: dict[str, tuple[bytes, str]] = {}
+        self._provided: set[tuple[Executor, str]] = set()
+        self._seconds = 0.0
+        self._here, self._told = SerialExecutor(), False
         self._started: Executor | None = None
 
     @property
@@ -161,13 +179,26 @@ class Deferred:
     ) -> Iterator[tuple[T, R | Exception]]:
         """See `Executor`."""
         if queue:
-            if self._started is None:
-                self._started = self._stack.enter_context(connect(self._cluster))
-                self._on_start(self._started)
+            executor = self._executor(queue.seconds, stage)
             for digest, (bundle, precision) in self._bundles.items():
-                self._started.provide(bundle, digest, precision)
-            self._bundles.clear()
-            yield from self._started.run(function, queue, stage=stage)
+                if (executor, digest) not in self._provided:
+                    executor.provide(bundle, digest, precision)
+                    self._provided.add((executor, digest))
+            yield from executor.run(function, queue, stage=stage)
+
+    def _executor(self, seconds: float, stage: str) -> Executor:
+        """Return the executor for so many more seconds of work in a stage."""
+        self._seconds += seconds
+        if self._started is None and self._cluster == AUTO and self._seconds <= IN_PROCESS_SECONDS:
+            if stage not in HEADERS and not self._told:
+                self._told = True
+                self._on_start(self._here)
+            return self._here
+        if self._started is None:
+            where = "local" if self._cluster == AUTO else self._cluster
+            self._started = self._stack.enter_context(connect(where))
+            self._on_start(self._started)
+        return self._started
 
     def avoid(self, worker: str, why: str) -> None:
         """See `Executor`."""

@@ -31,11 +31,7 @@ def seconds(name: str) -> float:
         For a setting that is no duration.
     """
     value = get(name)
-    try:
-        text = re.sub(r"\bmin(s|utes?)?\b|(?<=\d)min(s|utes?)?\b", "minutes", str(value))
-        found = float(dask.utils.parse_timedelta(text))
-    except (ValueError, KeyError, TypeError):
-        found = math.nan
+    found = duration(value)
     if not 0 < found < math.inf:
         raise UsageError(
             f"the setting aqdask.{name} is {value!r}",
@@ -44,6 +40,15 @@ def seconds(name: str) -> float:
             remedy="set it in Dask's configuration, or leave it out",
         )
     return found
+
+
+def duration(value: object) -> float:
+    """Return a duration (``30 s``, ``2 min``) in seconds; NaN for anything else."""
+    try:
+        text = re.sub(r"\bmin(s|utes?)?\b|(?<=\d)min(s|utes?)?\b", "minutes", str(value))
+        return float(dask.utils.parse_timedelta(text))
+    except (ValueError, KeyError, TypeError):
+        return math.nan
 
 
 def fsync() -> bool:

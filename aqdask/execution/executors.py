@@ -37,10 +37,13 @@ REGISTRATIONS = 10  # attempts to set up a plugin while workers die
 
 
 class WorkQueue(Generic[T]):
-    """Queue of items to be run: a lazy supply, and items put back in front of it."""
+    """Queue of items to be run: a lazy supply, and items put back in front of it.
 
-    def __init__(self, supply: Iterable[T]) -> None:
-        self._supply = iter(supply)
+    ``seconds`` estimates the time that one core takes for all of them; infinity where it is unknown.
+    """
+
+    def __init__(self, supply: Iterable[T], seconds: float = math.inf) -> None:
+        self._supply, self.seconds = iter(supply), seconds
         self._front: deque[T] = deque()
 
     def put(self, item: T) -> None:

@@ -176,10 +176,7 @@ def _create(
     reporter.start("look", len(scanned), "sources")
     for page in planning.slices(scanned, PAGE):
         found = probe([source.path for source in page], options.read(), executor, reporter)
-        kinds = Counter((info.shape, info.dtype) for infos in _frames(found) for info in infos)
-        if kinds:
-            shape, dtype = commonest(kinds)
-            _make(path, options.spec(shape, dtype, len(scanned)))
+        if create_archive(path, found, options, len(scanned)):
             reporter.finish()
             return {str(path): found}
     reporter.finish()
@@ -190,6 +187,19 @@ def _create(
         consequence="No archive was made",
         remedy="check the sources, or name the HDU with --hdu",
     )
+
+
+def create_archive(
+    path: str | os.PathLike[str], found: Mapping[str, Found], options: IngestOptions, frames: int
+) -> bool:
+    """Create the archive for the most frequent shape and type of some sources; False if none has a frame.
+
+    ``frames`` is about the number that the archive will hold.
+    """
+    kinds = Counter((info.shape, info.dtype) for infos in _frames(found) for info in infos)
+    if kinds:
+        _make(path, options.spec(*commonest(kinds), frames))
+    return bool(kinds)
 
 
 def _by_shape(

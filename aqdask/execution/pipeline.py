@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,7 +13,7 @@ import numpy as np
 from distributed import KilledWorker
 
 from aqdask.errors import AqdaskError, ClusterError, FrameTimeout, ModelError
-from aqdask.execution import config, coverage, planning, quality_groups
+from aqdask.execution import config, coverage, planning, preview, quality_groups, work_estimate
 from aqdask.execution.executors import BatchGroups, Executor, WorkQueue
 from aqdask.execution.model_cache import default_precision
 from aqdask.execution.open_archive import OpenArchive
@@ -20,7 +21,7 @@ from aqdask.execution.planning import Batch, FrameTask, Plan
 from aqdask.execution.quality_groups import group_name
 from aqdask.execution.recorder import Recorder
 from aqdask.execution.reporter import Reporter
-from aqdask.execution.tasks import FrameJob
+from aqdask.execution.tasks import NO_FRAME, FrameJob
 from aqdask.io import reader
 from aqdask.methods.bundle import Bundle
 from aqdask.specs import MIN_VALID
@@ -131,16 +132,40 @@ def _work(
     is_ingest = bool((counted & plan.ingest).any())
     stage = "ingest" if not job.quality else "run" if is_ingest else "score"
     reporter.start(stage, int(np.count_nonzero(counted)))
+    if reporter.pictures:
+        job = replace(job, pictures=preview.interval(int(np.count_nonzero(counted))))
     with Recorder.of(archive, quality) as records:
-        for answers in run_batches(executor, job, plan, stage=stage):
+        for answers in run_batches(executor, job, plan, stage=stage, work=_seconds(archive, counted, stage)):
             finished = records.keep(answers)
             known = [state for frame_id, state in finished.items() if counted[ledger.row_of(frame_id)]]
+            _show(reporter, answers)
             reporter.advance(len(known), known.count(QUARANTINED))
         missed = records.conclude()
+    entries = (ledger.entries[name] for name in missed)
+    _show(reporter, [{"frame_id": e.frame_id, "state": e.state, "reason": e.reason} for e in entries])
     reporter.advance(len(missed), 0)
     reporter.finish()
     records.tell(reporter)
     return int(np.count_nonzero(records.worked))
+
+
+def _seconds(archive: OpenArchive, counted: np.ndarray, stage: str) -> float:
+    """Estimate the work of a stage; unknown where the last writer was killed, perhaps by one of the frames.
+
+    Workers survive such a frame, and it is quarantined.
+    """
+    if archive.lease.took_over:
+        return math.inf
+    return work_estimate.seconds(stage, int(np.count_nonzero(counted)), archive.spec.shape)
+
+
+def _show(reporter: Reporter, records: Iterable[Record]) -> None:
+    """Show the frames of some records."""
+    for record in records:
+        if record.get("state") == QUARANTINED and record["reason"] != NO_FRAME:
+            reporter.frame_failed(record["frame_id"], record["reason"])
+        elif "facts" in record:
+            reporter.frame_done(record["frame_id"], record["facts"])
 
 
 def _record_uncalibrated(
@@ -160,20 +185,22 @@ def clear_stale(archive: OpenArchive, executor: Executor, name: str) -> None:
     quality = QualityStore.open(archive.path, name, writable=True)
     plan = planning.plan_clear(archive.ledger.rows(), name, quality.frames_per_shard)
     job = FrameJob(archive.path, archive.spec.read, name)
+    work = _seconds(archive, plan.tasks, "clear")
     with Recorder.of(archive, quality) as recorder:
-        for records in run_batches(executor, job, plan, stage="clear"):
+        for records in run_batches(executor, job, plan, stage="clear", work=work):
             recorder.keep(records)
 
 
 def run_batches(
-    executor: Executor, job: FrameJob, batches: Iterable[Batch], *, stage: str
+    executor: Executor, job: FrameJob, batches: Iterable[Batch], *, stage: str, work: float = math.inf
 ) -> Iterator[list[Record]]:
     """Run batches and yield their records; halve a batch that fails repeatedly, down to one frame.
 
     Batches of one quality shard never run at the same time: a batch's ``rest`` follows when it is done. One
     task runs as many batches as last some seconds (`aqdask.execution.executors.BatchGroups`).
     Frames whose source a worker could not reach, although this process can, go to another worker. A frame
-    whose workers died is tried once more alone, since workers also die for other reasons.
+    whose workers died is tried once more alone, since workers also die for other reasons. ``work`` estimates
+    the seconds that one core takes.
 
     Raises
     ------
@@ -181,7 +208,7 @@ def run_batches(
         For a failure that is not about one frame: of the disk, the archive, the model, the cluster.
     """
     groups = BatchGroups(batches, executor)
-    queue = WorkQueue(groups)
+    queue = WorkQueue(groups, work)
     tries: Counter[str] = Counter()
     deaths: Counter[str] = Counter()
     held: list[Record] | None = []  # of failed frames, until one is finished
@@ -315,13 +342,15 @@ def collect(
     *,
     stage: str,
     failed: Callable[[T, Exception], R],
+    work: float = math.inf,
 ) -> Iterator[tuple[Sequence[T], list[R]]]:
     """Run a function over lists of items (paths, rows), and yield ``(list, answers)``.
 
     A list on which the function fails is halved, down to the item at fault; ``failed`` gives the answer for
-    that one. An `AqdaskError` ends the run, and so does a worker that cannot import the function.
+    that one. An `AqdaskError` ends the run, and so does a worker that cannot import the function. ``work``
+    estimates the seconds that one core takes.
     """
-    queue = WorkQueue(items)
+    queue = WorkQueue(items, work)
     for part, result in executor.run(function, queue, stage=stage):
         if isinstance(result, (AqdaskError, ImportError)):
             raise result if isinstance(result, AqdaskError) else _cannot_import(result)

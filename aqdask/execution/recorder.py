@@ -19,7 +19,7 @@ from aqdask.text import printable
 SHOWN = 20  # different notes that are reported one by one
 
 # Fields of a record that the ledger does not store.
-PASSING = ("notes", "coordinates", "is_about_path", "worker", "row")
+PASSING = ("notes", "coordinates", "is_about_path", "worker", "row", "facts")
 
 
 class Recorder:

@@ -6,7 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -19,6 +19,7 @@ from aqdask.execution.model_cache import one_thread
 from aqdask.execution.pipeline import blame, collect, raised
 from aqdask.execution.reporter import Reporter
 from aqdask.execution.tasks import IS_MOSAIC, SPLIT, new_run, opened_frames
+from aqdask.execution.work_estimate import seconds
 from aqdask.execution.worker import address, at_work
 from aqdask.io.frame_ids import match_frames
 from aqdask.io.places import absolute
@@ -29,7 +30,7 @@ from aqdask.references.image_statistics import ImageStatistics, measure
 from aqdask.references.propose import Proposal, propose, shortfalls
 from aqdask.specs import is_light
 from aqdask.stats.mosaic import shows_mosaic
-from aqdask.store import layout
+from aqdask.store import labels, layout
 from aqdask.store.frame_store import ChosenFrames, FrameStore, Place, read_place
 from aqdask.store.ledger import DONE, Entry, open_ledger
 from aqdask.text import printable
@@ -84,11 +85,19 @@ class ArchiveFrames(FrameSource):
     ----------
     chosen : ChosenFrames
     executor : Executor
+    left_out : sequence of str
+        Ids that are not among them because a person has labelled them bad.
     """
 
-    def __init__(self, chosen: ChosenFrames, executor: Executor) -> None:
-        self.chosen, self.executor = chosen, executor
+    def __init__(self, chosen: ChosenFrames, executor: Executor, left_out: Sequence[str] = ()) -> None:
+        self.chosen, self.executor, self.left_out = chosen, executor, tuple(left_out)
         self.ids, self.metadata = chosen.ids, chosen.metadata
+
+    def labels(self) -> dict[str, Any]:
+        """Return what labels have changed, as plain JSON for the provenance; empty for nothing."""
+        boxes = {frame_id: [list(box) for box in found] for frame_id, found in self.chosen.boxes.items()}
+        found = {"frames_left_out": sorted(self.left_out), "boxes_left_out": dict(sorted(boxes.items()))}
+        return {name: value for name, value in found.items() if value}
 
     def read(self, index: int, /) -> tuple[np.ndarray, np.ndarray | None]:
         """Read one frame in this process; errors as `ChosenFrames.read`."""
@@ -100,7 +109,8 @@ class ArchiveFrames(FrameSource):
         parts = ([(number, self.chosen.only([member]))] for number, member in enumerate(members))
         waiting: dict[int, R] = {}
         following = 0
-        for part, answers in collect(self.executor, job, parts, stage="calibrate", failed=raised):
+        work = seconds("calibrate", len(members), self.chosen.store.spec.shape)
+        for part, answers in collect(self.executor, job, parts, stage="calibrate", failed=raised, work=work):
             waiting[part[0][0]] = answers[0]
             while following in waiting:
                 yield waiting.pop(following)
@@ -108,14 +118,16 @@ class ArchiveFrames(FrameSource):
 
     def without(self, ids: Sequence[str]) -> ArchiveFrames:
         """Return the frames that are not named."""
-        return ArchiveFrames(self.chosen.without(ids), self.executor)
+        return ArchiveFrames(self.chosen.without(ids), self.executor, self.left_out)
 
 
 def propose_frames(
     archive: PathLike, keep: Sequence[str], drop: Sequence[str], executor: Executor, reporter: Reporter
 ) -> list[Proposal]:
     """Measure the lights of an archive on the workers, and propose reference frames: `aqdask.select`."""
-    ledger = open_ledger(layout.open_root(archive))
+    root = layout.open_root(archive)
+    ledger = open_ledger(root)
+    given = labels.valid(root, ledger)
     entries = [entry for entry in ledger.rows() if entry.state == DONE]
     chosen = ChosenFrames.of(FrameStore.open(archive), [entry.place for entry in entries])
     kept, dropped = (match_frames(chosen.ids, patterns) for patterns in (keep, drop))
@@ -126,6 +138,7 @@ def propose_frames(
         for frame_id, entry in zip(chosen.ids, entries, strict=True)
         if not is_light(entry.frame_type)
     }
+    unfit |= {frame_id: one.told() for frame_id, one in labels.of_frames(given, labels.BAD).items()}
     mosaics = _mosaics(archive, chosen.without(unfit), executor, reporter)
     unfit |= {frame_id: f"{card}: {IS_MOSAIC}" for frame_id, card in mosaics.items()}
     if refused := [name for name in kept if name in unfit]:
@@ -133,8 +146,8 @@ def propose_frames(
     fit = chosen.without(unfit)
     measures = _apply(archive, measure, ImageStatistics(), fit.places, executor, reporter)
     groups = [(card.camera, card.filter) for card in fit.metadata]
-    wishes = ([name for name in named if name not in unfit] for named in (kept, dropped))
-    found = propose(fit.ids, measures, groups, *wishes)
+    keep, drop = ([name for name in named if name not in unfit] for named in (kept, dropped))
+    found = propose(fit.ids, measures, groups, keep, drop, labels.of_frames(given, labels.GOOD))
     for line in shortfalls(found, groups):
         reporter.say(f"note: {line}")
     proposals = {proposal.id: proposal for proposal in found}
@@ -173,7 +186,9 @@ def _apply(
 
     reporter.start("select", len(places))
     job = _PixelJob(absolute(archive), function, damaged)
-    for part, answers in collect(executor, job, planning.slices(places, 1), stage="select", failed=failed):
+    work = seconds("select", len(places), layout.read_spec(layout.open_root(archive)).shape)
+    parts = planning.slices(places, 1)
+    for part, answers in collect(executor, job, parts, stage="select", failed=failed, work=work):
         found |= dict(zip(part, answers, strict=True))
         reporter.advance(len(part))
     reporter.finish()
@@ -185,23 +200,27 @@ def choose_frames(
 ) -> ArchiveFrames:
     """Return the frames that are named, or that `propose_frames` proposes, in the order of their rows.
 
-    Named frames that are no lights are left out, with a note.
+    Named frames that are no lights, or labelled bad, are left out, with a note. Boxes that are labelled bad
+    are no data.
 
     Raises
     ------
     UsageError
-        For a pattern without a frame; where none is proposed, or none that is named is a light; and for a
-        named colour mosaic.
+        For a pattern without a frame; where none is proposed, or none that is named is a light and not
+        labelled bad; and for a named colour mosaic.
     """
     archive = absolute(archive)  # workers may run in another folder
-    store = FrameStore.open(archive)
-    ledger = open_ledger(layout.open_root(archive))
+    root = layout.open_root(archive)
+    store, ledger = FrameStore.at(root), open_ledger(root)
+    given = labels.valid(root, ledger)
+    bad = labels.of_frames(given, labels.BAD)
     done = {entry.frame_id: entry for entry in ledger.rows() if entry.state == DONE}
     if patterns is not None:
         named = [done[frame_id] for frame_id in match_frames(list(done), patterns)]
-        chosen = ChosenFrames.of(store, [entry.place for entry in _lights(named, reporter)])
+        fit = _without_bad(_lights(named, reporter), bad, reporter)
+        chosen = _with_boxes(ChosenFrames.of(store, [entry.place for entry in fit]), given, reporter)
         _refuse_mosaics(_mosaics(archive, chosen, executor, reporter))
-        return ArchiveFrames(chosen, executor)
+        return ArchiveFrames(chosen, executor, [e.frame_id for e in named if e.frame_id in bad])
     proposals = propose_frames(archive, (), (), executor, reporter)
     places = sorted(done[proposal.id].place for proposal in proposals if proposal.proposed)
     if not places:
@@ -213,7 +232,37 @@ def choose_frames(
             consequence="No frame was chosen as a reference",
             remedy="see `aqdask select` and `aqdask info`, or name good frames",
         )
-    return ArchiveFrames(ChosenFrames.of(store, places), executor)
+    chosen = _with_boxes(ChosenFrames.of(store, places), given, reporter)
+    return ArchiveFrames(chosen, executor, [name for name in bad if name in done])
+
+
+def _without_bad(
+    entries: Sequence[Entry], bad: Mapping[str, labels.Label], reporter: Reporter
+) -> list[Entry]:
+    """Leave out, with a note, frames that a person has labelled bad; `UsageError` where none is left."""
+    refused = [entry.frame_id for entry in entries if entry.frame_id in bad]
+    if not refused:
+        return list(entries)
+    told = f"{len(refused)} of the named frames, such as {refused[0]} ({bad[refused[0]].told()})"
+    if len(refused) == len(entries):
+        raise UsageError(
+            f"labelled bad: {told}",
+            expected="frames that nobody has labelled bad",
+            consequence="Nothing was learnt from them",
+            remedy="name other frames, or take the label back: `aqdask label ARCHIVE FRAME --remove`",
+        )
+    reporter.say(f"note: {told}: left out of the references")
+    return [entry for entry in entries if entry.frame_id not in bad]
+
+
+def _with_boxes(chosen: ChosenFrames, given: Sequence[labels.Label], reporter: Reporter) -> ChosenFrames:
+    """Return the frames without the pixels of boxes that a person has labelled bad."""
+    boxes = {name: found for name, found in labels.bad_boxes(given).items() if name in set(chosen.ids)}
+    if boxes:
+        number = sum(map(len, boxes.values()))
+        what = f"{number} box{'es' * (number > 1)} labelled bad"
+        reporter.say(f"note: {what} in {len(boxes)} of the references: left out as no data")
+    return replace(chosen, boxes=boxes)
 
 
 def _lights(entries: Sequence[Entry], reporter: Reporter) -> list[Entry]:

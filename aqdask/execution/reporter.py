@@ -1,12 +1,46 @@
-"""Interface through which a run reports its progress; `aqdask.monitor.progress` displays it."""
+"""Interface through which a run reports its progress; `aqdask.monitor` displays it."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
 
+@dataclass(frozen=True)
+class FrameFacts:
+    """Description of a finished frame, for display; nothing of it is stored.
+
+    Parameters
+    ----------
+    score, masked : float
+        Frame score, and masked fraction of the patches in 0 to 1; NaN where it was not scored.
+    reason : str
+        Reason of most masked patches; empty without any.
+    seconds : mapping of str to float
+        Time that parts of the work took: 'read', 'store', 'statistics', 'network', 'decision', 'write'.
+    picture : bytes
+        JPEG of the frame with its mask; empty for most frames.
+    """
+
+    score: float = math.nan
+    masked: float = math.nan
+    reason: str = ""
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    picture: bytes = b""
+
+
 class Reporter(Protocol):
-    """Receiver of progress: stages with a known amount of work, and messages."""
+    """Receiver of progress: stages with a known amount of work, frames, and messages.
+
+    Attributes
+    ----------
+    pictures : bool
+        True where pictures of frames are shown.
+    """
+
+    pictures: bool
 
     def start(self, stage: str, total: int, unit: str = "frames") -> None:
         """Begin a stage with ``total`` units of work."""
@@ -24,9 +58,19 @@ class Reporter(Protocol):
         """Show a message to the user."""
         ...
 
+    def frame_done(self, frame_id: str, facts: FrameFacts) -> None:
+        """Show a finished frame; it is counted by `advance`."""
+        ...
+
+    def frame_failed(self, frame_id: str, reason: str) -> None:
+        """Show a quarantined frame, or source, with its reason; it is counted by `advance`."""
+        ...
+
 
 class Silent:
     """Reporter that shows nothing."""
+
+    pictures = False
 
     def start(self, stage: str, total: int, unit: str = "frames") -> None:
         """See `Reporter`."""
@@ -38,4 +82,10 @@ class Silent:
         """See `Reporter`."""
 
     def say(self, text: str) -> None:
+        """See `Reporter`."""
+
+    def frame_done(self, frame_id: str, facts: FrameFacts) -> None:
+        """See `Reporter`."""
+
+    def frame_failed(self, frame_id: str, reason: str) -> None:
         """See `Reporter`."""

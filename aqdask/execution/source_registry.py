@@ -18,6 +18,7 @@ from aqdask.execution.open_archive import OpenArchive
 from aqdask.execution.pipeline import blame, collect
 from aqdask.execution.reporter import Reporter
 from aqdask.execution.tasks import STORED, ProbeJob, hash_sources
+from aqdask.execution.work_estimate import seconds
 from aqdask.io.frame_ids import assign_ids
 from aqdask.specs import ArchiveSpec, FrameInfo, ReadSpec, Source
 from aqdask.store import layout, quality_store
@@ -261,14 +262,20 @@ def probe(paths: Sequence[str], read: ReadSpec, executor: Executor, reporter: Re
     def failed(path: str, error: Exception) -> tuple[str, Found]:
         return path, FrameError(blame(error))
 
-    for _, answers in collect(executor, job, planning.slices(paths, PROBES), stage="look", failed=failed):
+    work = seconds("look", len(paths))
+    for _, answers in collect(
+        executor, job, planning.slices(paths, PROBES), stage="look", failed=failed, work=work
+    ):
         lost = [path for path, answer in answers if isinstance(answer, SourceUnreachable)]
         found.update(answers)
         if lost:
             found.update(job(lost))
         bad = [path for path, _ in answers if isinstance(found[path], FrameError)]
         # a source out of reach is decided on later: what is stored of it stays
-        reporter.advance(len(answers), sum(not isinstance(found[path], SourceUnreachable) for path in bad))
+        failures = [path for path in bad if not isinstance(found[path], SourceUnreachable)]
+        for path in failures:
+            reporter.frame_failed(path, str(found[path]))
+        reporter.advance(len(answers), len(failures))
     return found
 
 
@@ -298,8 +305,9 @@ def _rehash(
         return path, ""
 
     reporter.start("hash", len(paths), "sources")
+    work = seconds("hash", len(paths), (1, sum(max(by_path[path].size, 0) for path in paths)))
     for _, answers in collect(
-        executor, hash_sources, planning.slices(paths, PROBES), stage="hash", failed=failed
+        executor, hash_sources, planning.slices(paths, PROBES), stage="hash", failed=failed, work=work
     ):
         for path, digest in answers:
             # an image of the file that was never ingested has no digest of its own

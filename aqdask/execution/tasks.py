@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import math
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache, partial
 from typing import Any
 
@@ -22,13 +23,18 @@ from aqdask.execution import config
 from aqdask.execution.model_cache import cached_scorer, one_thread
 from aqdask.execution.planning import Batch, FrameTask
 from aqdask.execution.prefetch import prefetched
+from aqdask.execution.preview import ALPHA, preview_now
 from aqdask.execution.quality_groups import RETIRED
+from aqdask.execution.reporter import FrameFacts
 from aqdask.execution.worker import address, at_work
+from aqdask.flags import REASONS
 from aqdask.io import places, reader
 from aqdask.io.frame_type import header_mosaic
+from aqdask.io.pointing import pointing
 from aqdask.io.wcs import sky_coordinates
 from aqdask.methods.base import Scorer, score_frame
 from aqdask.specs import FrameInfo, PatchGrid, ReadSpec
+from aqdask.stats.masking import bad_patches
 from aqdask.stats.mosaic import shows_mosaic
 from aqdask.store import layout
 from aqdask.store.frame_store import (
@@ -44,6 +50,7 @@ from aqdask.store.ledger import DONE, PENDING, QUARANTINED, Record
 from aqdask.store.quality_store import QualityStore
 from aqdask.store.quality_store import row_checksum as maps_checksum
 from aqdask.text import printable
+from aqdask.timing import stopwatch, timed
 
 Pixels = tuple[np.ndarray, "np.ndarray | None"]
 NO_FRAME = "the frame itself is quarantined"
@@ -66,6 +73,8 @@ class LoadedFrame:
         Names under which the model is calibrated.
     headers : tuple of str
         Cards of the image's HDU and of the primary one.
+    seconds : float
+        Time that it took to read, where that is not in the record of its ingest.
     """
 
     pixels: Pixels
@@ -73,6 +82,7 @@ class LoadedFrame:
     camera: str
     filter: str
     headers: tuple[str, str]
+    seconds: float = 0.0
 
 
 @lru_cache(maxsize=4)
@@ -138,6 +148,8 @@ class FrameJob:
         Identifier under which worker processes keep the archive open.
     fsync : bool
         Shards are on disk before their records are returned.
+    pictures : float
+        Shortest time in seconds between two pictures of a worker process for display; infinity for none.
     """
 
     archive: str
@@ -147,6 +159,7 @@ class FrameJob:
     precision: str = "fp32"
     run: str = field(default_factory=new_run)
     fsync: bool = field(default_factory=config.fsync)
+    pictures: float = math.inf
 
     def __call__(self, group: Sequence[Batch]) -> list[tuple[float, list[Record]]]:
         """Process batches, one after the other; return seconds and records of each.
@@ -224,11 +237,21 @@ class FrameJob:
         record |= {"card": row_checksum(row), "frame_type": frame.info.metadata.frame_type}
         if record["card"] != task.card:  # other headers than the registered ones: the client stores these
             record["coordinates"] = row
+        headers = frame.info.header, frame.info.primary_header
+        record |= pointing(*headers, frame.image.shape, frame.info.metadata).known()
         if frame.info.notes:
             record["notes"] = list(frame.info.notes)
-        record["seconds"] = round(seconds + time.perf_counter() - started, 4)
-        known, headers = frame.info.metadata, (frame.info.header, frame.info.primary_header)
+        stored = time.perf_counter() - started
+        record["seconds"] = round(seconds + stored, 4)
+        record["facts"] = FrameFacts(seconds={"read": seconds, "store": stored})
+        known = frame.info.metadata
         return LoadedFrame((frame.image, frame.invalid), crc32c, known.camera, known.filter, headers), record
+
+    def _pictured(self, loaded: LoadedFrame | None, record: Record) -> Record:
+        """Return the record of an ingested frame, with a picture if one is due."""
+        if loaded and (picture := preview_now(*loaded.pixels, None, 0, self.pictures)):
+            record["facts"] = replace(record["facts"], picture=picture)
+        return record
 
     def _read(self, task: FrameTask) -> reader.Frame:
         frame = reader.read_frame(task.path, task.hdu, self.read)
@@ -244,12 +267,14 @@ class FrameJob:
         """Read an ingested frame, or return the reason why there is none."""
         if not task.score:
             return FrameError(NO_FRAME)
+        started = time.perf_counter()
         try:
             pixels = read_place(scoring.frames, Place(task.row, task.path, task.hdu, task.crc32c))
         except FrameError as error:
             return error
         camera, band, header, primary = scoring.stored_headers[task.row]
-        return LoadedFrame(pixels, task.crc32c, camera, band, (header, primary))
+        seconds = time.perf_counter() - started
+        return LoadedFrame(pixels, task.crc32c, camera, band, (header, primary), seconds)
 
 
 def _read(item: tuple[_Ingest | _Scoring, FrameTask]) -> Any:
@@ -279,7 +304,7 @@ class _Ingest:
 
     def process(self, task: FrameTask, read: tuple[float, reader.Frame | Record]) -> list[Record]:
         """Store one frame."""
-        return [self.job._store_frame(self.frames, task, read)[1]]
+        return [self.job._pictured(*self.job._store_frame(self.frames, task, read))]
 
     def finish(self, records: list[Record]) -> None:
         """Do nothing: each frame is stored by itself."""
@@ -373,7 +398,7 @@ class _Scoring:
             return {**record, "state": QUARANTINED, "reason": str(found), "row": task.row}  # no values
         image, invalid = found.pixels
         started = time.perf_counter()
-        with one_thread():
+        with one_thread(), stopwatch() as parts:
             maps = RETIRED | score_frame(self.scorer, image, invalid, found.camera, found.filter)
         for name in self.block:
             if name in maps:
@@ -382,7 +407,18 @@ class _Scoring:
         numbers = {name: float(maps[name]) for name in self.store.frame_variables if name in maps}
         seconds = round(time.perf_counter() - started, 4)
         done: Record = {"state": DONE, "source": found.crc32c, "seconds": seconds}
-        return {**record, **done, "row": task.row, "values": numbers}
+        facts = self._facts(maps, found, {"read": found.seconds, **parts})
+        return {**record, **done, "row": task.row, "values": numbers, "facts": facts}
+
+    def _facts(
+        self, maps: dict[str, np.ndarray], found: LoadedFrame, seconds: dict[str, float]
+    ) -> FrameFacts:
+        """Describe a scored frame for display."""
+        bad = bad_patches(maps["pvalue"], ALPHA)
+        reason = int(np.bincount(maps["reason"][bad].ravel()).argmax()) if bad.any() else -1
+        name = next((flag.name for flag in REASONS if flag.value == reason), "")
+        picture = preview_now(*found.pixels, maps["pvalue"], self.scorer.patch, self.job.pictures)
+        return FrameFacts(float(maps["frame_score"]), float(bad.mean()), name, seconds, picture)
 
     def _locate(self, headers: tuple[str, str], position: int) -> None:
         """Fill in the sky positions of the patch centres, where the header has a celestial WCS."""
@@ -402,9 +438,14 @@ class _Scoring:
                 about = {"quality": self.job.quality, "state": PENDING}
                 records.append({"event": "score", "frame_id": task.frame_id, **about})
         try:
-            self.store.write_shard(self.batch.start, self.block)
+            with stopwatch() as seconds, timed("write"):
+                self.store.write_shard(self.batch.start, self.block)
         except OSError as error:
             raise place_failed(self.job.archive, error) from error
+        done = [record for record in records if "facts" in record and record["event"] == "score"]
+        for record in done:
+            share = {"write": seconds["write"] / len(done)}
+            record["facts"] = replace(record["facts"], seconds={**record["facts"].seconds, **share})
         for record in records:
             if record["event"] == "score" and record["state"] == DONE:
                 record["crc32c"] = maps_checksum(self.block, record["row"] - self.batch.start)

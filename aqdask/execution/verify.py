@@ -16,9 +16,10 @@ from aqdask.execution.open_archive import OpenArchive, writing
 from aqdask.execution.pipeline import blame, clear_stale, collect, process
 from aqdask.execution.reporter import Reporter
 from aqdask.execution.tasks import VerifyJob
+from aqdask.execution.work_estimate import seconds
 from aqdask.io import places, reader
 from aqdask.methods.bundle import Bundle
-from aqdask.store import layout, quality_store
+from aqdask.store import labels, layout, quality_store
 from aqdask.store.entry_table import CODE
 from aqdask.store.frame_store import FrameStore
 from aqdask.store.lease import sole_writer
@@ -174,7 +175,8 @@ def _damage(
         return []
 
     batches = planning.slices(items, FRAMES_PER_TASK)
-    for batch, answers in collect(executor, job, batches, stage="verify", failed=failed):
+    work = seconds("verify", len(items), layout.read_spec(layout.open_root(path)).shape)
+    for batch, answers in collect(executor, job, batches, stage="verify", failed=failed, work=work):
         found = [answer for answers_of_one in answers for answer in answers_of_one]
         damage += [(ids[row], where, what) for row, where, what in found]
         reporter.advance(len(batch), len({row for row, _, _ in found}))
@@ -228,6 +230,8 @@ def _repair(
             lost.append((frame_id, why))
         else:
             archive.ledger.append([{"event": "ingest", "frame_id": frame_id, "state": PENDING}])
+    if unreadable := [what for _, where, what in found.damage if where == verify_structure.LABELS]:
+        lost.append((verify_structure.LABELS, f"{'; '.join(unreadable)}: they are stored nowhere else"))
     archive.ledger.flush()
     process(archive, executor, reporter, ingest=True)
     for name, about in made.items():
@@ -262,6 +266,8 @@ def _forget(
             ledger.append([{"event": "forget_quality", "name": name}])
             ledger.flush()
             quality_store.remove(archive.root, name)
+        elif name == verify_structure.LABELS:
+            labels.erase(archive.root)
         else:
             about = {"state": QUARANTINED, "reason": f"given up (--forget): {why}"}
             ledger.append([{"event": "ingest", "frame_id": name, **about, "size": -1, "mtime_ns": -1}])

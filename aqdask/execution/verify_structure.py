@@ -15,7 +15,7 @@ from aqdask.errors import FrameError
 from aqdask.execution.open_archive import OpenArchive
 from aqdask.execution.verify_arrays import ALL, Damage
 from aqdask.io import reader
-from aqdask.store import layout
+from aqdask.store import labels, layout
 from aqdask.store.entry_table import CODE
 from aqdask.store.frame_store import FrameStore, checksum
 from aqdask.store.ledger import DONE, PENDING, QUARANTINED, Entry, Ledger, Record
@@ -23,6 +23,7 @@ from aqdask.store.quality_store import QualitySpec, QualityStore
 from aqdask.text import printable
 
 LEDGER = "ledger"
+LABELS = "labels"
 
 
 def check(
@@ -47,6 +48,7 @@ def check(
             for entry in given_up
             if frames.has_pixels(entry.row)
         ]
+    damage += [(ALL, LABELS, problem) for problem in labels.problems(root, ledger)]
     for name, made in qualities.items():
         store = QualityStore(layout.group(root, f"quality/{name}"))
         problems = store.problems(made, ledger.row_count, layout.version_of(root)) | store.lost()
@@ -59,6 +61,7 @@ def mend(archive: OpenArchive, qualities: Mapping[str, QualitySpec]) -> None:
     layout.complete(archive.root)
     ledger, frames = archive.ledger, archive.frames
     frames.mend(ledger.row_count)
+    labels.mend(archive.root)
     ledger.append(list(_lost_records(ledger, frames)))
     frames.grow(ledger.row_count)
     for name, made in qualities.items():

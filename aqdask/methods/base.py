@@ -9,6 +9,7 @@ import numpy as np
 
 from aqdask.specs import FrameMetadata, PatchGrid, Variable, middle
 from aqdask.stats.patches import cut_range, valid_range
+from aqdask.timing import timed
 
 R = TypeVar("R")
 BATCH = 128  # patches of a frame that are cut, and whose features are extracted, at a time
@@ -143,12 +144,31 @@ def score_frame(
     """
     grid = PatchGrid(image.shape[0], image.shape[1], scorer.patch)
     n_y, n_x = grid.shape
-    if whole := getattr(scorer, "extract_frame", None):
-        features = whole(image, invalid, grid, camera, filter)
-    else:
-        parts = [scorer.extract_features(*batch, camera, filter) for batch in batches(image, invalid, grid)]
-        features = np.concatenate(parts, dtype=np.float32)
-    return scorer.score_features(features.reshape(n_y, n_x, -1), camera, filter)
+    with timed("network"):
+        if whole := getattr(scorer, "extract_frame", None):
+            features = whole(image, invalid, grid, camera, filter)
+        else:
+            parts = [scorer.extract_features(*part, camera, filter) for part in batches(image, invalid, grid)]
+            features = np.concatenate(parts, dtype=np.float32)
+    with timed("decision"):
+        return scorer.score_features(features.reshape(n_y, n_x, -1), camera, filter)
+
+
+def reconstruct_frame(
+    scorer: Scorer, image: np.ndarray, invalid: np.ndarray | None = None, camera: str = "", filter: str = ""
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Reconstruct one frame by the autoencoder of a scorer that has the method ``reconstruct``.
+
+    Parameters are those of `score_frame`.
+
+    Returns
+    -------
+    tuple of ndarray, float32 (H, W), or None
+        The frame as the network sees it and its reconstruction, in units of the method; NaN where a pixel is
+        not data. None for a method without reconstruction.
+    """
+    reconstruct = getattr(scorer, "reconstruct", None)
+    return reconstruct(image, invalid, camera, filter) if reconstruct else None
 
 
 Batch = tuple[np.ndarray, "np.ndarray | None", np.ndarray, np.ndarray]

@@ -63,6 +63,17 @@ def no_sky(bundle: Bundle, camera: str, filter: str) -> np.ndarray | None:
     return _load(method.no_sky)(bundle, camera, filter) if method and method.no_sky else None
 
 
+def reference_spans(bundle: Bundle, camera: str, filter: str) -> dict[str, tuple[float, float, float]]:
+    """Return smallest value, median and largest value of frame-level variables over the reference frames.
+
+    By name, in the unit of the variable; empty without a calibration for this camera and filter.
+    """
+    method = METHODS.get(bundle.method)
+    if not method or not method.reference_spans:
+        return {}
+    return _load(method.reference_spans)(bundle, camera, filter)
+
+
 def train(
     frames: FrameSource,
     spec: TrainSpec,

@@ -34,6 +34,9 @@ class Method:
     no_sky : str
         ``module:function(bundle, camera, filter)``, the pixels of a camera without sky, bool ``(y, x)`` or
         None; empty where the method knows of none.
+    reference_spans : str
+        ``module:function(bundle, camera, filter)``, smallest value, median and largest value of frame-level
+        variables over the reference frames, by name; empty where the method knows of none.
     precisions : tuple of str
         In which its network can run: 'fp32', 'bf16'.
     defaults : mapping
@@ -47,6 +50,7 @@ class Method:
     train: str = ""
     calibrate: str = ""
     no_sky: str = ""
+    reference_spans: str = ""
     precisions: tuple[str, ...] = ("fp32",)
     defaults: Mapping[str, Any] = field(default_factory=dict)
 
@@ -68,6 +72,7 @@ register(
         train="aqdask.methods.noise_aware.train:train_noise_aware",
         calibrate="aqdask.methods.noise_aware.calibrate:calibrate_bundle",
         no_sky="aqdask.methods.noise_aware.dark_areas:no_sky",
+        reference_spans="aqdask.methods.noise_aware.reference_spans:reference_spans",
         precisions=("fp32", "bf16"),
         defaults={"steps": 1500, "learning_rate": 2e-3, "validation": 0.25, "calibration": 0.35},
     )

@@ -14,14 +14,15 @@ from rich.progress import (
     TaskID,
     TextColumn,
     TimeElapsedColumn,
-    TimeRemainingColumn,
 )
 
 from aqdask.execution.reporter import Reporter, Silent
+from aqdask.monitor.rate import Rate, duration
 from aqdask.monitor.strict_json import strict_json
 from aqdask.text import printable
 
 LINE_SECONDS = 5.0  # shortest time between two lines of one stage
+SHOWN = 10  # failures of one stage that are shown one by one
 
 
 def reporter_for(*, quiet: bool, as_json: bool) -> Reporter:
@@ -31,6 +32,31 @@ def reporter_for(*, quiet: bool, as_json: bool) -> Reporter:
     if as_json:
         return JsonReporter(sys.stdout)
     return BarReporter() if sys.stderr.isatty() else LineReporter(sys.stderr)
+
+
+class _Display(Silent):
+    """Reporter that prints failures as they come."""
+
+    _failures = 0
+
+    def frame_failed(self, frame_id: str, reason: str) -> None:
+        """See `Reporter`."""
+        self._failures += 1
+        if self._failures <= SHOWN:
+            self.say(f"quarantined: {frame_id}: {reason}")
+        elif self._failures == SHOWN + 1:
+            self.say("further quarantined frames are listed at the end")
+
+
+class MessagesOnly(Silent):
+    """Passes messages on to another reporter."""
+
+    def __init__(self, shown: Reporter) -> None:
+        self.shown = shown
+
+    def say(self, text: str) -> None:
+        """See `Reporter`."""
+        self.shown.say(text)
 
 
 class WarningsOnly(Silent):
@@ -45,7 +71,7 @@ class WarningsOnly(Silent):
             print(printable(text), file=self.stream, flush=True)
 
 
-class BarReporter:
+class BarReporter(_Display):
     """Shows a progress bar for each stage, on stderr."""
 
     def __init__(self) -> None:
@@ -53,17 +79,18 @@ class BarReporter:
         self._bar: Progress | None = None
         self._task: TaskID | None = None
         self._quarantined = self._total = self._done = 0
+        self._unit, self._rate = "", Rate()
 
     def start(self, stage: str, total: int, unit: str = "frames") -> None:
         """See `Reporter`."""
         self.finish()
-        self._quarantined, self._total, self._done = 0, total, 0
+        self._quarantined, self._total, self._done, self._failures = 0, total, 0, 0
+        self._unit, self._rate = unit, Rate()
         if total == 0:
             return
         columns = (
             TextColumn("{task.description:8}", markup=False), BarColumn(), MofNCompleteColumn(),
-            TextColumn(unit), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
+            TextColumn(unit), TimeElapsedColumn(), TextColumn("{task.fields[note]}"),
         )  # fmt: skip
         self._bar = Progress(*columns, console=self.console)
         self._task = self._bar.add_task(stage, total=total, note="")
@@ -73,9 +100,9 @@ class BarReporter:
         """See `Reporter`."""
         self._quarantined += quarantined
         if self._bar is not None and self._task is not None:
-            note = f"{self._quarantined} quarantined" if self._quarantined else ""
             self._done += done
             self._total = max(self._total, self._done)  # frames found damaged add to the work
+            note = _pace(self._rate.add(done), self._total - self._done, self._unit, self._quarantined)
             self._bar.update(self._task, completed=self._done, total=self._total, note=note)
 
     def finish(self) -> None:
@@ -89,7 +116,7 @@ class BarReporter:
         self.console.print(printable(text), highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
-class LineReporter:
+class LineReporter(_Display):
     """Prints a line every few seconds and at the end of a stage."""
 
     def __init__(self, stream: TextIO) -> None:
@@ -97,19 +124,22 @@ class LineReporter:
         self._stage, self._unit = "", ""
         self._total = self._done = self._quarantined = self._reported = 0
         self._began = self._reported_at = 0.0
+        self._rate = Rate()
 
     def start(self, stage: str, total: int, unit: str = "frames") -> None:
         """See `Reporter`."""
         self.finish()
         self._stage, self._total, self._unit = stage, total, unit
-        self._done = self._quarantined = self._reported = 0
+        self._done = self._quarantined = self._reported = self._failures = 0
         self._began = self._reported_at = time.monotonic()
+        self._rate = Rate()
 
     def advance(self, done: int, quarantined: int = 0) -> None:
         """See `Reporter`."""
         self._done += done
         self._total = max(self._total, self._done)
         self._quarantined += quarantined
+        self._rate.add(done)
         if time.monotonic() - self._reported_at >= LINE_SECONDS:
             self._print_progress()
 
@@ -126,23 +156,34 @@ class LineReporter:
     def _print_progress(self) -> None:
         self._reported_at, self._reported = time.monotonic(), self._done
         seconds = self._reported_at - self._began
-        left = self._total - self._done
-        rest = f", about {seconds * left / self._done:.0f} s left" if left and self._done else ""
-        bad = f", {self._quarantined} quarantined" if self._quarantined else ""
-        self.say(f"{self._stage}: {self._done} of {self._total} {self._unit} in {seconds:.1f} s{bad}{rest}")
+        pace = _pace(self._rate, self._total - self._done, self._unit, self._quarantined)
+        more = f", {pace}" if pace else ""
+        self.say(f"{self._stage}: {self._done} of {self._total} {self._unit} in {seconds:.1f} s{more}")
 
 
-class JsonReporter:
+def _pace(rate: Rate, left: int, unit: str, quarantined: int) -> str:
+    """Describe rate, time left and failures of a stage."""
+    parts = [f"{quarantined} quarantined"] if quarantined else []
+    if (speed := rate.per_second()) > 0:
+        parts.append(f"{speed:.3g} {unit}/s")
+        if left > 0 and (rest := rate.seconds_left(left)) is not None:
+            parts.append(f"about {duration(rest)} left")
+    return ", ".join(parts)
+
+
+class JsonReporter(Silent):
     """Prints one JSON object per line."""
 
     def __init__(self, stream: TextIO) -> None:
         self.stream = stream
         self._stage = ""
         self._total = self._done = self._quarantined = 0
+        self._rate = Rate()
 
     def start(self, stage: str, total: int, unit: str = "frames") -> None:
         """See `Reporter`."""
         self._stage, self._total, self._done, self._quarantined = stage, total, 0, 0
+        self._rate = Rate()
         self.emit(event="start", stage=stage, total=total, unit=unit)
 
     def advance(self, done: int, quarantined: int = 0) -> None:
@@ -151,10 +192,13 @@ class JsonReporter:
         self._total = max(self._total, self._done)
         self._quarantined += quarantined
         counts = {"done": self._done, "total": self._total, "quarantined": self._quarantined}
-        self.emit(event="progress", stage=self._stage, **counts)
+        speed = self._rate.add(done).per_second()
+        left = self._rate.seconds_left(self._total - self._done)
+        self.emit(event="progress", stage=self._stage, **counts, per_second=speed, seconds_left=left)
 
-    def finish(self) -> None:
+    def frame_failed(self, frame_id: str, reason: str) -> None:
         """See `Reporter`."""
+        self.emit(event="quarantined", stage=self._stage, frame_id=frame_id, reason=reason)
 
     def say(self, text: str) -> None:
         """See `Reporter`."""

@@ -68,6 +68,8 @@ class FrameMask:
         False-mask rate, in (0, 1).
     quality, model_sha256 : str
         Quality group (model name and digest), and SHA-256 of the model bundle.
+    patch : int
+        Side of a patch in pixels.
     """
 
     dq: np.ndarray
@@ -78,10 +80,11 @@ class FrameMask:
     alpha: float
     quality: str
     model_sha256: str
+    patch: int
 
 
 MaskWriter = Callable[[FrameMask, Path], str]
-"""Writes one mask into a folder and returns the name of the file."""
+"""Writes one mask into a folder and returns the name of the file; empty where the format has none of it."""
 
 
 @dataclass(frozen=True)
@@ -150,7 +153,7 @@ class ExportJob:
             return MaskResult(row, masked)
         model = str(store.group.attrs["model_sha256"])
         frame_id, path, header, primary = rest
-        mask = FrameMask(dq, frame_id, path, header, primary, self.alpha, self.quality, model)
+        mask = FrameMask(dq, frame_id, path, header, primary, self.alpha, self.quality, model, grid.size)
         return MaskResult(row, masked, self._write(mask))
 
     def _write(self, mask: FrameMask) -> dict[str, str]:

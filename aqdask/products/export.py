@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import pyarrow as pa
@@ -14,9 +15,12 @@ from aqdask.execution import planning
 from aqdask.execution.executors import Executor
 from aqdask.execution.pipeline import blame, collect
 from aqdask.execution.reporter import Reporter
+from aqdask.execution.work_estimate import seconds
 from aqdask.io.places import absolute
 from aqdask.products.dq import ExportJob, MaskResult, MaskTask, MaskWriter, write_dq
-from aqdask.products.table import frame_table, write_ecsv, write_parquet
+from aqdask.products.mask_summaries import summarise_masks
+from aqdask.products.sky_masks import write_moc, write_regions
+from aqdask.products.table import frame_table, write_csv, write_ecsv, write_parquet
 from aqdask.store import layout
 from aqdask.store.ledger import DONE, SKIPPED, Entry, open_ledger
 
@@ -34,10 +38,13 @@ class MaskFormat:
         Name of such files in the plural.
     write : callable
         Takes a `FrameMask` and the folder, returns the name of the file. It runs on the workers.
+    package : str
+        Package of the extra `sky` that it needs; empty for none.
     """
 
     summary: str
     write: MaskWriter
+    package: str = ""
 
 
 @dataclass(frozen=True)
@@ -61,13 +68,16 @@ FORMATS: dict[str, MaskFormat | TableFormat] = {
     "dq": MaskFormat("DQ images", write_dq),
     "parquet": TableFormat("frames.parquet", write_parquet),
     "ecsv": TableFormat("frames.ecsv", write_ecsv),
+    "csv": TableFormat("frames.csv", write_csv),
+    "regions": MaskFormat("region files", write_regions, package="regions"),
+    "moc": MaskFormat("MOCs", write_moc, package="mocpy"),
 }
 DEFAULT_FORMATS = ("dq", "parquet", "ecsv")
 TABLE_FORMATS = ("parquet",)  # without masks; ECSV of a million frames takes minutes
 
 
 def check_formats(formats: Sequence[str], *, masks: bool = True) -> None:
-    """Raise `UsageError` for a format that is not in `FORMATS`, or that needs masks where there are none."""
+    """Raise `UsageError` for an unknown format, one that needs masks where there are none, or a package."""
     for name in formats:
         if name not in FORMATS:
             raise UsageError(
@@ -82,6 +92,14 @@ def check_formats(formats: Sequence[str], *, masks: bool = True) -> None:
                 consequence="Nothing was written",
                 remedy="leave out one of both",
             )
+        package = getattr(FORMATS[name], "package", "")
+        if package and not find_spec(package):
+            raise UsageError(
+                f"the export format {name!r} without the package {package}",
+                expected="aqdask with its extra for positions on the sky, on the workers, too",
+                consequence="Nothing was written",
+                remedy="pip install 'aqdask[sky]'",
+            )
 
 
 def export_all(
@@ -94,6 +112,7 @@ def export_all(
     formats: Sequence[str] = DEFAULT_FORMATS,
     *,
     masks: bool = True,
+    reasons: bool = True,
 ) -> pa.Table:
     """Write masks and tables of an archive in these `FORMATS`; see `aqdask.export`."""
     check_formats(formats, masks=masks)
@@ -107,7 +126,14 @@ def export_all(
     found: dict[int, MaskResult] = {}
     if masks:
         found = compute_masks(archive, quality, alpha, executor, reporter, folder=folder, writers=writers)
-    table = frame_table(archive, quality, found)
+    for name, row in chosen.items():
+        absent = sum(not result.problem and result.files.get(name) == "" for result in found.values())
+        if absent:
+            reporter.say(
+                f"note: {absent} of {len(found)} frames have no {row.summary}: no WCS, or a part of one"
+            )
+    summaries = summarise_masks(archive, quality, alpha) if reasons else None
+    table = frame_table(archive, quality, found, summaries)
     for row in chosen.values():
         if isinstance(row, TableFormat):
             try:
@@ -136,7 +162,8 @@ def compute_masks(
     dict of int to MaskResult
         Masked fractions, files and problems by row of the archive.
     """
-    ledger = open_ledger(layout.open_root(archive))
+    root = layout.open_root(archive)
+    ledger = open_ledger(root)
     entries = [entry for entry in ledger.rows() if entry.standing(quality)[0] != SKIPPED]
     tasks = [MaskTask(e.row, _maps_checksum(e, quality), e.invalid_pixels) for e in entries]
     stage = "export" if writers else "mask"
@@ -149,7 +176,8 @@ def compute_masks(
 
     found: dict[int, MaskResult] = {}
     batches = planning.slices(tasks, FRAMES_PER_TASK)
-    for batch, results in collect(executor, job, batches, stage=stage, failed=failed):
+    work = seconds(stage, len(tasks), layout.read_spec(root).shape)
+    for batch, results in collect(executor, job, batches, stage=stage, failed=failed, work=work):
         found |= {result.row: result for result in results}
         reporter.advance(len(batch), sum(bool(result.problem) for result in results))
     reporter.finish()

@@ -25,7 +25,7 @@ from aqdask.methods.bundle import Bundle
 from aqdask.methods.dispatch import variables as variables_of
 from aqdask.specs import PatchGrid, Variable
 from aqdask.stats.patches import gather
-from aqdask.store.quality_store import bounds
+from aqdask.store.quality_store import bounds, centres
 
 TILE = 8  # patches a side: 512 px with patches of 64, two batches of the network
 
@@ -64,7 +64,7 @@ def quality_of(
         for axis in (0, 1)
         for name, values in bounds(grid, axis).items()
     }
-    return result.assign_coords(edges)
+    return result.assign_coords(edges | centres(grid))
 
 
 def _unwrap(image: Any) -> tuple[da.Array, tuple[Hashable, ...], dict[Hashable, Any]]:

@@ -18,7 +18,7 @@ from aqdask.store import layout, quality_store
 from aqdask.store.entry_table import PENDING, STATES, TEXT
 from aqdask.store.frame_store import COORDINATES, FrameStore
 from aqdask.store.ledger import open_ledger
-from aqdask.store.quality_store import QualityStore
+from aqdask.store.quality_store import QualityStore, centres
 
 MASK_FORMAT = "aqdask-mask"
 FRAME_CHUNKS = {"frame": 1, "y": -1, "x": -1}  # one frame is one shard
@@ -111,9 +111,9 @@ def open_quality(archive: str | os.PathLike[str], model: str | None = None) -> x
         ``e2``, ``stars``. Per frame ``frame_score``; with 'aqdask' also ``frame_flag``,
         ``out_of_reference``, ``frame_size_ratio``, ``frame_ellipticity``, their p-values,
         ``frame_sky``, ``frame_noise_ratio``, ``frame_stars``. Each has ``long_name``. Coordinates of frames,
-        patch bounds ``y0``, ``y1``, ``x0``, ``x1`` in pixels, ``ra`` and ``dec`` of patch centres in degrees
-        (NaN without WCS); and ``invalid`` (frame, y, x) where some pixels of the archive are not data. Chunks
-        as `open_frames` has them.
+        patch bounds ``y0``, ``y1``, ``x0``, ``x1`` and centres ``patch_y``, ``patch_x`` in pixels, ``ra`` and
+        ``dec`` of patch centres in degrees (NaN without WCS); and ``invalid`` (frame, y, x) where some pixels
+        of the archive are not data. Chunks as `open_frames` has them.
     """
     name = quality_name(archive, model)
     store = QualityStore.open(archive, name)
@@ -126,7 +126,9 @@ def open_quality(archive: str | os.PathLike[str], model: str | None = None) -> x
     quality = quality[sorted(map(str, quality.data_vars))]
     known = open_ledger(layout.open_root(archive)).rows()
     states = _states(known.standing(name), frames.sizes["frame"])
-    quality = quality.assign_coords(dict(frames.coords) | {"state": states})
+    height, width = (int(n) for n in quality.attrs["frame_shape"])
+    grid = PatchGrid(height, width, int(quality.attrs["patch"]))
+    quality = quality.assign_coords(dict(frames.coords) | {"state": states} | centres(grid))
     if known.column("invalid_pixels").any():
         quality["invalid"] = frames["invalid"]
     return quality

@@ -92,6 +92,7 @@ def propose(
     groups: Sequence[tuple[str, str]],
     keep: Collection[str] | None = None,
     drop: Collection[str] = (),
+    good: Collection[str] = (),
 ) -> list[Proposal]:
     """Propose reference frames within each group of camera and filter.
 
@@ -109,6 +110,8 @@ def propose(
         Camera and filter of each frame.
     keep, drop : collection of str
         Ids to propose, or not, whatever their statistics.
+    good : collection of str
+        Ids that a person has labelled good: proposed before all others if they can be measured.
 
     Returns
     -------
@@ -120,13 +123,15 @@ def propose(
     UsageError
         For an id in ``keep`` or ``drop`` that is not in ``ids``, or one that is in both.
     """
-    keep, drop = frozenset(keep or ()), frozenset(drop)
+    keep, drop, good = frozenset(keep or ()), frozenset(drop), frozenset(good)
     _check_lists(frozenset(ids), keep, drop)
     proposals: dict[int, Proposal] = {}
     for group in dict.fromkeys(groups):
         members = [index for index, other in enumerate(groups) if other == group]
         for index, proposal in zip(
-            members, _propose_group([ids[i] for i in members], [measures[i] for i in members]), strict=True
+            members,
+            _propose_group([ids[i] for i in members], [measures[i] for i in members], good),
+            strict=True,
         ):
             proposals[index] = _as_requested(proposal, keep, drop)
     return [proposals[index] for index in range(len(ids))]
@@ -157,14 +162,18 @@ def _as_requested(proposal: Proposal, keep: frozenset[str], drop: frozenset[str]
     return proposal
 
 
-def _propose_group(ids: Sequence[str], measures: Sequence[ImageStatistics]) -> list[Proposal]:
+def _propose_group(
+    ids: Sequence[str], measures: Sequence[ImageStatistics], good: frozenset[str]
+) -> list[Proposal]:
     """Return the proposals for one camera and filter."""
     values, distance = _distances(measures)
     measurable = np.isfinite(distance).all(axis=1)
     filled = np.where(measurable[:, None], distance, np.inf)
     score = np.average(filled, axis=1, weights=[quantity.weight for quantity in QUANTITIES])
     worst = filled.max(axis=1)
-    ranking = [place for place in np.argsort(score, kind="stable") if worst[place] <= OUTLIER]
+    liked = np.array([name in good for name in ids], bool) & measurable
+    order = np.lexsort((score, ~liked))
+    ranking = [place for place in order if liked[place] or worst[place] <= OUTLIER]
     best = set(ranking[:MOST_PROPOSED])
     proposals = []
     for place, (id_, measured) in enumerate(zip(ids, measures, strict=True)):
@@ -174,7 +183,7 @@ def _propose_group(ids: Sequence[str], measures: Sequence[ImageStatistics]) -> l
             which = int(distance[place].argmax())
             kind = QUANTITIES[which]
             side = "above" if (distance[place, which] >= 0) == (kind.sign > 0) else "below"
-            reason = (
+            reason = ("labelled good; " if liked[place] else "") + (
                 f"{_verdict(place in best, worst[place])}: at worst {kind.name} "
                 f"{kind.form.format(values[place, which])}, {abs(distance[place, which]):.1f} sigma {side} "
                 "the group median"

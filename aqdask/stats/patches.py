@@ -125,3 +125,17 @@ def stitch(maps: np.ndarray, grid: PatchGrid) -> np.ndarray:
     """
     rows = np.repeat(maps, np.diff(grid.owner_bounds(0)), axis=-2)
     return np.repeat(rows, np.diff(grid.owner_bounds(1)), axis=-1)
+
+
+def join(patches: np.ndarray, grid: PatchGrid) -> np.ndarray:
+    """Join patches ``(n_y n_x, P, P)`` in C order to a frame ``(H, W)``; each pixel is that of its owner."""
+    frame = np.empty((grid.height, grid.width), patches.dtype)
+    (y_bounds, y_starts), (x_bounds, x_starts) = ((grid.owner_bounds(n), grid.starts(n)) for n in (0, 1))
+    n_y, n_x = grid.shape
+    last = x_bounds[-2]  # column from which the last patch of a row owns pixels
+    for row in range(n_y):
+        top, stop = y_bounds[row : row + 2]
+        strip = patches[row * n_x : (row + 1) * n_x, top - y_starts[row] : stop - y_starts[row]]
+        frame[top:stop, :last] = strip[:-1].transpose(1, 0, 2).reshape(stop - top, last)
+        frame[top:stop, last:] = strip[-1, :, last - x_starts[-1] : grid.width - x_starts[-1]]
+    return frame

@@ -36,6 +36,7 @@ NUMBERS = {
     "invalid_pixels": "int64", "attempts": "int32", "changed": "bool", "is_tried": "bool",
     "tried_size": "int64", "tried_mtime_ns": "int64", "is_dropped": "bool",
 }  # fmt: skip
+POINTING = ("airmass", "ra", "dec")  # float64, NaN where unknown; of the frame's centre, in degrees (ICRS)
 SCORE: dict[str, Any] = {
     "state": "int8",
     "source": TEXT,
@@ -161,10 +162,12 @@ class EntryTable:
         return list(self._values)
 
     def array(self, name: str) -> np.ndarray:
-        """Return a whole column, for reading or writing: a name of `TEXTS`, `WORDS` (codes) or `NUMBERS`."""
+        """Return a whole column of `TEXTS`, `WORDS` (codes), `NUMBERS` or `POINTING`, also for writing."""
         if name not in self._arrays:
-            kind = TEXT if name in TEXTS else "int32" if name in WORDS else NUMBERS[name]
-            self._load(name, kind)
+            if name in POINTING:
+                self._load(name, "float64", np.nan)
+            else:
+                self._load(name, TEXT if name in TEXTS else "int32" if name in WORDS else NUMBERS[name])
         return self._arrays[name]
 
     def score(self, quality: str, name: str) -> np.ndarray:
@@ -184,7 +187,7 @@ class EntryTable:
             self._load(key, "float64")
         return self._arrays[key], self._arrays[f"{key}/is_given"]
 
-    def _load(self, key: str, kind: Any, fill: int = 0) -> None:
+    def _load(self, key: str, kind: Any, fill: float = 0) -> None:
         """Make an array, filled from the snapshot where that has the column."""
         array = np.zeros(self._room, kind) if fill == 0 else np.full(self._room, fill, kind)
         given = np.zeros(self._room, bool) if "/values/" in key else None
@@ -206,8 +209,9 @@ class EntryTable:
         if self.size == self._room:
             self._room *= 2
             for key, array in self._arrays.items():
-                fill = ABSENT if key.endswith("/state") else 0
-                longer = np.zeros(self._room, array.dtype) if not fill else np.full(self._room, fill, "int8")
+                fill = ABSENT if key.endswith("/state") else np.nan if key in POINTING else 0
+                kind = array.dtype
+                longer = np.full(self._room, fill, kind) if fill else np.zeros(self._room, kind)
                 longer[: self.size] = array
                 self._arrays[key] = longer
         self.size += 1
@@ -237,6 +241,8 @@ class EntryTable:
                 self.array(name)[at] = 0
             for name in (*TEXTS[1:], *WORDS):
                 self.set(at, name, "")
+            for name in POINTING:
+                self.set(at, name, np.nan)
         self.set(at, "frame_type", None)
         return at
 
@@ -327,7 +333,8 @@ class EntryTable:
         words = {name: known.listed for name, known in self._words.items()}
         about = json.dumps({"words": words, "values": self._values, "qualities": qualities}).encode()
         rows, out = self.all(), io.BytesIO()
-        columns = {name: self.array(name) for name in (*TEXTS, *WORDS, *NUMBERS) if name != "is_dropped"}
+        names = (*TEXTS, *WORDS, *NUMBERS, *POINTING)
+        columns = {name: self.array(name) for name in names if name != "is_dropped"}
         columns |= {f"{q}/{name}": self.score(q, name) for q in self._values for name in SCORE}
         fields = [(name, pa.string() if a.dtype == TEXT else pa.from_numpy_dtype(a.dtype))
                   for name, a in columns.items()]  # fmt: skip

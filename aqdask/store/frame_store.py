@@ -9,8 +9,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -304,13 +304,15 @@ class Place(NamedTuple):
 class ChosenFrames:
     """Selected frames of an archive, as read for training and calibration.
 
-    ``metadata`` holds the header values of each frame.
+    ``metadata`` holds the header values of each frame, ``boxes`` the parts ``x0, y0, x1, y1`` that are no
+    data for this use, by frame id.
     """
 
     store: FrameStore
     places: tuple[Place, ...]
     ids: Sequence[str]
     metadata: Sequence[FrameMetadata]
+    boxes: Mapping[str, Sequence[tuple[int, int, int, int]]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, store: FrameStore, places: Sequence[Place]) -> ChosenFrames:
@@ -332,7 +334,8 @@ class ChosenFrames:
         places, ids, metadata = (
             [values[k] for k in positions] for values in (self.places, self.ids, self.metadata)
         )
-        return ChosenFrames(self.store, tuple(places), ids, metadata)  # type: ignore[arg-type]
+        boxes = {name: self.boxes[name] for name in ids if name in self.boxes}  # type: ignore[index]
+        return ChosenFrames(self.store, tuple(places), ids, metadata, boxes)  # type: ignore[arg-type]
 
     def without(self, ids: Collection[str]) -> ChosenFrames:
         """Return the frames that are not named."""
@@ -347,12 +350,7 @@ class ChosenFrames:
             If the pixels cannot be read, or differ from those that were ingested.
         """
         try:
-            place = self.places[position]
-            if window and self.store.spec.pixels:
-                return self.store.read_middle(place.row, window)
-            image, invalid = read_place(self.store, place)
-            part = middle(image.shape, window)
-            return image[part], None if invalid is None else invalid[part]
+            image, invalid = self._read(self.places[position], window)
         except FrameError as error:
             raise ArchiveError(
                 f"{printable(self.ids[position])}: {error}",
@@ -360,6 +358,21 @@ class ChosenFrames:
                 consequence="The frame was not used",
                 remedy="`aqdask verify ARCHIVE`, or leave this frame out",
             ) from error
+        boxes = self.boxes.get(self.ids[position])
+        if not boxes:
+            return image, invalid
+        left_out = np.zeros(self.store.spec.shape, bool)
+        for x0, y0, x1, y1 in boxes:
+            left_out[y0:y1, x0:x1] = True
+        left_out = left_out[middle(left_out.shape, window)]
+        return image, left_out if invalid is None else invalid | left_out
+
+    def _read(self, place: Place, window: int) -> tuple[np.ndarray, np.ndarray | None]:
+        if window and self.store.spec.pixels:
+            return self.store.read_middle(place.row, window)
+        image, invalid = read_place(self.store, place)
+        part = middle(image.shape, window)
+        return image[part], None if invalid is None else invalid[part]
 
 
 def read_place(store: FrameStore, place: Place) -> tuple[np.ndarray, np.ndarray | None]:

@@ -50,7 +50,7 @@ class Lease:
     def __init__(self, archive: places.Place, seconds: float = SECONDS) -> None:
         self.archive, self.seconds = archive, seconds
         self.place = places.join(archive, NAME)
-        self.lost = False
+        self.lost = self.took_over = False  # from a holder that was killed
         self._about = _about_this_process() | {"token": uuid.uuid4().hex, "seconds": seconds}
         self._beat, self._tag = 0, ""
         self._stopped = threading.Event()
@@ -112,6 +112,7 @@ class Lease:
                             self.archive, _named(holder), self.seconds)  # fmt: skip
             if running is False or time.monotonic() - since > self.seconds:
                 if new := places.replace(self.place, self._contents(), tag):
+                    self.took_over = True
                     return self._settled(new)
             else:
                 time.sleep(min(1.0, self.seconds / 10))
@@ -205,13 +206,17 @@ def _read(found: tuple[bytes, str] | None) -> dict[str, Any]:
     return {}
 
 
-def _about_this_process() -> dict[str, Any]:
+def user_name() -> str:
+    """Return the name of the account that runs this process, or its number."""
     try:
-        user = getpass.getuser()
+        return getpass.getuser()
     except (KeyError, OSError):  # an account without a name
-        user = str(os.getuid())
+        return str(os.getuid())
+
+
+def _about_this_process() -> dict[str, Any]:
     return {
-        "host": socket.gethostname(), "user": user, "pid": os.getpid(), "machine": _machine(),
+        "host": socket.gethostname(), "user": user_name(), "pid": os.getpid(), "machine": _machine(),
         "began": psutil.Process().create_time(),
         "since": datetime.now(UTC).isoformat(timespec="seconds"),
     }  # fmt: skip

@@ -10,6 +10,7 @@ state as a Parquet file (`aqdask.store.entry_table`), replaces all earlier segme
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
@@ -29,6 +30,7 @@ from aqdask.store.entry_table import (
     CODE,
     DONE,
     PENDING,
+    POINTING,
     QUARANTINED,
     SKIPPED,
     Entries,
@@ -321,6 +323,8 @@ def _ingested(table: EntryTable, at: int, record: Record) -> None:
     table.set(at, "invalid_pixels", record.get("invalid_pixels", 0))
     table.set(at, "attempts", record.get("attempts", table.array("attempts")[at] + 1))
     table.set(at, "changed", False)
+    for name in POINTING:
+        table.set(at, name, record.get(name, math.nan))
     _settled(table, at)
     for quality in table.qualities:  # other pixels may be scored after all
         if table.score(quality, "state")[at] != CODE[DONE]:

@@ -288,6 +288,19 @@ def bounds(grid: PatchGrid, axis: int) -> dict[str, np.ndarray]:
     return {f"{letter}0": grid.starts(axis).astype("int32"), f"{letter}1": grid.stops(axis).astype("int32")}
 
 
+def centres(grid: PatchGrid) -> dict[str, tuple[str, np.ndarray, dict[str, str]]]:
+    """Return the centres of the patches in pixels as coordinates along ``patch_y`` and ``patch_x``, float64.
+
+    Whole numbers are centres of pixels, from 0, so that maps are plotted over images of the frame.
+    """
+    found = {}
+    for axis, letter in enumerate("yx"):
+        attributes = {"long_name": f"{letter} of the patch centre", "units": "pixel"}
+        middle = (grid.starts(axis) + grid.stops(axis) - 1) / 2
+        found[f"patch_{letter}"] = (f"patch_{letter}", middle, attributes)
+    return found
+
+
 def names(root: zarr.Group) -> list[str]:
     """Return the names of the finished quality groups of an archive, sorted."""
 

@@ -319,5 +319,5 @@ def test_the_command_prints_the_dashboard_and_gives_the_bytes_of_a_serial_run(po
     arguments = ["run", str(night), str(tmp_path / "dask.zarr"), "--model", str(model)]
     done = CliRunner().invoke(aqdask, [*arguments, "--cluster", pool.scheduler_address])
     assert done.exit_code == 0, done.output
-    assert re.search(r"dashboard: http://127\.0\.0\.1:\d+/status", done.output)
+    assert re.search(r"dashboard: http://127\.0\.0\.1:\d+/aqdask", done.output)
     assert contents(tmp_path / "dask.zarr") == contents(tmp_path / "serial.zarr") != {}

@@ -184,6 +184,22 @@ def test_every_command_takes_an_address(frames, archive, bundle, tmp_path, monke
     assert (tmp_path / "out" / "frames.parquet").exists()
 
 
+def test_labels_of_several_people_in_a_bucket_are_all_kept(scored):
+    def give(number):
+        aq.label(scored, "L/f00.fits", "bad", box=(number, 0, number + 1, 1))
+
+    aq.label(scored, "R/*", "good", note="Grüße")
+    people = [threading.Thread(target=give, args=(number,)) for number in range(6)]
+    for one in people:
+        one.start()
+    for one in people:
+        one.join()
+    found = aq.labels(scored).to_pylist()
+    assert sorted(row["x0"] for row in found if row["x0"] is not None) == list(range(6))
+    assert {row["note"] for row in found if row["x0"] is None} == {"Grüße"}
+    assert aq.verify(scored, **WORKERS).sound
+
+
 def test_several_shapes_make_several_archives(archive, bucket, tmp_path):
     write_night(tmp_path / "mixed", 2)
     write_frame(tmp_path / "mixed" / "small.fits", sky(9, (64, 80)))

@@ -20,8 +20,10 @@ from aqdask import flags
 from aqdask.cli import aqdask
 from aqdask.errors import ArchiveError, UsageError
 from aqdask.io.writer import frame_to_fits
+from aqdask.products.dq import FrameMask
 from aqdask.products.export import FORMATS, MaskFormat, TableFormat
 from aqdask.products.plots import PictureJob
+from aqdask.products.sky_masks import masked_rectangles, write_moc, write_regions
 from aqdask.specs import PatchGrid
 from aqdask.stats.masking import dq_image
 from aqdask.store import layout
@@ -194,24 +196,24 @@ def write_counts(mask, folder):
 
 
 def test_a_new_format_is_one_row_of_the_table(archive, tmp_path, monkeypatch):
-    def write_csv(table, folder):
-        csv.write_csv(table.select(["frame_id", "masked_fraction"]), folder / "frames.csv")
+    def write_masked(table, folder):
+        csv.write_csv(table.select(["frame_id", "masked_fraction"]), folder / "masked.csv")
 
     monkeypatch.setitem(FORMATS, "counts", MaskFormat("counts", write_counts))
-    monkeypatch.setitem(FORMATS, "csv", TableFormat("frames.csv", write_csv))
-    table = aq.export(archive, tmp_path, alpha=0.2, formats=["counts", "csv"], cluster="serial")
-    assert {path.name for path in tmp_path.iterdir()} == {"counts", "frames.csv"}
+    monkeypatch.setitem(FORMATS, "masked", TableFormat("masked.csv", write_masked))
+    table = aq.export(archive, tmp_path, alpha=0.2, formats=["counts", "masked"], cluster="serial")
+    assert {path.name for path in tmp_path.iterdir()} == {"counts", "masked.csv"}
     counts = {path.stem: int(path.read_text()) for path in (tmp_path / "counts").iterdir()}
     masked = table["masked_fraction"].to_pylist()[:6]
     assert [counts[name.replace("__", "_") + ".fits"] for name in NAMES] == [
         round(m * 130 * 200) for m in masked
     ]
     assert set(table["dq_file"].to_pylist()) == {""}
-    assert csv.read_csv(tmp_path / "frames.csv").num_rows == 7
+    assert csv.read_csv(tmp_path / "masked.csv").num_rows == 7
     arguments = ["export", str(archive), str(tmp_path), "--cluster", "serial", "--format"]
-    told = CliRunner().invoke(aqdask, [*arguments, "counts", "--format", "csv"])
-    assert f"{tmp_path}: 6 counts, frames.csv with 7 rows" in told.stdout
-    assert "counts|csv" in CliRunner().invoke(aqdask, ["export", "--help"]).stdout
+    told = CliRunner().invoke(aqdask, [*arguments, "counts", "--format", "masked"])
+    assert f"{tmp_path}: 6 counts, masked.csv with 7 rows" in told.stdout
+    assert "counts|masked" in CliRunner().invoke(aqdask, ["export", "--help"]).stdout
 
 
 def test_an_unknown_format_is_refused_before_anything_is_written(archive, tmp_path):
@@ -228,7 +230,121 @@ def test_the_table_alone_holds_everything_but_the_masks(archive, exported, tmp_p
     assert [path.name for path in (tmp_path / "t").iterdir()] == ["frames.parquet"]
     alone, whole = (pq.read_table(folder / "frames.parquet") for folder in (tmp_path / "t", exported))
     assert alone["masked_fraction"].null_count == len(alone)
-    kept = [name for name in whole.column_names if name not in ("masked_fraction", "dq_file")]
+    by_mask = [name for name in whole.column_names if name.startswith("share_")]
+    by_mask += ["masked_patches", "main_reason", "flag_reason"]
+    assert all(alone[name].null_count == len(alone) for name in by_mask)
+    kept = [n for n in whole.column_names if n not in ("masked_fraction", "dq_file", *by_mask)]
     assert alone.select(kept) == whole.select(kept)
     with pytest.raises(UsageError, match="the export format 'dq' without masks"):
         aq.export(archive, tmp_path, formats=["dq"], masks=False, cluster="serial")
+
+
+def a_mask(dq, patch=32, header=""):
+    return FrameMask(dq, "L/a.fits", "a.fits", header, "", 0.1, "tiny-0", "0" * 64, patch)
+
+
+def header_of(**cards):
+    return fits.Header({**CARDS, **cards}).tostring(padding=False, endcard=False)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_rectangles_cover_the_masked_patches_once_and_nothing_else(seed):
+    rng = np.random.default_rng(seed)
+    grid = PatchGrid(*SHAPE, 32)
+    pvalue = rng.choice([0.001, 0.5, np.nan], grid.shape, p=[0.3, 0.6, 0.1])
+    dq = dq_image(pvalue, None, 0.1, grid)
+    dq[rng.random(SHAPE) < 0.01] |= 4  # invalid pixels are no part of it
+    covered = np.zeros(SHAPE, int)
+    boxes = masked_rectangles(dq, 32)
+    for x0, y0, x1, y1 in boxes:
+        covered[y0:y1, x0:x1] += 1
+    np.testing.assert_array_equal(covered, (dq & 3) != 0)
+    assert len(boxes) <= np.count_nonzero(~(pvalue > 0.1))
+
+
+def test_a_mask_of_few_areas_has_few_rectangles():
+    dq = np.zeros(SHAPE, np.uint8)
+    dq[:, 32:64] = 1  # a column of patches
+    dq[64:128, 96:] = 2
+    assert masked_rectangles(dq, 32) == [(32, 0, 64, 130), (96, 64, 200, 128)]
+    assert masked_rectangles(np.ones(SHAPE, np.uint8), 32) == [(0, 0, 200, 130)]
+    assert masked_rectangles(np.zeros(SHAPE, np.uint8), 32) == []
+
+
+def test_regions_read_the_region_files_and_hold_the_mask(archive, tmp_path):
+    regions = pytest.importorskip("regions")
+    table = aq.export(archive, tmp_path, alpha=0.3, formats=["regions", "dq"], cluster="serial")
+    names = [row["regions_file"] for row in table.to_pylist() if row["row"] >= 0]
+    assert names == [f"{name}.reg" for name in NAMES]
+    for name in NAMES:
+        found = regions.Regions.read(tmp_path / "regions" / f"{name}.reg", format="ds9")
+        dq = fits.getdata(tmp_path / "dq" / f"{name}.dq.fits", "DQ")
+        covered = np.zeros(SHAPE, bool)
+        for one in found:
+            assert isinstance(one, regions.PolygonSkyRegion)
+            covered |= one.to_pixel(WCS(CARDS)).to_mask("center").to_image(SHAPE) > 0
+        np.testing.assert_array_equal(covered, (dq & 3) != 0)
+        assert covered.any()
+
+
+@pytest.mark.parametrize("header", ["", header_of(CPDIS1="LOOKUP")], ids=["none", "needs tables"])
+def test_without_a_whole_wcs_regions_are_in_pixels_and_there_is_no_moc(header, tmp_path):
+    regions = pytest.importorskip("regions")
+    pytest.importorskip("mocpy")
+    dq = np.zeros(SHAPE, np.uint8)
+    dq[32:64, 0:64] = 1
+    dq[128:, 192:] = 1
+    assert write_regions(a_mask(dq, header=header), tmp_path) == "L__a.reg"
+    text = (tmp_path / "L__a.reg").read_text()
+    assert "image\n" in text
+    covered = np.zeros(SHAPE, bool)
+    for one in regions.Regions.read(tmp_path / "L__a.reg", format="ds9"):
+        covered |= one.to_mask("center").to_image(SHAPE) > 0
+    np.testing.assert_array_equal(covered, dq != 0)
+    assert write_moc(a_mask(dq, header=header), tmp_path) == ""
+    assert [path.name for path in tmp_path.iterdir()] == ["L__a.reg"]
+
+
+def test_a_mask_of_nothing_is_an_empty_region_file_and_an_empty_moc(tmp_path):
+    regions, mocpy = pytest.importorskip("regions"), pytest.importorskip("mocpy")
+    mask = a_mask(np.zeros(SHAPE, np.uint8), header=header_of())
+    assert len(regions.Regions.read(tmp_path / write_regions(mask, tmp_path), format="ds9")) == 0
+    assert mocpy.MOC.from_fits(tmp_path / write_moc(mask, tmp_path)).empty()
+
+
+def test_a_moc_holds_the_mask_and_little_more(tmp_path):
+    mocpy = pytest.importorskip("mocpy")
+    dq = np.zeros(SHAPE, np.uint8)
+    dq[32:96, 64:128] = 1
+    name = write_moc(a_mask(dq, header=header_of()), tmp_path)
+    moc = mocpy.MOC.from_fits(tmp_path / name)
+    y, x = np.mgrid[0 : SHAPE[0] : 3, 0 : SHAPE[1] : 3]
+    sky = WCS(CARDS).pixel_to_world(x, y)
+    inside = moc.contains_lonlat(sky.ra, sky.dec)
+    assert inside[dq[y, x] != 0].all()
+    wide = np.zeros(SHAPE, bool)
+    wide[26:102, 58:134] = True  # one cell more, at most an eighth of a patch and its diagonal
+    assert not inside[~wide[y, x]].any()
+    square = (64 * 2e-4) ** 2  # degrees
+    assert square < moc.sky_fraction * 41252.96 < 1.3 * square
+
+
+def test_the_export_says_how_many_frames_have_no_moc(tmp_path, model):
+    pytest.importorskip("mocpy")
+    for number, cards in enumerate(({}, CARDS)):
+        write_frame(tmp_path / "night" / f"{number}.fits", sky(number), **cards)
+    archive = tmp_path / "a.zarr"
+    aq.ingest(tmp_path / "night", archive, cluster="serial")
+    aq.score(archive, model, cluster="serial")
+    arguments = ["export", str(archive), str(tmp_path / "out"), "--cluster", "serial"]
+    done = CliRunner().invoke(aqdask, [*arguments, "--format", "moc", "--format", "regions"])
+    assert done.exit_code == 0, done.output
+    assert "note: 1 of 2 frames have no MOCs: no WCS, or a part of one" in done.output
+    assert f"{tmp_path / 'out'}: 1 MOCs, 2 region files" in done.output
+
+
+def test_a_format_without_its_package_is_refused_before_anything_is_written(archive, tmp_path, monkeypatch):
+    monkeypatch.setattr("aqdask.products.export.find_spec", lambda name: None)
+    with pytest.raises(UsageError, match=r"'moc' without the package mocpy.*aqdask\[sky\]"):
+        aq.export(archive, tmp_path / "out", formats=["dq", "moc"], cluster="serial")
+    assert not (tmp_path / "out").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import warnings
 
 import numpy as np
@@ -12,7 +13,8 @@ import xarray as xr
 import zarr
 from astropy.nddata import CCDData
 from astropy.wcs import WCS
-from night import BLANK, SHAPE, night_frame
+from matplotlib.figure import Figure
+from night import BLANK, SHAPE, night_frame, tiny_bundle
 from night import WCS as CARDS
 
 import aqdask as aq
@@ -38,10 +40,39 @@ def test_xarray_opens_every_part_without_a_warning(archive):
             assert {"frames", "quality", "ledger"} <= set(tree.children)
             assert tree["frames"].ds["image"].shape == (6, *SHAPE)
             tree.load()
+        with xr.open_datatree(archive) as tree:  # the engine is found by the suffix
+            assert tree[quality_group(archive)].ds["pvalue"].dims == ("frame", "patch_y", "patch_x")
         for group in ("frames", quality_group(archive)):
             with xr.open_zarr(archive, group=group) as dataset:
                 assert dataset.sizes["frame"] == 6
                 dataset.load()
+
+
+def test_a_labelled_archive_opens_as_a_whole(archive, tmp_path):
+    own = shutil.copytree(archive, tmp_path / "night.zarr")
+    aq.label(own, "*", "bad")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for consolidated in (True, False):
+            with xr.open_datatree(own, engine="zarr", consolidated=consolidated) as tree:
+                assert tree[quality_group(archive)].ds.sizes["frame"] == 6
+        assert '"verdict":"bad"' in str(tree["labels"].ds["records"].values[0])
+
+
+def test_maps_are_plotted_over_pixels_by_xarray_itself(archive):
+    lazy = aq.quality_of(aq.open_frames(archive)["image"], tiny_bundle())
+    for quality in (aq.open_quality(archive), lazy):
+        np.testing.assert_array_equal(quality["patch_x"], [15.5, 47.5, 79.5, 111.5, 143.5, 175.5, 183.5])
+        np.testing.assert_array_equal(quality["patch_y"], [15.5, 47.5, 79.5, 111.5, 113.5])
+        for name in ("score", "reason"):
+            axes = Figure().add_subplot()
+            quality[name][0].plot(ax=axes)
+            assert axes.get_xlabel() == "x of the patch centre [pixel]"
+            assert axes.get_ylabel() == "y of the patch centre [pixel]"
+            assert axes.get_xlim() == (-0.5, 187.5)
+        axes = Figure().add_subplot()
+        quality["frame_score"].plot(ax=axes)
+        assert axes.get_ylabel().startswith(quality["frame_score"].attrs["long_name"][:20])
 
 
 def test_a_second_zarr_implementation_reads_the_same_pixels_and_maps(archive):

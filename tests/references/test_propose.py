@@ -136,3 +136,13 @@ def test_an_elongated_real_frame_is_not_proposed_and_defocused_ones_come_last(da
     assert outlier.reason.startswith("outlier: at worst ellipticity 0.16")
     ranked = [p.measures.fwhm for p in sorted(result, key=lambda p: p.score)]
     assert max(ranked[:9]) < 7.5 < min(ranked[-4:])
+
+
+def test_frames_labelled_good_come_first_even_where_their_statistics_are_odd() -> None:
+    widths = [5.0 + 0.01 * k for k in range(29)] + [9.0]
+    ids = [f"f{k}" for k in range(30)]
+    result = propose(ids, frames(widths), [GROUP] * 30, good=["f29", "f28", "f3"])
+    assert {p.id for p in result if p.proposed} == {"f28", "f29", *ids[:22]}
+    assert result[29].reason.startswith("labelled good; outlier: at worst fwhm 9.0 px")
+    unmeasured = propose(["a", "b"], [*frames([5.0]), ImageStatistics()], [GROUP] * 2, good=["b"])
+    assert [p.proposed for p in unmeasured] == [True, False]

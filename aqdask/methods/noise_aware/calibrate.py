@@ -69,6 +69,7 @@ def calibrate_bundle(
             report(TrainProgress("note", note=note))
     before = bundle.provenance.get("adapted", [])
     facts = {"seed": spec.seed, "alpha": spec.alpha, "calibrated": names, "archive": spec.archive}
+    facts |= {"labels": spec.labels} if spec.labels else {}
     merged = {**bundle.calibrations, **fresh}
     # The notes of a shipped model on its own simulated references mean nothing to the user of a camera.
     earlier = [key for one in before for key in one["calibrated"]]

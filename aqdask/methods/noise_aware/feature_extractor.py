@@ -26,6 +26,7 @@ from aqdask.methods.noise_aware.normalise_kernel import SLOPE, noise_terms, norm
 from aqdask.methods.noise_aware.patch_statistics import WINSOR, WINSOR_SLOPE, View, arranged, table
 from aqdask.methods.noise_aware.statistics_kernel import residual_statistics, signal_statistics
 from aqdask.methods.tensors import Staging, as_float, exact_arithmetic
+from aqdask.timing import timed
 
 LEVELS = ("valid", "saturated", "sky", "noise")
 PLATEAU = 0.25  # of a patch's valid pixels: so many at its largest value are full, or dead
@@ -179,19 +180,21 @@ class FeatureExtractor:
         known = np.empty((0, 0), bool) if valid is None else valid
         scratch = np.empty((side, side), np.float64 if source.dtype == np.float64 else np.float32)
         about = noise_terms(detector.noise), detector.saturation, unit_noise(side).numpy()
-        measured, signal = normalise(source, known, tops, lefts, scratch, *about)
+        with timed("statistics"):
+            measured, signal = normalise(source, known, tops, lefts, scratch, *about)
+            v, short, *found = signal_statistics(signal)
         levels = torch.from_numpy(measured)
         if not math.isfinite(detector.saturation):
             levels[:, 1] = torch.where(levels[:, 1] > PLATEAU, -levels[:, 1], 0.0)
-        v, short, *found = signal_statistics(signal)
         exact = self.dtype == torch.float32
         narrow = torch.from_numpy(v) if exact else torch.from_numpy(short).view(self.dtype)
         with torch.inference_mode():
             latent, shape, smooth = self.reconstructed(fold(narrow))
-            residual = residual_statistics(v, smooth.permute(0, 2, 3, 1).float().contiguous().numpy())
-            subpatches, packed, lines, folded = (torch.from_numpy(values) for values in found)
-            whole = torch.from_numpy(residual), subpatches, packed, lines, folded, latent, shape
-            return self._features(levels, arranged(*whole), detector)
+            with timed("statistics"):
+                residual = residual_statistics(v, smooth.permute(0, 2, 3, 1).float().contiguous().numpy())
+                subpatches, packed, lines, folded = (torch.from_numpy(values) for values in found)
+                whole = torch.from_numpy(residual), subpatches, packed, lines, folded, latent, shape
+                return self._features(levels, arranged(*whole), detector)
 
     def normalised(
         self, patches: torch.Tensor, valid: torch.Tensor | None, detector: Detector
@@ -210,6 +213,21 @@ class FeatureExtractor:
         if valid is not None:
             u = fill_invalid(u, valid)
         return torch.stack([share, full, sky, variance], dim=1), u
+
+    def reconstruct(
+        self, patches: np.ndarray, valid: np.ndarray | None, detector: Detector
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Compute the compressed signal of patches ``(n, P, P)`` and its reconstruction, float32 each."""
+        values = as_float(patches, self.staging, detector.noise.unit)
+        mask = None if valid is None else self.staging.send(np.ascontiguousarray(valid))
+        known = known_pixels(values, mask, finite=patches.dtype.kind != "f")
+        with torch.inference_mode(), exact_arithmetic():
+            _, u = self.normalised(values, known, detector)
+            signal = compress(u)
+            smooth = signal - self.view(u).residual
+            if known is not None:
+                signal, smooth = (part.masked_fill(~known, torch.nan) for part in (signal, smooth))
+            return self.staging.fetch(signal), self.staging.fetch(smooth)
 
     def view(self, u: torch.Tensor) -> View:
         """Run the networks on variance-stabilised patches ``(n, P, P)``."""

@@ -23,7 +23,7 @@ from aqdask.methods.noise_aware.pooling import Features, pooled_estimate
 from aqdask.methods.noise_aware.variables import VARIABLES
 from aqdask.methods.tensors import as_float
 from aqdask.specs import MIN_VALID, PatchGrid
-from aqdask.stats.patches import gather, padded
+from aqdask.stats.patches import gather, join, padded
 
 SATURATED = 0.5  # fraction of saturated pixels above which a patch is uninformative
 POSITION = ("top", "left")
@@ -122,6 +122,22 @@ class NoiseAwareScorer:
         detector = limited(calibration.detector, image.dtype)
         measured = self.extractor.extract_frame(image, invalid, tops, lefts, grid.size, detector)
         return with_position(measured, tops, lefts)
+
+    def reconstruct(
+        self, image: np.ndarray, invalid: np.ndarray | None = None, camera: str = "", filter: str = ""
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Reconstruct a frame by the autoencoder; see `aqdask.methods.base.reconstruct_frame`.
+
+        In units of the noise, 1 sigma of the sky, logarithmic above 10 sigma (`noise_model.compress`).
+        """
+        grid = PatchGrid(image.shape[0], image.shape[1], self.patch)
+        calibration, unusable = self.calibration(camera, filter)
+        detector, found = limited(calibration.detector, image.dtype), []
+        for patches, valid, tops, lefts in batches(image, invalid, grid):
+            usable = without(valid, unusable, tops, lefts, self.patch)
+            found.append(self.extractor.reconstruct(patches, usable, detector))
+        signal, smooth = (join(np.concatenate(parts), grid) for parts in zip(*found, strict=True))
+        return signal, smooth
 
     def score_features(
         self, features: np.ndarray, camera: str = "", filter: str = ""

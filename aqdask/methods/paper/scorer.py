@@ -25,7 +25,7 @@ from aqdask.methods.paper.variables import VARIABLES
 from aqdask.methods.tensors import as_float, exact_arithmetic, restore_network
 from aqdask.specs import MIN_VALID, PatchGrid
 from aqdask.stats.conformal import ScoreTable, conformal_pvalue
-from aqdask.stats.patches import cut_range, padded, valid_range
+from aqdask.stats.patches import cut_range, join, padded, valid_range
 
 BATCH = 32  # patches in every forward pass, the last padded: one shape, hence one arithmetic
 
@@ -65,6 +65,20 @@ class PatchErrors:
             some = None if valid is None else valid[first:stop]
             scores[first:stop] = self._of_batch(patches[first:stop], some)
         return scores
+
+    def reconstruct(self, image: np.ndarray, invalid: np.ndarray | None, grid: PatchGrid) -> list[np.ndarray]:
+        """Compute the normalised patches of a frame and their reconstruction, float32 ``(H, W)`` each."""
+        found = []
+        for first, stop in _batches(grid.shape[0] * grid.shape[1]):
+            patches, valid = cut_range(image, grid, first, stop), valid_range(invalid, grid, first, stop)
+            with torch.inference_mode(), exact_arithmetic():
+                mask = None if valid is None else torch.from_numpy(valid).to(self.device)
+                values = as_float(patches, self.device)
+                known = values.isfinite() if mask is None else mask & values.isfinite()
+                scaled = minmax(values, known)
+                pair = scaled, self.network(scaled[:, None])[:, 0].float()
+                found.append([part.masked_fill(~known, torch.nan).cpu().numpy() for part in pair])
+        return [join(np.concatenate(parts), grid) for parts in zip(*found, strict=True)]
 
     def _of_batch(self, patches: np.ndarray, valid: np.ndarray | None) -> np.ndarray:
         """Compute the MAE of at most `BATCH` patches."""
@@ -141,6 +155,17 @@ class PaperScorer:
         NaN for a patch with fewer than `MIN_VALID` of its pixels.
         """
         return self._errors.of_patches(patches, valid)[:, None]
+
+    def reconstruct(
+        self, image: np.ndarray, invalid: np.ndarray | None = None, camera: str = "", filter: str = ""
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Reconstruct a frame by the autoencoder; see `aqdask.methods.base.reconstruct_frame`.
+
+        Each patch is scaled to [0, 1].
+        """
+        grid = PatchGrid(image.shape[0], image.shape[1], self.patch)
+        scaled, smooth = self._errors.reconstruct(image, invalid, grid)
+        return scaled, smooth
 
     def score_features(
         self, features: np.ndarray, camera: str = "", filter: str = ""

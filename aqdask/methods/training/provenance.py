@@ -17,8 +17,8 @@ def provenance(
     frames: FrameSource, split: Split, spec: TrainSpec, curve: dict[str, list[float]]
 ) -> dict[str, object]:
     """Describe the origin of a model as plain JSON, without clock or host: equal input gives equal bytes."""
-    without_effect = ("archive", "created")
-    given = {name: value for name in ("archive", "created") if (value := getattr(spec, name))}
+    without_effect = ("archive", "created", "labels")
+    given = {name: value for name in without_effect if (value := getattr(spec, name))}
     return given | {
         "frames": {part: [frames.ids[index] for index in members] for part, members in asdict(split).items()},
         "settings": {name: value for name, value in asdict(spec).items() if name not in without_effect},

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from aqdask.errors import UsageError
@@ -58,6 +59,8 @@ class TrainSpec:
         Stars sharper than the references' are bad too; 'aqdask' only.
     archive, created : str
         Recorded as given; empty is left out, so that equal input gives an equal bundle.
+    labels : mapping
+        Frames and boxes that a person's labels left out of the references; recorded like ``archive``.
 
     Raises
     ------
@@ -80,6 +83,7 @@ class TrainSpec:
     two_sided: bool = False
     archive: str = ""
     created: str = ""
+    labels: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:

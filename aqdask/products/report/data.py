@@ -1,0 +1,223 @@
+"""Data of the report on an archive, from the ledger, stored scores and stored maps; no pixel is read."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+
+from aqdask.execution.coverage import ATTRIBUTE
+from aqdask.execution.quality_groups import PRECISION, VERSIONS
+from aqdask.methods.bundle import Bundle
+from aqdask.products.flagged import SpansOf, flagged, reference_spans
+from aqdask.products.mask_summaries import MaskBlock, read_masks, scored_rows, summary_of
+from aqdask.products.open import quality_name
+from aqdask.products.report import sentences
+from aqdask.products.report.columns import frame_values, header_columns, labels, score_columns
+from aqdask.products.report.detector import MaskSums
+from aqdask.products.report.drift import drifts
+from aqdask.products.report.values import (
+    Band,
+    Drift,
+    MeanMask,
+    PValues,
+    RepeatedPlace,
+    ReportData,
+    Standing,
+)
+from aqdask.specs import PATCH, PatchGrid
+from aqdask.stats.masking import check_alpha
+from aqdask.store import layout, quality_store
+from aqdask.store.entry_table import STATES, decoded
+from aqdask.store.frame_store import FrameStore
+from aqdask.store.ledger import Ledger, open_ledger
+from aqdask.store.quality_store import QualityStore
+from aqdask.version import __version__
+
+__all__ = [
+    "Band", "Drift", "MeanMask", "PValues", "RepeatedPlace", "ReportData", "Standing", "report_data",
+]  # fmt: skip
+NOT_FOLLOWED = ("frame_flag", "out_of_reference", "frame_size_pvalue", "frame_ellipticity_pvalue")
+PLACES_SHOWN = 3  # in the summary
+
+
+def report_data(archive: str | os.PathLike[str], quality: str = "", alpha: float = 0.01) -> ReportData:
+    """Collect the data of a report.
+
+    Parameters
+    ----------
+    archive : path
+        The archive.
+    quality : str
+        Name or digest of the model. Empty: the only one, or no scores where there is none.
+    alpha : float
+        False-mask rate, in (0, 1).
+
+    Raises
+    ------
+    UsageError
+        Without an archive, for an alpha outside (0, 1), or where the archive has several quality groups and
+        none is named.
+    ArchiveError
+        For an archive that is damaged.
+    """
+    check_alpha(alpha)
+    root = layout.open_root(archive)
+    ledger, frames = open_ledger(root), FrameStore.at(root)
+    store = None
+    if quality or quality_store.names(root):
+        quality = quality_name(archive, quality or None)
+        store = QualityStore.open(archive, quality)
+        if lost := store.lost():
+            raise layout.damaged(archive, lost)
+    if problems := frames.problems(ledger.row_count, thorough=False):
+        raise layout.damaged(archive, problems)
+    known = ledger.rows()
+    columns = header_columns(frames, known)
+    cameras, numbers = np.unique(columns["camera"].astype(str), return_inverse=True)
+    by_row = np.zeros(ledger.row_count, np.int64)
+    by_row[columns["row"]] = numbers
+    values = frame_values(store, ledger.row_count)
+    patch: Any = store.group.attrs["patch"] if store else PATCH
+    grid = PatchGrid(*frames.spec.shape, int(patch))
+    sums = MaskSums(grid.shape, by_row, cameras.tolist(), alpha)
+    masks = None
+    if store is not None:
+        blocks = read_masks(store, scored_rows(known, quality), quality, alpha)
+        masks = summary_of(_added(blocks, sums, values), store, ledger.row_count)
+    spans: SpansOf = reference_spans(store) if store else lambda camera, filter: {}
+    columns |= score_columns(known, quality, values, masks, spans, columns)
+    order = np.lexsort((columns["row"], columns["time"]))  # NaT is last
+    columns = {name: column[order] for name, column in columns.items()}
+    references = _references(columns, spans)
+    followed = ["masked_patches", *(name for name in values if name not in NOT_FOLLOWED)]
+    moved = drifts(columns, followed, references)
+    standings, places, pvalues = _standings(ledger, quality), sums.repeated_places(grid), sums.pvalues()
+    damaged = int(masks.damaged.sum()) if masks else 0
+    summary = _summary(store, columns, standings, damaged, pvalues, places, moved)
+    provenance = tuple(_provenance(archive, root, store, alpha))
+    return ReportData(
+        os.fspath(archive), quality, alpha, tuple(filter(None, summary)), standings, columns, labels(store),
+        references, sums.mean_masks(), places, pvalues, moved, provenance,
+    )  # fmt: skip
+
+
+def _added(blocks: Iterator[MaskBlock], sums: MaskSums, values: dict[str, np.ndarray]) -> Iterator[MaskBlock]:
+    """Add each block to the sums, and pass it on."""
+    for block in blocks:
+        masked = block.counts.sum(axis=1) / sums.patches
+        sums.add(block, flagged({name: column[block.rows] for name, column in values.items()}, masked))
+        yield block
+
+
+def _references(columns: dict[str, np.ndarray], spans: SpansOf) -> dict[tuple[str, str], dict[str, Band]]:
+    pairs = sorted(set(zip(columns["camera"].tolist(), columns["filter"].tolist(), strict=True)))
+    found = {pair: {name: Band(*span) for name, span in spans(*pair).items()} for pair in pairs}
+    return {pair: bands for pair, bands in found.items() if bands}
+
+
+def _standings(ledger: Ledger, quality: str) -> tuple[Standing, ...]:
+    """Group all frames, and the sources that gave none, by state and reason."""
+    entries = ledger.table.all()
+    states = np.array(STATES)[entries.standing(quality)].tolist()
+    reasons = [decoded(reason) for reason in entries.reasons(quality).tolist()]
+    return sentences.standings(states, reasons, entries.texts("frame_id"))
+
+
+def _summary(
+    store: QualityStore | None,
+    frames: dict[str, np.ndarray],
+    standings: tuple[Standing, ...],
+    damaged: int,
+    pvalues: PValues,
+    places: tuple[RepeatedPlace, ...],
+    moved: tuple[Drift, ...],
+) -> Iterator[str]:
+    """Yield the sentences of the summary, some of them empty."""
+    if not standings:
+        yield "The archive is empty: run `aqdask ingest` first."
+        return
+    scored = np.isfinite(frames["masked_patches"]).any()
+    if store is None:
+        yield "Nothing is scored yet: run `aqdask score` (or `aqdask run`) first."
+    else:
+        yield sentences.flag_sentence(frames)
+    yield from sentences.state_sentences(standings)
+    if damaged:
+        who = "1 frame are" if damaged == 1 else f"{damaged} frames are"
+        yield f"The maps of {who} missing or damaged: `aqdask verify --repair` makes them again."
+    if store is not None and scored:
+        yield pvalues.text
+        yield from _uncalibrated(store, frames)
+        yield sentences.outside_sentence(frames)
+    for place in places[:PLACES_SHOWN]:
+        yield f"Masked again and again: {place.text}."
+    if len(places) > PLACES_SHOWN:
+        more = len(places) - PLACES_SHOWN
+        which = "place of the detector is" if more == 1 else "places of the detectors are"
+        yield f"{more} more {which} masked again and again."
+    yield from (drift.text for drift in moved)
+    yield sentences.time_sentence(frames) if len(frames["time"]) else ""
+
+
+def _uncalibrated(store: QualityStore, frames: dict[str, np.ndarray]) -> Iterator[str]:
+    """Yield a sentence on frames of cameras and filters without a calibration of their own."""
+    keys: Any = store.group.attrs.get(ATTRIBUTE, [])
+    pairs = zip(frames["camera"].tolist(), frames["filter"].tolist(), strict=True)
+    counts = Counter(f"{camera}|{band}" for camera, band in pairs)
+    if found := {key: counts[key] for key in keys if counts[key]}:
+        listed = ", ".join(f"{key.replace('|', ' ').strip() or 'unknown'} ({n})" for key, n in found.items())
+        yield (
+            f"The model is not calibrated for {listed}: p-values come from other cameras and filters, and "
+            "masks may have more or fewer false alarms than alpha says."
+        )
+
+
+def _provenance(
+    archive: str | os.PathLike[str], root: Any, store: QualityStore | None, alpha: float
+) -> Iterator[tuple[str, str]]:
+    spec = layout.read_spec(root)
+    yield "archive", os.fspath(archive)
+    yield "made by", str(root.attrs["created_by"])
+    yield "layout version", str(root.attrs["layout_version"])
+    yield "frame shape (y, x)", f"{spec.shape[0]} x {spec.shape[1]}"
+    yield "type of the pixels", spec.dtype
+    if store is not None:
+        about = store.group.attrs
+        yield "model", str(about["model"])
+        yield "SHA-256 of the model", str(about["model_sha256"])
+        yield "method", str(about["method"])
+        yield "patch", f"{about['patch']} px"
+        yield "precision", str(about.get(PRECISION, "fp32"))
+        yield from _calibrations(store)
+        made: Any = about.get(VERSIONS, [])
+        for versions in made:
+            yield "scored by", ", ".join(f"{name} {version}" for name, version in versions.items())
+    yield "alpha", f"{alpha:g}"
+    yield "report by", f"aqdask {__version__}"
+    yield "date of the report", datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+
+def _calibrations(store: QualityStore) -> Iterator[tuple[str, str]]:
+    """Yield the calibrations of the model, with the number of their reference frames and patches."""
+    contents = store.bundle()
+    if not contents:
+        yield "calibration", "unknown: the stored model is damaged"
+        return
+    bundle = Bundle.from_bytes(contents)
+    for key, calibration in sorted(bundle.calibrations.items()):
+        if key:
+            members = calibration.facts.get("about", {}).get("frames", {})
+            count = sum(map(len, members.values()))
+            frames = f"{count} reference frames, " if count else ""
+            patches = calibration.facts.get("patches")
+            yield (
+                f"calibrated for {key.replace('|', ' ').strip() or 'an unknown camera'}",
+                (f"{frames}{patches} reference patches"),
+            )
+    if origin := bundle.provenance.get("adapted_from"):
+        yield "calibrated from the model", str(origin)

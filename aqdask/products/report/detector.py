@@ -1,0 +1,152 @@
+"""Masks over the detector and p-values of patches, summed over all frames in one pass over the maps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy import ndimage, stats
+
+from aqdask import flags
+from aqdask.products.mask_summaries import CODES, WITHOUT_SCORE, MaskBlock
+from aqdask.products.report.values import MeanMask, PValues, RepeatedPlace
+from aqdask.specs import PatchGrid
+
+BINS = 20  # of the histogram of p-values
+LEAST_FRAMES = 10  # good frames from which places are tested
+SIGNIFICANCE = 0.01  # of the test of a whole detector
+AGAIN = 0.1  # of the good frames in which a place is masked
+UNUSUAL = 2.0  # times alpha, or less than 1 / so much of it: masked patches of unflagged frames
+
+
+class MaskSums:
+    """Sums over the masks of frames.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Patches of a frame, ``(n_y, n_x)``.
+    cameras : ndarray (rows,)
+        Camera of each row of the archive, as a number.
+    names : sequence of str
+        Name of each camera.
+    alpha : float
+        False-mask rate, in (0, 1).
+    """
+
+    def __init__(
+        self, shape: tuple[int, ...], cameras: np.ndarray, names: Sequence[str], alpha: float
+    ) -> None:
+        self.cameras, self.names, self.alpha = cameras, names, alpha
+        self.frames, self.good = np.zeros((2, len(names)), np.int64)
+        self.patches = int(np.prod(shape))
+        self.by_reason = np.zeros((len(names), len(CODES), *shape), np.int64)  # masked patches of good frames
+        self.of_others = np.zeros_like(self.by_reason)
+        self.histogram = np.zeros(BINS, np.int64)
+        self.rates: list[np.ndarray] = []  # masked fraction of the scored patches of each good frame
+
+    def add(self, block: MaskBlock, is_flagged: np.ndarray) -> None:
+        """Add some frames; ``is_flagged`` is bool ``(n,)``."""
+        good = ~block.damaged & ~is_flagged
+        cameras = self.cameras[block.rows]
+        self.frames += np.bincount(cameras[~block.damaged], minlength=len(self.names))
+        self.good += np.bincount(cameras[good], minlength=len(self.names))
+        frame, patch, reason = block.masked
+        for sums, wanted in ((self.by_reason, good), (self.of_others, ~block.damaged & ~good)):
+            chosen = wanted[frame]
+            camera = cameras[frame[chosen]]
+            keys = (camera * len(CODES) + reason[chosen]) * self.patches + patch[chosen]
+            sums += np.bincount(keys, minlength=sums.size).reshape(sums.shape)
+        pvalue = block.pvalue[good].reshape(-1, self.patches)
+        known = np.isfinite(pvalue)
+        bins = np.minimum(pvalue[known] * BINS, BINS - 1).astype(np.int64)
+        self.histogram += np.bincount(bins, minlength=BINS)
+        counts, masked = known.sum(axis=1), (pvalue <= self.alpha).sum(axis=1)
+        self.rates.append(masked[counts > 0] / counts[counts > 0])
+
+    def mean_masks(self) -> dict[str, MeanMask]:
+        """Return the mean masks by camera, of those with a scored frame."""
+        found = {}
+        for camera, name in enumerate(self.names):
+            frames, good = int(self.frames[camera]), int(self.good[camera])
+            if frames:
+                in_good, in_others = (sums[camera].sum(axis=0) for sums in (self.by_reason, self.of_others))
+                of_good = in_good / good if good else np.full(in_good.shape, np.nan)
+                found[name] = MeanMask((in_good + in_others) / frames, of_good, frames, good)
+        return found
+
+    def repeated_places(self, grid: PatchGrid) -> tuple[RepeatedPlace, ...]:
+        """Find patches that are masked more often in good frames than the others; the largest places first.
+
+        Binomial test of each patch against the mean rate of its camera (alpha at least), corrected for the
+        number of patches (Bonferroni), and masked in a tenth of the good frames at least. Frames are taken
+        as independent: an object that stays in one place of all frames is found as well.
+        """
+        found = []
+        for camera, good in enumerate(self.good.tolist()):
+            if good >= LEAST_FRAMES:
+                found += self._places(camera, good, grid)
+        return tuple(sorted(found, key=lambda place: (-place.patches * place.fraction, place.rows)))
+
+    def _places(self, camera: int, good: int, grid: PatchGrid) -> list[RepeatedPlace]:
+        by_reason = self.by_reason[camera]
+        masked = by_reason.sum(axis=0)
+        scored = good * masked.size - by_reason[list(_positions(WITHOUT_SCORE))].sum()
+        with_score = masked.sum() - by_reason[list(_positions(WITHOUT_SCORE))].sum()
+        rate = max(with_score / max(scored, 1), self.alpha)
+        pvalue = np.minimum(stats.binom.sf(masked - 1, good, rate) * masked.size, 1.0)
+        again = (pvalue <= SIGNIFICANCE) & (masked >= AGAIN * good)
+        labels, _ = ndimage.label(again, np.ones((3, 3)))
+        places = []
+        for number, (y, x) in enumerate(ndimage.find_objects(labels), start=1):
+            inside = labels == number
+            reason = flags.REASONS[int(by_reason[:, inside].sum(axis=1).argmax())].name
+            rows, columns = (
+                (int(grid.starts(axis)[part.start]), int(grid.stops(axis)[part.stop - 1]))
+                for axis, part in enumerate((y, x))
+            )
+            fraction, patches = float(masked[inside].mean() / good), int(inside.sum())
+            text = (
+                f"{patches} {'patch' if patches == 1 else 'patches'} in rows {rows[0]} to {rows[1] - 1}, "
+                f"columns {columns[0]} to {columns[1] - 1} of {self.names[camera] or 'the unknown camera'}, "
+                f"masked in {fraction:.0%} of {good} unflagged frames ({rate:.1%} of all patches are), "
+                f"mostly for {flags.cause(reason)}"
+            )
+            least = float(pvalue[inside].min())
+            places.append(
+                RepeatedPlace(self.names[camera], rows, columns, patches, fraction, rate, least, reason, text)
+            )
+        return places
+
+    def pvalues(self) -> PValues:
+        """Return the histogram of the p-values of unflagged frames, and the verdict."""
+        edges = np.linspace(0, 1, BINS + 1)
+        rates = np.concatenate([*self.rates, np.empty(0)])
+        if not rates.size:
+            text = "No unflagged frame is scored, so that the p-values cannot be compared with the uniform."
+            return PValues(edges, self.histogram, float("nan"), self.alpha, None, text)
+        masked = float(rates.mean())
+        error = float(rates.std(ddof=1) / np.sqrt(len(rates))) if len(rates) > 1 else float("inf")
+        is_high = masked > UNUSUAL * self.alpha and masked - 3 * error > self.alpha
+        is_low = masked < self.alpha / UNUSUAL and masked + 3 * error < self.alpha
+        about = (
+            f"{masked:.2%} of the patches of unflagged frames are masked where {self.alpha:.2%} are expected"
+        )
+        if is_high:
+            verdict = (
+                "more than the calibration promises: these frames have small defects, or differ from the "
+                "reference frames (calibrate on good frames of the same camera and filter)"
+            )
+        elif is_low:
+            verdict = "less than the calibration promises, so that faint defects may be missed"
+        else:
+            verdict = "the calibration is sound"
+        cumulative = np.cumsum(self.histogram) / max(self.histogram.sum(), 1)
+        largest = float(np.abs(cumulative - edges[1:]).max())
+        text = f"{about}: {verdict}. All their p-values are within {largest:.1%} of the uniform distribution."
+        return PValues(edges, self.histogram, masked, self.alpha, not (is_high or is_low), text)
+
+
+def _positions(codes: Sequence[int]) -> np.ndarray:
+    """Return the places of codes in `aqdask.flags.REASONS`."""
+    return np.flatnonzero(np.isin(CODES, codes))

@@ -1,0 +1,311 @@
+"""One self-contained HTML page about an archive: summary, plots, gallery and panels of single frames."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from bokeh.resources import Resources
+from jinja2 import Environment, PackageLoader
+from markupsafe import Markup
+
+from aqdask.errors import UsageError, place_failed
+from aqdask.execution.reporter import Reporter
+from aqdask.io.frame_ids import match_frames
+from aqdask.monitor.strict_json import strict_json
+from aqdask.products.agreement import LabelAgreement, label_agreement
+from aqdask.products.mask_summaries import GOOD
+from aqdask.products.report.figures import (
+    GROUP_COLOURS,
+    FrameFigures,
+    detector_figure,
+    drift_figures,
+    embedded,
+    panel_figures,
+    pvalue_figure,
+)
+from aqdask.products.report.panels import PLANES, PanelMaker, reason_pictures, reasons_listed
+from aqdask.products.report.values import ReportData
+from aqdask.specs import PatchGrid
+from aqdask.store import labels as stored_labels
+from aqdask.store import layout
+from aqdask.store.labels import Label
+from aqdask.store.ledger import open_ledger
+from aqdask.version import __version__
+
+PANEL_PIXELS = 12 * 4096**2  # that are read for panels, unless their number is given
+FEWEST_PANELS, MOST_PANELS = 8, 100
+PANEL_BYTES = 35e6  # of all panels, beyond which no more are made unless they were asked for
+WORST, BEST = 8, 4  # frames shown above the gallery
+DIGITS = 5  # significant ones of numbers in the page
+MAPS_AT_ONCE = 1024
+MOST_FRAMES = 50_000  # in one page; it has about 1 kB a frame beside the panels
+COLUMNS = (
+    "frame_id", "camera", "filter", "state", "state_reason", "is_flagged", "flag_reason", "main_reason",
+    "frame_score", "masked_patches", "frame_size_ratio", "frame_ellipticity", "frame_sky",
+    "frame_noise_ratio", "frame_stars", "exptime", "airmass", "ra", "dec", "row",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ReportPage:
+    """Report that was written.
+
+    Parameters
+    ----------
+    path : Path
+    frames : int
+        Frames of the archive.
+    panels : tuple of str
+        Ids of the frames whose pixels are in it.
+    problems : tuple of (str, str)
+        Id and reason of each frame whose pixels or maps could not be read.
+    summary : tuple of str
+        Its first sentences.
+    """
+
+    path: Path
+    frames: int
+    panels: tuple[str, ...]
+    problems: tuple[tuple[str, str], ...]
+    summary: tuple[str, ...]
+
+
+def write_report(
+    data: ReportData,
+    archive: str,
+    out: Path,
+    reporter: Reporter,
+    *,
+    panels: int | None = None,
+    named: Sequence[str] = (),
+) -> ReportPage:
+    """Write the report of an archive.
+
+    Parameters
+    ----------
+    data : ReportData
+    archive : str
+        The archive, from which the pixels of the shown frames are read.
+    out : Path
+        HTML file; an existing one is replaced.
+    reporter : Reporter
+    panels : int, optional
+        Number of frames whose pixels are shown; None: as many as suit the size of the frames.
+    named : sequence of str
+        Ids or patterns of frames whose pixels are shown in any case.
+
+    Raises
+    ------
+    UsageError
+        For a pattern without a frame. ArchiveError if the file cannot be written.
+    """
+    root = layout.open_root(archive)
+    shape = layout.read_spec(root).shape
+    labels = stored_labels.valid(root, open_ledger(root))
+    agreement = label_agreement(archive, data.quality, data.alpha) if labels and data.quality else None
+    labelled = {label.frame_id for label in labels}
+    asked, others = panel_frames(data, shape, panels, named, labelled)
+    maker = PanelMaker(archive, data.quality, data.frames["row"][[*asked, *others]].tolist())
+    made: dict[int, dict[str, Any]] = {}
+    size = 0
+    reporter.start("report", len(asked) + len(others))
+    for index in (*asked, *others):
+        if index in others and panels is None and size > PANEL_BYTES:
+            break
+        made[index] = maker.panel(int(data.frames["row"][index]))
+        size += sum(len(plane["src"]) for plane in made[index]["planes"].values())
+        reporter.advance(1, int(bool(made[index]["problem"])))
+    reporter.finish()
+    text = page(data, shape, maker.patch, made, labels, agreement)
+    partial = out.with_name(f"{out.name}.{os.getpid()}.partial")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(out)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise place_failed(out, error) from error
+    ids = data.frames["frame_id"]
+    problems = tuple((str(ids[i]), str(panel["problem"])) for i, panel in made.items() if panel["problem"])
+    return ReportPage(out, len(data), tuple(str(ids[i]) for i in made), problems, data.summary)
+
+
+def check_size(frames: int) -> None:
+    """Raise `UsageError` for an archive with more frames than a page can show."""
+    if frames > MOST_FRAMES:
+        raise UsageError(
+            f"an archive of {frames:,} frames",
+            expected=f"at most {MOST_FRAMES:,} frames in one page",
+            consequence="No report was written",
+            remedy="`aqdask export ARCHIVE OUT --table` writes the table of any number of frames",
+        )
+
+
+def panel_frames(
+    data: ReportData,
+    shape: tuple[int, int],
+    panels: int | None = None,
+    named: Sequence[str] = (),
+    labelled: Collection[str] = (),
+) -> tuple[list[int], list[int]]:
+    """Choose the frames with panels, as positions: the named ones, then labelled, worst and best ones."""
+    ids = [str(frame_id) for frame_id in data.frames["frame_id"]]
+    wanted = {*match_frames(ids, named)} if named else set()
+    asked = [index for index, frame_id in enumerate(ids) if frame_id in wanted]
+    if panels is None:
+        panels = int(np.clip(PANEL_PIXELS // (shape[0] * shape[1]), FEWEST_PANELS, MOST_PANELS))
+    best = best_frames(data)
+    few = min(max(1, panels // 4), BEST) if panels else 0
+    ranked = [*worst_frames(data)[: max(panels - few, 0)], *best[:few]]
+    first = [index for index, frame_id in enumerate(ids) if frame_id in labelled]
+    others = [index for index in dict.fromkeys([*first, *ranked, *range(len(ids))]) if index not in asked]
+    return asked, others[:panels]
+
+
+def worst_frames(data: ReportData) -> list[int]:
+    """Return positions of the scored frames, flagged ones first, the highest score first."""
+    score, flagged = (np.asarray(data.frames[name], float) for name in ("frame_score", "is_flagged"))
+    order = np.lexsort((-np.nan_to_num(score, nan=-np.inf), -flagged))
+    return [int(index) for index in order if np.isfinite(score[index])]
+
+
+def best_frames(data: ReportData) -> list[int]:
+    """Return positions of the scored frames that are not flagged, the lowest score first."""
+    return [index for index in reversed(worst_frames(data)) if not data.frames["is_flagged"][index]]
+
+
+@lru_cache(maxsize=1)
+def _bokeh_script() -> str:
+    """Script of BokehJS without widgets, tables and WebGL."""
+    return "\n".join(Resources(mode="inline", components=["bokeh"]).js_raw)
+
+
+def _text(name: str) -> str:
+    return files("aqdask.products.report").joinpath(name).read_text(encoding="utf-8")
+
+
+def as_script(text: str) -> Markup:
+    """Make JSON fit for a ``<script type="application/json">`` element, which no text in it can end."""
+    return Markup(text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e"))
+
+
+def page(
+    data: ReportData,
+    shape: tuple[int, int],
+    patch: int,
+    panels: Mapping[int, Mapping[str, Any]],
+    labels: Sequence[Label] = (),
+    agreement: LabelAgreement | None = None,
+) -> str:
+    """Render the page.
+
+    Parameters
+    ----------
+    data : ReportData
+    shape : tuple of int
+        Pixels of a frame, y and x.
+    patch : int
+        Side of a patch in pixels; 0 without scores.
+    panels : mapping of int to mapping
+        `PanelMaker.panel` by position in ``data.frames``.
+    labels : sequence of Label
+        Labels of the archive.
+    agreement : LabelAgreement, optional
+        Of masks and flags with them.
+    """
+    size = shape[1], shape[0]
+    points = FrameFigures(data)
+    shown = {
+        "time": dict(points.over_time()), "against": dict(points.relations()),
+        "drift": dict(drift_figures(data)),
+        "detector": {f"detector-{n}{kind}": detector_figure(mask, size, good=kind == "-good")
+                     for n, mask in enumerate(data.mean_masks.values())
+                     for kind in ("", "-good") if not kind or mask.good},
+        "pvalues": {"pvalues": pvalue_figure(data)} if data.pvalues.counts.sum() else {},
+    }  # fmt: skip
+    figures = {name: figure for part in shown.values() for name, figure in part.items()}
+    viewer = panel_figures(size)
+    environment = Environment(loader=PackageLoader("aqdask.products", "report"), autoescape=True)
+    worst = [i for i in worst_frames(data) if data.frames["is_flagged"][i]][:WORST]
+    return environment.get_template("report.html").render(
+        data=data,
+        name=Path(data.archive).name,
+        version=__version__,
+        css=Markup(_text("report.css")),
+        script=Markup(_text("report.js")),
+        bokeh=Markup(_bokeh_script()),
+        payload=as_script(strict_json(_payload(data, shape, patch, panels, labels))),
+        figures=as_script(embedded(figures) if figures else "null"),
+        viewer=as_script(embedded(viewer)),
+        shown={part: [*names] for part, names in shown.items()},
+        groups=[*zip(points.groups, GROUP_COLOURS, strict=False)],
+        planes=PLANES,
+        cameras=[*data.mean_masks.items()],
+        counts=counts(data),
+        worst=worst,
+        best=best_frames(data)[:BEST],
+        reasons=reasons_listed(),
+        agreement=agreement,
+    )
+
+
+def counts(data: ReportData) -> list[tuple[str, int]]:
+    """Return labels and numbers of the tiles at the top."""
+    states = {state: sum(s.count for s in data.standings if s.state == state)
+              for state in ("done", "quarantined", "pending", "skipped")}  # fmt: skip
+    flagged = int(np.count_nonzero(data.frames["is_flagged"]))
+    found = [("frames and files", sum(states.values())), ("good", states["done"] - flagged)]
+    found += [("flagged", flagged), ("quarantined", states["quarantined"])]
+    found += [("pending", states["pending"]), ("no lights, not scored", states["skipped"])]
+    return [(label, number) for label, number in found if number or label in ("good", "flagged")]
+
+
+def _payload(
+    data: ReportData,
+    shape: tuple[int, int],
+    patch: int,
+    panels: Mapping[int, Mapping[str, Any]],
+    labels: Sequence[Label],
+) -> dict[str, Any]:
+    """Collect what the script of the page works on."""
+    frames = {name: _listed(data.frames[name]) for name in COLUMNS if name in data.frames}
+    frames["time"] = [None if np.isnat(t) else str(t)[:19] for t in data.frames["time"]]
+    grid = PatchGrid(*shape, patch) if patch else None
+    return {
+        "archive": Path(data.archive).name,
+        "quality": data.quality,
+        "alpha": data.alpha,
+        "shape": shape,
+        "edges": {axis: grid.owner_bounds(n).tolist() if grid else [] for n, axis in enumerate("yx")},
+        "reasons": reasons_listed(),
+        "labels": {name: data.labels.get(name, "") for name in frames},
+        "frames": frames,
+        "maps": _maps(data),
+        "panels": panels,
+        "stored": [{**asdict(label), "told": label.told()} for label in labels],
+        "planes": {name: vars(plane) for name, plane in PLANES.items()},
+    }
+
+
+def _maps(data: ReportData) -> list[str]:
+    """Encode the masks of all frames; empty where there is nothing to show."""
+    found, order = [""] * len(data), np.argsort(data.frames["row"])  # stored beside each other
+    for first in range(0, len(data) if data.quality else 0, MAPS_AT_ONCE):
+        places = order[first : first + MAPS_AT_ONCE]
+        pictures = reason_pictures(data.patch_reasons(data.frames["row"][places].tolist()), GOOD)
+        for place, picture in zip(places.tolist(), pictures, strict=True):
+            found[place] = picture
+    return found
+
+
+def _listed(values: np.ndarray) -> list[Any]:
+    """Return a column as a list; numbers with `DIGITS` significant digits, None for NaN."""
+    if values.dtype.kind == "f":
+        return [None if value != value else float(f"{value:.{DIGITS}g}") for value in values.tolist()]
+    return values.tolist()
