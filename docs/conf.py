@@ -37,7 +37,7 @@ html_show_sourcelink = False
 myst_enable_extensions = ["dollarmath", "amsmath"]
 myst_heading_anchors = 3
 
-# Notebooks are text without outputs; all of them are executed, each in an empty folder, and an error is an error of
+# Notebooks are text without outputs; all of them are executed, each in an empty folder, and an error fails
 # the build. Their commands run in one process, with the Python and the checkout of the build.
 nb_execution_mode = "force"
 nb_execution_in_temp = True
