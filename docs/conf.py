@@ -33,6 +33,8 @@ html_theme = "pydata_sphinx_theme"
 html_title = f"aqdask {release}"
 html_theme_options = {"navigation_with_keys": False, "show_prev_next": False}
 html_show_sourcelink = False
+html_static_path = ["_static"]
+html_css_files = ["notes.css"]
 
 myst_enable_extensions = ["dollarmath", "amsmath"]
 myst_heading_anchors = 3

@@ -50,10 +50,10 @@ def main() -> None:
     save(figure, "mask.png", 640, 24)
 
     figure, axes = plt.subplots(1, 3, figsize=(15, 4.6), layout="constrained")
-    for axis, name in zip(axes, ("reason", "score", "sky"), strict=True):
+    for axis, name in zip(axes, ("score", "sky", "stars"), strict=True):
         plot.quality_map(quality[name], ax=axis)
         axis.set_title(name)
-    save(figure, "maps.png", 1100, 48)
+    save(figure, "maps.png", 1100, 96)
 
 
 if __name__ == "__main__":
