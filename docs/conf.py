@@ -8,6 +8,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from jupyter_client.connect import ConnectionFileMixin
+from nbclient import NotebookClient
+
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # the checkout, whatever aqdask is installed
 
@@ -41,6 +44,9 @@ nb_execution_in_temp = True
 nb_execution_raise_on_error = True
 nb_execution_timeout = 300
 nb_merge_streams = True
+# Output of commands arrives in pieces of 100 bytes, which belong together; kernels need no port.
+NotebookClient.coalesce_streams.default_value = True
+ConnectionFileMixin.transport.default_value = "ipc"
 os.environ |= {
     "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
     "PYTHONPATH": str(ROOT),
