@@ -30,9 +30,9 @@ test: $(VENV)/test.stamp
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile -m "not cluster and not slurm and not browser"
 	$(BIN)/python -m pytest -m "cluster or slurm or browser"
 
-# Warnings are errors; all of them are shown before it fails. Needs no network once it is installed.
+# Executes the tutorials. Warnings are errors; all are shown before it fails. Needs no network once it is installed.
 docs: $(VENV)/docs.stamp
-	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
+	$(BIN)/python -m sphinx -j auto -W --keep-going -q -b html docs docs/_build/html
 	@echo "docs/_build/html/index.html"
 
 lint: $(VENV)/test.stamp

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import re
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from jupyter_client.connect import ConnectionFileMixin
-from nbclient import NotebookClient
+from jupyter_cache.executors import utils as notebooks
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # the checkout, whatever aqdask is installed
@@ -37,16 +37,15 @@ html_show_sourcelink = False
 myst_enable_extensions = ["dollarmath", "amsmath"]
 myst_heading_anchors = 3
 
-# Notebooks are text without outputs; all of them are executed, each in an empty folder, and an error is an error of
+# Notebooks are text without outputs; all of them are executed, each in an empty folder, and an error fails
 # the build. Their commands run in one process, with the Python and the checkout of the build.
 nb_execution_mode = "force"
 nb_execution_in_temp = True
 nb_execution_raise_on_error = True
 nb_execution_timeout = 300
 nb_merge_streams = True
-# Output of commands arrives in pieces of 100 bytes, which belong together; kernels need no port.
-NotebookClient.coalesce_streams.default_value = True
-ConnectionFileMixin.transport.default_value = "ipc"
+# Output of commands arrives in pieces of 100 bytes, which belong together.
+notebooks.executenb = partial(notebooks.executenb, coalesce_streams=True)
 os.environ |= {
     "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
     "PYTHONPATH": str(ROOT),

@@ -8,7 +8,10 @@ from pathlib import Path
 
 import pytest
 
+import aqdask
+
 ROOT = Path(__file__).resolve().parent.parent
+MAKER = ROOT / "docs/pictures/make_pictures.py"
 FOLDERS = ("aqdask", "benchmarks", "cluster", "docs")
 PAGES = sorted([*ROOT.glob("*.md"), *(page for folder in FOLDERS for page in (ROOT / folder).rglob("*.md"))])
 PAGES = [page for page in PAGES if "_build" not in page.parts]
@@ -51,3 +54,17 @@ def test_documents_that_python_code_cites_are_there():
 def test_pages_keep_their_size():
     assert len((ROOT / "benchmarks/README.md").read_text(encoding="utf-8").splitlines()) < 80
     assert len((ROOT / "README.md").read_text(encoding="utf-8").split()) < 400
+
+
+def test_every_public_name_is_in_the_reference():
+    page = (ROOT / "docs/reference/api.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^\.\. auto\w+:: (\w+)$", page, re.MULTILINE)
+    assert sorted(listed) == sorted(name for name in aqdask.__all__ if name != "__version__")
+
+
+def test_notebooks_are_stored_without_results():
+    """The build makes their results; pictures of real frames may be under another licence."""
+    assert not [*(ROOT / "docs").rglob("*.ipynb")]
+    found = (path.relative_to(ROOT / "docs") for path in (ROOT / "docs").rglob("*.png"))
+    pictures = {path.name for path in found if path.parts[0] != "_build"}
+    assert pictures == set(re.findall(r"\"(\w+\.png)\"", MAKER.read_text(encoding="utf-8")))
