@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -83,6 +84,8 @@ class HookRunner:
         self.timeout = timeout
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="aqdask hook")
         self._deadline = float("inf")
+        self._idle = threading.Event()
+        self._idle.set()
 
     def submit(self, command: Sequence[str]) -> Future[HookResult]:
         """Run a command after those before it."""
@@ -91,13 +94,22 @@ class HookRunner:
     def close(self, seconds: float = 0.0) -> None:
         """Wait so long for the running command, then kill it; others are not started any more."""
         self._deadline = time.monotonic() + seconds
+        self._pool.shutdown(wait=False, cancel_futures=True)
         try:
-            self._pool.shutdown(wait=True, cancel_futures=True)
-        except BaseException:  # a second Ctrl-C
+            self._idle.wait()  # not a join: a thread that is joined counts as ended after a Ctrl-C
+        except BaseException:
             self._deadline = 0.0
+            self._idle.wait(2.0)
             raise
 
     def _run(self, command: Sequence[str]) -> HookResult:
+        self._idle.clear()
+        try:
+            return self._run_one(command)
+        finally:
+            self._idle.set()
+
+    def _run_one(self, command: Sequence[str]) -> HookResult:
         began = time.monotonic()
         with tempfile.TemporaryFile() as output:  # a pipe would have to be read, and a child could keep it
             try:

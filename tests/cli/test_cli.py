@@ -108,7 +108,7 @@ def test_0_where_every_frame_is_done_and_the_whole_way_leads_to_masks(night, mod
 def test_run_does_it_all_in_one_go(night, model, tmp_path):
     result = call("run", night, tmp_path / "a.zarr", "--model", model)
     assert result.exit_code == 0
-    assert f"masks and table: {tmp_path / 'a-products'}" in result.stdout
+    assert f"masks, table and report: {tmp_path / 'a-products'}" in result.stdout
     assert len(list((tmp_path / "a-products" / "dq").iterdir())) == 3
 
 

@@ -222,12 +222,27 @@ class FeatureExtractor:
         mask = None if valid is None else self.staging.send(np.ascontiguousarray(valid))
         known = known_pixels(values, mask, finite=patches.dtype.kind != "f")
         with torch.inference_mode(), exact_arithmetic():
-            _, u = self.normalised(values, known, detector)
+            if self.device.type == "cpu":
+                u = self._normalised_here(values, known, detector)
+            else:
+                u = self.normalised(values, known, detector)[1]
             signal = compress(u)
             smooth = signal - self.view(u).residual
             if known is not None:
                 signal, smooth = (part.masked_fill(~known, torch.nan) for part in (signal, smooth))
             return self.staging.fetch(signal), self.staging.fetch(smooth)
+
+    def _normalised_here(
+        self, patches: torch.Tensor, valid: torch.Tensor | None, detector: Detector
+    ) -> torch.Tensor:
+        """Compute the signal of `normalised` on a processor, by the kernel."""
+        count, side, _ = patches.shape
+        known = np.empty((0, 0), bool) if valid is None else valid.reshape(-1, side).numpy()
+        source = patches.reshape(-1, side).numpy()
+        about = noise_terms(detector.noise), detector.saturation, unit_noise(side).numpy()
+        scratch = np.empty((side, side), np.float64 if source.dtype == np.float64 else np.float32)
+        places = side * np.arange(count), np.zeros(count, int)
+        return torch.from_numpy(normalise(source, known, *places, scratch, *about)[1])
 
     def view(self, u: torch.Tensor) -> View:
         """Run the networks on variance-stabilised patches ``(n, P, P)``."""

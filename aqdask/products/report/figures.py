@@ -94,6 +94,9 @@ class FrameFigures:
             groups = np.array([g if g in self.groups else "others" for g in groups], object)
             self.groups = [*self.groups, "others"]
         self.group_of = groups
+        keys = zip(data.frames["camera"], data.frames["filter"], strict=True)
+        colours = dict(zip(self.groups, GROUP_COLOURS, strict=False))
+        self.colour_of = {key: colours[name] for key, name in zip(keys, groups, strict=True)}
         self.sources = {name: self._source(groups == name) for name in self.groups}
         self.has_times = not np.isnat(data.frames["time"]).all()
 
@@ -222,12 +225,16 @@ def pvalue_figure(data: ReportData) -> Any:
     return plot
 
 
-def drift_figures(data: ReportData) -> Iterator[tuple[str, Any]]:
-    """Yield one figure a variable of monthly medians, by camera and filter, with the span of references."""
+def drift_figures(data: ReportData, colour_of: Mapping[Any, str]) -> Iterator[tuple[str, Any]]:
+    """Yield one figure a variable of monthly medians, by camera and filter, with the span of references.
+
+    ``colour_of`` gives the colour of a camera and filter.
+    """
     for name in [n for n in OVER_TIME if any(drift.variable == n for drift in data.drifts)][:DRIFT_FIGURES]:
         plot = _plot(height=220, tools="pan,wheel_zoom,reset", x_axis_type="datetime")
         drifts = [drift for drift in data.drifts if drift.variable == name]
-        for drift, colour in zip(drifts, GROUP_COLOURS, strict=False):
+        for drift in drifts:
+            colour = colour_of.get((drift.camera, drift.filter), GROUP_COLOURS[-1])
             months = drift.months.astype("datetime64[ms]")
             band = data.references.get((drift.camera, drift.filter), {}).get(name)
             if band is not None:

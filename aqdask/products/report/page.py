@@ -223,7 +223,7 @@ def page(
     points = FrameFigures(data)
     shown = {
         "time": dict(points.over_time()), "against": dict(points.relations()),
-        "drift": dict(drift_figures(data)),
+        "drift": dict(drift_figures(data, points.colour_of)),
         "detector": {f"detector-{n}{kind}": detector_figure(mask, size, good=kind == "-good")
                      for n, mask in enumerate(data.mean_masks.values())
                      for kind in ("", "-good") if not kind or mask.good},
