@@ -13,7 +13,7 @@ from aqdask.products.mask_summaries import GOOD, MaskBlock
 from aqdask.products.report.data import Band, report_data
 from aqdask.products.report.detector import MaskSums
 from aqdask.products.report.drift import drifts
-from aqdask.products.report.sentences import flag_sentence, standings, state_sentences
+from aqdask.products.report.sentences import flag_sentence, local_sentence, standings, state_sentences
 from aqdask.specs import ArchiveSpec, PatchGrid
 from aqdask.store import layout
 from aqdask.store.frame_store import FrameStore
@@ -276,6 +276,17 @@ def flagged_at(count, places, **columns):
 )
 def test_flagged_frames_in_words(found, sentence):
     assert flag_sentence(found) == sentence
+
+
+def test_parts_of_good_frames_that_stand_out_are_named():
+    flagged = np.array([False, False, False, True])
+    shares = {"share_line": np.array([0.04, 0.0, 0.01, 0.5]), "share_noise": np.full(4, 0.01)}
+    found = frames(4, masked_patches=sum(shares.values()), is_flagged=flagged, **shares)
+    found["frame_id"] = np.array(["a.fits", "b.fits", "c.fits", "d.fits"])
+    assert local_sentence(found, 400) == (
+        "Parts of frames that are not flagged stand out: 1 for lines or trails (a.fits)."
+    )
+    assert local_sentence(found | {"share_line": np.zeros(4)}, 400) == ""
 
 
 def test_states_in_words():

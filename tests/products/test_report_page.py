@@ -57,6 +57,16 @@ def test_page_shows_every_frame_and_panels_of_some(page):
         assert panel["problem"] == ""
         picture = Image.open(io.BytesIO(base64.b64decode(panel["planes"]["image"]["src"].partition(",")[2])))
         assert picture.size == (200, 130)
+    assert {*map(int, data["thumbnails"])} == {*range(6)} - {*map(int, data["panels"])}
+    for source in data["thumbnails"].values():
+        assert max(Image.open(io.BytesIO(base64.b64decode(source.partition(",")[2]))).size) <= 192
+
+
+def test_a_large_archive_has_no_pictures_but_those_of_panels(archive, tmp_path, monkeypatch):
+    monkeypatch.setattr("aqdask.products.report.page.THUMBNAIL_PIXELS", 6 * 200 * 130 - 1)
+    data = payload(aq.report(archive, tmp_path / "r.html", alpha=0.2, panels=4).path)
+    assert len(data["panels"]) == 4
+    assert data["thumbnails"] == {}
 
 
 def test_named_frames_have_panels_beside_the_others(archive, tmp_path):

@@ -98,7 +98,8 @@ def report_data(archive: str | os.PathLike[str], quality: str = "", alpha: float
     moved = drifts(columns, followed, references)
     standings, places, pvalues = _standings(ledger, quality), sums.repeated_places(grid), sums.pvalues()
     damaged = int(masks.damaged.sum()) if masks else 0
-    summary = _summary(store, columns, standings, damaged, pvalues, places, moved)
+    local = sentences.local_sentence(columns, masks.patches) if masks else ""
+    summary = _summary(store, columns, standings, damaged, local, pvalues, places, moved)
     provenance = tuple(_provenance(archive, root, store, alpha))
     return ReportData(
         os.fspath(archive), quality, alpha, tuple(filter(None, summary)), standings, columns, labels(store),
@@ -133,6 +134,7 @@ def _summary(
     frames: dict[str, np.ndarray],
     standings: tuple[Standing, ...],
     damaged: int,
+    local: str,
     pvalues: PValues,
     places: tuple[RepeatedPlace, ...],
     moved: tuple[Drift, ...],
@@ -146,6 +148,7 @@ def _summary(
         yield "Nothing is scored yet: run `aqdask score` (or `aqdask run`) first."
     else:
         yield sentences.flag_sentence(frames)
+        yield local
     yield from sentences.state_sentences(standings)
     if damaged:
         who = "1 frame are" if damaged == 1 else f"{damaged} frames are"

@@ -42,6 +42,7 @@ from aqdask.version import __version__
 PANEL_PIXELS = 12 * 4096**2  # that are read for panels, unless their number is given
 FEWEST_PANELS, MOST_PANELS = 8, 100
 PANEL_BYTES = 35e6  # of all panels, beyond which no more are made unless they were asked for
+THUMBNAIL_PIXELS = 60 * 4096**2  # of an archive whose frames all have a picture in the gallery, at most
 WORST, BEST = 8, 4  # frames shown above the gallery
 DIGITS = 5  # significant ones of numbers in the page
 MAPS_AT_ONCE = 1024
@@ -112,18 +113,26 @@ def write_report(
     agreement = label_agreement(archive, data.quality, data.alpha) if labels and data.quality else None
     labelled = {label.frame_id for label in labels}
     asked, others = panel_frames(data, shape, panels, named, labelled)
-    maker = PanelMaker(archive, data.quality, data.frames["row"][[*asked, *others]].tolist())
+    few = len(data) * shape[0] * shape[1] <= THUMBNAIL_PIXELS and panels != 0
+    shown = range(len(data)) if few else [*asked, *others]
+    shown = [index for index in shown if data.frames["row"][index] >= 0]
+    maker = PanelMaker(archive, data.quality, data.frames["row"][shown].tolist())
     made: dict[int, dict[str, Any]] = {}
     size = 0
-    reporter.start("report", len(asked) + len(others))
+    reporter.start("report", len(shown))
     for index in (*asked, *others):
         if index in others and panels is None and size > PANEL_BYTES:
             break
         made[index] = maker.panel(int(data.frames["row"][index]))
         size += sum(len(plane["src"]) for plane in made[index]["planes"].values())
         reporter.advance(1, int(bool(made[index]["problem"])))
+    left = [index for index in shown if index not in made]
+    thumbnails = {index: maker.thumbnail(int(data.frames["row"][index])) for index in (left if few else ())}
+    reporter.advance(len(left), sum(bool(problem) for _, problem in thumbnails.values()))
     reporter.finish()
-    text = page(data, shape, maker.patch, made, labels, agreement)
+    text = page(
+        data, shape, maker.patch, made, {i: src for i, (src, _) in thumbnails.items()}, labels, agreement
+    )
     partial = out.with_name(f"{out.name}.{os.getpid()}.partial")
     try:
         partial.write_text(text, encoding="utf-8")
@@ -132,7 +141,10 @@ def write_report(
         partial.unlink(missing_ok=True)
         raise place_failed(out, error) from error
     ids = data.frames["frame_id"]
-    problems = tuple((str(ids[i]), str(panel["problem"])) for i, panel in made.items() if panel["problem"])
+    found = {i: panel["problem"] for i, panel in made.items()} | {
+        i: text for i, (_, text) in thumbnails.items()
+    }
+    problems = tuple((str(ids[i]), str(problem)) for i, problem in found.items() if problem)
     return ReportPage(out, len(data), tuple(str(ids[i]) for i in made), problems, data.summary)
 
 
@@ -162,7 +174,7 @@ def panel_frames(
         panels = int(np.clip(PANEL_PIXELS // (shape[0] * shape[1]), FEWEST_PANELS, MOST_PANELS))
     best = best_frames(data)
     few = min(max(1, panels // 4), BEST) if panels else 0
-    ranked = [*worst_frames(data)[: max(panels - few, 0)], *best[:few]]
+    ranked = [*best[:few], *worst_frames(data)[: max(panels - few, 0)]]
     first = [index for index, frame_id in enumerate(ids) if frame_id in labelled]
     others = [index for index in dict.fromkeys([*first, *ranked, *range(len(ids))]) if index not in asked]
     return asked, others[:panels]
@@ -200,6 +212,7 @@ def page(
     shape: tuple[int, int],
     patch: int,
     panels: Mapping[int, Mapping[str, Any]],
+    thumbnails: Mapping[int, str],
     labels: Sequence[Label] = (),
     agreement: LabelAgreement | None = None,
 ) -> str:
@@ -214,6 +227,8 @@ def page(
         Side of a patch in pixels; 0 without scores.
     panels : mapping of int to mapping
         `PanelMaker.panel` by position in ``data.frames``.
+    thumbnails : mapping of int to str
+        `PanelMaker.thumbnail` of the other frames, by position.
     labels : sequence of Label
         Labels of the archive.
     agreement : LabelAgreement, optional
@@ -240,7 +255,7 @@ def page(
         css=Markup(_text("report.css")),
         script=Markup(_text("report.js")),
         bokeh=Markup(_bokeh_script()),
-        payload=as_script(strict_json(_payload(data, shape, patch, panels, labels))),
+        payload=as_script(strict_json(_payload(data, shape, patch, panels, thumbnails, labels))),
         figures=as_script(embedded(figures) if figures else "null"),
         viewer=as_script(embedded(viewer)),
         shown={part: [*names] for part, names in shown.items()},
@@ -271,6 +286,7 @@ def _payload(
     shape: tuple[int, int],
     patch: int,
     panels: Mapping[int, Mapping[str, Any]],
+    thumbnails: Mapping[int, str],
     labels: Sequence[Label],
 ) -> dict[str, Any]:
     """Collect what the script of the page works on."""
@@ -288,6 +304,7 @@ def _payload(
         "frames": frames,
         "maps": _maps(data),
         "panels": panels,
+        "thumbnails": thumbnails,
         "stored": [{**asdict(label), "told": label.told()} for label in labels],
         "planes": {name: vars(plane) for name, plane in PLANES.items()},
     }

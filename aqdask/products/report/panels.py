@@ -27,6 +27,7 @@ from aqdask.store.ledger import open_ledger
 from aqdask.store.quality_store import QualityStore
 
 MAX_SIDE = 1024  # px of the longer side of a picture
+THUMBNAIL_SIDE = 192  # px of the longer side of the picture of a frame without a panel
 MAP_SIDE = 256  # px of the longer side of a map, or one for each patch where that is more
 JPEG_QUALITY = 80
 SOFTENING = 0.1  # of astropy's asinh stretch
@@ -145,6 +146,14 @@ class PanelMaker:
         found["planes"] = {name: planes[name] for name in PLANES if name in planes}
         return found
 
+    def thumbnail(self, row: int) -> tuple[str, str]:
+        """Make a small picture of the pixels of a frame: data URL, or empty with the reason second."""
+        try:
+            image, invalid = self.chosen.read(self.rows.index(row))
+        except (AqdaskError, FrameError) as error:
+            return "", str(error)
+        return str(_pixels(image, invalid, side=THUMBNAIL_SIDE)["src"]), ""
+
     def _add_pixels(self, row: int, found: dict[str, Any]) -> None:
         position = self.rows.index(row)
         header, primary = (str(cards[position]) for cards in self.headers)
@@ -178,10 +187,13 @@ class PanelMaker:
 
 
 def _pixels(
-    image: np.ndarray, invalid: np.ndarray | None, limits: tuple[float, float] | None = None
+    image: np.ndarray,
+    invalid: np.ndarray | None,
+    limits: tuple[float, float] | None = None,
+    side: int = MAX_SIDE,
 ) -> dict[str, Any]:
     """Encode pixels ``(H, W)`` as JPEG; zscale limits and an asinh stretch unless limits are given."""
-    step = max(1, -(-max(image.shape) // MAX_SIDE))
+    step = max(1, -(-max(image.shape) // side))
     small = block_mean(image, invalid, step)
     stretch = limits is None
     finite = small[np.isfinite(small)]

@@ -1,6 +1,6 @@
 "use strict";
 const data = JSON.parse(document.getElementById("data").textContent);
-const { frames, maps, panels, reasons, edges, shape } = data;
+const { frames, maps, panels, thumbnails, reasons, edges, shape } = data;
 const [height, width] = shape;
 const $ = (id) => document.getElementById(id);
 const GOOD = 255, SHOWN = 60;
@@ -81,11 +81,11 @@ function verdictOf(i) {
 function cardOf(i) {
   const card = make("button", "", { type: "button", class: "card", "data-index": i });
   const picture = make("span", "", { class: "picture", style: `aspect-ratio: ${width} / ${height}` });
-  const plane = panels[i]?.planes.image;
-  if (plane) picture.append(make("img", "", { src: plane.src, alt: "", loading: "lazy", decoding: "async" }));
-  if (maps[i] && plane) codesOf(i).then((codes) => picture.append(svgOf(outlinesOf(codes))));
+  const source = panels[i]?.planes.image?.src ?? thumbnails[i];
+  if (source) picture.append(make("img", "", { src: source, alt: "", loading: "lazy", decoding: "async" }));
+  if (maps[i] && source) codesOf(i).then((codes) => picture.append(svgOf(outlinesOf(codes))));
   else if (maps[i]) picture.append(make("img", "", { src: mapSource(i), alt: "masked patches, coloured by reason", class: "map" }));
-  else if (!plane) picture.append(make("span", isScored(i) ? "nothing masked" : "no score", { class: "empty" }));
+  else if (!source) picture.append(make("span", isScored(i) ? "nothing masked" : "no score", { class: "empty" }));
   const [kind, text] = verdictOf(i);
   const masked = frames.masked_patches[i];
   const facts = [frames.time[i]?.replace("T", " "), frames.filter[i]].filter(Boolean).join(" · ");

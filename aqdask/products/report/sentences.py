@@ -16,6 +16,7 @@ BETWEEN = 2  # other frames of the camera within a run of flagged ones, at most
 PAUSE = np.timedelta64(6, "h")  # within a run, at most
 RUN, RUNS = 3, 2  # frames of a run; runs of a reason that are listed one by one
 SHOWN = 5  # reasons
+LOCAL = 5  # masked patches of one reason
 
 
 def flag_sentence(frames: Mapping[str, np.ndarray]) -> str:
@@ -85,6 +86,35 @@ def _interval(times: np.ndarray) -> str:
     if first != last:
         return f"between {first} {start} and {last} {stop}"
     return f"at {start} on {first}" if start == stop else f"between {start} and {stop} on {first}"
+
+
+def local_sentence(frames: Mapping[str, np.ndarray], patches: int) -> str:
+    """Name the frames that are not flagged, but have many masked patches of one reason; empty for none.
+
+    Many are `LOCAL` or more, and five sigma of a Poisson distribution above the median of these frames.
+
+    Parameters
+    ----------
+    frames : mapping of str to ndarray (n,)
+        Columns in the order of time, see `aqdask.products.report.values.ReportData`.
+    patches : int
+        Patches of a frame.
+    """
+    good = np.flatnonzero(np.isfinite(frames["masked_patches"]) & ~frames["is_flagged"])
+    listed = []
+    for flag in flags.REASONS:
+        share = frames.get(f"share_{flag.name}")
+        if share is None or not good.size:
+            continue
+        count = np.rint(patches * share[good])
+        usual = np.median(count)
+        many = good[count >= np.maximum(LOCAL, usual + 5 * np.sqrt(usual))]
+        if many.size:
+            ids = [printable(frame_id) for frame_id in frames["frame_id"][many].tolist()]
+            listed.append(f"{many.size} for {flags.cause(flag.name)} ({shortened(ids, 3)})")
+    if not listed:
+        return ""
+    return f"Parts of frames that are not flagged stand out: {', '.join(listed)}."
 
 
 def standings(states: Sequence[str], reasons: Sequence[str], ids: Sequence[str]) -> tuple[Standing, ...]:
