@@ -47,8 +47,8 @@ def read_label_file(path: str | os.PathLike[str], archive: str | os.PathLike[str
         raise _bad_file(path, "holds no labels")
     if found["aqdask_labels"] != FORMAT:
         raise _bad_file(path, f"has the format {found['aqdask_labels']!r}", f"format {FORMAT}")
-    mine, theirs = PurePath(absolute(archive)).name, found.get("archive")
-    if theirs and PurePath(str(theirs)).name != mine:
+    mine, theirs = printable(PurePath(absolute(archive)).name), found.get("archive")
+    if theirs and printable(PurePath(str(theirs)).name) != mine:
         raise UsageError(
             f"{printable(path)} holds labels of the archive {printable(str(theirs))}, not of {mine}",
             expected="labels of the same archive: another one may have frames of the same names",

@@ -23,7 +23,7 @@ HOSTILE = '<img src=x onerror="window.owned=1">'
 HOSTILE_FILTER = "</script><script>window.owned=1</script>"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # its event loop must end before other modules start theirs
 def browser(require) -> Iterator[Any]:
     """Headless Chromium of the system, driven by playwright."""
     path = shutil.which("chromium")

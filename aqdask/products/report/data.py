@@ -36,6 +36,7 @@ from aqdask.store.entry_table import STATES, decoded
 from aqdask.store.frame_store import FrameStore
 from aqdask.store.ledger import Ledger, open_ledger
 from aqdask.store.quality_store import QualityStore
+from aqdask.text import printable
 from aqdask.version import __version__
 
 __all__ = [
@@ -184,7 +185,7 @@ def _provenance(
     archive: str | os.PathLike[str], root: Any, store: QualityStore | None, alpha: float
 ) -> Iterator[tuple[str, str]]:
     spec = layout.read_spec(root)
-    yield "archive", os.fspath(archive)
+    yield "archive", printable(os.fspath(archive))
     yield "made by", str(root.attrs["created_by"])
     yield "layout version", str(root.attrs["layout_version"])
     yield "frame shape (y, x)", f"{spec.shape[0]} x {spec.shape[1]}"

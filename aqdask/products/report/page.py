@@ -37,6 +37,7 @@ from aqdask.store import labels as stored_labels
 from aqdask.store import layout
 from aqdask.store.labels import Label
 from aqdask.store.ledger import open_ledger
+from aqdask.text import printable
 from aqdask.version import __version__
 
 PANEL_PIXELS = 12 * 4096**2  # that are read for panels, unless their number is given
@@ -250,7 +251,7 @@ def page(
     worst = [i for i in worst_frames(data) if data.frames["is_flagged"][i]][:WORST]
     return environment.get_template("report.html").render(
         data=data,
-        name=Path(data.archive).name,
+        name=printable(Path(data.archive).name),
         version=__version__,
         css=Markup(_text("report.css")),
         script=Markup(_text("report.js")),
@@ -294,7 +295,7 @@ def _payload(
     frames["time"] = [None if np.isnat(t) else str(t)[:19] for t in data.frames["time"]]
     grid = PatchGrid(*shape, patch) if patch else None
     return {
-        "archive": Path(data.archive).name,
+        "archive": printable(Path(data.archive).name),
         "quality": data.quality,
         "alpha": data.alpha,
         "shape": shape,
