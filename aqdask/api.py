@@ -731,6 +731,12 @@ def report(
     check_local(out)
     if panels is not None and panels < 0:
         raise UsageError(f"{panels} panels", expected="0 or more", consequence="No report was written")
+    if out is not None and Path(out).is_dir():
+        raise UsageError(
+            f"{printable(os.fspath(out))} is a folder",
+            expected="the name of a file for the page",
+            consequence="No report was written",
+        )
     check_size(len(FrameStore.open(archive)))
     path = products_folder(archive) / "report.html" if out is None else Path(out)
     try:

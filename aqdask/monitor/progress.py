@@ -164,7 +164,7 @@ class LineReporter(_Display):
 def _pace(rate: Rate, left: int, unit: str, quarantined: int) -> str:
     """Describe rate, time left and failures of a stage."""
     parts = [f"{quarantined} quarantined"] if quarantined else []
-    if (speed := rate.per_second()) > 0:
+    if (speed := rate.per_second() if left > 0 else rate.overall()) > 0:
         parts.append(f"{speed:.3g} {unit}/s")
         if left > 0 and (rest := rate.seconds_left(left)) is not None:
             parts.append(f"about {duration(rest)} left")

@@ -14,7 +14,8 @@ class Rate:
 
     def __init__(self) -> None:
         self._done = self._count = 0
-        self._steps = deque([(time.monotonic(), 0)])
+        self._began = time.monotonic()
+        self._steps = deque([(self._began, 0)])
 
     def add(self, done: int) -> Rate:
         """Count ``done`` more units."""
@@ -32,6 +33,10 @@ class Rate:
         """Return the rate until now; 0 before anything is done."""
         since, before = self._steps[0]
         return (self._done - before) / max(time.monotonic() - since, 1e-6)
+
+    def overall(self) -> float:
+        """Return the rate from the beginning until now."""
+        return self._done / max(time.monotonic() - self._began, 1e-6)
 
     def seconds_left(self, left: int) -> float | None:
         """Estimate the time for ``left`` more units; None after too few steps."""

@@ -28,6 +28,7 @@ from aqdask.store.quality_store import QualityStore
 from aqdask.text import printable
 
 NO_MASK = "no mask: "  # start of the reason of a frame whose mask failed
+UNITS = {"exptime": "s", "ra": "deg", "dec": "deg"}
 COLUMNS: dict[str, tuple[pa.DataType, str]] = {
     "frame_id": (pa.string(), "path below the source root, with the HDU where needed"),
     "path": (pa.string(), "source file"),
@@ -256,4 +257,5 @@ def _as_astropy(table: pa.Table) -> Table:
             values = [v or "" for v in values]
         result[field.name] = values if values else np.array([], dtype="U1")
         result[field.name].description = field.metadata[b"description"].decode()
+        result[field.name].unit = UNITS.get(field.name)
     return result

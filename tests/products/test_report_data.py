@@ -70,8 +70,10 @@ def test_the_mean_mask_is_the_mean_of_the_masks(data, archive):
 
 
 def test_the_summary_counts_flagged_frames_and_says_what_was_quarantined(data):
-    assert data.summary[0].startswith("3 of 6 frames are flagged: 3 for unusual structure between 01:0")
-    assert data.summary[0].endswith("on 2024-05-07 (UTC).")
+    assert data.summary[0].startswith(
+        "3 of 6 frames are flagged: 3 between 01:00 and 01:04 on 2024-05-07 for unusual structure"
+    )
+    assert data.summary[0].endswith(" (UTC).")
     assert any(
         "1 of 7 frames is quarantined (could not be used): 1 not a FITS file" in s for s in data.summary
     )
@@ -118,7 +120,7 @@ def test_one_frame_without_time_position_or_calibration(odd):
     found = report_data(odd, alpha=0.999)
     assert found.summary[0] == "1 of 1 frame is flagged: 1 for unusual structure."
     assert "The only frame is done." in found.summary
-    assert "No frame has a time, so that nothing can be shown over time." in found.summary
+    assert "No frame has a time: plots over time are in the order of the archive." in found.summary
     assert any("not calibrated for <b>cam</b> '\"& (1)" in sentence for sentence in found.summary)
     assert found.frames["frame_id"].tolist() == ["<img src=x>.fits"]
     assert np.isnat(found.frames["time"]).all()
@@ -251,17 +253,25 @@ def flagged_at(count, places, **columns):
         (frames(5), "None of 5 frames is flagged."),
         (
             flagged_at(60, {"size": range(2, 19)}),
-            "17 of 60 frames are flagged: 17 for focus or seeing (wide stars) between 01:10 and 02:30 on "
-            "2024-05-07 (UTC).",
+            "17 of 60 frames are flagged: 17 between 01:10 and 02:30 on 2024-05-07 for wide stars (focus or "
+            "seeing?) (UTC).",
         ),
         (
             flagged_at(60, {"size": [2, 3, 5, 6, 40], "noise": [50]}),
-            "6 of 60 frames are flagged: 5 for focus or seeing (wide stars) (4 between 01:10 and 01:30 on "
-            "2024-05-07, 1 at other times), 1 for noise at 05:10 on 2024-05-07 (UTC).",
+            "6 of 60 frames are flagged: 4 between 01:10 and 01:30 on 2024-05-07 for wide stars (focus or "
+            "seeing?), 2 at other times for wide stars (focus or seeing?) in 1 and noise in 1 (UTC).",
+        ),
+        (
+            flagged_at(
+                60, {"size": [20, 21, 23, 25], "line": [22, 24], "noise": [30, 31, 32], "sky": [33, 34, 35]}
+            ),
+            "12 of 60 frames are flagged: 6 between 02:40 and 03:05 on 2024-05-07 for wide stars (focus or "
+            "seeing?) in 4 and lines or trails in 2, 3 between 03:30 and 03:40 on 2024-05-07 for noise, 3 "
+            "between 03:45 and 03:55 on 2024-05-07 for the sky (its level or a gradient) (UTC).",
         ),
         (
             flagged_at(60, {"line": [2, 20, 40]}),
-            "3 of 60 frames are flagged: 3 for lines or trails scattered in time (UTC).",
+            "3 of 60 frames are flagged: 3 scattered in time for lines or trails (UTC).",
         ),
         (
             flagged_at(9, {"": [1]}, time=np.full(9, "NaT", "datetime64[us]")),
@@ -269,13 +279,24 @@ def flagged_at(count, places, **columns):
         ),
         (
             flagged_at(8, {"size": [0, 2, 4]}, camera=np.array(["a", "b"] * 4, object)),
-            "3 of 8 frames are flagged: 3 for focus or seeing (wide stars) between 01:00 and 01:20 on "
-            "2024-05-07 with a (UTC).",
+            "3 of 8 frames are flagged: 3 between 01:00 and 01:20 on 2024-05-07 with a for wide stars (focus "
+            "or seeing?) (UTC).",
         ),
     ],
 )
 def test_flagged_frames_in_words(found, sentence):
     assert flag_sentence(found) == sentence
+
+
+@pytest.mark.parametrize(
+    ("frames", "side", "power", "words"),
+    [(5, 4, 1, "too few patches"), (40, 16, 1.6, "not for every alpha")],
+)
+def test_a_calibration_is_called_sound_only_where_that_can_be_told(frames, side, power, words):
+    pvalues = np.random.default_rng(1).random((frames, side, side))
+    found = summed(np.where(pvalues < 0.05, pvalues, pvalues**power)).pvalues()
+    assert found.is_sound is not True
+    assert words in found.text
 
 
 def test_parts_of_good_frames_that_stand_out_are_named():
@@ -311,7 +332,7 @@ def test_months_outside_the_span_of_the_references_are_named():
     assert drift.medians.tolist() == [1000, 1000, 1600, 900]
     assert drift.counts.tolist() == [4] * 4
     assert drift.text == (
-        "The monthly median of frame_sky of cam L left the span of the reference frames (800 to 1200): "
+        "The monthly median of sky of cam L left the span of the reference frames (800 to 1200): "
         "1600 in 2024-03."
     )
     assert drifts(monthly([1000.0, 1600.0], per_month=2), ["frame_sky"], known)[0].text == ""
@@ -320,7 +341,7 @@ def test_months_outside_the_span_of_the_references_are_named():
 def test_without_references_a_trend_over_half_a_year_is_named_and_one_month_is_none():
     rising = np.linspace(1.0, 1.7, 8)
     assert drifts(monthly(rising), ["frame_sky"], {})[0].text == (
-        "The monthly median of frame_sky of cam L rises from 1 to 1.7."
+        "The monthly median of sky of cam L rises from 1 to 1.7."
     )
     assert drifts(monthly([1.0, 1.3, 0.9, 1.2, 1.1, 1.0]), ["frame_sky"], {})[0].text == ""
     assert drifts(monthly([1.0]), ["frame_sky"], {}) == ()

@@ -16,6 +16,9 @@ BINS = 20  # of the histogram of p-values
 LEAST_FRAMES = 10  # good frames from which places are tested
 SIGNIFICANCE = 0.01  # of the test of a whole detector
 AGAIN = 0.1  # of the good frames in which a place is masked
+FEW = 20  # expected masked patches, below which nothing is said of the calibration
+UNIFORM = 0.1  # largest difference from the uniform distribution of a sound calibration
+SOUND = "the calibration is sound"
 UNUSUAL = 2.0  # times alpha, or less than 1 / so much of it: masked patches of unflagged frames
 
 
@@ -126,9 +129,13 @@ class MaskSums:
             text = "No unflagged frame is scored, so that the p-values cannot be compared with the uniform."
             return PValues(edges, self.histogram, float("nan"), self.alpha, None, text)
         masked = float(rates.mean())
-        error = float(rates.std(ddof=1) / np.sqrt(len(rates))) if len(rates) > 1 else float("inf")
+        number = int(self.histogram.sum())
+        scatter = float(rates.std(ddof=1) / np.sqrt(len(rates))) if len(rates) > 1 else float("inf")
+        error = max(scatter, float(np.sqrt(self.alpha / max(number, 1))))
         is_high = masked > UNUSUAL * self.alpha and masked - 3 * error > self.alpha
         is_low = masked < self.alpha / UNUSUAL and masked + 3 * error < self.alpha
+        cumulative = np.cumsum(self.histogram) / max(number, 1)
+        largest = float(np.abs(cumulative - edges[1:]).max())
         about = (
             f"{masked:.2%} of the patches of unflagged frames are masked where {self.alpha:.2%} are expected"
         )
@@ -139,12 +146,15 @@ class MaskSums:
             )
         elif is_low:
             verdict = "less than the calibration promises, so that faint defects may be missed"
+        elif self.alpha * number < FEW:
+            verdict = f"too few patches to tell if the calibration is sound ({number})"
+        elif largest > UNIFORM:
+            verdict = "as promised, but not for every alpha"
         else:
-            verdict = "the calibration is sound"
-        cumulative = np.cumsum(self.histogram) / max(self.histogram.sum(), 1)
-        largest = float(np.abs(cumulative - edges[1:]).max())
-        text = f"{about}: {verdict}. All their p-values are within {largest:.1%} of the uniform distribution."
-        return PValues(edges, self.histogram, masked, self.alpha, not (is_high or is_low), text)
+            verdict = SOUND
+        is_sound = None if verdict.startswith("too few") else verdict == SOUND
+        text = f"{about}: {verdict}. Their p-values are at most {largest:.1%} from a uniform distribution."
+        return PValues(edges, self.histogram, masked, self.alpha, is_sound, text)
 
 
 def _positions(codes: Sequence[int]) -> np.ndarray:

@@ -65,7 +65,8 @@ def _of_one(
 def _text(
     name: str, where: str, months: np.ndarray, medians: np.ndarray, compared: np.ndarray, band: Band | None
 ) -> str:
-    of = f"{name} of {where}" if where else name
+    words = name.removeprefix("frame_").replace("_", " ")
+    of = f"{words} of {where}" if where else words
     if band is None:
         if np.count_nonzero(compared) < LEAST_MONTHS:
             return ""

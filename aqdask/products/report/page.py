@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -182,10 +183,17 @@ def panel_frames(
 
 
 def worst_frames(data: ReportData) -> list[int]:
-    """Return positions of the scored frames, flagged ones first, the highest score first."""
+    """Return positions of the scored frames, flagged ones first: the worst of each reason, then the next."""
     score, flagged = (np.asarray(data.frames[name], float) for name in ("frame_score", "is_flagged"))
-    order = np.lexsort((-np.nan_to_num(score, nan=-np.inf), -flagged))
-    return [int(index) for index in order if np.isfinite(score[index])]
+    masked = np.nan_to_num(np.asarray(data.frames["masked_patches"], float))
+    order = np.lexsort((-masked, -np.nan_to_num(score, nan=-np.inf), -flagged))
+    place: Counter[tuple[bool, str]] = Counter()  # of a frame among those of its reason
+    ranks: list[tuple[bool, int, int]] = []
+    for index in order.tolist():
+        kind = bool(flagged[index]), str(data.frames["flag_reason"][index]) if flagged[index] else ""
+        ranks.append((not kind[0], place[kind] if kind[0] else len(ranks), index))
+        place[kind] += 1
+    return [index for _, _, index in sorted(ranks, key=lambda rank: rank[:2]) if np.isfinite(score[index])]
 
 
 def best_frames(data: ReportData) -> list[int]:
@@ -276,10 +284,11 @@ def counts(data: ReportData) -> list[tuple[str, int]]:
     states = {state: sum(s.count for s in data.standings if s.state == state)
               for state in ("done", "quarantined", "pending", "skipped")}  # fmt: skip
     flagged = int(np.count_nonzero(data.frames["is_flagged"]))
-    found = [("frames and files", sum(states.values())), ("good", states["done"] - flagged)]
+    scored = int(np.isfinite(data.frames["masked_patches"]).sum())
+    found = [("frames and files", sum(states.values())), ("not flagged", scored - flagged)]
     found += [("flagged", flagged), ("quarantined", states["quarantined"])]
     found += [("pending", states["pending"]), ("no lights, not scored", states["skipped"])]
-    return [(label, number) for label, number in found if number or label in ("good", "flagged")]
+    return [(label, number) for label, number in found if number or label in ("not flagged", "flagged")]
 
 
 def _payload(
@@ -296,6 +305,7 @@ def _payload(
     grid = PatchGrid(*shape, patch) if patch else None
     return {
         "archive": printable(Path(data.archive).name),
+        "place": printable(os.path.abspath(data.archive)),
         "quality": data.quality,
         "alpha": data.alpha,
         "shape": shape,

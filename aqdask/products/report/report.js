@@ -75,7 +75,7 @@ const isFlagged = (i) => Boolean(frames.is_flagged[i]);
 const isScored = (i) => !missing(frames.frame_score[i]);
 function verdictOf(i) {
   if (isFlagged(i)) return ["flagged", "flagged" + (frames.flag_reason[i] ? ": " + words(frames.flag_reason[i]) : "")];
-  if (isScored(i)) return ["good", "good"];
+  if (isScored(i)) return ["good", "not flagged"];
   return ["unscored", frames.state[i] === "done" ? "not scored" : frames.state[i]];
 }
 function cardOf(i) {
@@ -98,10 +98,10 @@ function cardOf(i) {
   return card;
 }
 
-// --- labels: kept by the browser until they are saved as a file for `aqdask label --from` ---
+// --- labels: kept by the browser, beyond this visit until they are saved as a file for `aqdask label --from` ---
 const labels = new Map();
 const positions = new Map(frames.frame_id.map((name, i) => [name, i]));
-const storeKey = "aqdask-labels:" + data.archive + ":" + data.quality;
+const storeKey = "aqdask-labels:" + data.place + ":" + data.quality;
 try {
   for (const l of JSON.parse(localStorage.getItem(storeKey) ?? "[]")) {
     const i = positions.get(l.frame_id);
@@ -128,6 +128,7 @@ $("save").addEventListener("click", () => {
   const link = make("a", "", { href: URL.createObjectURL(blob), download: data.archive + "-labels.json" });
   link.click();
   URL.revokeObjectURL(link.href);
+  try { localStorage.removeItem(storeKey); } catch { /* as above */ }
 });
 
 // --- gallery ---

@@ -14,13 +14,18 @@ from aqdask.text import printable, shortened
 
 BETWEEN = 2  # other frames of the camera within a run of flagged ones, at most
 PAUSE = np.timedelta64(6, "h")  # within a run, at most
-RUN, RUNS = 3, 2  # frames of a run; runs of a reason that are listed one by one
-SHOWN = 5  # reasons
+RUN, EVENTS = 3, 6  # frames of a run; runs that are listed, the longest ones
+SHOWN = 4  # reasons
+OUTSIDE_WORDS = {
+    "density": "the number of stars",
+    "sky": "the sky level",
+    "gain": "the noise at their sky level",
+}
 LOCAL = 5  # masked patches of one reason
 
 
 def flag_sentence(frames: Mapping[str, np.ndarray]) -> str:
-    """Count the flagged frames by reason, with the times of the longest runs.
+    """Count the flagged frames, with times and reasons of the longest runs.
 
     Parameters
     ----------
@@ -37,47 +42,49 @@ def flag_sentence(frames: Mapping[str, np.ndarray]) -> str:
             if scored == 1
             else f"None of {_frames(scored)} is flagged."
         )
-    reasons = Counter(frames["flag_reason"][chosen].tolist()).most_common()
-    listed = [_of_reason(frames, reason, count) for reason, count in reasons[:SHOWN]]
-    if rest := sum(count for _, count in reasons[SHOWN:]):
-        listed.append(f"{rest} for other reasons")
+    runs = sorted(_runs(frames), key=lambda run: (-len(run), run))
+    events = runs if len(runs) == 1 else [run for run in runs if len(run) >= RUN][:EVENTS]
+    listed = [f"{len(run)} {_told(frames, run)} {_reasons(frames, run)}" for run in sorted(events)]
+    if rest := sorted({*chosen.tolist()} - {index for run in events for index in run}):
+        when = "" if np.isnat(frames["time"]).all() else "at other times " if listed else "scattered in time "
+        listed.append(f"{len(rest)} {when}{_reasons(frames, rest)}")
     verb = "is" if chosen.size == 1 else "are"
     utc = " (UTC)" if not np.isnat(frames["time"][chosen]).all() else ""
     return f"{chosen.size} of {_frames(scored)} {verb} flagged: {', '.join(listed)}{utc}."
 
 
-def _of_reason(frames: Mapping[str, np.ndarray], reason: str, count: int) -> str:
-    """Return '17 for focus between 01:10 and 02:40 on 2024-05-07' for one reason."""
-    what = f"{count} for {flags.cause(reason)}"
-    many = len(set(frames["camera"].tolist())) > 1
-
-    def told(run: list[int]) -> str:
-        camera = str(frames["camera"][run[0]])
-        return _interval(frames["time"][run]) + (f" with {camera}" if many and camera else "")
-
-    runs = sorted(_runs(frames, reason), key=len, reverse=True)
-    if len(runs) == 1 and len(runs[0]) == count:
-        return f"{what} {told(runs[0])}"
-    runs = [run for run in runs if len(run) >= RUN]
-    if not runs:
-        return what + ("" if np.isnat(frames["time"]).all() else " scattered in time")
-    if len(runs) > RUNS:
-        return f"{what} in {len(runs)} runs, the longest ({len(runs[0])}) {told(runs[0])}"
-    listed = [f"{len(run)} {told(run)}" for run in runs]
-    rest = count - sum(map(len, runs))
-    return f"{what} ({', '.join([*listed, f'{rest} at other times'] if rest else listed)})"
+def _told(frames: Mapping[str, np.ndarray], run: list[int]) -> str:
+    """Return 'between 01:10 and 02:40 on 2024-05-07', with the camera where there are several."""
+    many, camera = len(set(frames["camera"].tolist())) > 1, str(frames["camera"][run[0]])
+    return _interval(frames["time"][run]) + (f" with {camera}" if many and camera else "")
 
 
-def _runs(frames: Mapping[str, np.ndarray], reason: str) -> Iterator[list[int]]:
-    """Yield the places of flagged frames of one reason and camera that follow each other in time."""
+def _reasons(frames: Mapping[str, np.ndarray], places: list[int]) -> str:
+    """Return 'for noise', or the number of frames for each of several reasons."""
+    found = Counter(frames["flag_reason"][places].tolist()).most_common()
+    if len(found) == 1:
+        return f"for {flags.cause(found[0][0])}"
+    rest = sum(count for _, count in found[SHOWN:])
+    words = [f"{flags.cause(reason)} in {count}" for reason, count in found[:SHOWN]]
+    return f"for {' and '.join([*words, f'other reasons in {rest}'] if rest else words)}"
+
+
+def _runs(frames: Mapping[str, np.ndarray]) -> Iterator[list[int]]:
+    """Yield the places of flagged frames of one camera that follow each other in time.
+
+    A run is divided where each part of it is a run of one reason.
+    """
     times = frames["time"]
     for camera in sorted(set(frames["camera"].tolist())):
         own = np.flatnonzero((frames["camera"] == camera) & ~np.isnat(times))
-        bad = np.flatnonzero(frames["is_flagged"][own] & (frames["flag_reason"][own] == reason))
+        bad = np.flatnonzero(frames["is_flagged"][own])
         apart = (np.diff(bad) > BETWEEN + 1) | (np.diff(times[own[bad]]) > PAUSE)
-        for run in np.split(bad, np.flatnonzero(apart) + 1):
-            if len(run):
-                yield own[run].tolist()
+        for run in np.split(own[bad], np.flatnonzero(apart) + 1):
+            changes = np.flatnonzero(frames["flag_reason"][run[1:]] != frames["flag_reason"][run[:-1]]) + 1
+            parts = np.split(run, changes)
+            yield from (
+                part.tolist() for part in (parts if min(map(len, parts)) >= RUN else [run]) if len(part)
+            )
 
 
 def _interval(times: np.ndarray) -> str:
@@ -165,7 +172,11 @@ def outside_sentence(frames: Mapping[str, np.ndarray]) -> str:
     count = int(np.count_nonzero(bits))
     if not count:
         return ""
-    what = [f"{name} {n}" for name, bit in flags.OUTSIDE.items() if (n := int(np.count_nonzero(bits & bit)))]
+    what = [
+        f"{n} by {OUTSIDE_WORDS[name]}"
+        for name, bit in flags.OUTSIDE.items()
+        if (n := int(np.count_nonzero(bits & bit)))
+    ]
     verb = "lies" if count == 1 else "lie"
     return (
         f"{count} of {_frames(int(scored.sum()))} {verb} outside the range of the reference frames "
@@ -179,7 +190,7 @@ def time_sentence(frames: Mapping[str, np.ndarray]) -> str:
     if not unknown:
         return ""
     if unknown == total:
-        return "No frame has a time, so that nothing can be shown over time."
+        return "No frame has a time: plots over time are in the order of the archive."
     stand = "has no time and stands" if unknown == 1 else "have no time and stand"
     return f"{unknown} of {_frames(total)} {stand} last."
 
