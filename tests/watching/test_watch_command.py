@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import dask
 import psutil
 import pytest
 from click.testing import CliRunner
@@ -142,7 +143,8 @@ def test_a_cluster_gives_the_same_results(start, night, inbox, archive, bundle, 
     records = [json.loads(line) for line in out.splitlines()]
     frames = {r["frame_id"]: r["frame_score"] for r in records if r["event"] == "frame"}
     aq.run(inbox, tmp_path / "whole.zarr", bundle, cluster="serial", chunk=64)
-    quality = aq.open_quality(tmp_path / "whole.zarr")
+    with dask.config.set(scheduler="synchronous"):
+        quality = aq.open_quality(tmp_path / "whole.zarr").load()
     expected = zip(quality["frame_id"].values.tolist(), quality["frame_score"].values.tolist(), strict=True)
     assert frames == dict(expected)
 
