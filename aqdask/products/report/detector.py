@@ -112,7 +112,7 @@ class MaskSums:
             text = (
                 f"{patches} {'patch' if patches == 1 else 'patches'} in rows {rows[0]} to {rows[1] - 1}, "
                 f"columns {columns[0]} to {columns[1] - 1} of {self.names[camera] or 'the unknown camera'}, "
-                f"masked in {fraction:.0%} of {good} unflagged frames ({rate:.1%} of all patches are), "
+                f"masked in {fraction:.0%} of {good} unflagged frames ({rate:.1%} by chance), "
                 f"mostly for {flags.cause(reason)}"
             )
             least = float(pvalue[inside].min())
