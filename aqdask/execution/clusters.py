@@ -279,10 +279,26 @@ def _gpus() -> list[str]:
     return [str(number) for number, _ in enumerate(place.iterdir())] if place.is_dir() else []
 
 
+class ClosedOnFailure(Client):
+    """A client of Dask that is closed where it cannot connect.
+
+    Dask leaves such a client to the garbage collector. It is then closed in whichever thread collects it, and
+    that thread waits for ever if it is one that is just being started with the lock of all clients held.
+    """
+
+    def start(self, **kwargs: Any) -> None:
+        """Connect to the scheduler; see `distributed.Client.start`."""
+        try:
+            super().start(**kwargs)
+        except BaseException:
+            self.close()
+            raise
+
+
 def _client(address: str) -> Client:
     try:
         keys = security(starts_scheduler=False)
-        return Client(address, timeout=config.seconds("connect-timeout"), security=keys)
+        return ClosedOnFailure(address, timeout=config.seconds("connect-timeout"), security=keys)
     except TypeError as error:  # distributed looks for certificates only while it connects
         raise UsageError(
             f"--cluster {address} without certificates",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import re
 import shutil
 import subprocess
@@ -53,6 +54,9 @@ def assert_plain_clients_are_refused(address: str) -> None:
             pass
         with pytest.raises(UsageError, match=f"without certificates{FOUR}"), connect(address):
             pass
+        # One that is left connecting is closed by the garbage collector, which may wait for its own thread.
+        clients = [one for one in gc.get_objects() if issubclass(type(one), Client)]
+        assert {one.status for one in clients} <= {"closed", "running"}
     with (
         dask.config.set({"aqdask.connect-timeout": "1 s", "aqdask.tls": None}),
         pytest.raises(OSError, match=r"[Tt]imed out|certificate does not match"),
