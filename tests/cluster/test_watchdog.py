@@ -44,9 +44,10 @@ def crash_on_three(numbers):
 
 
 @pytest.fixture
-def settings():
+def settings(forked):
     with (
         dask.config.set(config.get("dask")),
+        dask.config.set(forked),
         dask.config.set({"aqdask.frame-timeout": "2 s", "aqdask.worker-timeout": "60 s"}),
     ):
         yield
