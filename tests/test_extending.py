@@ -25,9 +25,7 @@ def diffs() -> dict[str, str]:
 
 def run_with(folder: Path, titles: list[str], code: str) -> str:
     """Apply diffs to a copy of the package, run ``code`` with that copy, and return what it printed."""
-    shutil.copytree(
-        PACKAGE, folder / "aqdask"
-    )  # with compiled kernels: numba and Python compile what differs
+    shutil.copytree(PACKAGE, folder / "aqdask")  # and its compiled kernels: what differs is compiled again
     environment = os.environ | {"PYTHONPATH": str(folder), "GIT_CEILING_DIRECTORIES": str(folder.parent)}
     for title in titles:
         subprocess.run(

@@ -116,9 +116,7 @@ def test_a_lease_of_a_dead_process_of_this_machine_is_taken_over_at_once(archive
         with pytest.raises(ArchiveError, match=f"process {process.pid} of"), sole_writer(archive):
             pass
         process.send_signal(signal.SIGKILL)
-        os.waitid(
-            os.P_PID, process.pid, os.WEXITED | os.WNOWAIT
-        )  # with all its threads, which share the flock
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # all its threads, which share the flock
         with sole_writer(archive, 3600):  # a zombie, which nobody has waited for yet, holds nothing
             assert said(archive)["pid"] == os.getpid()
     assert not (archive / lease.NAME).exists()
