@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-import subprocess
-import sys
 import tarfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 from astropy.io import fits
+from click.testing import CliRunner, Result
 
 import aqdask as aq
+from aqdask.cli import aqdask
 from aqdask.errors import UsageError
 from aqdask.execution.config import changed
 
@@ -70,10 +70,9 @@ def maps_of(quality, names=DECISIVE) -> dict[str, np.ndarray]:
     return {name: quality[name].values for name in names}
 
 
-def command(*arguments: object) -> subprocess.CompletedProcess[str]:
-    """Run ``python -m aqdask`` serially."""
-    words = [sys.executable, "-m", "aqdask", *map(str, arguments), "--cluster", "serial"]
-    return subprocess.run(words, capture_output=True, text=True, timeout=300, check=False)
+def command(*arguments: object) -> Result:
+    """Run ``aqdask`` serially, in this process."""
+    return CliRunner().invoke(aqdask, [*map(str, arguments), "--cluster", "serial"])
 
 
 def layout_version(archive: Path) -> int:
@@ -93,17 +92,17 @@ def write_frame(path: Path, image: np.ndarray) -> Path:
 def test_the_archive_is_sound_and_stays_as_it_is(folder):
     before = layout_version(folder / "night.zarr")
     done = command("verify", folder / "night.zarr")
-    assert done.returncode == 0, done.stderr
+    assert done.exit_code == 0, done.stderr
     assert "sound; 18 frames read again; 18 done, 0 quarantined, 0 pending" in done.stdout
     assert layout_version(folder / "night.zarr") == before == 1  # who only reads raises nothing
 
 
 def test_info_describes_archive_and_model(folder, expected):
     archive = command("info", folder / "night.zarr")
-    assert archive.returncode == 0, archive.stderr
+    assert archive.exit_code == 0, archive.stderr
     assert "(18 of 18 frames)" in archive.stdout
     model = command("info", folder / "camera.safetensors", "--json")
-    assert model.returncode == 0, model.stderr
+    assert model.exit_code == 0, model.stderr
     told = json.loads(model.stdout)
     assert told["digest"] == expected["model"]
     assert told["calibrations"]["SIMCAM|L"]["patches"] == 96

@@ -6,6 +6,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -63,9 +64,15 @@ def layer_of(module: str) -> int:
     return next(level for level, names in enumerate(LAYERS) if first in names)
 
 
+@cache
+def nodes(path: Path) -> tuple[ast.AST, ...]:
+    """Everything in a file, as parsed."""
+    return tuple(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+
+
 def imports(path: Path) -> Iterator[str]:
     """Yield every module that a file imports, also within functions; ``from a import b`` gives ``a.b``."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in nodes(path):
         if isinstance(node, ast.Import):
             yield from (name.name for name in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -73,21 +80,23 @@ def imports(path: Path) -> Iterator[str]:
             yield from (f"{node.module}.{name.name}" for name in node.names)
 
 
+@cache
 def named(path: Path) -> str:
     return path.relative_to(PACKAGE).with_suffix("").as_posix().replace("/", ".").removesuffix("__init__")
 
 
-def edges(path: Path) -> set[str]:
+@cache
+def edges(path: Path) -> frozenset[str]:
     """Return the modules of this package that a file imports."""
     names = {named(module).removesuffix(".") for module in MODULES}
-    found = set()
+    found: set[str] = set()
     for module in imports(path):
         top, _, rest = module.partition(".")
         if top == "aqdask":
             parts = rest.split(".")
             whole = (".".join(parts[:n]) for n in range(len(parts), 0, -1))
             found.add(next((name for name in whole if name in names), ""))
-    return found - {named(path).removesuffix(".")}
+    return frozenset(found - {named(path).removesuffix(".")})
 
 
 @pytest.mark.parametrize("path", MODULES, ids=named)
@@ -129,13 +138,13 @@ def test_no_import_circle():
 @pytest.mark.parametrize("path", sorted((PACKAGE / "stats").glob("*.py")), ids=named)
 def test_statistics_open_no_file(path):
     assert not {module.partition(".")[0] for module in imports(path)} & FILES
-    names = {node.id for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Name)}
+    names = {node.id for node in nodes(path) if isinstance(node, ast.Name)}
     assert "open" not in names
 
 
 @pytest.mark.parametrize("path", MODULES, ids=named)
 def test_a_function_fits_a_screen(path):
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in nodes(path):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             lines = (
                 (node.end_lineno or 0) - node.body[0].lineno + 1 - (ast.get_docstring(node) or "").count("\n")
@@ -178,7 +187,7 @@ OPENINGS = ("what", "whether", "which", "how", "that", "why", "where", "when", "
 
 @pytest.mark.parametrize("path", MODULES, ids=named)
 def test_docstrings_open_with_a_noun_or_an_imperative(path):
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in nodes(path):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             first = (ast.get_docstring(node) or "-").split()[0].lower().strip(",.:")
             assert first not in OPENINGS, (

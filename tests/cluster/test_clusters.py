@@ -246,6 +246,14 @@ def on_scheduler(executor, what: str) -> list[str]:
     )
 
 
+def wait_for_no_tasks(executor) -> None:
+    """Wait until the scheduler has forgotten all tasks, which it does some time after their results."""
+    deadline = time.monotonic() + 60
+    while on_scheduler(executor, "tasks"):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
 def unfinished(dask_scheduler) -> int:
     """Tasks that are not results yet; a result stays until the client has let go of it."""
     states = [task.state for task in dask_scheduler.tasks.values()]
@@ -256,6 +264,7 @@ def unfinished(dask_scheduler) -> int:
 def test_tasks_are_grouped_by_stage(pool):
     with connect(pool.scheduler_address) as executor:
         for stage in ("ingest", "score"):
+            wait_for_no_tasks(executor)
             run = executor.run(slow_double, WorkQueue(range(30)), stage=stage)
             next(run)
             names = on_scheduler(executor, "tasks")
@@ -289,10 +298,7 @@ def test_a_run_that_is_left_leaves_no_tasks(pool):
         run = executor.run(slow_double, WorkQueue(range(1000)), stage="score")
         next(run)
         run.close()
-        deadline = time.monotonic() + 10
-        while on_scheduler(executor, "tasks") and time.monotonic() < deadline:
-            time.sleep(0.05)
-        assert on_scheduler(executor, "tasks") == []
+        wait_for_no_tasks(executor)
 
 
 def test_an_exception_is_a_result(pool):

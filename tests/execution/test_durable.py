@@ -14,6 +14,13 @@ from aqdask.errors import UsageError
 from aqdask.execution import config
 
 
+@pytest.fixture(autouse=True)
+def _default():
+    """The default, which `make test` switches off for most tests."""
+    with dask.config.set({"aqdask.fsync": "auto"}):
+        yield
+
+
 class Disk:
     """Calls of the operating system in their order: (what, path below the archive)."""
 

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -28,6 +29,16 @@ LOSS = {
     "of something else": lambda path: path.write_text(json.dumps({"zarr_format": 3, "node_type": "array"})),
 }
 lost = pytest.mark.parametrize("loss", LOSS.values(), ids=list(LOSS))
+
+
+def lost_in_turn(name, first, *others):
+    """Every loss of one array, and two losses of each other in turn, so that each loss meets several."""
+    kinds = list(LOSS)
+    turns = [(other, kinds[(2 * n + k) % len(kinds)]) for n, other in enumerate(others) for k in (0, 1)]
+    pairs = [(first, kind) for kind in kinds] + turns
+    return pytest.mark.parametrize(
+        (name, "loss"), [pytest.param(one, LOSS[kind], id=f"{one or 'group'}-{kind}") for one, kind in pairs]
+    )
 
 
 REMEDY = r"damaged: .*--repair"
@@ -58,8 +69,7 @@ def mended(archive, undisturbed):
 # --- metadata of arrays and groups ----------------------------------------------------------------------
 
 
-@lost
-@pytest.mark.parametrize("array", ["image", "invalid", *COORDINATES])
+@lost_in_turn("array", "image", "invalid", *COORDINATES)
 def test_lost_metadata_of_frames(scored, undisturbed, tmp_path, bundle, array, loss):
     loss(scored / "frames" / array / "zarr.json")
     with pytest.raises(ArchiveError, match=REMEDY):
@@ -71,8 +81,7 @@ def test_lost_metadata_of_frames(scored, undisturbed, tmp_path, bundle, array, l
     mended(scored, undisturbed)
 
 
-@lost
-@pytest.mark.parametrize("variable", ["score", "pvalue", "ra", "frame_score", "y0", "bundle"])
+@lost_in_turn("variable", "pvalue", "score", "ra", "frame_score", "y0", "bundle")
 def test_lost_metadata_of_maps(scored, undisturbed, tmp_path, bundle, variable, loss):
     loss(quality_of(scored, bundle) / variable / "zarr.json")
     if variable == "pvalue":
@@ -91,8 +100,7 @@ def test_lost_metadata_of_groups(scored, undisturbed, group, loss):
     mended(scored, undisturbed)
 
 
-@lost
-@pytest.mark.parametrize("variable", ["score", "ra", "frame_score", "y0", ""])
+@lost_in_turn("variable", "", "score", "ra", "frame_score", "y0")
 def test_score_mends_its_own_group_and_scores_nothing_again(scored, undisturbed, bundle, variable, loss):
     before = ledger_of(scored).entries
     loss(quality_of(scored, bundle) / variable / "zarr.json")
@@ -198,13 +206,20 @@ def test_missing_pixels_are_no_reference(scored):
 # --- the ledger -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("part", ["segment", "chunk", "half a chunk", "flipped bit"])
-@pytest.mark.parametrize("which", [0, 1, -1])
-def test_lost_records_are_told_and_made_again(tmp_path, bundle, undisturbed, night, part, which):
-    archive = tmp_path / "a.zarr"
+@pytest.fixture(scope="module")
+def of_three_runs(tmp_path_factory, bundle, night):
+    """An archive of two ingests and a score, each with a segment of the ledger; not to be changed."""
+    archive = tmp_path_factory.mktemp("runs") / "a.zarr"
     aq.ingest(night / "L", archive, cluster="serial", chunk=64, frames_per_shard=4)
     aq.ingest(night / "R", archive, cluster="serial")
     aq.score(archive, bundle, cluster="serial")
+    return archive
+
+
+@pytest.mark.parametrize("part", ["segment", "chunk", "half a chunk", "flipped bit"])
+@pytest.mark.parametrize("which", [0, 1, -1])
+def test_lost_records_are_told_and_made_again(tmp_path, bundle, of_three_runs, night, part, which):
+    archive = Path(shutil.copytree(of_three_runs, tmp_path / "a.zarr"))
     pixels = files(archive, "frames/image/c", "frames/invalid/c")
     maps = stored(archive)
     segments = sorted(path for path in (archive / "ledger").iterdir() if path.is_dir())
@@ -321,15 +336,17 @@ def test_quarantined_rows_are_no_damage_and_repair_leaves_their_fill_values(tmp_
     assert fits.getdata(folder / "L" / "f00.fits").shape == SHAPE
 
 
-def test_creation_that_was_cut_short_goes_on(night, tmp_path, undisturbed, bundle):
+def test_creation_that_was_cut_short_goes_on(tmp_path):
     from kill_points import Killed, killing
 
+    night, whole = write_night(tmp_path / "n", 4), tmp_path / "whole.zarr"
+    aq.ingest(night, whole, cluster="serial", chunk=64, frames_per_shard=4)
     for at in range(0, 40, 3):
         archive = tmp_path / f"{at}.zarr"
         with pytest.raises(Killed), killing(at):
             aq.ingest(night, archive, cluster="serial", chunk=64, frames_per_shard=4)
         aq.ingest(night, archive, cluster="serial", chunk=64, frames_per_shard=4)
-        same_bytes(files(archive, "frames/image/c"), files(undisturbed, "frames/image/c"))
+        same_bytes(files(archive, "frames/image/c"), files(whole, "frames/image/c"))
 
 
 # --- found by a reader ----------------------------------------------------------------------------------
