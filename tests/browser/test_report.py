@@ -157,9 +157,11 @@ def test_labels_are_saved_as_a_file(report, open_page, tmp_path):
     assert saved["aqdask_labels"] == 1
     assert saved["archive"] == "night.zarr"
     *whole, boxed = saved["labels"]
+    ids, pixels = values(page, "frame_id"), values(page, "crc32c")
+    assert len(pixels[2]) == 8
     assert whole == [
-        {"frame_id": "frame_002.fits", "verdict": "good", "box": None, "note": ""},
-        {"frame_id": "frame_003.fits", "verdict": "bad", "box": None, "note": ""},
+        {"frame_id": ids[2], "verdict": "good", "box": None, "note": "", "pixels": pixels[2]},
+        {"frame_id": ids[3], "verdict": "bad", "box": None, "note": "", "pixels": pixels[3]},
     ]
     assert boxed["verdict"] == "bad"
     assert boxed["box"] == pytest.approx([64, 128, 128, 192], abs=3)
@@ -168,6 +170,21 @@ def test_labels_are_saved_as_a_file(report, open_page, tmp_path):
     page.reload()
     page.wait_for_selector("html[data-ready=yes]", state="attached")
     assert page.inner_text("#labelled") == "0"
+
+
+def test_labels_of_the_archive_are_cleared_by_the_file(labelled, open_page):
+    page = open_page(labelled)
+    index = page.evaluate("data.stored[0] && positions.get(data.stored[0].frame_id)")
+    page.evaluate(f"open({index})")
+    opened(page, index)
+    assert page.get_attribute("#p-bad", "aria-pressed") == "true"
+    page.click("#p-clear")
+    assert page.get_attribute("#p-bad", "aria-pressed") == "false"
+    assert "changed here: save the labels" in page.inner_text("#p-labels")
+    [removed] = page.evaluate("aqdask.labelFile().labels")
+    assert (removed["verdict"], removed["box"]) == ("removed", None)
+    page.click("#p-bad")  # as the archive has it
+    assert page.evaluate("aqdask.labelFile().labels") == []
 
 
 def test_dark_and_light(report, open_page):

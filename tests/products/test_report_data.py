@@ -219,6 +219,23 @@ def test_a_place_that_is_masked_again_and_again_is_found_and_nothing_else():
     assert (corner.rows, corner.reason, corner.fraction) == ((960, 1024), "no_data", 1.0)
 
 
+def test_a_place_has_the_time_in_which_it_is_masked():
+    times = np.datetime64("2024-05-07T20:00", "us") + np.arange(200) * np.timedelta64(2, "m")
+    pvalue = np.random.default_rng(4).random((200, 16, 16))
+    pvalue[90:170, 3, 7] = 1e-4
+    pvalue[::4, 9, 9] = 1e-4  # now and then, all the time
+    pvalue[5, 3, 7] = 1e-4  # by chance
+    sums = MaskSums((16, 16), np.zeros(200, int), ["cam"], 0.01, times)
+    sums.add(block(pvalue), np.zeros(200, bool))
+    found = {place.rows[0] // 64: place for place in sums.repeated_places(PatchGrid(1024, 1024))}
+    step = np.timedelta64(8, "m")  # a period of four frames
+    assert abs(found[3].first - times[90]) <= step
+    assert abs(found[3].last - times[169]) <= step
+    assert "between 2024-05-07 22:5" in found[3].text
+    assert "between" not in found[9].text
+    assert np.isnat(summed(pvalue).repeated_places(PatchGrid(1024, 1024))[0].first)
+
+
 def test_places_of_flagged_frames_count_for_the_mean_mask_only():
     pvalue = np.random.default_rng(3).random((60, 8, 8)) * 0.9 + 0.1
     pvalue[:20, 2, 2] = 1e-4

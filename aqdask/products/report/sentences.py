@@ -8,7 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from aqdask import flags
-from aqdask.products.report.values import Standing
+from aqdask.products.flagged import VARIABLE_REASONS
+from aqdask.products.report.values import Band, Standing
 from aqdask.store.ledger import DONE, PENDING, QUARANTINED, SKIPPED
 from aqdask.text import printable, shortened
 
@@ -53,10 +54,39 @@ def flag_sentence(frames: Mapping[str, np.ndarray]) -> str:
     return f"{chosen.size} of {_frames(scored)} {verb} flagged: {', '.join(listed)}{utc}."
 
 
+def flags_told(
+    frames: Mapping[str, np.ndarray], references: Mapping[tuple[str, str], Mapping[str, Band]]
+) -> list[str]:
+    """Tell why each frame is flagged; empty for frames that are not.
+
+    Parameters
+    ----------
+    frames : mapping of str to ndarray (n,)
+        Columns, see `aqdask.products.report.values.ReportData`.
+    references : mapping of (camera, filter) to mapping of str to Band
+        Span of the reference frames.
+    """
+    meanings = {flag.name: flag.meaning.replace("`", "") for flag in flags.REASONS}
+    variables = {reason: name for name, reason in VARIABLE_REASONS.items()}
+    found = [""] * len(frames["is_flagged"])
+    for at in np.flatnonzero(frames["is_flagged"]).tolist():
+        reason = str(frames["flag_reason"][at])
+        meaning = f": {meanings[reason]}" if reason in meanings else ""
+        told = [f"Flagged for {flags.cause(reason)}{meaning}"]
+        name = variables.get(reason, "")
+        band = references.get((str(frames["camera"][at]), str(frames["filter"][at])), {}).get(name)
+        if band and np.isfinite(frames[name][at]):
+            words = name.removeprefix("frame_").replace("_", " ")
+            told.append(f"{words} {frames[name][at]:.4g}, reference frames {band.low:.4g} to {band.high:.4g}")
+        told.append(f"{frames['masked_patches'][at]:.0%} of its patches are masked")
+        found[at] = "; ".join(told) + "."
+    return found
+
+
 def _told(frames: Mapping[str, np.ndarray], run: list[int]) -> str:
     """Return 'between 01:10 and 02:40 on 2024-05-07', with the camera where there are several."""
     many, camera = len(set(frames["camera"].tolist())) > 1, str(frames["camera"][run[0]])
-    return _interval(frames["time"][run]) + (f" with {camera}" if many and camera else "")
+    return interval(frames["time"][run]) + (f" with {camera}" if many and camera else "")
 
 
 def _reasons(frames: Mapping[str, np.ndarray], places: list[int]) -> str:
@@ -87,7 +117,7 @@ def _runs(frames: Mapping[str, np.ndarray]) -> Iterator[list[int]]:
             )
 
 
-def _interval(times: np.ndarray) -> str:
+def interval(times: Sequence[np.datetime64] | np.ndarray) -> str:
     """Return 'between 01:10 and 02:40 on 2024-05-07', or 'at 01:10 on 2024-05-07'."""
     (first, start), (last, stop) = (str(t.astype("datetime64[m]")).split("T") for t in (times[0], times[-1]))
     if first != last:
