@@ -36,6 +36,7 @@ from aqdask.stats.masking import check_alpha
 from aqdask.store import layout, quality_store
 from aqdask.store.entry_table import STATES, decoded
 from aqdask.store.frame_store import FrameStore
+from aqdask.store.labels import BAD, of_frames, valid
 from aqdask.store.ledger import Ledger, open_ledger
 from aqdask.store.quality_store import QualityStore
 from aqdask.text import printable
@@ -101,7 +102,10 @@ def report_data(
     if store is not None:
         scored = scored_rows(known, quality)
         blocks = _told(read_masks(store, scored, quality, alpha), len(scored), reporter or Silent())
-        masks = summary_of(_added(blocks, sums, values), store, ledger.row_count)
+        bad = np.isin(known.texts("frame_id"), [*of_frames(valid(root, ledger), BAD)])
+        labelled_bad = np.zeros(ledger.row_count, bool)
+        labelled_bad[known.column("row")] = bad
+        masks = summary_of(_added(blocks, sums, values, labelled_bad), store, ledger.row_count)
     spans: SpansOf = reference_spans(store) if store else lambda camera, filter: {}
     columns |= score_columns(known, quality, values, masks, spans, columns)
     order = np.lexsort((columns["row"], columns["time"]))  # NaT is last
@@ -141,11 +145,14 @@ def _told(blocks: Iterator[MaskBlock], total: int, reporter: Reporter) -> Iterat
     reporter.finish()
 
 
-def _added(blocks: Iterator[MaskBlock], sums: MaskSums, values: dict[str, np.ndarray]) -> Iterator[MaskBlock]:
+def _added(
+    blocks: Iterator[MaskBlock], sums: MaskSums, values: dict[str, np.ndarray], labelled_bad: np.ndarray
+) -> Iterator[MaskBlock]:
     """Add each block to the sums, and pass it on."""
     for block in blocks:
         masked = block.counts.sum(axis=1) / sums.patches
-        sums.add(block, flagged({name: column[block.rows] for name, column in values.items()}, masked))
+        is_flagged = flagged({name: column[block.rows] for name, column in values.items()}, masked)
+        sums.add(block, is_flagged, labelled_bad[block.rows])
         yield block
 
 

@@ -59,11 +59,11 @@ class MaskSums:
         self.patches = int(np.prod(shape))
         self.by_reason = np.zeros((len(names), len(CODES), *shape), np.int64)  # masked patches of good frames
         self.of_others = np.zeros_like(self.by_reason)
-        self.histogram = np.zeros(BINS, np.int64)
+        self.histogram, self.labelled_bad = np.zeros(BINS, np.int64), 0
         self.rates: list[np.ndarray] = []  # masked fraction of the scored patches of each good frame
 
-    def add(self, block: MaskBlock, is_flagged: np.ndarray) -> None:
-        """Add some frames; ``is_flagged`` is bool ``(n,)``."""
+    def add(self, block: MaskBlock, is_flagged: np.ndarray, labelled_bad: np.ndarray | bool = False) -> None:
+        """Add some frames; ``is_flagged`` is bool ``(n,)``, as is ``labelled_bad`` (no good p-values)."""
         good = ~block.damaged & ~is_flagged
         cameras = self.cameras[block.rows]
         self.frames += np.bincount(cameras[~block.damaged], minlength=len(self.names))
@@ -79,7 +79,8 @@ class MaskSums:
         np.add.at(self.good_in, (cameras[timed], periods[timed]), 1)
         chosen = timed[frame]
         np.add.at(self.by_period, (cameras[frame[chosen]], periods[frame[chosen]], patch[chosen]), 1)
-        pvalue = block.pvalue[good].reshape(-1, self.patches)
+        self.labelled_bad += int(np.count_nonzero(good & labelled_bad))
+        pvalue = block.pvalue[good & ~np.asarray(labelled_bad)].reshape(-1, self.patches)
         known = np.isfinite(pvalue)
         bins = np.minimum(pvalue[known] * BINS, BINS - 1).astype(np.int64)
         self.histogram += np.bincount(bins, minlength=BINS)
@@ -181,6 +182,8 @@ class MaskSums:
         about = (
             f"{masked:.2%} of the patches of unflagged frames are masked where {self.alpha:.2%} are expected"
         )
+        if self.labelled_bad:
+            about += f" ({self.labelled_bad} labelled bad left out)"
         if is_high:
             verdict = (
                 "more than the calibration promises: these frames have small defects, or differ from the "
