@@ -64,6 +64,7 @@ def test_panel_shows_pixels_reconstruction_and_maps(report, open_page):
     worst = page.evaluate("frames.frame_score.indexOf(Math.max(...frames.frame_score))")
     page.locator("#extremes .card").first.click()
     opened(page, worst)
+    assert page.inner_text("#p-flag").startswith("Flagged for ")
     assert page.locator("#slot-image, #slot-smooth, #slot-residual, #slot-score, #slot-sky").evaluate_all(
         "slots => slots.every((slot) => !slot.hidden && slot.querySelector('.plot, div').clientHeight > 100)"
     )
@@ -83,6 +84,12 @@ def test_pointer_reads_pixels_and_sky(report, open_page):
     assert "y 127" in text
     assert "RA 14:00:0" in text  # 210 degrees
     assert "Dec +3" in text
+    page.evaluate("view.planes.image.levels.fill(255)")
+    page.evaluate("point(127.5, 127.5)")
+    high = page.evaluate("number(view.planes.image.high, 3)")
+    assert f"Image ≥ {high} (clipped)" in page.inner_text("#p-readout")
+    page.evaluate("open(1)")
+    opened(page, 1)
     counts = page.evaluate("valueAt(view.planes.image, 127.5, 127.5)")
     assert page.evaluate("view.planes.image.low") <= counts <= page.evaluate("view.planes.image.high")
 

@@ -13,7 +13,13 @@ from aqdask.products.mask_summaries import GOOD, MaskBlock
 from aqdask.products.report.data import Band, report_data
 from aqdask.products.report.detector import MaskSums
 from aqdask.products.report.drift import drifts
-from aqdask.products.report.sentences import flag_sentence, local_sentence, standings, state_sentences
+from aqdask.products.report.sentences import (
+    flag_sentence,
+    flags_told,
+    local_sentence,
+    standings,
+    state_sentences,
+)
 from aqdask.specs import ArchiveSpec, PatchGrid
 from aqdask.store import layout
 from aqdask.store.frame_store import FrameStore
@@ -325,6 +331,19 @@ def test_parts_of_good_frames_that_stand_out_are_named():
         "Parts of frames that are not flagged stand out: 1 for lines or trails (a.fits)."
     )
     assert local_sentence(found | {"share_line": np.zeros(4)}, 400) == ""
+
+
+def test_a_flagged_frame_is_told_with_its_values_and_those_of_the_references():
+    found = flagged_at(3, {"size": [1], "spike": [2]}, frame_size_ratio=np.array([1.0, 1.62, np.nan]))
+    found["masked_patches"] = np.array([0, 0.1, 0.9])
+    none, size, spike = flags_told(found, {("cam", "L"): {"frame_size_ratio": Band(0.98, 1.0, 1.04)}})
+    assert none == ""
+    assert size == (
+        "Flagged for wide stars (focus or seeing?): stars are wider than on reference frames (or sharper, "
+        "with two_sided); size ratio 1.62, reference frames 0.98 to 1.04; 10% of its patches are masked."
+    )
+    assert spike.startswith("Flagged for single bright pixels: ")
+    assert spike.endswith("; 90% of its patches are masked.")
 
 
 def test_states_in_words():
