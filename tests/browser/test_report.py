@@ -64,7 +64,7 @@ def test_panel_shows_pixels_reconstruction_and_maps(report, open_page):
     worst = page.evaluate("frames.frame_score.indexOf(Math.max(...frames.frame_score))")
     page.locator("#extremes .card").first.click()
     opened(page, worst)
-    assert page.inner_text("#p-flag").startswith("Flagged for ")
+    assert page.inner_text("#p-flag").startswith("Flagged")
     assert page.locator("#slot-image, #slot-smooth, #slot-residual, #slot-score, #slot-sky").evaluate_all(
         "slots => slots.every((slot) => !slot.hidden && slot.querySelector('.plot, div').clientHeight > 100)"
     )

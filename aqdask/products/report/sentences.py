@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from aqdask import flags
-from aqdask.products.flagged import VARIABLE_REASONS
+from aqdask.products.flagged import FLAG_MASKED, VARIABLE_REASONS
 from aqdask.products.report.values import Band, Standing
 from aqdask.store.ledger import DONE, PENDING, QUARANTINED, SKIPPED
 from aqdask.text import printable, shortened
@@ -57,7 +57,7 @@ def flag_sentence(frames: Mapping[str, np.ndarray]) -> str:
 def flags_told(
     frames: Mapping[str, np.ndarray], references: Mapping[tuple[str, str], Mapping[str, Band]]
 ) -> list[str]:
-    """Tell why each frame is flagged; empty for frames that are not.
+    """Tell why each frame is flagged, with its value where that is beyond the reference frames; empty if not.
 
     Parameters
     ----------
@@ -70,16 +70,17 @@ def flags_told(
     variables = {reason: name for name, reason in VARIABLE_REASONS.items()}
     found = [""] * len(frames["is_flagged"])
     for at in np.flatnonzero(frames["is_flagged"]).tolist():
-        reason = str(frames["flag_reason"][at])
-        meaning = f": {meanings[reason]}" if reason in meanings else ""
-        told = [f"Flagged for {flags.cause(reason)}{meaning}"]
+        reason, masked = str(frames["flag_reason"][at]), float(frames["masked_patches"][at])
+        cause = f"{flags.cause(reason)}{f': {meanings[reason]}' if reason in meanings else ''}"
+        found[at] = f"Flagged for {cause}"
+        if masked > FLAG_MASKED:
+            found[at] = f"Flagged, since {masked:.0%} of its patches are masked, most of them for {cause}"
         name = variables.get(reason, "")
         band = references.get((str(frames["camera"][at]), str(frames["filter"][at])), {}).get(name)
-        if band and np.isfinite(frames[name][at]):
+        if band and not band.low <= (value := float(frames[name][at])) <= band.high:
             words = name.removeprefix("frame_").replace("_", " ")
-            told.append(f"{words} {frames[name][at]:.4g}, reference frames {band.low:.4g} to {band.high:.4g}")
-        told.append(f"{frames['masked_patches'][at]:.0%} of its patches are masked")
-        found[at] = "; ".join(told) + "."
+            found[at] += f"; {words} {value:.4g}, reference frames {band.low:.4g} to {band.high:.4g}"
+        found[at] += "."
     return found
 
 
@@ -208,9 +209,11 @@ def outside_sentence(frames: Mapping[str, np.ndarray]) -> str:
         if (n := int(np.count_nonzero(bits & bit)))
     ]
     verb = "lies" if count == 1 else "lie"
+    flagged = int(np.count_nonzero(bits * frames["is_flagged"][scored]))
+    told = "; all of them flagged" if flagged == count > 1 else f"; {flagged} flagged" if flagged else ""
     return (
         f"{count} of {_frames(int(scored.sum()))} {verb} outside the range of the reference frames "
-        f"({', '.join(what)}): p-values are less reliable there."
+        f"({', '.join(what)}{told}): p-values are less reliable there."
     )
 
 
