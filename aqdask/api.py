@@ -27,7 +27,7 @@ from aqdask.execution.reference_frames import (
     propose_frames,
     without_outliers,
 )
-from aqdask.execution.reporter import Reporter, Silent
+from aqdask.execution.reporter import Reporter, Silent, TrainingReporter
 from aqdask.execution.verify import Verification
 from aqdask.execution.verify import verify as _verify
 from aqdask.io.frame_ids import match_frames
@@ -344,23 +344,41 @@ def label(
     return len(stored_labels.write(archive, given, fsync=config.fsync()))
 
 
-def label_from_file(archive: PathLike, path: PathLike) -> int:
+def label_from_file(archive: PathLike, path: PathLike, *, reporter: Reporter | None = None) -> int:
     """Add the labels of a file that the page of `aqdask report` saved: all of them, or none.
+
+    Labels that were cleared in the page are taken back. The file has checksums of the frames that were
+    judged, so that it fits these frames only, whatever the archive is called.
+
+    Parameters
+    ----------
+    archive : path
+        The archive.
+    path : path
+        The file.
+    reporter : Reporter, optional
+        Hears of labels without a checksum (of earlier releases, and of frames without pixels).
 
     Returns
     -------
     int
-        Number of labels in the file.
+        Number of labels that were written.
 
     Raises
     ------
     UsageError
-        For a file of another form or another archive; and as `label`.
+        For a file of another form or another archive, or frames with other pixels; and as `label`.
     """
     check_place(archive)
     check_local(path)
     given = read_label_file(path, archive)
-    return len(stored_labels.write(archive, given, fsync=config.fsync())) if given else 0
+    written = stored_labels.write(archive, given, fsync=config.fsync(), missing_ok=True) if given else []
+    if blind := [one.frame_id for one in given if not one.pixels]:
+        (reporter or Silent()).say(
+            f"note: {len(blind)} of {len(given)} labels have no checksum of the pixels that were judged, "
+            f"such as that of {printable(blind[0])}: only the names tie them to this archive"
+        )
+    return len(written)
 
 
 def labels(archive: PathLike) -> pa.Table:
@@ -743,10 +761,9 @@ def report(
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise place_failed(path, error) from error
-    data = report_data(archive, quality_name(archive, model) if model else "", alpha)
-    return write_report(
-        data, os.fspath(archive), path, reporter or Silent(), panels=panels, named=_listed(frames)
-    )
+    listener = reporter or Silent()
+    data = report_data(archive, quality_name(archive, model) if model else "", alpha, listener)
+    return write_report(data, os.fspath(archive), path, listener, panels=panels, named=_listed(frames))
 
 
 def verify(
@@ -822,14 +839,11 @@ def _calibrated_on_best(
         if found.provenance.get("adapted_from") == model.digest:
             return found
     listener = reporter or Silent()
-
-    def progress(found: TrainProgress) -> None:
-        if found.stage == "note":
-            listener.say(f"note: {found.note}")
-
     listener.say(f"{archive}: calibrating {model.name} on the frames that `select` proposes")
-    place: dict[str, Any] = {"cluster": cluster, "reporter": listener, "progress": progress}
-    return calibrate(archive, model, out=path, alpha=min(alpha, 0.01), **place)
+    place: dict[str, Any] = {"cluster": cluster, "reporter": listener, "progress": TrainingReporter(listener)}
+    calibrated = calibrate(archive, model, out=path, alpha=min(alpha, 0.01), **place)
+    listener.finish()
+    return calibrated
 
 
 def _check_out(path: Path) -> None:

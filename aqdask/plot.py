@@ -173,10 +173,11 @@ def over_time(quality: xr.Dataset, name: str = "frame_score", *, ax: Axes | None
 
 
 def pvalues(quality: xr.Dataset, *, bins: int = 20, ax: Axes | None = None) -> Axes:
-    """Plot the distribution of the p-values of all patches, against the uniform one of good patches.
+    """Plot the distribution of the p-values of patches in good frames, against the uniform one.
 
-    On good frames the steps follow the dashed line; bad patches raise the first step. The smallest p-value
-    depends on the number of reference patches.
+    Frames that are flagged or labelled bad are left out, and counted in the title. The steps follow the
+    dashed line where the calibration is sound; defects of single patches raise the first step. The smallest
+    p-value depends on the number of reference patches.
 
     Parameters
     ----------
@@ -197,13 +198,22 @@ def pvalues(quality: xr.Dataset, *, bins: int = 20, ax: Axes | None = None) -> A
         Without matplotlib.
     """
     axes = _axes(ax)
-    found = quality["pvalue"].values.ravel()
+    known = quality["pvalue"].values
+    known = known.reshape(-1, known.shape[-2] * known.shape[-1])
+    bad = np.zeros(len(known), bool)
+    for name, value in (("frame_flag", 1), ("label", "bad")):
+        if name in quality:
+            bad |= np.ravel(quality[name].values == value)
+    found = known[~bad]
+    scored = int(np.isfinite(found).any(axis=1).sum())
     found = found[~np.isnan(found)]
     counts, edges = np.histogram(found, bins=bins, range=(0, 1))
     axes.stairs(counts / max(len(found), 1) * bins, edges, label=f"{len(found)} patches")
     axes.axhline(1, color="gray", linestyle="--", label="uniform")
     axes.set(xlabel="p-value of the patch", ylabel="density", xlim=(0, 1))
     axes.set_ylim(bottom=0)
+    left_out = f"\n{np.count_nonzero(bad)} flagged or labelled bad left out" if bad.any() else ""
+    axes.set_title(f"{scored} good frame{'' if scored == 1 else 's'}{left_out}")
     axes.legend()
     return axes
 

@@ -219,8 +219,8 @@ def _simulate(session: Session, executor: Executor, folder: Path, plan: tuple[De
 def _model(session: Session, files: Demo, where: dict[str, Any]) -> Bundle:
     """Return the shipped model calibrated on the references, from an earlier demonstration if possible."""
     from aqdask import api
-    from aqdask.cli.model import TrainingReporter
     from aqdask.errors import ModelError, UsageError
+    from aqdask.execution.reporter import TrainingReporter
     from aqdask.methods.shipped import SHIPPED
 
     shipped, references = api.load_model(SHIPPED), files.references
@@ -232,8 +232,9 @@ def _model(session: Session, files: Demo, where: dict[str, Any]) -> Bundle:
     except (ModelError, UsageError, KeyError, IndexError):
         pass  # no file, or a model of another kind
     session.reporter.say(f"calibrating {SHIPPED} on {len(references)} good frames: {', '.join(references)}")
+    progress = TrainingReporter(session.reporter)
     bundle = api.calibrate(
-        files.archive, shipped, frames=references, out=files.model, progress=TrainingReporter(session),
+        files.archive, shipped, frames=references, out=files.model, progress=progress,
         alpha=files.min_alpha, name=files.name, **where,
     )  # fmt: skip
     session.reporter.finish()

@@ -44,7 +44,10 @@ class BoxParameter(click.ParamType):
 )  # fmt: skip
 @click.option("--note", metavar="TEXT", help="Remark that is stored with the label.")
 @click.option(
-    "--from", "from_file", metavar="FILE", help="Add the labels that the page of `report` saved: all or none."
+    "--from",
+    "from_file",
+    metavar="FILE",
+    help="Add, or take back, what the page of `report` saved: all or none.",
 )
 @click.option("--remove", is_flag=True, help="Take the label of FRAME, or of its --box, back.")
 @click.option("--list", "list_all", is_flag=True, help="List the labels that count.")
@@ -87,7 +90,8 @@ def label(
         _list(session, archive, model, alpha)
         return EXIT_DONE
     if from_file is not None:
-        number, what = api.label_from_file(archive, from_file), f"added from {from_file}"
+        number = api.label_from_file(archive, from_file, reporter=session.reporter)
+        what = f"written from {from_file}"
     else:
         assert frame is not None
         number = api.label(archive, frame, None if remove else verdict, box=box, note=note or "")

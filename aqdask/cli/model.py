@@ -11,13 +11,13 @@ import click
 
 from aqdask.cli.common import Session, all_types_option, command
 from aqdask.errors import EXIT_DONE, EXIT_QUARANTINED
+from aqdask.execution.reporter import TrainingReporter
 from aqdask.methods.registry import METHODS
 from aqdask.methods.training.losses import LOSSES
 from aqdask.paths import write_text
 
 if TYPE_CHECKING:
     from aqdask.methods.bundle import Bundle
-    from aqdask.methods.training.progress import TrainProgress
 
 
 _STEPS = ", ".join(f"{name} {method.defaults['steps']}" for name, method in METHODS.items() if method.train)
@@ -96,7 +96,7 @@ def train(session: Session, archive: str, out: str, frames: Sequence[str], **set
     chosen = _named(frames)
     with session.executor() as executor:
         bundle = api.train(
-            archive, frames=chosen, out=out, progress=TrainingReporter(session), cluster=executor,
+            archive, frames=chosen, out=out, progress=TrainingReporter(session.reporter), cluster=executor,
             reporter=session.reporter, **settings,
         )  # fmt: skip
     return _report_model(session, out, bundle)
@@ -132,7 +132,7 @@ def calibrate(
     settings["name"] = settings["name"] or _name_from(out)
     with session.executor() as executor:
         bundle = api.calibrate(
-            archive, model, frames=_named(frames), out=out, progress=TrainingReporter(session),
+            archive, model, frames=_named(frames), out=out, progress=TrainingReporter(session.reporter),
             cluster=executor, reporter=session.reporter, **settings,
         )  # fmt: skip
     return _report_model(session, out, bundle)
@@ -199,25 +199,6 @@ def score(session: Session, archive: str, model: str, all_types: bool, retry: bo
             reporter=session.reporter,
         )  # fmt: skip
     return session.summary(summary, "scored")
-
-
-class TrainingReporter:
-    """Listener that passes training progress on to the reporter of a session."""
-
-    def __init__(self, session: Session) -> None:
-        self.session = session
-        self._stage, self._done = "", 0
-
-    def __call__(self, progress: TrainProgress) -> None:
-        if progress.stage == "note":
-            self.session.reporter.say(f"note: {progress.note}")
-            return
-        if progress.stage != self._stage or progress.done < self._done:  # a stage may start over
-            unit = "steps" if progress.stage == "train" else "frames"
-            self.session.reporter.start(progress.stage, progress.total, unit)
-            self._stage, self._done = progress.stage, 0
-        self.session.reporter.advance(progress.done - self._done)
-        self._done = progress.done
 
 
 def _write_list(path: str, ids: Sequence[str]) -> None:

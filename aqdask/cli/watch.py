@@ -77,6 +77,12 @@ def shown_page(session: Session) -> Iterator[None]:
     from aqdask.monitor.local_page import local_page
     from aqdask.monitor.progress import MessagesOnly
 
+    class Announced(MessagesOnly):
+        """Tells the address when the watch starts: options that cannot be used end it before."""
+
+        def start(self, stage: str, total: int, unit: str = "frames") -> None:
+            self.say(f"live page: {url}")
+
     telemetry = session.reporter
     telemetry.shown = MessagesOnly(telemetry.shown)  # a line a frame is enough
     with contextlib.ExitStack() as stack:
@@ -84,7 +90,7 @@ def shown_page(session: Session) -> Iterator[None]:
             try:
                 url = stack.enter_context(local_page(telemetry, str(config.get("dashboard-address"))))
                 telemetry.pictures = True
-                telemetry.say(f"live page: {url}")
+                telemetry.shown = Announced(telemetry.shown)
             except (OSError, ValueError, ImportError) as error:
                 telemetry.say(f"warning: no live page; the watch goes on ({error})")
         yield

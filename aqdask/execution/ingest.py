@@ -126,6 +126,7 @@ def ingest(
     summaries = []
     for place, probed in archives.items():
         with writing(place) as archive:
+            layout.record_left_out(archive.root, listing.left_out)
             mine = scanned
             if options.by_shape and probed is not None:
                 belong = {*archive.ledger.table.all().texts("path"), *probed}

@@ -1,6 +1,6 @@
 """Small pictures of frames with their masks, made by workers for the live page, rarely enough to cost little.
 
-A process makes none again before `SHARE` of its time pays for the last one.
+A process makes none again before `SHARE` of its time pays for the last one; of bad frames more often.
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ from aqdask.stats.masking import bad_patches
 
 SIDE = 192  # px of the longer side of a picture, at most
 ROWS = 3  # rows of a block that are averaged: reading all of a large frame takes longer than the rest
-SHARE = 0.004  # of the time of a process, spent on pictures at most
-OFTEN, SELDOM = 2.0, 60.0  # seconds between two pictures of a process, for few frames and for many
+SHARE, SHARE_OF_BAD = 0.004, 0.02  # of the time of a process, spent on pictures at most
+MOSTLY = 0.2  # masked fraction of a bad frame, for methods without a flag
+OFTEN, SELDOM = 0.25, 60.0  # seconds between two pictures of a process, for few frames and for many
 FRAMES_A_SECOND = 500  # frames of a run for each second between two pictures
 ALPHA = 0.01  # false-mask rate of the masks that are shown
 RED, BLUE = (255, 60, 40), (70, 110, 255)  # masked, no data
 _lock = threading.Lock()
-_next = 0.0
+_next = _next_bad = 0.0
 
 
 def interval(frames: int) -> float:
@@ -32,22 +33,29 @@ def interval(frames: int) -> float:
 
 
 def preview_now(
-    image: np.ndarray, invalid: np.ndarray | None, pvalue: np.ndarray | None, patch: int, every: float
+    image: np.ndarray,
+    invalid: np.ndarray | None,
+    pvalue: np.ndarray | None,
+    patch: int,
+    every: float,
+    *,
+    is_bad: bool = False,
 ) -> bytes:
     """Return `preview`, or nothing where the last picture of this process is too recent.
 
-    ``every`` is the shortest time between two pictures, in seconds; infinity for none at all.
+    ``every`` is the shortest time between two pictures of good frames, in seconds; infinity for none at all.
     """
-    global _next
+    global _next, _next_bad
     with _lock:
         started = time.monotonic()
-        if every == np.inf or started < _next:
+        if every == np.inf or started < (_next_bad if is_bad else _next):
             return b""
-        _next = started + every
+        _next, _next_bad = max(_next, started + every), started + OFTEN
     made = preview(image, invalid, pvalue, patch)
     seconds = time.monotonic() - started
     with _lock:
-        _next = started + max(every, seconds / SHARE)
+        _next = max(_next, started + seconds / SHARE)
+        _next_bad = max(_next_bad, started + seconds / SHARE_OF_BAD)
     return made
 
 

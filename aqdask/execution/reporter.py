@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from aqdask.methods.training.progress import TrainProgress
+
 
 @dataclass(frozen=True)
 class FrameFacts:
@@ -22,6 +24,8 @@ class FrameFacts:
         Time that parts of the work took: 'read', 'store', 'statistics', 'network', 'decision', 'write'.
     picture : bytes
         JPEG of the frame with its mask; empty for most frames.
+    is_bad : bool
+        The frame is flagged, or mostly masked where the method has no flag.
     """
 
     score: float = math.nan
@@ -29,6 +33,7 @@ class FrameFacts:
     reason: str = ""
     seconds: Mapping[str, float] = field(default_factory=dict)
     picture: bytes = b""
+    is_bad: bool = False
 
 
 class Reporter(Protocol):
@@ -89,3 +94,22 @@ class Silent:
 
     def frame_failed(self, frame_id: str, reason: str) -> None:
         """See `Reporter`."""
+
+
+class TrainingReporter:
+    """Listener that passes the progress of a training or calibration on to a reporter."""
+
+    def __init__(self, reporter: Reporter) -> None:
+        self.reporter = reporter
+        self._stage, self._done = "", 0
+
+    def __call__(self, progress: TrainProgress) -> None:
+        if progress.stage == "note":
+            self.reporter.say(f"note: {progress.note}")
+            return
+        if progress.stage != self._stage or progress.done < self._done:  # a stage may start over
+            unit = "steps" if progress.stage == "train" else "frames"
+            self.reporter.start(progress.stage, progress.total, unit)
+            self._stage, self._done = progress.stage, 0
+        self.reporter.advance(progress.done - self._done)
+        self._done = progress.done

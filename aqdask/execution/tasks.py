@@ -23,7 +23,7 @@ from aqdask.execution import config
 from aqdask.execution.model_cache import cached_scorer, one_thread
 from aqdask.execution.planning import Batch, FrameTask
 from aqdask.execution.prefetch import prefetched
-from aqdask.execution.preview import ALPHA, preview_now
+from aqdask.execution.preview import ALPHA, MOSTLY, preview_now
 from aqdask.execution.quality_groups import RETIRED
 from aqdask.execution.reporter import FrameFacts
 from aqdask.execution.worker import address, at_work
@@ -417,8 +417,10 @@ class _Scoring:
         bad = bad_patches(maps["pvalue"], ALPHA)
         reason = int(np.bincount(maps["reason"][bad].ravel()).argmax()) if bad.any() else -1
         name = next((flag.name for flag in REASONS if flag.value == reason), "")
-        picture = preview_now(*found.pixels, maps["pvalue"], self.scorer.patch, self.job.pictures)
-        return FrameFacts(float(maps["frame_score"]), float(bad.mean()), name, seconds, picture)
+        is_bad = bool(maps["frame_flag"] == 1 if "frame_flag" in maps else bad.mean() > MOSTLY)
+        patch, every = self.scorer.patch, self.job.pictures
+        picture = preview_now(*found.pixels, maps["pvalue"], patch, every, is_bad=is_bad)
+        return FrameFacts(float(maps["frame_score"]), float(bad.mean()), name, seconds, picture, is_bad)
 
     def _locate(self, headers: tuple[str, str], position: int) -> None:
         """Fill in the sky positions of the patch centres, where the header has a celestial WCS."""

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from aqdask.monitor.scheduler_page import JSON, PAGE
+from aqdask.monitor.scheduler_page import JSON, METRICS_PAGE, PAGE, RunMetrics
 from aqdask.monitor.strict_json import strict_json
 from aqdask.monitor.telemetry import Telemetry
 
@@ -36,7 +36,7 @@ class LocalRun:
 
 @contextlib.contextmanager
 def local_page(telemetry: Telemetry, address: str) -> Iterator[str]:
-    """Serve the live page and its JSON from a thread; yield the URL.
+    """Serve the live page, its JSON, and metrics for Prometheus (optional) from a thread; yield the URL.
 
     Parameters
     ----------
@@ -98,10 +98,24 @@ def _server(run: LocalRun, host: str, port: int) -> Any:
             self.set_header("Cache-Control", "no-store")
             self.write(strict_json({"runs": run.latest(), "workers": []}))
 
+    class Metrics(RequestHandler):
+        """The metrics of `METRICS` in Prometheus's text format; 404 without prometheus_client."""
+
+        def get(self) -> None:
+            try:
+                from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+            except ImportError:
+                self.send_error(404, reason="prometheus_client is not installed (the extra metrics)")
+                return
+            registry = CollectorRegistry()
+            registry.register(RunMetrics(run))
+            self.set_header("Content-Type", CONTENT_TYPE_LATEST)
+            self.write(generate_latest(registry))
+
     origins = ["*"] if host in ANYWHERE else [f"{name}:{port}" for name in (host, "localhost")]
     return Server(
         {PAGE: Application(FunctionHandler(show))}, io_loop=IOLoop.current(), address=host, port=port,
-        extra_patterns=[(JSON, Report)], allow_websocket_origin=origins,
+        extra_patterns=[(JSON, Report), (METRICS_PAGE, Metrics)], allow_websocket_origin=origins,
     )  # fmt: skip
 
 

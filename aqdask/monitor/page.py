@@ -161,15 +161,17 @@ def pictures(shown: list[dict[str, Any]]) -> str:
     """Return the latest pictures as HTML."""
     if not shown:
         return ""
-    figures = "".join(
-        f"<figure><img src='{text(one['picture'])}' alt='frame {text(one['frame_id'])} with its mask'>"
-        f"<figcaption>{text(one['frame_id'])}<br>{_verdict(one)}</figcaption></figure>"
-        for one in shown
-    )
-    return (
-        "<h2>Latest frames</h2><p class=quiet>red: masked at a false-mask rate of 0.01; blue: no data</p>"
-        f"<div class=pictures>{figures}</div>"
-    )
+    parts = []
+    for title, is_bad in (("Latest bad frames", True), ("Latest good frames", False)):
+        figures = "".join(
+            f"<figure><img src='{text(one['picture'])}' alt='frame {text(one['frame_id'])} with its mask'>"
+            f"<figcaption>{text(one['frame_id'])}<br>{_verdict(one)}</figcaption></figure>"
+            for one in shown
+            if one["is_bad"] == is_bad
+        )
+        parts += [f"<h2>{title}</h2><div class=pictures>{figures}</div>"] if figures else []
+    legend = "<p class=quiet>red: masked at a false-mask rate of 0.01; blue: no data</p>"
+    return "".join(parts) + legend
 
 
 def _verdict(row: dict[str, Any]) -> str:

@@ -13,10 +13,10 @@ from typing import Any
 from distributed import Scheduler
 
 from aqdask.monitor.live_runs import LiveRuns
-from aqdask.monitor.page import document
+from aqdask.monitor.page import Runs, document
 from aqdask.monitor.strict_json import strict_json
 
-NAME, PAGE, JSON = "aqdask", "/aqdask", "/aqdask.json"
+NAME, PAGE, JSON, METRICS_PAGE = "aqdask", "/aqdask", "/aqdask.json", "/metrics"
 OPERATION = "aqdask_telemetry"  # by which clients send snapshots
 
 
@@ -77,9 +77,10 @@ def _add_page(live: LiveRuns) -> None:
 
 
 class RunMetrics:
-    """Collector of prometheus_client: the commands of the scheduler of this process."""
+    """Collector of prometheus_client: the commands of the scheduler of this process, or of another source."""
 
-    live: LiveRuns | None = None
+    def __init__(self, live: Runs | None = None) -> None:
+        self.live = live
 
     def collect(self) -> Iterator[Any]:
         """Yield every metric, labelled by command, stage and start of the run."""
@@ -89,9 +90,10 @@ class RunMetrics:
         for name, (kind, text, value) in METRICS.items():
             family = {"counter": CounterMetricFamily, "gauge": GaugeMetricFamily}[kind]
             extra = ["part"] if name == SECONDS else []
+            of_stage = "timed_stage" if name in (SECONDS, TIMED) else "stage"
             metric = family(name, text, labels=["command", "stage", "started", *extra])
             for run in runs:
-                labels = [run["command"], run["stage"], run["started"]]
+                labels = [run["command"], run[of_stage], run["started"]]
                 values = value(run)
                 for part, number in (values if isinstance(values, dict) else {"": values}).items():
                     if number is not None:
@@ -103,7 +105,7 @@ def _part_seconds(run: dict[str, Any]) -> dict[str, float]:
     return {part: seconds * run["frames_timed"] for part, seconds in run["seconds_a_frame"].items()}
 
 
-SECONDS = "aqdask_part_seconds"
+SECONDS, TIMED = "aqdask_part_seconds", "aqdask_frames_timed"
 METRICS: dict[str, tuple[str, str, Callable[[dict[str, Any]], Any]]] = {
     "aqdask_planned": ("gauge", "Frames or sources of the present stage", lambda run: run["total"]),
     "aqdask_done": ("counter", "Frames or sources of the stage that are finished", lambda run: run["done"]),
@@ -120,6 +122,7 @@ METRICS: dict[str, tuple[str, str, Callable[[dict[str, Any]], Any]]] = {
     "aqdask_left_seconds": ("gauge", "Time left of the stage", lambda run: run["seconds_left"]),
     "aqdask_running": ("gauge", "1 while the command runs", lambda run: int(run["state"] == "running")),
     SECONDS: ("counter", "Time of all workers in a part of the work", _part_seconds),
+    TIMED: ("counter", "Frames whose parts of the work were timed", lambda run: run["frames_timed"]),
 }
 _metrics = RunMetrics()
 
@@ -139,5 +142,5 @@ PARTS: dict[str, Callable[[LiveRuns], None]] = {
     OPERATION: _add_operation,
     JSON: _add_json,
     PAGE: _add_page,
-    "/metrics": _add_metrics,
+    METRICS_PAGE: _add_metrics,
 }

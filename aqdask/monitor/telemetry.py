@@ -13,7 +13,7 @@ from typing import Any
 from aqdask.execution.reporter import FrameFacts, Reporter
 from aqdask.monitor.rate import Rate
 
-LATEST, PICTURES, FAILURES, MESSAGES, HISTORY = 20, 8, 50, 20, 600
+LATEST, PICTURES, BAD_PICTURES, FAILURES, MESSAGES, HISTORY = 20, 8, 4, 50, 20, 600
 PARTS = ("read", "store", "statistics", "network", "decision", "write")
 
 
@@ -39,11 +39,13 @@ class Telemetry:
         self._began = time.monotonic()
         self._latest: deque[dict[str, Any]] = deque(maxlen=LATEST)
         self._pictures: deque[dict[str, Any]] = deque(maxlen=PICTURES)
+        self._bad_pictures: deque[dict[str, Any]] = deque(maxlen=BAD_PICTURES)
         self._failures: deque[dict[str, Any]] = deque(maxlen=FAILURES)
         self._messages: deque[str] = deque(maxlen=MESSAGES)
         self._history: deque[tuple[float, float]] = deque(maxlen=HISTORY)
         self._seconds: dict[str, float] = dict.fromkeys(PARTS, 0.0)
         self._timed = self._failed = 0
+        self._timed_stage = ""  # to which the times belong
         self.version = 0  # grows with every change
 
     def start(self, stage: str, total: int, unit: str = "frames") -> None:
@@ -90,6 +92,8 @@ class Telemetry:
             "seconds": {name: round(value, 4) for name, value in facts.seconds.items()},
         }  # fmt: skip
         with self._lock:
+            if self._timed_stage != (stage := self._stages[-1]["stage"] if self._stages else ""):
+                self._seconds, self._timed, self._timed_stage = dict.fromkeys(PARTS, 0.0), 0, stage
             for name, value in facts.seconds.items():
                 self._seconds[name] = self._seconds.get(name, 0.0) + value
             self._timed += not math.isnan(facts.score) or self._is_ingest()
@@ -98,7 +102,8 @@ class Telemetry:
             self._latest.append(row)
             if facts.picture:
                 text = base64.b64encode(facts.picture).decode()
-                self._pictures.append(row | {"picture": f"data:image/jpeg;base64,{text}"})
+                shown = {"picture": f"data:image/jpeg;base64,{text}", "is_bad": facts.is_bad}
+                (self._bad_pictures if facts.is_bad else self._pictures).append(row | shown)
             self.version += 1
         self.shown.frame_done(frame_id, facts)
 
@@ -133,10 +138,10 @@ class Telemetry:
                 "per_second": round(speed, 4),
                 "seconds_left": round(left, 1) if speed > 0 and left else None,
                 "stages": [dict(entry) for entry in self._stages],
-                "frames_timed": self._timed,
+                "frames_timed": self._timed, "timed_stage": self._timed_stage,
                 "seconds_a_frame": {name: round(value / frames, 5) for name, value in self._seconds.items()},
                 "latest": list(reversed(self._latest)),
-                "pictures": list(reversed(self._pictures)),
+                "pictures": [*reversed(self._bad_pictures), *reversed(self._pictures)],
                 "failures": list(reversed(self._failures)),
                 "messages": list(reversed(self._messages)),
                 "history": list(self._history),

@@ -29,13 +29,15 @@ def read_label_file(path: str | os.PathLike[str], archive: str | os.PathLike[str
     """Read a file of labels for an archive.
 
     The file is JSON: ``{"aqdask_labels": 1, "archive": "night.zarr", "labels": [{"frame_id": "L/f00.fits",
-    "verdict": "bad", "box": [x0, y0, x1, y1] or null, "note": ""}]}``.
+    "verdict": "bad", "box": [x0, y0, x1, y1] or null, "note": "", "pixels": "9d5ccd3c"}]}``. ``verdict`` is
+    'good', 'bad', or 'removed' for a label that is taken back; ``pixels`` is the crc32c of the frame's pixels
+    as they were judged, which `aqdask.store.labels.write` compares. Files of earlier releases lack it.
 
     Raises
     ------
     UsageError
-        For a file that cannot be read, has another form, or names another archive: two archives may have
-        the same frame ids.
+        For a file that cannot be read or has another form, and for one of an archive of another name with
+        labels that lack ``pixels``: two archives may have the same frame ids.
     """
     try:
         found = json.loads(read_regular(path))
@@ -47,18 +49,20 @@ def read_label_file(path: str | os.PathLike[str], archive: str | os.PathLike[str
         raise _bad_file(path, "holds no labels")
     if found["aqdask_labels"] != FORMAT:
         raise _bad_file(path, f"has the format {found['aqdask_labels']!r}", f"format {FORMAT}")
+    listed = found.get("labels")
+    if not isinstance(listed, list):
+        raise _bad_file(path, "has no list `labels`")
+    given = [_label(path, number, entry) for number, entry in enumerate(listed, start=1)]
     mine, theirs = printable(PurePath(absolute(archive)).name), found.get("archive")
-    if theirs and printable(PurePath(str(theirs)).name) != mine:
+    is_other = theirs and printable(PurePath(str(theirs)).name) != mine
+    if is_other and not (given and all(label.pixels for label in given)):
         raise UsageError(
             f"{printable(path)} holds labels of the archive {printable(str(theirs))}, not of {mine}",
             expected="labels of the same archive: another one may have frames of the same names",
             consequence="No label was changed",
             remedy='if it was renamed, write its new name behind "archive" in the file',
         )
-    listed = found.get("labels")
-    if not isinstance(listed, list):
-        raise _bad_file(path, "has no list `labels`")
-    return [_label(path, number, entry) for number, entry in enumerate(listed, start=1)]
+    return given
 
 
 def label_table(archive: str | os.PathLike[str]) -> pa.Table:
@@ -85,12 +89,14 @@ def _label(path: str | os.PathLike[str], number: int, entry: Any) -> Label:
     """Make a label of one entry of a file; the archive checks frame, verdict and box."""
     if not isinstance(entry, Mapping):
         raise _bad_file(path, f"has a label {number} that is no object")
-    frame_id, box, note = entry.get("frame_id"), entry.get("box"), entry.get("note") or ""
-    if not isinstance(frame_id, str) or not isinstance(note, str) or not isinstance(box, list | None):
+    box, texts = entry.get("box"), [entry.get(name) or "" for name in ("frame_id", "note", "pixels")]
+    if not all(isinstance(text, str) for text in texts) or not isinstance(box, list | None):
         raise _bad_file(path, f"has a label {number} with a field of another type")
-    if entry.get("verdict") not in (labels.GOOD, labels.BAD):
-        raise _bad_file(path, f"has the verdict {entry.get('verdict')!r} in label {number}", "good or bad")
-    return Label(frame_id, entry["verdict"], None if box is None else tuple(box), note)
+    if entry.get("verdict") not in (labels.GOOD, labels.BAD, labels.REMOVED):
+        told = f"has the verdict {entry.get('verdict')!r} in label {number}"
+        raise _bad_file(path, told, "good, bad or removed")
+    frame_id, note, pixels = texts
+    return Label(frame_id, entry["verdict"], None if box is None else tuple(box), note, pixels=pixels)
 
 
 def _bad_file(path: str | os.PathLike[str], problem: str, expected: str = "") -> UsageError:

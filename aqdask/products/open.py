@@ -14,13 +14,14 @@ from aqdask.errors import ArchiveError, UsageError, place_failed
 from aqdask.paths import check_local, check_place
 from aqdask.specs import PatchGrid
 from aqdask.stats.masking import bad_pixels, check_alpha
-from aqdask.store import layout, quality_store
+from aqdask.store import labels, layout, quality_store
 from aqdask.store.entry_table import PENDING, STATES, TEXT
 from aqdask.store.frame_store import COORDINATES, FrameStore
 from aqdask.store.ledger import open_ledger
 from aqdask.store.quality_store import QualityStore, centres
 
 MASK_FORMAT = "aqdask-mask"
+TITLE = ("frame_id", "filter", "time")  # what xarray's plots name first
 FRAME_CHUNKS = {"frame": 1, "y": -1, "x": -1}  # one frame is one shard
 MOST_CHUNKS = 65536  # frames with a Dask chunk each; a million takes seconds and a gigabyte
 
@@ -54,10 +55,14 @@ def open_frames(archive: str | os.PathLike[str]) -> xr.Dataset:
     planes = [name for name in ("image", "invalid") if name in frames]
     if frames.sizes["frame"] <= MOST_CHUNKS:
         frames = frames.assign({name: frames[name].chunk(FRAME_CHUNKS) for name in planes})
-    frames = frames.set_coords([name for name in COORDINATES if name in frames])
+    named = [name for name in (*TITLE, *COORDINATES) if name in frames]
+    columns = {
+        name: frames[name].variable for name in named
+    }  # in this order: xarray's titles begin with them
     known, rows = open_ledger(root).rows(), frames.sizes["frame"]
-    types = _column(known.words("frame_type"), "", rows, "frame type, empty where unknown")
-    return frames.assign_coords(frame_type=types, state=_states(known.column("state"), rows))
+    columns["frame_type"] = _column(known.words("frame_type"), "", rows, "frame type, empty where unknown")
+    columns["state"] = _states(known.column("state"), rows)
+    return frames.drop_vars(named).assign_coords(columns)
 
 
 def quality_name(archive: str | os.PathLike[str], model: str | None = None) -> str:
@@ -111,7 +116,8 @@ def open_quality(archive: str | os.PathLike[str], model: str | None = None) -> x
         ``e2``, ``stars``. Per frame ``frame_score``; with 'aqdask' also ``frame_flag``,
         ``out_of_reference``, ``frame_size_ratio``, ``frame_ellipticity``, their p-values,
         ``frame_sky``, ``frame_noise_ratio``, ``frame_stars``. Each has ``long_name``. Coordinates of frames,
-        patch bounds ``y0``, ``y1``, ``x0``, ``x1`` and centres ``patch_y``, ``patch_x`` in pixels, ``ra`` and
+        ``label`` (verdict of a person on the frame: 'good', 'bad' or empty), patch bounds ``y0``, ``y1``,
+        ``x0``, ``x1`` and centres ``patch_y``, ``patch_x`` in pixels, ``ra`` and
         ``dec`` of patch centres in degrees (NaN without WCS); and ``invalid`` (frame, y, x) where some pixels
         of the archive are not data. Chunks as `open_frames` has them.
     """
@@ -124,11 +130,16 @@ def open_quality(archive: str | os.PathLike[str], model: str | None = None) -> x
     quality = xr.open_zarr(store.group.store, group=f"quality/{name}", consolidated=False, chunks=chunks)
     quality = quality.drop_vars("bundle").set_coords(["y0", "y1", "x0", "x1", "ra", "dec"])
     quality = quality[sorted(map(str, quality.data_vars))]
-    known = open_ledger(layout.open_root(archive)).rows()
-    states = _states(known.standing(name), frames.sizes["frame"])
+    root = layout.open_root(archive)
+    ledger = open_ledger(root)
+    known, rows = ledger.rows(), frames.sizes["frame"]
+    states = _states(known.standing(name), rows)
+    verdicts = {one.frame_id: one.verdict for one in labels.valid(root, ledger) if one.box is None}
+    given = np.array([verdicts.get(frame_id, "") for frame_id in known.texts("frame_id")], TEXT)
+    about = {"state": states, "label": _column(given, "", rows, "verdict of a person, empty for none")}
     height, width = (int(n) for n in quality.attrs["frame_shape"])
     grid = PatchGrid(height, width, int(quality.attrs["patch"]))
-    quality = quality.assign_coords(dict(frames.coords) | {"state": states} | centres(grid))
+    quality = quality.assign_coords(dict(frames.coords) | about | centres(grid))
     if known.column("invalid_pixels").any():
         quality["invalid"] = frames["invalid"]
     return quality

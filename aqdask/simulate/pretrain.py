@@ -244,7 +244,7 @@ def pretrain(seed: int = 0, steps: int = STEPS, trained: Bundle | None = None) -
             curve, networks = fit(recipe, _tell).facts(), recipe.network
     frames, spec = SimulatedFrames(seed), TrainSpec(name=SHIPPED, seed=seed)
     groups = split_groups(frames, spec)
-    noises = camera_noises(frames, groups, PATCH, spec.alpha)
+    noises = camera_noises(frames, groups, PATCH, spec.alpha, _tell)
     calibrations = calibrate_cameras(networks, frames, groups, noises, spec, PATCH, _tell, "cpu")
     return Bundle(
         name=SHIPPED,

@@ -127,10 +127,13 @@ def of_frames(labels: Sequence[Label], verdict: str) -> dict[str, Label]:
     return {label.frame_id: label for label in labels if label.box is None and label.verdict == verdict}
 
 
-def write(path: places.Place, labels: Sequence[Label], *, fsync: bool = True) -> list[Label]:
+def write(
+    path: places.Place, labels: Sequence[Label], *, fsync: bool = True, missing_ok: bool = False
+) -> list[Label]:
     """Add labels, or with the verdict 'removed' take them back: all of them, or none.
 
-    User, time and the checksum of the pixels are added to what is given.
+    User, time and the checksum of the pixels are added to what is given. With ``missing_ok``, removals of
+    labels that are not there are left out.
 
     Returns
     -------
@@ -140,8 +143,9 @@ def write(path: places.Place, labels: Sequence[Label], *, fsync: bool = True) ->
     Raises
     ------
     UsageError
-        For an unknown frame, a box outside of its frame, another verdict, two verdicts on one frame or box,
-        and the removal of a label that is not there.
+        For an unknown frame, a frame with other pixels than those that were judged (where `Label.pixels` is
+        given), a box outside of its frame, another verdict, two verdicts on one frame or box, and the removal
+        of a label that is not there.
     ArchiveError
         If the archive cannot be written.
     """
@@ -151,17 +155,21 @@ def write(path: places.Place, labels: Sequence[Label], *, fsync: bool = True) ->
     crc32c = dict(zip(*(ledger.rows().texts(name) for name in ("frame_id", "crc32c")), strict=True))
     _check(labels, shape, crc32c)
     known = {_target(label) for label in latest(root)}
-    for label in labels:
-        if label.verdict == REMOVED and _target(label) not in known:
+    absent = [label for label in labels if label.verdict == REMOVED and _target(label) not in known]
+    if missing_ok:
+        labels = [label for label in labels if label not in absent]
+    else:
+        for label in absent:
             raise _refused(f"no label of {_shown(label)} to remove", "a frame or box as `--list` shows it")
     by, time = user_name(), datetime.now(UTC).isoformat(timespec="seconds")
     new = [
         replace(one, note=printable(one.note), by=by, time=time, pixels=crc32c[one.frame_id])
         for one in labels
     ]
-    with layout.storing(path), _alone(places.join(path, GROUP)):
-        _create(root)
-        _append(path, new, fsync)
+    if new:
+        with layout.storing(path), _alone(places.join(path, GROUP)):
+            _create(root)
+            _append(path, new, fsync)
     return new
 
 
@@ -206,6 +214,13 @@ def _check(labels: Sequence[Label], shape: tuple[int, int], known: Mapping[str, 
     _check_each(labels, shape, known.keys())
     verdicts: dict[tuple[str, Box | None], str] = {}
     for label in labels:
+        if label.pixels not in ("", known[label.frame_id]):
+            raise _refused(
+                f"other pixels of {printable(label.frame_id)} than those that were judged",
+                "labels of the frames that this archive holds, as it holds them now",
+                "make the report again and judge these frames there: this is another archive, or their files "
+                "have been replaced since",
+            )
         if verdicts.setdefault(_target(label), label.verdict) != label.verdict:
             raise _refused(
                 f"two verdicts on {_shown(label)}, {verdicts[_target(label)]} and {label.verdict}",
@@ -236,12 +251,13 @@ def _fits(box: Sequence[object], shape: tuple[int, int]) -> bool:
     return 0 <= x0 < x1 <= shape[1] and 0 <= y0 < y1 <= shape[0]  # type: ignore[operator]
 
 
-def _refused(got: str, expected: str) -> UsageError:
+def _refused(got: str, expected: str, remedy: str = "") -> UsageError:
     return UsageError(
         got,
         expected=expected,
         consequence="No label was changed, nor any other of the same request",
-        remedy="`aqdask info ARCHIVE --frames` lists the frames, `aqdask label ARCHIVE --list` the labels",
+        remedy=remedy
+        or "`aqdask info ARCHIVE --frames` lists the frames, `aqdask label ARCHIVE --list` the labels",
     )
 
 

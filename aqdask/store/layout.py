@@ -33,17 +33,19 @@ from aqdask.store.stores import open_store
 
 FORMAT = "aqdask"
 LAYOUT_VERSION = 4
+LEFT_OUT = "left_out"  # attribute of the root
 CONVENTIONS = "CF-1.11"
 GROUPS = ("frames", "quality", "ledger")
+FRAME_SCORE = (
+    "frame score: distance from the reference frames in standard deviations, or 25 times the masked fraction "
+    "of the patches where that is more, larger is worse"
+)
 # Long names that earlier releases wrote, and those of today.
 REWORDED = {
     "evidence that was worst": "property of the patch with the smallest p-value",
-    "how far the frame is from the references in robust sigma, larger is worse": (
-        "distance from the reference frames in standard deviations, larger is worse"
-    ),
-    "distance from the reference frames in robust sigma, larger is worse": (
-        "distance from the reference frames in standard deviations, larger is worse"
-    ),
+    "how far the frame is from the references in robust sigma, larger is worse": FRAME_SCORE,
+    "distance from the reference frames in robust sigma, larger is worse": FRAME_SCORE,
+    "distance from the reference frames in standard deviations, larger is worse": FRAME_SCORE,
     "frame is flagged: frame_score above 5 (robust sigma of size, ellipticity, sky or noise, or more than "
     "20 % of the patches masked)": (
         "frame is flagged: frame_score above 5 (standard deviations of size, ellipticity, noise or sky, or "
@@ -313,6 +315,14 @@ def mend_array(group: zarr.Group, name: str, expected: Mapping[str, Any], rows: 
     delete_metadata(group.store_path / name)
     shape = expected["shape"] if rows is None else (rows, *expected["shape"][1:])
     group.create_array(name, **{**expected, "shape": shape})
+
+
+def record_left_out(root: zarr.Group, counts: Mapping[str, int]) -> None:
+    """Record the number of files by suffix that the last ingest left out, where it has changed."""
+    if counts and root.attrs.get(LEFT_OUT) != dict(counts):
+        root.attrs[LEFT_OUT] = dict(counts)
+    elif not counts and LEFT_OUT in root.attrs:
+        del root.attrs[LEFT_OUT]
 
 
 def is_archive(path: str | os.PathLike[str]) -> bool:

@@ -489,7 +489,11 @@ def inbox_folders(inboxes: Sequence[str]) -> list[str]:
     if not inboxes:
         raise refused("no inbox", "name at least one folder")
     if urls := [inbox for inbox in inboxes if is_object(inbox)]:
-        raise refused(f"the inbox {urls[0]}", "mount the bucket, or run `aqdask run` on it from time to time")
+        again = f"aqdask run {urls[0]} ARCHIVE --model MODEL"
+        raise refused(
+            f"the inbox {urls[0]}, a bucket, which tells of no new objects",
+            f"repeat `{again}` (cron): it takes new frames only; or mount the bucket as a folder",
+        )
     check_local(*inboxes)
     folders = [os.path.abspath(os.path.expanduser(inbox)) for inbox in inboxes]
     for number, folder in enumerate(folders):

@@ -82,6 +82,16 @@ def report(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def labelled(report) -> Path:
+    """Report on the same frames, of which the archive has a label."""
+    archive = report.with_name("night.zarr")
+    aq.label(archive, "frame_002.fits", "bad")
+    page = aq.report(archive, report.with_name("labelled.html"), alpha=0.05, panels=1)
+    aq.label(archive, "frame_002.fits", None)
+    return page.path
+
+
+@pytest.fixture(scope="session")
 def hostile(tmp_path_factory) -> Path:
     """Report on frames with markup in name, filter and camera."""
     folder = tmp_path_factory.mktemp("hostile")

@@ -64,6 +64,7 @@ def test_panel_shows_pixels_reconstruction_and_maps(report, open_page):
     worst = page.evaluate("frames.frame_score.indexOf(Math.max(...frames.frame_score))")
     page.locator("#extremes .card").first.click()
     opened(page, worst)
+    assert page.inner_text("#p-flag").startswith("Flagged")
     assert page.locator("#slot-image, #slot-smooth, #slot-residual, #slot-score, #slot-sky").evaluate_all(
         "slots => slots.every((slot) => !slot.hidden && slot.querySelector('.plot, div').clientHeight > 100)"
     )
@@ -85,6 +86,10 @@ def test_pointer_reads_pixels_and_sky(report, open_page):
     assert "Dec +3" in text
     counts = page.evaluate("valueAt(view.planes.image, 127.5, 127.5)")
     assert page.evaluate("view.planes.image.low") <= counts <= page.evaluate("view.planes.image.high")
+    page.evaluate("view.planes.image.levels.fill(255)")
+    page.evaluate("point(127.5, 127.5)")
+    high = page.evaluate("number(view.planes.image.high, 3)")
+    assert f"Image ≥ {high} (clipped)" in page.inner_text("#p-readout")
 
 
 def test_zoom_is_linked(report, open_page):
@@ -157,9 +162,11 @@ def test_labels_are_saved_as_a_file(report, open_page, tmp_path):
     assert saved["aqdask_labels"] == 1
     assert saved["archive"] == "night.zarr"
     *whole, boxed = saved["labels"]
+    ids, pixels = values(page, "frame_id"), values(page, "crc32c")
+    assert len(pixels[2]) == 8
     assert whole == [
-        {"frame_id": "frame_002.fits", "verdict": "good", "box": None, "note": ""},
-        {"frame_id": "frame_003.fits", "verdict": "bad", "box": None, "note": ""},
+        {"frame_id": ids[2], "verdict": "good", "box": None, "note": "", "pixels": pixels[2]},
+        {"frame_id": ids[3], "verdict": "bad", "box": None, "note": "", "pixels": pixels[3]},
     ]
     assert boxed["verdict"] == "bad"
     assert boxed["box"] == pytest.approx([64, 128, 128, 192], abs=3)
@@ -168,6 +175,21 @@ def test_labels_are_saved_as_a_file(report, open_page, tmp_path):
     page.reload()
     page.wait_for_selector("html[data-ready=yes]", state="attached")
     assert page.inner_text("#labelled") == "0"
+
+
+def test_labels_of_the_archive_are_cleared_by_the_file(labelled, open_page):
+    page = open_page(labelled)
+    index = page.evaluate("data.stored[0] && positions.get(data.stored[0].frame_id)")
+    page.evaluate(f"open({index})")
+    opened(page, index)
+    assert page.get_attribute("#p-bad", "aria-pressed") == "true"
+    page.click("#p-clear")
+    assert page.get_attribute("#p-bad", "aria-pressed") == "false"
+    assert "changed here: save the labels" in page.inner_text("#p-labels")
+    [removed] = page.evaluate("aqdask.labelFile().labels")
+    assert (removed["verdict"], removed["box"]) == ("removed", None)
+    page.click("#p-bad")  # as the archive has it
+    assert page.evaluate("aqdask.labelFile().labels") == []
 
 
 def test_dark_and_light(report, open_page):

@@ -8,7 +8,7 @@ import json
 import pytest
 from rich.console import Console
 
-from aqdask.cli.model import TrainingReporter
+from aqdask.execution.reporter import TrainingReporter
 from aqdask.methods.training.progress import TrainProgress
 from aqdask.monitor import progress
 from aqdask.monitor.progress import BarReporter, JsonReporter, LineReporter, WarningsOnly
@@ -57,12 +57,10 @@ def test_work_that_turns_up_on_the_way_is_added_to_the_total(monkeypatch):
 
 
 def test_a_training_stage_that_begins_anew_begins_at_nothing():
-    class Session:
-        reporter = LineReporter(io.StringIO())
-
-    listener = TrainingReporter(Session())
+    reporter = LineReporter(io.StringIO())
+    listener = TrainingReporter(reporter)
     for done in (3, 1, 2):
         listener(TrainProgress("calibrate", done=done, total=3))
-    assert Session.reporter._done == 2
-    Session.reporter.finish()
-    assert "-1" not in Session.reporter.stream.getvalue()
+    assert reporter._done == 2
+    reporter.finish()
+    assert "-1" not in reporter.stream.getvalue()

@@ -79,7 +79,7 @@ def test_calibrate_writes_a_model_that_info_describes(calibrated):
     assert row[1] == "L"
     assert row[2] == "any"  # sky
     assert row[5] == "7"  # frames
-    assert "note: Calibrated on 2 frames" in shown.stdout
+    assert "note: The p-values come from 2 of the" in shown.stdout
     told = json.loads(call("info", path, "--json").stdout)
     known = told["calibrations"]["SIMCAM|L"]
     assert known["patches"] == 2 * (SIZE // 64) ** 2

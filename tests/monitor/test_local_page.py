@@ -44,6 +44,18 @@ def test_json_and_page_are_served_until_the_end(telemetry):
         urlopen(url, timeout=5)
 
 
+def test_metrics_are_those_of_the_command(telemetry):
+    pytest.importorskip("prometheus_client")
+    telemetry.start("report", 1)
+    with local_page(telemetry, "127.0.0.1:0") as url:
+        headers, text = get(url.replace("/aqdask", "/metrics"))
+    assert headers["Content-Type"].startswith("text/plain")
+    assert 'aqdask_done_total{command="watch",stage="report"' in text
+    [timed] = [line for line in text.splitlines() if line.startswith("aqdask_frames_timed_total")]
+    assert 'stage="watch"' in timed  # the stage to which the times belong
+    assert timed.endswith(" 1.0")
+
+
 def test_another_port_is_taken_where_the_first_is_in_use(telemetry):
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))

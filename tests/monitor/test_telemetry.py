@@ -80,6 +80,32 @@ def test_few_pictures_are_made(monkeypatch):
     assert [bool(picture) for picture in made] == [True] + 19 * [False]
 
 
+def test_bad_frames_have_pictures_sooner_and_come_first(monkeypatch):
+    now = [1.0]
+    monkeypatch.setattr(preview, "_next", 0.0)
+    monkeypatch.setattr(preview, "_next_bad", 0.0)
+    monkeypatch.setattr(preview.time, "monotonic", lambda: now[0])
+    image, kept = np.ones((30, 20), np.uint16), Telemetry(Silent(), "score")
+    kept.start("score", 40)
+    for number in range(40):
+        is_bad = number in (3, 4, 20)
+        picture = preview.preview_now(image, None, None, 0, 60.0, is_bad=is_bad)
+        kept.frame_done(f"{number}", FrameFacts(1.0, 0.1, "size", {"read": 1.0}, picture, is_bad))
+        now[0] += 1
+    assert [row["frame_id"] for row in kept.snapshot()["pictures"]] == ["20", "4", "3", "0"]
+
+
+def test_times_are_those_of_one_stage():
+    kept = Telemetry(Silent(), "run")
+    for stage, seconds in (("ingest", 4.0), ("score", 1.0)):
+        kept.start(stage, 1)
+        kept.frame_done("a", FrameFacts(1.0, 0.1, "size", {"read": seconds}))
+    kept.start("report", 1)
+    found = kept.snapshot()
+    assert (found["timed_stage"], found["frames_timed"]) == ("score", 1)
+    assert found["seconds_a_frame"]["read"] == 1.0
+
+
 def test_a_picture_costs_at_most_its_share_of_the_time(monkeypatch):
     now = [0.0]
     monkeypatch.setattr(preview, "_next", 0.0)

@@ -14,8 +14,11 @@ import aqdask as aq
 from aqdask import flags
 from aqdask.errors import AqdaskError, UsageError
 from aqdask.execution.open_archive import writing
+from aqdask.execution.reporter import Silent
 from aqdask.products.agreement import LabelAgreement, patches_of
 from aqdask.specs import PatchGrid
+from aqdask.store import layout
+from aqdask.store.ledger import open_ledger
 from aqdask.store.quality_store import QualityStore
 
 GRID = PatchGrid(*SHAPE, 32)  # 5 x 7 patches
@@ -47,6 +50,34 @@ def test_the_labels_of_the_page_come_in_together(own, tmp_path):
         ("good", 32, ""),
     ]
     assert aq.label_from_file(own, page(tmp_path)) == 0  # nothing labelled is no mistake
+
+
+def test_a_file_fits_the_frames_that_were_judged_only_whatever_the_archive_is_called(own, tmp_path):
+    pixels = {entry.frame_id: entry.crc32c for entry in open_ledger(layout.open_root(own)).rows()}
+    mine = [{"frame_id": name, "verdict": "bad", "pixels": pixels[name]} for name in F[:2]]
+    assert aq.label_from_file(own, page(tmp_path, *mine, archive="renamed.zarr")) == 2
+    other = mine[0] | {"frame_id": F[2]}  # a frame of this name with other pixels
+    with pytest.raises(UsageError, match=f"other pixels of {F[2]} than those that were judged"):
+        aq.label_from_file(own, page(tmp_path, mine[1], other))
+    with pytest.raises(UsageError, match="labels of the archive renamed"):
+        aq.label_from_file(own, page(tmp_path, mine[0], {**mine[1], "pixels": ""}, archive="renamed.zarr"))
+    assert aq.labels(own).num_rows == 2
+
+
+def test_labels_of_the_archive_are_taken_back_and_files_without_checksums_are_read_with_a_note(own, tmp_path):
+    class Heard(Silent):
+        said: list[str] = []  # noqa: RUF012
+
+        def say(self, text):
+            self.said.append(text)
+
+    aq.label(own, F[0], "bad")
+    cleared = [{"frame_id": name, "verdict": "removed"} for name in F[:2]]
+    assert aq.label_from_file(own, page(tmp_path, *cleared), reporter=Heard()) == 1
+    assert aq.labels(own).num_rows == 0
+    [note] = Heard.said
+    assert note.startswith("note: 2 of 2 labels have no checksum")
+    assert aq.label_from_file(own, page(tmp_path, *cleared)) == 0
 
 
 @pytest.mark.parametrize(

@@ -116,7 +116,13 @@ def test_pvalues_against_the_uniform(quality, ax):
     heights = steps.get_data().values
     assert heights.mean() == pytest.approx(1)
     assert ax.lines[0].get_ydata()[0] == 1
+    assert ax.get_title() == "2 good frames\n1 flagged or labelled bad left out"
+    assert ax.get_legend().get_texts()[0].get_text() == "70 patches"  # the second one is flagged
+    labelled = quality.assign_coords(label=("frame", ["bad", "", "good", ""]))
+    plot.pvalues(labelled, ax=(other := Figure().add_subplot()))
+    assert other.get_title().startswith("1 good frame\n2 flagged or labelled bad")
     plot.pvalues(quality.isel(frame=[3]), ax=Figure().add_subplot())  # nothing scored
+    plot.pvalues(quality.isel(frame=0), ax=Figure().add_subplot())
 
 
 def test_the_mean_mask_is_over_scored_frames(quality, ax):

@@ -13,7 +13,13 @@ from aqdask.products.mask_summaries import GOOD, MaskBlock
 from aqdask.products.report.data import Band, report_data
 from aqdask.products.report.detector import MaskSums
 from aqdask.products.report.drift import drifts
-from aqdask.products.report.sentences import flag_sentence, local_sentence, standings, state_sentences
+from aqdask.products.report.sentences import (
+    flag_sentence,
+    flags_told,
+    local_sentence,
+    standings,
+    state_sentences,
+)
 from aqdask.specs import ArchiveSpec, PatchGrid
 from aqdask.store import layout
 from aqdask.store.frame_store import FrameStore
@@ -219,6 +225,23 @@ def test_a_place_that_is_masked_again_and_again_is_found_and_nothing_else():
     assert (corner.rows, corner.reason, corner.fraction) == ((960, 1024), "no_data", 1.0)
 
 
+def test_a_place_has_the_time_in_which_it_is_masked():
+    times = np.datetime64("2024-05-07T20:00", "us") + np.arange(200) * np.timedelta64(2, "m")
+    pvalue = np.random.default_rng(4).random((200, 16, 16))
+    pvalue[90:170, 3, 7] = 1e-4
+    pvalue[::4, 9, 9] = 1e-4  # now and then, all the time
+    pvalue[5, 3, 7] = 1e-4  # by chance
+    sums = MaskSums((16, 16), np.zeros(200, int), ["cam"], 0.01, times)
+    sums.add(block(pvalue), np.zeros(200, bool))
+    found = {place.rows[0] // 64: place for place in sums.repeated_places(PatchGrid(1024, 1024))}
+    step = np.timedelta64(8, "m")  # a period of four frames
+    assert abs(found[3].first - times[90]) <= step
+    assert abs(found[3].last - times[169]) <= step
+    assert "between 2024-05-07 22:5" in found[3].text
+    assert "between" not in found[9].text
+    assert np.isnat(summed(pvalue).repeated_places(PatchGrid(1024, 1024))[0].first)
+
+
 def test_places_of_flagged_frames_count_for_the_mean_mask_only():
     pvalue = np.random.default_rng(3).random((60, 8, 8)) * 0.9 + 0.1
     pvalue[:20, 2, 2] = 1e-4
@@ -308,6 +331,19 @@ def test_parts_of_good_frames_that_stand_out_are_named():
         "Parts of frames that are not flagged stand out: 1 for lines or trails (a.fits)."
     )
     assert local_sentence(found | {"share_line": np.zeros(4)}, 400) == ""
+
+
+def test_a_flagged_frame_is_told_with_its_values_and_those_of_the_references():
+    found = flagged_at(3, {"size": [1], "spike": [2]}, frame_size_ratio=np.array([1.0, 1.62, np.nan]))
+    found["masked_patches"] = np.array([0, 0.1, 0.9])
+    none, size, spike = flags_told(found, {("cam", "L"): {"frame_size_ratio": Band(0.98, 1.0, 1.04)}})
+    assert none == ""
+    assert size == (
+        "Flagged for wide stars (focus or seeing?): stars are wider than on reference frames (or sharper, "
+        "with two_sided); size ratio 1.62, reference frames 0.98 to 1.04."
+    )
+    expected = "Flagged, since 90% of its patches are masked, most of them for single bright pixels: "
+    assert spike.startswith(expected)
 
 
 def test_states_in_words():

@@ -15,6 +15,7 @@ from PIL import Image
 
 import aqdask as aq
 from aqdask.errors import UsageError
+from aqdask.execution.reporter import Silent
 from aqdask.methods.base import reconstruct_frame
 from aqdask.methods.dispatch import load_scorer
 from aqdask.methods.shipped import load_shipped
@@ -138,6 +139,23 @@ def test_archive_without_scores_says_so(tmp_path):
     assert all(list(panel["planes"]) == ["image"] for panel in payload(page.path)["panels"].values())
 
 
+def test_what_was_left_out_or_given_up_is_told_and_no_damage(tmp_path):
+    folder = write_night(tmp_path / "f", 2)
+    (folder / "notes.txt").write_text("clouds at 3")
+    aq.ingest(folder, tmp_path / "a.zarr", **OPTIONS)
+    assert aq.report(tmp_path / "a.zarr").summary[-1] == "Last ingest: 1 file left out by suffix: .txt 1."
+    (folder / "notes.txt").unlink()
+    (folder / "R/f01.fits").unlink()
+    aq.ingest(folder, tmp_path / "a.zarr", forget=True, **OPTIONS)
+    page = aq.report(tmp_path / "a.zarr")
+    assert not any("left out" in sentence for sentence in page.summary)
+    assert any("given up (--forget)" in sentence for sentence in page.summary)
+    assert (page.problems, page.panels) == ((), ("L/f00.fits",))
+    assert payload(page.path)["frames"]["has_pixels"] == [True, False]
+    [problem] = aq.report(tmp_path / "a.zarr", frames=["R/*"]).problems
+    assert problem[1].startswith("no pixels: given up (--forget)")
+
+
 def test_archive_of_quarantined_sources_only(tmp_path):
     (tmp_path / "f").mkdir()
     (tmp_path / "f" / "a.fits").write_text("no FITS")
@@ -165,6 +183,31 @@ def test_refusals(archive, tmp_path):
 def test_run_writes_the_report(tmp_path, model):
     aq.run(write_night(tmp_path / "f", 2), tmp_path / "a.zarr", model, alpha=0.2, **OPTIONS)
     assert payload(tmp_path / "a-products" / "report.html")["frames"]["state"] == ["done", "done"]
+
+
+def test_progress_is_reported_from_the_first_map_to_the_page(archive, tmp_path):
+    class Counted(Silent):
+        def __init__(self):
+            self.stages = {}
+
+        def start(self, stage, total, unit="frames"):
+            self.stages[stage] = [total, 0]
+
+        def advance(self, done, quarantined=0):
+            self.stages[[*self.stages][-1]][1] += done
+
+    counted = Counted()
+    aq.report(archive, tmp_path / "r.html", alpha=0.2, panels=4, reporter=counted)
+    assert counted.stages == {stage: [6, 6] for stage in ("masks", "report", "page")}
+
+
+def test_notes_of_the_calibration_are_shown(archive, tmp_path, model):
+    noted = model.with_calibrations(model.calibrations, name="noted", notes=("Few <b>frames</b>.",))
+    own = shutil.copytree(archive, tmp_path / "night.zarr")
+    aq.score(own, noted)
+    text = aq.report(own, tmp_path / "r.html", model="noted", panels=0).path.read_text(encoding="utf-8")
+    assert "<h3>Notes of the calibration</h3>" in text
+    assert "<li>Few &lt;b&gt;frames&lt;/b&gt;.</li>" in text
 
 
 def test_labels_and_agreement_are_shown(archive, tmp_path):

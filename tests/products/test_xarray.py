@@ -70,6 +70,7 @@ def test_maps_are_plotted_over_pixels_by_xarray_itself(archive):
             assert axes.get_xlabel() == "x of the patch centre [pixel]"
             assert axes.get_ylabel() == "y of the patch centre [pixel]"
             assert axes.get_xlim() == (-0.5, 187.5)
+            assert axes.get_title().startswith(f"frame_id = {IDS[0]}, filter = ")
         axes = Figure().add_subplot()
         quality["frame_score"].plot(ax=axes)
         assert axes.get_ylabel().startswith(quality["frame_score"].attrs["long_name"][:20])

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from zarr.storage import MemoryStore
 
+from aqdask.methods.noise_aware.variables import VARIABLES
 from aqdask.store import layout
 from aqdask.store.codecs import CODECS
 
@@ -76,3 +77,23 @@ def test_opening_does_not_look_into_the_folders_of_shards(tmp_path):
     assert [place.exists() for place in places] == [True, False]
     layout.sweep_partials(tmp_path, shards=True)
     assert not places[0].exists()
+
+
+def test_arrays_with_the_words_of_earlier_releases_are_those_of_today():
+    words = {variable.name: variable.attributes["long_name"] for variable in VARIABLES}
+    assert set(layout.REWORDED.values()) <= set(words.values())
+    assert not set(layout.REWORDED) & set(layout.REWORDED.values())
+    for earlier, now in layout.REWORDED.items():
+        about = {
+            "shape": (3,),
+            "dtype": "float32",
+            "chunks": (3,),
+            "fill_value": 0,
+            "dimension_names": ("frame",),
+        }
+        group = zarr.create_group(MemoryStore())
+        group.create_array("a", **about, attributes={"long_name": earlier})
+        assert layout.array_problem(group, "a", about | {"attributes": {"long_name": now}}, 3) == ""
+        other = about | {"attributes": {"long_name": "other"}}
+        assert "other metadata" in layout.array_problem(group, "a", other, 3)
+    assert "masked fraction" in words["frame_score"]

@@ -193,6 +193,7 @@ def test_options_that_cannot_be_are_usage_errors(options, why, inbox, archive, m
     found = invoke(inbox, archive, "--model", model, *options)
     assert found.exit_code == 2
     assert why in found.output
+    assert "live page" not in found.output
     assert not archive.exists()
 
 

@@ -10,7 +10,7 @@ import torch
 from aqdask.methods.base import FrameSource
 from aqdask.methods.bundle import POOLED, Bundle, calibration_key
 from aqdask.methods.noise_aware.camera_calibration import CameraCalibration
-from aqdask.methods.noise_aware.camera_noise import CameraNoise, fit_camera_noise
+from aqdask.methods.noise_aware.camera_noise import SURVEYED, CameraNoise, fit_camera_noise
 from aqdask.methods.noise_aware.fit_calibration import FeatureReader, calibrate_strata
 from aqdask.methods.noise_aware.networks import Networks, load_networks
 from aqdask.methods.noise_aware.reference_checks import check_alpha, check_gains, check_unit, naming_unit
@@ -55,7 +55,7 @@ def calibrate_bundle(
         If the weights do not fit the architecture that the bundle states.
     """
     groups = split_groups(frames, spec)
-    noises = camera_noises(frames, groups, bundle.patch, spec.alpha)
+    noises = camera_noises(frames, groups, bundle.patch, spec.alpha, report)
     networks = load_networks(bundle)
     calibrations = calibrate_cameras(networks, frames, groups, noises, spec, bundle.patch, report, device)
     fresh = {key: calibration.stored() for key, calibration in calibrations.items()}
@@ -85,7 +85,7 @@ def calibrate_bundle(
 
 
 def camera_noises(
-    frames: FrameSource, groups: Groups, patch: int, alpha: float
+    frames: FrameSource, groups: Groups, patch: int, alpha: float, report: Report
 ) -> dict[tuple[str, str], CameraNoise]:
     """Fit noise, hot pixels and saturation of each camera to the fit sets of its filters.
 
@@ -99,7 +99,8 @@ def camera_noises(
         members = [index for (name, _), split in groups.items() if name == camera for index in split.fit]
         members = members if len(members) >= FEW_NOISE else every
         with naming_unit(frames.metadata[index].unit for index in members):
-            found[camera] = fit_camera_noise(frames, members, patch)
+            tick = _counter(report, "noise", min(len(members), SURVEYED))
+            found[camera] = fit_camera_noise(frames, members, patch, tick)
     for key, split in groups.items():  # before anything is trained
         n_y, n_x = PatchGrid(*found[key[0]].shape, patch).shape
         number, total = len(split.threshold), len(split.every)
@@ -123,7 +124,7 @@ def calibrate_cameras(
             few = f"{len(members)} reference frames of {_named(calibration_key(*key))}"
             note = f"{few}: {MIN_FRAMES} are needed for a calibration of its own"
             report(TrainProgress("note", note=note))
-    tick = _counter(report, sum(len(split.every) for split in groups.values()))
+    tick = _counter(report, "calibrate", sum(len(split.every) for split in groups.values()))
     found = {}
     for key, split in groups.items():
         reader = FeatureReader(networks, noises[key], patch, str(device))
@@ -155,8 +156,8 @@ def _named(key: str) -> str:
     return " ".join(key.split("|")).strip() or "an unnamed camera"
 
 
-def _counter(report: Report, total: int) -> Callable[[], None]:
-    """Make a function that reports the progress of a calibration each time a frame is done."""
+def _counter(report: Report, stage: str, total: int) -> Callable[[], None]:
+    """Make a function that reports the progress of a stage each time a frame is done."""
     begun, done = time.monotonic(), 0
 
     def tick() -> None:
@@ -164,6 +165,6 @@ def _counter(report: Report, total: int) -> Callable[[], None]:
         done += 1
         seconds = time.monotonic() - begun
         eta = seconds / done * (total - done)
-        report(TrainProgress("calibrate", done, total, seconds=seconds, eta_seconds=eta))
+        report(TrainProgress(stage, done, total, seconds=seconds, eta_seconds=eta))
 
     return tick

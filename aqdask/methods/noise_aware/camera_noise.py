@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -179,8 +179,10 @@ def spread_over(members: Sequence[int], count: int) -> list[int]:
     return [members[k] for k in chosen]
 
 
-def fit_camera_noise(frames: FrameSource, members: Sequence[int], patch: int) -> CameraNoise:
-    """Fit the noise of a camera to some of its frames, each of which is read once.
+def fit_camera_noise(
+    frames: FrameSource, members: Sequence[int], patch: int, tick: Callable[[], None] = lambda: None
+) -> CameraNoise:
+    """Fit the noise of a camera to some of its frames, each of which is read once; ``tick`` follows each.
 
     Raises
     ------
@@ -195,6 +197,7 @@ def fit_camera_noise(frames: FrameSource, members: Sequence[int], patch: int) ->
         cells.append(survey.cells)
         total = survey.signal.astype(np.float32) if total is None else total + survey.signal
         integer = survey.integer
+        tick()
     sky, near, far = (
         np.concatenate([getattr(part, name) for part in levels]) for name in ("sky", "near", "far")
     )

@@ -275,9 +275,9 @@ def _notes(
     notes = [_frame_note(decision, alpha, total)]
     if threshold < FEW_FRAMES:
         notes.append(
-            f"Calibrated on {threshold} frame{'s'[: threshold > 1]}: patches of one frame are correlated, so "
-            "the share of good patches masked may differ from alpha by a factor of two or more; 20 frames "
-            "bring it close."
+            f"The p-values come from {threshold} of the {total} frames: patches of one frame are correlated, "
+            "so the share of good patches masked may differ from alpha by a factor of two or more; 20 such "
+            "frames bring it close."
         )
     for reason in dict.fromkeys(disabled.values()):
         names = [name for name, why in disabled.items() if why == reason]

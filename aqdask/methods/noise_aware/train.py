@@ -63,7 +63,7 @@ def train_noise_aware(
     _check(spec)
     groups = split_groups(frames, spec)
     split = _union(groups)
-    noises = camera_noises(frames, groups, spec.patch, spec.alpha)
+    noises = camera_noises(frames, groups, spec.patch, spec.alpha, report)
     normalise = NoiseUnits({index: noises[key] for key in groups for index in groups[key].every})
     shipped = load_shipped()
     recipe = FineTuning(load_networks(shipped), frames, split, normalise, spec, torch.device(device))

@@ -38,7 +38,11 @@ VARIABLES: tuple[Variable, ...] = (
     _map("e1", "PSF ellipticity along the axes less that of the reference frames"),
     _map("e2", "PSF ellipticity along the diagonals less that of the reference frames"),
     _map("stars", "stars in the patch above 5 sigma"),
-    _number("frame_score", "distance from the reference frames in standard deviations, larger is worse"),
+    _number(
+        "frame_score",
+        "frame score: distance from the reference frames in standard deviations, or 25 times the masked "
+        "fraction of the patches where that is more, larger is worse",
+    ),
     Variable(
         "frame_flag",
         "uint8",

@@ -14,7 +14,7 @@ class TrainProgress:
     Parameters
     ----------
     stage : str
-        'train' (``done`` of ``total`` steps), 'calibrate' (of frames) or 'note'.
+        'train' (``done`` of ``total`` steps), 'noise' and 'calibrate' (of frames) or 'note'.
     loss, held_out : float
         Loss of the last step, and the held-out one when last looked at; NaN before.
     seconds, eta_seconds : float

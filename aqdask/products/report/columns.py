@@ -10,14 +10,17 @@ from aqdask import flags
 from aqdask.products.flagged import SpansOf, flag_reasons, flagged
 from aqdask.products.mask_summaries import MaskSummaries
 from aqdask.products.table import COLUMNS
-from aqdask.store.entry_table import POINTING, STATES, decoded
+from aqdask.store.entry_table import CODE, DONE, POINTING, STATES, decoded
 from aqdask.store.frame_store import FrameStore
+from aqdask.store.layout import REWORDED
 from aqdask.store.ledger import Rows
 from aqdask.store.quality_store import QualityStore
 from aqdask.text import printable
 
 OWN = {
     "is_flagged": "frame is flagged",
+    "crc32c": "checksum of the pixels",
+    "has_pixels": "pixels are stored, or can be read from the source",
     "state_reason": "reason where the state is not done",
 }
 
@@ -38,6 +41,8 @@ def header_columns(frames: FrameStore, known: Rows) -> dict[str, np.ndarray]:
     columns["exptime"] = frames.coordinate("exptime")[rows]
     for name in ("camera", "filter"):
         columns[name] = _texts([printable(str(text)) for text in frames.coordinate(name)[rows].tolist()])
+    columns["has_pixels"] = known.column("state") == CODE[DONE]
+    columns["crc32c"] = _texts(known.texts("crc32c"))
     columns["frame_type"] = _texts(known.words("frame_type").tolist())
     return columns | {name: known.column(name) for name in POINTING}
 
@@ -83,7 +88,8 @@ def labels(store: QualityStore | None) -> dict[str, str]:
     for name in store.frame_variables if store is not None else ():
         about = store.describe(name).attributes if store is not None else {}
         unit = str(about.get("units", "1"))
-        found[name] = str(about.get("long_name", name)) + (f" ({unit})" if unit != "1" else "")
+        told = str(about.get("long_name", name))
+        found[name] = REWORDED.get(told, told) + (f" ({unit})" if unit != "1" else "")
     return found
 
 

@@ -12,6 +12,8 @@ import numpy as np
 
 from aqdask.execution.coverage import ATTRIBUTE
 from aqdask.execution.quality_groups import PRECISION, VERSIONS
+from aqdask.execution.reporter import Reporter, Silent
+from aqdask.io.sources import Scan
 from aqdask.methods.bundle import Bundle
 from aqdask.products.flagged import SpansOf, flagged, reference_spans
 from aqdask.products.mask_summaries import MaskBlock, read_masks, scored_rows, summary_of
@@ -34,6 +36,7 @@ from aqdask.stats.masking import check_alpha
 from aqdask.store import layout, quality_store
 from aqdask.store.entry_table import STATES, decoded
 from aqdask.store.frame_store import FrameStore
+from aqdask.store.labels import BAD, of_frames, valid
 from aqdask.store.ledger import Ledger, open_ledger
 from aqdask.store.quality_store import QualityStore
 from aqdask.text import printable
@@ -46,7 +49,12 @@ NOT_FOLLOWED = ("frame_flag", "out_of_reference", "frame_size_pvalue", "frame_el
 PLACES_SHOWN = 3  # in the summary
 
 
-def report_data(archive: str | os.PathLike[str], quality: str = "", alpha: float = 0.01) -> ReportData:
+def report_data(
+    archive: str | os.PathLike[str],
+    quality: str = "",
+    alpha: float = 0.01,
+    reporter: Reporter | None = None,
+) -> ReportData:
     """Collect the data of a report.
 
     Parameters
@@ -57,6 +65,8 @@ def report_data(archive: str | os.PathLike[str], quality: str = "", alpha: float
         Name or digest of the model. Empty: the only one, or no scores where there is none.
     alpha : float
         False-mask rate, in (0, 1).
+    reporter : Reporter, optional
+        Listens to the progress.
 
     Raises
     ------
@@ -82,14 +92,20 @@ def report_data(archive: str | os.PathLike[str], quality: str = "", alpha: float
     cameras, numbers = np.unique(columns["camera"].astype(str), return_inverse=True)
     by_row = np.zeros(ledger.row_count, np.int64)
     by_row[columns["row"]] = numbers
+    times = np.full(ledger.row_count, np.datetime64("NaT", "us"))
+    times[columns["row"]] = columns["time"]
     values = frame_values(store, ledger.row_count)
     patch: Any = store.group.attrs["patch"] if store else PATCH
     grid = PatchGrid(*frames.spec.shape, int(patch))
-    sums = MaskSums(grid.shape, by_row, cameras.tolist(), alpha)
+    sums = MaskSums(grid.shape, by_row, cameras.tolist(), alpha, times)
     masks = None
     if store is not None:
-        blocks = read_masks(store, scored_rows(known, quality), quality, alpha)
-        masks = summary_of(_added(blocks, sums, values), store, ledger.row_count)
+        scored = scored_rows(known, quality)
+        blocks = _told(read_masks(store, scored, quality, alpha), len(scored), reporter or Silent())
+        bad = np.isin(known.texts("frame_id"), [*of_frames(valid(root, ledger), BAD)])
+        labelled_bad = np.zeros(ledger.row_count, bool)
+        labelled_bad[known.column("row")] = bad
+        masks = summary_of(_added(blocks, sums, values, labelled_bad), store, ledger.row_count)
     spans: SpansOf = reference_spans(store) if store else lambda camera, filter: {}
     columns |= score_columns(known, quality, values, masks, spans, columns)
     order = np.lexsort((columns["row"], columns["time"]))  # NaT is last
@@ -100,19 +116,43 @@ def report_data(archive: str | os.PathLike[str], quality: str = "", alpha: float
     standings, places, pvalues = _standings(ledger, quality), sums.repeated_places(grid), sums.pvalues()
     damaged = int(masks.damaged.sum()) if masks else 0
     local = sentences.local_sentence(columns, masks.patches) if masks else ""
-    summary = _summary(store, columns, standings, damaged, local, pvalues, places, moved)
-    provenance = tuple(_provenance(archive, root, store, alpha))
+    summary = [*_summary(store, columns, standings, damaged, local, pvalues, places, moved)]
+    left_out: Any = root.attrs.get(layout.LEFT_OUT, {})
+    if note := Scan((), left_out).note():
+        summary.append(f"Last ingest: {note}.")
+    contents = store.bundle() if store else None
+    bundle = Bundle.from_bytes(contents) if contents else None
+    provenance = tuple(_provenance(archive, root, store, bundle, alpha))
     return ReportData(
         os.fspath(archive), quality, alpha, tuple(filter(None, summary)), standings, columns, labels(store),
-        references, sums.mean_masks(), places, pvalues, moved, provenance,
+        references, sums.mean_masks(), places, pvalues, moved, provenance, _notes(bundle),
     )  # fmt: skip
 
 
-def _added(blocks: Iterator[MaskBlock], sums: MaskSums, values: dict[str, np.ndarray]) -> Iterator[MaskBlock]:
+def _notes(bundle: Bundle | None) -> tuple[str, ...]:
+    """Return the notes of a calibration; those of the shipped model are on simulated frames, and left out."""
+    if bundle is None or ("shipped" in bundle.provenance and not bundle.provenance.get("adapted")):
+        return ()
+    return tuple(map(printable, bundle.notes))
+
+
+def _told(blocks: Iterator[MaskBlock], total: int, reporter: Reporter) -> Iterator[MaskBlock]:
+    """Report the progress, and pass each block on."""
+    reporter.start("masks", total)
+    for block in blocks:
+        yield block
+        reporter.advance(len(block.rows))
+    reporter.finish()
+
+
+def _added(
+    blocks: Iterator[MaskBlock], sums: MaskSums, values: dict[str, np.ndarray], labelled_bad: np.ndarray
+) -> Iterator[MaskBlock]:
     """Add each block to the sums, and pass it on."""
     for block in blocks:
         masked = block.counts.sum(axis=1) / sums.patches
-        sums.add(block, flagged({name: column[block.rows] for name, column in values.items()}, masked))
+        is_flagged = flagged({name: column[block.rows] for name, column in values.items()}, masked)
+        sums.add(block, is_flagged, labelled_bad[block.rows])
         yield block
 
 
@@ -182,7 +222,11 @@ def _uncalibrated(store: QualityStore, frames: dict[str, np.ndarray]) -> Iterato
 
 
 def _provenance(
-    archive: str | os.PathLike[str], root: Any, store: QualityStore | None, alpha: float
+    archive: str | os.PathLike[str],
+    root: Any,
+    store: QualityStore | None,
+    bundle: Bundle | None,
+    alpha: float,
 ) -> Iterator[tuple[str, str]]:
     spec = layout.read_spec(root)
     yield "archive", printable(os.fspath(archive))
@@ -197,7 +241,7 @@ def _provenance(
         yield "method", str(about["method"])
         yield "patch", f"{about['patch']} px"
         yield "precision", str(about.get(PRECISION, "fp32"))
-        yield from _calibrations(store)
+        yield from _calibrations(bundle)
         made: Any = about.get(VERSIONS, [])
         for versions in made:
             yield "scored by", ", ".join(f"{name} {version}" for name, version in versions.items())
@@ -206,13 +250,11 @@ def _provenance(
     yield "date of the report", datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
-def _calibrations(store: QualityStore) -> Iterator[tuple[str, str]]:
+def _calibrations(bundle: Bundle | None) -> Iterator[tuple[str, str]]:
     """Yield the calibrations of the model, with the number of their reference frames and patches."""
-    contents = store.bundle()
-    if not contents:
+    if bundle is None:
         yield "calibration", "unknown: the stored model is damaged"
         return
-    bundle = Bundle.from_bytes(contents)
     for key, calibration in sorted(bundle.calibrations.items()):
         if key:
             members = calibration.facts.get("about", {}).get("frames", {})

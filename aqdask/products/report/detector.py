@@ -9,6 +9,7 @@ from scipy import ndimage, stats
 
 from aqdask import flags
 from aqdask.products.mask_summaries import CODES, WITHOUT_SCORE, MaskBlock
+from aqdask.products.report.sentences import interval
 from aqdask.products.report.values import MeanMask, PValues, RepeatedPlace
 from aqdask.specs import PatchGrid
 
@@ -16,6 +17,8 @@ BINS = 20  # of the histogram of p-values
 LEAST_FRAMES = 10  # good frames from which places are tested
 SIGNIFICANCE = 0.01  # of the test of a whole detector
 AGAIN = 0.1  # of the good frames in which a place is masked
+THROUGHOUT = 0.9  # of the good frames in the period of a place, from which no time is told in words
+PERIODS = 64  # into which the frames of a camera are divided along time, at most
 FEW = 20  # expected masked patches, below which nothing is said of the calibration
 UNIFORM = 0.1  # largest difference from the uniform distribution of a sound calibration
 SOUND = "the calibration is sound"
@@ -35,21 +38,32 @@ class MaskSums:
         Name of each camera.
     alpha : float
         False-mask rate, in (0, 1).
+    times : ndarray (rows,), optional
+        datetime64 of each row, NaT where unknown.
     """
 
     def __init__(
-        self, shape: tuple[int, ...], cameras: np.ndarray, names: Sequence[str], alpha: float
+        self,
+        shape: tuple[int, ...],
+        cameras: np.ndarray,
+        names: Sequence[str],
+        alpha: float,
+        times: np.ndarray | None = None,
     ) -> None:
         self.cameras, self.names, self.alpha = cameras, names, alpha
+        self.times = np.full(len(cameras), np.datetime64("NaT", "us")) if times is None else times
+        self.periods = _periods(cameras, self.times)
+        self.by_period = np.zeros((len(names), PERIODS, int(np.prod(shape))), np.int32)  # as `by_reason`
+        self.good_in = np.zeros((len(names), PERIODS), np.int64)  # good frames
         self.frames, self.good = np.zeros((2, len(names)), np.int64)
         self.patches = int(np.prod(shape))
         self.by_reason = np.zeros((len(names), len(CODES), *shape), np.int64)  # masked patches of good frames
         self.of_others = np.zeros_like(self.by_reason)
-        self.histogram = np.zeros(BINS, np.int64)
+        self.histogram, self.labelled_bad = np.zeros(BINS, np.int64), 0
         self.rates: list[np.ndarray] = []  # masked fraction of the scored patches of each good frame
 
-    def add(self, block: MaskBlock, is_flagged: np.ndarray) -> None:
-        """Add some frames; ``is_flagged`` is bool ``(n,)``."""
+    def add(self, block: MaskBlock, is_flagged: np.ndarray, labelled_bad: np.ndarray | bool = False) -> None:
+        """Add some frames; ``is_flagged`` is bool ``(n,)``, as is ``labelled_bad`` (no good p-values)."""
         good = ~block.damaged & ~is_flagged
         cameras = self.cameras[block.rows]
         self.frames += np.bincount(cameras[~block.damaged], minlength=len(self.names))
@@ -60,7 +74,13 @@ class MaskSums:
             camera = cameras[frame[chosen]]
             keys = (camera * len(CODES) + reason[chosen]) * self.patches + patch[chosen]
             sums += np.bincount(keys, minlength=sums.size).reshape(sums.shape)
-        pvalue = block.pvalue[good].reshape(-1, self.patches)
+        periods = self.periods[block.rows]
+        timed = good & (periods >= 0)
+        np.add.at(self.good_in, (cameras[timed], periods[timed]), 1)
+        chosen = timed[frame]
+        np.add.at(self.by_period, (cameras[frame[chosen]], periods[frame[chosen]], patch[chosen]), 1)
+        self.labelled_bad += int(np.count_nonzero(good & labelled_bad))
+        pvalue = block.pvalue[good & ~np.asarray(labelled_bad)].reshape(-1, self.patches)
         known = np.isfinite(pvalue)
         bins = np.minimum(pvalue[known] * BINS, BINS - 1).astype(np.int64)
         self.histogram += np.bincount(bins, minlength=BINS)
@@ -109,17 +129,40 @@ class MaskSums:
                 for axis, part in enumerate((y, x))
             )
             fraction, patches = float(masked[inside].mean() / good), int(inside.sum())
+            first, last, is_throughout = self._period(camera, inside.ravel(), rate)
+            when = "" if is_throughout else f", {interval((first, last))} (UTC)"
             text = (
                 f"{patches} {'patch' if patches == 1 else 'patches'} in rows {rows[0]} to {rows[1] - 1}, "
                 f"columns {columns[0]} to {columns[1] - 1} of {self.names[camera] or 'the unknown camera'}, "
                 f"masked in {fraction:.0%} of {good} unflagged frames ({rate:.1%} by chance), "
-                f"mostly for {flags.cause(reason)}"
+                f"mostly for {flags.cause(reason)}{when}"
             )
             least = float(pvalue[inside].min())
-            places.append(
-                RepeatedPlace(self.names[camera], rows, columns, patches, fraction, rate, least, reason, text)
-            )
+            about = self.names[camera], rows, columns, patches, fraction, rate, least, reason
+            places.append(RepeatedPlace(*about, first, last, text))
         return places
+
+    def _period(
+        self, camera: int, inside: np.ndarray, rate: float
+    ) -> tuple[np.datetime64, np.datetime64, bool]:
+        """Find the time in which patches are masked: first, last, and True for that of nearly all frames.
+
+        The contiguous periods with the largest log likelihood ratio of the mean rate of these patches to
+        ``rate``: the maximal scoring segment of Karlin and Altschul (1990).
+        """
+        frames = self.good_in[camera]
+        used = np.flatnonzero(frames)
+        if not used.size:
+            return np.datetime64("NaT"), np.datetime64("NaT"), True
+        masked, total = self.by_period[camera][:, inside].sum(axis=1)[used], frames[used] * inside.sum()
+        high, low = (np.clip(p, 1e-3, 1 - 1e-3) for p in (masked.sum() / total.sum(), rate))
+        gain = masked * np.log(high / low) + (total - masked) * np.log((1 - high) / (1 - low))
+        sums = np.concatenate([[0], np.cumsum(gain)])
+        stop = int(np.argmax(sums[1:] - np.minimum.accumulate(sums)[:-1]))
+        start = int(np.argmin(sums[: stop + 1]))
+        within = (self.cameras == camera) & (self.periods >= used[start]) & (self.periods <= used[stop])
+        times = self.times[within]
+        return times.min(), times.max(), total[start : stop + 1].sum() >= THROUGHOUT * total.sum()
 
     def pvalues(self) -> PValues:
         """Return the histogram of the p-values of unflagged frames, and the verdict."""
@@ -139,6 +182,8 @@ class MaskSums:
         about = (
             f"{masked:.2%} of the patches of unflagged frames are masked where {self.alpha:.2%} are expected"
         )
+        if self.labelled_bad:
+            about += f" ({self.labelled_bad} labelled bad left out)"
         if is_high:
             verdict = (
                 "more than the calibration promises: these frames have small defects, or differ from the "
@@ -155,6 +200,16 @@ class MaskSums:
         is_sound = None if verdict.startswith("too few") else verdict == SOUND
         text = f"{about}: {verdict}. Their p-values are at most {largest:.1%} from a uniform distribution."
         return PValues(edges, self.histogram, masked, self.alpha, is_sound, text)
+
+
+def _periods(cameras: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """Divide the rows of each camera along time into `PERIODS` of equal numbers; -1 without a time."""
+    found = np.full(len(times), -1)
+    for camera in np.unique(cameras):
+        own = np.flatnonzero((cameras == camera) & ~np.isnat(times))
+        own = own[np.argsort(times[own], kind="stable")]
+        found[own] = np.arange(len(own)) * min(PERIODS, len(own)) // max(len(own), 1)
+    return found
 
 
 def _positions(codes: Sequence[int]) -> np.ndarray:

@@ -17,7 +17,7 @@ from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 
 from aqdask.errors import UsageError, place_failed
-from aqdask.execution.reporter import Reporter
+from aqdask.execution.reporter import Reporter, Silent
 from aqdask.io.frame_ids import match_frames
 from aqdask.monitor.strict_json import strict_json
 from aqdask.products.agreement import LabelAgreement, label_agreement
@@ -32,6 +32,7 @@ from aqdask.products.report.figures import (
     pvalue_figure,
 )
 from aqdask.products.report.panels import PLANES, PanelMaker, reason_pictures, reasons_listed
+from aqdask.products.report.sentences import flags_told
 from aqdask.products.report.values import ReportData
 from aqdask.specs import PatchGrid
 from aqdask.store import labels as stored_labels
@@ -52,7 +53,8 @@ MOST_FRAMES = 50_000  # in one page; it has about 1 kB a frame beside the panels
 COLUMNS = (
     "frame_id", "camera", "filter", "state", "state_reason", "is_flagged", "flag_reason", "main_reason",
     "frame_score", "masked_patches", "frame_size_ratio", "frame_ellipticity", "frame_sky",
-    "frame_noise_ratio", "frame_stars", "exptime", "airmass", "ra", "dec", "row",
+    "frame_noise_ratio", "frame_stars", "exptime", "airmass", "ra", "dec", "row", "crc32c",
+    "has_pixels",
 )  # fmt: skip
 
 
@@ -114,10 +116,14 @@ def write_report(
     labels = stored_labels.valid(root, open_ledger(root))
     agreement = label_agreement(archive, data.quality, data.alpha) if labels and data.quality else None
     labelled = {label.frame_id for label in labels}
+    has_pixels, ids = data.frames["has_pixels"], data.frames["frame_id"]
     asked, others = panel_frames(data, shape, panels, named, labelled)
+    problems = [
+        (str(ids[i]), f"no pixels: {data.frames['state_reason'][i]}") for i in asked if not has_pixels[i]
+    ]
+    asked, others = ([index for index in chosen if has_pixels[index]] for chosen in (asked, others))
     few = len(data) * shape[0] * shape[1] <= THUMBNAIL_PIXELS and panels != 0
-    shown = range(len(data)) if few else [*asked, *others]
-    shown = [index for index in shown if data.frames["row"][index] >= 0]
+    shown = np.flatnonzero(has_pixels).tolist() if few else [*asked, *others]
     maker = PanelMaker(archive, data.quality, data.frames["row"][shown].tolist())
     made: dict[int, dict[str, Any]] = {}
     size = 0
@@ -128,13 +134,13 @@ def write_report(
         made[index] = maker.panel(int(data.frames["row"][index]))
         size += sum(len(plane["src"]) for plane in made[index]["planes"].values())
         reporter.advance(1, int(bool(made[index]["problem"])))
-    left = [index for index in shown if index not in made]
-    thumbnails = {index: maker.thumbnail(int(data.frames["row"][index])) for index in (left if few else ())}
-    reporter.advance(len(left), sum(bool(problem) for _, problem in thumbnails.values()))
+    thumbnails: dict[int, tuple[str, str]] = {}
+    for index in [index for index in shown if index not in made] if few else ():
+        thumbnails[index] = maker.thumbnail(int(data.frames["row"][index]))
+        reporter.advance(1, int(bool(thumbnails[index][1])))
     reporter.finish()
-    text = page(
-        data, shape, maker.patch, made, {i: src for i, (src, _) in thumbnails.items()}, labels, agreement
-    )
+    sources = {index: source for index, (source, _) in thumbnails.items()}
+    text = page(data, shape, maker.patch, made, sources, labels, agreement, reporter)
     partial = out.with_name(f"{out.name}.{os.getpid()}.partial")
     try:
         partial.write_text(text, encoding="utf-8")
@@ -142,12 +148,11 @@ def write_report(
     except OSError as error:
         partial.unlink(missing_ok=True)
         raise place_failed(out, error) from error
-    ids = data.frames["frame_id"]
     found = {i: panel["problem"] for i, panel in made.items()} | {
         i: text for i, (_, text) in thumbnails.items()
     }
-    problems = tuple((str(ids[i]), str(problem)) for i, problem in found.items() if problem)
-    return ReportPage(out, len(data), tuple(str(ids[i]) for i in made), problems, data.summary)
+    problems += [(str(ids[i]), str(problem)) for i, problem in found.items() if problem]
+    return ReportPage(out, len(data), tuple(str(ids[i]) for i in made), tuple(problems), data.summary)
 
 
 def check_size(frames: int) -> None:
@@ -224,6 +229,7 @@ def page(
     thumbnails: Mapping[int, str],
     labels: Sequence[Label] = (),
     agreement: LabelAgreement | None = None,
+    reporter: Reporter | None = None,
 ) -> str:
     """Render the page.
 
@@ -242,6 +248,8 @@ def page(
         Labels of the archive.
     agreement : LabelAgreement, optional
         Of masks and flags with them.
+    reporter : Reporter, optional
+        Listens to the progress.
     """
     size = shape[1], shape[0]
     points = FrameFigures(data)
@@ -264,7 +272,9 @@ def page(
         css=Markup(_text("report.css")),
         script=Markup(_text("report.js")),
         bokeh=Markup(_bokeh_script()),
-        payload=as_script(strict_json(_payload(data, shape, patch, panels, thumbnails, labels))),
+        payload=as_script(
+            strict_json(_payload(data, shape, patch, panels, thumbnails, labels, reporter or Silent()))
+        ),
         figures=as_script(embedded(figures) if figures else "null"),
         viewer=as_script(embedded(viewer)),
         shown={part: [*names] for part, names in shown.items()},
@@ -298,10 +308,12 @@ def _payload(
     panels: Mapping[int, Mapping[str, Any]],
     thumbnails: Mapping[int, str],
     labels: Sequence[Label],
+    reporter: Reporter,
 ) -> dict[str, Any]:
     """Collect what the script of the page works on."""
     frames = {name: _listed(data.frames[name]) for name in COLUMNS if name in data.frames}
     frames["time"] = [None if np.isnat(t) else str(t)[:19] for t in data.frames["time"]]
+    frames["why"] = flags_told(data.frames, data.references)
     grid = PatchGrid(*shape, patch) if patch else None
     return {
         "archive": printable(Path(data.archive).name),
@@ -313,7 +325,7 @@ def _payload(
         "reasons": reasons_listed(),
         "labels": {name: data.labels.get(name, "") for name in frames},
         "frames": frames,
-        "maps": _maps(data),
+        "maps": _maps(data, reporter),
         "panels": panels,
         "thumbnails": thumbnails,
         "stored": [{**asdict(label), "told": label.told()} for label in labels],
@@ -321,14 +333,17 @@ def _payload(
     }
 
 
-def _maps(data: ReportData) -> list[str]:
+def _maps(data: ReportData, reporter: Reporter) -> list[str]:
     """Encode the masks of all frames; empty where there is nothing to show."""
+    reporter.start("page", len(data))
     found, order = [""] * len(data), np.argsort(data.frames["row"])  # stored beside each other
     for first in range(0, len(data) if data.quality else 0, MAPS_AT_ONCE):
         places = order[first : first + MAPS_AT_ONCE]
         pictures = reason_pictures(data.patch_reasons(data.frames["row"][places].tolist()), GOOD)
         for place, picture in zip(places.tolist(), pictures, strict=True):
             found[place] = picture
+        reporter.advance(len(places))
+    reporter.finish()
     return found
 
 

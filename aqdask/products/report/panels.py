@@ -262,8 +262,5 @@ def sky_nodes(header: str, primary_header: str, shape: tuple[int, int]) -> list[
 
 
 def reasons_listed() -> list[Mapping[str, Any]]:
-    """List code, name, meaning and colour of each reason."""
-    return [
-        {"code": flag.value, "name": flag.name, "meaning": flag.meaning, "colour": REASON_COLOURS[flag.name]}
-        for flag in flags.REASONS
-    ]
+    """List code, name, cause, meaning and colour of each reason."""
+    return [{**vars(flag), "code": flag.value, "colour": REASON_COLOURS[flag.name]} for flag in flags.REASONS]

@@ -110,7 +110,10 @@ try {
 } catch { /* a browser without storage keeps them in this page only */ }
 const stored = new Map(); // those of the archive
 for (const l of data.stored) stored.set(positions.get(l.frame_id), [...(stored.get(positions.get(l.frame_id)) ?? []), l]);
-const labelsOf = (i) => [...(stored.get(i) ?? []), ...(labels.get(i) ?? [])];
+function labelsOf(i) { // the last one on each frame and box counts
+  const last = new Map([...(stored.get(i) ?? []), ...(labels.get(i) ?? [])].map((l) => [String(l.box), l]));
+  return [...last.values()].filter((l) => l.verdict !== "removed");
+}
 const labelFile = () => ({ aqdask_labels: 1, archive: data.archive, labels: [...labels.values()].flat() });
 function labelsChanged() {
   for (const [i, list] of labels) if (!list.length) labels.delete(i);
@@ -118,9 +121,10 @@ function labelsChanged() {
   $("labelled").textContent = [...labels.values()].flat().length;
   $("save").hidden = labels.size === 0;
 }
-function addLabel(i, verdict, box = null) {
-  const others = (labels.get(i) ?? []).filter((l) => box || l.box);
-  labels.set(i, [...others, { frame_id: frames.frame_id[i], verdict, box, note: "" }]);
+function addLabel(i, verdict, box = null) { // "removed" takes one back; what the archive says already is not saved
+  const isSame = (l) => String(l.box) === String(box), before = stored.get(i)?.find(isSame)?.verdict ?? "removed";
+  const mine = { frame_id: frames.frame_id[i], verdict, box, note: "", pixels: frames.crc32c[i] };
+  labels.set(i, [...(labels.get(i) ?? []).filter((l) => !isSame(l)), ...(verdict === before ? [] : [mine])]);
   labelsChanged();
 }
 $("save").addEventListener("click", () => {
@@ -213,13 +217,20 @@ async function levelsOf(plane) {
   for (let y = 0; y < h; y++) for (let x = 0; x < w; x++) levels[(h - 1 - y) * w + x] = Math.max(rgba[4 * (y * w + x)], least);
   return { ...plane, levels, w, h };
 }
+const levelAt = (plane, x, y) => plane.levels[Math.floor(y / plane.size[1] * plane.h) * plane.w + Math.floor(x / plane.size[0] * plane.w)];
 function valueAt(plane, x, y) {
-  const [column, row] = [Math.floor(x / plane.size[0] * plane.w), Math.floor(y / plane.size[1] * plane.h)];
-  const level = plane.levels[row * plane.w + column];
+  const level = levelAt(plane, x, y);
   if (!level) return null;
   let unit = (level - 1) / 254;
   if (plane.asinh) unit = Math.sinh(unit * Math.asinh(10)) / 10;
   return plane.low + unit * (plane.high - plane.low);
+}
+function readingAt(plane, x, y) { // the ends of a scale stand for all values beyond; JPEG moves levels a little
+  const level = levelAt(plane, x, y), margin = plane.src.startsWith("data:image/jpeg") ? 1 : 0;
+  if (!level) return null;
+  if (plane.high > plane.low && level >= 255 - margin) return `≥ ${number(plane.high, 3)} (clipped)`;
+  if (plane.high > plane.low && level <= 1 + margin) return `≤ ${number(plane.low, 3)} (clipped)`;
+  return "≈ " + number(valueAt(plane, x, y), 3);
 }
 async function open(i) {
   if (i === undefined || i < 0) return;
@@ -274,9 +285,9 @@ function describe(i) {
   const facts = [frames.time[i]?.replace("T", " "), frames.camera[i], frames.filter[i] && "filter " + frames.filter[i]].filter(Boolean);
   const masked = isScored(i) ? `score ${number(frames.frame_score[i], 3)}, ${number(100 * frames.masked_patches[i], 2)} % of the patches masked` : frames.state_reason[i];
   $("p-why").textContent = [...facts, masked].filter(Boolean).join(" · ");
+  $("p-flag").textContent = frames.why[i];
   const found = panels[i];
-  const told = (stored.get(i) ?? []).map((l) => l.told + (l.box ? " (box)" : "")).join("; ");
-  $("p-note").textContent = [told, found ? found.problem : "The pixels of this frame are not in this report: `aqdask report` with --frames " + frames.frame_id[i] + " adds them."].filter(Boolean).join(" · ");
+  $("p-note").textContent = [found ? found.problem : !frames.has_pixels[i] ? "The archive holds no pixels of this frame." : "The pixels of this frame are not in this report: `aqdask report` with --frames " + frames.frame_id[i] + " adds them."].filter(Boolean).join(" · ");
   $("p-readout").textContent = "Point at a picture for position and values.";
   const rows = FACTS.filter((name) => !missing(frames[name]?.[i])).map((name) => {
     const row = make("tr"), value = frames[name][i];
@@ -287,7 +298,8 @@ function describe(i) {
   showVerdict();
 }
 function showVerdict() {
-  const whole = labelsOf(current).findLast((l) => !l.box)?.verdict;
+  const valid = labelsOf(current), whole = valid.find((l) => !l.box)?.verdict;
+  $("p-labels").textContent = (stored.get(current) ?? []).map((l) => l.told + (l.box ? " (box)" : "") + (valid.includes(l) ? "" : ", changed here: save the labels")).join("; ");
   $("p-good").setAttribute("aria-pressed", whole === "good");
   $("p-bad").setAttribute("aria-pressed", whole === "bad");
 }
@@ -310,8 +322,8 @@ function point(x, y) {
   if (x === undefined || !(x >= 0 && x < width && y >= 0 && y < height)) return;
   const within = (list, value) => list.findIndex((edge, k) => edge <= value && value < list[k + 1]);
   const code = edges.x.length ? view.codes[within(edges.y, y) * (edges.x.length - 1) + within(edges.x, x)] : GOOD;
-  const values = Object.entries(view.planes).map(([name, plane]) => [data.planes[name], valueAt(plane, x, y)])
-    .filter(([, value]) => value !== null).map(([plane, value]) => `${plane.title} ≈ ${number(value, 3)}`);
+  const values = Object.entries(view.planes).map(([name, plane]) => [data.planes[name], readingAt(plane, x, y)])
+    .filter(([, text]) => text !== null).map(([plane, text]) => `${plane.title} ${text}`);
   $("p-readout").textContent = [`x ${Math.floor(x)}  y ${Math.floor(y)} px`, skyAt(x, y), code === GOOD ? "not masked" : "masked: " + words(byCode.get(code)?.name), ...values].filter(Boolean).join(" · ");
 }
 function step(by, wanted = () => true) {
@@ -338,15 +350,12 @@ function setDrawing(isOn) {
 }
 function judge(which) {
   verdict = which;
-  const whole = (labels.get(current) ?? []).find((l) => !l.box);
-  if (whole?.verdict === which) labels.set(current, labels.get(current).filter((l) => l.box));
-  else addLabel(current, which);
-  labelsChanged();
+  addLabel(current, labelsOf(current).find((l) => !l.box)?.verdict === which ? "removed" : which);
   showVerdict();
 }
 $("p-good").addEventListener("click", () => judge("good"));
 $("p-bad").addEventListener("click", () => judge("bad"));
-$("p-clear").addEventListener("click", () => { labels.delete(current); labelsChanged(); showVerdict(); showMask(); });
+$("p-clear").addEventListener("click", () => { for (const l of labelsOf(current)) addLabel(current, "removed", l.box); showVerdict(); showMask(); });
 $("p-box").addEventListener("click", () => setDrawing($("p-box").getAttribute("aria-pressed") !== "true"));
 $("p-outlines").addEventListener("click", (event) => { event.target.setAttribute("aria-pressed", event.target.getAttribute("aria-pressed") !== "true"); showMask(); });
 $("p-reset").addEventListener("click", () => { const plot = viewer.roots()[0]; plot.x_range.setv({ start: 0, end: width }); plot.y_range.setv({ start: 0, end: height }); });

@@ -8,7 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from aqdask import flags
-from aqdask.products.report.values import Standing
+from aqdask.products.flagged import FLAG_MASKED, VARIABLE_REASONS
+from aqdask.products.report.values import Band, Standing
 from aqdask.store.ledger import DONE, PENDING, QUARANTINED, SKIPPED
 from aqdask.text import printable, shortened
 
@@ -53,10 +54,40 @@ def flag_sentence(frames: Mapping[str, np.ndarray]) -> str:
     return f"{chosen.size} of {_frames(scored)} {verb} flagged: {', '.join(listed)}{utc}."
 
 
+def flags_told(
+    frames: Mapping[str, np.ndarray], references: Mapping[tuple[str, str], Mapping[str, Band]]
+) -> list[str]:
+    """Tell why each frame is flagged, with its value where that is beyond the reference frames; empty if not.
+
+    Parameters
+    ----------
+    frames : mapping of str to ndarray (n,)
+        Columns, see `aqdask.products.report.values.ReportData`.
+    references : mapping of (camera, filter) to mapping of str to Band
+        Span of the reference frames.
+    """
+    meanings = {flag.name: flag.meaning.replace("`", "") for flag in flags.REASONS}
+    variables = {reason: name for name, reason in VARIABLE_REASONS.items()}
+    found = [""] * len(frames["is_flagged"])
+    for at in np.flatnonzero(frames["is_flagged"]).tolist():
+        reason, masked = str(frames["flag_reason"][at]), float(frames["masked_patches"][at])
+        cause = f"{flags.cause(reason)}{f': {meanings[reason]}' if reason in meanings else ''}"
+        found[at] = f"Flagged for {cause}"
+        if masked > FLAG_MASKED:
+            found[at] = f"Flagged, since {masked:.0%} of its patches are masked, most of them for {cause}"
+        name = variables.get(reason, "")
+        band = references.get((str(frames["camera"][at]), str(frames["filter"][at])), {}).get(name)
+        if band and not band.low <= (value := float(frames[name][at])) <= band.high:
+            words = name.removeprefix("frame_").replace("_", " ")
+            found[at] += f"; {words} {value:.4g}, reference frames {band.low:.4g} to {band.high:.4g}"
+        found[at] += "."
+    return found
+
+
 def _told(frames: Mapping[str, np.ndarray], run: list[int]) -> str:
     """Return 'between 01:10 and 02:40 on 2024-05-07', with the camera where there are several."""
     many, camera = len(set(frames["camera"].tolist())) > 1, str(frames["camera"][run[0]])
-    return _interval(frames["time"][run]) + (f" with {camera}" if many and camera else "")
+    return interval(frames["time"][run]) + (f" with {camera}" if many and camera else "")
 
 
 def _reasons(frames: Mapping[str, np.ndarray], places: list[int]) -> str:
@@ -87,7 +118,7 @@ def _runs(frames: Mapping[str, np.ndarray]) -> Iterator[list[int]]:
             )
 
 
-def _interval(times: np.ndarray) -> str:
+def interval(times: Sequence[np.datetime64] | np.ndarray) -> str:
     """Return 'between 01:10 and 02:40 on 2024-05-07', or 'at 01:10 on 2024-05-07'."""
     (first, start), (last, stop) = (str(t.astype("datetime64[m]")).split("T") for t in (times[0], times[-1]))
     if first != last:
@@ -178,9 +209,11 @@ def outside_sentence(frames: Mapping[str, np.ndarray]) -> str:
         if (n := int(np.count_nonzero(bits & bit)))
     ]
     verb = "lies" if count == 1 else "lie"
+    flagged = int(np.count_nonzero(bits * frames["is_flagged"][scored]))
+    told = "; all of them flagged" if flagged == count > 1 else f"; {flagged} flagged" if flagged else ""
     return (
         f"{count} of {_frames(int(scored.sum()))} {verb} outside the range of the reference frames "
-        f"({', '.join(what)}): p-values are less reliable there."
+        f"({', '.join(what)}{told}): p-values are less reliable there."
     )
 
 

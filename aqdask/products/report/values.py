@@ -78,6 +78,8 @@ class RepeatedPlace:
         Binomial, the smallest of its patches, times the number of patches of the detector.
     reason : str
         Most common reason (`aqdask.flags.REASONS`).
+    first, last : datetime64
+        Times (UTC) of the first and last frame of the period in which it is masked; NaT where unknown.
     text : str
         The same in words.
     """
@@ -90,6 +92,8 @@ class RepeatedPlace:
     expected: float
     pvalue: float
     reason: str
+    first: np.datetime64
+    last: np.datetime64
     text: str
 
 
@@ -179,6 +183,8 @@ class ReportData:
         Empty where the frames are of one month, or have no times.
     provenance : tuple of (str, str)
         Label and value.
+    notes : tuple of str
+        Remarks of the model's calibration.
     """
 
     archive: str
@@ -194,6 +200,7 @@ class ReportData:
     pvalues: PValues
     drifts: tuple[Drift, ...]
     provenance: tuple[tuple[str, str], ...]
+    notes: tuple[str, ...] = ()
 
     def patch_reasons(self, rows: Sequence[int]) -> np.ndarray:
         """Read the masks of some frames as codes of reasons.
