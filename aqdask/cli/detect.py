@@ -32,15 +32,24 @@ def _radii(context: click.Context, option: click.Parameter, text: str) -> tuple[
 @click.option("--frames", multiple=True, metavar="FRAME", help="Only these frames (ids or patterns).")
 @click.option("--threshold", default=3.0, show_default=True, help="Sigma of the local sky noise.")
 @click.option("--minarea", default=5, show_default=True, help="Least number of pixels above the threshold.")
-@click.option("--apertures", default="3,6", show_default=True, metavar="R,...", callback=_radii, help="Radii in px.")
+@click.option(
+    "--apertures", default="3,6", show_default=True, metavar="R,...", callback=_radii, help="Radii in px."
+)
 @click.option("--deblend-nthresh", default=32, show_default=True, help="Number of thresholds for deblending.")
 @click.option(
-    "--deblend-cont", default=0.005, show_default=True, help="Least contrast of a deblended part; 1: no deblending."
+    "--deblend-cont",
+    default=0.005,
+    show_default=True,
+    help="Least contrast of a deblended part; 1: no deblending.",
 )
 @click.option(
-    "--clean", is_flag=True, help="Remove detections in the wings of bright ones; trails then take stars with them."
+    "--clean",
+    is_flag=True,
+    help="Remove detections in the wings of bright ones; trails then take stars with them.",
 )
-@click.option("--segmentation", metavar="FOLDER", help="Write the segmentation map of each frame as FITS, too.")
+@click.option(
+    "--segmentation", metavar="FOLDER", help="Write the segmentation map of each frame as FITS, too."
+)
 @command
 def detect(
     session: Session,
@@ -69,8 +78,6 @@ def detect(
         )  # fmt: skip
     if found.problems:
         session.table(NO_CATALOGUE, ("frame", "reason"), found.problems)
-    session.emit(
-        f"{found.path}: {found.sources} sources in {found.frames} frames", event="detect", folder=str(found.path),
-        frames=found.frames, sources=found.sources,
-    )  # fmt: skip
+    text = f"{found.path}: {found.sources} sources in {found.frames} frames"
+    session.emit(text, event="detect", folder=str(found.path), frames=found.frames, sources=found.sources)
     return EXIT_QUARANTINED if found.problems else EXIT_DONE

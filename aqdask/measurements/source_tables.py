@@ -52,7 +52,12 @@ MEASURED = (
     ("flux_auto", pa.float64(), "count", "flux in an ellipse of 2.5 Kron radii, at least 1.75 px"),
     ("flux_auto_err", pa.float64(), "count", "standard deviation of flux_auto"),
     ("kron_radius", pa.float64(), "", "Kron radius in units of a and b"),
-    ("flux_radius", pa.float64(), "pixel", "radius of the circle with half of flux_auto; null where it fails"),
+    (
+        "flux_radius",
+        pa.float64(),
+        "pixel",
+        "radius of the circle with half of flux_auto; null where it fails",
+    ),
 )
 SHAPE = (
     ("a", pa.float64(), "pixel", "semi-major axis, rms"),
@@ -62,17 +67,17 @@ SHAPE = (
     ("fwhm", pa.float64(), "pixel", "full width at half maximum of a Gaussian, 2 sqrt(ln 2 (a**2 + b**2))"),
     ("peak", pa.float64(), "count", "largest value above the sky"),
     ("npix", pa.int64(), "pixel", "number of pixels above the threshold"),
-    ("flag", pa.int16(), "", "bits of sep: 1 deblended, 2 truncated, 4 deblending overflow, 8 singular; of the "
-     "aperture of flux_auto: 16 truncated, 32 has invalid pixels, 64 all invalid, 128 not positive"),
-    ("saturated", pa.bool_(), "", "the peak reaches SATURATE of the header or the end of the integer type; null "
-     "where neither is known"),
-    ("gain", pa.float32(), "electron/count", "gain of the header, used for errors; null: errors without photon noise"),
+    ("flag", pa.int16(), "", "bits of sep: 1 deblended, 2 truncated, 4 deblending overflow, 8 singular; of "
+     "the aperture of flux_auto: 16 truncated, 32 has invalid pixels, 64 all invalid, 128 not positive"),
+    ("saturated", pa.bool_(), "", "the peak reaches SATURATE of the header or the end of the integer type; "
+     "null where neither is known"),
+    ("gain", pa.float32(), "electron/count", "gain of the header; null: errors without photon noise"),
 )  # fmt: skip
 BELIEF = (
     ("pvalue", pa.float32(), "", "p-value of the patch of the position; null where it has no score"),
     ("reason", REASON, "", "feature group with the smallest p-value of the patch"),
-    ("size_ratio", pa.float32(), "", "PSF size over that of the reference frames, of the patch; null without such a map"),
-    ("noise_ratio", pa.float32(), "", "noise over that of the noise model, of the patch; null without such a map"),
+    ("size_ratio", pa.float32(), "", "PSF size of the patch over the references'; null without such a map"),
+    ("noise_ratio", pa.float32(), "", "noise of the patch over the noise model's; null without such a map"),
     ("frame_flagged", pa.bool_(), "", "the frame as a whole is flagged"),
 )  # fmt: skip
 
@@ -164,7 +169,9 @@ class SourceDetection:
         primary.header["ORIGIN"] = (f"aqdask {__version__}", "program that detected the sources")
         tiles = (min(TILE_ROWS, labels.shape[0]), labels.shape[1])
         cards = wcs_cards(frame.header, frame.primary_header)
-        image = fits.CompImageHDU(labels, cards, name="SEGMENTATION", compression_type="RICE_1", tile_shape=tiles)
+        image = fits.CompImageHDU(
+            labels, cards, name="SEGMENTATION", compression_type="RICE_1", tile_shape=tiles
+        )
         try:
             write_whole(self._path(frame.frame_id), fits.HDUList([primary, image]), checksum=False)
         except OSError as error:
@@ -202,9 +209,12 @@ def _belief(frame: ScoredFrame, columns: Mapping[str, np.ndarray]) -> dict[str, 
     codes = frame.maps["reason"][patch].astype(np.int8)
     pvalue = frame.maps["pvalue"]
     masked = 1 - np.mean(pvalue > frame.alpha)  # what has no score is masked, too
-    is_flagged = flagged({name: np.array([value]) for name, value in frame.values.items()}, np.array([masked]))
+    is_flagged = flagged(
+        {name: np.array([value]) for name, value in frame.values.items()}, np.array([masked])
+    )
     ratios = {
-        name: frame.maps[name][patch] if name in frame.maps else None for name in ("size_ratio", "noise_ratio")
+        name: frame.maps[name][patch] if name in frame.maps else None
+        for name in ("size_ratio", "noise_ratio")
     }
     return {
         "pvalue": pvalue[patch],

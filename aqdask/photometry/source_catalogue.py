@@ -166,7 +166,9 @@ def _kron(frame: SkySubtracted, columns: dict[str, np.ndarray], gain: float) -> 
     }  # fmt: skip
 
 
-def masked_fractions(mask: np.ndarray, columns: dict[str, np.ndarray], spec: DetectSpec) -> dict[str, np.ndarray]:
+def masked_fractions(
+    mask: np.ndarray, columns: dict[str, np.ndarray], spec: DetectSpec
+) -> dict[str, np.ndarray]:
     """Compute the masked fraction of each aperture, of what of it lies in the frame.
 
     Parameters
