@@ -194,12 +194,14 @@ def masked_fractions(
         shapes[f"masked_{aperture_name(radius)}"] = np.full(len(x), radius), np.full(len(x), radius)
     if not mask.any():
         return {name: np.zeros(len(x)) for name in shapes}
+    height, width = mask.shape
     planes = np.ascontiguousarray(mask, np.float32), np.ones(mask.shape, np.float32)
     found = {}
     for name, (major, minor) in shapes.items():
-        bad, _, flag = sep.sum_ellipse(planes[0], x, y, major, minor, theta, 1.0, subpix=0)
+        bad = sep.sum_ellipse(planes[0], x, y, major, minor, theta, 1.0, subpix=0)[0]
         area = math.pi * major * minor
-        cut = np.flatnonzero(flag & sep.APER_TRUNC)
+        near = np.minimum(np.minimum(x, y), np.minimum(width - 1 - x, height - 1 - y)) + 0.5 < major
+        cut = np.flatnonzero(near)  # the edge of the frame
         part = (values[cut] for values in (x, y, major, minor, theta))
         area[cut] = sep.sum_ellipse(planes[1], *part, 1.0, subpix=0)[0]
         found[name] = np.clip(bad / area, 0, 1)

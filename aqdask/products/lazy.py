@@ -86,7 +86,7 @@ def reconstruct(
     kind = np.result_type(pixels.dtype, np.float32)
     counts = da.map_blocks(_reconstruct_frame, *planes, **model, dtype=kind, chunks=frames.chunks)
     axes = (*dims, "y", "x")
-    attributes = _attributes(bundle, PatchGrid(*shape[1:], bundle.patch))
+    attributes = _attributes(bundle, PatchGrid(shape[1], shape[2], bundle.patch))
     result = xr.Dataset(coords=coords, attrs=attributes | {PRECISION: "fp32"})
     for name, text, values in (
         ("reconstruction", "reconstruction by the autoencoder, not for photometry", counts),

@@ -26,7 +26,7 @@ from aqdask.photometry.sky_subtraction import subtract_sky
 from aqdask.photometry.source_catalogue import DetectSpec, measure_sources
 from aqdask.products.open import quality_name
 
-ALPHA = 0.2
+ALPHA = 0.5  # of a model that means nothing
 # of dask.dataframe 2026.8 with pandas 3.1
 pytestmark = pytest.mark.filterwarnings("ignore:The inplace keyword:DeprecationWarning")
 

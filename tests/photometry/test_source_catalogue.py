@@ -90,10 +90,9 @@ def test_masked_fractions_are_those_of_exact_apertures(image):
     edges = int(np.argmin(columns["x"])), int(np.argmax(columns["y"])), int(np.argmax(is_small))
     for n in [*range(0, len(major), 10), *edges]:
         at = columns["x"][n], columns["y"][n]
-        ellipse = major[n], minor[n], columns["theta"][n]
         for name, shape in (
             ("masked_aper_5", CircularAperture(at, 5.0)),
-            ("masked_fraction", EllipticalAperture(at, *ellipse)),
+            ("masked_fraction", EllipticalAperture(at, major[n], minor[n], theta=columns["theta"][n])),
         ):
             weights = shape.to_mask(method="exact")
             bad, area = (weights.multiply(plane).sum() for plane in (mask * 1.0, np.ones(mask.shape)))

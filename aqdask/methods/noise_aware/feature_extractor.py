@@ -234,8 +234,8 @@ class FeatureExtractor:
             parts = [signal, smooth, _counts(smooth, levels, detector.noise)]
             if known is not None:
                 parts = [part.masked_fill(~known, torch.nan) for part in parts]
-            signal, smooth, counts = (self.staging.fetch(part) for part in parts)
-            return signal, smooth, counts
+            seen, rebuilt, counts = (self.staging.fetch(part) for part in parts)
+            return seen, rebuilt, counts
 
     def _normalised_here(
         self, patches: torch.Tensor, valid: torch.Tensor | None, detector: Detector
