@@ -31,12 +31,14 @@ from aqdask.execution.reporter import Reporter, Silent, TrainingReporter
 from aqdask.execution.verify import Verification
 from aqdask.execution.verify import verify as _verify
 from aqdask.io.frame_ids import match_frames
+from aqdask.measurements.source_tables import Detections, detect_archive
 from aqdask.methods import dispatch
 from aqdask.methods.bundle import Bundle
 from aqdask.methods.shipped import SHIPPED, load_shipped
 from aqdask.methods.training.progress import Report, TrainProgress
 from aqdask.methods.training.settings import TrainSpec
 from aqdask.paths import check_local, check_place, check_regular, is_object
+from aqdask.photometry.source_catalogue import DetectSpec
 from aqdask.products import agreement, lazy
 from aqdask.products.agreement import LabelAgreement
 from aqdask.products.compare import Comparison, compare
@@ -57,10 +59,10 @@ if TYPE_CHECKING:
     from aqdask.products.report.page import ReportPage
 
 __all__ = [
-    "Bundle", "Comparison", "IngestOptions", "LabelAgreement", "Summary", "Verification", "WatchCounts",
-    "WatchSettings", "calibrate", "compare", "export", "ingest", "label", "label_agreement",
-    "label_from_file", "labels", "load_model", "mask", "open_frames", "open_quality", "quality_of", "report",
-    "run", "score", "select", "train", "verify", "watch",
+    "Bundle", "Comparison", "Detections", "IngestOptions", "LabelAgreement", "Summary", "Verification",
+    "WatchCounts", "WatchSettings", "calibrate", "compare", "detect", "export", "ingest", "label",
+    "label_agreement", "label_from_file", "labels", "load_model", "mask", "open_frames", "open_quality",
+    "quality_of", "reconstruct", "report", "run", "score", "select", "train", "verify", "watch",
 ]  # fmt: skip
 
 PathLike = str | os.PathLike[str]
@@ -634,6 +636,47 @@ def quality_of(
     return lazy.quality_of(image, load_model(model), invalid=invalid, camera=camera, filter=filter)
 
 
+def reconstruct(
+    image: Any,
+    model: Bundle | PathLike,
+    *,
+    invalid: Any = None,
+    camera: str | None = None,
+    filter: str | None = None,
+) -> xr.Dataset:
+    """Reconstruct frames by the autoencoder of a model, lazily and in their own counts.
+
+    For looking, and for finding what a model has not learnt. **Not for photometry**: the reconstruction is
+    what good patches look like, not a measurement. Faint sources vanish from it, and bright ones lose light
+    (`benchmarks/results/reconstruct.md`); what it leaves out is in ``residual``.
+
+    Parameters
+    ----------
+    image : path of an archive, ndarray, DataArray, dask array, or Dataset from `open_frames`
+        Frames of shape (y, x) or (frame, y, x).
+    model : Bundle or path
+        The model.
+    invalid, camera, filter
+        As for `quality_of`.
+
+    Returns
+    -------
+    Dataset
+        ``reconstruction`` and ``residual`` (image less reconstruction), (..., y, x) with one Dask chunk for
+        each frame; float32, float64 for images of 32-bit integers or wider. NaN where a pixel is not data,
+        which includes hot and dark pixels of the calibration.
+
+    Raises
+    ------
+    UsageError
+        For an array that is no frame, an archive without pixels, or a method without reconstruction.
+    """
+    if isinstance(image, str | os.PathLike):
+        check_place(image)
+        image = open_frames(image)
+    return lazy.reconstruct(image, load_model(model), invalid=invalid, camera=camera, filter=filter)
+
+
 def export(
     archive: PathLike,
     folder: PathLike,
@@ -693,6 +736,69 @@ def export(
         return export_all(
             archive, quality, Path(folder), alpha, executor, listener, chosen,
             masks=masks, reasons=masks if reasons is None else reasons,
+        )  # fmt: skip
+
+
+def detect(
+    archive: PathLike,
+    out: PathLike | None = None,
+    *,
+    alpha: float = 0.01,
+    model: str | None = None,
+    frames: Sequence[str] | None = None,
+    segmentation: PathLike | None = None,
+    cluster: Cluster = None,
+    reporter: Reporter | None = None,
+    **options: Any,
+) -> Detections:
+    """Detect and measure the sources of scored frames with sep, on the workers, as a Parquet dataset.
+
+    Sources are detected on the unmasked frame; masked regions are reported beside each source, and pixels
+    without data are blanked. ``dask.dataframe.read_parquet(out)`` opens the catalogue; the metadata of its
+    fields say unit and description of each column. Called again, it makes only what is missing.
+
+    Parameters
+    ----------
+    archive : path
+        A scored archive.
+    out : path, optional
+        Folder of the dataset; None: ``sources.parquet`` in `products_folder`.
+    alpha : float
+        False-mask rate of the masks, in (0, 1).
+    model : str, optional
+        Name or digest, where the archive holds maps of several models.
+    frames : sequence of str, optional
+        Ids or patterns (``L/*``); the dataset then holds these frames only.
+    segmentation : path, optional
+        Folder that receives the segmentation maps ``<frame>.seg.fits`` (compressed int32, with the WCS).
+    cluster, reporter
+        As for `ingest`.
+    **options
+        Fields of `aqdask.photometry.source_catalogue.DetectSpec`: ``threshold``, ``minarea``, ``apertures``,
+        ``deblend_nthresh``, ``deblend_cont``, ``clean``.
+
+    Returns
+    -------
+    Detections
+        Numbers of frames and sources, and the frames without a catalogue, with the reason.
+
+    Raises
+    ------
+    UsageError
+        For a setting out of range, a pattern without a frame, or no or several models.
+    ArchiveError
+        If ``out`` holds something else or cannot be written.
+    """
+    check_alpha(alpha)
+    check_place(archive)
+    check_local(out)
+    check_local(segmentation)
+    spec, quality = DetectSpec(**options), quality_name(archive, model)
+    folder = products_folder(archive) / "sources.parquet" if out is None else Path(out)
+    with executor_of(cluster) as executor:
+        return detect_archive(
+            archive, quality, alpha, folder, spec, executor, reporter or Silent(), segmentation=segmentation,
+            frames=() if frames is None else _listed(frames),
         )  # fmt: skip
 
 

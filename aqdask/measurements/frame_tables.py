@@ -23,6 +23,7 @@ from aqdask.execution import planning
 from aqdask.execution.executors import Executor
 from aqdask.execution.pipeline import blame, collect
 from aqdask.execution.reporter import Reporter
+from aqdask.execution.tasks import opened_frames
 from aqdask.execution.work_estimate import seconds
 from aqdask.execution.worker import at_work
 from aqdask.io.places import PARTIAL, absolute
@@ -54,6 +55,9 @@ class Measurement(Protocol):
         Columns of the table, without `FRAME_COLUMNS`.
     settings : mapping
         All that its result depends on beside the frame, as JSON takes it.
+
+    One that writes files beside the table also has ``has_files(frame_id)``; where that is False, the frame is
+    measured again.
     """
 
     @property
@@ -99,7 +103,7 @@ class TableJob:
         """Measure frames one after the other, or find them measured."""
         path = Path(self.folder) / PART.format(places[0].frame.row)
         key = self.key(places)
-        if (kept := _kept(path, key)) is not None:
+        if (kept := _kept(path, key)) is not None and self._has_files(places):
             return [FrameRows(place.frame.row, kept[str(place.frame.row)], path.name) for place in places]
         partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}{PARTIAL}")
         columns = pa.unify_schemas([FRAME_COLUMNS, self.measurement.schema])
@@ -134,6 +138,14 @@ class TableJob:
             str(measurement.schema), [(p.frame.row, p.frame.crc32c, p.maps) for p in places],
         ]  # fmt: skip
         return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
+
+    def _has_files(self, places: Sequence[ScoredPlace]) -> bool:
+        """Return True if the files that the measurement writes beside the table are there."""
+        has_files = getattr(self.measurement, "has_files", None)
+        if has_files is None:
+            return True
+        frames = opened_frames(self.frames.archive, self.frames.run)
+        return all(map(has_files, frames.recent_coordinate("frame_id", [p.frame.row for p in places])))
 
     def _one(self, place: ScoredPlace, writer: pq.ParquetWriter, file: str) -> FrameRows:
         row = place.frame.row

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
@@ -154,18 +154,33 @@ def score_frame(
         return scorer.score_features(features.reshape(n_y, n_x, -1), camera, filter)
 
 
+class Reconstruction(NamedTuple):
+    """Frame and its reconstruction by an autoencoder, ``(H, W)`` each; NaN where a pixel is not data.
+
+    Parameters
+    ----------
+    signal, smooth : ndarray
+        float32: the frame as the network sees it, and its reconstruction, in units of the method.
+    counts : ndarray
+        The reconstruction in counts of the frame: float32, or float64 for frames of wider types.
+    """
+
+    signal: np.ndarray
+    smooth: np.ndarray
+    counts: np.ndarray
+
+
 def reconstruct_frame(
     scorer: Scorer, image: np.ndarray, invalid: np.ndarray | None = None, camera: str = "", filter: str = ""
-) -> tuple[np.ndarray, np.ndarray] | None:
+) -> Reconstruction | None:
     """Reconstruct one frame by the autoencoder of a scorer that has the method ``reconstruct``.
 
     Parameters are those of `score_frame`.
 
     Returns
     -------
-    tuple of ndarray, float32 (H, W), or None
-        The frame as the network sees it and its reconstruction, in units of the method; NaN where a pixel is
-        not data. None for a method without reconstruction.
+    Reconstruction or None
+        None for a method without reconstruction.
     """
     reconstruct = getattr(scorer, "reconstruct", None)
     return reconstruct(image, invalid, camera, filter) if reconstruct else None

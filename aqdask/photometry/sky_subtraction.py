@@ -6,6 +6,7 @@ Positions are 0-based pixels ``(x, y)`` with integers at pixel centres; arrays a
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import sep
@@ -13,6 +14,7 @@ import sep
 MAX_INVALID = 0.9  # fraction of a frame: with more there is no sky to measure
 MIN_AREA = 5  # pixels above the threshold
 MAX_PIXEL_STACK = 30_000_000  # limit for sep's buffer of pixels above the threshold
+MAX_SUB_OBJECTS = 1_000_000  # limit for the parts into which sep deblends an object
 MATCHED_FILTER = np.array([[1, 2, 1], [2, 4, 2], [1, 2, 1]], np.float32)
 
 
@@ -109,19 +111,33 @@ def extract_sources(
     frame it dropped 34 to 43 % of all stars.
     """
     kernel = MATCHED_FILTER if smooth else None
-    before = sep.get_extract_pixstack()
+    found = extract(
+        pixels, threshold, err=error, mask=invalid, minarea=MIN_AREA, filter_kernel=kernel, clean=False
+    )
+    return np.column_stack([found["x"], found["y"]])
+
+
+def extract(pixels: np.ndarray, threshold: float, **options: Any) -> Any:
+    """Run ``sep.extract`` with buffers as large as the frame needs; arguments and result are its own.
+
+    Raises
+    ------
+    RuntimeError
+        For a frame so crowded or structured that sep gives up.
+    """
+    before = sep.get_extract_pixstack(), sep.get_sub_object_limit()
     try:
         while True:
             try:
-                found = sep.extract(
-                    pixels, threshold, err=error, mask=invalid, minarea=MIN_AREA, filter_kernel=kernel,
-                    clean=False,
-                )  # fmt: skip
-                return np.column_stack([found["x"], found["y"]])
-            except Exception as failure:  # sep raises plain Exception for its buffer limits
-                larger = 10 * sep.get_extract_pixstack()
-                if "pixel buffer" not in str(failure) or larger > MAX_PIXEL_STACK:
+                return sep.extract(pixels, threshold, **options)
+            except Exception as failure:  # sep raises plain Exception for its limits
+                stack, deblended = 10 * sep.get_extract_pixstack(), 10 * sep.get_sub_object_limit()
+                if "pixel buffer" in str(failure) and stack <= MAX_PIXEL_STACK:
+                    sep.set_extract_pixstack(stack)
+                elif "deblending" in str(failure) and deblended <= MAX_SUB_OBJECTS:
+                    sep.set_sub_object_limit(deblended)
+                else:
                     raise RuntimeError(f"sep cannot extract sources: {failure}") from failure
-                sep.set_extract_pixstack(larger)
     finally:
-        sep.set_extract_pixstack(before)
+        sep.set_extract_pixstack(before[0])
+        sep.set_sub_object_limit(before[1])

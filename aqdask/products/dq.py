@@ -211,7 +211,7 @@ def dq_hdus(dq: np.ndarray, header: str, primary_header: str = "") -> fits.HDULi
     header, primary_header : str
         Cards of the frame as in `FrameInfo`; the celestial WCS is kept, if there is one.
     """
-    cards = _wcs_cards(header, primary_header)
+    cards = wcs_cards(header, primary_header)
     for flag in flags.DQ:
         bit = flag.value.bit_length() - 1
         cards[f"DQBIT{bit}"] = (flag.value, flag.name)
@@ -222,18 +222,21 @@ def dq_hdus(dq: np.ndarray, header: str, primary_header: str = "") -> fits.HDULi
     return fits.HDUList([fits.PrimaryHDU(), extension])
 
 
-def write_whole(path: Path, hdus: fits.HDUList) -> None:
-    """Write a FITS file with CHECKSUM and DATASUM, atomically; an existing file is replaced."""
+def write_whole(path: Path, hdus: fits.HDUList, *, checksum: bool = True) -> None:
+    """Write a FITS file with CHECKSUM and DATASUM, atomically; an existing file is replaced.
+
+    The comment of CHECKSUM has the time: without ``checksum`` the bytes depend on the content alone.
+    """
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
         with quiet():
-            hdus.writeto(partial, checksum=True, overwrite=True)
+            hdus.writeto(partial, checksum=checksum, overwrite=True)
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
 
 
-def _wcs_cards(header: str, primary_header: str) -> fits.Header:
+def wcs_cards(header: str, primary_header: str) -> fits.Header:
     """Celestial WCS of a frame, with the distortions that astropy can write; empty without a WCS."""
     found = celestial_wcs(header, primary_header)
     if found is None:

@@ -1,4 +1,4 @@
-"""Quality maps of arrays outside an archive, as a dask graph.
+"""Quality maps and reconstructions of arrays outside an archive, as a dask graph.
 
 One task for each tile of patches extracts features, a few numbers a patch; one task for each frame scores
 them.
@@ -21,8 +21,10 @@ from aqdask.execution.coverage import ATTRIBUTE, uncalibrated
 from aqdask.execution.model_cache import default_precision, load_cached, one_thread
 from aqdask.execution.pipeline import check_patch
 from aqdask.execution.quality_groups import PRECISION
+from aqdask.methods.base import reconstruct_frame
 from aqdask.methods.bundle import Bundle
 from aqdask.methods.dispatch import variables as variables_of
+from aqdask.products.open import in_chunks
 from aqdask.specs import PatchGrid, Variable
 from aqdask.stats.patches import gather
 from aqdask.store.quality_store import bounds, centres
@@ -35,11 +37,7 @@ def quality_of(
 ) -> xr.Dataset:
     """Build the lazy quality maps of an array; see `aqdask.quality_of`."""
     pixels, dims, coords = _unwrap(image)
-    if isinstance(image, xr.Dataset) and invalid is None and "invalid" in image:
-        invalid = image["invalid"]
-    bad = None if invalid is None else da.asarray(getattr(invalid, "data", invalid))
-    if bad is not None and bad.shape != pixels.shape:
-        raise UsageError(f"invalid of shape {bad.shape}", expected=f"the image's shape {pixels.shape}")
+    bad = _bad_pixels(image, invalid, pixels.shape)
     height, width = pixels.shape[-2:]
     grid = PatchGrid(height, width, bundle.patch)
     check_patch(bundle, (height, width))
@@ -67,10 +65,82 @@ def quality_of(
     return result.assign_coords(edges | centres(grid))
 
 
+def reconstruct(
+    image: Any, bundle: Bundle, *, invalid: Any = None, camera: str | None = None, filter: str | None = None
+) -> xr.Dataset:
+    """Build the lazy reconstruction and residual of frames; see `aqdask.reconstruct`."""
+    pixels, dims, coords = _unwrap(image)
+    bad = _bad_pixels(image, invalid, pixels.shape)
+    check_patch(bundle, pixels.shape[-2:])
+    shape = pixels.shape if dims else (1, *pixels.shape)
+    names = [
+        [_value(name, given, coords, (index,) if dims else ()) for index in range(shape[0])]
+        for name, given in (("camera", camera), ("filter", filter))
+    ]
+    frames = pixels.reshape(shape).rechunk((1, -1, -1))
+    planes = [frames, *(da.from_array(np.array(one)[:, None, None], chunks=1) for one in names)]
+    if bad is not None:
+        planes.append(bad.reshape(shape).rechunk((1, -1, -1)))
+    contents = dask.delayed(bundle.contents, name=f"model-{bundle.digest[:16]}", pure=True, traverse=False)
+    model = {"model": contents, "digest": bundle.digest, "precision": "fp32"}
+    kind = np.result_type(pixels.dtype, np.float32)
+    counts = da.map_blocks(_reconstruct_frame, *planes, **model, dtype=kind, chunks=frames.chunks)
+    axes = (*dims, "y", "x")
+    attributes = _attributes(bundle, PatchGrid(shape[1], shape[2], bundle.patch))
+    result = xr.Dataset(coords=coords, attrs=attributes | {PRECISION: "fp32"})
+    for name, text, values in (
+        ("reconstruction", "reconstruction by the autoencoder, not for photometry", counts),
+        ("residual", "image less reconstruction", (frames - counts).astype(counts.dtype)),
+    ):
+        result[name] = xr.Variable(axes, values if dims else values[0], {"long_name": text})
+    if found := list(uncalibrated(bundle, [*zip(*names, strict=True)])):
+        result.attrs[ATTRIBUTE] = found
+    return result
+
+
+def _reconstruct_frame(
+    pixels: np.ndarray,
+    camera: np.ndarray,
+    filter: np.ndarray,
+    invalid: np.ndarray | None = None,
+    *,
+    model: bytes,
+    digest: str,
+    precision: str,
+) -> np.ndarray:
+    """Reconstruction of one frame in counts, ``(1, H, W)``."""
+    with one_thread():
+        scorer = load_cached(model, digest, precision)
+        bad = None if invalid is None else invalid[0]
+        found = reconstruct_frame(scorer, pixels[0], bad, str(camera.item()), str(filter.item()))
+    if found is None:
+        raise UsageError("a model without reconstruction", expected="one with an autoencoder")
+    return found.counts[None].astype(np.result_type(pixels.dtype, np.float32))
+
+
+def _bad_pixels(image: Any, invalid: Any, shape: tuple[int, ...]) -> da.Array | None:
+    """Pixels that are not data as a dask array: the argument, else those of the dataset."""
+    if isinstance(image, xr.Dataset) and invalid is None and "invalid" in image:
+        invalid = image["invalid"]
+    if invalid is None:
+        return None
+    bad = da.asarray(in_chunks(invalid).data if isinstance(invalid, xr.DataArray) else invalid)
+    if bad.shape != shape:
+        raise UsageError(f"invalid of shape {bad.shape}", expected=f"the image's shape {shape}")
+    return bad
+
+
 def _unwrap(image: Any) -> tuple[da.Array, tuple[Hashable, ...], dict[Hashable, Any]]:
     """Pixels as a dask array, names of the leading dimensions, and coordinates of these dimensions."""
+    if isinstance(image, xr.Dataset) and "image" not in image:
+        raise UsageError(
+            f"a dataset of {', '.join(map(str, image)) or 'nothing'}",
+            expected="one with `image`, from `open_frames`",
+            consequence="There are no pixels in it",
+            remedy="ingest the frames without --no-pixels, or give them as an array",
+        )
     array = image["image"] if isinstance(image, xr.Dataset) else image
-    pixels = da.asarray(getattr(array, "data", array) if isinstance(array, xr.DataArray) else array)
+    pixels = da.asarray(in_chunks(array).data if isinstance(array, xr.DataArray) else array)
     if pixels.ndim not in (2, 3) or pixels.dtype.kind not in "iuf":
         raise UsageError(
             f"an array of shape {pixels.shape} and type {pixels.dtype}",

@@ -188,19 +188,19 @@ def mask(quality: xr.Dataset, alpha: float) -> xr.DataArray:
     height, width = (int(n) for n in quality.attrs["frame_shape"])
     grid = PatchGrid(height, width, int(quality.attrs["patch"]))
     lead = pvalue.dims[:-2]
-    data = _in_chunks(pvalue).data
+    data = in_chunks(pvalue).data
     data = data.rechunk({**dict.fromkeys(range(len(lead)), 1), data.ndim - 2: -1, data.ndim - 1: -1})
     pixels = data.map_blocks(
         bad_pixels, alpha, grid, dtype=bool, chunks=(*data.chunks[:-2], (grid.height,), (grid.width,))
     )
     if "invalid" in quality:
-        pixels = pixels | _in_chunks(quality["invalid"]).data
+        pixels = pixels | in_chunks(quality["invalid"]).data
     coords: dict[Any, Any] = {n: c for n, c in quality.coords.items() if set(c.dims) <= set(lead)}
     attributes = {"long_name": "pixel is bad", "alpha": alpha}
     return xr.DataArray(pixels, dims=(*lead, "y", "x"), coords=coords, name="mask", attrs=attributes)
 
 
-def _in_chunks(array: xr.DataArray) -> xr.DataArray:
+def in_chunks(array: xr.DataArray) -> xr.DataArray:
     """Return the array with a Dask chunk for each frame where it has no chunks."""
     return array if array.chunks else array.chunk(dict.fromkeys(array.dims[:-2], 1))
 

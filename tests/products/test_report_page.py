@@ -246,14 +246,14 @@ def test_reconstructions_follow_the_frame(model):
     image = rng.poisson(1000 + 4000 * np.exp(-((y - 90.0) ** 2 + (x - 130.0) ** 2) / 60)).astype(np.uint16)
     invalid = np.zeros(image.shape, bool)
     invalid[10:20, 30:50] = True
-    signal, smooth = reconstruct_frame(load_scorer(load_shipped()), image, invalid)
+    signal, smooth, _ = reconstruct_frame(load_scorer(load_shipped()), image, invalid)
     assert signal.shape == smooth.shape == image.shape
     assert (np.isnan(signal) == invalid).all()
     assert (np.isnan(smooth) == invalid).all()
     star = np.s_[86:95, 126:135]
     assert np.abs(signal - smooth)[star].mean() < 0.3 * np.abs(signal[star]).mean()
     assert np.nanstd(signal - smooth) < np.nanstd(signal)
-    scaled, _ = reconstruct_frame(load_scorer(model), image, invalid)
+    scaled, *_ = reconstruct_frame(load_scorer(model), image, invalid)
     assert np.nanmin(scaled) == 0
     assert np.nanmax(scaled) == 1
 

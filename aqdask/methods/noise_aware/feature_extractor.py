@@ -19,6 +19,8 @@ from aqdask.methods.noise_aware.noise_model import (
     clipped_variance,
     compress,
     difference,
+    expand,
+    restore_counts,
     sky_level,
     variance_stabilise,
 )
@@ -216,33 +218,37 @@ class FeatureExtractor:
 
     def reconstruct(
         self, patches: np.ndarray, valid: np.ndarray | None, detector: Detector
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Compute the compressed signal of patches ``(n, P, P)`` and its reconstruction, float32 each."""
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Compute the compressed signal of patches ``(n, P, P)``, its reconstruction, and that in counts.
+
+        float32 the first two; the last in the type of `as_float`.
+        """
         values = as_float(patches, self.staging, detector.noise.unit)
         mask = None if valid is None else self.staging.send(np.ascontiguousarray(valid))
         known = known_pixels(values, mask, finite=patches.dtype.kind != "f")
         with torch.inference_mode(), exact_arithmetic():
-            if self.device.type == "cpu":
-                u = self._normalised_here(values, known, detector)
-            else:
-                u = self.normalised(values, known, detector)[1]
+            here = self.device.type == "cpu"
+            levels, u = (self._normalised_here if here else self.normalised)(values, known, detector)
             signal = compress(u)
             smooth = signal - self.view(u).residual
+            parts = [signal, smooth, _counts(smooth, levels, detector.noise)]
             if known is not None:
-                signal, smooth = (part.masked_fill(~known, torch.nan) for part in (signal, smooth))
-            return self.staging.fetch(signal), self.staging.fetch(smooth)
+                parts = [part.masked_fill(~known, torch.nan) for part in parts]
+            seen, rebuilt, counts = (self.staging.fetch(part) for part in parts)
+            return seen, rebuilt, counts
 
     def _normalised_here(
         self, patches: torch.Tensor, valid: torch.Tensor | None, detector: Detector
-    ) -> torch.Tensor:
-        """Compute the signal of `normalised` on a processor, by the kernel."""
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Compute `normalised` on a processor, by the kernel."""
         count, side, _ = patches.shape
         known = np.empty((0, 0), bool) if valid is None else valid.reshape(-1, side).numpy()
         source = patches.reshape(-1, side).numpy()
         about = noise_terms(detector.noise), detector.saturation, unit_noise(side).numpy()
         scratch = np.empty((side, side), np.float64 if source.dtype == np.float64 else np.float32)
         places = side * np.arange(count), np.zeros(count, int)
-        return torch.from_numpy(normalise(source, known, *places, scratch, *about)[1])
+        levels, u = normalise(source, known, *places, scratch, *about)
+        return torch.from_numpy(levels), torch.from_numpy(u)
 
     def view(self, u: torch.Tensor) -> View:
         """Run the networks on variance-stabilised patches ``(n, P, P)``."""
@@ -266,6 +272,15 @@ class FeatureExtractor:
         weight = nn.functional.softplus(weight.contiguous())  # six times as fast as of a view
         shape = torch.cat([weight, weight * value], dim=1).flatten(2).sum(dim=2)
         return latent.float(), shape, self.decoder(latent)
+
+
+def _counts(v: torch.Tensor, levels: torch.Tensor, noise: NoiseModel) -> torch.Tensor:
+    """Convert compressed signal ``(n, P, P)`` to counts of the frame, given its `LEVELS` ``(n, 4)``."""
+    sky, variance = levels[:, 2], levels[:, 3]
+    u = expand(v).to(levels.dtype)
+    if noise.source == "subtracted":
+        u = u * (variance.nan_to_num(1.0).clamp(min=noise.floor) / noise.a).sqrt()[:, None, None]
+    return restore_counts(u, sky, noise) * noise.unit
 
 
 def known_pixels(values: torch.Tensor, valid: torch.Tensor | None, *, finite: bool) -> torch.Tensor | None:

@@ -195,6 +195,44 @@ def variance_stabilise(patches: torch.Tensor, sky: torch.Tensor, noise: NoiseMod
     return (patches - level).mul_(2).div_(scale)
 
 
+UNINVERTIBLE = 0.01  # of 4 - c u**2 over 4: from there on u is beyond what any counts give
+
+
+def restore_counts(u: torch.Tensor, sky: torch.Tensor, noise: NoiseModel) -> torch.Tensor:
+    """Invert `variance_stabilise`, exactly also where V is clamped or has a quadratic term.
+
+    With d = I - S, r = sqrt V(S) and V(I) = P(I) = P(S) + B d + c d**2, B = b + 2 c S, the definition of u
+    gives ``(4 - c u**2) d**2 - u (B u + 4 r) d + (r**2 - P(S)) u**2 = 0``, and where P(I) is below the floor
+    ``d = u (sqrt floor + r) / 2``. With c = 0 and S above the clamp, d = u r + b u**2 / 4.
+    u(I) has an inverse where P(S) is above -3 times the floor.
+
+    Parameters
+    ----------
+    u : Tensor (n, P, P)
+    sky : Tensor (n,)
+        S, counts.
+    noise : NoiseModel
+
+    Returns
+    -------
+    Tensor (n, P, P)
+        Counts, type of ``sky``.
+    """
+    level = sky[:, None, None]
+    u = u.to(level.dtype)
+    constant = noise.a + 0.375 * noise.b**2
+    at_sky = constant + level * (noise.b + noise.c * level)
+    root = noise.variance(level).sqrt()
+    slope = u * (u * (noise.b + 2 * noise.c * level) + 4 * root)
+    lead = (4 - noise.c * u**2).clamp(min=4 * UNINVERTIBLE)
+    rest = (noise.floor - at_sky).clamp(min=0) * u**2
+    free = (slope + u.sign() * (slope**2 - 4 * lead * rest).clamp(min=0).sqrt()) / (2 * lead)
+    clamped = u * (math.sqrt(noise.floor) + root) / 2
+    below = level + clamped
+    is_clamped = constant + below * (noise.b + noise.c * below) <= noise.floor
+    return level + torch.where(is_clamped, clamped, free)
+
+
 def linear(u: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
     """Invert `variance_stabilise` in units of the sky noise: ``(I - S) / sqrt V(S) = u + q u**2 / 4``.
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from aqdask import flags
 from aqdask.errors import ModelError
-from aqdask.methods.base import batches
+from aqdask.methods.base import Reconstruction, batches
 from aqdask.methods.bundle import POOLED, Bundle, calibration_key, nearest_key
 from aqdask.methods.noise_aware.camera_calibration import CameraCalibration
 from aqdask.methods.noise_aware.feature_extractor import Detector, FeatureExtractor, known_pixels
@@ -125,7 +125,7 @@ class NoiseAwareScorer:
 
     def reconstruct(
         self, image: np.ndarray, invalid: np.ndarray | None = None, camera: str = "", filter: str = ""
-    ) -> tuple[np.ndarray, np.ndarray]:
+    ) -> Reconstruction:
         """Reconstruct a frame by the autoencoder; see `aqdask.methods.base.reconstruct_frame`.
 
         In units of the noise, 1 sigma of the sky, logarithmic above 10 sigma (`noise_model.compress`).
@@ -136,8 +136,7 @@ class NoiseAwareScorer:
         for patches, valid, tops, lefts in batches(image, invalid, grid):
             usable = without(valid, unusable, tops, lefts, self.patch)
             found.append(self.extractor.reconstruct(patches, usable, detector))
-        signal, smooth = (join(np.concatenate(parts), grid) for parts in zip(*found, strict=True))
-        return signal, smooth
+        return Reconstruction(*(join(np.concatenate(parts), grid) for parts in zip(*found, strict=True)))
 
     def score_features(
         self, features: np.ndarray, camera: str = "", filter: str = ""

@@ -24,16 +24,23 @@ def minmax(patches: torch.Tensor, valid: torch.Tensor | None = None) -> torch.Te
         Invalid pixels hold the (lower) median of the patch's valid ones, so that they carry no edge. A
         constant patch, or one without a valid pixel, is zero.
     """
+    low, span = minmax_bounds(patches, valid)
+    usable = span > 0  # False for a constant patch, and for (-inf) - inf where nothing is valid
+    span, low = torch.where(usable, span, 1.0), torch.where(usable, low, 0.0)
+    scaled = ((patches - low) / span).masked_fill(~usable, 0.0).to(torch.float32)
+    return scaled if valid is None else _fill_invalid(scaled, valid)
+
+
+def minmax_bounds(
+    patches: torch.Tensor, valid: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return smallest valid pixel of each patch and its distance to the largest, ``(n, 1, 1)`` each."""
     if valid is None:
         low, high = patches.amin(dim=(1, 2), keepdim=True), patches.amax(dim=(1, 2), keepdim=True)
     else:
         low = patches.masked_fill(~valid, torch.inf).amin(dim=(1, 2), keepdim=True)
         high = patches.masked_fill(~valid, -torch.inf).amax(dim=(1, 2), keepdim=True)
-    span = high - low
-    usable = span > 0  # False for a constant patch, and for (-inf) - inf where nothing is valid
-    span, low = torch.where(usable, span, 1.0), torch.where(usable, low, 0.0)
-    scaled = ((patches - low) / span).masked_fill(~usable, 0.0).to(torch.float32)
-    return scaled if valid is None else _fill_invalid(scaled, valid)
+    return low, high - low
 
 
 def _fill_invalid(scaled: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:

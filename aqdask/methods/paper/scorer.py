@@ -17,9 +17,10 @@ from torch import nn
 
 from aqdask import flags
 from aqdask.errors import ModelError
+from aqdask.methods.base import Reconstruction
 from aqdask.methods.bundle import Bundle, Calibration
 from aqdask.methods.paper.network import ARCHITECTURES, ConvAutoencoder
-from aqdask.methods.paper.normalise import minmax
+from aqdask.methods.paper.normalise import minmax, minmax_bounds
 from aqdask.methods.paper.residual import mean_absolute_error
 from aqdask.methods.paper.variables import VARIABLES
 from aqdask.methods.tensors import as_float, exact_arithmetic, restore_network
@@ -67,7 +68,7 @@ class PatchErrors:
         return scores
 
     def reconstruct(self, image: np.ndarray, invalid: np.ndarray | None, grid: PatchGrid) -> list[np.ndarray]:
-        """Compute the normalised patches of a frame and their reconstruction, float32 ``(H, W)`` each."""
+        """Compute the planes of `aqdask.methods.base.Reconstruction`."""
         found = []
         for first, stop in _batches(grid.shape[0] * grid.shape[1]):
             patches, valid = cut_range(image, grid, first, stop), valid_range(invalid, grid, first, stop)
@@ -76,8 +77,10 @@ class PatchErrors:
                 values = as_float(patches, self.device)
                 known = values.isfinite() if mask is None else mask & values.isfinite()
                 scaled = minmax(values, known)
-                pair = scaled, self.network(scaled[:, None])[:, 0].float()
-                found.append([part.masked_fill(~known, torch.nan).cpu().numpy() for part in pair])
+                smooth = self.network(scaled[:, None])[:, 0].float()
+                low, span = minmax_bounds(values, known)
+                planes = scaled, smooth, low + span * smooth
+                found.append([part.masked_fill(~known, torch.nan).cpu().numpy() for part in planes])
         return [join(np.concatenate(parts), grid) for parts in zip(*found, strict=True)]
 
     def _of_batch(self, patches: np.ndarray, valid: np.ndarray | None) -> np.ndarray:
@@ -158,14 +161,13 @@ class PaperScorer:
 
     def reconstruct(
         self, image: np.ndarray, invalid: np.ndarray | None = None, camera: str = "", filter: str = ""
-    ) -> tuple[np.ndarray, np.ndarray]:
+    ) -> Reconstruction:
         """Reconstruct a frame by the autoencoder; see `aqdask.methods.base.reconstruct_frame`.
 
         Each patch is scaled to [0, 1].
         """
         grid = PatchGrid(image.shape[0], image.shape[1], self.patch)
-        scaled, smooth = self._errors.reconstruct(image, invalid, grid)
-        return scaled, smooth
+        return Reconstruction(*self._errors.reconstruct(image, invalid, grid))
 
     def score_features(
         self, features: np.ndarray, camera: str = "", filter: str = ""

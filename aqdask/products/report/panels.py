@@ -165,10 +165,10 @@ class PanelMaker:
         if scorer is None:
             return
         with one_thread():
-            pair = reconstruct_frame(scorer, image, invalid, about.camera, about.filter)
-        if pair is not None:
-            planes["smooth"] = _pixels(pair[1], None)
-            planes["residual"] = _pixels(pair[0] - pair[1], None, (-RESIDUAL_SIGMA, RESIDUAL_SIGMA))
+            seen = reconstruct_frame(scorer, image, invalid, about.camera, about.filter)
+        if seen is not None:
+            planes["smooth"] = _pixels(seen.smooth, None)
+            planes["residual"] = _pixels(seen.signal - seen.smooth, None, (-RESIDUAL_SIGMA, RESIDUAL_SIGMA))
 
     def _add_maps(self, row: int, found: dict[str, Any]) -> None:
         if self.store is None:
