@@ -36,6 +36,8 @@ COMMANDS = {
     "export": "aqdask.cli.products",
     "label": "aqdask.cli.label",
     "report": "aqdask.cli.report",
+    "rank": "aqdask.cli.stack",
+    "stack": "aqdask.cli.stack",
     "simulate": "aqdask.cli.demo",
     "demo": "aqdask.cli.demo",
 }
