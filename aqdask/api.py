@@ -693,11 +693,11 @@ def rank_frames(
 ) -> pa.Table:
     """Rank frames by quality, for each camera and filter apart.
 
-    For a stack by the squared signal to noise of a faint star, ``T**2 / (sigma**2 FWHM**2)``, which adds up over
-    frames (Zackay & Ofek 2017, ApJ 836, 187), times the fraction that is not masked; with noise sigma of a sky
-    pixel and transparency T. For a reference of difference images by that of the star's peak,
-    ``T**2 / (sigma**2 FWHM**4)``. Flagged frames are last, and in a reference's rank also those of which more
-    than three times ``alpha`` is masked.
+    For a stack by the squared signal to noise of a faint star, ``T**2 / (sigma**2 FWHM**2)``, which adds up
+    over frames (Zackay & Ofek 2017, ApJ 836, 187), times the fraction that is not masked; with noise sigma of
+    a sky pixel and transparency T. For a reference of difference images by that of the star's peak,
+    ``T**2 / (sigma**2 FWHM**4)``. Flagged frames are last, and for a reference also those of which more than
+    three times ``alpha`` is masked.
 
     Parameters
     ----------
@@ -714,9 +714,9 @@ def rank_frames(
     model : str, optional
         Name or digest, where the archive holds maps of several models.
     measure : bool
-        Measure noise, FWHM and transparency on the pixels, on the workers. False takes noise and size of the
-        stars from the stored scores and T = 1: clouds count by their brighter sky and their masks only. Models
-        that store neither are always measured.
+        Measure noise, FWHM and transparency on the pixels, on the workers. False takes noise and size of
+        the stars from the stored scores and T = 1: clouds count by their brighter sky and their masks only.
+        Models that store neither are always measured.
 
     Returns
     -------
@@ -771,8 +771,8 @@ def stack(
         A scored archive.
     out : path
         The FITS file: mean in counts of the reference above the sky (NaN without data), ``WEIGHT`` (inverse
-        variance), ``COVERAGE`` and ``CLIPPED`` (numbers of frames), and the table ``FRAMES``. While it is made,
-        resampled frames lie in ``<out>.parts``, 8 bytes a pixel.
+        variance), ``COVERAGE`` and ``CLIPPED`` (numbers of frames), and the table ``FRAMES``. While it is
+        made, resampled frames lie in ``<out>.parts``, 8 bytes a pixel.
     filter : str, optional
         Needed where the frames have several.
     frames : str or sequence of str, optional

@@ -58,9 +58,9 @@ def rank(
 ) -> int:
     """Rank the frames of ARCHIVE by quality, those of each camera and filter apart.
 
-    weight: squared signal to noise of a star, T^2 / (noise^2 size^2), times the unmasked fraction, relative to
-    the best frame (--for reference: of its peak). depth: gain in magnitudes of a stack of this frame and all
-    better ones. Flagged frames come last. Without --measure from stored scores, with T = 1.
+    weight: squared signal to noise of a star, T^2 / (noise^2 size^2), times the unmasked fraction, relative
+    to the best frame (--for reference: of its peak). depth: gain in magnitudes of a stack of this frame and
+    all better ones. Flagged frames come last. Without --measure from stored scores, with T = 1.
     """
     from aqdask import api
 
@@ -131,9 +131,9 @@ def stack(
 ) -> int:
     """Stack the frames of one filter of ARCHIVE without their masked pixels, weighted by inverse variance.
 
-    Frames are aligned by WCS, or by matching stars (extra `match`), and scaled to the stars of the reference. FITS:
-    mean above the sky, WEIGHT, COVERAGE, CLIPPED and the table FRAMES. While it runs, resampled frames lie in
-    FITS.parts, 8 bytes a pixel.
+    Frames are aligned by WCS, or by matching stars (extra `match`), and scaled to the stars of the reference.
+    FITS: mean above the sky, WEIGHT, COVERAGE, CLIPPED and the table FRAMES. While it runs, resampled frames
+    lie in FITS.parts, 8 bytes a pixel.
     """
     from aqdask import api
 

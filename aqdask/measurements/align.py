@@ -299,8 +299,8 @@ def measure_all(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Measure noise (counts), FWHM (px) and transparency of the frames of a table, NaN where unknown.
 
-    Transparency is relative to the most transparent frame of a camera and filter; stars are compared with those of
-    the frame with the smallest share of masked patches.
+    Transparency is relative to the most transparent frame of a camera and filter; stars are compared with
+    those of the frame with the smallest share of masked patches.
     """
     places = {place.frame.row: place for place in scored_places(archive, quality)[0]}
     rows, masked = table["row"].to_numpy(), table["masked_patches"].to_numpy(zero_copy_only=False)

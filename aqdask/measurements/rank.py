@@ -123,7 +123,7 @@ def _numbers(table: pa.Table, name: str) -> np.ndarray:
 
 
 def _stored(archive: str | os.PathLike[str], quality: str, table: pa.Table) -> tuple[np.ndarray, np.ndarray]:
-    """Return noise (noise model at the frame's sky, times its measured noise ratio) and relative star size."""
+    """Return noise (by the noise model at the frame's sky, times its noise ratio) and relative star size."""
     bundle = Bundle.from_bytes(QualityStore.open(archive, quality).bundle())
     sky, noise = _numbers(table, "frame_sky"), np.full(table.num_rows, np.nan)
     cameras, bands = (table[name].to_pylist() for name in ("camera", "filter"))

@@ -1,7 +1,7 @@
 """Stack of the frames of one filter: aligned on the workers, combined band by band, with its depth.
 
-Resampled frames lie beside the result while it is made, 8 bytes a pixel, so that memory does not grow with the
-number of frames, and a stack that was interrupted goes on.
+Resampled frames lie beside the result while it is made, 8 bytes a pixel, so that memory does not grow with
+the number of frames, and a stack that was interrupted goes on.
 """
 
 from __future__ import annotations
@@ -214,7 +214,7 @@ class Stacker:
                 remedy="choose one with --filter (filter=), or frames with --frames",
             )
         if best is not None:
-            table = table.take(np.lexsort((table["row"], table["rank"]))[:best])
+            table = table.take(np.lexsort((table["row"], table["rank"]))[: max(best, 0)])
         if table.num_rows < 2:
             raise UsageError(
                 f"a stack of {table.num_rows} scored frame{'s' if table.num_rows != 1 else ''}",
@@ -323,10 +323,7 @@ class Stacker:
         cards["MODELSHA"] = (bundle.digest if bundle else "", "sha256 of the model bundle")
         cards["MASKED"] = (options.masked, "masked pixels are left out")
         cards["WEIGHTED"] = (options.weighted, "weighted by inverse variance")
-        cards["WEIGHTOF"] = (
-            "; ".join(sorted({one.weight for one in aligned if one.file})),
-            "origin of the variance",
-        )
+        cards["WEIGHTOF"] = "; ".join(sorted({one.weight for one in aligned if one.file}))
         cards["CLIP"] = (options.clip, "sigma beyond which pixels are clipped, 0 = none")
         cards["SKYMESH"] = (options.mesh, "px, mesh of the sky that was subtracted")
         if np.isfinite(found.limit):

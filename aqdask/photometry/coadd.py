@@ -17,6 +17,7 @@ AMPLITUDE = 0.3  # of the median: stars of frames with another seeing are not cl
 MIN_CLIPPED = 3  # frames; of two neither is the outlier
 APERTURES, MIN_APERTURES = 5000, 50
 DETECTION = 3.0  # sigma of the smoothed image: no aperture on empty sky touches a source above it
+ANNULUS = 3.0, 5.0  # FWHM, radii of the local sky
 BRIGHT = 50.0  # sigma of a star that shows which fraction of its light an aperture holds
 FWHM_PER_SIGMA = 2.3548
 LIMIT = 5.0  # sigma of the depth
@@ -102,7 +103,7 @@ class Depth(NamedTuple):
 
 
 def occupied_sky(image: np.ndarray, fwhm: float) -> np.ndarray:
-    """Mark pixels within ``fwhm`` of a source above `DETECTION` sigma or of a pixel without data.
+    """Mark pixels within 2 ``fwhm`` of a source above `DETECTION` sigma or of a pixel without data.
 
     Parameters
     ----------
@@ -121,14 +122,15 @@ def occupied_sky(image: np.ndarray, fwhm: float) -> np.ndarray:
         return np.ones(image.shape, bool)
     smooth = ndimage.gaussian_filter(light.pixels, fwhm / FWHM_PER_SIGMA)
     sources = smooth > DETECTION * mad_sigma(smooth[~light.invalid])
-    side = 2 * math.ceil(fwhm) + 1
+    side = 4 * math.ceil(fwhm) + 1
     return ndimage.binary_dilation(sources | light.invalid, np.ones((side, side), bool))
 
 
 def depth(image: np.ndarray, occupied: np.ndarray, fwhm: float, seed: int = 0) -> Depth:
     """Measure the depth of an image without sky in apertures of radius ``fwhm`` on empty sky.
 
-    Their scatter includes the correlated noise of resampled pixels and what is left of defects.
+    The mean of an annulus of 3 to 5 ``fwhm`` is subtracted from each. Their scatter includes the correlated
+    noise of resampled pixels and what is left of defects.
 
     Parameters
     ----------
@@ -155,7 +157,9 @@ def depth(image: np.ndarray, occupied: np.ndarray, fwhm: float, seed: int = 0) -
     if len(free) < MIN_APERTURES:
         return Depth(math.nan, math.nan, math.nan, len(free))
     pixels = np.where(light.invalid, np.float32(0), image).astype(np.float32)
-    counts = sep.sum_circle(pixels, *np.ascontiguousarray(free.T), fwhm, subpix=5)[0]
+    x, y = np.ascontiguousarray(free.T)
+    annulus = ANNULUS[0] * fwhm, ANNULUS[1] * fwhm
+    counts = sep.sum_circle(pixels, x, y, fwhm, mask=occupied | light.invalid, bkgann=annulus, subpix=5)[0]
     share = _share(light, fwhm)
     limits = (
         -2.5 * math.log10(LIMIT * one / share) if one > 0 and share > 0 else math.nan

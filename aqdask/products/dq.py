@@ -291,7 +291,7 @@ def write_whole(path: Path, hdus: fits.HDUList, *, checksum: bool = True) -> Non
 
 
 def wcs_cards(header: str, primary_header: str) -> fits.Header:
-    """Return the celestial WCS of a frame, with the distortions that astropy can write; empty without a WCS."""
+    """Return the celestial WCS of a frame, with distortions that astropy can write; empty without a WCS."""
     found = celestial_wcs(header, primary_header)
     if found is None:
         return fits.Header()

@@ -19,12 +19,12 @@ def write_weight(mask: FrameMask, folder: Path) -> str:
     weight, source = mask.weight()
     cards = wcs_cards(mask.header, mask.primary_header)
     cards["BUNIT"] = ("1 / count**2", "inverse variance of the counts of the source")
-    cards["WEIGHTOF"] = (source, "origin of the variance")
+    cards["WEIGHTOF"] = source
     return _write(mask, fits.PrimaryHDU(weight, cards), folder, "weight")
 
 
 def write_flags(mask: FrameMask, folder: Path) -> str:
-    """Write ``<frame>.flags.fits``, the bits of the DQ image: uint8, 0 = good; ``FLAG_IMAGE`` of SExtractor."""
+    """Write ``<frame>.flags.fits``, the bits of the DQ image, 0 = good: SExtractor's ``FLAG_IMAGE``."""
     cards = wcs_cards(mask.header, mask.primary_header)
     for flag in flags.DQ:
         cards[f"DQBIT{flag.value.bit_length() - 1}"] = (flag.value, flag.name)

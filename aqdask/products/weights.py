@@ -26,9 +26,9 @@ def weight_map(
 ) -> tuple[np.ndarray, str]:
     """Compute the weight of each pixel of a frame.
 
-    ``1 / Var(S)`` with the noise model ``Var(I) = a + b I + c I**2`` at the sky S of the patch. Where the model
-    does not hold for any sky (unknown gain, subtracted sky, a camera without calibration), its product with
-    ``noise_ratio**2``, the measured noise; for a method without a noise model, that of `measured_variance`.
+    ``1 / Var(S)`` with the noise model ``Var(I) = a + b I + c I**2`` at the sky S of the patch. Where the
+    model does not hold for any sky (unknown gain, subtracted sky, a camera without calibration), its product
+    with ``noise_ratio**2``, the measured noise; for a method without a noise model, `measured_variance`.
 
     Parameters
     ----------
@@ -69,7 +69,8 @@ def weight_map(
 def measured_variance(image: np.ndarray, invalid: np.ndarray, grid: PatchGrid) -> np.ndarray:
     """Measure the noise variance of each patch in the diagonal high-pass ``(I11 - I10 - I01 + I00) / 2``.
 
-    White noise keeps its variance there, sky and stars are mostly removed; correlated noise is underestimated.
+    White noise keeps its variance there, sky and stars are mostly removed; that of correlated noise is too
+    small.
 
     Parameters
     ----------
