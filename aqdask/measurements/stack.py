@@ -22,6 +22,7 @@ from aqdask.execution.executors import Executor
 from aqdask.execution.pipeline import collect
 from aqdask.execution.reporter import Reporter
 from aqdask.execution.work_estimate import seconds
+from aqdask.io.cards import quiet
 from aqdask.io.places import absolute
 from aqdask.measurements.align import MESH, Aligned, AlignJob, Reference, align_all
 from aqdask.measurements.rank import STACK, rank_frames
@@ -34,7 +35,7 @@ from aqdask.version import __version__
 BAND_VALUES = 2**24  # float32 of one plane of all frames in a band: 64 MiB, of which a task holds about six
 PARTS = ".parts"  # end of the name of the folder of resampled frames
 MADE_BY = "aqdask stack"
-CHECKED = "not dated, so that the same frames give the same file"
+CHECKED = "not dated: same frames, same bytes"
 FRAME_COLUMNS = {
     "frame_id": (pa.string(), "id of the frame in the archive"),
     "used": (pa.bool_(), "part of the stack"),
@@ -312,6 +313,24 @@ class Stacker:
         aligned: Sequence[Aligned],
     ) -> None:
         """Write the FITS file: mean, WEIGHT, COVERAGE, CLIPPED and FRAMES."""
+        with quiet():  # comments of long values are cut
+            hdus = self._hdus(coadd, reference, options, found, table, aligned)
+            for hdu in hdus:
+                hdu.add_checksum(when=CHECKED)
+        try:
+            write_whole(self.out, hdus, checksum=False)
+        except OSError as error:
+            raise place_failed(self.out, error) from error
+
+    def _hdus(
+        self,
+        coadd: Coadd,
+        reference: Reference,
+        options: StackOptions,
+        found: Depth,
+        table: pa.Table,
+        aligned: Sequence[Aligned],
+    ) -> fits.HDUList:
         sky = wcs_cards(reference.header, reference.primary_header)
         cards = sky.copy()
         bundle = quality_bundle(self.frames.archive, self.quality, self.frames.run)
@@ -334,12 +353,7 @@ class Stacker:
         hdus += [fits.ImageHDU(plane, sky, name=name) for name, plane in planes.items()]
         columns = [_column(table, name) for name in FRAME_COLUMNS]
         hdus.append(fits.BinTableHDU.from_columns(columns, name="FRAMES"))
-        for hdu in hdus:
-            hdu.add_checksum(when=CHECKED)
-        try:
-            write_whole(self.out, hdus, checksum=False)
-        except OSError as error:
-            raise place_failed(self.out, error) from error
+        return hdus
 
 
 def check_out(out: Path) -> None:
