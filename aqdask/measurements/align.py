@@ -127,7 +127,7 @@ class Reference:
         light = _light(frame, masked, mesh)
         key = [place.frame.row, place.frame.crc32c, place.maps, frames.quality, frames.alpha]
         stars = find_stars(frame.image, light)
-        return cls(frame.frame_id, key, frame.image.shape, stars, frame.header, frame.primary_header)  # type: ignore[arg-type]
+        return cls(frame.frame_id, key, frame.image.shape, stars, frame.header, frame.primary_header)
 
 
 def _light(frame: ScoredFrame, masked: bool, mesh: int) -> SkySubtracted:

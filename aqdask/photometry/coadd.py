@@ -161,11 +161,11 @@ def depth(image: np.ndarray, occupied: np.ndarray, fwhm: float, seed: int = 0) -
     annulus = ANNULUS[0] * fwhm, ANNULUS[1] * fwhm
     counts = sep.sum_circle(pixels, x, y, fwhm, mask=occupied | light.invalid, bkgann=annulus, subpix=5)[0]
     share = _share(light, fwhm)
-    limits = (
+    limit, limit_rms = (
         -2.5 * math.log10(LIMIT * one / share) if one > 0 and share > 0 else math.nan
         for one in (float(mad_sigma(counts)), float(np.std(counts)))
-    )  # fmt: skip
-    return Depth(*limits, float(mad_sigma(pixels[~occupied & ~light.invalid])), len(free))
+    )
+    return Depth(limit, limit_rms, float(mad_sigma(pixels[~occupied & ~light.invalid])), len(free))
 
 
 def _share(light: SkySubtracted, fwhm: float) -> float:

@@ -1,9 +1,9 @@
 """Stacks with and without masks: depth, photometry and detections against the truth, and the real series.
 
-    python benchmarks/science/stack.py [--size 1024] [--frames 20] [--parts simulated,real,memory] [--out FILE]
+    python benchmarks/science/stack.py [--size 1024] [--frames 20] [--parts simulated,real,memory]
 
-Of 20 frames of one field 5 are spoilt: defocus, cloud, trail, background, gradient. `wide-field` is calibrated on
-16 good frames of other fields. The real frames are those of `AQDASK_TEST_DATA`.
+Of 20 frames of one field 5 are spoilt: defocus, cloud, trail, background, gradient. `wide-field` is
+calibrated on 16 good frames of other fields. The real frames are those of `AQDASK_TEST_DATA`.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ STACKS: dict[str, tuple[bool, dict[str, Any]]] = {  # with the spoilt frames, op
     "all frames, plain mean": (True, NAIVE),
 }
 COLUMNS = (
-    "stack", "frames", "depth [mag]", "loss", "depth, rms", "loss", "sky noise", "scatter of stars [mag]",
+    "stack", "frames", "depth [mag]", "gain", "depth, rms", "gain", "sky noise", "scatter of stars [mag]",
     "real", "spurious",
 )  # fmt: skip
 
@@ -105,10 +105,11 @@ def simulated(folder: Path, size: int, count: int) -> str:
         f"{defect.kind} {share:.2f}" for defect, share in zip(BAD, masked[-len(BAD) :], strict=True)
     )
     note = (
-        f"Masked fraction of the spoilt frames: {told}; of the good ones {masked[: -len(BAD)].mean():.4f}. Depth: 5 "
-        "sigma of a star in apertures on empty sky, from their robust scatter and from their standard deviation; "
-        "loss against the first row. Scatter: measured minus true magnitudes of isolated stars of signal to noise "
-        "above 20 in one frame. Detections at 5 sigma."
+        f"Masked fraction of the spoilt frames: {told}; of the good ones {masked[: -len(BAD)].mean():.4f}. "
+        "Depth: 5 sigma of a star in apertures on empty sky, -2.5 log10 of counts, from their robust scatter "
+        "and from their standard deviation; gain over the first row, larger is deeper. Scatter: measured minus "
+        "true "
+        "magnitudes of isolated stars of signal to noise above 20 in one frame. Detections at 5 sigma."
     )
     rows = truth_rows(images, stars[reference], scene(size, int(reference[6:9])))
     return markdown(
@@ -131,8 +132,9 @@ def truth_rows(images: dict[str, tuple[np.ndarray, int]], stars: np.ndarray, spe
         seen = count_detections(np.nan_to_num(image), stars, invalid=invalid)
         rows.append(
             (
-                name, used, f"{found.limit:.3f}", f"{first.limit - found.limit:+.3f}", f"{found.limit_rms:.3f}",
-                f"{first.limit_rms - found.limit_rms:+.3f}", f"{found.noise:.2f}", f"{scatter.rms_all:.4f}",
+                name, used,
+                f"{found.limit:.3f}", f"{found.limit - first.limit:+.3f}", f"{found.limit_rms:.3f}",
+                f"{found.limit_rms - first.limit_rms:+.3f}", f"{found.noise:.2f}", f"{scatter.rms_all:.4f}",
                 seen.real, seen.spurious,
             )
         )  # fmt: skip
@@ -170,7 +172,8 @@ def real(folder: Path) -> str:
     shares = aq.mask(aq.open_quality(archive), ALPHA).mean(("y", "x")).values
     columns = ("stack", "frames", "depth [mag]", "depth, rms", "sky noise", "processor s")
     note = (
-        f"Reference {reference}; masked {shares.mean():.3f} on average, {shares.max():.3f} at most. Frames are "
+        f"Reference {reference}; masked {shares.mean():.3f} on average, {shares.max():.3f} at most. "
+        "Frames are "
         f"aligned by stars, median offset {np.nanmedian(found.frames['offset'].to_pylist()):.2f} px."
     )
     return markdown(f"{len(shares)} real frames of 1023 x 1536 px (SBIG, L)", columns, rows, note)

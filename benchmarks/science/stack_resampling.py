@@ -1,4 +1,4 @@
-"""Resampling of a frame: `photometry.alignment.resample` beside `reproject_interp`, seconds, memory and counts.
+"""Resampling of a frame: `photometry.alignment.resample` beside `reproject_interp`.
 
 python benchmarks/science/stack_resampling.py [--size 2048]
 """
@@ -63,7 +63,8 @@ def main() -> None:
     helpers.print_table("One frame, one process", columns, rows)
     inner = [image[32:-32, 32:-32] for image in images]
     print(
-        f"\nlargest difference {np.nanmax(np.abs(inner[0] - inner[1])):.3g} counts, of {np.nanmax(inner[1]):.3g}"
+        f"\nlargest difference {np.nanmax(np.abs(inner[0] - inner[1])):.3g} counts, "
+        f"of {np.nanmax(inner[1]):.3g}"
     )
 
 

@@ -160,7 +160,8 @@ def test_another_file_is_not_replaced(archive, tmp_path):
 
 
 def test_a_rank_measured_on_the_pixels_sees_transparency(archive, tmp_path):
-    command = ["rank", str(archive), "--filter", "L", "--frames", "g[0-3]*", "--out", str(tmp_path / "r.parquet"),
+    command = ["rank", str(archive), "--filter", "L", "--frames", "g[0-3]*", "--out",
+               str(tmp_path / "r.parquet"),
                "--cluster", "serial"]  # fmt: skip
     done = CliRunner().invoke(aqdask, command)
     assert done.exit_code == 0, done.output
