@@ -56,13 +56,15 @@ from aqdask.text import printable
 from aqdask.watching.watch import Watch, WatchCounts, WatchSettings, inbox_folders
 
 if TYPE_CHECKING:
+    from aqdask.measurements.stack import Stack
     from aqdask.products.report.page import ReportPage
 
 __all__ = [
     "Bundle", "Comparison", "Detections", "IngestOptions", "LabelAgreement", "Summary", "Verification",
     "WatchCounts", "WatchSettings", "calibrate", "compare", "detect", "export", "ingest", "label",
     "label_agreement", "label_from_file", "labels", "load_model", "mask", "open_frames", "open_quality",
-    "quality_of", "reconstruct", "report", "run", "score", "select", "train", "verify", "watch",
+    "quality_of", "rank_frames", "reconstruct", "report", "run", "score", "select", "stack", "train",
+    "verify", "watch",
 ]  # fmt: skip
 
 PathLike = str | os.PathLike[str]
@@ -800,6 +802,143 @@ def detect(
             archive, quality, alpha, folder, spec, executor, reporter or Silent(), segmentation=segmentation,
             frames=() if frames is None else _listed(frames),
         )  # fmt: skip
+
+
+def rank_frames(
+    archive: PathLike,
+    *,
+    purpose: str = "stack",
+    filter: str | None = None,
+    frames: str | Sequence[str] | None = None,
+    alpha: float = 0.01,
+    model: str | None = None,
+    measure: bool = False,
+    cluster: Cluster = None,
+    reporter: Reporter | None = None,
+) -> pa.Table:
+    """Rank frames by quality, for each camera and filter apart.
+
+    For a stack by the squared signal to noise of a faint star, ``T**2 / (sigma**2 FWHM**2)``, which adds up
+    over frames (Zackay & Ofek 2017, ApJ 836, 187), times the fraction that is not masked; with noise sigma of
+    a sky pixel and transparency T. For a reference of difference images by that of the star's peak,
+    ``T**2 / (sigma**2 FWHM**4)``. Flagged frames are last, and for a reference also those of which more than
+    three times ``alpha`` is masked.
+
+    Parameters
+    ----------
+    archive : path
+        A scored archive.
+    purpose : str
+        'stack' or 'reference'.
+    filter : str, optional
+        Frames of this filter only.
+    frames : str or sequence of str, optional
+        Ids or patterns (``L/*``).
+    alpha : float
+        False-mask rate on good patches, in (0, 1).
+    model : str, optional
+        Name or digest, where the archive holds maps of several models.
+    measure : bool
+        Measure noise, FWHM and transparency on the pixels, on the workers. False takes noise and size of
+        the stars from the stored scores and T = 1: clouds count by their brighter sky and their masks only.
+        Models that store neither are always measured.
+
+    Returns
+    -------
+    pyarrow.Table
+        `aqdask.measurements.rank.COLUMNS`, best first.
+
+    Raises
+    ------
+    UsageError
+        For another purpose, alpha outside (0, 1), a pattern without a frame, or a filter that no frame has.
+    """
+    from aqdask.measurements import rank
+
+    check_alpha(alpha)
+    check_place(archive)
+    quality = quality_name(archive, model)
+    with executor_of(cluster) as executor:
+        return rank.rank_frames(
+            archive, quality, alpha, executor, reporter or Silent(),
+            purpose=purpose, patterns=_patterns(frames), band=filter, measure=measure,
+        )  # fmt: skip
+
+
+def stack(
+    archive: PathLike,
+    out: PathLike,
+    *,
+    filter: str | None = None,
+    frames: str | Sequence[str] | None = None,
+    best: int | None = None,
+    reference: str | None = None,
+    masked: bool = True,
+    weighted: bool = True,
+    clip: float = 4.0,
+    mesh: int = 128,
+    compare: bool = False,
+    alpha: float = 0.01,
+    model: str | None = None,
+    cluster: Cluster = None,
+    reporter: Reporter | None = None,
+) -> Stack:
+    """Stack the frames of one filter without their masked pixels, weighted by inverse variance.
+
+    Each frame is aligned with a reference frame by its WCS, or by matching stars where the WCS is absent or
+    wrong; its sky is subtracted, its flux scaled to the stars of the reference, and its pixels resampled to
+    those of the reference (cubic splines). Pixels far from their median are clipped
+    (`aqdask.photometry.coadd.combine`).
+
+    Parameters
+    ----------
+    archive : path
+        A scored archive.
+    out : path
+        The FITS file: mean in counts of the reference above the sky (NaN without data), ``WEIGHT`` (inverse
+        variance), ``COVERAGE`` and ``CLIPPED`` (numbers of frames), and the table ``FRAMES``. While it is
+        made, resampled frames lie in ``<out>.parts``, 8 bytes a pixel.
+    filter : str, optional
+        Needed where the frames have several.
+    frames : str or sequence of str, optional
+        Ids or patterns (``L/*``).
+    best : int, optional
+        Stack this number of frames, the best by `rank_frames`.
+    reference : str, optional
+        Id of the frame whose pixels and counts the stack has; None: a sharp one with a low sky and no mask.
+    masked, weighted : bool
+        False keeps masked pixels, or weights frames equally.
+    clip : float
+        Standard deviations; 0 for no clipping.
+    mesh : int
+        Side of a cell of the mesh on which the sky is measured, px; light of larger objects is lost.
+    compare : bool
+        Stack without mask and without weights, too, for their depths.
+
+    Returns
+    -------
+    Stack
+        With the depths, a table of the frames, and those that could not be used.
+
+    Raises
+    ------
+    UsageError
+        For frames of several filters, fewer than two frames, or frames that cannot be aligned.
+    ArchiveError
+        If ``out`` is another file, or cannot be written.
+    """
+    from aqdask.measurements.stack import Stacker, StackOptions
+
+    check_alpha(alpha)
+    check_place(archive)
+    check_local(out)
+    options = StackOptions(masked, weighted, clip, mesh)
+    quality = quality_name(archive, model)
+    with executor_of(cluster) as executor:
+        stacker = Stacker(archive, quality, alpha, out, executor, reporter or Silent())
+        return stacker.stack(
+            options, patterns=_patterns(frames), band=filter, best=best, reference=reference, compare=compare
+        )
 
 
 def report(

@@ -37,6 +37,8 @@ COMMANDS = {
     "detect": "aqdask.cli.detect",
     "label": "aqdask.cli.label",
     "report": "aqdask.cli.report",
+    "rank": "aqdask.cli.stack",
+    "stack": "aqdask.cli.stack",
     "simulate": "aqdask.cli.demo",
     "demo": "aqdask.cli.demo",
 }

@@ -74,6 +74,35 @@ def reference_spans(bundle: Bundle, camera: str, filter: str) -> dict[str, tuple
     return _load(method.reference_spans)(bundle, camera, filter)
 
 
+def patch_variance(
+    bundle: Bundle, camera: str, filter: str, sky: np.ndarray, level: np.ndarray | float
+) -> tuple[np.ndarray, bool] | None:
+    """Return the variance of a sky pixel by the noise model of a camera.
+
+    Parameters
+    ----------
+    bundle : Bundle
+        The model.
+    camera, filter : str
+        Choose the calibration.
+    sky : ndarray
+        Counts, pedestal included.
+    level : ndarray or float
+        Median sky of the frame in counts, which chooses the stratum; broadcast against ``sky``.
+
+    Returns
+    -------
+    tuple of ndarray and bool, or None
+        Counts squared, NaN where ``sky`` is; and True where the model holds for any sky of this camera (False
+        where only its product with the square of ``noise_ratio`` is the noise of a patch). None for a method
+        without a noise model.
+    """
+    method = METHODS.get(bundle.method)
+    if not method or not method.patch_variance:
+        return None
+    return _load(method.patch_variance)(bundle, camera, filter, sky, level)
+
+
 def train(
     frames: FrameSource,
     spec: TrainSpec,

@@ -37,6 +37,9 @@ class Method:
     reference_spans : str
         ``module:function(bundle, camera, filter)``, smallest value, median and largest value of frame-level
         variables over the reference frames, by name; empty where the method knows of none.
+    patch_variance : str
+        ``module:function(bundle, camera, filter, sky, level)``, the noise of sky pixels by the method's noise
+        model (`aqdask.methods.dispatch.patch_variance`); empty where the method has none.
     precisions : tuple of str
         In which its network can run: 'fp32', 'bf16'.
     defaults : mapping
@@ -51,6 +54,7 @@ class Method:
     calibrate: str = ""
     no_sky: str = ""
     reference_spans: str = ""
+    patch_variance: str = ""
     precisions: tuple[str, ...] = ("fp32",)
     defaults: Mapping[str, Any] = field(default_factory=dict)
 
@@ -73,6 +77,7 @@ register(
         calibrate="aqdask.methods.noise_aware.calibrate:calibrate_bundle",
         no_sky="aqdask.methods.noise_aware.dark_areas:no_sky",
         reference_spans="aqdask.methods.noise_aware.reference_spans:reference_spans",
+        patch_variance="aqdask.methods.noise_aware.patch_noise:patch_variance",
         precisions=("fp32", "bf16"),
         defaults={"steps": 1500, "learning_rate": 2e-3, "validation": 0.25, "calibration": 0.35},
     )

@@ -27,7 +27,7 @@ class SkySubtracted:
     pixels : ndarray (y, x)
         float32, counts above the sky; 0 where invalid.
     rms : ndarray (y, x)
-        float32, local noise of the sky in counts, on sep's mesh of 64 px.
+        float32, local noise of the sky in counts, on sep's mesh.
     invalid : ndarray (y, x)
         bool, True = no data.
     """
@@ -37,8 +37,10 @@ class SkySubtracted:
     invalid: np.ndarray
 
 
-def subtract_sky(image: np.ndarray, invalid: np.ndarray | None = None) -> SkySubtracted | None:
-    """Subtract the sky of a frame, estimated on a mesh of 64 px.
+def subtract_sky(
+    image: np.ndarray, invalid: np.ndarray | None = None, mesh: int = 64
+) -> SkySubtracted | None:
+    """Subtract the sky of a frame, estimated on a mesh.
 
     Parameters
     ----------
@@ -46,6 +48,8 @@ def subtract_sky(image: np.ndarray, invalid: np.ndarray | None = None) -> SkySub
         Counts of any real type.
     invalid : ndarray (y, x) of bool, optional
         Pixels without data; NaN and infinite pixels are always invalid.
+    mesh : int
+        Side of a cell of the mesh in pixels; light of larger objects is subtracted with the sky.
 
     Returns
     -------
@@ -61,7 +65,7 @@ def subtract_sky(image: np.ndarray, invalid: np.ndarray | None = None) -> SkySub
     if np.ptp(pixels[~bad]) == 0:  # sep reports an rms of 1
         return None
     pixels[bad] = 0
-    background = sep.Background(pixels, mask=bad)
+    background = sep.Background(pixels, mask=bad, bw=mesh, bh=mesh)
     level = float(background.globalrms)
     if not (np.isfinite(level) and level > 0):
         return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,10 +21,11 @@ from aqdask.io.frame_ids import safe_name
 from aqdask.io.wcs import celestial_wcs
 from aqdask.methods import dispatch
 from aqdask.methods.bundle import Bundle
+from aqdask.products.weights import weight_map
 from aqdask.specs import PatchGrid
 from aqdask.stats.masking import dq_image
 from aqdask.store import layout
-from aqdask.store.frame_store import DAMAGED
+from aqdask.store.frame_store import DAMAGED, Place, read_place
 from aqdask.store.quality_store import row_checksum
 from aqdask.text import printable
 from aqdask.version import __version__
@@ -36,11 +37,12 @@ DAMAGED_MAPS = "the stored maps are missing or damaged: `aqdask verify --repair`
 
 
 class MaskTask(NamedTuple):
-    """Frame to be masked: row, checksum of its maps (empty without maps), number of invalid pixels."""
+    """Frame to be masked: row, checksum of its maps (empty without maps), invalid pixels, and its pixels."""
 
     row: int
     crc32c: str
     invalid_pixels: int
+    place: Place | None = None
 
 
 class MaskResult(NamedTuple):
@@ -50,6 +52,10 @@ class MaskResult(NamedTuple):
     masked: float | None = None
     files: Mapping[str, str] = {}
     problem: str = ""
+
+
+def _no_weight() -> tuple[np.ndarray, str]:
+    raise FrameError("no weights: neither maps nor pixels are at hand")
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,6 +76,8 @@ class FrameMask:
         Quality group (model name and digest), and SHA-256 of the model bundle.
     patch : int
         Side of a patch in pixels.
+    weight : callable
+        Computes the map of `aqdask.products.weights.weight_map`, and the origin of its variance.
     """
 
     dq: np.ndarray
@@ -81,6 +89,7 @@ class FrameMask:
     quality: str
     model_sha256: str
     patch: int
+    weight: Callable[[], tuple[np.ndarray, str]] = _no_weight
 
 
 MaskWriter = Callable[[FrameMask, Path], str]
@@ -135,8 +144,15 @@ class ExportJob:
             return MaskResult(item.row, masked)
         model = str(opened_quality(self.archive, self.quality, self.run).group.attrs["model_sha256"])
         frame_id, path, header, primary = rest
-        mask = FrameMask(dq, frame_id, path, header, primary, self.alpha, self.quality, model, grid.size)
-        return MaskResult(item.row, masked, self._write(mask))
+        where = self.archive, self.quality, self.run
+        weight = partial(stored_weight, *where, item, camera, filter, dq, grid)
+        mask = FrameMask(
+            dq, frame_id, path, header, primary, self.alpha, self.quality, model, grid.size, weight
+        )
+        try:
+            return MaskResult(item.row, masked, self._write(mask))
+        except FrameError as error:
+            return MaskResult(item.row, problem=str(error))
 
     def _write(self, mask: FrameMask) -> dict[str, str]:
         """Write the mask in every format; names of the files by format."""
@@ -178,26 +194,67 @@ def stored_dq(
     return dq_image(pvalue, invalid, alpha, grid), grid
 
 
+def stored_weight(
+    archive: str,
+    quality: str,
+    run: str,
+    item: MaskTask,
+    camera: str,
+    filter: str,
+    dq: np.ndarray,
+    grid: PatchGrid,
+) -> tuple[np.ndarray, str]:
+    """Compute the weights of a frame from its stored maps, see `aqdask.products.weights.weight_map`.
+
+    Raises
+    ------
+    FrameError
+        If its maps, or the pixels where they are needed, are missing or damaged.
+    """
+    if item.place is None:
+        return _no_weight()
+    place, row = item.place, item.row
+    try:
+        maps = {n: a[0] for n, a in opened_quality(archive, quality, run).read(row, row + 1).items()}
+    except layout.UNREADABLE as error:
+        raise FrameError(DAMAGED_MAPS) from error
+    return weight_map(
+        quality_bundle(archive, quality, run), camera, filter, maps, dq, grid,
+        lambda: read_place(opened_frames(archive, run), place)[0],
+    )  # fmt: skip
+
+
+@lru_cache(maxsize=4)
+def quality_bundle(archive: str, quality: str, run: str) -> Bundle | None:
+    """Load the model that made the maps of a quality group; None where the archive does not keep it."""
+    contents = opened_quality(archive, quality, run).bundle()
+    return Bundle.from_bytes(contents) if contents else None
+
+
 @lru_cache(maxsize=64)
 def _no_sky(archive: str, quality: str, run: str, camera: str, filter: str) -> np.ndarray | None:
     """Load the pixels without sky that the calibration of the maps found; None for none."""
-    contents = opened_quality(archive, quality, run).bundle()
-    return dispatch.no_sky(Bundle.from_bytes(contents), camera, filter) if contents else None
+    bundle = quality_bundle(archive, quality, run)
+    return dispatch.no_sky(bundle, camera, filter) if bundle else None
 
 
 def write_dq(mask: FrameMask, folder: Path) -> str:
     """Write ``<frame>.dq.fits``, the DQ image with its provenance in the primary header."""
     hdus = dq_hdus(mask.dq, mask.header, mask.primary_header)
-    cards = hdus[0].header
-    cards["FRAMEID"] = (_ascii(mask.frame_id), "frame in the archive")
-    cards["SRCFILE"] = (_ascii(mask.path.rpartition("/")[2]), "source file")
-    cards["ALPHA"] = (mask.alpha, "false-mask rate on good patches")
-    cards["MODEL"] = (_ascii(mask.quality), "quality group: model name and digest")
-    cards["MODELSHA"] = (mask.model_sha256, "sha256 of the model bundle")
-    cards["ORIGIN"] = (f"aqdask {__version__}", "program that cut the mask")
+    add_provenance(hdus[0].header, mask)
     name = safe_name(mask.frame_id) + ".dq.fits"
     write_whole(folder / name, hdus)
     return name
+
+
+def add_provenance(cards: fits.Header, mask: FrameMask) -> None:
+    """Add the cards that say which frame, alpha and model a mask is of."""
+    cards["FRAMEID"] = (ascii_text(mask.frame_id), "frame in the archive")
+    cards["SRCFILE"] = (ascii_text(mask.path.rpartition("/")[2]), "source file")
+    cards["ALPHA"] = (mask.alpha, "false-mask rate on good patches")
+    cards["MODEL"] = (ascii_text(mask.quality), "quality group: model name and digest")
+    cards["MODELSHA"] = (mask.model_sha256, "sha256 of the model bundle")
+    cards["ORIGIN"] = (f"aqdask {__version__}", "program that cut the mask")
 
 
 def dq_hdus(dq: np.ndarray, header: str, primary_header: str = "") -> fits.HDUList:
@@ -251,7 +308,7 @@ def wcs_cards(header: str, primary_header: str) -> fits.Header:
     return cards
 
 
-def _ascii(text: str) -> str:
+def ascii_text(text: str) -> str:
     r"""Escape all but printable ASCII, as FITS requires: ``\u00e9`` for a character, ``\xe9`` for a byte."""
     wide = (
         c if c.isascii() else f"\\u{ord(c):04x}" if ord(c) < 0x10000 else f"\\U{ord(c):08x}" for c in text

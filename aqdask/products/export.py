@@ -19,6 +19,7 @@ from aqdask.execution.work_estimate import seconds
 from aqdask.io.places import absolute
 from aqdask.products.dq import ExportJob, MaskResult, MaskTask, MaskWriter, write_dq
 from aqdask.products.mask_summaries import summarise_masks
+from aqdask.products.plain_images import write_flags, write_weight
 from aqdask.products.sky_masks import write_moc, write_regions
 from aqdask.products.table import frame_table, write_csv, write_ecsv, write_parquet
 from aqdask.store import layout
@@ -66,6 +67,8 @@ class TableFormat:
 # The only table of export formats: `aqdask.export` and `aqdask export --format` read it.
 FORMATS: dict[str, MaskFormat | TableFormat] = {
     "dq": MaskFormat("DQ images", write_dq),
+    "weight": MaskFormat("weight maps", write_weight),
+    "flags": MaskFormat("flag images", write_flags),
     "parquet": TableFormat("frames.parquet", write_parquet),
     "ecsv": TableFormat("frames.ecsv", write_ecsv),
     "csv": TableFormat("frames.csv", write_csv),
@@ -165,7 +168,7 @@ def compute_masks(
     root = layout.open_root(archive)
     ledger = open_ledger(root)
     entries = [entry for entry in ledger.rows() if entry.standing(quality)[0] != SKIPPED]
-    tasks = [MaskTask(e.row, _maps_checksum(e, quality), e.invalid_pixels) for e in entries]
+    tasks = [MaskTask(e.row, _maps_checksum(e, quality), e.invalid_pixels, e.place) for e in entries]
     stage = "export" if writers else "mask"
     reporter.start(stage, len(tasks))
     places = (absolute(place) for place in (archive, folder))

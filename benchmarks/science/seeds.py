@@ -30,5 +30,7 @@ SEEDS: dict[str, int] = {
     "overscan": 24_300_000,  # sets of frames with overscan, 1000 apart for each draw
     "photutils": 24_900_000,  # frames of another simulator, 1000 apart for each camera
     "catalogue": 25_300_000,  # frames whose sources are detected
+    "stack": 25_100_000,  # frames of one field, five of them spoilt
+    "stack_reference": 25_200_000,  # good frames of the same camera
     "references": 21_600_000,  # sets of reference frames, 100 apart for each camera
 }

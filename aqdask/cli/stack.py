@@ -1,0 +1,159 @@
+"""Commands ``rank`` and ``stack``: the best frames, and their stack."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from aqdask.cli.common import Session, command
+from aqdask.cli.products import alpha_option, model_option
+from aqdask.errors import EXIT_DONE, EXIT_QUARANTINED, UsageError
+
+frames_option = click.option(
+    "--frames", multiple=True, metavar="PATTERN", help="Only these frames (ids or patterns); may be repeated."
+)
+filter_option = click.option("--filter", "band", metavar="NAME", help="Only frames of this filter.")
+SHOWN = (
+    "rank",
+    "frame_id",
+    "filter",
+    "weight",
+    "depth",
+    "noise",
+    "size",
+    "transparency",
+    "masked",
+    "flag_reason",
+)
+SUFFIXES = (".parquet", ".csv")
+
+
+@click.command()
+@click.argument("archive")
+@click.option(
+    "--for", "purpose", default="stack", show_default=True, type=click.Choice(["stack", "reference"]),
+    help="Purpose: a stack, or the reference of difference images.",
+)  # fmt: skip
+@filter_option
+@frames_option
+@click.option("--measure", is_flag=True, help="Measure noise, FWHM and transparency on the pixels.")
+@click.option("--limit", default=20, show_default=True, help="Number of frames listed; 0: all.")
+@click.option("--out", metavar="FILE", help="Write the whole table, .parquet or .csv.")
+@alpha_option
+@model_option
+@command
+def rank(
+    session: Session,
+    archive: str,
+    purpose: str,
+    band: str | None,
+    frames: Sequence[str],
+    measure: bool,
+    limit: int,
+    out: str | None,
+    alpha: float,
+    model: str | None,
+) -> int:
+    """Rank the frames of ARCHIVE by quality, those of each camera and filter apart.
+
+    weight: squared signal to noise of a star, T^2 / (noise^2 size^2), times the unmasked fraction, relative
+    to the best frame (--for reference: of its peak). depth: gain in magnitudes of a stack of this frame and
+    all better ones. Flagged frames come last. Without --measure from stored scores, with T = 1.
+    """
+    from aqdask import api
+
+    if out and Path(out).suffix not in SUFFIXES:
+        raise UsageError(f"--out {out}", expected=f"a name that ends in {' or '.join(SUFFIXES)}")
+    with session.executor() as executor:
+        table = api.rank_frames(
+            archive, purpose=purpose, filter=band, frames=frames or None, alpha=alpha, model=model,
+            measure=measure, cluster=executor, reporter=session.reporter,
+        )  # fmt: skip
+    if out:
+        _write(table, Path(out))
+    shown = [tuple(row[name] for name in SHOWN) for row in table.to_pylist()[: limit or None]]
+    session.table(f"frames for a {purpose}, best first:", SHOWN, shown)
+    session.emit(f"{table.num_rows} frames", event="rank", frames=table.num_rows, path=out)
+    return EXIT_DONE
+
+
+def _write(table: object, path: Path) -> None:
+    import pyarrow.parquet as pq
+    from pyarrow import csv
+
+    from aqdask.errors import place_failed
+
+    try:
+        with open(path, "wb") as stream:
+            (csv.write_csv if path.suffix == ".csv" else pq.write_table)(table, stream)
+    except OSError as error:
+        raise place_failed(path, error) from error
+
+
+@click.command()
+@click.argument("archive")
+@click.option("--out", required=True, metavar="FITS", help="The stack; an earlier one is replaced.")
+@filter_option
+@frames_option
+@click.option("--best", type=int, metavar="N", help="Stack the N best frames (aqdask rank).")
+@click.option(
+    "--reference",
+    metavar="FRAME",
+    help="Frame whose pixels and counts the stack has.  [default: a sharp one]",
+)
+@click.option("--no-mask", is_flag=True, help="Keep masked pixels.")
+@click.option("--no-weights", is_flag=True, help="Weight all frames equally.")
+@click.option(
+    "--clip", default=4.0, show_default=True, help="Clip pixels this many sigma from their median; 0: none."
+)
+@click.option("--mesh", default=128, show_default=True, help="Mesh on which the sky is subtracted, px.")
+@click.option("--compare", is_flag=True, help="Show the depth without mask, and without weights, too.")
+@alpha_option
+@model_option
+@command
+def stack(
+    session: Session,
+    archive: str,
+    out: str,
+    band: str | None,
+    frames: Sequence[str],
+    best: int | None,
+    reference: str | None,
+    no_mask: bool,
+    no_weights: bool,
+    clip: float,
+    mesh: int,
+    compare: bool,
+    alpha: float,
+    model: str | None,
+) -> int:
+    """Stack the frames of one filter of ARCHIVE without their masked pixels, weighted by inverse variance.
+
+    Frames are aligned by WCS, or by matching stars (extra `match`), and scaled to the stars of the reference.
+    FITS: mean above the sky, WEIGHT, COVERAGE, CLIPPED and the table FRAMES. While it runs, resampled frames
+    lie in FITS.parts, 8 bytes a pixel.
+    """
+    from aqdask import api
+
+    with session.executor() as executor:
+        found = api.stack(
+            archive, out, filter=band, frames=frames or None, best=best, reference=reference,
+            masked=not no_mask, weighted=not no_weights, clip=clip, mesh=mesh, compare=compare, alpha=alpha,
+            model=model, cluster=executor, reporter=session.reporter,
+        )  # fmt: skip
+    used = sum(found.frames["used"].to_pylist())
+    rows = [(name, *one) for name, one in found.depths.items()]
+    columns = ("stack", "depth [mag]", "depth, rms [mag]", "noise [count]", "apertures")
+    session.table("5 sigma depth of a star, -2.5 log10 of counts of the reference:", columns, rows)
+    listed = zip(*(found.frames[name].to_pylist() for name in ("frame_id", "reason")), strict=True)
+    left_out = [(name, reason) for name, reason in listed if reason]
+    if left_out:
+        session.table("frames that are not in the stack:", ("frame", "reason"), left_out)
+    session.emit(
+        f"{out}: {used} of {found.frames.num_rows} frames on the pixels of {found.reference}",
+        event="stack", path=out, frames=found.frames.num_rows, used=used, reference=found.reference,
+        depths={name: one._asdict() for name, one in found.depths.items()},
+    )  # fmt: skip
+    return EXIT_QUARANTINED if found.problems else EXIT_DONE

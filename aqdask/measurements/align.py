@@ -1,0 +1,329 @@
+"""Stored frames aligned with a reference frame on the workers: measured alone, or resampled to its pixels."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import math
+import os
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from astropy.wcs import WCS
+from astropy.wcs.utils import pixel_to_pixel
+
+from aqdask.errors import FrameError, place_failed
+from aqdask.execution.executors import Executor
+from aqdask.execution.pipeline import blame, collect
+from aqdask.execution.reporter import Reporter
+from aqdask.execution.work_estimate import seconds
+from aqdask.execution.worker import at_work
+from aqdask.io.cards import quiet
+from aqdask.io.places import PARTIAL, absolute, write_file
+from aqdask.io.wcs import celestial_wcs
+from aqdask.measurements.scored_frame import ScoredFrame, ScoredFrames, ScoredPlace, scored_places
+from aqdask.photometry.alignment import Alignment, Positions, Stars, align, find_stars, resample
+from aqdask.photometry.sky_subtraction import SkySubtracted, subtract_sky
+from aqdask.products.dq import quality_bundle
+from aqdask.products.weights import weight_map
+from aqdask.store import layout
+from aqdask.version import __version__
+
+MESH = 128  # px, of the sky; SWarp's default
+MAX_MASKED = 0.9  # of a frame: what is left is neither aligned nor worth it
+
+
+class Aligned(NamedTuple):
+    """Result of the alignment of one frame.
+
+    Parameters
+    ----------
+    row : int
+        Position in the archive.
+    scale : float
+        Counts of the reference for a count of the frame.
+    stars : int
+        Stars in common.
+    offset : float
+        Median distance of these stars after the alignment, px.
+    method : str
+        'wcs' or 'stars'.
+    fwhm : float
+        Median FWHM of its stars, px.
+    noise : float
+        Median noise of the sky in counts of the frame.
+    masked : float
+        Masked fraction of its pixels.
+    weight : str
+        Origin of the variance of its pixels.
+    file : str
+        Name of the file of resampled pixels; empty for none.
+    left_out, problem : str
+        Reason why it has nothing to give, and why it could not be used.
+    """
+
+    row: int
+    scale: float = math.nan
+    stars: int = 0
+    offset: float = math.nan
+    method: str = ""
+    fwhm: float = math.nan
+    noise: float = math.nan
+    masked: float = math.nan
+    weight: str = ""
+    file: str = ""
+    left_out: str = ""
+    problem: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """Frame to which others are aligned.
+
+    Parameters
+    ----------
+    frame_id : str
+        Id in the archive.
+    key : list
+        All that identifies its pixels and mask, as JSON takes it.
+    shape : tuple of int
+        ``(y, x)``.
+    stars : Stars
+        Its stars.
+    header, primary_header : str
+        Cards of its source.
+    """
+
+    frame_id: str
+    key: list
+    shape: tuple[int, int]
+    stars: Stars
+    header: str
+    primary_header: str
+
+    @cached_property
+    def wcs(self) -> WCS | None:
+        """Celestial WCS; None without one."""
+        found = celestial_wcs(self.header, self.primary_header)
+        return found.wcs if found else None
+
+    @classmethod
+    def of(cls, frames: ScoredFrames, place: ScoredPlace, *, masked: bool, mesh: int = MESH) -> Reference:
+        """Read a frame and find its stars.
+
+        Raises
+        ------
+        FrameError
+            If it cannot be read, or has no measurable sky.
+        """
+        frame = frames.read(place)
+        light = _light(frame, masked, mesh)
+        key = [place.frame.row, place.frame.crc32c, place.maps, frames.quality, frames.alpha]
+        stars = find_stars(frame.image, light)
+        return cls(frame.frame_id, key, frame.image.shape, stars, frame.header, frame.primary_header)
+
+
+def _light(frame: ScoredFrame, masked: bool, mesh: int) -> SkySubtracted:
+    found = subtract_sky(frame.image, frame.masked if masked else frame.invalid, mesh)
+    if found is None:
+        raise FrameError("no measurable sky outside of its mask")
+    return found
+
+
+def aligned_with(reference: Reference, frame: ScoredFrame, stars: Stars) -> Alignment:
+    """Align a frame by its WCS where its stars are found there, else by matching them.
+
+    Raises
+    ------
+    FrameError
+        Without enough stars in common.
+    """
+    expected, own = None, frame.wcs and frame.wcs.wcs
+    if own is not None and reference.wcs is not None and len(stars.xy):
+        with contextlib.suppress(Exception), quiet():  # a WCS that does not converge is none
+            expected = np.column_stack(pixel_to_pixel(own, reference.wcs, *stars.xy.T))
+    return align(stars, reference.stars, expected)
+
+
+def _by_wcs(reference: WCS, own: WCS, x: np.ndarray, y: np.ndarray) -> Positions:
+    with quiet():
+        return pixel_to_pixel(reference, own, x, y)
+
+
+@dataclass(frozen=True, eq=False)
+class AlignJob:
+    """Task that aligns frames with a reference.
+
+    Parameters
+    ----------
+    frames : ScoredFrames
+        Reads the frames.
+    reference : Reference
+        The reference.
+    masked : bool
+        Leave out masked pixels; False leaves out those without data only.
+    mesh : int
+        Side of a cell of the sky's mesh, px.
+    folder : str
+        An existing folder for the resampled frames; empty: they are only measured.
+    """
+
+    frames: ScoredFrames
+    reference: Reference
+    masked: bool = True
+    mesh: int = MESH
+    folder: str = ""
+
+    def __call__(self, places: Sequence[ScoredPlace]) -> list[Aligned]:
+        """Align some frames."""
+        results = []
+        for place in places:
+            with at_work(str(place)):
+                try:
+                    results.append(self._kept(place) or self._one(place))
+                except FrameError as error:
+                    results.append(Aligned(place.frame.row, problem=str(error)))
+        return results
+
+    def _path(self, place: ScoredPlace) -> Path:
+        kind = "masked" if self.masked else "plain"
+        return Path(self.folder) / f"{kind}-{place.frame.row:08d}.npy"
+
+    def key(self, place: ScoredPlace) -> str:
+        """Hash all that the resampled frame depends on."""
+        known = [__version__, self.reference.key, place.frame.crc32c, place.maps, self.masked, self.mesh]
+        return hashlib.sha256(json.dumps(known).encode()).hexdigest()
+
+    def _kept(self, place: ScoredPlace) -> Aligned | None:
+        """Return the result of an earlier run; None without one."""
+        path = self._path(place)
+        try:
+            about = json.loads(path.with_suffix(".json").read_text()) if self.folder else {}
+        except (FileNotFoundError, ValueError):
+            return None
+        return Aligned(**about["result"]) if about.get("key") == self.key(place) and path.exists() else None
+
+    def _one(self, place: ScoredPlace) -> Aligned:
+        frame = self.frames.read(place)
+        bad = frame.masked if self.masked else frame.invalid
+        share = float(np.mean(frame.masked))
+        if np.mean(bad) > MAX_MASKED:
+            return Aligned(frame.row, masked=share, left_out=f"{np.mean(bad):.0%} of its pixels are masked")
+        light = _light(frame, self.masked, self.mesh)
+        stars = find_stars(frame.image, light)
+        found = aligned_with(self.reference, frame, stars)
+        result = Aligned(
+            frame.row, found.scale, found.stars, found.offset, found.method, stars.fwhm,
+            float(np.median(light.rms)), share,
+        )  # fmt: skip
+        return self._write(place, frame, light, found, result) if self.folder else result
+
+    def _write(
+        self,
+        place: ScoredPlace,
+        frame: ScoredFrame,
+        light: SkySubtracted,
+        found: Alignment,
+        result: Aligned,
+    ) -> Aligned:
+        """Resample the frame and write it, then the result."""
+        weight, source = self._weight(frame)
+        by_wcs = partial(_by_wcs, self.reference.wcs, frame.wcs and frame.wcs.wcs)
+        transform = by_wcs if found.matrix is None else found.transform
+        planes = resample(light.pixels, weight, weight == 0, self.reference.shape, transform, found.scale)
+        path = self._path(place)
+        result = result._replace(weight=source, file=path.name)
+        if not planes[1].any():
+            return result._replace(file="", left_out="nothing of it overlaps the reference")
+        partial_path = path.with_name(f"{path.name}.{uuid.uuid4().hex}{PARTIAL}")
+        try:
+            with open(partial_path, "wb") as stream:
+                np.save(stream, planes)
+            partial_path.replace(path)
+            about = {"key": self.key(place), "result": result._asdict()}
+            write_file(path.with_suffix(".json"), json.dumps(about).encode())
+        except OSError as error:
+            raise place_failed(path, error) from error
+        finally:
+            partial_path.unlink(missing_ok=True)
+        return result
+
+    def _weight(self, frame: ScoredFrame) -> tuple[np.ndarray, str]:
+        """Return the weights of its pixels; without the mask also where a masked patch has no sky."""
+        where, bad = self.frames, frame.masked if self.masked else frame.invalid
+        bundle = quality_bundle(where.archive, where.quality, where.run)
+        weight, source = weight_map(
+            bundle, frame.camera, frame.filter, frame.maps, bad.view(np.uint8), frame.grid,
+            lambda: frame.image,
+        )  # fmt: skip
+        unknown = (weight == 0) & ~bad
+        if not self.masked and unknown.any() and not unknown.all():
+            weight[unknown] = np.median(weight[weight > 0])
+        return weight, source
+
+
+def align_all(
+    job: AlignJob, places: Sequence[ScoredPlace], executor: Executor, reporter: Reporter
+) -> list[Aligned]:
+    """Align frames on the workers; results in the order of the archive."""
+    reporter.start("align", len(places))
+
+    def failed(place: ScoredPlace, error: Exception) -> Aligned:
+        return Aligned(place.frame.row, problem=blame(error))
+
+    found: list[Aligned] = []
+    shape = layout.read_spec(layout.open_root(job.frames.archive)).shape
+    work = seconds("align", len(places), shape)
+    batches = [(place,) for place in places]
+    for part, results in collect(executor, job, batches, stage="align", failed=failed, work=work):
+        found += results
+        reporter.advance(len(part), sum(bool(result.problem) for result in results))
+    reporter.finish()
+    return sorted(found)
+
+
+def measure_all(
+    archive: str | os.PathLike[str],
+    quality: str,
+    alpha: float,
+    table: pa.Table,
+    executor: Executor,
+    reporter: Reporter,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Measure noise (counts), FWHM (px) and transparency of the frames of a table, NaN where unknown.
+
+    Transparency is relative to the most transparent frame of a camera and filter; stars are compared with
+    those of the frame with the smallest share of masked patches.
+    """
+    places = {place.frame.row: place for place in scored_places(archive, quality)[0]}
+    rows, masked = table["row"].to_numpy(), table["masked_patches"].to_numpy(zero_copy_only=False)
+    frames = ScoredFrames(absolute(archive), quality, alpha)
+    noise, size, transparency = np.full((3, table.num_rows), np.nan)
+    for group in groups(table):
+        best = places[int(rows[group[np.argmin(np.nan_to_num(masked[group], nan=1))]])]
+        job = AlignJob(frames, Reference.of(frames, best, masked=True))
+        found = {
+            one.row: one for one in align_all(job, [places[int(r)] for r in rows[group]], executor, reporter)
+        }
+        for place in group:
+            one = found[int(rows[place])]
+            noise[place], size[place], transparency[place] = one.noise, one.fwhm, 1 / one.scale
+            if reason := one.problem or one.left_out:
+                reporter.say(f"note: {table['frame_id'][place.item()]}: {reason}")
+        transparency[group] /= np.nanmax(transparency[group], initial=0) or np.nan
+    return noise, size, transparency
+
+
+def groups(table: pa.Table) -> Iterator[np.ndarray]:
+    """Yield the places of the frames of each camera and filter."""
+    pairs = zip(*(table[name].to_pylist() for name in ("camera", "filter")), strict=True)
+    keys = np.array(["|".join(pair) for pair in pairs])
+    for key in np.unique(keys):
+        yield np.flatnonzero(keys == key)

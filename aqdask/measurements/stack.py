@@ -1,0 +1,414 @@
+"""Stack of the frames of one filter: aligned on the workers, combined band by band, with its depth.
+
+Resampled frames lie beside the result while it is made, 8 bytes a pixel, so that memory does not grow with
+the number of frames, and a stack that was interrupted goes on.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from astropy.io import fits
+
+from aqdask.errors import ArchiveError, FrameError, UsageError, place_failed
+from aqdask.execution import planning
+from aqdask.execution.executors import Executor
+from aqdask.execution.pipeline import collect
+from aqdask.execution.reporter import Reporter
+from aqdask.execution.work_estimate import seconds
+from aqdask.io.cards import quiet
+from aqdask.io.places import absolute
+from aqdask.measurements.align import MESH, Aligned, AlignJob, Reference, align_all
+from aqdask.measurements.rank import STACK, rank_frames
+from aqdask.measurements.scored_frame import ScoredFrames, ScoredPlace, scored_places
+from aqdask.photometry.coadd import Coadd, Depth, combine, depth, occupied_sky
+from aqdask.products.dq import ascii_text, quality_bundle, wcs_cards, write_whole
+from aqdask.text import printable
+from aqdask.version import __version__
+
+BAND_VALUES = 2**24  # float32 of one plane of all frames in a band: 64 MiB, of which a task holds about six
+PARTS = ".parts"  # end of the name of the folder of resampled frames
+MADE_BY = "aqdask stack"
+CHECKED = "not dated: same frames, same bytes"
+FRAME_COLUMNS = {
+    "frame_id": (pa.string(), "id of the frame in the archive"),
+    "used": (pa.bool_(), "part of the stack"),
+    "reason": (pa.string(), "reason why it is not"),
+    "scale": (pa.float64(), "counts of the reference for a count of the frame"),
+    "stars": (pa.int64(), "stars in common with the reference"),
+    "offset": (pa.float64(), "median distance of these stars after the alignment, px"),
+    "method": (pa.string(), "aligned by its WCS (wcs) or by matching stars (stars)"),
+    "fwhm": (pa.float64(), "median FWHM of its stars, px"),
+    "noise": (pa.float64(), "median noise of its sky, counts of the frame"),
+    "masked": (pa.float64(), "masked fraction of its pixels"),
+}
+
+
+@dataclass(frozen=True)
+class StackOptions:
+    """Settings of a stack.
+
+    Parameters
+    ----------
+    masked : bool
+        Leave out masked pixels.
+    weighted : bool
+        Weight by inverse variance; False for equal weights.
+    clip : float
+        Standard deviations beyond which a pixel is clipped; 0 for none.
+    mesh : int
+        Side of a cell of the mesh on which the sky is subtracted, px.
+    """
+
+    masked: bool = True
+    weighted: bool = True
+    clip: float = 4.0
+    mesh: int = MESH
+
+    def __post_init__(self) -> None:
+        if not (self.clip >= 0 and self.mesh >= 16):
+            raise UsageError(
+                f"a stack with clip = {self.clip} and mesh = {self.mesh}",
+                expected="clip at least 0, mesh at least 16 px",
+                consequence="Nothing was stacked",
+            )
+
+    def __str__(self) -> str:
+        parts = "mask" if self.masked else "no mask", "weights" if self.weighted else "no weights"
+        return ", ".join(parts)
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Result of `aqdask.stack`.
+
+    Parameters
+    ----------
+    path : str
+        The FITS file.
+    reference : str
+        Frame whose pixels and counts the stack has.
+    depths : mapping of str to Depth
+        Depth of the reference frame alone, of the stack, and of those it is compared with.
+    frames : pyarrow.Table
+        A row each, see `FRAME_COLUMNS`.
+    problems : list
+        Id and reason of frames that could not be used.
+    """
+
+    path: str
+    reference: str
+    depths: Mapping[str, Depth]
+    frames: pa.Table
+    problems: list[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class CombineJob:
+    """Task that combines a band of rows of aligned frames.
+
+    Parameters
+    ----------
+    files : tuple of str
+        Files of `AlignJob`.
+    options : StackOptions
+        Clipping and weights.
+    """
+
+    files: tuple[str, ...]
+    options: StackOptions
+
+    def __call__(self, bands: Sequence[tuple[int, int]]) -> list[Coadd]:
+        """Combine some bands, first row and one past the last."""
+        return [self._one(*band) for band in bands]
+
+    def _one(self, start: int, stop: int) -> Coadd:
+        parts = [np.load(file, mmap_mode="r")[:, start:stop] for file in self.files]
+        values, weights = (np.stack([part[plane] for part in parts]) for plane in (0, 1))
+        return combine(values, weights, self.options.clip, weighted=self.options.weighted)
+
+
+class Stacker:
+    """Stacks of chosen frames of one archive and filter.
+
+    Parameters
+    ----------
+    archive : path
+        A scored archive.
+    quality : str
+        Its quality group.
+    alpha : float
+        False-mask rate, in (0, 1).
+    out : path
+        The FITS file.
+    executor, reporter
+        Where tasks run, and who is told of the progress.
+    """
+
+    def __init__(
+        self,
+        archive: str | os.PathLike[str],
+        quality: str,
+        alpha: float,
+        out: str | os.PathLike[str],
+        executor: Executor,
+        reporter: Reporter,
+    ) -> None:
+        self.archive, self.quality, self.alpha = archive, quality, alpha
+        self.out, self.parts = Path(absolute(out)), Path(absolute(out) + PARTS)
+        self.executor, self.reporter = executor, reporter
+        self.frames = ScoredFrames(absolute(archive), quality, alpha)
+        self.places = {place.frame.row: place for place in scored_places(archive, quality)[0]}
+
+    def stack(
+        self,
+        options: StackOptions,
+        *,
+        patterns: Sequence[str] | None = None,
+        band: str | None = None,
+        best: int | None = None,
+        reference: str | None = None,
+        compare: bool = False,
+    ) -> Stack:
+        """Make the stack; see `aqdask.stack`."""
+        check_out(self.out)
+        chosen = self._chosen(patterns, band, best)
+        named = self._reference(chosen, reference, options)
+        try:
+            self.parts.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise place_failed(self.parts, error) from error
+        others = [replace(options, masked=False), replace(options, masked=False, weighted=False)]
+        coadds, aligned = {}, {}
+        for one in dict.fromkeys([options, *(others if compare else ())]):
+            if one.masked not in aligned:
+                aligned[one.masked] = self._align(chosen, named, one)
+            coadds[str(one)] = self._combine(aligned[one.masked], named, one)
+        main = coadds[str(options)]
+        depths = self._depths(named, options, coadds)
+        used = aligned[options.masked]
+        table = frame_table(chosen, used)
+        self._write(main, named, options, depths[str(options)], table, used)
+        shutil.rmtree(self.parts, ignore_errors=True)
+        ids = dict(zip(chosen["row"].to_pylist(), chosen["frame_id"].to_pylist(), strict=True))
+        problems = [(ids[one.row], one.problem) for one in used if one.problem]
+        return Stack(str(self.out), named.frame_id, depths, table, problems)
+
+    def _chosen(self, patterns: Sequence[str] | None, band: str | None, best: int | None) -> pa.Table:
+        """Rank the frames of one filter, best first."""
+        table = rank_frames(
+            self.archive, self.quality, self.alpha, self.executor, self.reporter,
+            purpose=STACK, patterns=patterns, band=band, needs_rank=best is not None,
+        )  # fmt: skip
+        bands = sorted(set(table["filter"].to_pylist()))
+        if len(bands) > 1:
+            raise UsageError(
+                f"frames of {len(bands)} filters: {', '.join(map(repr, bands))}",
+                expected="frames of one filter",
+                consequence="Nothing was stacked",
+                remedy="choose one with --filter (filter=), or frames with --frames",
+            )
+        if best is not None:
+            table = table.take(np.lexsort((table["row"], table["rank"]))[: max(best, 0)])
+        if table.num_rows < 2:
+            raise UsageError(
+                f"a stack of {table.num_rows} scored frame{'s' if table.num_rows != 1 else ''}",
+                expected="at least two",
+                consequence="Nothing was stacked",
+                remedy="`aqdask info ARCHIVE --frames` lists the frames",
+            )
+        return table
+
+    def _reference(self, chosen: pa.Table, name: str | None, options: StackOptions) -> Reference:
+        """Prepare the frame of this name, else the sharpest with a low sky and few masks that can be used."""
+        order = reference_order(chosen)
+        rows, ids = chosen["row"].to_pylist(), chosen["frame_id"].to_pylist()
+        if name is not None:
+            order = [k for k, frame_id in enumerate(ids) if name in (frame_id, printable(frame_id))]
+            if not order:
+                raise UsageError(
+                    f"the reference {name!r}",
+                    expected="one of the frames that are stacked",
+                    consequence="Nothing was stacked",
+                )
+        reasons = []
+        for k in order[:5]:
+            try:
+                return Reference.of(
+                    self.frames, self.places[rows[k]], masked=options.masked, mesh=options.mesh
+                )
+            except FrameError as error:
+                reasons.append(f"{ids[k]}: {error}")
+        raise ArchiveError(
+            f"no frame can be the reference ({'; '.join(reasons)})",
+            expected="a readable frame with sky outside of its mask",
+            consequence="Nothing was stacked",
+            remedy="name a good frame with --reference",
+        )
+
+    def _align(self, chosen: pa.Table, reference: Reference, options: StackOptions) -> list[Aligned]:
+        job = AlignJob(self.frames, reference, options.masked, options.mesh, str(self.parts))
+        places: list[ScoredPlace] = [self.places[row] for row in sorted(chosen["row"].to_pylist())]
+        found = align_all(job, places, self.executor, self.reporter)
+        if sum(bool(one.file) for one in found) < 2:
+            reasons = "; ".join(sorted({one.problem or one.left_out for one in found if not one.file}))
+            raise UsageError(
+                f"fewer than two of {len(found)} frames can be aligned with {reference.frame_id} ({reasons})",
+                expected="frames of one field, with a WCS or with stars in common",
+                consequence="Nothing was stacked",
+                remedy="choose the frames of one field with --frames",
+            )
+        return found
+
+    def _combine(self, aligned: Sequence[Aligned], reference: Reference, options: StackOptions) -> Coadd:
+        """Combine the aligned frames in bands of rows."""
+        files = tuple(str(self.parts / one.file) for one in aligned if one.file)
+        height, width = reference.shape
+        rows = max(1, BAND_VALUES // (len(files) * width))
+        bands = [(top, min(top + rows, height)) for top in range(0, height, rows)]
+        shape = reference.shape
+        result = Coadd(*(np.empty(shape, t) for t in (np.float32, np.float32, np.int32, np.int32)))
+        self.reporter.start("combine", len(bands), "bands")
+
+        def failed(band: tuple[int, int], error: Exception) -> Coadd:
+            raise error
+
+        job, work = CombineJob(files, options), seconds("combine", len(files), shape)
+        batches = planning.slices(bands, 1)
+        for part, parts in collect(self.executor, job, batches, stage="combine", failed=failed, work=work):
+            for (start, stop), found in zip(part, parts, strict=True):
+                for whole, piece in zip(result, found, strict=True):
+                    whole[start:stop] = piece
+            self.reporter.advance(len(part))
+        self.reporter.finish()
+        return result
+
+    def _depths(
+        self, reference: Reference, options: StackOptions, coadds: Mapping[str, Coadd]
+    ) -> dict[str, Depth]:
+        """Measure the depth of the reference and of the stacks in the same apertures."""
+        fwhm = reference.stars.fwhm
+        occupied = occupied_sky(coadds[str(options)].mean, fwhm)
+        kind = "masked" if options.masked else "plain"
+        own = self.parts / f"{kind}-{reference.key[0]:08d}.npy"
+        found = {}
+        if own.exists():
+            value, weight = np.load(own, mmap_mode="r")
+            found["reference alone"] = depth(np.where(weight > 0, value, np.nan), occupied, fwhm)
+        return found | {name: depth(coadd.mean, occupied, fwhm) for name, coadd in coadds.items()}
+
+    def _write(
+        self,
+        coadd: Coadd,
+        reference: Reference,
+        options: StackOptions,
+        found: Depth,
+        table: pa.Table,
+        aligned: Sequence[Aligned],
+    ) -> None:
+        """Write the FITS file: mean, WEIGHT, COVERAGE, CLIPPED and FRAMES."""
+        with quiet():  # comments of long values are cut
+            hdus = self._hdus(coadd, reference, options, found, table, aligned)
+            for hdu in hdus:
+                hdu.add_checksum(when=CHECKED)
+        try:
+            write_whole(self.out, hdus, checksum=False)
+        except OSError as error:
+            raise place_failed(self.out, error) from error
+
+    def _hdus(
+        self,
+        coadd: Coadd,
+        reference: Reference,
+        options: StackOptions,
+        found: Depth,
+        table: pa.Table,
+        aligned: Sequence[Aligned],
+    ) -> fits.HDUList:
+        sky = wcs_cards(reference.header, reference.primary_header)
+        cards = sky.copy()
+        bundle = quality_bundle(self.frames.archive, self.quality, self.frames.run)
+        cards["BUNIT"] = ("count", "of the reference frame, above the sky")
+        cards["NCOMBINE"] = (sum(bool(one.file) for one in aligned), "frames stacked")
+        cards["REFFRAME"] = (ascii_text(reference.frame_id), "frame of these pixels and counts")
+        cards["ALPHA"] = (self.alpha, "false-mask rate on good patches")
+        cards["MODEL"] = (ascii_text(self.quality), "quality group: model name and digest")
+        cards["MODELSHA"] = (bundle.digest if bundle else "", "sha256 of the model bundle")
+        cards["MASKED"] = (options.masked, "masked pixels are left out")
+        cards["WEIGHTED"] = (options.weighted, "weighted by inverse variance")
+        cards["WEIGHTOF"] = "; ".join(sorted({one.weight for one in aligned if one.file}))
+        cards["CLIP"] = (options.clip, "sigma beyond which pixels are clipped, 0 = none")
+        cards["SKYMESH"] = (options.mesh, "px, mesh of the sky that was subtracted")
+        if np.isfinite(found.limit):
+            cards["MAGLIM"] = (round(found.limit, 3), "5 sigma, -2.5 log10 of counts")
+        cards["ORIGIN"] = (f"{MADE_BY} {__version__}", "program that made the stack")
+        planes = {"WEIGHT": coadd.weight, "COVERAGE": coadd.frames, "CLIPPED": coadd.clipped}
+        hdus = fits.HDUList([fits.PrimaryHDU(coadd.mean, cards)])
+        hdus += [fits.ImageHDU(plane, sky, name=name) for name, plane in planes.items()]
+        columns = [_column(table, name) for name in FRAME_COLUMNS]
+        hdus.append(fits.BinTableHDU.from_columns(columns, name="FRAMES"))
+        return hdus
+
+
+def check_out(out: Path) -> None:
+    """Refuse to replace a file that is no stack.
+
+    Raises
+    ------
+    ArchiveError
+        For a path that holds something else.
+    """
+    if not out.exists():
+        return
+    try:
+        origin = str(fits.getheader(out).get("ORIGIN", ""))
+    except (OSError, ValueError):
+        origin = ""
+    if not origin.startswith(MADE_BY):
+        raise ArchiveError(
+            f"{out} exists and is no stack that aqdask made",
+            expected="a new file, or an earlier stack, which is replaced",
+            consequence="Nothing was stacked",
+            remedy="choose another --out",
+        )
+
+
+def reference_order(table: pa.Table) -> list[int]:
+    """Sort frames by the signal to noise of a star's peak, flagged and masked ones last."""
+    weight, size, masked = (
+        np.nan_to_num(table[name].to_numpy(zero_copy_only=False).astype(float))
+        for name in ("weight", "size", "masked")
+    )
+    peak = np.divide(weight, size**2, out=np.zeros_like(weight), where=size > 0) * (1 - masked) ** 2
+    flagged = np.array([bool(text) for text in table["flag_reason"].to_pylist()])
+    return np.lexsort((masked, -peak, flagged)).tolist()
+
+
+def frame_table(chosen: pa.Table, aligned: Sequence[Aligned]) -> pa.Table:
+    """Build the table of `FRAME_COLUMNS` in the order of the archive."""
+    ids = dict(zip(chosen["row"].to_pylist(), chosen["frame_id"].to_pylist(), strict=True))
+    rows = [
+        one._asdict()
+        | {"frame_id": ids[one.row], "used": bool(one.file), "reason": one.problem or one.left_out}
+        for one in aligned
+    ]
+    schema = pa.schema(
+        [pa.field(n, kind, metadata={"description": text}) for n, (kind, text) in FRAME_COLUMNS.items()]
+    )
+    return pa.Table.from_pylist([{name: row[name] for name in FRAME_COLUMNS} for row in rows], schema=schema)
+
+
+def _column(table: pa.Table, name: str) -> fits.Column:
+    values = table[name].to_pylist()
+    kind = FRAME_COLUMNS[name][0]
+    if pa.types.is_string(kind):
+        texts = [ascii_text(value) for value in values]
+        return fits.Column(name, f"{max(1, *map(len, texts))}A", array=np.array(texts))
+    code = {pa.bool_(): "L", pa.int64(): "K"}.get(kind, "D")
+    return fits.Column(name, code, array=np.array(values))
