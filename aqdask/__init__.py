@@ -44,6 +44,7 @@ if TYPE_CHECKING:
         score,
         select,
         train,
+        transients,
         verify,
         watch,
     )
@@ -80,6 +81,7 @@ __all__ = [
     "score",
     "select",
     "train",
+    "transients",
     "verify",
     "watch",
 ]

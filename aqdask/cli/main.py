@@ -34,6 +34,7 @@ COMMANDS = {
     "compare": "aqdask.cli.products",
     "mask": "aqdask.cli.products",
     "export": "aqdask.cli.products",
+    "transients": "aqdask.cli.transients",
     "label": "aqdask.cli.label",
     "report": "aqdask.cli.report",
     "simulate": "aqdask.cli.demo",
