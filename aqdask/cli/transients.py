@@ -13,7 +13,9 @@ from aqdask.errors import EXIT_DONE, EXIT_QUARANTINED
 
 @click.command()
 @click.argument("archive")
-@click.option("--out", required=True, metavar="FOLDER", help="Folder of the candidates; an earlier search goes on.")
+@click.option(
+    "--out", required=True, metavar="FOLDER", help="Folder of the candidates; an earlier search goes on."
+)
 @click.option(
     "--template",
     multiple=True,

@@ -75,7 +75,9 @@ def write_png(stamps: Stamps, path: Path) -> None:
     canvas = np.full((max(1, -(-count // ACROSS)) * tile[1], ACROSS * tile[0]), 255, np.uint8)
     for number in range(count):
         top, left = number // ACROSS * tile[1], number % ACROSS * tile[0]
-        grey = np.hstack([_grey(pixels[number], name) for name, pixels in zip(NAMES, stamps.pixels, strict=True)])
+        grey = np.hstack(
+            [_grey(pixels[number], name) for name, pixels in zip(NAMES, stamps.pixels, strict=True)]
+        )
         canvas[top : top + SIDE, left : left + 3 * SIDE] = grey
     picture = Image.fromarray(canvas)
     _replaced(path, lambda partial: picture.save(partial, "PNG"))

@@ -118,11 +118,23 @@ def search_transients(
         absolute(folder) if folder else "",
     )  # fmt: skip
     found, problems = measure_frames(
-        archive, quality, alpha, search, out / CANDIDATES, executor, reporter, stage="transients", places=chosen
+        archive,
+        quality,
+        alpha,
+        search,
+        out / CANDIDATES,
+        executor,
+        reporter,
+        stage="transients",
+        places=chosen,
     )
     lost = [(name, why) for name, why in without if wanted is None or name in wanted]
     return FoundTransients(
-        out / CANDIDATES, folder, tuple(one.frame_id for one in templates), tuple(found), tuple(problems + lost)
+        out / CANDIDATES,
+        folder,
+        tuple(one.frame_id for one in templates),
+        tuple(found),
+        tuple(problems + lost),
     )
 
 
@@ -134,5 +146,7 @@ def _check(threshold: float, gain: float | None, cutouts: str) -> None:
             )
     if cutouts and cutouts not in WRITERS:
         raise UsageError(
-            f"cut-outs as {cutouts!r}", expected=f"one of {', '.join(WRITERS)}", consequence="Nothing was searched"
+            f"cut-outs as {cutouts!r}",
+            expected=f"one of {', '.join(WRITERS)}",
+            consequence="Nothing was searched",
         )

@@ -126,7 +126,9 @@ def template_of(frame: ScoredFrame, templates: Sequence[Template]) -> Template:
     if not away[nearest] <= chosen.reach:
         unknown = [one for one, far in zip(same, away, strict=True) if math.isnan(far)]
         if not unknown:
-            raise FrameError(f"no template of its field: the nearest of {kind} is {away[nearest]:.3g} deg away")
+            raise FrameError(
+                f"no template of its field: the nearest of {kind} is {away[nearest]:.3g} deg away"
+            )
         chosen = unknown[0]
     if chosen.row == frame.row and chosen.members == 1:
         raise FrameError(f"no template: it is the only scored frame of its field, {kind}")

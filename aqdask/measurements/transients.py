@@ -24,7 +24,8 @@ from aqdask.measurements.cutouts import WRITERS, Stamps
 from aqdask.measurements.scored_frame import ScoredFrame, ScoredFrames
 from aqdask.measurements.templates import Template, template_of
 from aqdask.photometry.alignment import Alignment, AlignmentError, align, brightest_stars
-from aqdask.photometry.difference import MIN_STARS, Difference, difference_image
+from aqdask.photometry.apertures import aperture_masked
+from aqdask.photometry.difference import MIN_STARS, STAMP, Difference, difference_image
 from aqdask.photometry.sky_subtraction import subtract_sky
 from aqdask.products.flagged import flagged
 from aqdask.text import printable
@@ -32,6 +33,7 @@ from aqdask.text import printable
 GOOD, MASKED, MASKED_IN_TEMPLATE = "good", "masked", "masked in the template"
 VERDICTS = (GOOD, MASKED, MASKED_IN_TEMPLATE)
 APERTURE = 1.7  # FWHM of the broader epoch: radius of the aperture
+CLEAN_STARS = 20  # that match PSF and scale alone, without those that a mask touches
 RINGING = 2  # px around missing or saturated pixels that a cubic spline spoils
 REASON_NAMES = {flag.value: flag.name for flag in flags.REASONS}
 COLUMNS: dict[str, tuple[pa.DataType, str]] = {
@@ -134,7 +136,7 @@ class TransientSearch:
             stars = brightest_stars(sky)
             alignment, common = align(frame.image.shape, stars, other.stars, wcs, other.wcs)
             pair = Pair.of(frame, other, alignment)
-            result = pair.difference(common, gain)
+            result = pair.difference(pair.unmasked(common), gain)
             found = result.candidates(result.invalid | pair.full, self.threshold)
         except (AlignmentError, RuntimeError) as error:
             raise FrameError(str(error)) from error
@@ -217,7 +219,14 @@ class Pair:
             missing |= ~np.isfinite(pixels)
         invalid = missing | frame.invalid | ~np.isfinite(frame.image)
         full = full | (frame.image >= _saturation(frame))
-        return cls(frame, other, alignment, np.where(missing, 0, pixels).astype(np.float32), invalid, full, masked)
+        return cls(
+            frame, other, alignment, np.where(missing, 0, pixels).astype(np.float32), invalid, full, masked
+        )
+
+    def unmasked(self, stars: np.ndarray) -> np.ndarray:
+        """Return the stars that no mask touches; all of them where fewer than `CLEAN_STARS` are left."""
+        clean = ~aperture_masked(self.frame.masked | self.template_masked, stars[:, :2], STAMP)
+        return stars[clean] if np.count_nonzero(clean) >= CLEAN_STARS else stars
 
     def difference(self, common: np.ndarray, gain: float) -> Difference:
         """Subtract the template; ``common`` are stars of both, x, y and flux.

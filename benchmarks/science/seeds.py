@@ -29,5 +29,6 @@ SEEDS: dict[str, int] = {
     "slopes": 24_700_000,  # frames whose sky tilts
     "overscan": 24_300_000,  # sets of frames with overscan, 1000 apart for each draw
     "photutils": 24_900_000,  # frames of another simulator, 1000 apart for each camera
+    "transients": 25_100_000,  # pairs of frames without a change
     "references": 21_600_000,  # sets of reference frames, 100 apart for each camera
 }
