@@ -59,8 +59,8 @@ def transients(
 
     with session.executor() as executor:
         found = api.transients(
-            archive, out, template=template, frames=frames or None, threshold=threshold, alpha=alpha, model=model,
-            gain=gain, cutouts=cutouts or "", cluster=executor, reporter=session.reporter,
+            archive, out, template=template, frames=frames or None, threshold=threshold, alpha=alpha,
+            model=model, gain=gain, cutouts=cutouts or "", cluster=executor, reporter=session.reporter,
         )  # fmt: skip
     if session.json:
         for candidate in found.candidates():
@@ -75,8 +75,8 @@ def transients(
     good, masked = sum(row.good for row in rows), sum(row.masked + row.masked_in_template for row in rows)
     searched = sum(not one.problem for one in found.searched)
     session.emit(
-        f"{found.folder}: {good} good and {masked} masked candidates of {searched} frames", event="transients",
-        folder=str(found.folder), cutouts=str(found.cutouts) if found.cutouts else None, frames=searched,
-        templates=len(found.templates), good=good, masked=masked,
+        f"{found.folder}: {good} good and {masked} masked candidates of {searched} frames",
+        event="transients", folder=str(found.folder), cutouts=str(found.cutouts) if found.cutouts else None,
+        frames=searched, templates=len(found.templates), good=good, masked=masked,
     )  # fmt: skip
     return EXIT_QUARANTINED if found.problems else EXIT_DONE

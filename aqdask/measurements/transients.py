@@ -202,7 +202,7 @@ class Pair:
 
     @classmethod
     def of(cls, frame: ScoredFrame, other: TemplateImage, alignment: Alignment) -> Pair:
-        """Bring a template to the pixels of a frame: cubic splines for pixels, the nearest pixel for masks."""
+        """Bring a template to the pixels of a frame: by cubic splines, masks by the nearest pixel."""
         shape, template = frame.image.shape, other.frame
         missing = template.invalid | ~np.isfinite(template.image)
         full = template.image >= _saturation(template)

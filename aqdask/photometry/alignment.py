@@ -134,8 +134,8 @@ def align(
         import astroalign  # scikit-image takes a second, and most frames have a WCS
     except ImportError as absent:
         raise AlignmentError(
-            "it and its template have no WCS that agrees with their stars, and stars are matched by astroalign: "
-            "pip install 'aqdask[align]'"
+            "it and its template have no WCS that agrees with their stars, and without one they are aligned "
+            "by astroalign: pip install 'aqdask[align]'"
         ) from absent
     try:
         transform, _ = astroalign.find_transform(stars[:BRIGHTEST, :2], template_stars[:BRIGHTEST, :2])
@@ -211,7 +211,7 @@ def brightest_stars(frame: SkySubtracted) -> np.ndarray:
 
 
 def common_stars(stars: np.ndarray, template_stars: np.ndarray, alignment: Alignment) -> np.ndarray:
-    """Return those of the brightest stars of a frame that its template shows at the same place: ``(m, 3)``."""
+    """Return the brightest stars of a frame that its template shows at the same place: ``(m, 3)``."""
     if not len(stars) or not len(template_stars):
         return stars[:0]
     some = stars[:BRIGHTEST]

@@ -98,7 +98,9 @@ def draw(folder: Path, count: int, size: int) -> None:
 
 def command(*words: object) -> None:
     """Run a command of the user."""
-    done = subprocess.run(["aqdask", *map(str, words), "--quiet", "--cluster", "serial"], capture_output=True, text=True)
+    done = subprocess.run(
+        ["aqdask", *map(str, words), "--quiet", "--cluster", "serial"], capture_output=True, text=True
+    )
     if done.returncode:
         sys.exit(f"{' '.join(map(str, words))}: exit code {done.returncode}\n{done.stdout}{done.stderr}")
 
@@ -117,7 +119,10 @@ def counted(candidates: Path, count: int, size: int) -> dict[str, Counts]:
         new = gwac_frame(number, size).transients
         rows = table[table["frame_id"] == f"field_{number // 2:02d}_b.fits"]
         distance, star = KDTree(new[:, :2]).query(rows[["x", "y"]].to_numpy())
-        real, kept = (distance <= MATCH) & (rows["sign"] > 0).to_numpy(), (rows["verdict"] == "good").to_numpy()
+        real, kept = (
+            (distance <= MATCH) & (rows["sign"] > 0).to_numpy(),
+            (rows["verdict"] == "good").to_numpy(),
+        )
         true = ~aperture_masked(true_mask(number, size), rows[["x", "y"]].to_numpy(), 0)
         for one in (found[KINDS[number // 2 % len(KINDS)]], found["all"]):
             one.pairs += 1
@@ -133,7 +138,11 @@ def counted(candidates: Path, count: int, size: int) -> dict[str, Counts]:
 
 def quiet_rows(candidates: Path, threshold: int) -> Iterable[list[object]]:
     """Yield candidates of pairs without a change, by scene and shift."""
-    table = pyarrow.dataset.dataset(candidates).to_table(columns=["frame_id", "template", "alignment"]).to_pandas()
+    table = (
+        pyarrow.dataset.dataset(candidates)
+        .to_table(columns=["frame_id", "template", "alignment"])
+        .to_pandas()
+    )
     for name, pairs in QUIET.items():
         for pair in range(pairs):
             for epoch in (1, 2):
@@ -153,23 +162,29 @@ def main() -> None:
         draw(folder, options.frames, options.size)
         command("ingest", folder / "references", folder / "references.zarr")
         model = folder / "model.safetensors"
-        command("calibrate", folder / "references.zarr", "--model", "wide-field", "--frames", "*", "--out", model)
+        command(
+            "calibrate", folder / "references.zarr", "--model", "wide-field", "--frames", "*", "--out", model
+        )
         command("ingest", folder / "frames", folder / "night.zarr")
         command("score", folder / "night.zarr", "--model", model)
         rows: list[list[object]] = []
         quiet: list[list[object]] = []
         templates = [w for f in range(options.frames // 2) for w in ("--template", f"field_{f:02d}_a.fits")]
-        templates += [w for n, p in QUIET.items() for i in range(p) for w in ("--template", f"{n}_{i}_0.fits")]
+        templates += [
+            w for n, p in QUIET.items() for i in range(p) for w in ("--template", f"{n}_{i}_0.fits")
+        ]
         for threshold in THRESHOLDS:
             out = folder / f"out_{threshold}"
             command("transients", folder / "night.zarr", "--out", out, "--threshold", threshold, *templates)
             found = counted(out / "candidates", options.frames, options.size)
             rows += [found[name].row(name, threshold) for name in (*KINDS, "all") if name in found]
             quiet += quiet_rows(out / "candidates", threshold)
-        columns = ("defect", "sigma", "pairs", "false", "false, mask", "false, true mask", "injected", "found",
-                   "found, mask", "found, true mask")  # fmt: skip
+        columns = ("defect", "sigma", "pairs", "false", "false, mask", "false, true mask", "injected",
+                   "found", "found, mask", "found, true mask")  # fmt: skip
         helpers.print_table("Candidates of spoilt frames against good ones", columns, rows)
-        helpers.print_table("Pairs without a change", ("scene", "sigma", "pair", "shift", "candidates"), quiet)
+        helpers.print_table(
+            "Pairs without a change", ("scene", "sigma", "pair", "shift", "candidates"), quiet
+        )
 
 
 if __name__ == "__main__":
