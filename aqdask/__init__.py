@@ -49,6 +49,7 @@ if TYPE_CHECKING:
         watch,
     )
     from aqdask.errors import AqdaskError
+    from aqdask.measurements.search import FoundTransients
     from aqdask.products.report.page import ReportPage
     from aqdask.version import __version__
 
@@ -56,6 +57,7 @@ __all__ = [
     "AqdaskError",
     "Bundle",
     "Comparison",
+    "FoundTransients",
     "LabelAgreement",
     "ReportPage",
     "Summary",
@@ -88,6 +90,7 @@ __all__ = [
 
 _ELSEWHERE = {
     "AqdaskError": "aqdask.errors",
+    "FoundTransients": "aqdask.measurements.search",
     "ReportPage": "aqdask.products.report.page",
     "__version__": "aqdask.version",
 }

@@ -174,9 +174,9 @@ def sentences(found: Comparison) -> Iterator[str]:
         yield "No mask has changed."
     else:
         yield (
-            f"{found.only_b:,} patches ({found.only_b / found.patches:.2%}) are masked newly, {found.only_a:,} "
-            f"({found.only_a / found.patches:.2%}) no longer, in {changed:,} frames; the masks of "
-            f"{found.frames - changed:,} frames are the same."
+            f"{found.only_b:,} patches ({found.only_b / found.patches:.2%}) are newly masked, "
+            f"{found.only_a:,} ({found.only_a / found.patches:.2%}) no longer, in {changed:,} frames; the "
+            f"masks of {found.frames - changed:,} frames are the same."
         )
         yield from _reason_sentences(found.by_reason)
         groups = changes_by_group(found)
