@@ -112,7 +112,7 @@ def test_verdicts_are_those_of_the_masks(archive, found):
         )
         shift = SHIFTS[row["frame_id"][0]]
         inside = np.hypot(x + shift[0] - row["x"], y + shift[1] - row["y"]) < row["radius"]
-        assert row["template_masked_fraction"] == pytest.approx(masks[0][inside].mean(), abs=0.05)
+        assert row["template_masked_fraction"] == pytest.approx(masks[0][inside].mean(), abs=0.1)
         masked = "masked" if row["masked_fraction"] else "masked in the template"
         clean = not (row["masked_fraction"] or row["template_masked_fraction"])
         assert row["verdict"] == ("good" if clean else masked)
@@ -162,7 +162,8 @@ def test_the_command_prints_a_line_for_each_candidate_and_draws_them(archive, tm
     assert candidate["id"] == "c.fits#1"
     assert candidate.keys() >= set(SCHEMA.names)
     assert [one["good"] + one["masked"] for one in told if one["event"] == "transients"] == [1]
-    assert Image.open(tmp_path / "o/cutouts/c.png").size == (4 * 192, 66)
+    with Image.open(tmp_path / "o/cutouts/c.png") as picture:
+        assert picture.size == (4 * 192, 66)
 
 
 def test_the_only_frame_of_a_field_has_no_template(archive, tmp_path):
