@@ -69,9 +69,14 @@ SCHEMA = pa.schema(
 
 
 class TemplateImage(NamedTuple):
-    """Template as it is compared: its frame, its stars (x, y, flux; the brightest first) and its WCS."""
+    """Template as it is compared.
+
+    ``pixels`` are float32, the median where ``missing``; ``stars`` are x, y, flux, the brightest first.
+    """
 
     frame: ScoredFrame
+    pixels: np.ndarray
+    missing: np.ndarray
     stars: np.ndarray
     wcs: WCS | None
 
@@ -165,7 +170,10 @@ def _template_image(frames: ScoredFrames, template: Template) -> TemplateImage:
         sky = subtract_sky(frame.image, frame.invalid)
         if sky is None:
             raise FrameError("it has no measurable sky")
-        return TemplateImage(frame, brightest_stars(sky), frame.wcs.wcs.celestial if frame.wcs else None)
+        pixels = frame.image.astype(np.float32)
+        pixels[sky.invalid] = np.median(pixels[~sky.invalid])
+        wcs = frame.wcs.wcs.celestial if frame.wcs else None
+        return TemplateImage(frame, pixels, sky.invalid, brightest_stars(sky), wcs)
     except (FrameError, RuntimeError) as error:
         raise FrameError(f"its template {template.frame_id}: {error}") from error
 
@@ -204,10 +212,8 @@ class Pair:
     def of(cls, frame: ScoredFrame, other: TemplateImage, alignment: Alignment) -> Pair:
         """Bring a template to the pixels of a frame: by cubic splines, masks by the nearest pixel."""
         shape, template = frame.image.shape, other.frame
-        missing = template.invalid | ~np.isfinite(template.image)
+        pixels, missing, masked = other.pixels, other.missing, template.masked
         full = template.image >= _saturation(template)
-        pixels = np.where(missing, np.median(template.image[~missing]), template.image)
-        masked = template.masked
         if alignment.is_identity(shape):
             alignment = Alignment(alignment.transform, "none")
         else:

@@ -182,13 +182,15 @@ class Polynomial:
     def fit(cls, positions: np.ndarray, values: np.ndarray) -> Polynomial:
         """Fit values ``(n, 2)`` at positions ``(n, 2)`` by least squares."""
         size = float(np.abs(positions).max()) or 1.0
-        terms = polyvander2d(*(positions / size).T, [DEGREE, DEGREE])
+        x, y = (positions / size).T
+        terms = polyvander2d(x, y, [DEGREE, DEGREE])
         return cls(size, np.linalg.lstsq(terms, values, rcond=None)[0])
 
     def __call__(self, coords: np.ndarray, /) -> np.ndarray:
         """Return its values, ``(n, 2)``."""
         square = self.coefficients.reshape(DEGREE + 1, DEGREE + 1, 2)
-        return polyval2d(*(coords / self.size).T, square).T
+        x, y = (coords / self.size).T
+        return polyval2d(x, y, square).T
 
 
 def _nodes(shape: tuple[int, int]) -> np.ndarray:

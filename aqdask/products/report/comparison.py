@@ -28,6 +28,7 @@ from aqdask.version import __version__
 PICTURED = 8  # frames with pictures, most changes first
 LISTED = 50  # frames in the tables of the page and the change log; the CSV has all that changed
 NAMED = 3  # reasons in a sentence
+SIDE = 512  # px of the longer side of a picture
 PAGE, TABLE = "compare.html", "changes.csv"
 TEMPLATES = {PAGE: "report.compare.html", "CHANGES.md": "report.changes.txt"}
 
@@ -216,7 +217,7 @@ def _pictures(
             masks += [
                 f"data:image/png;base64,{code}" if code else "" for code in reason_pictures(codes[None], GOOD)
             ]
-        pixels, problem = maker.thumbnail(row)
+        pixels, problem = maker.thumbnail(row, SIDE)
         one = table.isel(frame=at)
         yield Picture(
             printable(str(one["frame_id"].values)),
