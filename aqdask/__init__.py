@@ -49,10 +49,12 @@ if TYPE_CHECKING:
         select,
         stack,
         train,
+        transients,
         verify,
         watch,
     )
     from aqdask.errors import AqdaskError
+    from aqdask.measurements.search import FoundTransients
     from aqdask.products.report.page import ReportPage
     from aqdask.version import __version__
 
@@ -61,6 +63,7 @@ __all__ = [
     "Bundle",
     "Comparison",
     "Detections",
+    "FoundTransients",
     "LabelAgreement",
     "ReportPage",
     "Summary",
@@ -90,12 +93,14 @@ __all__ = [
     "select",
     "stack",
     "train",
+    "transients",
     "verify",
     "watch",
 ]
 
 _ELSEWHERE = {
     "AqdaskError": "aqdask.errors",
+    "FoundTransients": "aqdask.measurements.search",
     "ReportPage": "aqdask.products.report.page",
     "__version__": "aqdask.version",
 }

@@ -56,6 +56,7 @@ from aqdask.text import printable
 from aqdask.watching.watch import Watch, WatchCounts, WatchSettings, inbox_folders
 
 if TYPE_CHECKING:
+    from aqdask.measurements.search import FoundTransients
     from aqdask.measurements.stack import Stack
     from aqdask.products.report.page import ReportPage
 
@@ -64,7 +65,7 @@ __all__ = [
     "WatchCounts", "WatchSettings", "calibrate", "compare", "detect", "export", "ingest", "label",
     "label_agreement", "label_from_file", "labels", "load_model", "mask", "open_frames", "open_quality",
     "quality_of", "rank_frames", "reconstruct", "report", "run", "score", "select", "stack", "train",
-    "verify", "watch",
+    "transients", "verify", "watch",
 ]  # fmt: skip
 
 PathLike = str | os.PathLike[str]
@@ -939,6 +940,76 @@ def stack(
         return stacker.stack(
             options, patterns=_patterns(frames), band=filter, best=best, reference=reference, compare=compare
         )
+
+
+def transients(
+    archive: PathLike,
+    out: PathLike,
+    *,
+    template: str | Sequence[str] = "best",
+    frames: str | Sequence[str] | None = None,
+    threshold: float = 5.0,
+    alpha: float = 0.01,
+    model: str | None = None,
+    gain: float | None = None,
+    cutouts: str = "",
+    cluster: Cluster = None,
+    reporter: Reporter | None = None,
+) -> FoundTransients:
+    """Search scored frames for what has changed since a template, with the verdict of the masks beside each.
+
+    The template is brought to the pixels of each frame, by the WCS of both or by their stars (astroalign),
+    matched to it in PSF and scale, and subtracted
+    (`aqdask.photometry.difference.difference_image`). Run again, the search goes on where it ended.
+
+    Parameters
+    ----------
+    archive : path
+        A scored archive.
+    out : path
+        Folder: ``candidates/`` is a Parquet dataset, with the columns
+        `aqdask.measurements.transients.COLUMNS` for each candidate; ``cutouts/`` has one file a frame.
+    template : str or sequence of str
+        'best': the frame with the lowest score of each camera, filter and field. Else ids or patterns, one
+        frame for each camera, filter and field.
+    frames : str or sequence of str, optional
+        Ids or patterns of the frames that are searched; None: all.
+    threshold : float
+        Sigma, above 0.
+    alpha : float
+        False-mask rate of the masks, in (0, 1).
+    model : str, optional
+        Name or digest, where the archive holds maps of several models.
+    gain : float, optional
+        Electrons per count, in place of that of the headers.
+    cutouts : str
+        'fits' or 'png': cut-outs of at most 100 candidates a frame, those with the verdict 'good' first.
+    cluster, reporter
+        As everywhere.
+
+    Returns
+    -------
+    FoundTransients
+        Places of the files, counts by frame, and frames that could not be searched.
+
+    Raises
+    ------
+    UsageError
+        For a threshold, gain or alpha out of range, a pattern without a frame, or no or several models.
+        ArchiveError if ``out`` holds something else, or cannot be written.
+    """
+    from aqdask.measurements.search import search_transients  # scikit-image takes a second
+
+    check_alpha(alpha)
+    check_place(archive)
+    check_local(out)
+    quality = quality_name(archive, model)
+    with executor_of(cluster) as executor:
+        return search_transients(
+            archive, quality, Path(out), executor, reporter or Silent(),
+            template=_listed(template), frames=_patterns(frames), threshold=threshold, alpha=alpha, gain=gain,
+            cutouts=cutouts,
+        )  # fmt: skip
 
 
 def report(

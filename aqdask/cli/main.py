@@ -35,6 +35,7 @@ COMMANDS = {
     "mask": "aqdask.cli.products",
     "export": "aqdask.cli.products",
     "detect": "aqdask.cli.detect",
+    "transients": "aqdask.cli.transients",
     "label": "aqdask.cli.label",
     "report": "aqdask.cli.report",
     "rank": "aqdask.cli.stack",

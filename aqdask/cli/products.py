@@ -205,8 +205,16 @@ def export(
 )
 @click.option("--alpha", default=0.01, show_default=True, help="False-mask rate of both masks, in (0, 1).")
 @click.option("--frames", default=20, show_default=True, help="Number of frames listed, most changes first.")
+@click.option(
+    "--report",
+    metavar="FOLDER",
+    help="Write compare.html, a page with both masks of the frames that changed most, and a change log to be "
+    "published with the masks: CHANGES.md and changes.csv.",
+)
 @command
-def compare(session: Session, archive: str, models: Sequence[str], alpha: float, frames: int) -> int:
+def compare(
+    session: Session, archive: str, models: Sequence[str], alpha: float, frames: int, report: str | None
+) -> int:
     """Compare the masks of two models on the frames of ARCHIVE.
 
     gained: masked by the second model only; lost: by the first only. Patches without a score in either are
@@ -238,6 +246,11 @@ def compare(session: Session, archive: str, models: Sequence[str], alpha: float,
     numbers = (table[name].values.tolist() for name in columns)
     rows = list(zip(map(str, table["frame_id"].values), *numbers, strict=True))
     session.table("frames with the most changes", ("frame", *columns), rows)
+    if report:
+        from aqdask.products.report.comparison import write_comparison
+
+        path, told = write_comparison(found, archive, (a, b), report, session.reporter)
+        session.emit(*told, f"{path}", event="comparison", path=str(path), summary=list(told))
     return EXIT_DONE
 
 

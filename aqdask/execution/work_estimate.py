@@ -14,6 +14,7 @@ COSTS = {
     "mask": (0.02, 10e-9), "export": (0.03, 20e-9), "pictures": (0.5, 30e-9), "verify": (0.02, 20e-9),
     "detect": (0.1, 100e-9),
     "align": (0.1, 600e-9), "combine": (0.01, 150e-9),
+    "transients": (0.2, 800e-9),
 }  # fmt: skip
 """Seconds by stage: for a frame (or a source), and for a pixel."""
 

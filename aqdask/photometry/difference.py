@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from aqdask.photometry.sky_subtraction import SkySubtracted, subtract_sky
+from aqdask.photometry.sky_subtraction import SkySubtracted, extract_sources, subtract_sky
 from aqdask.references.image_statistics import measure
 from aqdask.stats.robust import mad_sigma
 
@@ -35,12 +35,43 @@ class Difference:
         Sum of the kernel: counts of the broader epoch per count of the sharper one.
     convolved : str
         'first' or 'second', the sharper epoch.
+    counts, noise : ndarray (y, x)
+        float32, the difference before smoothing and its standard deviation, in counts of the second epoch.
+    fwhm : float
+        Of the stars of the broader epoch, pixels.
+    stars : int
+        Stars of the fit; with fewer than `MIN_STARS` the epochs are subtracted as they are.
     """
 
     significance: np.ndarray
     invalid: np.ndarray
     scale: float
     convolved: str
+    counts: np.ndarray
+    noise: np.ndarray
+    fwhm: float
+    stars: int
+
+    def candidates(self, bad: np.ndarray, threshold: float) -> np.ndarray:
+        """Extract what has changed: x, y, peak significance (above 0) and sign, float64 ``(n, 4)``.
+
+        Parameters
+        ----------
+        bad : ndarray (y, x) of bool
+            Pixels that give no candidates.
+        threshold : float
+            Sigma, of at least 5 px.
+        """
+        found = []
+        for sign in (1, -1):
+            image = sign * self.significance
+            places = extract_sources(image, threshold, invalid=bad, smooth=False)
+            x, y = np.rint(places).astype(np.int64).T
+            around = [(y + dy).clip(0, len(image) - 1) for dy in (-1, 0, 1)]
+            beside = [(x + dx).clip(0, image.shape[1] - 1) for dx in (-1, 0, 1)]
+            peak = np.max([image[row, column] for row in around for column in beside], axis=0, initial=0)
+            found.append(np.column_stack([places, peak, np.full(len(places), sign)]))
+        return np.concatenate(found)
 
 
 def difference_image(
@@ -94,14 +125,18 @@ def difference_image(
     widths = measure(first, bad).fwhm, measure(second, bad).fwhm
     swap = widths[0] > widths[1]  # False where one is NaN
     sharp, broad = (two, one) if swap else (one, two)
-    kernel = match_kernel(sharp, broad, _fit_stars(stars, bad | full), gain)
+    fitted = _fit_stars(stars, bad | full)
+    kernel = match_kernel(sharp, broad, fitted, gain)
     difference = broad.pixels - _convolve(sharp.pixels, kernel)
-    variance = _variance(broad, gain) + _convolve(_variance(sharp, gain), kernel**2)
-    ratio = (-difference if swap else difference) / np.sqrt(variance)
+    noise = np.sqrt(_variance(broad, gain) + _convolve(_variance(sharp, gain), kernel**2))
+    difference = -difference if swap else difference
     bad = ndimage.maximum_filter(bad, 2 * KERNEL + 1, mode="constant")
-    sigma = (np.nanmax([*widths, 0]) or FALLBACK_FWHM) / FWHM_PER_SIGMA
-    ratio = _standardised(ratio, bad, sigma)
-    return Difference(ratio, bad, float(kernel.sum()), "second" if swap else "first")
+    fwhm, scale = float(np.nanmax([*widths, 0]) or FALLBACK_FWHM), float(kernel.sum())
+    ratio = _standardised(difference / noise, bad, fwhm / FWHM_PER_SIGMA)
+    if swap and scale > 0:
+        difference, noise = difference / np.float32(scale), noise / np.float32(scale)
+    convolved = "second" if swap else "first"
+    return Difference(ratio, bad, scale, convolved, difference, noise, fwhm, len(fitted))
 
 
 def _standardised(ratio: np.ndarray, bad: np.ndarray, sigma: float) -> np.ndarray:

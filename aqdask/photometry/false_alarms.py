@@ -214,9 +214,7 @@ def find_candidates(
     if result is None:
         return DetectionList(NO_POSITIONS, known, match)
     bad = result.invalid | (np.asarray(first) >= saturation) | (np.asarray(second) >= saturation)
-    signs = (result.significance, -result.significance)
-    found = [extract_sources(image, threshold, invalid=bad, smooth=False) for image in signs]
-    return DetectionList(np.concatenate(found), known, match)
+    return DetectionList(result.candidates(bad, threshold)[:, :2], known, match)
 
 
 def _positions(sources: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

@@ -32,5 +32,6 @@ SEEDS: dict[str, int] = {
     "catalogue": 25_300_000,  # frames whose sources are detected
     "stack": 25_100_000,  # frames of one field, five of them spoilt
     "stack_reference": 25_200_000,  # good frames of the same camera
+    "transients": 25_100_000,  # pairs of frames without a change
     "references": 21_600_000,  # sets of reference frames, 100 apart for each camera
 }

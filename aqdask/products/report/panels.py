@@ -146,13 +146,13 @@ class PanelMaker:
         found["planes"] = {name: planes[name] for name in PLANES if name in planes}
         return found
 
-    def thumbnail(self, row: int) -> tuple[str, str]:
+    def thumbnail(self, row: int, side: int = THUMBNAIL_SIDE) -> tuple[str, str]:
         """Make a small picture of the pixels of a frame: data URL, or empty with the reason second."""
         try:
             image, invalid = self.chosen.read(self.rows.index(row))
         except (AqdaskError, FrameError) as error:
             return "", str(error)
-        return str(_pixels(image, invalid, side=THUMBNAIL_SIDE)["src"]), ""
+        return str(_pixels(image, invalid, side=side)["src"]), ""
 
     def _add_pixels(self, row: int, found: dict[str, Any]) -> None:
         position = self.rows.index(row)
