@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         label_agreement,
         label_from_file,
         labels,
+        light_curves,
         load_model,
         mask,
         open_frames,
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
         watch,
     )
     from aqdask.errors import AqdaskError
+    from aqdask.measurements.light_curves import LightCurves
     from aqdask.products.report.page import ReportPage
     from aqdask.version import __version__
 
@@ -56,6 +58,7 @@ __all__ = [
     "Bundle",
     "Comparison",
     "LabelAgreement",
+    "LightCurves",
     "ReportPage",
     "Summary",
     "Verification",
@@ -70,6 +73,7 @@ __all__ = [
     "label_agreement",
     "label_from_file",
     "labels",
+    "light_curves",
     "load_model",
     "mask",
     "open_frames",
@@ -86,6 +90,7 @@ __all__ = [
 
 _ELSEWHERE = {
     "AqdaskError": "aqdask.errors",
+    "LightCurves": "aqdask.measurements.light_curves",
     "ReportPage": "aqdask.products.report.page",
     "__version__": "aqdask.version",
 }

@@ -34,6 +34,7 @@ COMMANDS = {
     "compare": "aqdask.cli.products",
     "mask": "aqdask.cli.products",
     "export": "aqdask.cli.products",
+    "photometry": "aqdask.cli.photometry",
     "label": "aqdask.cli.label",
     "report": "aqdask.cli.report",
     "simulate": "aqdask.cli.demo",

@@ -12,6 +12,7 @@ COSTS = {
     "look": (0.02, 0.0), "hash": (0.02, 20e-9), "ingest": (0.03, 60e-9), "clear": (0.05, 0.0),
     "score": (0.05, 150e-9), "run": (0.08, 210e-9), "select": (0.05, 60e-9), "calibrate": (0.1, 400e-9),
     "mask": (0.02, 10e-9), "export": (0.03, 20e-9), "pictures": (0.5, 30e-9), "verify": (0.02, 20e-9),
+    "photometry": (0.1, 150e-9),
 }  # fmt: skip
 """Seconds by stage: for a frame (or a source), and for a pixel."""
 
