@@ -45,7 +45,7 @@ FLUXES, CURVES, STARS, FRAMES, PLOT = (
 )  # fmt: skip
 PASSES, TOLERANCE = 30, 1e-4  # mag: mean magnitudes change by less than that in the last pass
 PASS_FRAMES = 2_000  # evenly spaced frames that the passes before the last read
-BRIGHTEST = 100  # stars whose median scatter is the result
+BRIGHTEST = 100  # stars whose median scatter is the result; at most half of all
 ATTEMPTS = 5  # frames tried as reference
 
 CURVE_SCHEMA = pa.schema(
@@ -454,7 +454,7 @@ def _gain(name: str, ensemble: Ensemble, counts: np.ndarray) -> ScatterGain:
     comparable = ensemble.comparison & (number[0] >= ensemble.frames / 2) & np.isfinite(scatter).all(axis=0)
     comparable &= (number >= 3).all(axis=0)
     order = np.argsort(np.where(comparable, ensemble.means[0], np.inf), kind="stable")
-    chosen = order[: min(BRIGHTEST, comparable.sum())]
+    chosen = order[: min(BRIGHTEST, -(-comparable.sum() // 2))]
     median = np.median(scatter[:, chosen], axis=1) if len(chosen) else np.full(len(CASES), np.nan)
     return ScatterGain(name, ensemble.frames, len(chosen), *map(float, median), *map(int, counts))
 

@@ -29,5 +29,7 @@ SEEDS: dict[str, int] = {
     "slopes": 24_700_000,  # frames whose sky tilts
     "overscan": 24_300_000,  # sets of frames with overscan, 1000 apart for each draw
     "photutils": 24_900_000,  # frames of another simulator, 1000 apart for each camera
+    "light_curves": 25_000_000,  # series of one field, 1000 apart for each draw
+    "zero_points": 25_200_000,  # frames with clouds, 1000 apart for each draw
     "references": 21_600_000,  # sets of reference frames, 100 apart for each camera
 }
