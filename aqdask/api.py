@@ -60,8 +60,8 @@ if TYPE_CHECKING:
 __all__ = [
     "Bundle", "Comparison", "IngestOptions", "LabelAgreement", "Summary", "Verification", "WatchCounts",
     "WatchSettings", "calibrate", "compare", "export", "ingest", "label", "label_agreement",
-    "label_from_file", "labels", "light_curves", "load_model", "mask", "open_frames", "open_quality", "quality_of", "report",
-    "run", "score", "select", "train", "verify", "watch",
+    "label_from_file", "labels", "light_curves", "load_model", "mask", "open_frames", "open_quality",
+    "quality_of", "report", "run", "score", "select", "train", "verify", "watch",
 ]  # fmt: skip
 
 PathLike = str | os.PathLike[str]
@@ -766,10 +766,10 @@ def light_curves(
 ) -> LightCurves:
     """Measure light curves of the same stars on all scored frames, without and with the mask.
 
-    Stars are found by the WCS of each frame, else by their pattern (astroalign, the extra ``align``). Zero points
-    are made from an ensemble of stars, by filter, in three ways: without the mask, without the
-    measurements that it touches, and these weighted by the p-values of their patches (`CASES` and
-    `Ensemble` of `aqdask.photometry.ensemble`). Run again, it measures only what is missing or has changed.
+    Stars are found by the WCS of each frame, else by their pattern (astroalign, the extra ``align``). Zero
+    points are made from an ensemble of stars, by filter, in three ways: without the mask; without the
+    measurements that it touches; and with these weighted by the p-values of their patches, too
+    (`aqdask.photometry.ensemble`). Run again, it measures only what is missing or has changed.
 
     Parameters
     ----------
@@ -801,8 +801,9 @@ def light_curves(
     Raises
     ------
     UsageError
-        For fewer than two frames, frames without common stars, targets that cannot be read or lie outside of the
-        reference frame, or a reference frame that cannot be used. ArchiveError if ``out`` cannot be written.
+        For fewer than two frames, frames without common stars, targets that cannot be read or lie outside
+        of the reference frame, or a reference frame that cannot be used. ArchiveError if ``out`` cannot be
+        written.
     """
     from aqdask.measurements.light_curves import measure_light_curves
     from aqdask.measurements.reference_stars import AUTO_STARS, read_targets

@@ -265,7 +265,8 @@ def light_curve_scatter(stars: pa.Table, *, ax: Axes | None = None) -> Axes:
     axes = _axes(ax)
     mag = stars["mag"].to_numpy()
     for case, label, marker in (
-        ("unmasked", "without the mask", "x"), ("masked", "with the mask", "o"), ("weighted", "and weights", ".")
+        ("unmasked", "without the mask", "x"), ("masked", "with the mask", "o"),
+        ("weighted", "and weights", "."),
     ):  # fmt: skip
         scatter = stars[f"scatter_{case}"].to_numpy()
         shown = (stars[f"n_{case}"].to_numpy() > 2) & (scatter > 0)

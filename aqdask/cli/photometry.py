@@ -18,14 +18,15 @@ from aqdask.text import printable
 @click.option(
     "--targets",
     metavar="CSV",
-    help="Stars to measure: columns ra,dec (degrees) or x,y (pixels of the reference frame, from 0), and name.",
+    help="Stars to measure: columns ra,dec (degrees) or x,y (pixels of the reference frame), and name.",
 )
 @click.option(
     "--stars",
     default="auto",
     show_default=True,
     metavar="auto|N",
-    help="Bright stars taken automatically, which make the zero points; auto: up to 1000. 0: the targets make them.",
+    help="Bright stars taken automatically, which make the zero points; auto: up to 1000. With 0 the targets "
+    "make them.",
 )
 @click.option(
     "--reference",
@@ -53,8 +54,8 @@ def photometry(
 ) -> int:
     """Measure light curves of the same stars on all scored frames of ARCHIVE, with and without the mask.
 
-    Stars are found by the WCS of each frame, or by their pattern where there is none (extra `align`). Zero points
-    come from an ensemble of stars, without the mask, with it, and with weights from the p-values.
+    Stars are found by the WCS of each frame, or by their pattern where there is none (extra `align`). Zero
+    points come from an ensemble of stars, without the mask, with it, and with weights from the p-values.
 
     \b
     FOLDER/light_curves   a row for each star and frame, Parquet
@@ -71,12 +72,14 @@ def photometry(
     with session.executor() as executor:
         found = api.light_curves(
             archive, out, targets=targets, stars=None if stars == "auto" else int(stars), reference=reference,
-            radius=radius, frames=frames, alpha=alpha, model=model, cluster=executor, reporter=session.reporter,
+            radius=radius, frames=frames, alpha=alpha, model=model, cluster=executor,
+            reporter=session.reporter,
         )  # fmt: skip
     if found.problems:
         session.table("frames without photometry:", ("frame", "reason"), found.problems)
     session.emit(
         *(gain.sentence() for gain in found.gains), f"{out}: reference frame {printable(found.reference)}",
-        event="photometry", folder=out, reference=found.reference, gains=[gain._asdict() for gain in found.gains],
+        event="photometry", folder=out, reference=found.reference,
+        gains=[gain._asdict() for gain in found.gains],
     )  # fmt: skip
     return EXIT_QUARANTINED if found.problems else EXIT_DONE

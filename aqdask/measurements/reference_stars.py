@@ -31,9 +31,9 @@ POSITIONS = (("ra", "dec"), ("x", "y"))
 
 @dataclass(frozen=True, eq=False)
 class Targets:
-    """Targets of a user, each ``(n,)``: names, and positions as ICRS degrees or pixels of the reference frame.
+    """Targets of a user: names and positions, float64 ``(n, 2)``.
 
-    ``on_sky`` says which of them ``positions``, float64 ``(n, 2)``, holds.
+    Positions are ICRS degrees if ``on_sky``, else pixels of the reference frame.
     """
 
     names: tuple[str, ...]
@@ -63,8 +63,8 @@ def read_targets(path: str | os.PathLike[str]) -> Targets:
     if len(pairs) != 1 or not 0 < len(rows) <= MAX_STARS:
         raise UsageError(
             f"{shown} has the columns {', '.join(columns) or 'none'} and {len(rows)} rows",
-            expected="a header line with ra,dec (degrees, ICRS) or x,y (pixels of the reference frame, from 0), "
-            f"name if you like, and 1 to {MAX_STARS} rows",
+            expected="a header line with ra,dec (ICRS degrees) or x,y (pixels of the reference frame), and "
+            f"name if you like; 1 to {MAX_STARS} rows",
             consequence="Nothing was measured",
             remedy="name the columns so",
         )
@@ -150,12 +150,12 @@ def saturation(frame: ScoredFrame) -> float:
 
 
 def bright_detections(light: SkySubtracted, masked: np.ndarray, radius: float) -> np.ndarray:
-    """Detect sources above 5 sigma outside of masked areas (anywhere if there are fewer than ten), brightest first.
+    """Detect sources above 5 sigma outside of masked areas, or anywhere if there are fewer than ten.
 
     Returns
     -------
     ndarray (n, 2)
-        x, y in pixels.
+        x, y in pixels, brightest first.
     """
     try:
         found = extract_sources(light.pixels, THRESHOLD, light.rms, light.invalid | masked)

@@ -15,8 +15,8 @@ import numpy as np
 from aqdask.photometry.quality_weights import weighted_median
 
 CASES = ("unmasked", "masked", "weighted")
-"""Solutions that are compared: without the mask; without the measurements that it touches; and these weighted by
-the p-values of their patches, too. All use inverse variances and the same robust fit."""
+"""Solutions that are compared: without the mask; without the measurements that it touches; and with these
+weighted by the p-values of their patches, too. All use inverse variances and the same robust fit."""
 HUBER = 1.5  # standard deviations beyond which a star counts less (Huber 1964)
 ROUNDS = 10  # of the robust fit of a zero point
 START_SCATTER = 0.02  # mag, of a star that has been measured less than three times
@@ -136,14 +136,14 @@ class Ensemble:
 
     @property
     def scatter(self) -> np.ndarray:
-        """Standard deviation of each star's magnitudes about their mean, float64 ``(case, star)``; NaN for one."""
+        """Standard deviation of each star's magnitudes, float64 ``(case, star)``; NaN for fewer than two."""
         with np.errstate(invalid="ignore", divide="ignore"):
             spread = self.squares - self.sums**2 / self.number
             return np.sqrt(np.maximum(spread, 0) / (self.number - 1)) * np.where(self.number > 1, 1, np.nan)
 
     @property
     def means(self) -> np.ndarray:
-        """Mean magnitudes over the frames of this pass, float64 ``(case, star)``; NaN for stars without one."""
+        """Mean magnitudes over the frames of this pass, float64 ``(case, star)``; NaN without one."""
         with np.errstate(invalid="ignore", divide="ignore"):
             return np.nan_to_num(self.mean) + self.sums / self.number
 

@@ -62,7 +62,7 @@ def forced_photometry(
         Electrons per count; NaN where unknown.
     """
     height, width = frame.pixels.shape
-    inside = ((positions > -0.5) & (positions < (width - 0.5, height - 0.5))).all(axis=1)
+    inside = np.all((positions > -0.5) & (positions < (width - 0.5, height - 0.5)), axis=1)
     x, y = np.ascontiguousarray(np.where(inside[:, None], positions, 0).T)
     known_gain = gain if math.isfinite(gain) and gain > 0 else None
 

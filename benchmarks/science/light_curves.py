@@ -1,9 +1,9 @@
 """Scatter of light curves without a mask, with that of `aqdask`, and with the true one.
 
-`python benchmarks/science/light_curves.py [--draws N] [--frames N] [--size PX] [--out FILE]`. Each draw is a field
-seen in frames with shifts of up to 20 px, every second with complex background (rms 30 % of the sky) in a
-part of it. `wide-field` is calibrated on good frames of other fields and seeds. Everything goes through the user's
-functions; for the true mask the masked fractions of the apertures are replaced. Real frames
+`python benchmarks/science/light_curves.py [--draws N] [--frames N] [--size PX] [--out FILE]`. Each draw is a
+field seen in frames with shifts of up to 20 px, every second with complex background (rms 30 % of the sky) in
+a part of it. `wide-field` is calibrated on good frames of other fields and seeds. Everything goes through the
+user's functions; for the true mask the masked fractions of the apertures are replaced. Real frames
 (`AQDASK_TEST_DATA`): the L series.
 """
 
@@ -31,7 +31,7 @@ from seeds import SEEDS
 from whole_archive import write
 
 import aqdask as aq
-from aqdask.measurements.light_curves import BRIGHTEST, FLUXES, solve
+from aqdask.measurements.ensemble_tables import BRIGHTEST, FLUXES, solve
 from aqdask.measurements.reference_stars import AUTO_STARS, ReferenceStars, reference_stars
 from aqdask.measurements.scored_frame import ScoredFrames, scored_places
 from aqdask.photometry.apertures import aperture_masked
@@ -87,7 +87,9 @@ def stars_of(archive: Path, curves: aq.LightCurves) -> ReferenceStars:
     return reference_stars(frames.read(place), None, AUTO_STARS, None)
 
 
-def with_masks(curves: aq.LightCurves, out: Path, masks: dict[str, np.ndarray], stars: ReferenceStars) -> pa.Table:
+def with_masks(
+    curves: aq.LightCurves, out: Path, masks: dict[str, np.ndarray], stars: ReferenceStars
+) -> pa.Table:
     """Table of stars of the same fluxes behind other masks, by frame id."""
     (out / FLUXES).mkdir(parents=True)
     (out / "light_curves").mkdir()
@@ -113,7 +115,8 @@ def one_draw(folder: Path, draw: int, scale: int, frames: int, size: int) -> dic
     curves = aq.light_curves(archive, folder / "curves", alpha=ALPHA)
     grid = PatchGrid(size, size)
     masks = {
-        f"frame_{number:03d}.fits": stitch(Patches.of(frame).affected, grid) for number, frame in enumerate(drawn)
+        f"frame_{number:03d}.fits": stitch(Patches.of(frame).affected, grid)
+        for number, frame in enumerate(drawn)
     }
     ours = curves.stars.to_pandas()
     true = with_masks(curves, folder / "true", masks, stars_of(archive, curves)).to_pandas()
@@ -144,16 +147,28 @@ def table(rows: list[dict[str, Any]]) -> str:
         for row in rows
     ]  # fmt: skip
     ratio = [row["aqdask"] / row["true mask"] for row in rows]
-    cells.append(("mean", "", "", "", *(f"{np.mean([row[n] for row in rows]):.4f}" for n in MASKS),
-                  f"{np.mean(ratio):.3f}", *(f"{np.mean([row[n] for row in rows]):.3f}" for n in REMOVED)))  # fmt: skip
-    columns = ("background", "draw", "frames", "stars", *MASKS, "aqdask / true", "removed", "removed, true mask")
+    mean = {name: np.mean([row[name] for row in rows]) for name in (*MASKS, *REMOVED)}
+    cells.append(("mean", "", "", "", *(f"{mean[name]:.4f}" for name in MASKS), f"{np.mean(ratio):.3f}",
+                  *(f"{mean[name]:.3f}" for name in REMOVED)))  # fmt: skip
+    columns = (
+        "background",
+        "draw",
+        "frames",
+        "stars",
+        *MASKS,
+        "aqdask / true",
+        "removed",
+        "removed, true mask",
+    )
     note = (
         "Median over the brightest stars of the standard deviation of their magnitudes, and share of the "
         f"measurements that a mask removes at alpha {ALPHA:g}. Goal: aqdask at most {GOAL} x the true mask "
         f"({'reached' if np.mean(ratio) <= GOAL else 'MISSED'} in the mean, by "
         f"{sum(one <= GOAL for one in ratio)} of {len(ratio)} draws)."
     )
-    return output.markdown(f"Light curves: structure of {LEVEL:.0%} in parts of every second frame", columns, cells, note)
+    return output.markdown(
+        f"Light curves: structure of {LEVEL:.0%} in parts of every second frame", columns, cells, note
+    )
 
 
 MASKS = ("no mask", "aqdask", "aqdask, weighted", "true mask")
@@ -196,7 +211,7 @@ def main() -> None:
                 place = folder / f"{scale}-{draw}"
                 rows.append(one_draw(place, draw, scale, given.frames, given.size))
                 shutil.rmtree(place)
-                print({k: v for k, v in rows[-1].items()}, file=sys.stderr, flush=True)
+                print(rows[-1], file=sys.stderr, flush=True)
         text = table(rows) + real_series(folder)
     print(text)
     if given.out:
