@@ -72,7 +72,7 @@ def scored(folder: Path, seed: int, frames: Sequence[SimulatedFrame], size: int)
     for number, frame in enumerate(frames):
         write(folder / "frames" / f"frame_{number:03d}.fits", frame)
     aq.ingest(folder / "good", folder / "good.zarr")
-    model = aq.calibrate(folder / "good.zarr", "wide-field", frames=["*"])
+    model = aq.calibrate(folder / "good.zarr", "wide-field")
     aq.ingest(folder / "frames", folder / "night.zarr")
     aq.score(folder / "night.zarr", model)
     return folder / "night.zarr"
