@@ -23,12 +23,11 @@ from aqdask.photometry.forced_photometry import (
 )
 from aqdask.photometry.quality_weights import quality_weights, weighted_median
 from aqdask.photometry.sky_subtraction import SkySubtracted, subtract_sky
-from aqdask.photometry.star_positions import MIN_STARS, apply_affine, match_stars, recentre
+from aqdask.photometry.star_positions import FOUND, MIN_STARS, apply_affine, match_stars, recentre
 from aqdask.stats.masking import bad_patches
 from aqdask.stats.robust import mad_sigma
 
 COMPARED = 100  # brightest stars by which positions are checked
-FOUND = 1 / 3  # of them have to be there
 AGREEMENT = 0.5  # mag, largest scatter of their magnitudes against those of the reference frame
 REASON_NAMES = np.array([flag.name for flag in flags.REASONS], object)
 
@@ -115,6 +114,9 @@ class StarPhotometry:
                 problems.append(problem)
                 continue
             positions = self._recentred(light, predicted, masked)
+            if positions is None:
+                problems.append(f"by {way}: its bright stars are not at these places")
+                continue
             measured = forced_photometry(
                 light, positions, self.stars.radius, masked=masked, saturated=saturated, gain=frame.gain
             )
@@ -140,18 +142,19 @@ class StarPhotometry:
         predicted = None if affine is None else apply_affine(affine, stars.positions)
         yield "stars", predicted, f"no common pattern of stars ({len(found)} detections)"
 
-    def _recentred(self, light: SkySubtracted, predicted: np.ndarray, masked: np.ndarray) -> np.ndarray:
+    def _recentred(
+        self, light: SkySubtracted, predicted: np.ndarray, masked: np.ndarray
+    ) -> np.ndarray | None:
+        """Correct positions by the bright unmasked stars, or by all bright ones if these are too few."""
         stars = self.stars
+        order = np.argsort(stars.mag, kind="stable")  # NaN last
         bright = np.isfinite(stars.mag) & np.isfinite(predicted).all(axis=1)
-        order = np.argsort(np.where(bright, stars.mag, np.inf), kind="stable")
         height, width = masked.shape
-        columns, rows = np.nan_to_num(np.rint(predicted)).astype(int).T
+        columns, rows = np.rint(np.nan_to_num(predicted)).astype(int).T
         good = bright & ~masked[rows.clip(0, height - 1), columns.clip(0, width - 1)]
-        if good.sum() < MIN_STARS:
-            good = bright
-        positions = np.empty_like(predicted)
-        positions[order] = recentre(light.pixels, predicted[order], good[order], stars.fwhm, stars.radius)
-        return positions
+        chosen = good if good.sum() >= MIN_STARS else bright
+        found = recentre(light.pixels, predicted[order], chosen[order], stars.fwhm, stars.radius)
+        return None if found is None else found[np.argsort(order, kind="stable")]
 
     def _disagreement(self, measured: StarFluxes) -> str:
         """Return why these are other places than those of the stars; empty where magnitudes agree."""

@@ -15,6 +15,7 @@ MIN_STARS = 3
 MIN_AFFINE = 10  # stars; with fewer only a shift is fitted
 ROUNDS = 5  # of a fit; after each the stars beyond 3 median distances are left out
 MAX_CENTROIDS = 500  # brightest stars whose centres are measured
+FOUND = 1 / 3  # of the bright stars have to be at their places
 FWHM_PER_SIGMA = 2.3548
 
 
@@ -113,7 +114,7 @@ def centroids(pixels: np.ndarray, positions: np.ndarray, fwhm: float, reach: flo
 
 def recentre(
     pixels: np.ndarray, positions: np.ndarray, good: np.ndarray, fwhm: float, reach: float
-) -> np.ndarray:
+) -> np.ndarray | None:
     """Correct predicted positions of all stars by the centres of the good ones, through one transformation.
 
     No star's own noise, or defect, moves its aperture.
@@ -127,12 +128,20 @@ def recentre(
 
     Returns
     -------
-    ndarray (n, 2)
-        ``positions`` where fewer than three good stars have a centre.
+    ndarray (n, 2) or None
+        ``positions`` where fewer than three good stars lie in the frame. None where the centres of fewer than
+        a third of them agree with the transformation within half the FWHM: the stars are elsewhere.
     """
-    chosen = np.flatnonzero(good)[:MAX_CENTROIDS]
+    inside = ((positions >= 0) & (positions <= (pixels.shape[1] - 1, pixels.shape[0] - 1))).all(axis=1)
+    chosen = np.flatnonzero(good & inside)[:MAX_CENTROIDS]
+    if len(chosen) < MIN_STARS:
+        return positions
     centres = centroids(pixels, positions[chosen], fwhm, reach)
     known = np.isfinite(centres[:, 0])
     if known.sum() < MIN_STARS:
-        return positions
-    return apply_affine(fit_affine(positions[chosen][known], centres[known]), positions)
+        return None
+    affine = fit_affine(positions[chosen][known], centres[known])
+    off = np.hypot(*(apply_affine(affine, positions[chosen][known]) - centres[known]).T)
+    if (off <= fwhm / 2).sum() < max(MIN_STARS, FOUND * len(chosen)):
+        return None
+    return apply_affine(affine, positions)

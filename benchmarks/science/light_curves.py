@@ -62,17 +62,21 @@ def series(seed: int, frames: int, size: int, make: Make) -> list[SimulatedFrame
     return drawn
 
 
-def scored(folder: Path, seed: int, frames: Sequence[SimulatedFrame], size: int) -> Path:
-    """Archive of these frames, scored with a model that is calibrated on good frames of other fields."""
-    for name in ("good", "frames"):
-        (folder / name).mkdir(parents=True)
+def camera_model(folder: Path, seed: int, size: int) -> aq.Bundle:
+    """Calibrate `wide-field` on good frames of other fields."""
+    (folder / "good").mkdir(parents=True)
     for number in range(REFERENCES):
         one = seed + 500 + number
         write(folder / "good" / f"good_{number:03d}.fits", simulate_frame(good_scene(one, size), seed=one))
+    aq.ingest(folder / "good", folder / "good.zarr")
+    return aq.calibrate(folder / "good.zarr", "wide-field")
+
+
+def scored(folder: Path, model: aq.Bundle, frames: Sequence[SimulatedFrame]) -> Path:
+    """Archive of these frames, scored."""
+    (folder / "frames").mkdir(parents=True)
     for number, frame in enumerate(frames):
         write(folder / "frames" / f"frame_{number:03d}.fits", frame)
-    aq.ingest(folder / "good", folder / "good.zarr")
-    model = aq.calibrate(folder / "good.zarr", "wide-field")
     aq.ingest(folder / "frames", folder / "night.zarr")
     aq.score(folder / "night.zarr", model)
     return folder / "night.zarr"
@@ -107,11 +111,11 @@ def with_masks(
     return pq.read_table(out / "stars.parquet")
 
 
-def one_draw(folder: Path, draw: int, scale: int, frames: int, size: int) -> dict[str, Any]:
+def one_draw(folder: Path, model: aq.Bundle, draw: int, scale: int, frames: int, size: int) -> dict[str, Any]:
     """Median scatter of the brightest stars of one field behind each mask; the same stars."""
     seed = SEEDS["light_curves"] + 1000 * (100 * SCALES.index(scale) + draw)
     drawn = series(seed, frames, size, lambda rng: [Background(LEVEL, scale=scale, region=region(rng))])
-    archive = scored(folder, seed, drawn, size)
+    archive = scored(folder, model, drawn)
     curves = aq.light_curves(archive, folder / "curves", alpha=ALPHA)
     grid = PatchGrid(size, size)
     masks = {
@@ -197,7 +201,7 @@ def real_series(folder: Path) -> str:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--draws", type=int, default=3, help="fields for each scale (%(default)s)")
+    parser.add_argument("--draws", type=int, default=2, help="fields for each scale (%(default)s)")
     parser.add_argument("--frames", type=int, default=24, help="frames of a field (%(default)s)")
     parser.add_argument("--size", type=int, default=1024, help="px a side (%(default)s)")
     parser.add_argument("--folder", help="scratch space is made in this folder and removed afterwards")
@@ -206,10 +210,11 @@ def main() -> None:
     facts = helpers.environment()
     rows = []
     with helpers.scratch(given.folder) as folder:
+        model = camera_model(folder, SEEDS["light_curves"], given.size)
         for scale in SCALES:
             for draw in range(given.draws):
                 place = folder / f"{scale}-{draw}"
-                rows.append(one_draw(place, draw, scale, given.frames, given.size))
+                rows.append(one_draw(place, model, draw, scale, given.frames, given.size))
                 shutil.rmtree(place)
                 print(rows[-1], file=sys.stderr, flush=True)
         text = table(rows) + real_series(folder)

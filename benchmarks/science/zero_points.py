@@ -22,7 +22,7 @@ import helpers
 import output
 from archive import region
 from draws import good_scene
-from light_curves import ALPHA, SHIFT, scored
+from light_curves import ALPHA, SHIFT, camera_model, scored
 from seeds import SEEDS
 
 import aqdask as aq
@@ -48,10 +48,12 @@ def pairs(seed: int, count: int, size: int, cloud: float) -> list[SimulatedFrame
     return [*good, *cloudy]
 
 
-def errors(folder: Path, draw: int, cloud: float, count: int, size: int) -> dict[str, np.ndarray]:
+def errors(
+    folder: Path, model: aq.Bundle, draw: int, cloud: float, count: int, size: int
+) -> dict[str, np.ndarray]:
     """Errors of the zero points in magnitudes, and of the sky as a fraction of it, by estimate."""
     seed = SEEDS["zero_points"] + 1000 * (100 * CLOUDS.index(cloud) + draw)
-    archive = scored(folder, seed, pairs(seed, count, size, cloud), size)
+    archive = scored(folder, model, pairs(seed, count, size, cloud))
     curves = aq.light_curves(archive, folder / "curves", alpha=ALPHA, reference="frame_000.fits")
     frames = curves.frames.to_pandas().set_index("frame_id")
     good = frames.loc[[f"frame_{number:03d}.fits" for number in range(count)]]
@@ -91,7 +93,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--draws", type=int, default=3, help="fields for each cloud (%(default)s)")
+    parser.add_argument("--draws", type=int, default=2, help="fields for each cloud (%(default)s)")
     parser.add_argument("--frames", type=int, default=8, help="cloudy frames of a field (%(default)s)")
     parser.add_argument("--size", type=int, default=1024, help="px a side (%(default)s)")
     parser.add_argument("--folder", help="scratch space is made in this folder and removed afterwards")
@@ -99,11 +101,12 @@ def main() -> None:
     given = parser.parse_args()
     rows = []
     with helpers.scratch(given.folder) as folder:
+        model = camera_model(folder, SEEDS["zero_points"], given.size)
         for cloud in CLOUDS:
             found = []
             for draw in range(given.draws):
                 place = folder / f"{cloud}-{draw}"
-                found.append(errors(place, draw, cloud, given.frames, given.size))
+                found.append(errors(place, model, draw, cloud, given.frames, given.size))
                 shutil.rmtree(place)
                 print(f"cloud {cloud}, draw {draw}", file=sys.stderr, flush=True)
             rows.append(
