@@ -9,7 +9,7 @@ import numpy as np
 import sep
 from scipy.spatial import KDTree
 
-CONTROL_POINTS = 50  # brightest stars whose triangles are compared
+CONTROL_POINTS = 40  # brightest stars whose triangles are compared
 COINCIDENT = 3.0  # px, largest distance of stars that count as the same
 MIN_STARS = 3
 MIN_AFFINE = 10  # stars; with fewer only a shift is fitted
@@ -46,7 +46,7 @@ def fit_affine(source: np.ndarray, target: np.ndarray) -> np.ndarray:
 def match_stars(reference: np.ndarray, found: np.ndarray) -> np.ndarray | None:
     """Find the transformation from a reference frame to another frame of the field by their stars alone.
 
-    Triangles of the 50 brightest stars are compared (astroalign, Beroiz, Cabral & Sanchez 2020, Astron.
+    Triangles of the 40 brightest stars are compared (astroalign, Beroiz, Cabral & Sanchez 2020, Astron.
     Comput. 32, 100384), for any shift, rotation and change of scale. An affine transformation is then fitted
     to all stars that coincide within 3 px, on which astroalign's random draws have no influence.
 
@@ -107,7 +107,8 @@ def centroids(pixels: np.ndarray, positions: np.ndarray, fwhm: float, reach: flo
     if inside.any():
         found_x, found_y, flag = sep.winpos(pixels, x[inside], y[inside], fwhm / FWHM_PER_SIGMA)
         moved = np.column_stack([found_x, found_y])
-        near = (flag == 0) & (np.hypot(*(moved - positions[inside]).T) <= reach)
+        away = np.hypot(*(moved - positions[inside]).T)
+        near = (flag == 0) & (away > 0) & (away <= reach)  # where there is no star sep gives the position back
         centres[inside] = np.where(near[:, None], moved, np.nan)
     return centres
 

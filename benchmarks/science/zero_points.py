@@ -30,7 +30,7 @@ from aqdask.simulate.defects import Cloud
 from aqdask.simulate.frame import SimulatedFrame, simulate_frame
 from aqdask.simulate.scene import stream
 
-CLOUDS = (0.05, 0.1, 0.2, 0.4)  # of the starlight lost, and of the sky added
+CLOUDS = (0.05, 0.1, 0.3)  # of the starlight lost, and of the sky added
 ZERO_POINTS = ("zero_point_unmasked", "zero_point_masked", "zero_point")
 SKIES = ("sky_unmasked", "sky")
 
@@ -93,8 +93,8 @@ def table(rows: list[dict[str, Any]]) -> str:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--draws", type=int, default=2, help="fields for each cloud (%(default)s)")
-    parser.add_argument("--frames", type=int, default=8, help="cloudy frames of a field (%(default)s)")
+    parser.add_argument("--draws", type=int, default=1, help="fields for each cloud (%(default)s)")
+    parser.add_argument("--frames", type=int, default=12, help="cloudy frames of a field (%(default)s)")
     parser.add_argument("--size", type=int, default=1024, help="px a side (%(default)s)")
     parser.add_argument("--folder", help="scratch space is made in this folder and removed afterwards")
     parser.add_argument("--out", type=Path, help="append the table to this file, too")
