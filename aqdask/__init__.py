@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         label_agreement,
         label_from_file,
         labels,
+        light_curves,
         load_model,
         mask,
         open_frames,
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
         watch,
     )
     from aqdask.errors import AqdaskError
+    from aqdask.measurements.light_curves import LightCurves
     from aqdask.measurements.search import FoundTransients
     from aqdask.products.report.page import ReportPage
     from aqdask.version import __version__
@@ -65,6 +67,7 @@ __all__ = [
     "Detections",
     "FoundTransients",
     "LabelAgreement",
+    "LightCurves",
     "ReportPage",
     "Summary",
     "Verification",
@@ -80,6 +83,7 @@ __all__ = [
     "label_agreement",
     "label_from_file",
     "labels",
+    "light_curves",
     "load_model",
     "mask",
     "open_frames",
@@ -101,6 +105,7 @@ __all__ = [
 _ELSEWHERE = {
     "AqdaskError": "aqdask.errors",
     "FoundTransients": "aqdask.measurements.search",
+    "LightCurves": "aqdask.measurements.light_curves",
     "ReportPage": "aqdask.products.report.page",
     "__version__": "aqdask.version",
 }

@@ -56,6 +56,7 @@ from aqdask.text import printable
 from aqdask.watching.watch import Watch, WatchCounts, WatchSettings, inbox_folders
 
 if TYPE_CHECKING:
+    from aqdask.measurements.light_curves import LightCurves
     from aqdask.measurements.search import FoundTransients
     from aqdask.measurements.stack import Stack
     from aqdask.products.report.page import ReportPage
@@ -63,9 +64,9 @@ if TYPE_CHECKING:
 __all__ = [
     "Bundle", "Comparison", "Detections", "IngestOptions", "LabelAgreement", "Summary", "Verification",
     "WatchCounts", "WatchSettings", "calibrate", "compare", "detect", "export", "ingest", "label",
-    "label_agreement", "label_from_file", "labels", "load_model", "mask", "open_frames", "open_quality",
-    "quality_of", "rank_frames", "reconstruct", "report", "run", "score", "select", "stack", "train",
-    "transients", "verify", "watch",
+    "label_agreement", "label_from_file", "labels", "light_curves", "load_model", "mask", "open_frames",
+    "open_quality", "quality_of", "rank_frames", "reconstruct", "report", "run", "score", "select", "stack",
+    "train", "transients", "verify", "watch",
 ]  # fmt: skip
 
 PathLike = str | os.PathLike[str]
@@ -1009,6 +1010,77 @@ def transients(
             archive, quality, Path(out), executor, reporter or Silent(),
             template=_listed(template), frames=_patterns(frames), threshold=threshold, alpha=alpha, gain=gain,
             cutouts=cutouts,
+        )  # fmt: skip
+
+
+def light_curves(
+    archive: PathLike,
+    out: PathLike,
+    *,
+    targets: PathLike | None = None,
+    stars: int | None = None,
+    reference: str | None = None,
+    radius: float | None = None,
+    frames: str | Sequence[str] = (),
+    alpha: float = 0.01,
+    model: str | None = None,
+    cluster: Cluster = None,
+    reporter: Reporter | None = None,
+) -> LightCurves:
+    """Measure light curves of the same stars on all scored frames, without and with the mask.
+
+    Stars are found by the WCS of each frame, else by their pattern (astroalign, the extra ``align``). Zero
+    points are made from an ensemble of stars, by filter, in three ways: without the mask; without the
+    measurements that it touches; and with these weighted by the p-values of their patches, too
+    (`aqdask.photometry.ensemble`). Run again, it measures only what is missing or has changed.
+
+    Parameters
+    ----------
+    archive : path
+        A scored archive.
+    out : path
+        Folder of the results; see `LightCurves`.
+    targets : path, optional
+        CSV file with the columns ra, dec (degrees, ICRS) or x, y (pixels of the reference frame), and name.
+    stars : int, optional
+        Number of bright stars that are taken automatically, at most 10,000 with the targets; None: 1,000.
+        Zero points are made from these; with 0 from the targets.
+    reference : str, optional
+        Id of the frame on which stars are chosen; None: the unflagged frame with the best score.
+    radius : float, optional
+        Aperture radius in pixels, on all frames; None: 1.7 FWHM of the reference frame.
+    frames : sequence of str
+        Ids or patterns (``L/*``) of frames; by default all.
+    alpha : float
+        False-mask rate, in (0, 1).
+    model : str, optional
+        Name or digest, where the archive holds maps of several models.
+
+    Returns
+    -------
+    LightCurves
+        With the gain in scatter, and the frames that could not be measured.
+
+    Raises
+    ------
+    UsageError
+        For fewer than two frames, frames without common stars, targets that cannot be read or lie outside
+        of the reference frame, or a reference frame that cannot be used. ArchiveError if ``out`` cannot be
+        written.
+    """
+    from aqdask.measurements.light_curves import measure_light_curves
+    from aqdask.measurements.reference_stars import AUTO_STARS, read_targets
+
+    check_alpha(alpha)
+    check_place(archive)
+    check_local(out, targets)
+    found = read_targets(targets) if targets is not None else None
+    number = AUTO_STARS if stars is None else stars
+    quality = quality_name(archive, model)
+    with executor_of(cluster) as executor:
+        return measure_light_curves(
+            archive, quality, alpha, out, executor, reporter or Silent(), targets=found, number=number,
+            reference=reference, radius=radius, frames=_listed(frames),
         )  # fmt: skip
 
 

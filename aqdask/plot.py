@@ -26,9 +26,10 @@ from aqdask.stats.masking import bad_patches, check_alpha
 from aqdask.text import printable
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from matplotlib.axes import Axes
 
-__all__ = ["frame", "mean_mask", "over_time", "pvalues", "quality_map"]
+__all__ = ["frame", "light_curve_scatter", "mean_mask", "over_time", "pvalues", "quality_map"]
 
 MAX_SIDE = 1024  # px of the longer side of a shown image; larger ones are averaged in blocks
 
@@ -250,6 +251,39 @@ def mean_mask(quality: xr.Dataset, alpha: float = 0.01, *, ax: Axes | None = Non
     text = f"fraction of {len(masked)} frames masked at alpha = {alpha:g}"
     values = xr.DataArray(fraction, coords, ("patch_y", "patch_x"), attrs={"long_name": text})
     return quality_map(values, ax=ax, **{"vmin": 0, "cmap": "magma", **options})
+
+
+def light_curve_scatter(stars: pa.Table, *, ax: Axes | None = None) -> Axes:
+    """Plot the scatter of light curves against magnitude, without the mask, with it, and with weights.
+
+    Parameters
+    ----------
+    stars : pyarrow.Table
+        ``stars.parquet`` of `aqdask.light_curves`.
+    ax : matplotlib Axes, optional
+        Where it is drawn.
+
+    Returns
+    -------
+    matplotlib Axes
+
+    Raises
+    ------
+    UsageError
+        Without matplotlib.
+    """
+    axes = _axes(ax)
+    mag = stars["mag"].to_numpy()
+    for case, label, marker in (
+        ("unmasked", "without the mask", "x"), ("masked", "with the mask", "o"),
+        ("weighted", "and weights", "."),
+    ):  # fmt: skip
+        scatter = stars[f"scatter_{case}"].to_numpy()
+        shown = (stars[f"n_{case}"].to_numpy() > 2) & (scatter > 0)
+        axes.plot(mag[shown], scatter[shown], marker, label=label, markersize=4, fillstyle="none", alpha=0.7)
+    axes.set(xlabel="instrumental magnitude", ylabel="scatter [mag]", yscale="log")
+    axes.legend()
+    return axes
 
 
 def require_matplotlib() -> Any:

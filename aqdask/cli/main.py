@@ -36,6 +36,7 @@ COMMANDS = {
     "export": "aqdask.cli.products",
     "detect": "aqdask.cli.detect",
     "transients": "aqdask.cli.transients",
+    "photometry": "aqdask.cli.photometry",
     "label": "aqdask.cli.label",
     "report": "aqdask.cli.report",
     "rank": "aqdask.cli.stack",

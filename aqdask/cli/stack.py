@@ -131,7 +131,7 @@ def stack(
 ) -> int:
     """Stack the frames of one filter of ARCHIVE without their masked pixels, weighted by inverse variance.
 
-    Frames are aligned by WCS, or by matching stars (extra `match`), and scaled to the stars of the reference.
+    Frames are aligned by WCS, or by matching stars (extra `align`), and scaled to the stars of the reference.
     FITS: mean above the sky, WEIGHT, COVERAGE, CLIPPED and the table FRAMES. While it runs, resampled frames
     lie in FITS.parts, 8 bytes a pixel.
     """

@@ -15,6 +15,7 @@ COSTS = {
     "detect": (0.1, 100e-9),
     "align": (0.1, 600e-9), "combine": (0.01, 150e-9),
     "transients": (0.2, 800e-9),
+    "photometry": (0.1, 150e-9),
 }  # fmt: skip
 """Seconds by stage: for a frame (or a source), and for a pixel."""
 

@@ -6,6 +6,7 @@ import re
 from typing import NamedTuple
 
 import numpy as np
+from astropy.coordinates import SkyCoord
 from astropy.io import fits
 from astropy.wcs import WCS
 
@@ -84,6 +85,29 @@ def sky_coordinates(
             return np.asarray(sky.ra.deg, dtype=float), np.asarray(sky.dec.deg, dtype=float)
     except Exception:  # no transformation from its reference frame
         return None
+
+
+def pixel_positions(found: Celestial, ra: np.ndarray, dec: np.ndarray) -> np.ndarray | None:
+    """Return pixels of ICRS coordinates.
+
+    Parameters
+    ----------
+    found : Celestial
+        WCS of the frame.
+    ra, dec : ndarray (n,)
+        Degrees; NaN gives NaN.
+
+    Returns
+    -------
+    ndarray (n, 2), float64, or None
+        x, y from 0; None for a WCS that cannot be inverted there, or that does not transform from ICRS.
+    """
+    try:
+        with quiet():
+            pixels = found.wcs.celestial.world_to_pixel(SkyCoord(ra, dec, unit="deg"))
+    except Exception:  # a distortion without inverse, or an unknown reference frame
+        return None
+    return np.column_stack([np.asarray(axis, dtype=float) for axis in pixels])
 
 
 def _merged(cards: fits.Header, primary: fits.Header) -> fits.Header:

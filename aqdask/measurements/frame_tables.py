@@ -6,11 +6,12 @@ it depends on, by which a part that is already there is not made again.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -44,6 +45,28 @@ FRAME_COLUMNS = pa.schema(
         pa.field("filter", pa.string(), metadata={"description": "filter, empty where unknown"}),
     ]
 )  # fmt: skip
+
+
+@contextlib.contextmanager
+def replacing_writer(path: Path, schema: pa.Schema) -> Iterator[pq.ParquetWriter]:
+    """Open a writer of a Parquet file that takes its place whole, once it is on disk, or not at all.
+
+    Raises
+    ------
+    ArchiveError
+        If it cannot be written.
+    """
+    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}{PARTIAL}")
+    try:
+        with pq.ParquetWriter(partial, schema, compression="zstd") as writer:
+            yield writer
+        with open(partial, "rb") as stream:
+            os.fsync(stream.fileno())
+        partial.replace(path)
+    except OSError as error:
+        raise place_failed(path.parent, error) from error
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 class Measurement(Protocol):
@@ -105,29 +128,20 @@ class TableJob:
         key = self.key(places)
         if (kept := _kept(path, key)) is not None and self._has_files(places):
             return [FrameRows(place.frame.row, kept[str(place.frame.row)], path.name) for place in places]
-        partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}{PARTIAL}")
         columns = pa.unify_schemas([FRAME_COLUMNS, self.measurement.schema])
         results = []
-        try:
-            with pq.ParquetWriter(partial, columns, compression="zstd") as writer:
-                for place in places:
-                    with at_work(str(place)):
-                        results.append(self._one(place, writer, path.name))
-                counts = {str(result.row): result.rows for result in results}
-                complete = not any(result.problem for result in results)
-                about = {
-                    "key": key if complete else "",
-                    "rows": counts,
-                    "settings": dict(self.measurement.settings),
-                }
-                writer.add_key_value_metadata({ABOUT: json.dumps(about, sort_keys=True).encode()})
-            with open(partial, "rb") as stream:
-                os.fsync(stream.fileno())
-            partial.replace(path)
-        except OSError as error:
-            raise place_failed(self.folder, error) from error
-        finally:
-            partial.unlink(missing_ok=True)
+        with replacing_writer(path, columns) as writer:
+            for place in places:
+                with at_work(str(place)):
+                    results.append(self._one(place, writer, path.name))
+            counts = {str(result.row): result.rows for result in results}
+            complete = not any(result.problem for result in results)
+            about = {
+                "key": key if complete else "",
+                "rows": counts,
+                "settings": dict(self.measurement.settings),
+            }
+            writer.add_key_value_metadata({ABOUT: json.dumps(about, sort_keys=True).encode()})
         return results
 
     def key(self, places: Sequence[ScoredPlace]) -> str:

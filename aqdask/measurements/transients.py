@@ -23,10 +23,10 @@ from aqdask.io.wcs import sky_coordinates
 from aqdask.measurements.cutouts import WRITERS, Stamps
 from aqdask.measurements.scored_frame import ScoredFrame, ScoredFrames
 from aqdask.measurements.templates import Template, template_of
-from aqdask.photometry.template_alignment import Alignment, AlignmentError, align, brightest_stars
 from aqdask.photometry.apertures import aperture_masked
 from aqdask.photometry.difference import MIN_STARS, STAMP, Difference, difference_image
 from aqdask.photometry.sky_subtraction import subtract_sky
+from aqdask.photometry.template_alignment import Alignment, AlignmentError, align, brightest_stars
 from aqdask.products.flagged import flagged
 from aqdask.text import printable
 

@@ -184,7 +184,7 @@ def _by_triangles(xy: np.ndarray, reference: np.ndarray) -> np.ndarray:
     except ImportError as error:
         raise FrameError(
             "no WCS by which its stars are those of the reference, and the package astroalign, which matches "
-            "stars, is not installed: pip install 'aqdask[match]'"
+            "stars, is not installed: pip install 'aqdask[align]'"
         ) from error
     if min(len(xy), len(reference)) < MIN_STARS:
         raise FrameError(

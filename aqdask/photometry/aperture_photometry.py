@@ -169,7 +169,7 @@ def photometric_scatter(
     """
     catalogue = np.asarray(stars, dtype=np.float64).reshape(-1, 3)
     bright = _signal_to_noise(catalogue[:, 2], radius, sky_noise) >= min_signal_to_noise
-    chosen = catalogue[bright & _isolated(catalogue, radius)]
+    chosen = catalogue[bright & isolated_stars(catalogue, radius)]
     measured = aperture_magnitudes(image, chosen[:, :2], radius, gain, invalid, flat)
     usable = (measured.flag & sep.APER_TRUNC) == 0
     if math.isfinite(saturation):
@@ -192,8 +192,21 @@ def _signal_to_noise(flux: np.ndarray, radius: float, sky_noise: float) -> np.nd
     return light / np.sqrt(light + math.pi * radius**2 * sky_noise**2)
 
 
-def _isolated(stars: np.ndarray, radius: float) -> np.ndarray:
-    """Flag stars without a neighbour that `ISOLATION` excludes, bool ``(n,)``."""
+def isolated_stars(stars: np.ndarray, radius: float) -> np.ndarray:
+    """Flag stars without a neighbour that `ISOLATION` excludes.
+
+    Parameters
+    ----------
+    stars : ndarray (n, 3)
+        x, y in pixels and flux.
+    radius : float
+        Aperture radius in pixels.
+
+    Returns
+    -------
+    ndarray (n,)
+        bool.
+    """
     isolated = np.ones(len(stars), dtype=bool)
     tree = KDTree(stars[:, :2])
     for radii, fraction in ISOLATION:

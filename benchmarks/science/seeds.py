@@ -33,5 +33,7 @@ SEEDS: dict[str, int] = {
     "stack": 25_100_000,  # frames of one field, five of them spoilt
     "stack_reference": 25_200_000,  # good frames of the same camera
     "transients": 25_100_000,  # pairs of frames without a change
+    "light_curves": 25_000_000,  # series of one field, 1000 apart for each draw
+    "zero_points": 25_200_000,  # frames with clouds, 1000 apart for each draw
     "references": 21_600_000,  # sets of reference frames, 100 apart for each camera
 }
