@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -47,7 +48,9 @@ def forked() -> dict[str, str]:
 def pool(forked) -> Iterator[LocalCluster]:
     """Two worker processes of two threads, started by someone else: an address is all we use."""
     with dask.config.set(forked):
-        cluster = LocalCluster(n_workers=2, threads_per_worker=2, dashboard_address=":0")
+        cluster = LocalCluster(
+            n_workers=2, threads_per_worker=2, dashboard_address=":0", env=dict(os.environ)
+        )  # a forked worker has the environment of the process that it comes from
     with cluster:
         yield cluster
 

@@ -348,7 +348,7 @@ def test_a_lost_segment_of_the_ledger_is_found_and_made_again(scored, local, nig
 
 
 def wait_for(condition: Callable[[], object], process: subprocess.Popen) -> None:
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + 300
     while not condition():
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
