@@ -30,7 +30,7 @@ LISTED = 50  # frames in the tables of the page and the change log; the CSV has 
 NAMED = 3  # reasons in a sentence
 SIDE = 512  # px of the longer side of a picture
 PAGE, TABLE = "compare.html", "changes.csv"
-TEMPLATES = {PAGE: "report.compare.html", "CHANGES.md": "report.changes.txt"}
+TEMPLATES = {PAGE: "report.compare.html", "changes.md": "report.changes.txt"}
 
 
 class Group(NamedTuple):
@@ -72,7 +72,7 @@ def write_comparison(
     folder: str | os.PathLike[str],
     reporter: Reporter,
 ) -> tuple[Path, tuple[str, ...]]:
-    """Write ``compare.html``, ``CHANGES.md`` and ``changes.csv`` about the masks of two models.
+    """Write ``compare.html``, ``changes.md`` and ``changes.csv`` about the masks of two models.
 
     Parameters
     ----------
