@@ -209,7 +209,7 @@ def export(
     "--report",
     metavar="FOLDER",
     help="Write compare.html, a page with both masks of the frames that changed most, and a change log to be "
-    "published with the masks: CHANGES.md and changes.csv.",
+    "published with the masks: changes.md and changes.csv.",
 )
 @command
 def compare(

@@ -94,8 +94,10 @@ def choose_templates(
     for index in order.tolist():
         if named is None and not left[index]:
             continue
-        cards = (str(frames.coordinate(name, [rows[index]])[0]) for name in ("header", "primary_header"))
-        reach = _reach(*cards, frames.spec.shape)
+        header, primary = (
+            str(frames.coordinate(name, [rows[index]])[0]) for name in ("header", "primary_header")
+        )
+        reach = _reach(header, primary, frames.spec.shape)
         field = np.all([column == column[index] for column in (about["camera"], about["filter"])], axis=0)
         field &= _is_near(sky, sky[index], reach)
         left &= ~field

@@ -259,6 +259,7 @@ class Pair:
         frame, template, n = self.frame, self.other.frame, len(found)
         x, y = (np.ascontiguousarray(column) for column in found[:, :2].T)
         places = self.alignment(found[:, :2])
+        there_x, there_y = places.T
         radius = APERTURE * result.fwhm
         flux, error, _ = sep.sum_circle(result.counts, x, y, radius, err=result.noise, mask=result.invalid)
         ra, dec = _sky(frame, x, y)
@@ -278,7 +279,7 @@ class Pair:
             **self._nearest_stars(places, found[:, :2]),
             "masked_fraction": masked.astype(np.float32),
             "template_masked_fraction": template_masked.astype(np.float32),
-            **_patches(frame, x, y, ""), **_patches(template, *places.T, "template_"),
+            **_patches(frame, x, y, ""), **_patches(template, there_x, there_y, "template_"),
             "frame_flagged": [_is_flagged(frame)] * n, "template_flagged": [_is_flagged(template)] * n,
             "alignment": [self.alignment.method] * n, "verdict": verdict.astype(object),
         }  # fmt: skip
@@ -295,7 +296,10 @@ class Pair:
 
 
 def _saturation(frame: ScoredFrame) -> float:
-    return math.inf if math.isnan(frame.saturate) else frame.saturate
+    """Saturation level of the header, else the largest value of an integer type."""
+    if not math.isnan(frame.saturate):
+        return frame.saturate
+    return float(np.iinfo(frame.image.dtype).max) if frame.image.dtype.kind in "iu" else math.inf
 
 
 def _nearest(alignment: Alignment, mask: np.ndarray, shape: tuple[int, int], grow: int) -> np.ndarray:

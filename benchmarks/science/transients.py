@@ -105,49 +105,69 @@ def command(*words: object) -> None:
         sys.exit(f"{' '.join(map(str, words))}: exit code {done.returncode}\n{done.stdout}{done.stderr}")
 
 
-def true_mask(number: int, size: int) -> np.ndarray:
-    """Return the pixels of the affected patches of one frame."""
-    frame = gwac_frame(number, size).frame
-    return stitch(Patches.of(frame).affected, PatchGrid(*frame.image.shape))
-
-
-def counted(candidates: Path, count: int, size: int) -> dict[str, Counts]:
-    """Count candidates by kind of defect."""
+def counted(candidates: Path, count: int, size: int) -> dict[tuple[str, int], Counts]:
+    """Count candidates by kind of defect and threshold."""
     table = pyarrow.dataset.dataset(candidates).to_table().to_pandas()
-    found: dict[str, Counts] = defaultdict(Counts)
+    found: dict[tuple[str, int], Counts] = defaultdict(Counts)
     for number in range(1, count, 2):
-        new = gwac_frame(number, size).transients
+        drawn = gwac_frame(number, size)
+        new, true_mask = drawn.transients, stitch(Patches.of(drawn.frame).affected, PatchGrid(size, size))
         rows = table[table["frame_id"] == f"field_{number // 2:02d}_b.fits"]
         distance, star = KDTree(new[:, :2]).query(rows[["x", "y"]].to_numpy())
-        real, kept = (
-            (distance <= MATCH) & (rows["sign"] > 0).to_numpy(),
-            (rows["verdict"] == "good").to_numpy(),
-        )
-        true = ~aperture_masked(true_mask(number, size), rows[["x", "y"]].to_numpy(), 0)
-        for one in (found[KINDS[number // 2 % len(KINDS)]], found["all"]):
-            one.pairs += 1
-            one.injected += len(new)
-            one.found += len(np.unique(star[real]))
-            one.found_kept += len(np.unique(star[real & kept]))
-            one.found_true_mask += len(np.unique(star[real & true]))
-            one.false += int((~real).sum())
-            one.false_kept += int((~real & kept).sum())
-            one.false_true_mask += int((~real & true).sum())
+        real = (distance <= MATCH) & (rows["sign"] > 0).to_numpy()
+        kept = (rows["verdict"] == "good").to_numpy()
+        true = ~aperture_masked(true_mask, rows[["x", "y"]].to_numpy(), 0)
+        for threshold in THRESHOLDS:
+            seen = (rows["significance"] >= threshold).to_numpy()
+            for name in (KINDS[number // 2 % len(KINDS)], "all"):
+                one = found[name, threshold]
+                one.pairs += 1
+                one.injected += len(new)
+                one.found += len(np.unique(star[real & seen]))
+                one.found_kept += len(np.unique(star[real & seen & kept]))
+                one.found_true_mask += len(np.unique(star[real & seen & true]))
+                one.false += int((~real & seen).sum())
+                one.false_kept += int((~real & seen & kept).sum())
+                one.false_true_mask += int((~real & seen & true).sum())
     return found
 
 
-def quiet_rows(candidates: Path, threshold: int) -> Iterable[list[object]]:
+def quiet_rows(candidates: Path) -> Iterable[list[object]]:
     """Yield candidates of pairs without a change, by scene and shift."""
-    table = (
-        pyarrow.dataset.dataset(candidates)
-        .to_table(columns=["frame_id", "template", "alignment"])
-        .to_pandas()
-    )
+    columns = ["frame_id", "significance"]
+    table = pyarrow.dataset.dataset(candidates).to_table(columns=columns).to_pandas()
     for name, pairs in QUIET.items():
         for pair in range(pairs):
             for epoch in (1, 2):
                 rows = table[table["frame_id"] == f"{name}_{pair}_{epoch}.fits"]
-                yield [name, threshold, pair, f"{SHIFT if epoch == 2 else 0} px", len(rows)]
+                numbers = [int((rows["significance"] >= threshold).sum()) for threshold in THRESHOLDS]
+                yield [name, pair, f"{SHIFT if epoch == 2 else 0} px", *numbers]
+
+
+def measure(folder: Path, count: int, size: int) -> None:
+    """Run the commands in a folder, which may hold a part of their results, and print tables."""
+    model, archive = folder / "model.safetensors", folder / "night.zarr"
+    if not (folder / "frames").exists():
+        draw(folder, count, size)
+    if not model.exists():
+        command("ingest", folder / "references", folder / "references.zarr")
+        command(
+            "calibrate", folder / "references.zarr", "--model", "wide-field", "--frames", "*", "--out", model
+        )
+    command("ingest", folder / "frames", archive)
+    command("score", archive, "--model", model)
+    templates = [w for f in range(count // 2) for w in ("--template", f"field_{f:02d}_a.fits")]
+    templates += [w for n, p in QUIET.items() for i in range(p) for w in ("--template", f"{n}_{i}_0.fits")]
+    out = folder / f"out_{THRESHOLDS[0]}"
+    command("transients", archive, "--out", out, "--threshold", THRESHOLDS[0], *templates)
+    found = counted(out / "candidates", count, size)
+    names = [(name, threshold) for threshold in THRESHOLDS for name in (*KINDS, "all")]
+    rows = [found[key].row(*key) for key in names if key in found]
+    columns = ("defect", "sigma", "pairs", "false", "false, mask", "false, true mask", "injected", "found",
+               "found, mask", "found, true mask")  # fmt: skip
+    helpers.print_table("Candidates of spoilt frames against good ones", columns, rows)
+    columns = ("scene", "pair", "shift", *(f"{threshold} sigma" for threshold in THRESHOLDS))
+    helpers.print_table("Candidates of pairs without a change", columns, list(quiet_rows(out / "candidates")))
 
 
 def main() -> None:
@@ -155,36 +175,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--frames", type=int, default=24)
     parser.add_argument("--size", type=int, default=2048)
-    parser.add_argument("--folder")
+    parser.add_argument("--folder", help="kept, with the frames; the same command goes on there")
     options = parser.parse_args()
     helpers.print_header("transients: false alarms and losses through the commands", options)
-    with helpers.scratch(options.folder) as folder:
-        draw(folder, options.frames, options.size)
-        command("ingest", folder / "references", folder / "references.zarr")
-        model = folder / "model.safetensors"
-        command(
-            "calibrate", folder / "references.zarr", "--model", "wide-field", "--frames", "*", "--out", model
-        )
-        command("ingest", folder / "frames", folder / "night.zarr")
-        command("score", folder / "night.zarr", "--model", model)
-        rows: list[list[object]] = []
-        quiet: list[list[object]] = []
-        templates = [w for f in range(options.frames // 2) for w in ("--template", f"field_{f:02d}_a.fits")]
-        templates += [
-            w for n, p in QUIET.items() for i in range(p) for w in ("--template", f"{n}_{i}_0.fits")
-        ]
-        for threshold in THRESHOLDS:
-            out = folder / f"out_{threshold}"
-            command("transients", folder / "night.zarr", "--out", out, "--threshold", threshold, *templates)
-            found = counted(out / "candidates", options.frames, options.size)
-            rows += [found[name].row(name, threshold) for name in (*KINDS, "all") if name in found]
-            quiet += quiet_rows(out / "candidates", threshold)
-        columns = ("defect", "sigma", "pairs", "false", "false, mask", "false, true mask", "injected",
-                   "found", "found, mask", "found, true mask")  # fmt: skip
-        helpers.print_table("Candidates of spoilt frames against good ones", columns, rows)
-        helpers.print_table(
-            "Pairs without a change", ("scene", "sigma", "pair", "shift", "candidates"), quiet
-        )
+    if options.folder:
+        Path(options.folder).mkdir(parents=True, exist_ok=True)
+        measure(Path(options.folder), options.frames, options.size)
+        return
+    with helpers.scratch(None) as folder:
+        measure(folder, options.frames, options.size)
 
 
 if __name__ == "__main__":

@@ -48,7 +48,7 @@ def written(archive, folder, *models) -> Path:
 
 def test_page_log_and_table_have_the_numbers_of_the_comparison(archive, found, tmp_path):
     folder = written(archive, tmp_path / "o", "tiny", "other")
-    page, log = ((folder / name).read_text() for name in ("compare.html", "CHANGES.md"))
+    page, log = ((folder / name).read_text() for name in ("compare.html", "changes.md"))
     rows = list(csv.DictReader((folder / "changes.csv").read_text().splitlines()))
     changed = found.by_frame.isel(frame=(found.by_frame["gained"] + found.by_frame["lost"]).values > 0)
     assert found.changed > 0

@@ -30,7 +30,7 @@ LISTED = 50  # frames in the tables of the page and the change log; the CSV has 
 NAMED = 3  # reasons in a sentence
 SIDE = 512  # px of the longer side of a picture
 PAGE, TABLE = "compare.html", "changes.csv"
-TEMPLATES = {PAGE: "report.compare.html", "CHANGES.md": "report.changes.txt"}
+TEMPLATES = {PAGE: "report.compare.html", "changes.md": "report.changes.txt"}
 
 
 class Group(NamedTuple):
@@ -72,7 +72,7 @@ def write_comparison(
     folder: str | os.PathLike[str],
     reporter: Reporter,
 ) -> tuple[Path, tuple[str, ...]]:
-    """Write ``compare.html``, ``CHANGES.md`` and ``changes.csv`` about the masks of two models.
+    """Write ``compare.html``, ``changes.md`` and ``changes.csv`` about the masks of two models.
 
     Parameters
     ----------
@@ -155,7 +155,8 @@ def changes_by_group(found: Comparison) -> list[Group]:
     for key in np.unique(keys):
         members = counts[:, keys == key]
         changed = int(np.count_nonzero(members[3] + members[4]))
-        groups.append(Group(*str(key).split("\n"), members.shape[1], changed, *members.sum(axis=1).tolist()))
+        camera, band = str(key).split("\n")
+        groups.append(Group(camera, band, members.shape[1], changed, *members.sum(axis=1).tolist()))
     return sorted(groups, key=lambda group: -group.changed)
 
 
@@ -219,13 +220,7 @@ def _pictures(
             ]
         pixels, problem = maker.thumbnail(row, SIDE)
         one = table.isel(frame=at)
-        yield Picture(
-            printable(str(one["frame_id"].values)),
-            int(one["gained"]),
-            int(one["lost"]),
-            pixels,
-            *masks,
-            problem,
-        )
+        name, (mask_a, mask_b) = printable(str(one["frame_id"].values)), masks
+        yield Picture(name, int(one["gained"]), int(one["lost"]), pixels, mask_a, mask_b, problem)
         reporter.advance(1, int(bool(problem)))
     reporter.finish()
