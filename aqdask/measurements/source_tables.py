@@ -270,7 +270,8 @@ def detect_archive(
         ids = list(map(str, FrameStore.open(archive).coordinate("frame_id")))
         chosen = set(match_frames(ids, frames))
         places = [place for place in places if ids[place.frame.row] in chosen]
-        without = [(name, reason) for name, reason in without if name in set(map(printable, chosen))]
+        shown = set(map(printable, chosen))
+        without = [(name, reason) for name, reason in without if name in shown]
     check_folder(folder)
     if segmentation:
         try:
