@@ -68,9 +68,10 @@ def detect(
 ) -> int:
     """Detect and measure the sources of the scored frames of ARCHIVE with sep.
 
-    The catalogue is a folder of Parquet files with a row group for each frame, for dask.dataframe and pandas. Sources are detected on the unmasked frame: beside position, fluxes, size and shape, each row has
-    the masked fraction of its apertures at --alpha, and p-value, reason, size ratio and noise ratio of its
-    patch, so that you decide what to believe. Pixels without data are blanked. Every column has its unit and
+    The catalogue is a folder of Parquet files with a row group for each frame, for dask.dataframe and pandas.
+    Sources are detected on the unmasked frame: beside position, fluxes, size and shape, each row has the
+    masked fraction of its apertures at --alpha, and p-value, reason, size ratio and noise ratio of its patch,
+    so that you decide what to believe. Pixels without data are blanked. Every column has its unit and
     description in the metadata of its field. A run that was interrupted is continued by the same command.
     """
     from aqdask import api
