@@ -650,9 +650,9 @@ def reconstruct(
 ) -> xr.Dataset:
     """Reconstruct frames by the autoencoder of a model, lazily and in their own counts.
 
-    For looking, and for finding what a model has not learnt. **Not for photometry**: the reconstruction is
-    what good patches look like, not a measurement. Faint sources vanish from it, and bright ones lose light
-    (`benchmarks/results/reconstruct.md`); what it leaves out is in ``residual``.
+    For looking. **Not for photometry**: the reconstruction is a guess from a few numbers for each 8 x 8 px.
+    With the default method stars lose up to a fifth of their light, each another part of it; with 'paper'
+    most of them vanish into ``residual`` (`benchmarks/results/reconstruct.md`).
 
     Parameters
     ----------

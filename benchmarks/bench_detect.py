@@ -1,8 +1,8 @@
 """Catalogues of `aqdask detect`: time beside sep by hand, and purity with and without the mask columns.
 
-    python benchmarks/bench_detect.py [--repeat 5] [--frames 8] [--parts time,purity]
+    python benchmarks/bench_detect.py [--repeat 3] [--frames 4] [--parts time,purity]
 
-`time`: crowded frames, detected and measured by the guide of sep in a plain loop ("by hand"),
+`time`: a crowded frame, detected and measured by the guide of sep in a plain loop ("by hand"),
 and by the command from an archive, in turns, in this process. `purity`: frames of the prior of `science` with
 known stars, good ones and ones with a defect, through the user's commands; a detection within 2 px of a true
 star is real. See README.md here.
@@ -107,10 +107,7 @@ def timed(work: Callable[[], int]) -> tuple[float, float, int]:
 def time_crowded(folder: Path, size: int, repeat: int, density: float) -> None:
     """Print seconds a frame of both, in turns."""
     scene = replace(preset("crowded"), height=size, width=size, star_density=density, flux_minimum=1500.0)
-    frames = [
-        write(folder / "crowded", f"{n}", simulate_frame(scene, seed=SEEDS["catalogue"] + n))
-        for n in range(2)
-    ]
+    path = write(folder / "crowded", "frame", simulate_frame(scene, seed=SEEDS["catalogue"]))
     archive = folder / "crowded.zarr"
     aq.ingest(folder / "crowded", archive, cluster="serial")
     aq.score(archive, "wide-field", cluster="serial")
@@ -123,7 +120,7 @@ def time_crowded(folder: Path, size: int, repeat: int, density: float) -> None:
         ).sources
 
     works = {
-        "sep by hand": lambda: sum(by_hand(path, scene.gain) for path in frames),
+        "sep by hand": lambda: by_hand(path, scene.gain),
         "aqdask detect": command,
         "aqdask detect --segmentation": lambda: command(folder / "segmentation"),
     }
@@ -133,12 +130,12 @@ def time_crowded(folder: Path, size: int, repeat: int, density: float) -> None:
             taken[name].append(timed(works[name]))
     rows = []
     for name, times in taken.items():
-        wall, processor = ([one[k] / len(frames) for one in times] for k in (0, 1))
+        wall, processor = ([one[k] for one in times] for k in (0, 1))
         ratios = [b[1] / a[1] for a, b in zip(taken["sep by hand"], times, strict=True)]
         rows.append(
             (
                 name,
-                times[0][2] // len(frames),
+                times[0][2],
                 helpers.spread(wall, 2),
                 helpers.spread(processor, 2),
                 helpers.spread(ratios, 2),
@@ -211,7 +208,7 @@ def counts(kept: pd.DataFrame, table: pd.DataFrame, scene: SceneSpec, made: Simu
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--parts", default="time,purity", help="what is measured (%(default)s)")
-    parser.add_argument("--repeat", type=int, default=5, help="repetitions of `time` (%(default)s)")
+    parser.add_argument("--repeat", type=int, default=3, help="repetitions of `time` (%(default)s)")
     parser.add_argument("--size", type=int, default=4096, help="px a side of crowded frames (%(default)s)")
     parser.add_argument(
         "--density", type=float, default=1 / 85, help="stars a pixel of crowded frames (%(default)s)"
@@ -219,7 +216,7 @@ def main() -> None:
     parser.add_argument(
         "--small", type=int, default=1024, help="px a side of frames of `purity` (%(default)s)"
     )
-    parser.add_argument("--frames", type=int, default=8, help="frames a row of `purity` (%(default)s)")
+    parser.add_argument("--frames", type=int, default=4, help="frames a row of `purity` (%(default)s)")
     parser.add_argument("--folder", help="scratch space is made in this folder and removed afterwards")
     arguments = parser.parse_args()
     helpers.print_header("bench_detect: catalogues of sources", arguments)

@@ -29,7 +29,12 @@ def _radii(context: click.Context, option: click.Parameter, text: str) -> tuple[
 )
 @alpha_option
 @model_option
-@click.option("--frames", multiple=True, metavar="FRAME", help="Only these frames (ids or patterns).")
+@click.option(
+    "--frames",
+    multiple=True,
+    metavar="FRAME",
+    help="Only these frames (ids or patterns): others are not kept.",
+)
 @click.option("--threshold", default=3.0, show_default=True, help="Sigma of the local sky noise.")
 @click.option("--minarea", default=5, show_default=True, help="Least number of pixels above the threshold.")
 @click.option(
@@ -63,10 +68,10 @@ def detect(
 ) -> int:
     """Detect and measure the sources of the scored frames of ARCHIVE with sep.
 
-    The catalogue is a folder of Parquet files with a row group for each frame, for dask.dataframe, pandas and
-    TOPCAT. Sources are detected on the unmasked frame: beside position, fluxes, size and shape, each row has
-    the masked fraction of its apertures at --alpha, and p-value, reason, size ratio and noise ratio of its
-    patch, so that you decide what to believe. Pixels without data are blanked. Every column has its unit and
+    The catalogue is a folder of Parquet files with a row group for each frame, for dask.dataframe and pandas.
+    Sources are detected on the unmasked frame: beside position, fluxes, size and shape, each row has the
+    masked fraction of its apertures at --alpha, and p-value, reason, size ratio and noise ratio of its patch,
+    so that you decide what to believe. Pixels without data are blanked. Every column has its unit and
     description in the metadata of its field. A run that was interrupted is continued by the same command.
     """
     from aqdask import api

@@ -51,7 +51,7 @@ MEASURED = (
     ("flux_err", pa.float64(), "count", "standard deviation of flux"),
     ("flux_auto", pa.float64(), "count", "flux in an ellipse of 2.5 Kron radii, at least 1.75 px"),
     ("flux_auto_err", pa.float64(), "count", "standard deviation of flux_auto"),
-    ("kron_radius", pa.float64(), "", "Kron radius in units of a and b"),
+    ("kron_radius", pa.float64(), "", "Kron radius in units of a and b; 0 where the light there is negative"),
     (
         "flux_radius",
         pa.float64(),
@@ -68,7 +68,7 @@ SHAPE = (
     ("peak", pa.float64(), "count", "largest value above the sky"),
     ("npix", pa.int64(), "pixel", "number of pixels above the threshold"),
     ("flag", pa.int16(), "", "bits of sep: 1 deblended, 2 truncated, 4 deblending overflow, 8 singular; of "
-     "the aperture of flux_auto: 16 truncated, 32 has invalid pixels, 64 all invalid, 128 not positive"),
+     "the aperture of flux_auto: 16 truncated, 32 has invalid pixels, 64 all invalid, 128 no Kron radius"),
     ("saturated", pa.bool_(), "", "the peak reaches SATURATE of the header or the end of the integer type; "
      "null where neither is known"),
     ("gain", pa.float32(), "electron/count", "gain of the header; null: errors without photon noise"),
@@ -270,7 +270,8 @@ def detect_archive(
         ids = list(map(str, FrameStore.open(archive).coordinate("frame_id")))
         chosen = set(match_frames(ids, frames))
         places = [place for place in places if ids[place.frame.row] in chosen]
-        without = [(name, reason) for name, reason in without if name in set(map(printable, chosen))]
+        shown = set(map(printable, chosen))
+        without = [(name, reason) for name, reason in without if name in shown]
     check_folder(folder)
     if segmentation:
         try:
