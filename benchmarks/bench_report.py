@@ -1,12 +1,13 @@
 """Report and frame table of an archive of 10,000 frames: time and peak memory, each part in its own process.
 
-    python benchmarks/bench_report.py [--frames 10000] [--folder DIR] [--json FILE]
+    python benchmarks/bench_report.py [--frames 10000] [--folder DIR] [--browser] [--json FILE]
 
 The archive is synthetic: a ledger, one-dimensional arrays, and maps of p-values and reasons (64 x 64
 patches, one object for 16 frames), written by the store layer as a run would leave them.
 The frames with a panel have pixels (Poisson noise), which are written between the parts and are not timed.
 Two cameras, three filters, seven months; six frames of a hundred are flagged (runs out of focus, single ones
 for guiding, noise and clouds), one of a thousand has no time, and some patches are masked again and again.
+With ``--browser`` the page of the part `report` is opened in headless Chromium (playwright).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -197,6 +199,66 @@ def pointings(wcs: bool) -> None:
         pointing(header, "", (SIDE, SIDE), known)
 
 
+def renderer(family: list[Any]) -> Any:
+    """Return the process that shows a page, of those of Chromium: the largest renderer."""
+    found = [one for one in family if "--type=renderer" in " ".join(one.cmdline())]
+    return max(found, key=lambda one: one.memory_info().rss)
+
+
+def browser(archive: Path) -> dict[str, float]:
+    """Open the page in Chromium: seconds until it is usable and of single actions, memory, complaints."""
+    import psutil
+    from playwright.sync_api import sync_playwright
+
+    page_ready = "html[data-ready=yes]"  # all plots are drawn
+    found: dict[str, float] = {}
+    complaints: list[str] = []
+    with sync_playwright() as driver:
+        path = shutil.which("chromium")
+        opened = driver.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        page = opened.new_page(viewport={"width": 1400, "height": 900})
+        page.set_default_timeout(300_000)
+        metrics = page.context.new_cdp_session(page)
+        metrics.send("Performance.enable")
+
+        def cpu() -> float:
+            """Seconds of the process of the page."""
+            return float(sum(renderer(psutil.Process().children(recursive=True)).cpu_times()[:2]))
+
+        page.on("console", lambda m: complaints.append(m.text) if m.type in ("error", "warning") else None)
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        start = time.perf_counter()
+        page.goto((archive.parent / "report.html").as_uri(), wait_until="commit")
+        page.wait_for_selector(page_ready, state="attached")
+        found["all plots"] = time.perf_counter() - start
+        found["all plots, CPU of the page"] = cpu()
+        found["first text"] = page.evaluate(
+            "performance.getEntriesByName('first-contentful-paint')[0].startTime / 1000"
+        )
+        actions = {
+            "sort by score": lambda: page.select_option("#f-sort", "score"),
+            "search": lambda: page.fill("#f-text", "size"),
+            "open a frame": lambda: (
+                page.locator("#frames .card").first.click(),
+                page.wait_for_selector("#panel[data-shown]"),
+            ),
+        }
+        for name, action in actions.items():
+            start, before = time.perf_counter(), cpu()
+            action()
+            page.evaluate("new Promise((done) => requestAnimationFrame(() => setTimeout(done)))")
+            found[name] = time.perf_counter() - start
+            found[f"{name}, CPU of the page"] = cpu() - before
+        values = {one["name"]: one["value"] for one in metrics.send("Performance.getMetrics")["metrics"]}
+        found["JavaScript heap MiB"] = values["JSHeapUsedSize"] / 2**20
+        resident = renderer(psutil.Process().children(recursive=True)).memory_info().rss
+        found["process of the page MiB"] = resident / 2**20
+        opened.close()
+    if complaints:
+        raise SystemExit(f"{len(complaints)} complaints of the console: {complaints[0]}")
+    return found
+
+
 UNTIMED: dict[str, Callable[[Path], Any]] = {"pixels": add_pixels}
 PARTS: dict[str, Callable[[Path], Any]] = {
     "report data": report_data,
@@ -215,7 +277,8 @@ def run_part(name: str, folder: Path, frames: int) -> dict[str, float]:
     """Run one part in this process."""
     archive, clock = folder / "archive.zarr", helpers.Clock()
     with clock:
-        found = make(archive, frames) if name == "make" else (PARTS | UNTIMED)[name](archive)
+        parts = PARTS | UNTIMED | {"browser": browser}
+        found = make(archive, frames) if name == "make" else parts[name](archive)
     return {"wall": clock.wall, "cpu": clock.cpu, "peak": helpers.peak_memory(), **(found or {})}
 
 
@@ -237,6 +300,7 @@ def main() -> int:
     options.add_argument("--folder", help="scratch space is made in this folder and removed afterwards")
     options.add_argument("--keep", help="use this folder, and keep it")
     options.add_argument("--only", help="parts, separated by commas")
+    options.add_argument("--browser", action="store_true", help="open the page of `report` in Chromium")
     options.add_argument("--part", help=argparse.SUPPRESS)
     options.add_argument("--json", type=Path, metavar="FILE", help="write the numbers here, too")
     arguments = options.parse_args()
@@ -254,6 +318,10 @@ def main() -> int:
                 found[name] = in_its_own_process(name, folder, arguments.frames)
         for name in arguments.only.split(",") if arguments.only else PARTS:
             found[name] = in_its_own_process(name, folder, arguments.frames)
+        if arguments.browser:
+            found["browser"] = in_its_own_process("browser", folder, arguments.frames)
+    for what, value in found.get("browser", {}).items():
+        print(f"browser, {what}: {value:.2f}")
     for name, about in found.items():
         seconds, memory = GOALS.get(name, (None, None)) if arguments.frames == 10_000 else (None, None)
         good = seconds is None or (about["wall"] <= seconds and about["peak"] <= memory)

@@ -162,7 +162,8 @@ def pictures(shown: list[dict[str, Any]]) -> str:
     if not shown:
         return ""
     parts = []
-    for title, is_bad in (("Latest bad frames", True), ("Latest good frames", False)):
+    others = "Latest other frames" if any(one["is_bad"] for one in shown) else "Latest frames"
+    for title, is_bad in (("Latest bad frames", True), (others, False)):
         figures = "".join(
             f"<figure><img src='{text(one['picture'])}' alt='frame {text(one['frame_id'])} with its mask'>"
             f"<figcaption>{text(one['frame_id'])}<br>{_verdict(one)}</figcaption></figure>"

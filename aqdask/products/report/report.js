@@ -375,5 +375,6 @@ if (count) filter();
 labelsChanged();
 window.aqdask = { open, point, draw, labelFile, codesOf };
 setTheme(dark.matches);
-const whenReady = () => embed("figures").then(() => { document.documentElement.dataset.ready = "yes"; });
+// plots of 10,000 frames take seconds: texts and gallery are shown before
+const whenReady = () => setTimeout(() => embed("figures").then(() => { document.documentElement.dataset.ready = "yes"; }), 50);
 document.readyState === "loading" ? document.addEventListener("DOMContentLoaded", whenReady) : whenReady();
