@@ -72,8 +72,8 @@ def rank_frames(
     weight = light**2 / (noise**2 * size ** (2 if purpose == STACK else 4)) * (1 - masked)
     weight = np.nan_to_num(weight, nan=0.0, posinf=0.0)
     flagged = np.array([bool(text) for text in table["flag_reason"].to_pylist()], bool)
-    spoilt = flagged | ((masked > CLEAN * alpha) & (purpose == REFERENCE))
-    order = np.lexsort((-weight, spoilt))
+    spotted = (masked > CLEAN * alpha) & (purpose == REFERENCE)
+    order = np.lexsort((-weight, spotted, flagged))
     columns = {name: table[name] for name in ("frame_id", "row", "camera", "filter", "flag_reason")}
     numbers = {"masked": masked, "noise": noise, "size": size, "transparency": transparency}
     columns |= {name: pa.array(values, from_pandas=True) for name, values in numbers.items()}

@@ -32,7 +32,7 @@ from aqdask.products.dq import ascii_text, quality_bundle, wcs_cards, write_whol
 from aqdask.text import printable
 from aqdask.version import __version__
 
-BAND_VALUES = 2**24  # float32 of one plane of all frames in a band: 64 MiB, of which a task holds about six
+BAND_VALUES = 2**22  # float32 of one plane of all frames in a band: 16 MiB, of which a task holds about 15
 PARTS = ".parts"  # end of the name of the folder of resampled frames
 MADE_BY = "aqdask stack"
 CHECKED = "not dated: same frames, same bytes"
@@ -129,9 +129,20 @@ class CombineJob:
         return [self._one(*band) for band in bands]
 
     def _one(self, start: int, stop: int) -> Coadd:
-        parts = [np.load(file, mmap_mode="r")[:, start:stop] for file in self.files]
-        values, weights = (np.stack([part[plane] for part in parts]) for plane in (0, 1))
+        values, weights = np.stack([_rows(file, start, stop) for file in self.files], axis=1)
         return combine(values, weights, self.options.clip, weighted=self.options.weighted)
+
+
+def _rows(file: str, start: int, stop: int) -> np.ndarray:
+    """Read rows of both planes, ``(2, rows, x)``; pages of a memory map would count as memory of the process."""
+    with open(file, "rb") as stream:
+        np.lib.format.read_magic(stream)
+        (_, height, width), _, dtype = np.lib.format.read_array_header_1_0(stream)
+        first, planes = stream.tell(), []
+        for plane in (0, 1):
+            stream.seek(first + (plane * height + start) * width * dtype.itemsize)
+            planes.append(np.fromfile(stream, dtype, (stop - start) * width).reshape(-1, width))
+    return np.stack(planes)
 
 
 class Stacker:

@@ -107,9 +107,8 @@ def simulated(folder: Path, size: int, count: int) -> str:
     note = (
         f"Masked fraction of the spoilt frames: {told}; of the good ones {masked[: -len(BAD)].mean():.4f}. "
         "Depth: 5 sigma of a star in apertures on empty sky, -2.5 log10 of counts, from their robust scatter "
-        "and from their standard deviation; gain over the first row, larger is deeper. Scatter: measured minus "
-        "true "
-        "magnitudes of isolated stars of signal to noise above 20 in one frame. Detections at 5 sigma."
+        "and from their standard deviation; gain over the first row, larger is deeper. Scatter: magnitudes "
+        "minus true ones, isolated stars of signal to noise above 20 in a frame. Detections at 5 sigma."
     )
     rows = truth_rows(images, stars[reference], scene(size, int(reference[6:9])))
     return markdown(
