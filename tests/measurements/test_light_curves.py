@@ -179,7 +179,7 @@ def test_targets_by_sky_position_have_names_and_no_part_in_zero_points(archive, 
 
 
 def test_the_command_prints_the_gain_and_exits_with_1_for_frames_left_out(archive, tmp_path):
-    done = run(archive, "--out", tmp_path, "--reference", "f0.fits", "--frames", "f[016].fits")
+    done = run(archive, "--out", tmp_path, "--reference", "f0.fits", "--frames", "f[0126].fits")
     assert done.exit_code == 1
     assert "f6.fits" in done.output
     assert "mag without the mask" in done.output
