@@ -102,7 +102,10 @@ class ScatterGain(NamedTuple):
         """Return the gain in words."""
         band = f"{printable(self.filter)}: " if self.filter else ""
         if not self.stars:
-            return f"{band}no star was measured in half of the {self.frames} frames"
+            return (
+                f"{band}no scatter to compare: no star was measured in half of the {self.frames} frames and "
+                "three times outside of the mask"
+            )
         share = self.removed / max(self.measurements, 1)
         return (
             f"{band}median scatter of the {self.stars} brightest stars over {self.frames} frames: "

@@ -51,8 +51,8 @@ STAR_COLUMNS = (
 FRAME_VALUES = (
     described("exptime", pa.float64(), "exposure time", "s"),
     described("placed_by", pa.string(), "how stars were found: by the WCS, or by matching of the stars"),
-    described("sky", pa.float64(), "median sky of the unmasked patches, weighted by their p-values", "count"),
-    described("sky_unmasked", pa.float64(), "median sky of all patches", "count"),
+    described("sky_weighted", pa.float64(), "median sky of unmasked patches, weighted by p-values", "count"),
+    described("sky", pa.float64(), "median sky of all patches", "count"),
 )
 SCHEMA = pa.schema([described("star", pa.int32(), "number of the star"), *STAR_COLUMNS, *FRAME_VALUES])
 

@@ -108,9 +108,7 @@ def centroids(pixels: np.ndarray, positions: np.ndarray, fwhm: float, reach: flo
         found_x, found_y, flag = sep.winpos(pixels, x[inside], y[inside], fwhm / FWHM_PER_SIGMA)
         moved = np.column_stack([found_x, found_y])
         away = np.hypot(*(moved - positions[inside]).T)
-        near = (
-            (flag == 0) & (away > 0) & (away <= reach)
-        )  # where there is no star sep gives the position back
+        near = (flag == 0) & (away > 0) & (away <= reach)  # without a star sep gives the position back
         centres[inside] = np.where(near[:, None], moved, np.nan)
     return centres
 

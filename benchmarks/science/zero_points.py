@@ -32,7 +32,7 @@ from aqdask.simulate.scene import stream
 
 CLOUDS = (0.05, 0.1, 0.3)  # of the starlight lost, and of the sky added
 ZERO_POINTS = ("zero_point_unmasked", "zero_point_masked", "zero_point")
-SKIES = ("sky_unmasked", "sky")
+SKIES = ("sky", "sky_weighted")
 
 
 def pairs(seed: int, count: int, size: int, cloud: float) -> list[SimulatedFrame]:
@@ -60,7 +60,7 @@ def errors(
     cloudy = frames.loc[[f"frame_{number:03d}.fits" for number in range(count, 2 * count)]]
     found = {name: cloudy[name].values - good["zero_point_unmasked"].values for name in ZERO_POINTS}
     pedestal = good_scene(seed, size).pedestal
-    true = good["sky_unmasked"].values - pedestal
+    true = good["sky"].values - pedestal
     found |= {name: (cloudy[name].values - pedestal) / true - 1 for name in SKIES}
     clean, masked = cloudy["measurements"].sum(), cloudy["masked_measurements"].sum()
     return found | {"removed": np.array([masked / clean])}

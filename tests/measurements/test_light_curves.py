@@ -22,6 +22,7 @@ from aqdask.cli.main import aqdask
 from aqdask.errors import ArchiveError, UsageError
 from aqdask.measurements import frame_tables, light_curves
 from aqdask.measurements.star_photometry import StarPhotometry
+from aqdask.photometry import star_positions
 from aqdask.products.open import quality_name
 
 SHAPE, COUNT, SIGMA = (160, 240), 7, 1.4
@@ -78,6 +79,7 @@ def curves(archive, tmp_path_factory) -> aq.LightCurves:
 def small_parts():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(frame_tables, "FRAMES_PER_PART", 4)
+        patch.setattr(star_positions, "CONTROL_POINTS", 20)  # fast where nothing matches
         yield
 
 
@@ -89,6 +91,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     }
 
 
+@pytest.mark.filterwarnings("ignore:The inplace keyword")  # dask 2026.8 under pandas 3.1
 def test_zero_points_positions_and_scatter(curves):
     frames = curves.frames.to_pandas()
     np.testing.assert_allclose(frames["zero_point"] - frames["zero_point"][0], ZERO_POINTS[:-1], atol=0.01)
@@ -163,20 +166,20 @@ def test_targets_by_sky_position_have_names_and_no_part_in_zero_points(archive, 
         f"Name, RA, Dec\nV1, {known.ra}, {known.dec + 0.5 * WCS['CDELT2']}\n"
     )
     done = run(archive, "--out", tmp_path / "out", "--targets", tmp_path / "targets.csv", "--stars", "20",
-               "--reference", "f0.fits", "--frames", "f[0-5].fits", "--json")  # fmt: skip
+               "--reference", "f0.fits", "--frames", "f[0-2].fits", "--json")  # fmt: skip
     assert done.exit_code == 0, done.output
     said = json.loads(done.stdout.splitlines()[-1])
     assert said["event"] == "photometry"
-    assert said["gains"][0]["frames"] == 6
+    assert said["gains"][0]["frames"] == 3
     found = pq.read_table(tmp_path / "out" / "stars.parquet").to_pandas()
     assert found["star"].tolist() == ["V1", *(f"star {n}" for n in range(1, 21))]
     assert found["comparison"].tolist() == [False] + [True] * 20
     np.testing.assert_allclose(found[["x", "y"]].values[0], [known.x, known.y], atol=0.2)  # centred
-    assert found["n_unmasked"][0] == 6
+    assert found["n_unmasked"][0] == 3
 
 
 def test_the_command_prints_the_gain_and_exits_with_1_for_frames_left_out(archive, tmp_path):
-    done = run(archive, "--out", tmp_path, "--reference", "f0.fits", "--alpha", str(ALPHA))
+    done = run(archive, "--out", tmp_path, "--reference", "f0.fits", "--frames", "f[0126].fits")
     assert done.exit_code == 1
     assert "f6.fits" in done.output
     assert "mag without the mask" in done.output
@@ -231,7 +234,7 @@ def test_damaged_reference_is_followed_by_the_next_and_refused_when_named(archiv
     for shard in (copy / "frames" / "image" / "c" / str(best)).rglob("*"):
         if shard.is_file():
             shard.write_bytes(b"damaged")
-    found = aq.light_curves(copy, tmp_path / "out", stars=10)
+    found = aq.light_curves(copy, tmp_path / "out", stars=10, frames=["f[0-2].fits", f"f{best}.fits"])
     assert f"f{best}.fits" in dict(found.problems)
     with pytest.raises(UsageError, match="reference frame cannot be read"):
         aq.light_curves(copy, tmp_path / "other", reference=f"f{best}.fits")
