@@ -37,7 +37,7 @@ class Line:
         return next(self.heights, None) or self.loss(0, self.batch(-1)).item()
 
     def rate(self, step):
-        return 1e-2 * cosine(step, STEPS)
+        return 1e-2 * factor("cosine", step, STEPS)
 
 
 @pytest.fixture(autouse=True)
