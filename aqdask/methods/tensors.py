@@ -132,7 +132,8 @@ def restore_network(
     try:
         make = architectures[stated.get("network", next(iter(architectures)))]
         given = {name: stated[name] for name in (*settings, *({OPTIONS} & stated.keys()))}
-        network = make(**given, **training)
+        with seeded(0):  # first weights, which are replaced, leave the caller's generator alone
+            network = make(**given, **training)
         # A copy: arrays that come from bytes are read-only, which torch cannot express.
         network.load_state_dict({key: torch.tensor(array) for key, array in bundle.weights.items()})
     except (KeyError, TypeError, RuntimeError, ValueError) as error:
