@@ -65,14 +65,12 @@ COMMON: dict[str, dict[str, Any]] = {
     "dropout .1": {"dropout": 0.1},
     "norm group": {"norm": "group"},
     "loss mae": {"loss": "mae"},
-    "loss huber": {"loss": "huber"},
     "loss ssim:0.2+mse:0.8": {"loss": "ssim:0.2+mse:0.8"},
     "loss perceptual+mse": {"loss": "perceptual+mse"},
     "loss adversarial:0.05+mse": {"loss": "adversarial:0.05+mse"},
     "augment none": {"augment": "none"},
     "schedule step": {"schedule": "step"},
     "schedule one-cycle": {"schedule": "one-cycle"},
-    "schedule constant": {"schedule": "constant"},
 }
 ROWS: dict[str, dict[str, dict[str, Any]]] = {
     "aqdask": COMMON
@@ -215,21 +213,26 @@ def _milliseconds(bundle: Any, image: np.ndarray) -> float:
 
 
 def run(folder: Path, trainings: int, only: Sequence[str], until: float) -> None:
-    """Measure what is missing, all rows of a seed before the next seed."""
+    """Measure what is missing: the default with all seeds first, whose spread the others are judged by."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / FILE
     done = {tuple(line["row"]) for line in stored(path)}
     frames, test = reference_frames(), test_set()
-    for seed in range(trainings):
-        for method in METHODS:
-            for row in ROWS.get(method, {}):
-                if (method, row, seed) in done or (only and row not in only) or time.time() > until:
-                    continue
-                begin = time.monotonic()
-                found = {"row": [method, row, seed]} | measured(frames, test, method, row, seed)
-                with path.open("a") as stream:
-                    stream.write(json.dumps(found) + "\n")
-                print(f"{method}, {row}, seed {seed}: {time.monotonic() - begin:.0f} s", flush=True)
+    rows = [
+        (method, row, seed)
+        for seed in range(trainings)
+        for method in METHODS
+        for row in ROWS.get(method, {})
+        if (method, row, seed) not in done and (not only or row in only)
+    ]
+    for method, row, seed in sorted(rows, key=lambda one: one[1] != DEFAULT):
+        begin = time.monotonic()
+        if time.time() > until:
+            break
+        found = {"row": [method, row, seed]} | measured(frames, test, method, row, seed)
+        with path.open("a") as stream:
+            stream.write(json.dumps(found) + "\n")
+        print(f"{method}, {row}, seed {seed}: {time.monotonic() - begin:.0f} s", flush=True)
 
 
 def stored(path: Path) -> list[dict[str, Any]]:
