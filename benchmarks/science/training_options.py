@@ -81,6 +81,7 @@ ROWS: dict[str, dict[str, dict[str, Any]]] = {
         "augment + noise": {"augment": "flips+rotations+background+noise"},
         "augment + flux": {"augment": "flips+rotations+background+flux"},
         "augment + scale": {"augment": "flips+rotations+background+scale"},
+        "warm-up 0": {"warm_up": 0},
         SHIPPED: {},
         FINE_TUNED: {},
     },
@@ -89,12 +90,14 @@ ROWS: dict[str, dict[str, dict[str, Any]]] = {
         "depth 2": {"depth": 2},
         "depth 3": {"depth": 3},
         "norm batch": {"norm": "batch"},
+        "warm-up 50": {"warm_up": 50},
         "augment + background": {"augment": "flips+rotations+background"},
         "augment + noise": {"augment": "flips+rotations+noise"},
         "augment + scale": {"augment": "flips+rotations+scale"},
     },
 }
-FILE, TABLE = "training_options.jsonl", "training_options.md"
+FILE, COST, TABLE = "training_options.jsonl", "training_options_cost.jsonl", "training_options.md"
+TURNS = 9  # of the timing
 
 
 @dataclass(frozen=True)
@@ -136,9 +139,9 @@ def test_set() -> TestSet:
     return TestSet(clean, spoilt, pictures)
 
 
-def trained(frames: MemoryFrames, method: str, row: str, seed: int) -> tuple[Any, float]:
+def trained(frames: MemoryFrames, method: str, row: str, seed: int, steps: int = STEPS) -> tuple[Any, float]:
     """Train the model of a row; return it with its processor seconds."""
-    spec = TrainSpec(method=method, name="options", seed=seed, steps=STEPS, batch=BATCH, **ROWS[method][row])
+    spec = TrainSpec(method=method, name="options", seed=seed, steps=steps, batch=BATCH, **ROWS[method][row])
     begin = time.process_time()
     if row == SHIPPED:
         from aqdask.methods.noise_aware.calibrate import calibrate_bundle
@@ -172,8 +175,7 @@ def measured(frames: MemoryFrames, test: TestSet, method: str, row: str, seed: i
             if found["mask"] not in (NOTHING, ORACLE):
                 scores[found["mask"]] |= {"photometry": found["ratio"], "lost": found["lost"]}
     loss = bundle.provenance.get("loss_curve", {}).get("held_out", [math.nan])
-    milliseconds = _milliseconds(bundle, test.clean[0])
-    return {"scores": scores, "train_s": seconds, "frame_ms": milliseconds, "loss": loss[-1]}
+    return {"scores": scores, "train_s": seconds, "loss": loss[-1]}
 
 
 def _metrics(name: str, clean: Sequence[Scored], spoilt: Mapping[str, Sequence[Scored]]) -> dict[str, Any]:
@@ -202,19 +204,28 @@ def _metrics(name: str, clean: Sequence[Scored], spoilt: Mapping[str, Sequence[S
     }
 
 
-def _milliseconds(bundle: Any, image: np.ndarray) -> float:
-    """Processor milliseconds of `score_frame` for 1024 x 1024 px, the least of five."""
-    scorer, tiled, found = load_scorer(bundle), np.tile(image, (2, 2)), []
-    for _ in range(5):
-        begin = time.process_time()
-        score_frame(scorer, tiled, None, CAMERA, FILTER)
-        found.append(1000 * (time.process_time() - begin))
-    return min(found)
+def costs(folder: Path, frames: MemoryFrames) -> None:
+    """Store the processor milliseconds of `score_frame` for 1024 x 1024 px by network, taken in turns."""
+    networks = [
+        (method, row)
+        for method, rows in ROWS.items()
+        for row, options in rows.items()
+        if row == DEFAULT or options.keys() & {"architecture", "depth", "width", "norm"}
+    ]
+    scorers = [load_scorer(trained(frames, *network, seed=0, steps=1)[0]) for network in networks]
+    image = np.tile(frames.images[0], (2, 2))
+    found: dict[tuple[str, str], list[float]] = {network: [] for network in networks}
+    for _ in range(TURNS):
+        for network, scorer in zip(networks, scorers, strict=True):
+            begin = time.process_time()
+            score_frame(scorer, image, None, CAMERA, FILTER)
+            found[network].append(1000 * (time.process_time() - begin))
+    lines = [{"network": network, "ms": min(times)} for network, times in found.items()]
+    (folder / COST).write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
 def run(folder: Path, trainings: int, only: Sequence[str], until: float) -> None:
     """Measure what is missing: the default with all seeds first, whose spread the others are judged by."""
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / FILE
     done = {tuple(line["row"]) for line in stored(path)}
     frames, test = reference_frames(), test_set()
@@ -251,8 +262,11 @@ COLUMNS = {
 }
 
 
-def tables(lines: Sequence[Mapping[str, Any]]) -> str:
-    """Write a table for each score, as differences from the default paired by seed where both are known."""
+def tables(lines: Sequence[Mapping[str, Any]], costs: Mapping[tuple[str, str], float]) -> str:
+    """Write a table for each score, as differences from the default paired by seed where both are known.
+
+    ``costs`` are milliseconds by method and row.
+    """
     found: list[str] = []
     for score, method in ((AQDASK, "aqdask"), (MAE, "aqdask"), (PAPER, "paper")):
         seeds = {
@@ -260,19 +274,22 @@ def tables(lines: Sequence[Mapping[str, Any]]) -> str:
             for row in ROWS[method]
         }
         head = [f"`{method}`: {score}", *(title for title, _ in COLUMNS.values()), "ms a frame", "seeds"]
-        body = [_cells(row, by_seed, seeds[DEFAULT], score) for row, by_seed in seeds.items()]
+        body = []
+        for row, by_seed in seeds.items():
+            cells, count = _cells(row, by_seed, seeds[DEFAULT], score)
+            body.append([row, *cells, f"{costs.get((method, row), costs[method, DEFAULT]):.0f}", str(count)])
         found += ["", *(f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *body))]
     return "\n".join([*found, ""])
 
 
 def _cells(
     row: str, by_seed: Mapping[int, Mapping[str, Any]], default: Mapping[int, Mapping[str, Any]], score: str
-) -> list[str]:
-    """Cells of a row: means of the default, changes against it of the others."""
+) -> tuple[list[str], int]:
+    """Cells of a row, means of the default, changes against it of the others; and the number of seeds."""
     shared = sorted(by_seed.keys() & default.keys())
     if not shared:
-        return [row, *["-"] * len(COLUMNS), "-", "0"]
-    cells = [row]
+        return ["not run"] * len(COLUMNS), 0
+    cells = []
     for key, (_, digits) in COLUMNS.items():
         values = np.array([by_seed[seed]["scores"][score][key] for seed in shared])
         if row != DEFAULT:
@@ -280,8 +297,7 @@ def _cells(
         error = values.std(ddof=1) / math.sqrt(len(values)) if len(values) > 1 else math.nan
         sign = "" if row == DEFAULT or values.mean() < 0 else "+"
         cells.append(sign + Estimate(float(values.mean()), float(error)).text(digits))
-    cost = np.median([by_seed[seed]["frame_ms"] for seed in shared])
-    return [*cells, f"{cost:.0f}", str(len(shared))]
+    return cells, len(shared)
 
 
 def main() -> None:
@@ -296,9 +312,12 @@ def main() -> None:
     )
     chosen = parser.parse_args()
     torch.set_num_threads(1)
+    chosen.out.mkdir(parents=True, exist_ok=True)
     if not chosen.table:
         run(chosen.out, chosen.seeds, chosen.rows, time.time() + 60 * chosen.minutes)
-    text = tables(stored(chosen.out / FILE))
+        costs(chosen.out, reference_frames())
+    known = {tuple(line["network"]): line["ms"] for line in stored(chosen.out / COST)}
+    text = tables(stored(chosen.out / FILE), known)
     (chosen.out / TABLE).write_text(text)
     print(text)
 
