@@ -247,12 +247,18 @@ def _strata(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _origin(bundle: Bundle) -> dict[str, str]:
-    """Training frames, held-out losses, and the digest of the model before its calibration."""
+    """Training frames, options, held-out losses, and the digest of the model before its calibration."""
+    from aqdask.methods.training.settings import OPTIONS
+
     found = {}
     if frames := bundle.provenance.get("frames"):
         found["trained on"] = (
             frames if isinstance(frames, str) else f"{sum(map(len, frames.values()))} frames"
         )
+    settings = bundle.provenance.get("settings", {})
+    options = {name: settings[name] for name in ("loss", *OPTIONS) if settings.get(name, "mse") != "mse"}
+    if options:
+        found["training options"] = ", ".join(f"{name} {value}" for name, value in options.items())
     if losses := bundle.provenance.get("held_out"):
         found["held-out loss"] = ", ".join(
             f"{name} {one['trained']:.4g} (as shipped {one['shipped']:.4g})" for name, one in losses.items()

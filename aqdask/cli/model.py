@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,13 +14,49 @@ from aqdask.errors import EXIT_DONE, EXIT_QUARANTINED
 from aqdask.execution.reporter import TrainingReporter
 from aqdask.methods.registry import METHODS
 from aqdask.methods.training.losses import LOSSES
+from aqdask.methods.training.options import ARCHITECTURES, AUGMENTATIONS, DEPTHS, NORMS
+from aqdask.methods.training.schedules import SCHEDULES
 from aqdask.paths import write_text
 
 if TYPE_CHECKING:
     from aqdask.methods.bundle import Bundle
 
 
-_STEPS = ", ".join(f"{name} {method.defaults['steps']}" for name, method in METHODS.items() if method.train)
+def _by_method(setting: str) -> str:
+    """Write the default of a training setting that each method has of its own."""
+    named = {name: method.defaults.get(setting) for name, method in METHODS.items() if method.train}
+    return f"[default: {', '.join(f'{name} {value}' for name, value in named.items() if value is not None)}]"
+
+
+def _rows(table: Mapping[str, str]) -> str:
+    return "; ".join(f"{name}: {summary}" for name, summary in table.items()) + "."
+
+
+def network_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options of network, loss and optimiser, whose help is that of the tables."""
+    losses = {name: loss.summary for name, loss in LOSSES.items()}
+    schedules = {name: (row.__doc__ or "").partition(".")[0].lower() for name, row in SCHEDULES.items()}
+    plain = "Others than the default are trained from random weights, as is another depth, width or norm."
+    options = (
+        click.option("--architecture", type=click.Choice([*ARCHITECTURES]), default="plain",
+                     show_default=True, help=f"Autoencoder. {_rows(ARCHITECTURES)} {plain}"),
+        click.option("--depth", type=click.IntRange(DEPTHS[0], DEPTHS[-1]),
+                     help=f"Halvings of a patch by convolutions.  {_by_method('depth')}"),
+        click.option("--width", type=int, help=f"Channels at the first of them.  {_by_method('width')}"),
+        click.option("--norm", type=click.Choice([*NORMS]), help=f"{_rows(NORMS)}  {_by_method('norm')}"),
+        click.option("--dropout", default=0.0, show_default=True, help="Fraction of channels dropped."),
+        click.option("--loss", default="mse", show_default=True, metavar="NAME[:WEIGHT][+...]",
+                     help=f"Loss, or a weighted sum (ssim:0.2+mse:0.8). {_rows(losses)}"),
+        click.option("--augment", metavar="NAME[+...]",
+                     help=f"none, or some of {', '.join(AUGMENTATIONS)}.  {_by_method('augment')}"),
+        click.option("--schedule", type=click.Choice([*SCHEDULES]), default="cosine", show_default=True,
+                     help=f"Learning rate. {_rows(schedules)}"),
+        click.option("--warm-up", type=click.IntRange(0),
+                     help=f"Steps in which the learning rate rises.  {_by_method('warm_up')}"),
+    )  # fmt: skip
+    for option in reversed(options):
+        function = option(function)
+    return function
 
 
 @click.command()
@@ -75,10 +111,8 @@ def select(session: Session, archive: str, keep: Sequence[str], drop: Sequence[s
     help="Reference frames: ids, patterns (L/*), or @FILE.  [default: as `select` proposes]",
 )
 @click.option("--name", help="Name of the model; part of the quality group's name.  [default: from FILE]")
-@click.option("--steps", type=click.IntRange(1), help=f"Optimiser steps.  [default: {_STEPS}]")
-@click.option(
-    "--loss", type=click.Choice([*LOSSES]), default="mse", show_default=True, help="Reconstruction loss."
-)
+@click.option("--steps", type=click.IntRange(1), help=f"Optimiser steps.  {_by_method('steps')}")
+@network_options
 @click.option("--seed", default=0, show_default=True, help="Seed of split, crops, flips and initial weights.")
 @click.option(
     "--patch", default=64, show_default=True, type=click.IntRange(16), help="Side of a patch in px."

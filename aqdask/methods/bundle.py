@@ -20,7 +20,9 @@ from aqdask.paths import check_local, read_regular
 
 FORMAT = "aqdask-bundle"
 VERSION = 3  # 2: of earlier releases, without tests of frames
-READ_VERSIONS = (2, VERSION)
+OPTIONS_VERSION = 4  # with a network that earlier releases would misread
+READ_VERSIONS = (2, VERSION, OPTIONS_VERSION)
+OPTIONS = "options"  # entry of ``architecture`` of such a network: `NetworkOptions`
 LONGEST_SHOWN = 80  # characters of a value in a message
 POOLED = ""  # key of the calibration on all calibration frames together
 LONGEST_NAME = 100
@@ -116,7 +118,8 @@ class Bundle:
         for key, calibration in self.calibrations.items():
             tensors |= {_tensor_name(key, name): array for name, array in calibration.arrays.items()}
         document = {name: getattr(self, name) for name in _FIELDS}
-        document |= {"format": FORMAT, "bundle_version": VERSION}
+        version = OPTIONS_VERSION if OPTIONS in self.architecture else VERSION
+        document |= {"format": FORMAT, "bundle_version": version}
         document["calibrations"] = {key: dict(c.facts) for key, c in self.calibrations.items()}
         return pack(tensors, document)
 

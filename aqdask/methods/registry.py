@@ -40,6 +40,8 @@ class Method:
     patch_variance : str
         ``module:function(bundle, camera, filter, sky, level)``, the noise of sky pixels by the method's noise
         model (`aqdask.methods.dispatch.patch_variance`); empty where the method has none.
+    features : str
+        ``module:function()`` that gives activations of the shipped encoder, for the loss 'perceptual'.
     precisions : tuple of str
         In which its network can run: 'fp32', 'bf16'.
     defaults : mapping
@@ -55,6 +57,7 @@ class Method:
     no_sky: str = ""
     reference_spans: str = ""
     patch_variance: str = ""
+    features: str = ""
     precisions: tuple[str, ...] = ("fp32",)
     defaults: Mapping[str, Any] = field(default_factory=dict)
 
@@ -78,8 +81,10 @@ register(
         no_sky="aqdask.methods.noise_aware.dark_areas:no_sky",
         reference_spans="aqdask.methods.noise_aware.reference_spans:reference_spans",
         patch_variance="aqdask.methods.noise_aware.patch_noise:patch_variance",
+        features="aqdask.methods.noise_aware.networks:shipped_features",
         precisions=("fp32", "bf16"),
-        defaults={"steps": 1500, "learning_rate": 2e-3, "validation": 0.25, "calibration": 0.35},
+        defaults={"steps": 1500, "learning_rate": 2e-3, "validation": 0.25, "calibration": 0.35}
+        | {"depth": 1, "width": 16, "norm": "batch", "augment": "flips+rotations+background", "warm_up": 50},
     )
 )
 register(
@@ -89,6 +94,7 @@ register(
         scorer="aqdask.methods.paper.scorer:PaperScorer",
         variables="aqdask.methods.paper.variables:VARIABLES",
         train="aqdask.methods.paper.train:train_paper",
-        defaults={"steps": 1000, "learning_rate": 1e-3, "validation": 0.1, "calibration": 0.25},
+        defaults={"steps": 1000, "learning_rate": 1e-3, "validation": 0.1, "calibration": 0.25}
+        | {"depth": 4, "width": 16, "norm": "none", "augment": "flips+rotations", "warm_up": 0},
     )
 )

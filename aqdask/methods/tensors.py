@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from aqdask.errors import ModelError
-from aqdask.methods.bundle import Bundle
+from aqdask.methods.bundle import OPTIONS, Bundle
 
 Network = TypeVar("Network", bound=nn.Module)
 # Types whose differences a float32 cannot hold (or that torch cannot convert): sent as float64.
@@ -97,8 +97,19 @@ def exact_arithmetic() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def seeded(seed: int, device: torch.device | str = "cpu") -> Iterator[None]:
+    """Random numbers of torch from ``seed`` alone inside; the caller's generators come back on leaving."""
+    target = torch.device(device)
+    with torch.random.fork_rng(devices=[target] if target.type == "cuda" else []):
+        torch.default_generator.manual_seed(seed)
+        if target.type == "cuda":
+            torch.cuda.manual_seed(seed)
+        yield
+
+
 def restore_network(
-    bundle: Bundle, architectures: Mapping[str, Callable[..., Network]], *settings: str
+    bundle: Bundle, architectures: Mapping[str, Callable[..., Network]], *settings: str, **training: float
 ) -> Network:
     """Make a network with the architecture and the weights of a bundle, on the CPU.
 
@@ -108,23 +119,28 @@ def restore_network(
     architectures : mapping of str to callable
         Classes of networks by the name in ``bundle.architecture["network"]``; the first where there is none.
     *settings : str
-        Entries of ``bundle.architecture`` that it is called with, by name.
+        Entries of ``bundle.architecture`` that it is called with, by name; and `OPTIONS` where there are any.
+    **training
+        Further arguments that change no weight.
 
     Raises
     ------
     ModelError
         If the weights do not fit the architecture that the bundle states.
     """
+    stated = bundle.architecture
     try:
-        make = architectures[bundle.architecture.get("network", next(iter(architectures)))]
-        network = make(**{name: bundle.architecture[name] for name in settings})
+        make = architectures[stated.get("network", next(iter(architectures)))]
+        given = {name: stated[name] for name in (*settings, *({OPTIONS} & stated.keys()))}
+        with seeded(0):  # first weights, which are replaced, leave the caller's generator alone
+            network = make(**given, **training)
         # A copy: arrays that come from bytes are read-only, which torch cannot express.
         network.load_state_dict({key: torch.tensor(array) for key, array in bundle.weights.items()})
-    except (KeyError, TypeError, RuntimeError) as error:
+    except (KeyError, TypeError, RuntimeError, ValueError) as error:
         raise ModelError(
-            f"the weights of the model {bundle.name} do not fit its architecture {dict(bundle.architecture)}",
-            expected="one array for every layer",
+            f"the weights of the model {bundle.name} do not fit its architecture {dict(stated)}",
+            expected="one array for every layer of a network that this release knows",
             consequence="It cannot reconstruct a patch",
-            remedy="train again with this release of aqdask",
+            remedy="train again with this release of aqdask, or install the one that wrote it",
         ) from error
     return network

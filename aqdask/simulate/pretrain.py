@@ -14,6 +14,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,11 +32,10 @@ from aqdask.methods.noise_aware.noise_model import (
     variance_stabilise,
 )
 from aqdask.methods.noise_aware.reference_split import split_groups
-from aqdask.methods.noise_aware.train import WARM_UP
 from aqdask.methods.shipped import SHIPPED, place
 from aqdask.methods.training.loop import fit
 from aqdask.methods.training.progress import TrainProgress
-from aqdask.methods.training.schedules import cosine
+from aqdask.methods.training.schedules import factor
 from aqdask.methods.training.settings import TrainSpec
 from aqdask.simulate.frame import simulate_frame
 from aqdask.simulate.presets import preset, wide_field_prior
@@ -44,7 +44,7 @@ from aqdask.simulate.scene import SceneSpec
 from aqdask.specs import FrameMetadata
 from aqdask.stats.patches import gather
 
-ARCHITECTURE = {"width": 16, "inner": 64, "latent": 3}
+ARCHITECTURE: dict[str, Any] = {"width": 16, "inner": 64, "latent": 3}
 SIZE_UNIT = 1.5  # px; the head estimates ln of the size in this unit
 # the crop and its quarters as regions of an 8 x 8 grid: top, bottom, left, right
 _REGIONS = ((0, 8, 0, 8), (0, 4, 0, 4), (0, 4, 4, 8), (4, 8, 0, 4), (4, 8, 4, 8))
@@ -53,6 +53,7 @@ FRAMES, CROPS = 32, 256  # frames of a pass, and crops of each frame
 BATCH = 64
 STEPS = 16_000
 RATE = 4e-3
+WARM_UP = 50  # steps in which the rate rises from zero
 MAX_ELLIPTICITY = 0.4  # in half of the frames; the others have round stars
 PIXEL_VARIANCE = 1 / 12  # px**2, second moment of a pixel
 SIGMA_PER_FWHM = 1 / 2.3548
@@ -201,7 +202,7 @@ class PretrainRecipe:
 
     def rate(self, step: int) -> float:
         """Return the learning rate: a warm-up, then half a cosine to zero."""
-        return RATE * cosine(step, self.steps, warm_up=WARM_UP)
+        return RATE * factor("cosine", step, self.steps, WARM_UP)
 
 
 class SimulatedFrames(FrameSource):

@@ -19,7 +19,7 @@ from classical import Classical
 from draws import MemoryFrames
 from seeds import SEEDS
 
-from aqdask.methods import shipped
+from aqdask.methods import layers, shipped
 from aqdask.methods.base import Scorer, batches, score_frame
 from aqdask.methods.bundle import Bundle
 from aqdask.methods.dispatch import load_scorer, train
@@ -31,7 +31,16 @@ from aqdask.methods.noise_aware.scorer import NoiseAwareScorer
 from aqdask.methods.paper import network as paper_network
 from aqdask.methods.paper import normalise as paper_normalise
 from aqdask.methods.paper import train as paper_train
-from aqdask.methods.training import crops, loop, losses, schedules, split
+from aqdask.methods.training import (
+    augmentation,
+    crops,
+    loop,
+    loss_functions,
+    losses,
+    recipe,
+    schedules,
+    split,
+)
 from aqdask.methods.training.progress import TrainProgress
 from aqdask.methods.training.settings import TrainSpec
 from aqdask.methods.training.split import split_frames
@@ -43,8 +52,8 @@ PAPER, MAE, CLASSICAL, AQDASK = "paper", "MAE, fixed noise", "classical", "aqdas
 NAMES = (PAPER, MAE, CLASSICAL, AQDASK)
 TWO_SIDED = "aqdask, two-sided"
 DECIDES_WEIGHTS = (
-    crops, loop, losses, schedules, split, shipped, networks, noise_model, noise_aware_train, paper_network,
-    paper_normalise, paper_train,
+    augmentation, crops, layers, loop, loss_functions, losses, recipe, schedules, split, shipped, networks,
+    noise_model, noise_aware_train, paper_network, paper_normalise, paper_train,
 )  # fmt: skip
 """Modules whose source decides on the weights of a training; stored models are only used with the same."""
 

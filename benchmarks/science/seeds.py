@@ -27,6 +27,7 @@ SEEDS: dict[str, int] = {
     "cost": 21_300_000,
     "nights": 24_500_000,  # frames of cameras with few references, 1000 apart
     "slopes": 24_700_000,  # frames whose sky tilts
+    "training_options": 25_100_000,  # references and test frames of the options
     "overscan": 24_300_000,  # sets of frames with overscan, 1000 apart for each draw
     "photutils": 24_900_000,  # frames of another simulator, 1000 apart for each camera
     "catalogue": 25_300_000,  # frames whose sources are detected

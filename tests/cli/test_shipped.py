@@ -197,6 +197,22 @@ def test_train_starts_from_the_shipped_model(stored, tmp_path):
         assert f"{phase} {losses['trained']:.4g} (as shipped {losses['shipped']:.4g})" in line
 
 
+def test_training_options_are_recorded_and_told(stored, tmp_path):
+    out = tmp_path / "m.safetensors"
+    options = ("--architecture", "skip", "--norm", "batch", "--loss", "mae:0.5+mse", "--augment", "flips")
+    named = ("--method", "paper", "--frames", "*", "--steps", 2, "--out", out)
+    result = call("train", stored, *named, *options, "--schedule", "step", "--dropout", 0.1)
+    assert result.exit_code == 0, result.output
+    (line,) = (line for line in call("info", out).stdout.splitlines() if line.startswith("training options"))
+    told = "loss mae:0.5+mse, architecture skip, norm batch, dropout 0.1, augment flips, schedule step"
+    assert line.split(maxsplit=2)[2] == told
+    refused = call("train", stored, *named, "--loss", "l2")
+    assert refused.exit_code == 2
+    assert "setting loss is 'l2'. Expected: mse, mae, huber" in paragraph(refused)
+    shown = call("train", "--help").output
+    assert all(word in shown for word in ("attention", "one-cycle", "perceptual", "aqdask 1, paper 4"))
+
+
 # --- info ----------------------------------------------------------------------------------------------
 
 

@@ -61,7 +61,8 @@ class FeatureExtractor:
     Parameters
     ----------
     networks : Networks
-        Put on the device, in evaluation mode, with batch norm folded into the convolutions.
+        Put on the device, in evaluation mode, with batch norm folded into the convolutions. With skip
+        connections the autoencoder takes a generic path: layers as they are, on squares of pixels.
     device : str or torch.device
     precision : str
         'fp32' or 'bf16', of the networks.
@@ -76,8 +77,10 @@ class FeatureExtractor:
         self.dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
         reuse_buffers()
         networks.eval()
-        self.encoder = self._placed(_on_strips(networks.autoencoder.encoder))
-        self.decoder = self._placed(_fused([*networks.autoencoder.decoder][:-1]))
+        encoder, decoder = networks.autoencoder.encoder, [*networks.autoencoder.decoder][:-1]
+        self.skips = networks.autoencoder.skips
+        self.encoder = self._placed(encoder if self.skips else _on_strips(encoder))
+        self.decoder = self._placed(nn.Sequential(*decoder) if self.skips else _fused(decoder))
         self.head = self._placed(_on_strips(networks.head.layers))
         self.statistics = table(networks.latent)
         self.feature_names = (*LEVELS, *(name for row in self.statistics for name in row.names))
@@ -267,11 +270,16 @@ class FeatureExtractor:
         smooth : Tensor (n, 16, P / 4, P / 4)
             Reconstruction as `unfold` takes it, of the networks' type.
         """
-        latent = self.encoder(strips)
+        if self.skips:
+            squares = strips.permute(0, 2, 3, 1).flatten(2)[:, None]  # as before `fold`
+            latent, smooth = self.skips.run(self.encoder, self.decoder, squares)
+        else:
+            latent = self.encoder(strips)
+            smooth = self.decoder(latent)
         value, weight = self.head(strips).float().split(3, dim=1)
         weight = nn.functional.softplus(weight.contiguous())  # six times as fast as of a view
         shape = torch.cat([weight, weight * value], dim=1).flatten(2).sum(dim=2)
-        return latent.float(), shape, self.decoder(latent)
+        return latent.float(), shape, smooth
 
 
 def _counts(v: torch.Tensor, levels: torch.Tensor, noise: NoiseModel) -> torch.Tensor:

@@ -7,6 +7,7 @@ conformal calibration.
 
 from __future__ import annotations
 
+import math
 import time
 from collections import defaultdict
 
@@ -15,22 +16,23 @@ import torch
 
 from aqdask.errors import UsageError
 from aqdask.methods.base import FrameSource
-from aqdask.methods.bundle import POOLED, Bundle, Calibration, calibration_key
-from aqdask.methods.paper.network import WIDTHS, seeded_autoencoder
+from aqdask.methods.bundle import OPTIONS, POOLED, Bundle, Calibration, calibration_key
+from aqdask.methods.paper.network import PLAIN, seeded_autoencoder, widths_of
 from aqdask.methods.paper.normalise import minmax
 from aqdask.methods.paper.scorer import PatchErrors, calibration_of
 from aqdask.methods.tensors import as_float
-from aqdask.methods.training.crops import Reservoir, held_out_crops
 from aqdask.methods.training.loop import fit
-from aqdask.methods.training.losses import reconstruction_loss
+from aqdask.methods.training.loss_functions import Inputs, ReconstructionLoss
 from aqdask.methods.training.progress import Report, TrainProgress
 from aqdask.methods.training.provenance import provenance
-from aqdask.methods.training.schedules import cosine
+from aqdask.methods.training.recipe import AutoencoderTraining
 from aqdask.methods.training.settings import TrainSpec
-from aqdask.methods.training.split import Split, split_frames
+from aqdask.methods.training.split import split_frames
 from aqdask.specs import PatchGrid
+from aqdask.stats.robust import SIGMA_PER_MAD
 
 HELD_OUT_CROPS = 512
+PATIENCE = 5  # points of the loss curve without a decrease, after which an adversarial training stops
 GROUP_PATCHES, GROUP_FRAMES = 200, 2  # least data for which a camera and filter has its own calibration
 FEW_PATCHES, FEW_FRAMES = 999, 10  # below these the calibration is noted as thin
 
@@ -44,10 +46,14 @@ def train_paper(frames: FrameSource, spec: TrainSpec, report: Report, device: st
         Also for a patch that the network cannot halve.
     """
     _check(spec)
+    target, widths = torch.device(device), widths_of(spec.network)
+    loss = ReconstructionLoss(spec.loss, Inputs(1.0, _in_sigma, spec.seed, target))
     split = split_frames(len(frames.ids), spec)
-    recipe = PaperTraining(frames, split, spec, torch.device(device))
-    curve = fit(recipe, report)
-    network = recipe.network
+    options = spec.network.stored() if _is_other(spec) else None
+    network = seeded_autoencoder(spec.seed, widths, options=options, dropout=spec.dropout)
+    given = frames, split, MinMax(), spec, loss, target, HELD_OUT_CROPS
+    recipe = PaperTraining(network, network, *given)
+    curve = fit(recipe, report, patience=PATIENCE if "adversarial" in spec.loss else None)
     errors = PatchErrors(network, device)
     calibrations, notes = _calibrate(frames, split.calibration, spec, report, errors)
     return Bundle(
@@ -55,7 +61,8 @@ def train_paper(frames: FrameSource, spec: TrainSpec, report: Report, device: st
         method=spec.method,
         patch=spec.patch,
         normalisation="minmax",
-        architecture={"network": "ConvAutoencoder", "widths": list(WIDTHS)},
+        architecture={"network": "ConvAutoencoder", "widths": list(widths)}
+        | ({OPTIONS: options} if options else {}),
         weights={name: value.cpu().contiguous().numpy() for name, value in network.state_dict().items()},
         calibrations=calibrations,
         provenance=provenance(frames, split, spec, curve.facts()),
@@ -73,56 +80,48 @@ class MinMax:
         return scaled, np.empty((len(pixels), 0), dtype=np.float32)
 
 
-class PaperTraining:
-    """Training of a fresh autoencoder to reconstruct crops (`training.loop.Recipe`).
+class PaperTraining(AutoencoderTraining):
+    """Training of the autoencoder on crops in [0, 1]."""
 
-    Parameters
-    ----------
-    frames : FrameSource
-        Reference frames.
-    split : Split
-        The held-out loss is that of its ``validation`` frames.
-    spec : TrainSpec
-        Settings.
-    device : torch.device
-        Where the network is trained.
+    def to_light(self, values: torch.Tensor, facts: torch.Tensor) -> torch.Tensor:
+        """Convert crops to units of their noise."""
+        return in_noise_units(values, values)
+
+    def from_light(self, light: torch.Tensor, facts: torch.Tensor) -> torch.Tensor:
+        """Scale crops to [0, 1] again."""
+        return minmax(light)
+
+
+def in_noise_units(values: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """Convert patches ``(..., P, P)``: above the median of ``like``, in units of the noise of its pixels.
+
+    The noise from differences of neighbours, by their median absolute value; 1e-6 at least.
     """
+    level = like.flatten(-2).median(dim=-1).values[..., None, None]
+    steps = (like[..., 1:] - like[..., :-1]).abs().flatten(-2).median(dim=-1).values[..., None, None]
+    return (values - level) / (steps * SIGMA_PER_MAD / math.sqrt(2)).clamp(min=1e-6)
 
-    def __init__(self, frames: FrameSource, split: Split, spec: TrainSpec, device: torch.device) -> None:
-        self.spec, self.device, self.steps, self.distance = (
-            spec,
-            device,
-            spec.steps,
-            reconstruction_loss(spec.loss),
-        )
-        network = seeded_autoencoder(spec.seed).to(device)
-        self.network = torch.nn.utils.convert_conv2d_weight_memory_format(network, torch.channels_last)
-        self.reservoir = Reservoir(frames, split.train, spec, MinMax())
-        watched = held_out_crops(frames, split.validation, spec, HELD_OUT_CROPS, MinMax())
-        self.watched = torch.from_numpy(watched.values)
 
-    def batch(self, step: int) -> torch.Tensor:
-        """Return the crops of a step, ``(batch, P, P)``."""
-        return torch.from_numpy(self.reservoir.batch(step).values)
+def _in_sigma(values: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """Convert patches to the input of the shipped encoder: in units of the noise, stars compressed."""
+    return 10 * torch.asinh(in_noise_units(values, like) / 10)
 
-    def loss(self, step: int, batch: torch.Tensor) -> torch.Tensor:
-        """Return the reconstruction loss, 0-d."""
-        inputs = batch.to(self.device)[:, None].contiguous(memory_format=torch.channels_last)
-        return self.distance(self.network(inputs), inputs)
 
-    def held_out(self) -> float:
-        """Return the reconstruction loss of the held-out crops."""
-        parts = self.watched.split(self.spec.batch)
-        return sum(self.loss(0, part).item() * len(part) for part in parts) / len(self.watched)
-
-    def rate(self, step: int) -> float:
-        """Return the learning rate: half a cosine to zero."""
-        return self.spec.learning_rate * cosine(step, self.steps)
+def _is_other(spec: TrainSpec) -> bool:
+    """Return True for a network that the widths of its layers do not describe."""
+    return (spec.architecture, spec.norm) != (PLAIN.architecture, PLAIN.norm)
 
 
 def _check(spec: TrainSpec) -> None:
-    """Refuse a patch that the network cannot halve, before any frame is read."""
-    multiple = 2 ** len(WIDTHS)
+    """Refuse what this method cannot do, before any frame is read."""
+    if "flux" in spec.augmentations:
+        raise UsageError(
+            "the augmentation flux with the method 'paper'",
+            expected="one that is left after each patch is scaled to [0, 1]",
+            consequence="It would change nothing",
+            remedy="leave flux out",
+        )
+    multiple = 2**spec.depth
     if spec.patch % multiple:
         raise UsageError(
             f"the patch is {spec.patch} px",

@@ -14,6 +14,7 @@ import numpy as np
 
 from aqdask.errors import UsageError
 from aqdask.methods.base import FrameSource
+from aqdask.methods.training.augmentation import orientations
 from aqdask.methods.training.settings import TrainSpec
 from aqdask.specs import MIN_VALID
 from aqdask.stats.patches import gather
@@ -58,7 +59,7 @@ def steps_per_pass(spec: TrainSpec) -> int:
 def training_crops(
     frames: FrameSource, members: Sequence[int], spec: TrainSpec, number: int, normalise: Normaliser
 ) -> Crops:
-    """Draw the crops of pass ``number``, shuffled, each in one of the eight orientations of a square.
+    """Draw the crops of pass ``number``, shuffled, each turned and mirrored as ``spec.augment`` says.
 
     Returns
     -------
@@ -76,7 +77,8 @@ def training_crops(
     chosen = [members[_walk(len(members), spec.seed, number * share + k)] for k in range(share)]
     generator = np.random.default_rng([_CROPS, spec.seed, number])
     crops = _draw(frames, chosen, steps * spec.batch, spec.patch, generator, normalise)
-    orient(crops.values, generator.integers(0, 8, len(crops.values)))
+    turns = generator.integers(0, 8, len(crops.values))
+    orient(crops.values, orientations(turns, spec.augmentations))
     state = generator.bit_generator.state
     for array in (crops.values, crops.facts):  # in place: a permuted copy would double the reservoir
         generator.bit_generator.state = state

@@ -1,23 +1,73 @@
-"""Reconstruction losses by name: ``TrainSpec.loss`` chooses one, for every method."""
+"""Reconstruction losses by name, for every method; `TrainSpec.loss` is one, or a weighted sum.
+
+A row here has a function of the same name in `aqdask.methods.training.loss_functions`, which loads torch.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+import math
+from dataclasses import dataclass
+from importlib.util import find_spec
 
-if TYPE_CHECKING:
-    import torch
+from aqdask.errors import UsageError
 
-LOSSES: dict[str, str] = {
-    "mse": "mse_loss",  # mean squared error, the published one
-    "mae": "l1_loss",  # mean absolute error
-    "huber": "huber_loss",  # squared within 1, absolute beyond: bright stars count less
+
+@dataclass(frozen=True)
+class Loss:
+    """One row.
+
+    Parameters
+    ----------
+    summary : str
+        For ``--help``.
+    package : str
+        Module that has to be installed.
+    reconstructs : bool
+        The loss is least where input and output are equal; others need one beside them.
+    """
+
+    summary: str
+    package: str = ""
+    reconstructs: bool = True
+
+
+LOSSES: dict[str, Loss] = {
+    "mse": Loss("mean squared error, the published one"),
+    "mae": Loss("mean absolute error"),
+    "huber": Loss("squared within 1, absolute beyond: bright stars count less"),
+    "ssim": Loss("1 less the structural similarity", package="pytorch_msssim"),
+    "perceptual": Loss("squared difference of activations of the encoder of the shipped model"),
+    "vgg": Loss("the same of VGG16, where torchvision has its weights", package="torchvision"),
+    "adversarial": Loss("verdict of a patch discriminator that is trained along", reconstructs=False),
 }
-"""Functions of ``torch.nn.functional``, which is loaded only where a network is trained."""
 
 
-def reconstruction_loss(name: str) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
-    """Return the loss of a name in `LOSSES`: mean over all values, 0-d."""
-    from torch.nn import functional
+def parse_loss(text: str) -> dict[str, float] | None:
+    """Return weights by name of ``name[:weight]`` joined by '+'; None for anything else.
 
-    return getattr(functional, LOSSES[name])
+    Weights are positive, 1 where they are left out.
+    """
+    found: dict[str, float] = {}
+    for term in text.split("+"):
+        name, _, weight = term.partition(":")
+        try:
+            value = float(weight or 1)
+        except ValueError:
+            return None
+        if name not in LOSSES or name in found or not 0 < value < math.inf:
+            return None
+        found[name] = value
+    return found if any(LOSSES[name].reconstructs for name in found) else None
+
+
+def check_packages(text: str) -> None:
+    """Raise `UsageError` for a loss whose package is not installed."""
+    for name in parse_loss(text) or ():
+        package = LOSSES[name].package
+        if package and not find_spec(package):
+            raise UsageError(
+                f"the loss {name!r} without the package {package}",
+                expected="the package that computes it",
+                consequence="Nothing was trained",
+                remedy=f"pip install {package.replace('_', '-')}, or take another loss",
+            )
