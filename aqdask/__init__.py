@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         WatchSettings,
         calibrate,
         compare,
+        drift,
         export,
         ingest,
         label,
@@ -48,11 +49,13 @@ if TYPE_CHECKING:
         watch,
     )
     from aqdask.errors import AqdaskError
+    from aqdask.products.drift import ArchiveDrift
     from aqdask.products.report.page import ReportPage
     from aqdask.version import __version__
 
 __all__ = [
     "AqdaskError",
+    "ArchiveDrift",
     "Bundle",
     "Comparison",
     "LabelAgreement",
@@ -64,6 +67,7 @@ __all__ = [
     "__version__",
     "calibrate",
     "compare",
+    "drift",
     "export",
     "ingest",
     "label",
@@ -86,6 +90,7 @@ __all__ = [
 
 _ELSEWHERE = {
     "AqdaskError": "aqdask.errors",
+    "ArchiveDrift": "aqdask.products.drift",
     "ReportPage": "aqdask.products.report.page",
     "__version__": "aqdask.version",
 }

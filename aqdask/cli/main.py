@@ -36,6 +36,7 @@ COMMANDS = {
     "export": "aqdask.cli.products",
     "label": "aqdask.cli.label",
     "report": "aqdask.cli.report",
+    "drift": "aqdask.cli.drift",
     "simulate": "aqdask.cli.demo",
     "demo": "aqdask.cli.demo",
 }

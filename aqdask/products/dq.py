@@ -24,13 +24,13 @@ from aqdask.methods.bundle import Bundle
 from aqdask.specs import PatchGrid
 from aqdask.stats.masking import dq_image
 from aqdask.store import layout
-from aqdask.store.frame_store import DAMAGED, FrameStore
+from aqdask.store.frame_store import DAMAGED, NO_TIME, FrameStore
 from aqdask.store.quality_store import QualityStore, row_checksum
 from aqdask.text import printable
 from aqdask.version import __version__
 
 TILE_ROWS = 64
-WHOSE = ("camera", "filter")
+WHOSE = ("camera", "filter", "time")
 ABOUT = (*WHOSE, "frame_id", "path", "header", "primary_header")
 DAMAGED_MAPS = "the stored maps are missing or damaged: `aqdask verify --repair` makes them again"
 
@@ -142,8 +142,8 @@ class ExportJob:
             return MaskResult(row, problem=DAMAGED)
         if item.crc32c and np.count_nonzero(invalid) != item.invalid_pixels:
             return MaskResult(row, problem=DAMAGED)
-        camera, filter, *rest = map(str, about)
-        dark = _no_sky(self.archive, self.quality, self.run, camera, filter)
+        camera, filter, time, *rest = map(str, about)
+        dark = _no_sky(self.archive, self.quality, self.run, camera, filter, int(time))
         if dark is not None and dark.shape == invalid.shape:
             invalid = invalid | dark
         grid = PatchGrid(*frames.spec.shape, int(store.group.attrs["patch"]))  # type: ignore[arg-type]
@@ -164,11 +164,25 @@ class ExportJob:
             raise place_failed(self.folder, error) from error
 
 
-@lru_cache(maxsize=64)
-def _no_sky(archive: str, quality: str, run: str, camera: str, filter: str) -> np.ndarray | None:
-    """Load the pixels without sky that the calibration of the maps found; None for none."""
+def _no_sky(archive: str, quality: str, run: str, camera: str, filter: str, time: int) -> np.ndarray | None:
+    """Load the pixels without sky that the calibration of a frame's maps found; None for none."""
+    bundle = _bundle(archive, quality, run)
+    if bundle is None:
+        return None
+    known = None if time == NO_TIME else time
+    return _dark(archive, quality, run, camera, bundle.spans.filter_at(camera, filter, known))
+
+
+@lru_cache(maxsize=4)
+def _bundle(archive: str, quality: str, run: str) -> Bundle | None:
     contents = opened_quality(archive, quality, run).bundle()
-    return dispatch.no_sky(Bundle.from_bytes(contents), camera, filter) if contents else None
+    return Bundle.from_bytes(contents) if contents else None
+
+
+@lru_cache(maxsize=64)
+def _dark(archive: str, quality: str, run: str, camera: str, filter: str) -> np.ndarray | None:
+    bundle = _bundle(archive, quality, run)
+    return dispatch.no_sky(bundle, camera, filter) if bundle else None
 
 
 def write_dq(mask: FrameMask, folder: Path) -> str:

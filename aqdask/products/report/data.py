@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 
-from aqdask.execution.coverage import ATTRIBUTE
+from aqdask.execution.coverage import ATTRIBUTE, CALIBRATIONS
 from aqdask.execution.quality_groups import PRECISION, VERSIONS
 from aqdask.methods.bundle import Bundle
-from aqdask.products.flagged import SpansOf, flagged, reference_spans
+from aqdask.products.flagged import StoredModel, flagged
 from aqdask.products.mask_summaries import MaskBlock, read_masks, scored_rows, summary_of
 from aqdask.products.open import quality_name
 from aqdask.products.report import sentences
@@ -90,11 +90,14 @@ def report_data(archive: str | os.PathLike[str], quality: str = "", alpha: float
     if store is not None:
         blocks = read_masks(store, scored_rows(known, quality), quality, alpha)
         masks = summary_of(_added(blocks, sums, values), store, ledger.row_count)
-    spans: SpansOf = reference_spans(store) if store else lambda camera, filter: {}
-    columns |= score_columns(known, quality, values, masks, spans, columns)
+    model = StoredModel(store)
+    bands = model.filters_at(columns["camera"], columns["filter"], columns["time"])
+    columns |= score_columns(
+        known, quality, values, masks, model.spans, columns | {"filter": np.array(bands, object)}
+    )
     order = np.lexsort((columns["row"], columns["time"]))  # NaT is last
     columns = {name: column[order] for name, column in columns.items()}
-    references = _references(columns, spans)
+    references = _references(columns, model)
     followed = ["masked_patches", *(name for name in values if name not in NOT_FOLLOWED)]
     moved = drifts(columns, followed, references)
     standings, places, pvalues = _standings(ledger, quality), sums.repeated_places(grid), sums.pvalues()
@@ -116,10 +119,17 @@ def _added(blocks: Iterator[MaskBlock], sums: MaskSums, values: dict[str, np.nda
         yield block
 
 
-def _references(columns: dict[str, np.ndarray], spans: SpansOf) -> dict[tuple[str, str], dict[str, Band]]:
-    pairs = sorted(set(zip(columns["camera"].tolist(), columns["filter"].tolist(), strict=True)))
-    found = {pair: {name: Band(*span) for name, span in spans(*pair).items()} for pair in pairs}
-    return {pair: bands for pair, bands in found.items() if bands}
+def _references(columns: dict[str, np.ndarray], model: StoredModel) -> dict[tuple[str, str], dict[str, Band]]:
+    """Return the spans of the references by camera and filter, over all calibrations in use."""
+    bands = model.filters_at(columns["camera"], columns["filter"], columns["time"])
+    frames = zip(columns["camera"].tolist(), columns["filter"].tolist(), bands, strict=True)
+    found: dict[tuple[str, str], dict[str, Band]] = {}
+    for camera, name, band in sorted(set(frames)):
+        for variable, span in model.spans(camera, band).items():
+            bands_of = found.setdefault((camera, name), {})
+            before = bands_of.get(variable, Band(*span))
+            bands_of[variable] = Band(min(before.low, span[0]), before.median, max(before.high, span[2]))
+    return found
 
 
 def _standings(ledger: Ledger, quality: str) -> tuple[Standing, ...]:
@@ -213,6 +223,7 @@ def _calibrations(store: QualityStore) -> Iterator[tuple[str, str]]:
         yield "calibration", "unknown: the stored model is damaged"
         return
     bundle = Bundle.from_bytes(contents)
+    used: Any = store.group.attrs.get(CALIBRATIONS, {})
     for key, calibration in sorted(bundle.calibrations.items()):
         if key:
             members = calibration.facts.get("about", {}).get("frames", {})
@@ -221,7 +232,16 @@ def _calibrations(store: QualityStore) -> Iterator[tuple[str, str]]:
             patches = calibration.facts.get("patches")
             yield (
                 f"calibrated for {key.replace('|', ' ').strip() or 'an unknown camera'}",
-                (f"{frames}{patches} reference patches"),
+                f"{frames}{patches} reference patches{_use(used.get(key))}",
             )
     if origin := bundle.provenance.get("adapted_from"):
         yield "calibrated from the model", str(origin)
+
+
+def _use(counts: Mapping[str, int] | None) -> str:
+    """Describe the frames that a calibration with a span of time serves; empty where it is not recorded."""
+    if counts is None:
+        return ""
+    parts = [f"{counts['outside']} outside of its span"] * bool(counts["outside"])
+    parts += [f"{counts['without_time']} without a time"] * bool(counts["without_time"])
+    return f", for {counts['frames']} frames" + (f" ({', '.join(parts)})" if parts else "")
