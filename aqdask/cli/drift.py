@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict
 
 import click
@@ -39,8 +40,8 @@ def drift(
     columns = ("camera", "filter", "quantity", "kind", "time (UTC)", "before", "after", "unit", "sigma",
                "frames before", "frames after", "places")  # fmt: skip
     session.table("changes:", columns, [
-        (c.camera, c.filter, c.quantity.replace("_", " "), c.kind, str(c.time)[:19], c.before, c.after, c.unit,
-         c.sigma, c.frames_before, c.frames_after, c.places)
+        (c.camera, c.filter, c.quantity.replace("_", " "), c.kind, str(c.time)[:19], c.before, c.after,
+         c.unit, None if math.isnan(c.sigma) else c.sigma, c.frames_before, c.frames_after, c.places)
         for c in found.changes
     ])  # fmt: skip
     for use in found.calibrations:

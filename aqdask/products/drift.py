@@ -16,7 +16,7 @@ from pyarrow import csv
 
 from aqdask.errors import UsageError, place_failed
 from aqdask.methods.bundle import POOLED, Bundle, Calibration, nearest_key
-from aqdask.methods.calibration_spans import times_of
+from aqdask.methods.calibration_spans import OPEN, SEPARATOR, times_of
 from aqdask.products.drift_series import ArchiveSeries, FrameSeries, Repeats, read_repeats, read_series
 from aqdask.products.table import as_astropy
 from aqdask.specs import PatchGrid
@@ -30,6 +30,7 @@ FEW = 3  # good frames, from which one can calibrate
 SHOWN = 3
 GAIN_ERROR = 0.05  # relative, above which the sky varies too little to tell gain from read noise
 CLIP_ROUNDS = 3
+EARLIEST, LATEST = (np.datetime64(year, "us") for year in ("0001", "9999"))
 
 
 @dataclass(frozen=True)
@@ -60,8 +61,8 @@ QUANTITIES = {
     "ellipticity": Quantity("frame_ellipticity", "", 0.02, "PSF ellipticity less that of the references"),
     "noise": Quantity("frame_noise_ratio", "", 0.01, "noise relative to that expected at the frame's sky"),
     "gain": Quantity("", "electron / count", 0.03, "gain from the noise at different skies"),
-    "hot_pixels": Quantity("", "patch", 0.5, "patches with single bright pixels in most good frames"),
-    "repeats": Quantity("", "patch", 0.5, "patches masked for another reason in most good frames"),
+    "hot_pixels": Quantity("", "patch", 0.5, "patches with single bright pixels in most unflagged frames"),
+    "repeats": Quantity("", "patch", 0.5, "patches masked for another reason in most unflagged frames"),
     "sky": Quantity("frame_sky", "count", 0.05, "median sky, pedestal included", of_calibration=False),
 }
 RELATIVE = ("sky", "gain")
@@ -121,8 +122,9 @@ class CalibrationUse:
         First and last time of its reference frames, ISO 8601 UTC; empty where unknown.
     frames, flagged : int
     first, last : datetime64[us]
-    calibrate_from, calibrate_until : str
-        Times of the frames that need another calibration, ISO 8601 UTC; empty for none.
+    calibrate_for : tuple of str
+        Spans of time of the frames that need a calibration of their own, as ISO 8601 intervals (UTC), ``..``
+        for an open end; see ``span`` of `aqdask.calibrate`.
     text : str
         All that in words.
     """
@@ -136,8 +138,7 @@ class CalibrationUse:
     flagged: int
     first: np.datetime64
     last: np.datetime64
-    calibrate_from: str
-    calibrate_until: str
+    calibrate_for: tuple[str, ...]
     text: str
 
 
@@ -270,9 +271,11 @@ def _is_of(change: Change, series: FrameSeries) -> bool:
     return (change.camera, change.calibration) == (series.camera, series.calibration)
 
 
-def _named(series: FrameSeries | CalibrationUse) -> str:
+def _named(series: FrameSeries) -> str:
     """Write the calibration of a series in words."""
-    return printable(series.calibration.replace("|", " ").strip()) or "an unnamed camera"
+    camera, _, span = series.calibration.partition(SEPARATOR)
+    named = printable(camera.replace("|", " ").strip()) or "an unnamed camera"
+    return f"{named}, calibration for {span}" if span else named
 
 
 def series_changes(series: FrameSeries) -> Iterator[Change]:
@@ -299,8 +302,8 @@ def _change(
 ) -> Change:
     """Make a `Change` from positions of units, whose first frames are ``first``."""
     edges = [*first.tolist(), len(series.rows)]
-    frames = [int(np.count_nonzero(series.is_good[edges[a] : edges[b]]))
-              for a, b in ((point.start, point.index), (point.index, point.stop))]  # fmt: skip
+    frames = (int(np.count_nonzero(series.is_good[edges[a] : edges[b]]))
+              for a, b in ((point.start, point.index), (point.index, point.stop)))  # fmt: skip
     return Change(
         series.camera, series.filter, series.calibration, name, point.kind, series.times[edges[point.index]],
         before, after, QUANTITIES[name].unit, point.sigma, *frames, **more,
@@ -312,8 +315,8 @@ def _place_changes(
 ) -> Iterator[Change]:
     """Yield the changes of the number of hot pixels and repeats, with the new places."""
     if len(repeats.first) < 2 * LEAST_UNITS:
-        few = int(np.count_nonzero(series.is_good))
-        notes.append(f"{_named(series)}: too few good frames ({few}) to follow hot pixels and repeats")
+        few = int(np.count_nonzero(~series.is_flagged))
+        notes.append(f"{_named(series)}: too few unflagged frames ({few}) to follow hot pixels and repeats")
         return
     for name, again in repeats.again.items():
         counts = again.sum(axis=1)
@@ -354,8 +357,8 @@ def _gains(
     for point, (before, error, _), (after, other, _) in zip(points, fits, fits[1:], strict=False):
         if not max(error, other) < GAIN_ERROR:
             notes.append(
-                f"{_named(series)}: gain and read noise cannot be told apart at {_second(point.time)}: the sky "
-                "varies too little in the frames before or after"
+                f"{_named(series)}: gain and read noise cannot be told apart at {_second(point.time)}: the "
+                "sky varies too little in the frames before or after"
             )
         elif abs(after / before - 1) > max(QUANTITIES["gain"].least, 3 * float(np.hypot(error, other))):
             frames = point.frames_before, point.frames_after
@@ -409,53 +412,73 @@ def _uses(
 def _use(
     archive: str | os.PathLike[str], series: FrameSeries, bundle: Bundle | None, changes: Sequence[Change]
 ) -> CalibrationUse:
-    """Describe the use of the calibration of a series, and when to calibrate anew.
+    """Describe the use of the calibration of a series, and the frames that need another one.
 
-    Changes after the first reference frame ask for references of later frames, those before it for references
-    of earlier ones.
+    Changes cut the series; all parts but that of the references need references of their own.
     """
     key, calibration = _stored(bundle, series.calibration) if bundle else (series.calibration, None)
     references = _reference_times(archive, calibration) if calibration and key != POOLED else ()
-    since = np.datetime64(references[0], "us") if references else None
-    later = [change.time for change in changes if since is None or change.time > since]
-    earlier = [change.time for change in changes if since is not None and change.time <= since]
-    start, stop = (max(later) if later else None), (max(earlier) if earlier else None)
-    is_own = key == series.calibration
-    spans = [
+    parts = _parts(series, [change.time for change in changes])
+    within = [] if not references else [
+        (start, stop) for start, stop in parts
+        if np.datetime64(references[0], "us") >= start and np.datetime64(references[1], "us") <= stop
+    ]  # fmt: skip
+    anew = [part for part in parts if part not in within] if len(parts) > 1 else []
+    told = [
         f"{_named(series)}: {len(series.rows)} frames, {_day(series.times[0])} to {_day(series.times[-1])}"
     ]
-    if not is_own:
-        spans.append(
-            f"not calibrated; scored with the calibration of {key.replace('|', ' ') or 'any camera'}"
-        )
+    if key != series.calibration:
+        told.append(f"not calibrated; scored with the calibration of {key.replace('|', ' ') or 'any camera'}")
     elif references:
-        spans.append(f"references from {references[0][:10]} to {references[1][:10]}")
+        told.append(f"references from {references[0][:10]} to {references[1][:10]}")
     else:
-        spans.append("references of unknown times")
-    causes = {c.quantity for c in changes}
+        told.append("references of unknown times")
+    causes = {change.quantity for change in changes}
     named = ", ".join(name.replace("_", " ") for name in QUANTITIES if name in causes)
-    advice = f"no change that asks for a new calibration ({named or 'nothing changed'})"
-    if start is not None:
-        good = int(np.count_nonzero((series.times >= start) & ~series.is_flagged))
-        few = f" (when there are {FEW} good ones: {good} now)" if good < FEW else ""
-        advice = f"{named} changed: calibrate anew with frames from {_second(start)} on{few}"
-    if stop is not None:
-        also = "and " if start is not None else f"{named} changed: "
-        advice = (
-            f"{advice}; " if start is not None else ""
-        ) + f"{also}calibrate for frames before {_second(stop)}"
+    if not causes:
+        told.append("no change that asks for a new calibration")
+    elif anew:
+        told.append(
+            f"{named} changed: calibrate anew with frames {' and '.join(_words(*part) for part in anew)}"
+        )
+    else:
+        told.append(f"{named} changed, with fewer than {FEW} good frames on one side")
     return CalibrationUse(
-        series.camera, series.filter, key, is_own, references, len(series.rows), int(series.is_flagged.sum()),
-        series.times[0], series.times[-1], _second(start), _second(stop), f"{'; '.join(spans)}; {advice}.",
+        series.camera, series.filter, key, key == series.calibration, references, len(series.rows),
+        int(series.is_flagged.sum()), series.times[0], series.times[-1],
+        tuple("/".join(map(_end, part)) for part in anew), f"{'; '.join(told)}.",
     )  # fmt: skip
+
+
+def _parts(series: FrameSeries, cuts: Iterable[np.datetime64]) -> list[tuple[np.datetime64, np.datetime64]]:
+    """Cut the time at changes into parts of at least `FEW` good frames, with open ends."""
+    good, edges = series.times[series.is_good], [EARLIEST]
+    for cut in sorted(set(cuts)):
+        if (
+            np.count_nonzero((good >= edges[-1]) & (good < cut)) >= FEW
+            and np.count_nonzero(good >= cut) >= FEW
+        ):
+            edges.append(cut)
+    return list(pairwise([*edges, LATEST]))
+
+
+def _words(start: np.datetime64, stop: np.datetime64) -> str:
+    """Write a part of the time in words."""
+    if start == EARLIEST:
+        return f"before {_second(stop)}"
+    return f"from {_second(start)} on" if stop == LATEST else f"from {_second(start)} to {_second(stop)}"
+
+
+def _end(time: np.datetime64) -> str:
+    return OPEN if time in (EARLIEST, LATEST) else _second(time)
 
 
 def _day(time: np.datetime64) -> str:
     return str(time.astype("datetime64[D]"))
 
 
-def _second(time: np.datetime64 | None) -> str:
-    return "" if time is None else str(time.astype("datetime64[s]"))
+def _second(time: np.datetime64) -> str:
+    return str(time.astype("datetime64[s]"))
 
 
 def _reference_times(archive: str | os.PathLike[str], calibration: Calibration) -> tuple[str, ...]:

@@ -24,7 +24,7 @@ from aqdask.store.quality_store import QualityStore
 NIGHTS = 20  # from which the medians of nights are followed; of fewer nights frames
 GAP = np.timedelta64(4, "h")  # without frames, between nights
 DAY = np.timedelta64(24, "h")  # the longest night: where frames go on, a day
-CHUNK = 20  # good frames at least, in which repeats are counted
+CHUNK = 10  # unflagged frames at least, in which repeats are counted
 CHUNKS = 4000  # at most, of all series: their counts are in memory
 AGAIN = 0.5  # of the frames of a chunk, in which a patch is masked
 SPIKE = flags.code(flags.REASONS, "spike")
@@ -90,7 +90,7 @@ class FrameSeries:
 
 @dataclass(frozen=True, eq=False)
 class Repeats:
-    """Patches that are masked again and again in chunks of good frames of a series.
+    """Patches that are masked again and again in chunks of unflagged frames of a series.
 
     Parameters
     ----------
@@ -194,7 +194,7 @@ def _of_calibrations(
 def read_repeats(
     archive: str | os.PathLike[str], quality: str, found: ArchiveSeries, alpha: float
 ) -> tuple[Repeats, ...]:
-    """Read the maps of all good frames, and count the patches that are masked again and again.
+    """Read the maps of all unflagged frames, and count the patches that are masked again and again.
 
     The last frames of a series that fill no chunk belong to the one before.
 
@@ -203,7 +203,7 @@ def read_repeats(
     tuple of Repeats
         One a series.
     """
-    good = [np.flatnonzero(series.is_good) for series in found.series]
+    good = [np.flatnonzero(~series.is_flagged) for series in found.series]
     size = max(CHUNK, -(-sum(map(len, good)) // CHUNKS))
     rows = open_ledger(layout.open_root(archive)).rows()
     chunk_of = np.full(int(rows.column("row").max(initial=0)) + 1, -1, np.int64)
