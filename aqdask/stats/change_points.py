@@ -20,7 +20,8 @@ from aqdask.stats.robust import mad_sigma
 LEAST_UNITS = 5  # between two changes: fewer make none, as a few bad nights
 MOST_UNITS = 3000  # of a longer series neighbours are joined; the segmentation takes their number squared
 PENALTY = 2.0, 6.0  # of a change: the first times ln(n), plus the second; see `benchmarks/science/drift.py`
-CLIPPED = 3.0  # sigma from the running median
+CLIPPED = 2.0  # sigma from the running median: a run of outliers that is shorter than a level makes none
+WINDOW = 4 * LEAST_UNITS + 1  # units of the running median
 BATCHES = 12  # at least, from which a long-run variance is estimated
 HIGHEST_PHI = 0.9  # of an autoregressive process: beyond it few values tell nothing of their level
 STEP, TREND = "step", "trend"
@@ -97,7 +98,7 @@ def joined(values: np.ndarray, width: int, function: object) -> np.ndarray:
 
 def _clipped(series: np.ndarray, floor: float) -> tuple[np.ndarray, float]:
     """Clip values far from the running median; return them, and the scatter of single values about it."""
-    middle = median_filter(series, size=2 * LEAST_UNITS + 1, mode="nearest")
+    middle = median_filter(series, size=WINDOW, mode="nearest")
     scatter = max(float(mad_sigma(series - middle, 0.0)), floor)
     return middle + np.clip(series - middle, -CLIPPED * scatter, CLIPPED * scatter), scatter
 
@@ -166,5 +167,4 @@ def lasting(flags: np.ndarray) -> np.ndarray:
 
     Flagged values that come and go are exceptions; flags that stay belong to a change.
     """
-    size = 4 * LEAST_UNITS + 1
-    return flags & (median_filter(flags.astype(np.uint8), size=size, mode="nearest") > 0)
+    return flags & (median_filter(flags.astype(np.uint8), size=WINDOW, mode="nearest") > 0)
