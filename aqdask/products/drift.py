@@ -20,7 +20,7 @@ from aqdask.methods.calibration_spans import OPEN, SEPARATOR, times_of
 from aqdask.products.drift_series import ArchiveSeries, FrameSeries, Repeats, read_repeats, read_series
 from aqdask.products.table import as_astropy
 from aqdask.specs import PatchGrid
-from aqdask.stats.change_points import LEAST_UNITS, ChangePoint, change_points
+from aqdask.stats.change_points import LEAST_UNITS, STEP, ChangePoint, change_points
 from aqdask.store import layout
 from aqdask.store.frame_store import FrameStore
 from aqdask.store.ledger import open_ledger
@@ -107,6 +107,15 @@ class Change:
     frames_before: int
     frames_after: int
     places: str = ""
+
+    @property
+    def text(self) -> str:
+        """The change in one sentence."""
+        where = printable(f"{self.camera} {self.filter}".strip())
+        name, unit = self.quantity.replace("_", " "), f" {self.unit}" if self.unit else ""
+        of = f"The {name} of {where}" if where else f"The {name}"
+        since = f"{'from' if self.kind == STEP else 'by a trend from about'} {_second(self.time)} on"
+        return f"{of} changed from {self.before:.4g} to {self.after:.4g}{unit} {since}."
 
 
 @dataclass(frozen=True)

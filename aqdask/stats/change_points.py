@@ -80,7 +80,7 @@ def change_points(values: np.ndarray, floor: float = 0.0) -> list[ChangePoint]:
     found = []
     for start, first, last, stop, kind in _shaped(clipped / scale, _segmented(clipped / scale)):
         before, after = (float(np.median(part)) for part in (series[start:first], series[last:stop]))
-        sigma = abs(after - before) / float(max(scatter, scale))
+        sigma = abs(after - before) / float(scatter or scale)
         first, start, stop = (min(position * width, len(values)) for position in (first, start, stop))
         found.append(ChangePoint(first, start, stop, before, after, sigma, kind))
     return found
@@ -130,7 +130,7 @@ def _segmented(series: np.ndarray) -> list[int]:
     from ruptures import KernelCPD  # with its imports a fifth of a second, which others need not wait
 
     found = KernelCPD(kernel="linear", min_size=LEAST_UNITS).fit(series[:, None])
-    return [0, *found.predict(pen=PENALTY[0] * np.log(len(series)) + PENALTY[1])]
+    return [0, *map(int, found.predict(pen=PENALTY[0] * np.log(len(series)) + PENALTY[1]))]
 
 
 def _shaped(series: np.ndarray, bounds: list[int]) -> Iterator[tuple[int, int, int, int, str]]:

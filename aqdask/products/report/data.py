@@ -13,6 +13,8 @@ import numpy as np
 from aqdask.execution.coverage import ATTRIBUTE, CALIBRATIONS
 from aqdask.execution.quality_groups import PRECISION, VERSIONS
 from aqdask.methods.bundle import Bundle
+from aqdask.products.drift import series_changes
+from aqdask.products.drift_series import read_series
 from aqdask.products.flagged import StoredModel, flagged
 from aqdask.products.mask_summaries import MaskBlock, read_masks, scored_rows, summary_of
 from aqdask.products.open import quality_name
@@ -100,6 +102,8 @@ def report_data(archive: str | os.PathLike[str], quality: str = "", alpha: float
     references = _references(columns, model)
     followed = ["masked_patches", *(name for name in values if name not in NOT_FOLLOWED)]
     moved = drifts(columns, followed, references)
+    series = read_series(archive, quality).series if store else ()
+    changes = tuple(change for one in series for change in series_changes(one)) if moved else ()
     standings, places, pvalues = _standings(ledger, quality), sums.repeated_places(grid), sums.pvalues()
     damaged = int(masks.damaged.sum()) if masks else 0
     local = sentences.local_sentence(columns, masks.patches) if masks else ""
@@ -107,7 +111,7 @@ def report_data(archive: str | os.PathLike[str], quality: str = "", alpha: float
     provenance = tuple(_provenance(archive, root, store, alpha))
     return ReportData(
         os.fspath(archive), quality, alpha, tuple(filter(None, summary)), standings, columns, labels(store),
-        references, sums.mean_masks(), places, pvalues, moved, provenance,
+        references, sums.mean_masks(), places, pvalues, moved, changes, provenance,
     )  # fmt: skip
 
 
