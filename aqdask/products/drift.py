@@ -30,6 +30,7 @@ FEW = 3  # good frames, from which one can calibrate
 SHOWN = 3
 GAIN_ERROR = 0.05  # relative, above which the sky varies too little to tell gain from read noise
 CLIP_ROUNDS = 3
+SHARE = 0.1  # of the time of the references, in a part of a series that they stand for
 EARLIEST, LATEST = (np.datetime64(year, "us") for year in ("0001", "9999"))
 
 
@@ -423,15 +424,12 @@ def _use(
 ) -> CalibrationUse:
     """Describe the use of the calibration of a series, and the frames that need another one.
 
-    Changes cut the series; all parts but that of the references need references of their own.
+    Changes cut the series; the parts without references need a calibration of their own.
     """
     key, calibration = _stored(bundle, series.calibration) if bundle else (series.calibration, None)
     references = _reference_times(archive, calibration) if calibration and key != POOLED else ()
     parts = _parts(series, [change.time for change in changes])
-    within = [] if not references else [
-        (start, stop) for start, stop in parts
-        if np.datetime64(references[0], "us") >= start and np.datetime64(references[1], "us") <= stop
-    ]  # fmt: skip
+    within = _parts_of(references, parts)
     anew = [part for part in parts if part not in within] if len(parts) > 1 else []
     told = [
         f"{_named(series)}: {len(series.rows)} frames, {_day(series.times[0])} to {_day(series.times[-1])}"
@@ -446,12 +444,12 @@ def _use(
     named = ", ".join(name.replace("_", " ") for name in QUANTITIES if name in causes)
     if not causes:
         told.append("no change that asks for a new calibration")
-    elif anew:
-        told.append(
-            f"{named} changed: calibrate anew with frames {' and '.join(_words(*part) for part in anew)}"
-        )
     else:
-        told.append(f"{named} changed, with fewer than {FEW} good frames on one side")
+        sides = ", with references on both sides" if len(within) > 1 else ""
+        few = "" if len(parts) > 1 else f", with fewer than {FEW} good frames on one side"
+        told.append(f"{named} changed{sides}{few}")
+    if anew:
+        told[-1] += f": calibrate anew with frames {' and '.join(_words(*part) for part in anew)}"
     return CalibrationUse(
         series.camera, series.filter, key, key == series.calibration, references, len(series.rows),
         int(series.is_flagged.sum()), series.times[0], series.times[-1],
@@ -469,6 +467,17 @@ def _parts(series: FrameSeries, cuts: Iterable[np.datetime64]) -> list[tuple[np.
         ):
             edges.append(cut)
     return list(pairwise([*edges, LATEST]))
+
+
+def _parts_of(
+    references: Sequence[str], parts: Sequence[tuple[np.datetime64, np.datetime64]]
+) -> list[tuple[np.datetime64, np.datetime64]]:
+    """Return the parts in which at least `SHARE` of the time of the references lies; none where unknown."""
+    if not references:
+        return []
+    first, last = (np.datetime64(time, "us") for time in references)
+    inside = [(part, min(last, part[1]) - max(first, part[0])) for part in parts]
+    return [part for part, overlap in inside if overlap > SHARE * (last - first)]
 
 
 def _words(start: np.datetime64, stop: np.datetime64) -> str:
