@@ -260,9 +260,13 @@ def find_drift(
             consequence="There is nothing to follow",
             remedy="score the archive with a model of that method (`aqdask calibrate --model wide-field`)",
         )
-    repeats = read_repeats(archive, quality, found, alpha) if maps else (None,) * len(found.series)
     changes: list[Change] = []
     notes = [] if maps else ["hot pixels and repeats are not followed: no maps were read"]
+    repeats: Sequence[Repeats | None] = [None] * len(found.series)
+    if maps:
+        repeats, damaged = read_repeats(archive, quality, found, alpha)
+        if damaged:
+            notes.append(f"the maps of {damaged} frames are missing or damaged (`aqdask verify --repair`)")
     for series, own in zip(found.series, repeats, strict=True):
         changes += series_changes(series)
         changes += _gains(series, found.model.bundle, [c for c in changes if _is_of(c, series)], notes)

@@ -126,9 +126,17 @@ class ArchiveSeries:
 
 
 def read_series(archive: str | os.PathLike[str], quality: str) -> ArchiveSeries:
-    """Read the frame-level values of a quality group; no map and no pixel is read."""
+    """Read the frame-level values of a quality group; no map and no pixel is read.
+
+    Raises
+    ------
+    ArchiveError
+        For a quality group that is damaged.
+    """
     root = layout.open_root(archive)
     ledger, frames, store = open_ledger(root), FrameStore.at(root), QualityStore.open(archive, quality)
+    if lost := store.lost():
+        raise layout.damaged(archive, lost)
     known = scored_rows(ledger.rows(), quality)
     known = known.take(known.are_lights())
     rows = known.column("row").astype(np.int64)
@@ -193,7 +201,7 @@ def _of_calibrations(
 
 def read_repeats(
     archive: str | os.PathLike[str], quality: str, found: ArchiveSeries, alpha: float
-) -> tuple[Repeats, ...]:
+) -> tuple[tuple[Repeats, ...], int]:
     """Read the maps of all unflagged frames, and count the patches that are masked again and again.
 
     The last frames of a series that fill no chunk belong to the one before.
@@ -202,6 +210,8 @@ def read_repeats(
     -------
     tuple of Repeats
         One a series.
+    int
+        Frames whose maps are missing or damaged, which are not counted.
     """
     good = [np.flatnonzero(~series.is_flagged) for series in found.series]
     size = max(CHUNK, -(-sum(map(len, good)) // CHUNKS))
@@ -217,16 +227,19 @@ def read_repeats(
     counts = np.zeros((2, offset, int(np.prod(found.grid.shape))), np.int32)
     known = scored_rows(rows, quality)
     known = known.take(chunk_of[known.column("row")] >= 0)
+    members_of, damaged = np.zeros(offset, np.int64), 0
     for block in read_masks(found.store, known, quality, alpha):
+        members_of += np.bincount(chunk_of[block.rows[~block.damaged]], minlength=offset)
+        damaged += int(block.damaged.sum())
         frame, patch, reason = block.masked
         codes = CODES[reason]
-        chosen = ~np.isin(codes, WITHOUT_SCORE)
+        chosen = ~block.damaged[frame] & ~np.isin(codes, WITHOUT_SCORE)
         places = (codes[chosen] != SPIKE).astype(int), chunk_of[block.rows[frame[chosen]]], patch[chosen]
         np.add.at(counts, places, 1)
-    members_of = np.bincount(chunk_of[chunk_of >= 0], minlength=offset)
     again = counts >= AGAIN * np.maximum(members_of, 1)[:, None]
     bounds = np.cumsum([0, *map(len, firsts)])
-    return tuple(
+    repeats = (
         Repeats(first, {name: again[n, start:stop] for n, name in enumerate(("hot_pixels", "repeats"))})
         for first, start, stop in zip(firsts, bounds, bounds[1:], strict=False)
     )
+    return tuple(repeats), damaged

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +22,7 @@ from night import tiny_bundle
 import aqdask as aq
 import aqdask.products.drift as drift_module
 from aqdask.cli.main import aqdask
-from aqdask.errors import UsageError
+from aqdask.errors import ArchiveError, UsageError
 from aqdask.methods.bundle import Calibration
 from aqdask.methods.shipped import load_shipped
 from aqdask.products.drift import find_drift, series_changes, write_changes
@@ -178,6 +179,16 @@ def test_a_model_without_frame_quantities_is_refused(tmp_path):
         UsageError, match=r"measures no size, noise or sky.*method 'aqdask'.*What to do: score"
     ):
         aq.drift(place)
+
+
+def test_damaged_maps_are_named_and_lost_values_are_an_error(archive, tmp_path):
+    own = Path(shutil.copytree(archive, tmp_path / "a.zarr"))
+    group = own / "quality" / name_of(archive)
+    (group / "pvalue" / "c" / "1" / "0" / "0").unlink()
+    assert aq.drift(own).notes == ("the maps of 16 frames are missing or damaged (`aqdask verify --repair`)",)
+    shutil.rmtree(group / "frame_size_ratio")
+    with pytest.raises(ArchiveError, match="frame_size_ratio"):
+        aq.drift(own)
 
 
 def test_an_empty_series_and_a_short_one_are_named(tmp_path, bundle):
