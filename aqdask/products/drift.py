@@ -316,11 +316,11 @@ def _change(
 ) -> Change:
     """Make a `Change` from positions of units, whose first frames are ``first``."""
     edges = [*first.tolist(), len(series.rows)]
-    frames = (int(np.count_nonzero(series.is_good[edges[a] : edges[b]]))
-              for a, b in ((point.start, point.index), (point.index, point.stop)))  # fmt: skip
+    start, cut, stop = edges[point.start], edges[point.index], edges[point.stop]
+    frames_before, frames_after = int(series.is_good[start:cut].sum()), int(series.is_good[cut:stop].sum())
     return Change(
-        series.camera, series.filter, series.calibration, name, point.kind, series.times[edges[point.index]],
-        before, after, QUANTITIES[name].unit, point.sigma, *frames, **more,
+        series.camera, series.filter, series.calibration, name, point.kind, series.times[cut], before, after,
+        QUANTITIES[name].unit, point.sigma, frames_before, frames_after, **more,
     )  # fmt: skip
 
 
@@ -463,13 +463,11 @@ def _use(
 
 def _parts(series: FrameSeries, cuts: Iterable[np.datetime64]) -> list[tuple[np.datetime64, np.datetime64]]:
     """Cut the time at changes into parts of at least `FEW` good frames, with open ends."""
-    good, edges = series.times[series.is_good], [EARLIEST]
+    good, edges = series.times[series.is_good], np.array([EARLIEST])
     for cut in sorted(set(cuts)):
-        if (
-            np.count_nonzero((good >= edges[-1]) & (good < cut)) >= FEW
-            and np.count_nonzero(good >= cut) >= FEW
-        ):
-            edges.append(cut)
+        since = good[good >= edges[-1]]
+        if min(np.count_nonzero(since < cut), np.count_nonzero(since >= cut)) >= FEW:
+            edges = np.append(edges, cut)
     return list(pairwise([*edges, LATEST]))
 
 
