@@ -44,6 +44,8 @@ def drift(
          c.unit, None if math.isnan(c.sigma) else c.sigma, c.frames_before, c.frames_after, c.places)
         for c in found.changes
     ])  # fmt: skip
+    if not found.changes:
+        session.emit("none", event="changes", changes=0)
     for use in found.calibrations:
         session.emit(use.text, event="calibration", **asdict(use))
     if missing := found.without_time:

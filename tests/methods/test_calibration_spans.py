@@ -2,11 +2,15 @@
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
+from aqdask.cli.main import aqdask
 from aqdask.errors import ModelError, UsageError
-from aqdask.methods.bundle import SPANS_VERSION, VERSION, Bundle
+from aqdask.methods.bundle import SPANS_VERSION, VERSION, Bundle, Calibration
 from aqdask.methods.calibration_spans import CalibrationSpans, TimeSpan, times_of
 from aqdask.methods.container import pack, unpack
+from aqdask.methods.dispatch import train
+from aqdask.methods.noise_aware.calibrate import _of_span
 from aqdask.methods.paper.scorer import calibration_of
 from aqdask.methods.training.settings import TrainSpec
 
@@ -122,3 +126,29 @@ def test_a_bundle_with_another_span_is_unsound(span):
     del document["checksum"]
     with pytest.raises(ModelError, match="a bundle with the calibrations"):
         Bundle.from_bytes(pack(tensors, document))
+
+
+def test_a_calibration_is_stored_under_its_span():
+    times = ["2024-06-01T20:00:00", "2024-06-02T03:00:01"]
+    made = Calibration({}, {"about": {"times": times}})
+    assert _of_span("cam|L", made, "") == ("cam|L", made)
+    assert _of_span("", made, SUMMER) == ("", made)  # the pooled one serves all times
+    key, found = _of_span("cam|L", made, SUMMER)
+    assert (key, found.facts["span"]) == (f"cam|L@{SUMMER}", SUMMER)
+    key, found = _of_span("cam|L", made, "frames")
+    assert (key, found.facts["span"]) == (f"cam|L@{times[0]}/{times[1]}", f"{times[0]}/{times[1]}")
+    with pytest.raises(UsageError, match=r"frames of cam L have no time.*What to do: name the span"):
+        _of_span("cam|L", Calibration({}, {"about": {}}), "frames")
+
+
+def test_requests_that_contradict_are_refused(tmp_path):
+    with pytest.raises(UsageError, match=r"a training for the span of time.*--from TIME"):
+        train(None, TrainSpec(span=SUMMER))
+    words = ["calibrate", str(tmp_path), "--model", "wide-field", "--out", str(tmp_path / "m.safetensors")]
+    for more, why in (
+        (["--span", "--from", "2024-06-01"], "--span beside --from"),
+        (["--from", "soon"], "'soon/..'"),
+    ):
+        ended = CliRunner().invoke(aqdask, [*words, *more])
+        assert ended.exit_code == 2
+        assert why in ended.output
