@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         calibrate,
         compare,
         detect,
+        drift,
         export,
         ingest,
         label,
@@ -57,11 +58,13 @@ if TYPE_CHECKING:
     from aqdask.errors import AqdaskError
     from aqdask.measurements.light_curves import LightCurves
     from aqdask.measurements.search import FoundTransients
+    from aqdask.products.drift import ArchiveDrift
     from aqdask.products.report.page import ReportPage
     from aqdask.version import __version__
 
 __all__ = [
     "AqdaskError",
+    "ArchiveDrift",
     "Bundle",
     "Comparison",
     "Detections",
@@ -77,6 +80,7 @@ __all__ = [
     "calibrate",
     "compare",
     "detect",
+    "drift",
     "export",
     "ingest",
     "label",
@@ -106,6 +110,7 @@ _ELSEWHERE = {
     "AqdaskError": "aqdask.errors",
     "FoundTransients": "aqdask.measurements.search",
     "LightCurves": "aqdask.measurements.light_curves",
+    "ArchiveDrift": "aqdask.products.drift",
     "ReportPage": "aqdask.products.report.page",
     "__version__": "aqdask.version",
 }

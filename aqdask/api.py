@@ -34,6 +34,7 @@ from aqdask.io.frame_ids import match_frames
 from aqdask.measurements.source_tables import Detections, detect_archive
 from aqdask.methods import dispatch
 from aqdask.methods.bundle import Bundle
+from aqdask.methods.calibration_spans import OF_FRAMES, TimeSpan
 from aqdask.methods.shipped import SHIPPED, load_shipped
 from aqdask.methods.training.progress import Report, TrainProgress
 from aqdask.methods.training.settings import TrainSpec
@@ -42,6 +43,7 @@ from aqdask.photometry.source_catalogue import DetectSpec
 from aqdask.products import agreement, lazy
 from aqdask.products.agreement import LabelAgreement
 from aqdask.products.compare import Comparison, compare
+from aqdask.products.drift import ArchiveDrift, find_drift
 from aqdask.products.export import DEFAULT_FORMATS, TABLE_FORMATS, check_formats, export_all
 from aqdask.products.label_file import label_table, read_label_file
 from aqdask.products.open import mask, open_frames, open_quality, quality_name
@@ -63,7 +65,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Bundle", "Comparison", "Detections", "IngestOptions", "LabelAgreement", "Summary", "Verification",
-    "WatchCounts", "WatchSettings", "calibrate", "compare", "detect", "export", "ingest", "label",
+    "WatchCounts", "WatchSettings", "calibrate", "compare", "detect", "drift", "export", "ingest", "label",
     "label_agreement", "label_from_file", "labels", "light_curves", "load_model", "mask", "open_frames",
     "open_quality", "quality_of", "rank_frames", "reconstruct", "report", "run", "score", "select", "stack",
     "train", "transients", "verify", "watch",
@@ -531,7 +533,10 @@ def calibrate(
     device : str, optional
         'cpu' or 'cuda'; None: CUDA where there is one.
     **settings
-        ``name`` (the model's unless given), ``seed``, ``alpha``, ``two_sided``.
+        ``name`` (the model's unless given), ``seed``, ``alpha``, ``two_sided``, and ``span``, the span of
+        time whose frames the calibration serves: ``"2024-06-01/2024-09-01"`` (UTC, half open, ``".."`` for an
+        open end), or ``"frames"``, that of the reference frames. Calibrations of other spans are kept,
+        references are chosen within it, and `score` takes for each frame the calibration of its time.
 
     Returns
     -------
@@ -559,7 +564,8 @@ def calibrate(
         return dispatch.calibrate(bundle, found, recorded, progress=tell, device=target)
 
     with executor_of(cluster) as executor:
-        chosen = choose_frames(archive, _patterns(frames), executor, reporter or Silent())
+        within = TimeSpan.parse(spec.span) if spec.span not in ("", OF_FRAMES) else None
+        chosen = choose_frames(archive, _patterns(frames), executor, reporter or Silent(), within)
         calibrated = without_outliers(chosen, make, tell) if frames is None else make(chosen)
     if out:
         calibrated.save(Path(out))
@@ -611,6 +617,7 @@ def quality_of(
     invalid: Any = None,
     camera: str | None = None,
     filter: str | None = None,
+    time: Any = None,
 ) -> xr.Dataset:
     """Compute quality maps of an array lazily: the numbers that `score` stores, and nothing is stored.
 
@@ -624,6 +631,8 @@ def quality_of(
         Pixels that are not data; NaN never are.
     camera, filter : str, optional
         Choose the calibration; None: the image's coordinates of these names, if it has them.
+    time : datetime64 or str, optional
+        Time in UTC of all frames, for a model with calibrations for spans of time; None: the coordinate.
 
     Returns
     -------
@@ -637,7 +646,7 @@ def quality_of(
     UsageError
         For an array that is no frame. ModelError for a model that cannot be read.
     """
-    return lazy.quality_of(image, load_model(model), invalid=invalid, camera=camera, filter=filter)
+    return lazy.quality_of(image, load_model(model), invalid=invalid, camera=camera, filter=filter, time=time)
 
 
 def reconstruct(
@@ -1082,6 +1091,41 @@ def light_curves(
             archive, quality, alpha, out, executor, reporter or Silent(), targets=found, number=number,
             reference=reference, radius=radius, frames=_listed(frames),
         )  # fmt: skip
+
+
+def drift(
+    archive: PathLike, *, model: str | None = None, alpha: float = 0.01, maps: bool = True
+) -> ArchiveDrift:
+    """Find the times at which cameras changed, and when to calibrate anew, from stored scores.
+
+    Change points of size, ellipticity, noise, gain, hot pixels, fixed-position repeats and sky, by camera,
+    filter and calibration: of the medians of nights, or of frames where there are fewer than 20 nights.
+    Flagged frames count only where most of their neighbours in time are flagged, too.
+
+    Parameters
+    ----------
+    archive : path
+        A scored archive.
+    model : str, optional
+        Name or digest, where the archive holds maps of several models.
+    alpha : float
+        False-mask rate of the masks in which repeats are counted, in (0, 1).
+    maps : bool
+        False reads no maps: hot pixels and repeats are not followed.
+
+    Returns
+    -------
+    ArchiveDrift
+        ``changes`` (also as ``table``), ``calibrations``: the frames that each one scores, the times of its
+        references, and of frames that need another one; ``without_time`` and ``notes``: what is not followed.
+
+    Raises
+    ------
+    UsageError
+        For alpha outside (0, 1), no or several models, or a method that measures no such quantity.
+    """
+    check_alpha(alpha)
+    return find_drift(archive, quality_name(archive, model), alpha=alpha, maps=maps)
 
 
 def report(

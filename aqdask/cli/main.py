@@ -41,6 +41,7 @@ COMMANDS = {
     "report": "aqdask.cli.report",
     "rank": "aqdask.cli.stack",
     "stack": "aqdask.cli.stack",
+    "drift": "aqdask.cli.drift",
     "simulate": "aqdask.cli.demo",
     "demo": "aqdask.cli.demo",
 }

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from aqdask.cli.common import Session, all_types_option, command
-from aqdask.errors import EXIT_DONE, EXIT_QUARANTINED
+from aqdask.errors import EXIT_DONE, EXIT_QUARANTINED, UsageError
 from aqdask.execution.reporter import TrainingReporter
 from aqdask.methods.registry import METHODS
 from aqdask.methods.training.losses import LOSSES
@@ -146,6 +146,16 @@ def train(session: Session, archive: str, out: str, frames: Sequence[str], **set
     metavar="FRAME",
     help="Good frames, 3 to 40 for each camera and filter; as for `train`.  [default: as `select` proposes]",
 )
+@click.option(
+    "--from",
+    "start",
+    metavar="TIME",
+    help="Calibrate for frames from TIME on (ISO 8601, UTC), beside the calibrations of other times.",
+)
+@click.option("--until", "stop", metavar="TIME", help="Calibrate for frames before TIME; see --from.")
+@click.option(
+    "--span", is_flag=True, help="Calibrate for the span of time of the reference frames; see --from."
+)
 @click.option("--name", help="Name of the copy; part of the quality group's name.  [default: from FILE]")
 @click.option("--seed", default=0, show_default=True, help="Seed of the random split of the frames.")
 @click.option(
@@ -154,15 +164,30 @@ def train(session: Session, archive: str, out: str, frames: Sequence[str], **set
 @click.option("--two-sided", is_flag=True, help="Count stars sharper than the references' as bad, too.")
 @command
 def calibrate(
-    session: Session, archive: str, model: str, out: str, frames: Sequence[str], **settings: Any
+    session: Session,
+    archive: str,
+    model: str,
+    out: str,
+    frames: Sequence[str],
+    start: str | None,
+    stop: str | None,
+    span: bool,
+    **settings: Any,
 ) -> int:
     """Calibrate the p-values of MODEL on good frames of ARCHIVE, by camera and filter, without training.
 
     Noise model, hot pixels, sky templates and p-values are fitted anew; pixels are not changed (no bias, dark
     or flat correction). Refused are too few frames, outliers, and frames that one noise model does not fit.
+
+    With --from, --until or --span the calibration serves frames of that span of time only, and its
+    references are of it; those of other spans are kept. `score` takes for each frame the calibration whose
+    span holds its time, else the one without a span, else the nearest. `aqdask drift` tells when to calibrate
+    anew.
     """
     from aqdask import api
 
+    if start or stop or span:
+        settings["span"] = _span(start, stop, span)
     settings["name"] = settings["name"] or _name_from(out)
     with session.executor() as executor:
         bundle = api.calibrate(
@@ -170,6 +195,20 @@ def calibrate(
             cluster=executor, reporter=session.reporter, **settings,
         )  # fmt: skip
     return _report_model(session, out, bundle)
+
+
+def _span(start: str | None, stop: str | None, of_frames: bool) -> str:
+    """Join the options of a span of time."""
+    from aqdask.methods.calibration_spans import OF_FRAMES, TimeSpan
+
+    if of_frames and (start or stop):
+        raise UsageError(
+            "--span beside --from or --until",
+            expected="the span of the reference frames, or one with ends that are given",
+            consequence="Nothing was calibrated",
+            remedy="leave out one of them",
+        )
+    return OF_FRAMES if of_frames else str(TimeSpan.between(start, stop))
 
 
 def _named(frames: Sequence[str]) -> list[str] | None:

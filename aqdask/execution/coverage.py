@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import zarr
@@ -13,11 +14,12 @@ from aqdask.execution.reporter import Reporter
 from aqdask.flags import OUTSIDE
 from aqdask.methods.bundle import Bundle, calibration_key
 from aqdask.store import layout
-from aqdask.store.frame_store import FrameStore
+from aqdask.store.frame_store import NO_TIME, FrameStore
 
 ATTRIBUTE = (
     "uncalibrated"  # of a quality group or dataset: list of "camera|filter"; absent where there are none
 )
+CALIBRATIONS = "calibrations"  # of a quality group: frames by calibration, where these have spans of time
 SHOWN = 5
 
 
@@ -42,13 +44,57 @@ def uncalibrated(bundle: Bundle, about: Iterable[tuple[str, str]]) -> Counter[st
 
 def uncalibrated_rows(bundle: Bundle, frames: FrameStore, rows: np.ndarray) -> Counter[str]:
     """Apply `uncalibrated` to frames of an archive, given their rows (int, increasing)."""
-    parts = np.split(rows, np.flatnonzero(np.diff(rows // layout.ROWS_PER_CHUNK)) + 1)
     found = Counter[tuple[str, str]]()
-    for part in parts if len(rows) else ():  # a chunk at a time, since texts are large
-        whole = slice(int(part[0]), int(part[-1]) + 1)
-        columns = (frames.coordinate(name, whole)[part - whole.start] for name in ("camera", "filter"))
-        found.update(zip(*(column.tolist() for column in columns), strict=True))
+    for columns in _columns(frames, rows, "camera", "filter"):
+        found.update(zip(*columns, strict=True))
     return uncalibrated(bundle, found.elements())
+
+
+def _columns(frames: FrameStore, rows: np.ndarray, *names: str) -> Iterator[list[list[Any]]]:
+    """Yield coordinates of frames (rows increasing), a chunk at a time, since texts are large."""
+    parts = np.split(rows, np.flatnonzero(np.diff(rows // layout.ROWS_PER_CHUNK)) + 1)
+    for part in parts if len(rows) else ():
+        whole = slice(int(part[0]), int(part[-1]) + 1)
+        yield [frames.coordinate(name, whole)[part - whole.start].tolist() for name in names]
+
+
+def calibrations_used(bundle: Bundle, frames: FrameStore, rows: np.ndarray) -> dict[str, dict[str, int]]:
+    """Count the frames (rows increasing) of each calibration, where the model has some with a span of time.
+
+    Returns
+    -------
+    dict
+        By ``camera|filter@span``: 'frames', of these 'outside' of every span, which have the nearest one, and
+        'without_time'. Empty for a model without spans.
+    """
+    found: dict[str, Counter[str]] = {}
+    if not bundle.spans:
+        return {}
+    for columns in _columns(frames, rows, "camera", "filter", "time"):
+        for camera, band, stamp in zip(*columns, strict=True):
+            time = None if stamp == NO_TIME else stamp
+            key = calibration_key(camera, bundle.spans.filter_at(camera, band, time))
+            counts = found.setdefault(key, Counter(frames=0, outside=0, without_time=0))
+            counts["frames"] += 1
+            if calibration_key(camera, band) in bundle.spans and time is None:
+                counts["without_time"] += 1
+            elif calibration_key(camera, band) in bundle.spans:
+                counts["outside"] += not bundle.spans.holds(camera, band, time)
+    return {key: dict(counts) for key, counts in sorted(found.items())}
+
+
+def warn_spans(found: Mapping[str, Mapping[str, int]], reporter: Reporter) -> None:
+    """Warn in one line about frames whose calibration was not chosen by their time."""
+    outside, timeless = (
+        sum(counts[name] for counts in found.values()) for name in ("outside", "without_time")
+    )
+    told = [f"{outside} outside every span of the calibrations (the nearest in time is used)"] * bool(outside)
+    told += [f"{timeless} without a time (the latest calibration is used)"] * bool(timeless)
+    if told:
+        reporter.say(
+            f"warning: of the frames {' and '.join(told)}: masks may have more or fewer false alarms than "
+            "alpha says. What to do: calibrate on frames of their time (`aqdask calibrate --from TIME`)"
+        )
 
 
 def warn(bundle: Bundle, found: Counter[str], reporter: Reporter, *, strict: bool) -> None:
@@ -100,11 +146,10 @@ class OutOfReferenceCounter:
             )
 
 
-def record(group: zarr.Group, found: Counter[str]) -> None:
-    """Bring the attribute of a quality group up to date."""
-    if group.attrs.get(ATTRIBUTE, []) == list(found):
-        return
-    if found:
-        group.attrs[ATTRIBUTE] = list(found)
-    else:
-        del group.attrs[ATTRIBUTE]
+def record(group: zarr.Group, found: Counter[str], used: Mapping[str, Mapping[str, int]]) -> None:
+    """Bring the attributes of a quality group up to date: uncalibrated ones, and frames by calibration."""
+    for name, value in ((ATTRIBUTE, list(found)), (CALIBRATIONS, dict(used))):
+        if value and group.attrs.get(name) != value:
+            group.attrs[name] = value
+        elif not value and name in group.attrs:
+            del group.attrs[name]

@@ -20,10 +20,12 @@ from aqdask.execution import config
 from aqdask.methods import dispatch
 from aqdask.methods.base import Scorer, score_frame
 from aqdask.methods.bundle import Bundle
+from aqdask.methods.calibration_spans import CalibrationSpans
 
 log = logging.getLogger(__name__)
 _lock = threading.Lock()
 _scorers: dict[tuple[str, str, str], Scorer] = {}
+_spans: dict[str, CalibrationSpans] = {}
 
 
 def default_device() -> str:
@@ -105,10 +107,16 @@ def load_cached(data: bytes, digest: str, precision: str = "fp32", device: str =
                     consequence="The model was not loaded",
                     remedy="run the command again",
                 )
+            _spans[digest] = bundle.spans
             _scorers[key] = dispatch.load_scorer(bundle, key[2], precision)
             _warm(_scorers[key])
             _tell_if_slow(precision, key[2])
         return _scorers[key]
+
+
+def calibration_spans(digest: str) -> CalibrationSpans:
+    """Return the spans of the calibrations of a bundle whose scorer this process has loaded."""
+    return _spans[digest]
 
 
 def _warm(scorer: Scorer) -> None:

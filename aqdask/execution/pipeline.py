@@ -95,10 +95,12 @@ def process(
     if bundle:
         how: dict[str, Any] = {"ingest": ingest, "redo": redo, "all_types": all_types}
         plan = planning.plan_score(rows, name, archive.spec.frames_per_shard, **how)
-        found = coverage.uncalibrated_rows(bundle, archive.frames, np.flatnonzero(plan.score))
+        scored = np.flatnonzero(plan.score)
+        found = coverage.uncalibrated_rows(bundle, archive.frames, scored)
         coverage.warn(bundle, found, reporter, strict=strict)
+        coverage.warn_spans(coverage.calibrations_used(bundle, archive.frames, scored), reporter)
         quality, precision, is_mended = open_quality_group(archive, bundle)
-        _record_uncalibrated(archive, bundle, quality, (DONE, PENDING) if ingest else (DONE,), all_types)
+        _record_calibrations(archive, bundle, quality, (DONE, PENDING) if ingest else (DONE,), all_types)
         plan = replace(plan, per_shard=quality.frames_per_shard, check=is_mended)
         executor.provide(bundle.contents, bundle.digest, precision)
         job = replace(job, quality=name, model=bundle.digest, precision=precision)
@@ -106,7 +108,7 @@ def process(
         plan = planning.plan_ingest(rows)
     worked = _work(archive, executor, reporter, plan, quality, job)
     if bundle and quality:
-        _record_uncalibrated(archive, bundle, quality, (DONE,), all_types)
+        _record_calibrations(archive, bundle, quality, (DONE,), all_types)
     for other in quality_store.names(archive.root):
         if ingest and other != name and not QualityStore.open(archive.path, other).lost():
             clear_stale(archive, executor, other)
@@ -168,16 +170,20 @@ def _show(reporter: Reporter, records: Iterable[Record]) -> None:
             reporter.frame_done(record["frame_id"], record["facts"])
 
 
-def _record_uncalibrated(
+def _record_calibrations(
     archive: OpenArchive, bundle: Bundle, quality: QualityStore, states: tuple[str, ...], all_types: bool
 ) -> None:
-    """Record the uncalibrated cameras and filters of all frames in one of some states that are scored."""
+    """Record uncalibrated cameras and filters, and the frames of each calibration with a span of time.
+
+    Of all frames in one of some states that are scored.
+    """
     entries = archive.ledger.rows()
     wanted = np.isin(entries.column("state"), [CODE[state] for state in states])
     if not all_types:
         wanted &= ~entries.are_skipped(group_name(bundle))
-    found = coverage.uncalibrated_rows(bundle, archive.frames, entries.column("row")[wanted])
-    coverage.record(quality.group, found)
+    rows = entries.column("row")[wanted]
+    found = coverage.uncalibrated_rows(bundle, archive.frames, rows)
+    coverage.record(quality.group, found, coverage.calibrations_used(bundle, archive.frames, rows))
 
 
 def clear_stale(archive: OpenArchive, executor: Executor, name: str) -> None:

@@ -25,13 +25,14 @@ from aqdask.io.frame_ids import match_frames
 from aqdask.io.places import absolute
 from aqdask.methods.base import FrameFunction, FrameSource
 from aqdask.methods.bundle import Bundle
+from aqdask.methods.calibration_spans import TimeSpan
 from aqdask.methods.training.progress import Report, TrainProgress
 from aqdask.references.image_statistics import ImageStatistics, measure
 from aqdask.references.propose import Proposal, propose, shortfalls
 from aqdask.specs import is_light
 from aqdask.stats.mosaic import shows_mosaic
 from aqdask.store import labels, layout
-from aqdask.store.frame_store import ChosenFrames, FrameStore, Place, read_place
+from aqdask.store.frame_store import NO_TIME, ChosenFrames, FrameStore, Place, read_place
 from aqdask.store.ledger import DONE, Entry, open_ledger
 from aqdask.text import printable
 
@@ -122,14 +123,23 @@ class ArchiveFrames(FrameSource):
 
 
 def propose_frames(
-    archive: PathLike, keep: Sequence[str], drop: Sequence[str], executor: Executor, reporter: Reporter
+    archive: PathLike,
+    keep: Sequence[str],
+    drop: Sequence[str],
+    executor: Executor,
+    reporter: Reporter,
+    within: TimeSpan | None = None,
 ) -> list[Proposal]:
-    """Measure the lights of an archive on the workers, and propose reference frames: `aqdask.select`."""
+    """Measure the lights of an archive on the workers, and propose reference frames: `aqdask.select`.
+
+    ``within`` is the span of time of the frames; None for all.
+    """
     root = layout.open_root(archive)
-    ledger = open_ledger(root)
+    ledger, store = open_ledger(root), FrameStore.open(archive)
     given = labels.valid(root, ledger)
     entries = [entry for entry in ledger.rows() if entry.state == DONE]
-    chosen = ChosenFrames.of(FrameStore.open(archive), [entry.place for entry in entries])
+    entries = _within(entries, store, within, reporter)
+    chosen = ChosenFrames.of(store, [entry.place for entry in entries])
     kept, dropped = (match_frames(chosen.ids, patterns) for patterns in (keep, drop))
     if told := not_lights(ledger.not_lights()):
         reporter.say(f"note: {told}: no references")
@@ -196,12 +206,16 @@ def _apply(
 
 
 def choose_frames(
-    archive: PathLike, patterns: Sequence[str] | None, executor: Executor, reporter: Reporter
+    archive: PathLike,
+    patterns: Sequence[str] | None,
+    executor: Executor,
+    reporter: Reporter,
+    within: TimeSpan | None = None,
 ) -> ArchiveFrames:
     """Return the frames that are named, or that `propose_frames` proposes, in the order of their rows.
 
-    Named frames that are no lights, or labelled bad, are left out, with a note. Boxes that are labelled bad
-    are no data.
+    Named frames that are no lights, or labelled bad, and with ``within`` those of other times, are left out,
+    with a note. Boxes that are labelled bad are no data.
 
     Raises
     ------
@@ -217,11 +231,12 @@ def choose_frames(
     done = {entry.frame_id: entry for entry in ledger.rows() if entry.state == DONE}
     if patterns is not None:
         named = [done[frame_id] for frame_id in match_frames(list(done), patterns)]
+        named = _within(named, store, within, reporter)
         fit = _without_bad(_lights(named, reporter), bad, reporter)
         chosen = _with_boxes(ChosenFrames.of(store, [entry.place for entry in fit]), given, reporter)
         _refuse_mosaics(_mosaics(archive, chosen, executor, reporter))
         return ArchiveFrames(chosen, executor, [e.frame_id for e in named if e.frame_id in bad])
-    proposals = propose_frames(archive, (), (), executor, reporter)
+    proposals = propose_frames(archive, (), (), executor, reporter, within)
     places = sorted(done[proposal.id].place for proposal in proposals if proposal.proposed)
     if not places:
         first = min(proposals, key=lambda proposal: NOT_A_LIGHT in proposal.reason, default=None)
@@ -234,6 +249,29 @@ def choose_frames(
         )
     chosen = _with_boxes(ChosenFrames.of(store, places), given, reporter)
     return ArchiveFrames(chosen, executor, [name for name in bad if name in done])
+
+
+def _within(
+    entries: list[Entry], store: FrameStore, span: TimeSpan | None, reporter: Reporter
+) -> list[Entry]:
+    """Leave out, with a note, frames whose time is not in a span; `UsageError` where none is left."""
+    if span is None or not entries:
+        return entries
+    times = store.coordinate("time", [entry.row for entry in entries]).tolist()
+    found = [entry for entry, time in zip(entries, times, strict=True) if time in span]
+    timeless = times.count(NO_TIME)
+    told = f"{len(entries) - len(found)} of {len(entries)} frames are not of the span {span}"
+    told += f" ({timeless} have no time in their headers)" if timeless else ""
+    if not found:
+        raise UsageError(
+            told,
+            expected="reference frames of the time that the calibration is for",
+            consequence="Nothing was calibrated",
+            remedy="check --from and --until (UTC), and the times in `aqdask info ARCHIVE --frames`",
+        )
+    if len(found) < len(entries):
+        reporter.say(f"note: {told}: left out of the references")
+    return found
 
 
 def _without_bad(

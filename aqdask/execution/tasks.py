@@ -20,7 +20,7 @@ import numpy as np
 
 from aqdask.errors import FrameError, SourceUnreachable, place_failed
 from aqdask.execution import config
-from aqdask.execution.model_cache import cached_scorer, one_thread
+from aqdask.execution.model_cache import cached_scorer, calibration_spans, one_thread
 from aqdask.execution.planning import Batch, FrameTask
 from aqdask.execution.prefetch import prefetched
 from aqdask.execution.preview import ALPHA, MOSTLY, preview_now
@@ -38,6 +38,7 @@ from aqdask.stats.masking import bad_patches
 from aqdask.stats.mosaic import shows_mosaic
 from aqdask.store import layout
 from aqdask.store.frame_store import (
+    NO_TIME,
     FrameStore,
     Place,
     check_fits,
@@ -71,6 +72,8 @@ class LoadedFrame:
         Their checksum.
     camera, filter : str
         Names under which the model is calibrated.
+    time : int or None
+        Microseconds since 1970-01-01 UTC, where the model has several calibrations for them.
     headers : tuple of str
         Cards of the image's HDU and of the primary one.
     seconds : float
@@ -81,6 +84,7 @@ class LoadedFrame:
     crc32c: str
     camera: str
     filter: str
+    time: int | None
     headers: tuple[str, str]
     seconds: float = 0.0
 
@@ -245,7 +249,8 @@ class FrameJob:
         record["seconds"] = round(seconds + stored, 4)
         record["facts"] = FrameFacts(seconds={"read": seconds, "store": stored})
         known = frame.info.metadata
-        return LoadedFrame((frame.image, frame.invalid), crc32c, known.camera, known.filter, headers), record
+        names = known.camera, known.filter, known.time
+        return LoadedFrame((frame.image, frame.invalid), crc32c, *names, headers), record
 
     def _pictured(self, loaded: LoadedFrame | None, record: Record) -> Record:
         """Return the record of an ingested frame, with a picture if one is due."""
@@ -272,9 +277,10 @@ class FrameJob:
             pixels = read_place(scoring.frames, Place(task.row, task.path, task.hdu, task.crc32c))
         except FrameError as error:
             return error
-        camera, band, header, primary = scoring.stored_headers[task.row]
+        camera, band, stamp, header, primary = scoring.stored_headers[task.row]
+        begun = None if int(stamp) == NO_TIME else int(stamp)
         seconds = time.perf_counter() - started
-        return LoadedFrame(pixels, task.crc32c, camera, band, (header, primary), seconds)
+        return LoadedFrame(pixels, task.crc32c, camera, band, begun, (header, primary), seconds)
 
 
 def _read(item: tuple[_Ingest | _Scoring, FrameTask]) -> Any:
@@ -336,10 +342,10 @@ class _Scoring:
         return cached_scorer(self.job.model, self.job.precision)
 
     @cached_property
-    def stored_headers(self) -> dict[int, tuple[str, str, str, str]]:
-        """Camera, filter and both headers of the batch's frames as stored, by row; read once a batch."""
+    def stored_headers(self) -> dict[int, tuple[str, str, str, str, str]]:
+        """Camera, filter, time and both headers of the batch's frames as stored, by row; read once."""
         rows = [task.row for task in self.batch.frames]
-        names = ("camera", "filter", "header", "primary_header")
+        names = ("camera", "filter", "time", "header", "primary_header")
         columns = [self.frames.recent_coordinate(name, rows) for name in names]
         return dict(zip(rows, zip(*columns, strict=True), strict=True))
 
@@ -398,8 +404,10 @@ class _Scoring:
             return {**record, "state": QUARANTINED, "reason": str(found), "row": task.row}  # no values
         image, invalid = found.pixels
         started = time.perf_counter()
+        scorer = self.scorer
+        band = calibration_spans(self.job.model).filter_at(found.camera, found.filter, found.time)
         with one_thread(), stopwatch() as parts:
-            maps = RETIRED | score_frame(self.scorer, image, invalid, found.camera, found.filter)
+            maps = RETIRED | score_frame(scorer, image, invalid, found.camera, band)
         for name in self.block:
             if name in maps:
                 self.block[name][position] = maps[name]

@@ -260,7 +260,7 @@ class AlignJob:
         where, bad = self.frames, frame.masked if self.masked else frame.invalid
         bundle = quality_bundle(where.archive, where.quality, where.run)
         weight, source = weight_map(
-            bundle, frame.camera, frame.filter, frame.maps, bad.view(np.uint8), frame.grid,
+            bundle, frame.camera, frame.band, frame.maps, bad.view(np.uint8), frame.grid,
             lambda: frame.image,
         )  # fmt: skip
         unknown = (weight == 0) & ~bad

@@ -15,7 +15,7 @@ from aqdask.errors import FrameError
 from aqdask.execution.tasks import new_run, opened_frames, opened_quality
 from aqdask.io.metadata import header_gain, header_saturate, header_unit
 from aqdask.io.wcs import Celestial, celestial_wcs
-from aqdask.products.dq import DAMAGED_MAPS, MaskTask, stored_dq
+from aqdask.products.dq import DAMAGED_MAPS, MaskTask, band_of, stored_dq
 from aqdask.specs import PatchGrid
 from aqdask.store import layout
 from aqdask.store.frame_store import NO_TIME, Place, read_place
@@ -94,6 +94,8 @@ class ScoredFrame:
         Patches of the frame.
     alpha : float
         False-mask rate of ``dq``.
+    band : str
+        Filter under which the model has the calibration of the frame's time (`aqdask.products.dq.band_of`).
     """
 
     row: int
@@ -110,6 +112,7 @@ class ScoredFrame:
     values: Mapping[str, float]
     grid: PatchGrid
     alpha: float
+    band: str
 
     @property
     def invalid(self) -> np.ndarray:
@@ -190,15 +193,9 @@ class ScoredFrames:
         }
         time, exptime = int(about.pop("time")), float(about.pop("exptime"))
         task = MaskTask(row, place.maps, place.invalid_pixels)
-        dq, grid = stored_dq(
-            self.archive,
-            self.quality,
-            task,
-            self.alpha,
-            self.run,
-            camera=about["camera"],
-            filter=about["filter"],
-        )
+        where = self.archive, self.quality, self.run
+        band = band_of(*where, about["camera"], about["filter"], time)
+        dq, grid = stored_dq(*where, task, self.alpha, about["camera"], band)
         image, _ = read_place(frames, place.frame)
         try:
             maps = {name: array[0] for name, array in store.read(row, row + 1).items()}
@@ -206,5 +203,5 @@ class ScoredFrames:
             raise FrameError(DAMAGED_MAPS) from error
         return ScoredFrame(
             row=row, time=None if time == NO_TIME else time, exptime=exptime, image=image, dq=dq,
-            maps=maps, values=place.values, grid=grid, alpha=self.alpha, **about,
+            maps=maps, values=place.values, grid=grid, alpha=self.alpha, band=band, **about,
         )  # fmt: skip

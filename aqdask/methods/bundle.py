@@ -14,14 +14,15 @@ from urllib.parse import quote, unquote
 
 import numpy as np
 
-from aqdask.errors import ModelError, place_failed
+from aqdask.errors import ModelError, UsageError, place_failed
+from aqdask.methods.calibration_spans import SEPARATOR, CalibrationSpans, TimeSpan
 from aqdask.methods.container import pack, unpack, write_atomic
 from aqdask.paths import check_local, read_regular
 
 FORMAT = "aqdask-bundle"
 VERSION = 3  # 2: of earlier releases, without tests of frames
-OPTIONS_VERSION = 4  # with a network that earlier releases would misread
-READ_VERSIONS = (2, VERSION, OPTIONS_VERSION)
+LATER_VERSION = 4  # with what earlier releases would misread: options of the network, or spans of time
+READ_VERSIONS = (2, VERSION, LATER_VERSION)
 OPTIONS = "options"  # entry of ``architecture`` of such a network: `NetworkOptions`
 LONGEST_SHOWN = 80  # characters of a value in a message
 POOLED = ""  # key of the calibration on all calibration frames together
@@ -64,10 +65,15 @@ class Calibration:
         By name; names may contain '/'.
     facts : mapping
         Plain JSON. 'patches' (int, how many reference patches) and 'smallest_pvalue' (float) are printed.
+        'span' (str) is the span of time of the frames that it serves; absent for all.
     """
 
     arrays: Mapping[str, np.ndarray]
     facts: Mapping[str, Any]
+
+    def with_span(self, span: str) -> Calibration:
+        """Return a copy that serves frames of a span of time (`TimeSpan`)."""
+        return replace(self, facts={**self.facts, "span": span})
 
 
 def _tensor_name(key: str, array: str) -> str:
@@ -118,7 +124,7 @@ class Bundle:
         for key, calibration in self.calibrations.items():
             tensors |= {_tensor_name(key, name): array for name, array in calibration.arrays.items()}
         document = {name: getattr(self, name) for name in _FIELDS}
-        version = OPTIONS_VERSION if OPTIONS in self.architecture else VERSION
+        version = LATER_VERSION if self.spans or OPTIONS in self.architecture else VERSION
         document |= {"format": FORMAT, "bundle_version": version}
         document["calibrations"] = {key: dict(c.facts) for key, c in self.calibrations.items()}
         return pack(tensors, document)
@@ -134,7 +140,13 @@ class Bundle:
 
     def calibrated_for(self, camera: str, filter: str) -> bool:
         """Return True if a camera and filter have a calibration of their own (unknown ones: both empty)."""
-        return calibration_key(camera, filter) in self.calibrations
+        key = calibration_key(camera, filter)
+        return key in self.calibrations or key in self.spans
+
+    @cached_property
+    def spans(self) -> CalibrationSpans:
+        """Spans of time of the calibrations, which choose the one of a frame."""
+        return CalibrationSpans({key: c.facts.get("span", "") for key, c in self.calibrations.items()})
 
     def with_calibrations(self, calibrations: Mapping[str, Calibration], **changes: Any) -> Bundle:
         """Return a copy with calibrations added, or replaced where the key is the same.
@@ -242,7 +254,7 @@ def _check(document: Mapping[str, Any]) -> None:
         "architecture": (_is_mapping, "settings by name"),
         "provenance": (_is_mapping, "facts by name"),
         "notes": (lambda notes: isinstance(notes, list) and all(map(_is_text, notes)), "a list of sentences"),
-        "calibrations": (lambda facts: _is_mapping(facts) and all(map(_are_facts, facts.values())),
+        "calibrations": (lambda facts: _is_mapping(facts) and all(map(_are_facts, facts, facts.values())),
                          "facts by name for each camera and filter"),
     }  # fmt: skip
     for name, (is_sound, meaning) in sound.items():
@@ -264,9 +276,9 @@ def _is_mapping(value: object) -> bool:
     return isinstance(value, Mapping)
 
 
-def _are_facts(value: object) -> bool:
+def _are_facts(key: str, value: object) -> bool:
     """Return True if the facts of a calibration have the types that other code relies on."""
-    if not isinstance(value, Mapping):
+    if not isinstance(value, Mapping) or not _is_span(key, value.get("span", "")):
         return False
     patches, smallest = value.get("patches"), value.get("smallest_pvalue")
     numbers = (patches is None or type(patches) is int) and (
@@ -275,6 +287,14 @@ def _are_facts(value: object) -> bool:
     return numbers and all(
         isinstance(value.get(name, {}), Mapping) for name in ("about", "noise", "brighter")
     )
+
+
+def _is_span(key: str, span: object) -> bool:
+    """Return True if a span of time is valid, and part of the key; empty for none."""
+    try:
+        return span == "" or (key.endswith(f"{SEPARATOR}{span}") and str(TimeSpan.parse(str(span))) == span)
+    except UsageError:
+        return False
 
 
 def _calibrations(

@@ -129,10 +129,18 @@ def train(
     Raises
     ------
     UsageError
-        For fewer than three frames, settings out of the method's range, or frames without valid patches.
+        For fewer than three frames, settings out of the method's range, a span of time, or frames without
+        valid patches.
     ModelError
         If the loss is no longer finite.
     """
+    if spec.span:
+        raise UsageError(
+            f"a training for the span of time {spec.span}",
+            expected="no span: a trained model is calibrated for all times",
+            consequence="Nothing was trained",
+            remedy="train, then calibrate for a span (`aqdask calibrate --from TIME`)",
+        )
     function = _load(METHODS[spec.method].train)
     return function(frames, spec, progress or _ignore, device or "cpu")
 

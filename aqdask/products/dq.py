@@ -25,13 +25,13 @@ from aqdask.products.weights import weight_map
 from aqdask.specs import PatchGrid
 from aqdask.stats.masking import dq_image
 from aqdask.store import layout
-from aqdask.store.frame_store import DAMAGED, Place, read_place
+from aqdask.store.frame_store import DAMAGED, NO_TIME, Place, read_place
 from aqdask.store.quality_store import row_checksum
 from aqdask.text import printable
 from aqdask.version import __version__
 
 TILE_ROWS = 64
-WHOSE = ("camera", "filter")
+WHOSE = ("camera", "filter", "time")
 ABOUT = (*WHOSE, "frame_id", "path", "header", "primary_header")
 DAMAGED_MAPS = "the stored maps are missing or damaged: `aqdask verify --repair` makes them again"
 
@@ -132,11 +132,11 @@ class ExportJob:
         return results
 
     def _one(self, item: MaskTask, about: Sequence[str]) -> MaskResult:
-        camera, filter, *rest = map(str, about)
+        camera, filter, time, *rest = map(str, about)
+        where = self.archive, self.quality, self.run
+        band = band_of(*where, camera, filter, int(time))
         try:
-            dq, grid = stored_dq(
-                self.archive, self.quality, item, self.alpha, self.run, camera=camera, filter=filter
-            )
+            dq, grid = stored_dq(*where, item, self.alpha, camera, band)
         except FrameError as error:
             return MaskResult(item.row, problem=str(error))
         masked = np.count_nonzero(dq) / dq.size
@@ -144,8 +144,7 @@ class ExportJob:
             return MaskResult(item.row, masked)
         model = str(opened_quality(self.archive, self.quality, self.run).group.attrs["model_sha256"])
         frame_id, path, header, primary = rest
-        where = self.archive, self.quality, self.run
-        weight = partial(stored_weight, *where, item, camera, filter, dq, grid)
+        weight = partial(stored_weight, *where, item, camera, band, dq, grid)
         mask = FrameMask(
             dq, frame_id, path, header, primary, self.alpha, self.quality, model, grid.size, weight
         )
@@ -162,10 +161,23 @@ class ExportJob:
             raise place_failed(self.folder, error) from error
 
 
+def band_of(archive: str, quality: str, run: str, camera: str, filter: str, time: int) -> str:
+    """Return the filter under which the model has the calibration of a frame's time.
+
+    ``time`` is that of the archive, `NO_TIME` where it is unknown; see `CalibrationSpans.filter_at`.
+    """
+    bundle = quality_bundle(archive, quality, run)
+    if bundle is None:
+        return filter
+    return bundle.spans.filter_at(camera, filter, None if time == NO_TIME else time)
+
+
 def stored_dq(
-    archive: str, quality: str, item: MaskTask, alpha: float, run: str, *, camera: str, filter: str
+    archive: str, quality: str, run: str, item: MaskTask, alpha: float, camera: str, band: str
 ) -> tuple[np.ndarray, PatchGrid]:
     """Compute the DQ image of a frame from its stored p-values, uint8 ``(y, x)``, and return its patches.
+
+    ``band`` is that of `band_of`.
 
     Raises
     ------
@@ -187,7 +199,7 @@ def stored_dq(
         raise FrameError(DAMAGED) from error
     if item.crc32c and np.count_nonzero(invalid) != item.invalid_pixels:
         raise FrameError(DAMAGED)
-    dark = _no_sky(archive, quality, run, camera, filter)
+    dark = _no_sky(archive, quality, run, camera, band)
     if dark is not None and dark.shape == invalid.shape:
         invalid = invalid | dark
     grid = PatchGrid(*frames.spec.shape, int(store.group.attrs["patch"]))  # type: ignore[arg-type]
@@ -200,11 +212,13 @@ def stored_weight(
     run: str,
     item: MaskTask,
     camera: str,
-    filter: str,
+    band: str,
     dq: np.ndarray,
     grid: PatchGrid,
 ) -> tuple[np.ndarray, str]:
     """Compute the weights of a frame from its stored maps, see `aqdask.products.weights.weight_map`.
+
+    ``band`` is that of `band_of`.
 
     Raises
     ------
@@ -219,7 +233,7 @@ def stored_weight(
     except layout.UNREADABLE as error:
         raise FrameError(DAMAGED_MAPS) from error
     return weight_map(
-        quality_bundle(archive, quality, run), camera, filter, maps, dq, grid,
+        quality_bundle(archive, quality, run), camera, band, maps, dq, grid,
         lambda: read_place(opened_frames(archive, run), place)[0],
     )  # fmt: skip
 
@@ -232,10 +246,10 @@ def quality_bundle(archive: str, quality: str, run: str) -> Bundle | None:
 
 
 @lru_cache(maxsize=64)
-def _no_sky(archive: str, quality: str, run: str, camera: str, filter: str) -> np.ndarray | None:
+def _no_sky(archive: str, quality: str, run: str, camera: str, band: str) -> np.ndarray | None:
     """Load the pixels without sky that the calibration of the maps found; None for none."""
     bundle = quality_bundle(archive, quality, run)
-    return dispatch.no_sky(bundle, camera, filter) if bundle else None
+    return dispatch.no_sky(bundle, camera, band) if bundle else None
 
 
 def write_dq(mask: FrameMask, folder: Path) -> str:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property, lru_cache
 
 import numpy as np
 
@@ -25,16 +25,30 @@ SpansOf = Callable[[str, str], Spans]
 """Returns the spans for a camera and filter, empty where the calibration has none."""
 
 
-def reference_spans(store: QualityStore) -> SpansOf:
-    """Return the spans over the reference frames of the model that made a quality group, as a function."""
-    contents = store.bundle()
-    bundle = Bundle.from_bytes(contents) if contents else None
+class StoredModel:
+    """Model that made a quality group, as far as its tables go.
 
-    @lru_cache
-    def spans(camera: str, filter: str) -> Spans:
-        return dispatch.reference_spans(bundle, camera, filter) if bundle else {}
+    Parameters
+    ----------
+    store : QualityStore or None
+        None, and one whose model is damaged: nothing is known.
+    """
 
-    return spans
+    def __init__(self, store: QualityStore | None) -> None:
+        contents = store.bundle() if store else b""
+        self.bundle = Bundle.from_bytes(contents) if contents else None
+
+    @cached_property
+    def spans(self) -> SpansOf:
+        """Spans over the reference frames by camera and the filter of a calibration, as a function."""
+        bundle = self.bundle
+        return lru_cache(
+            lambda camera, band: dispatch.reference_spans(bundle, camera, band) if bundle else {}
+        )
+
+    def filters_at(self, cameras: Iterable[str], filters: Iterable[str], times: np.ndarray) -> list[str]:
+        """Return the filters of the calibrations that score frames; see `CalibrationSpans.filters_at`."""
+        return self.bundle.spans.filters_at(cameras, filters, times) if self.bundle else list(filters)
 
 
 def flagged(values: Mapping[str, np.ndarray], masked: np.ndarray) -> np.ndarray:

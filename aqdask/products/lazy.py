@@ -33,7 +33,13 @@ TILE = 8  # patches a side: 512 px with patches of 64, two batches of the networ
 
 
 def quality_of(
-    image: Any, bundle: Bundle, *, invalid: Any = None, camera: str | None = None, filter: str | None = None
+    image: Any,
+    bundle: Bundle,
+    *,
+    invalid: Any = None,
+    camera: str | None = None,
+    filter: str | None = None,
+    time: Any = None,
 ) -> xr.Dataset:
     """Build the lazy quality maps of an array; see `aqdask.quality_of`."""
     pixels, dims, coords = _unwrap(image)
@@ -46,6 +52,9 @@ def quality_of(
     for index in np.ndindex(pixels.shape[:-2]):
         calibration = _value("camera", camera, coords, index), _value("filter", filter, coords, index)
         about.append(calibration)
+        if bundle.spans:
+            band = bundle.spans.filter_at(*calibration, _time(time, coords, index))
+            calibration = calibration[0], band
         part = None if bad is None else bad[index]
         frames.append(_frame_maps(pixels[index], part, grid, bundle, variables, calibration))
     result = xr.Dataset(coords=coords, attrs=_attributes(bundle, grid))
@@ -162,6 +171,17 @@ def _value(name: str, given: str | None, coords: dict[Hashable, Any], index: tup
         return ""
     values = np.asarray(coords[name].values)
     return str(values[index] if values.ndim else values)
+
+
+def _time(given: Any, coords: dict[Hashable, Any], index: tuple[int, ...]) -> int | None:
+    """Time of one frame in microseconds since 1970: the argument, else the coordinate, else None."""
+    found: Any = np.datetime64("NaT")
+    if given is not None:
+        found = np.datetime64(given, "us")
+    elif "time" in coords:
+        values = np.asarray(coords["time"].values)
+        found = values[index] if values.ndim else values[()]
+    return None if np.isnat(found) else int(found.astype("datetime64[us]").astype(np.int64))
 
 
 def _frame_maps(

@@ -17,7 +17,7 @@ from pyarrow import csv
 
 from aqdask import flags
 from aqdask.products.dq import MaskResult
-from aqdask.products.flagged import SpansOf, flag_reasons, flagged, reference_spans
+from aqdask.products.flagged import StoredModel, flag_reasons, flagged
 from aqdask.products.mask_summaries import MaskSummaries
 from aqdask.specs import Variable
 from aqdask.store import layout
@@ -96,7 +96,7 @@ def frame_table(
     measured, kinds = _frame_variables(archive, quality)
     reasons = None
     if summaries is not None:
-        reasons = MaskReasons(measured, summaries, reference_spans(QualityStore.open(archive, quality)))
+        reasons = MaskReasons(measured, summaries, StoredModel(QualityStore.open(archive, quality)))
     others = sorted({name for mask in (masks or {}).values() for name in mask.files} - {"dq"})
     for name in others:
         kinds = kinds | {f"{name}_file": (pa.string(), f"name of the file in the folder {name}/")}
@@ -112,7 +112,8 @@ def frame_table(
             rows = known[start : start + layout.ROWS_PER_CHUNK]
             columns = _columns_of(rows, quality, masks or {}) | _stored_columns(rows, frames, measured)
             if reasons is not None and "camera" in columns:
-                columns |= reasons.columns(rows.column("row"), columns["camera"], columns["filter"])
+                about = (columns[name] for name in ("camera", "filter", "time"))
+                columns |= reasons.columns(rows.column("row"), *about)
             columns = {name: columns.get(name, pa.nulls(len(rows), kinds[name][0])) for name in kinds}
             parts.append(pa.table(columns, schema=schema))
     return pa.concat_tables(parts)
@@ -127,19 +128,23 @@ class MaskReasons:
         Frame-level variables by name, ``(frame,)``.
     masks : MaskSummaries
         Masked patches by reason.
-    spans : callable
-        Of `aqdask.products.flagged.reference_spans`.
+    model : StoredModel
+        The model that made them.
     """
 
-    def __init__(self, values: Mapping[str, np.ndarray], masks: MaskSummaries, spans: SpansOf) -> None:
-        self.values, self.masks, self.spans = values, masks, spans
+    def __init__(self, values: Mapping[str, np.ndarray], masks: MaskSummaries, model: StoredModel) -> None:
+        self.values, self.masks, self.model = values, masks, model
 
-    def columns(self, rows: np.ndarray, cameras: list[str], filters: list[str]) -> dict[str, pa.Array]:
+    def columns(
+        self, rows: np.ndarray, cameras: list[str], filters: list[str], times: list[int | None]
+    ) -> dict[str, pa.Array]:
         """Return the columns of frames at these rows of the archive, null where nothing is known."""
         masks = self.masks.take(rows)
         values = {name: column[rows] for name, column in self.values.items()}
         is_flagged = flagged(values, masks.masked) & masks.known
-        reasons = flag_reasons(is_flagged, values, masks, self.spans, cameras, filters)
+        known = np.array([NO_TIME if time is None else time for time in times], np.int64)
+        bands = self.model.filters_at(cameras, filters, known)
+        reasons = flag_reasons(is_flagged, values, masks, self.model.spans, cameras, bands)
         texts = {"flag_reason": reasons, "main_reason": masks.main_reasons}
         columns = {name: pa.array(text, pa.string(), mask=~masks.known) for name, text in texts.items()}
         columns["masked_patches"] = pa.array(masks.masked, from_pandas=True)
@@ -241,10 +246,10 @@ def write_csv(table: pa.Table, folder: Path) -> None:
 def write_ecsv(table: pa.Table, folder: Path) -> None:
     """Write ``frames.ecsv``, with the descriptions of the columns."""
     with open(folder / "frames.ecsv", "w", encoding="utf-8", newline="") as stream:
-        _as_astropy(table).write(stream, format="ascii.ecsv")
+        as_astropy(table).write(stream, format="ascii.ecsv")
 
 
-def _as_astropy(table: pa.Table) -> Table:
+def as_astropy(table: pa.Table) -> Table:
     """Convert to an astropy table: ISO times, NaN and empty strings for missing values."""
     result = Table()
     for field in table.schema:

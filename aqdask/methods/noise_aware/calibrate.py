@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import torch
 
+from aqdask.errors import UsageError
 from aqdask.methods.base import FrameSource
-from aqdask.methods.bundle import POOLED, Bundle, calibration_key
+from aqdask.methods.bundle import POOLED, Bundle, Calibration, calibration_key
+from aqdask.methods.calibration_spans import OF_FRAMES, SEPARATOR, times_of
 from aqdask.methods.noise_aware.camera_calibration import CameraCalibration
 from aqdask.methods.noise_aware.camera_noise import SURVEYED, CameraNoise, fit_camera_noise
 from aqdask.methods.noise_aware.fit_calibration import FeatureReader, calibrate_strata
@@ -42,7 +45,7 @@ def calibrate_bundle(
     frames : FrameSource
         Good frames, 3 to 40 of each camera and filter; each is read whole at most twice.
     spec : TrainSpec
-        ``name``, ``seed``, ``alpha``, ``two_sided`` and the fractions of the sets are used.
+        ``name``, ``seed``, ``alpha``, ``two_sided``, ``span`` and the fractions of the sets are used.
     report : callable
         Called with `TrainProgress`.
     device : str or torch.device
@@ -58,7 +61,7 @@ def calibrate_bundle(
     noises = camera_noises(frames, groups, bundle.patch, spec.alpha, report)
     networks = load_networks(bundle)
     calibrations = calibrate_cameras(networks, frames, groups, noises, spec, bundle.patch, report, device)
-    fresh = {key: calibration.stored() for key, calibration in calibrations.items()}
+    fresh = dict(_of_span(key, found.stored(), spec.span) for key, found in calibrations.items())
     if bundle.provenance.get("adapted") or "shipped" not in bundle.provenance:
         del fresh[POOLED]  # an unknown camera keeps the calibration that the model came with
     names = [key for key in fresh if key != POOLED]
@@ -129,14 +132,40 @@ def calibrate_cameras(
     for key, split in groups.items():
         reader = FeatureReader(networks, noises[key], patch, str(device))
         with naming_unit(frames.metadata[index].unit for index in split.every):
-            found[calibration_key(*key)] = calibrate_strata(
+            made = calibrate_strata(
                 reader, frames, split, alpha=spec.alpha, two_sided=spec.two_sided, tick=tick
             )
+        if times := times_of(frames.metadata[index].time for index in split.every):
+            made = replace(made, facts={**made.facts, "times": times})
+        found[calibration_key(*key)] = made
     largest = max(groups, key=lambda key: len(groups[key].every))
     found[POOLED] = found[calibration_key(*largest)].without_strata()
     for note in named_notes(notes_of(found)):
         report(TrainProgress("note", note=note))
     return found
+
+
+def _of_span(key: str, calibration: Calibration, span: str) -> tuple[str, Calibration]:
+    """Return key and calibration for a span of time (`TrainSpec.span`); as they are for the pooled one.
+
+    Raises
+    ------
+    UsageError
+        For the span of frames without a time.
+    """
+    if not span or key == POOLED:
+        return key, calibration
+    if span == OF_FRAMES:
+        times = calibration.facts["about"].get("times")
+        if not times:
+            raise UsageError(
+                f"the reference frames of {_named(key)} have no time in their headers",
+                expected="frames with a time, for a calibration of their span of time",
+                consequence="Nothing was calibrated",
+                remedy="name the span: `--from TIME --until TIME`",
+            )
+        span = "/".join(times)
+    return f"{key}{SEPARATOR}{span}", calibration.with_span(span)
 
 
 def notes_of(calibrations: Mapping[str, CameraCalibration]) -> dict[str, list[str]]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from aqdask.errors import UsageError
 from aqdask.methods.bundle import PATCHES, is_name, is_patch
+from aqdask.methods.calibration_spans import OF_FRAMES, TimeSpan
 from aqdask.methods.registry import METHODS
 from aqdask.methods.training.losses import LOSSES, check_packages, parse_loss
 from aqdask.methods.training.options import (
@@ -97,6 +98,9 @@ class TrainSpec:
         Recorded as given; empty is left out, so that equal input gives an equal bundle.
     labels : mapping
         Frames and boxes that a person's labels left out of the references; recorded like ``archive``.
+    span : str
+        Span of time of the frames that the calibration serves, as `TimeSpan.parse` reads it, or 'frames':
+        from the first to the last reference frame. Empty: all frames. Of `calibrate` only.
 
     Raises
     ------
@@ -128,6 +132,7 @@ class TrainSpec:
     archive: str = ""
     created: str = ""
     labels: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    span: str = ""
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
@@ -140,6 +145,8 @@ class TrainSpec:
         for name, value in (GENERAL | dict(METHODS[self.method].defaults)).items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
+        if self.span not in ("", OF_FRAMES):
+            object.__setattr__(self, "span", str(TimeSpan.parse(self.span)))
         sound = {
             "name": is_name(self.name),
             "patch": is_patch(self.patch),

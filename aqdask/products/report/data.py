@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 
-from aqdask.execution.coverage import ATTRIBUTE
+from aqdask.execution.coverage import ATTRIBUTE, CALIBRATIONS
 from aqdask.execution.quality_groups import PRECISION, VERSIONS
 from aqdask.execution.reporter import Reporter, Silent
 from aqdask.io.sources import Scan
 from aqdask.methods.bundle import Bundle
-from aqdask.products.flagged import SpansOf, flagged, reference_spans
+from aqdask.products.drift import series_changes
+from aqdask.products.drift_series import read_series
+from aqdask.products.flagged import StoredModel, flagged
 from aqdask.products.mask_summaries import MaskBlock, read_masks, scored_rows, summary_of
 from aqdask.products.open import quality_name
 from aqdask.products.report import sentences
@@ -106,13 +108,18 @@ def report_data(
         labelled_bad = np.zeros(ledger.row_count, bool)
         labelled_bad[known.column("row")] = bad
         masks = summary_of(_added(blocks, sums, values, labelled_bad), store, ledger.row_count)
-    spans: SpansOf = reference_spans(store) if store else lambda camera, filter: {}
-    columns |= score_columns(known, quality, values, masks, spans, columns)
+    model = StoredModel(store)
+    bands = model.filters_at(columns["camera"], columns["filter"], columns["time"])
+    columns |= score_columns(
+        known, quality, values, masks, model.spans, columns | {"filter": np.array(bands, object)}
+    )
     order = np.lexsort((columns["row"], columns["time"]))  # NaT is last
     columns = {name: column[order] for name, column in columns.items()}
-    references = _references(columns, spans)
+    references = _references(columns, model)
     followed = ["masked_patches", *(name for name in values if name not in NOT_FOLLOWED)]
     moved = drifts(columns, followed, references)
+    series = read_series(archive, quality).series if store else ()
+    changes = tuple(change for one in series for change in series_changes(one)) if moved else ()
     standings, places, pvalues = _standings(ledger, quality), sums.repeated_places(grid), sums.pvalues()
     damaged = int(masks.damaged.sum()) if masks else 0
     local = sentences.local_sentence(columns, masks.patches) if masks else ""
@@ -125,7 +132,7 @@ def report_data(
     provenance = tuple(_provenance(archive, root, store, bundle, alpha))
     return ReportData(
         os.fspath(archive), quality, alpha, tuple(filter(None, summary)), standings, columns, labels(store),
-        references, sums.mean_masks(), places, pvalues, moved, provenance, _notes(bundle),
+        references, sums.mean_masks(), places, pvalues, moved, changes, provenance, _notes(bundle),
     )  # fmt: skip
 
 
@@ -156,10 +163,17 @@ def _added(
         yield block
 
 
-def _references(columns: dict[str, np.ndarray], spans: SpansOf) -> dict[tuple[str, str], dict[str, Band]]:
-    pairs = sorted(set(zip(columns["camera"].tolist(), columns["filter"].tolist(), strict=True)))
-    found = {pair: {name: Band(*span) for name, span in spans(*pair).items()} for pair in pairs}
-    return {pair: bands for pair, bands in found.items() if bands}
+def _references(columns: dict[str, np.ndarray], model: StoredModel) -> dict[tuple[str, str], dict[str, Band]]:
+    """Return the spans of the references by camera and filter, over all calibrations in use."""
+    bands = model.filters_at(columns["camera"], columns["filter"], columns["time"])
+    frames = zip(columns["camera"].tolist(), columns["filter"].tolist(), bands, strict=True)
+    found: dict[tuple[str, str], dict[str, Band]] = {}
+    for camera, name, band in sorted(set(frames)):
+        for variable, span in model.spans(camera, band).items():
+            bands_of = found.setdefault((camera, name), {})
+            before = bands_of.get(variable, Band(*span))
+            bands_of[variable] = Band(min(before.low, span[0]), before.median, max(before.high, span[2]))
+    return found
 
 
 def _standings(ledger: Ledger, quality: str) -> tuple[Standing, ...]:
@@ -241,7 +255,7 @@ def _provenance(
         yield "method", str(about["method"])
         yield "patch", f"{about['patch']} px"
         yield "precision", str(about.get(PRECISION, "fp32"))
-        yield from _calibrations(bundle)
+        yield from _calibrations(store, bundle)
         made: Any = about.get(VERSIONS, [])
         for versions in made:
             yield "scored by", ", ".join(f"{name} {version}" for name, version in versions.items())
@@ -250,11 +264,12 @@ def _provenance(
     yield "date of the report", datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
-def _calibrations(bundle: Bundle | None) -> Iterator[tuple[str, str]]:
+def _calibrations(store: QualityStore | None, bundle: Bundle | None) -> Iterator[tuple[str, str]]:
     """Yield the calibrations of the model, with the number of their reference frames and patches."""
     if bundle is None:
         yield "calibration", "unknown: the stored model is damaged"
         return
+    used: Any = store.group.attrs.get(CALIBRATIONS, {}) if store else {}
     for key, calibration in sorted(bundle.calibrations.items()):
         if key:
             members = calibration.facts.get("about", {}).get("frames", {})
@@ -263,7 +278,16 @@ def _calibrations(bundle: Bundle | None) -> Iterator[tuple[str, str]]:
             patches = calibration.facts.get("patches")
             yield (
                 f"calibrated for {key.replace('|', ' ').strip() or 'an unknown camera'}",
-                (f"{frames}{patches} reference patches"),
+                f"{frames}{patches} reference patches{_use(used.get(key))}",
             )
     if origin := bundle.provenance.get("adapted_from"):
         yield "calibrated from the model", str(origin)
+
+
+def _use(counts: Mapping[str, int] | None) -> str:
+    """Describe the frames that a calibration with a span of time serves; empty where it is not recorded."""
+    if counts is None:
+        return ""
+    parts = [f"{counts['outside']} outside of its span"] * bool(counts["outside"])
+    parts += [f"{counts['without_time']} without a time"] * bool(counts["without_time"])
+    return f", for {counts['frames']} frames" + (f" ({', '.join(parts)})" if parts else "")

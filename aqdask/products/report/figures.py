@@ -19,13 +19,16 @@ from bokeh.models import (  # type: ignore[attr-defined]
     HoverTool,
     LinearColorMapper,
     Range1d,
+    Span,
     TapTool,
 )
 from bokeh.palettes import Cividis256, Greys256, Viridis256, interp_palette
 from bokeh.plotting import figure
 
+from aqdask.products.drift import QUANTITIES
 from aqdask.products.report.panels import PLANES
 from aqdask.products.report.values import Band, MeanMask, ReportData
+from aqdask.text import printable
 
 GROUP_COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#8c6bb1", "#888888")
 """Colours of cameras and filters after Okabe and Ito; the last one for all others."""
@@ -244,6 +247,14 @@ def drift_figures(data: ReportData, colour_of: Mapping[Any, str]) -> Iterator[tu
             source = ColumnDataSource(columns | {"group": [f"{drift.camera} {drift.filter}"] * len(months)})
             plot.line("month", "median", source=source, color=colour)
             plot.scatter("month", "median", source=source, color=colour, size=7)
+            for change in data.changes:
+                about = printable(change.camera), printable(change.filter)
+                is_shown = about == (drift.camera, drift.filter)
+                if is_shown and QUANTITIES[change.quantity].variable == name:
+                    at = change.time.astype("datetime64[ms]").astype(float)
+                    plot.add_layout(
+                        Span(location=at, dimension="height", line_color=colour, line_dash="dashed")
+                    )
         tips = [
             ("", "@group"),
             ("month", "@month{%b %Y}"),

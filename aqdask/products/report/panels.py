@@ -15,7 +15,7 @@ from PIL import Image
 
 from aqdask import flags
 from aqdask.errors import AqdaskError, FrameError
-from aqdask.execution.model_cache import load_cached, one_thread
+from aqdask.execution.model_cache import calibration_spans, load_cached, one_thread
 from aqdask.io.wcs import sky_coordinates
 from aqdask.methods.base import reconstruct_frame
 from aqdask.products.dq import DAMAGED_MAPS
@@ -165,7 +165,8 @@ class PanelMaker:
         if scorer is None:
             return
         with one_thread():
-            seen = reconstruct_frame(scorer, image, invalid, about.camera, about.filter)
+            band = calibration_spans(scorer.digest).filter_at(about.camera, about.filter, about.time)
+            seen = reconstruct_frame(scorer, image, invalid, about.camera, band)
         if seen is not None:
             planes["smooth"] = _pixels(seen.smooth, None)
             planes["residual"] = _pixels(seen.signal - seen.smooth, None, (-RESIDUAL_SIGMA, RESIDUAL_SIGMA))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from aqdask.products.drift import Change
 from aqdask.products.mask_summaries import read_reasons
 from aqdask.store.quality_store import QualityStore
 
@@ -181,6 +182,8 @@ class ReportData:
     pvalues : PValues
     drifts : tuple of Drift
         Empty where the frames are of one month, or have no times.
+    changes : tuple of Change
+        Change points of the frame-level variables, see `aqdask.drift`.
     provenance : tuple of (str, str)
         Label and value.
     notes : tuple of str
@@ -199,6 +202,7 @@ class ReportData:
     repeated_places: tuple[RepeatedPlace, ...]
     pvalues: PValues
     drifts: tuple[Drift, ...]
+    changes: tuple[Change, ...]
     provenance: tuple[tuple[str, str], ...]
     notes: tuple[str, ...] = ()
 

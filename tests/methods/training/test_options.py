@@ -11,7 +11,7 @@ from torch.optim import lr_scheduler
 
 from aqdask.errors import ModelError, UsageError
 from aqdask.methods.base import FrameSource, score_frame
-from aqdask.methods.bundle import FORMAT, OPTIONS_VERSION, VERSION, Bundle
+from aqdask.methods.bundle import FORMAT, LATER_VERSION, VERSION, Bundle
 from aqdask.methods.container import unpack
 from aqdask.methods.dispatch import load_scorer, train
 from aqdask.methods.noise_aware.feature_extractor import FeatureExtractor
@@ -311,12 +311,12 @@ def test_a_bundle_of_any_option_is_reproducible_records_it_and_scores(options):
 @pytest.mark.parametrize(
     ("options", "version"),
     [({}, VERSION), ({"depth": 2}, VERSION), ({"dropout": 0.1}, VERSION),
-     ({"norm": "group"}, OPTIONS_VERSION), ({"architecture": "skip"}, OPTIONS_VERSION)],
+     ({"norm": "group"}, LATER_VERSION), ({"architecture": "skip"}, LATER_VERSION)],
 )  # fmt: skip
 def test_only_what_earlier_releases_would_misread_has_another_version(options, version):
     contents = train(Frames(), replace(PAPER, **options)).contents
     unpack(contents, FORMAT, (version,))
-    if version == OPTIONS_VERSION:  # as an earlier release reads it
+    if version == LATER_VERSION:  # as an earlier release reads it
         with pytest.raises(
             ModelError, match=r"version 4\. Expected: version 2 or 3\..*install the release of aqd"
         ):

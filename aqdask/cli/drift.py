@@ -1,0 +1,61 @@
+"""Command ``drift``: change points of cameras, and when to calibrate anew."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict
+
+import click
+
+from aqdask.cli.common import Session, command
+from aqdask.cli.products import alpha_option, model_option
+from aqdask.errors import EXIT_DONE
+
+NAMED = 5
+
+
+@click.command()
+@click.argument("archive")
+@model_option
+@alpha_option
+@click.option("--out", metavar="FILE", help="Write the changes as a table: .csv, .ecsv or .parquet.")
+@click.option("--no-maps", is_flag=True, help="Do not follow hot pixels and repeats; no map is read.")
+@command
+def drift(
+    session: Session, archive: str, model: str | None, alpha: float, out: str | None, no_maps: bool
+) -> int:
+    """Tell when the cameras of ARCHIVE changed, and when to calibrate anew, from stored scores.
+
+    Size, ellipticity, noise, gain, hot pixels, fixed-position repeats and sky are followed by camera, filter
+    and calibration: the medians of nights, or frames where there are fewer than 20 nights. Flagged frames
+    count only where most of their neighbours in time are flagged, too. A change needs five nights (or frames)
+    on each side; a trend is one change.
+    """
+    from aqdask import api
+    from aqdask.products.drift import check_suffix, write_changes
+
+    if out:
+        check_suffix(out)
+    found = api.drift(archive, model=model, alpha=alpha, maps=not no_maps)
+    columns = ("camera", "filter", "quantity", "kind", "time (UTC)", "before", "after", "unit", "sigma",
+               "frames before", "frames after", "places")  # fmt: skip
+    session.table("changes:", columns, [
+        (c.camera, c.filter, c.quantity.replace("_", " "), c.kind, str(c.time)[:19], c.before, c.after,
+         c.unit, None if math.isnan(c.sigma) else c.sigma, c.frames_before, c.frames_after, c.places)
+        for c in found.changes
+    ])  # fmt: skip
+    if not found.changes:
+        session.emit("none", event="changes", changes=0)
+    for use in found.calibrations:
+        session.emit(use.text, event="calibration", **asdict(use))
+    if missing := found.without_time:
+        named = ", ".join(missing[:NAMED]) + (", ..." if len(missing) > NAMED else "")
+        text = f"{len(missing)} frames have no time and are not followed: {named}"
+        session.emit(text, event="without_time", frames=list(missing))
+    for note in found.notes:
+        session.emit(f"note: {note}", event="note", text=note)
+    if out:
+        write_changes(found, out)
+        number = len(found.changes)
+        session.emit(f"{out}: {number} changes", event="table", path=out, changes=number)
+    return EXIT_DONE
