@@ -134,7 +134,7 @@ class CombineJob:
 
 
 def _rows(file: str, start: int, stop: int) -> np.ndarray:
-    """Read rows of both planes, ``(2, rows, x)``; pages of a memory map would count as memory."""
+    """Read rows of both planes, ``(2, rows, x)``; pages of a map would count as its memory."""
     with open(file, "rb") as stream:
         np.lib.format.read_magic(stream)
         (_, height, width), _, dtype = np.lib.format.read_array_header_1_0(stream)
