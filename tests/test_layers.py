@@ -27,6 +27,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"products"}),
     frozenset({"simulate"}),
     frozenset({"photometry"}),
+    frozenset({"measurements"}),
     frozenset({"watching"}),
     frozenset({"api"}),
     frozenset({"cli", "__main__", ""}),  # "" is the package itself, which loads the API lazily

@@ -477,7 +477,7 @@ class VerifyJob:
 
     def _compare(self, batch: Sequence[tuple[int, str, dict[str, str]]]) -> list[list[tuple[int, str, str]]]:
         frames = opened_frames(self.archive, self.run)
-        stores = {name: opened_quality(self.archive, name, self.run) for name in self.qualities}
+        stores = {name: StoredMaps(opened_quality(self.archive, name, self.run)) for name in self.qualities}
         answers = []
         for row, expected, maps in batch:
             damage: list[tuple[int, str, str]] = []
@@ -486,7 +486,7 @@ class VerifyJob:
                     what = _damage(partial(_pixel_checksum, frames, row), expected)
                     damage += [(row, "frames", what)] if what else []
                 for name, wanted in maps.items():
-                    what = _damage(partial(_map_checksum, stores[name], row), wanted)
+                    what = _damage(partial(stores[name].checksum, row), wanted)
                     damage += [(row, name, what)] if what else []
             answers.append(damage)
         return answers
@@ -496,8 +496,26 @@ def _pixel_checksum(frames: FrameStore, row: int) -> str:
     return checksum(*frames.read(row))
 
 
-def _map_checksum(store: QualityStore, row: int) -> str:
-    return maps_checksum(store.read(row, row + 1), 0)
+class StoredMaps:
+    """Maps of a quality group, read a whole shard at a time: from a bucket that is one request."""
+
+    def __init__(self, store: QualityStore) -> None:
+        self.store = store
+        self._start, self._block = -1, dict[str, np.ndarray]()
+
+    def checksum(self, row: int) -> str:
+        """Return the checksum of the stored maps of a frame; `layout.UNREADABLE` where they do not decode."""
+        per_shard = self.store.frames_per_shard
+        start = row - row % per_shard
+        if start != self._start:
+            try:
+                self._block = self.store.read(start, start + per_shard)
+            except layout.UNREADABLE:  # of one frame, perhaps
+                self._block = {}
+            self._start = start
+        if not self._block:
+            return maps_checksum(self.store.read(row, row + 1), 0)
+        return maps_checksum(self._block, row - start)
 
 
 def _damage(read: Callable[[], str], expected: str) -> str:

@@ -26,7 +26,7 @@ from aqdask.store.lease import sole_writer
 from aqdask.store.ledger import DONE, PENDING, QUARANTINED, Entry, Ledger, Rows, open_ledger
 from aqdask.store.quality_store import QualitySpec, QualityStore
 
-FRAMES_PER_TASK = 8
+FRAMES_PER_TASK = 16  # a quality shard of an archive of some size
 Item = tuple[int, str, dict[str, str]]  # row, checksum of pixels, checksums of maps by quality group
 
 

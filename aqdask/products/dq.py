@@ -13,7 +13,7 @@ import numpy as np
 from astropy.io import fits
 
 from aqdask import flags
-from aqdask.errors import place_failed
+from aqdask.errors import FrameError, place_failed
 from aqdask.execution.tasks import new_run, opened_frames, opened_quality
 from aqdask.execution.worker import at_work
 from aqdask.io.cards import quiet
@@ -24,13 +24,13 @@ from aqdask.methods.bundle import Bundle
 from aqdask.specs import PatchGrid
 from aqdask.stats.masking import dq_image
 from aqdask.store import layout
-from aqdask.store.frame_store import DAMAGED, NO_TIME, FrameStore
-from aqdask.store.quality_store import QualityStore, row_checksum
+from aqdask.store.frame_store import DAMAGED, NO_TIME
+from aqdask.store.quality_store import row_checksum
 from aqdask.text import printable
 from aqdask.version import __version__
 
 TILE_ROWS = 64
-WHOSE = ("camera", "filter", "time")
+WHOSE = ("camera", "filter")
 ABOUT = (*WHOSE, "frame_id", "path", "header", "primary_header")
 DAMAGED_MAPS = "the stored maps are missing or damaged: `aqdask verify --repair` makes them again"
 
@@ -113,48 +113,30 @@ class ExportJob:
     def __call__(self, items: Sequence[MaskTask]) -> list[MaskResult]:
         """Mask some frames; damaged maps give a problem instead of a mask."""
         frames = opened_frames(self.archive, self.run)
-        store = opened_quality(self.archive, self.quality, self.run)
         rows = [item.row for item in items]
         # Read once for all of them: a stored chunk holds thousands of rows.
         columns = [frames.recent_coordinate(name, rows) for name in (ABOUT if self.writers else WHOSE)]
         results = []
         for item, *about in zip(items, *columns, strict=True):
             with at_work(str(item)):
-                results.append(self._one(frames, store, item, about))
+                results.append(self._one(item, about))
         return results
 
-    def _one(
-        self, frames: FrameStore, store: QualityStore, item: MaskTask, about: Sequence[str]
-    ) -> MaskResult:
-        row = item.row
+    def _one(self, item: MaskTask, about: Sequence[str]) -> MaskResult:
+        camera, filter, *rest = map(str, about)
         try:
-            pvalue = store.read_map("pvalue", row)
-            # inner chunks have checksums of their own; a shard that is gone reads as no data
-            if item.crc32c and not np.isfinite(pvalue).any():
-                stored = store.read(row, row + 1)
-                if row_checksum(stored, 0) != item.crc32c:
-                    return MaskResult(row, problem=DAMAGED_MAPS)
-        except layout.UNREADABLE:
-            return MaskResult(row, problem=DAMAGED_MAPS)
-        try:
-            invalid = frames.read_invalid(row)
-        except layout.UNREADABLE:
-            return MaskResult(row, problem=DAMAGED)
-        if item.crc32c and np.count_nonzero(invalid) != item.invalid_pixels:
-            return MaskResult(row, problem=DAMAGED)
-        camera, filter, time, *rest = map(str, about)
-        dark = _no_sky(self.archive, self.quality, self.run, camera, filter, int(time))
-        if dark is not None and dark.shape == invalid.shape:
-            invalid = invalid | dark
-        grid = PatchGrid(*frames.spec.shape, int(store.group.attrs["patch"]))  # type: ignore[arg-type]
-        dq = dq_image(pvalue, invalid, self.alpha, grid)
+            dq, grid = stored_dq(
+                self.archive, self.quality, item, self.alpha, self.run, camera=camera, filter=filter
+            )
+        except FrameError as error:
+            return MaskResult(item.row, problem=str(error))
         masked = np.count_nonzero(dq) / dq.size
         if not self.writers:
-            return MaskResult(row, masked)
-        model = str(store.group.attrs["model_sha256"])
+            return MaskResult(item.row, masked)
+        model = str(opened_quality(self.archive, self.quality, self.run).group.attrs["model_sha256"])
         frame_id, path, header, primary = rest
         mask = FrameMask(dq, frame_id, path, header, primary, self.alpha, self.quality, model, grid.size)
-        return MaskResult(row, masked, self._write(mask))
+        return MaskResult(item.row, masked, self._write(mask))
 
     def _write(self, mask: FrameMask) -> dict[str, str]:
         """Write the mask in every format; names of the files by format."""
@@ -164,13 +146,46 @@ class ExportJob:
             raise place_failed(self.folder, error) from error
 
 
+def stored_dq(
+    archive: str, quality: str, item: MaskTask, alpha: float, run: str, *, camera: str, filter: str
+) -> tuple[np.ndarray, PatchGrid]:
+    """Compute the DQ image of a frame from its stored p-values, uint8 ``(y, x)``, and return its patches.
+
+    Raises
+    ------
+    FrameError
+        If the stored maps or invalid pixels are missing or damaged.
+    """
+    frames, store, row = opened_frames(archive, run), opened_quality(archive, quality, run), item.row
+    try:
+        pvalue = store.read_map("pvalue", row)
+        # inner chunks have checksums of their own; a shard that is gone reads as no data
+        empty = item.crc32c and not np.isfinite(pvalue).any()
+        if empty and row_checksum(store.read(row, row + 1), 0) != item.crc32c:
+            raise FrameError(DAMAGED_MAPS)
+    except layout.UNREADABLE as error:
+        raise FrameError(DAMAGED_MAPS) from error
+    try:
+        invalid = frames.read_invalid(row)
+    except layout.UNREADABLE as error:
+        raise FrameError(DAMAGED) from error
+    if item.crc32c and np.count_nonzero(invalid) != item.invalid_pixels:
+        raise FrameError(DAMAGED)
+    time = int(frames.recent_coordinate("time", [row])[0])
+    dark = _no_sky(archive, quality, run, camera, filter, time)
+    if dark is not None and dark.shape == invalid.shape:
+        invalid = invalid | dark
+    grid = PatchGrid(*frames.spec.shape, int(store.group.attrs["patch"]))  # type: ignore[arg-type]
+    return dq_image(pvalue, invalid, alpha, grid), grid
+
+
 def _no_sky(archive: str, quality: str, run: str, camera: str, filter: str, time: int) -> np.ndarray | None:
     """Load the pixels without sky that the calibration of a frame's maps found; None for none."""
     bundle = _bundle(archive, quality, run)
     if bundle is None:
         return None
-    known = None if time == NO_TIME else time
-    return _dark(archive, quality, run, camera, bundle.spans.filter_at(camera, filter, known))
+    band = bundle.spans.filter_at(camera, filter, None if time == NO_TIME else time)
+    return _dark(archive, quality, run, camera, band)
 
 
 @lru_cache(maxsize=4)

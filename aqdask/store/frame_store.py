@@ -113,7 +113,11 @@ class FrameStore:
         return {name: problem for name, problem in found if problem}
 
     def mend(self, rows: int) -> None:
-        """Restore lost metadata of arrays, with room for ``rows`` frames; stored chunks stay."""
+        """Restore lost metadata of arrays, with room for ``rows`` frames and for those of other arrays.
+
+        Stored chunks stay.
+        """
+        rows = max(rows, self._length())  # the ledger that counts them may have lost records as well
         for name in self.problems(rows):
             layout.mend_array(self.group, name, self.arrays[name], rows)
             self._opened.pop(name, None)

@@ -355,8 +355,8 @@ def wait_for(condition: Callable[[], object], process: subprocess.Popen) -> None
         time.sleep(0.01)
 
 
-def stored(archive: str) -> int:
-    return sum("/image/c/" in url for url, _ in places.objects(archive))
+def stored(archive: str, variable: str = "image") -> int:
+    return sum(f"/{variable}/c/" in url for url, _ in places.objects(archive))
 
 
 def is_locked(archive: str) -> bool:
@@ -365,8 +365,8 @@ def is_locked(archive: str) -> bool:
     return False
 
 
-def test_killed_it_is_resumed_and_a_second_client_is_refused_meanwhile(archive, tmp_path):
-    count = 120
+def test_killed_it_is_resumed_and_a_second_client_is_refused_meanwhile(archive, bundle, tmp_path):
+    count = 60
     night = write_night(tmp_path / "long", count)
     options = ("--chunk", 64, "--frames-per-shard", 4, "--cluster", "serial")
     process = command("ingest", night, archive, *options)
@@ -385,6 +385,15 @@ def test_killed_it_is_resumed_and_a_second_client_is_refused_meanwhile(archive, 
     assert aq.verify(archive, **WORKERS).sound
     undisturbed = tmp_path / "undisturbed.zarr"
     aq.ingest(night, undisturbed, **WORKERS, **OPTIONS)
+    same_bytes(contents(archive), contents(undisturbed))
+    bundle.save(tmp_path / "model.safetensors")
+    process = command("score", archive, "--model", tmp_path / "model.safetensors", "--cluster", "serial")
+    wait_for(lambda: stored(archive, "pvalue") >= 3, process)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate(timeout=30)
+    assert stored(archive, "pvalue") < count // 4, "the run was over before it was killed"
+    assert aq.score(archive, bundle, **WORKERS).done == count
+    aq.score(undisturbed, bundle, **WORKERS)
     same_bytes(contents(archive), contents(undisturbed))
 
 

@@ -241,11 +241,14 @@ def test_lost_records_are_told_and_made_again(tmp_path, bundle, undisturbed, nig
     same_bytes(stored(archive), maps)
 
 
-def test_lost_records_of_frames_whose_sources_are_gone_are_made_from_what_is_stored(tmp_path):
+@pytest.mark.parametrize("also", ["", "image", "frame_id"])
+def test_lost_records_of_frames_whose_sources_are_gone_are_made_from_what_is_stored(tmp_path, also):
     folder, archive = write_night(tmp_path / "n", 4), tmp_path / "a.zarr"
     aq.ingest(folder, archive, cluster="serial", chunk=64)
     pixels = stored(archive)
     shutil.rmtree(archive / "ledger" / "000001")
+    if also:
+        (archive / "frames" / also / "zarr.json").unlink()
     folder.rename(tmp_path / "away")
     assert aq.verify(archive, cluster="serial", repair=True).sound
     same_bytes(stored(archive), pixels)

@@ -1,0 +1,1 @@
+"""Measurements on all scored frames of an archive: tables and images that are made on the workers."""
