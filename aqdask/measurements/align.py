@@ -236,7 +236,7 @@ class AlignJob:
         """Resample the frame and write it, then the result."""
         weight, source = self._weight(frame)
         by_wcs = partial(_by_wcs, self.reference.wcs, frame.wcs and frame.wcs.wcs)
-        transform = by_wcs if found.matrix is None else found.transform
+        transform = by_wcs if found.affine is None else found.transform
         planes = resample(light.pixels, weight, weight == 0, self.reference.shape, transform, found.scale)
         path = self._path(place)
         result = result._replace(weight=source, file=path.name)

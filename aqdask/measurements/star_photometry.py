@@ -23,7 +23,8 @@ from aqdask.photometry.forced_photometry import (
 )
 from aqdask.photometry.quality_weights import quality_weights, weighted_median
 from aqdask.photometry.sky_subtraction import SkySubtracted, subtract_sky
-from aqdask.photometry.star_positions import FOUND, MIN_STARS, apply_affine, match_stars, recentre
+from aqdask.photometry.star_matching import MIN_STARS, apply_affine, match_stars
+from aqdask.photometry.star_positions import FOUND, recentre
 from aqdask.stats.masking import bad_patches
 from aqdask.stats.robust import mad_sigma
 
@@ -134,13 +135,11 @@ class StarPhotometry:
         if frame.wcs is not None and np.isfinite(stars.sky).all():
             yield "wcs", pixel_positions(frame.wcs, *stars.sky.T), "its WCS cannot be inverted"
         try:
-            found = bright_detections(light, frame.masked, stars.radius)
-            affine = match_stars(stars.detections, found)
-        except ImportError:
-            yield "", None, "without a WCS that fits, astroalign is needed: pip install 'aqdask[align]'"
-            return
-        predicted = None if affine is None else apply_affine(affine, stars.positions)
-        yield "stars", predicted, f"no common pattern of stars ({len(found)} detections)"
+            affine = match_stars(stars.detections, bright_detections(light, frame.masked, stars.radius))
+        except FrameError as error:
+            yield "stars", None, str(error)
+        else:
+            yield "stars", apply_affine(affine, stars.positions), ""
 
     def _recentred(
         self, light: SkySubtracted, predicted: np.ndarray, masked: np.ndarray

@@ -26,7 +26,7 @@ from aqdask.measurements.templates import Template, template_of
 from aqdask.photometry.apertures import aperture_masked
 from aqdask.photometry.difference import MIN_STARS, STAMP, Difference, difference_image
 from aqdask.photometry.sky_subtraction import subtract_sky
-from aqdask.photometry.template_alignment import Alignment, AlignmentError, align, brightest_stars
+from aqdask.photometry.template_alignment import Alignment, align, brightest_stars
 from aqdask.products.flagged import flagged
 from aqdask.text import printable
 
@@ -143,7 +143,7 @@ class TransientSearch:
             pair = Pair.of(frame, other, alignment)
             result = pair.difference(pair.unmasked(common), gain)
             found = result.candidates(result.invalid | pair.full, self.threshold)
-        except (AlignmentError, RuntimeError) as error:
+        except RuntimeError as error:
             raise FrameError(str(error)) from error
         found = found[np.argsort(-found[:, 2], kind="stable")]
         columns = pair.columns(found, result)

@@ -6,7 +6,6 @@ Positions are 0-based pixels ``(x, y)`` with integers at pixel centres; arrays a
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -14,10 +13,10 @@ import numpy as np
 import sep
 from scipy import ndimage
 from scipy.interpolate import RectBivariateSpline
-from scipy.spatial import KDTree
 
 from aqdask.errors import FrameError
 from aqdask.photometry.sky_subtraction import SkySubtracted, extract_sources
+from aqdask.photometry.star_matching import apply_affine, coincident, match_stars
 from aqdask.references.image_statistics import HALF_LIGHT_PER_FWHM
 
 RADII = 4.0 * 2.0 ** (np.arange(7) / 2)  # px, apertures of the flux scale
@@ -27,7 +26,6 @@ APERTURE = (
 MAX_STARS = 400  # the brightest
 MIN_STARS = 5  # in common with the reference
 MIN_FRACTION = 0.2  # of the stars of the frame that has fewer
-MATCH = 3.0  # px, largest distance of a star from its place in the reference
 MAX_OFFSET = 1.0  # px, median distance; beyond it a WCS is wrong
 SATURATED = 0.9  # of the largest value, where several pixels share it
 KNOTS = 32  # px between positions that are transformed exactly; others are interpolated by a cubic spline
@@ -70,20 +68,20 @@ class Alignment:
         Median distance of these stars after the alignment, pixels.
     method : str
         'wcs' or 'stars'.
-    matrix : ndarray (3, 2) or None
-        With 'stars': ``[x, y, 1] @ matrix`` are the pixels of the frame for pixels of the reference.
+    affine : ndarray (2, 3) or None
+        With 'stars': from the pixels of the reference to those of the frame.
     """
 
     scale: float
     stars: int
     offset: float
     method: str
-    matrix: np.ndarray | None = None
+    affine: np.ndarray | None = None
 
     def transform(self, x: np.ndarray, y: np.ndarray) -> Positions:
-        """Apply ``matrix`` to positions in the reference."""
-        assert self.matrix is not None
-        (a, d), (b, e), (c, f) = self.matrix
+        """Apply ``affine`` to positions in the reference."""
+        assert self.affine is not None
+        (a, b, c), (d, e, f) = self.affine
         return a * x + b * y + c, d * x + e * y + f
 
 
@@ -135,68 +133,26 @@ def align(stars: Stars, reference: Stars, expected: np.ndarray | None = None) ->
     FrameError
         If fewer than `MIN_STARS` stars are common to both.
     """
+    least = max(MIN_STARS, MIN_FRACTION * min(len(stars.xy), len(reference.xy)))
     if expected is not None:
         pairs, offset = _pairs(expected, reference.xy)
-        if len(pairs) >= _enough(stars, reference) and offset <= MAX_OFFSET:
+        if len(pairs) >= least and offset <= MAX_OFFSET:
             return Alignment(_scale(stars, reference, pairs), len(pairs), offset, "wcs")
-    mapped = _by_triangles(stars.xy, reference.xy)
-    for _ in range(3):
-        pairs, offset = _pairs(mapped, reference.xy)
-        if len(pairs) < _enough(stars, reference) or offset > MAX_OFFSET:
-            raise _too_few(len(pairs), stars, reference)
-        forward, matrix = (
-            np.linalg.lstsq(_affine(one[pairs[:, k]]), other[pairs[:, 1 - k]], rcond=None)[0]
-            for k, one, other in ((0, stars.xy, reference.xy), (1, reference.xy, stars.xy))
-        )
-        mapped = _affine(stars.xy) @ forward
-    return Alignment(_scale(stars, reference, pairs), len(pairs), offset, "stars", matrix)
-
-
-def _enough(stars: Stars, reference: Stars) -> float:
-    return max(MIN_STARS, MIN_FRACTION * min(len(stars.xy), len(reference.xy)))
-
-
-def _too_few(found: int, stars: Stars, reference: Stars) -> FrameError:
-    return FrameError(
-        f"{found} of its {len(stars.xy)} stars are among the {len(reference.xy)} of the reference: "
-        "another field, or too few stars"
-    )
-
-
-def _affine(xy: np.ndarray) -> np.ndarray:
-    return np.column_stack([xy, np.ones(len(xy))])
+    try:
+        affine = match_stars(reference.xy, stars.xy, least)
+    except FrameError as error:
+        raise FrameError(f"it could not be aligned with the reference: {error}") from error
+    pairs, offset = _pairs(stars.xy, apply_affine(affine, reference.xy))
+    if offset > MAX_OFFSET:
+        raise FrameError(f"the {len(pairs)} stars in common with the reference are {offset:.1f} px off")
+    return Alignment(_scale(stars, reference, pairs), len(pairs), offset, "stars", affine)
 
 
 def _pairs(xy: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray, float]:
-    """Return mutual nearest neighbours within `MATCH`, int ``(n, 2)``, and their median distance."""
-    if not len(xy) or not len(reference):
-        return np.empty((0, 2), int), np.inf
-    distance, there = KDTree(reference).query(np.nan_to_num(xy, nan=-1e9))
-    back = KDTree(np.nan_to_num(xy, nan=-1e9)).query(reference)[1]
-    own = np.flatnonzero((distance <= MATCH) & (back[there] == np.arange(len(xy))))
-    return np.column_stack([own, there[own]]), float(np.median(distance[own])) if len(own) else np.inf
-
-
-def _by_triangles(xy: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """Map stars of a frame to the reference by similar triangles."""
-    try:
-        import astroalign
-    except ImportError as error:
-        raise FrameError(
-            "no WCS by which its stars are those of the reference, and the package astroalign, which matches "
-            "stars, is not installed: pip install 'aqdask[align]'"
-        ) from error
-    if min(len(xy), len(reference)) < MIN_STARS:
-        raise FrameError(
-            f"{len(xy)} stars, and {len(reference)} in the reference: at least {MIN_STARS} needed"
-        )
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of scikit-image, about itself
-            found, _ = astroalign.find_transform(xy, reference)
-    except (astroalign.MaxIterError, ValueError, TypeError, IndexError) as error:
-        raise FrameError("no triangles of stars in common with the reference: another field?") from error
-    return _affine(xy) @ np.asarray(found.params)[:2].T
+    """Return the numbers of common stars, int ``(n, 2)``, and their median distance."""
+    pairs = coincident(xy, reference)
+    away = np.hypot(*(xy[pairs[:, 0]] - reference[pairs[:, 1]]).T)
+    return pairs, float(np.median(away)) if len(pairs) else np.inf
 
 
 def _scale(stars: Stars, reference: Stars, pairs: np.ndarray) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -11,9 +12,10 @@ from astropy.wcs import WCS
 from astropy.wcs.utils import pixel_to_pixel
 from numpy.polynomial.polynomial import polyval2d, polyvander2d
 from scipy import ndimage
-from scipy.spatial import KDTree
 
+from aqdask.errors import FrameError
 from aqdask.photometry.sky_subtraction import SkySubtracted, extract_sources
+from aqdask.photometry.star_matching import MIN_STARS, apply_affine, coincident, match_stars
 
 NODES = 17  # along each axis, where positions are transformed by the WCS of both frames
 DEGREE = 3  # of the polynomial between the nodes
@@ -22,14 +24,8 @@ SAME_PIXELS = 0.01  # px: frames that are aligned as they are
 STAR_THRESHOLD = 10.0  # sigma
 STAR_RADIUS = 3.0  # px, of the aperture that ranks stars
 BRIGHTEST = 500  # stars that are compared
-REACH = 3.0  # px between a star and its partner; the kernel of the subtraction takes up such shifts
 COMMON = 0.2  # of the brightest stars must have a partner; by chance few of them have one
-MIN_COMMON = 3
 ROWS = 256  # that are resampled at a time
-
-
-class AlignmentError(ValueError):
-    """Two frames that cannot be aligned; the message is the reason."""
 
 
 class Transform(Protocol):
@@ -116,38 +112,19 @@ def align(
 
     Raises
     ------
-    AlignmentError
+    FrameError
         For frames without common stars.
-
-    Notes
-    -----
-    Stars are matched by the shapes of triangles (astroalign; Beroiz, Cabral & Sanchez 2020, A&C 32, 100384),
-    with one shift, rotation and scale for the frame.
     """
-    found = None
-    if wcs is not None and template_wcs is not None:
-        found = _by_wcs(shape, wcs, template_wcs)
-        common = common_stars(stars, template_stars, found) if found else stars[:0]
-        if found and _enough(common, stars, template_stars):
-            return found, common
+    least = max(MIN_STARS, COMMON * min(len(stars), len(template_stars), BRIGHTEST))
+    found = _by_wcs(shape, wcs, template_wcs) if wcs is not None and template_wcs is not None else None
+    if found and len(common := common_stars(stars, template_stars, found)) >= least:
+        return found, common
     try:
-        import astroalign  # scikit-image takes a second, and most frames have a WCS
-    except ImportError as absent:
-        raise AlignmentError(
-            "it and its template have no WCS that agrees with their stars, and without one they are aligned "
-            "by astroalign: pip install 'aqdask[align]'"
-        ) from absent
-    try:
-        transform, _ = astroalign.find_transform(stars[:BRIGHTEST, :2], template_stars[:BRIGHTEST, :2])
-    except Exception as failure:  # astroalign raises several kinds, TypeError for too few stars
-        why = "too few stars match" if len(stars) and len(template_stars) else "one of them has no stars"
-        also = ", and its WCS leads to other stars" if found else ""
-        raise AlignmentError(f"it could not be aligned with its template: {why}{also}") from failure
-    found = Alignment(transform, "stars")
-    common = common_stars(stars, template_stars, found)
-    if not _enough(common, stars, template_stars):
-        raise AlignmentError("it could not be aligned with its template: too few stars match")
-    return found, common
+        affine = match_stars(stars[:BRIGHTEST, :2], template_stars[: 2 * BRIGHTEST, :2], least)
+    except FrameError as error:
+        raise FrameError(f"it could not be aligned with its template: {error}") from error
+    found = Alignment(partial(apply_affine, affine), "stars")
+    return found, common_stars(stars, template_stars, found)
 
 
 def _by_wcs(shape: tuple[int, int], wcs: WCS, template_wcs: WCS) -> Alignment | None:
@@ -214,12 +191,5 @@ def brightest_stars(frame: SkySubtracted) -> np.ndarray:
 
 def common_stars(stars: np.ndarray, template_stars: np.ndarray, alignment: Alignment) -> np.ndarray:
     """Return the brightest stars of a frame that its template shows at the same place: ``(m, 3)``."""
-    if not len(stars) or not len(template_stars):
-        return stars[:0]
     some = stars[:BRIGHTEST]
-    distance, _ = KDTree(template_stars[: 2 * BRIGHTEST, :2]).query(alignment(some[:, :2]))
-    return some[distance <= REACH]
-
-
-def _enough(common: np.ndarray, stars: np.ndarray, template_stars: np.ndarray) -> bool:
-    return len(common) >= max(MIN_COMMON, COMMON * min(len(stars), len(template_stars), BRIGHTEST))
+    return some[coincident(alignment(some[:, :2]), template_stars[: 2 * BRIGHTEST, :2])[:, 0]]

@@ -22,7 +22,7 @@ from aqdask.cli.main import aqdask
 from aqdask.errors import ArchiveError, UsageError
 from aqdask.measurements import frame_tables, light_curves
 from aqdask.measurements.star_photometry import StarPhotometry
-from aqdask.photometry import star_positions
+from aqdask.photometry import star_matching
 from aqdask.products.open import quality_name
 
 SHAPE, COUNT, SIGMA = (160, 240), 7, 1.4
@@ -79,7 +79,7 @@ def curves(archive, tmp_path_factory) -> aq.LightCurves:
 def small_parts():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(frame_tables, "FRAMES_PER_PART", 4)
-        patch.setattr(star_positions, "CONTROL_POINTS", 20)  # fast where nothing matches
+        patch.setattr(star_matching, "CONTROL_POINTS", 20)  # fast where nothing matches
         yield
 
 

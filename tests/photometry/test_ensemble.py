@@ -7,12 +7,14 @@ import math
 import numpy as np
 import pytest
 
+from aqdask.errors import FrameError
 from aqdask.photometry.aperture_photometry import aperture_magnitudes
 from aqdask.photometry.ensemble import Ensemble, fit_zero_point
 from aqdask.photometry.forced_photometry import FLAGS, forced_photometry, instrumental_magnitudes
 from aqdask.photometry.quality_weights import quality_weights, weighted_median
 from aqdask.photometry.sky_subtraction import SkySubtracted, subtract_sky
-from aqdask.photometry.star_positions import apply_affine, fit_affine, match_stars, recentre
+from aqdask.photometry.star_matching import apply_affine, fit_affine, match_stars
+from aqdask.photometry.star_positions import recentre
 
 STARS, FRAMES, NOISE = 60, 40, 0.01
 
@@ -108,8 +110,19 @@ def test_frames_of_one_field_are_matched_whatever_their_rotation(angle):
 
 
 def test_frames_of_two_fields_are_not_matched():
-    assert match_stars(field(0), field(1)) is None
-    assert match_stars(field(0), field(0)[:2]) is None
+    with pytest.raises(FrameError, match="no common pattern of stars among 80 and 80"):
+        match_stars(field(0), field(1))
+    with pytest.raises(FrameError, match="too few stars to match: 80 and 2 of the two frames, at least 3"):
+        match_stars(field(0), field(0)[:2])
+
+
+def test_few_stars_of_a_rotated_frame_are_matched_by_the_same_bytes_each_time():
+    stars, turn = field(6, 8), math.radians(5)
+    true = np.array([[math.cos(turn), -math.sin(turn), 40.0], [math.sin(turn), math.cos(turn), -25.0]])
+    found = apply_affine(true, stars) + np.random.default_rng(2).normal(0, 0.05, stars.shape)
+    affine = match_stars(stars, found)
+    np.testing.assert_allclose(affine, true, atol=0.2)
+    assert {match_stars(stars, found).tobytes() for _ in range(3)} == {affine.tobytes()}
 
 
 def test_a_fit_leaves_out_wrong_positions():

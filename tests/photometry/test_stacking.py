@@ -49,7 +49,7 @@ def test_stars_have_their_fwhm(reference):
 def test_a_wcs_is_believed_where_the_stars_are_found_by_it(reference):
     stars = stars_of(field((3.5, -2.25), scale=0.5, seed=1))
     found = align(stars, reference, stars.xy - (3.5, -2.25))
-    assert (found.method, found.matrix) == ("wcs", None)
+    assert (found.method, found.affine) == ("wcs", None)
     assert found.scale == pytest.approx(2, rel=0.02)
     assert found.offset < 0.1
 
@@ -67,10 +67,10 @@ def test_stars_are_matched_without_a_wcs_that_fits(reference, expected):
 def test_another_field_and_too_few_stars_are_refused(reference):
     rng = np.random.default_rng(3)
     other = Stars(rng.uniform(0, 150, (30, 2)), np.ones((30, 7)), FWHM)
-    with pytest.raises(FrameError, match=r"in common with the reference|are among the"):
+    with pytest.raises(FrameError, match=r"with the reference: no common pattern of stars among .* and 30"):
         align(other, reference)
     few = Stars(reference.xy[:3], reference.flux[:3], FWHM)
-    with pytest.raises(FrameError, match=f"3 stars, and .* at least {MIN_STARS}"):
+    with pytest.raises(FrameError, match=f"too few stars to match: .* and 3 of .*, at least {MIN_STARS}"):
         align(few, reference)
 
 
