@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import math
@@ -10,14 +9,13 @@ import os
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 from astropy.wcs import WCS
-from astropy.wcs.utils import pixel_to_pixel
 
 from aqdask.errors import FrameError, place_failed
 from aqdask.execution.executors import Executor
@@ -25,11 +23,11 @@ from aqdask.execution.pipeline import blame, collect
 from aqdask.execution.reporter import Reporter
 from aqdask.execution.work_estimate import seconds
 from aqdask.execution.worker import at_work
-from aqdask.io.cards import quiet
 from aqdask.io.places import PARTIAL, absolute, write_file
 from aqdask.io.wcs import celestial_wcs
 from aqdask.measurements.scored_frame import ScoredFrame, ScoredFrames, ScoredPlace, scored_places
-from aqdask.photometry.alignment import Alignment, Positions, Stars, align, find_stars, resample
+from aqdask.photometry.alignment import ScaledAlignment, Stars, align, find_stars
+from aqdask.photometry.resampling import resample_weighted, wcs_transform
 from aqdask.photometry.sky_subtraction import SkySubtracted, subtract_sky
 from aqdask.products.dq import quality_bundle
 from aqdask.products.weights import weight_map
@@ -137,7 +135,7 @@ def _light(frame: ScoredFrame, masked: bool, mesh: int) -> SkySubtracted:
     return found
 
 
-def aligned_with(reference: Reference, frame: ScoredFrame, stars: Stars) -> Alignment:
+def aligned_with(reference: Reference, frame: ScoredFrame, stars: Stars) -> ScaledAlignment:
     """Align a frame by its WCS where its stars are found there, else by matching them.
 
     Raises
@@ -145,16 +143,10 @@ def aligned_with(reference: Reference, frame: ScoredFrame, stars: Stars) -> Alig
     FrameError
         Without enough stars in common.
     """
-    expected, own = None, frame.wcs and frame.wcs.wcs
-    if own is not None and reference.wcs is not None and len(stars.xy):
-        with contextlib.suppress(Exception), quiet():  # a WCS that does not converge is none
-            expected = np.column_stack(pixel_to_pixel(own, reference.wcs, *stars.xy.T))
-    return align(stars, reference.stars, expected)
-
-
-def _by_wcs(reference: WCS, own: WCS, x: np.ndarray, y: np.ndarray) -> Positions:
-    with quiet():
-        return pixel_to_pixel(reference, own, x, y)
+    by_wcs = None
+    if reference.wcs is not None and frame.wcs is not None:
+        by_wcs = wcs_transform(reference.wcs, frame.wcs.wcs)
+    return align(stars, reference.stars, by_wcs)
 
 
 @dataclass(frozen=True, eq=False)
@@ -230,14 +222,14 @@ class AlignJob:
         place: ScoredPlace,
         frame: ScoredFrame,
         light: SkySubtracted,
-        found: Alignment,
+        found: ScaledAlignment,
         result: Aligned,
     ) -> Aligned:
         """Resample the frame and write it, then the result."""
         weight, source = self._weight(frame)
-        by_wcs = partial(_by_wcs, self.reference.wcs, frame.wcs and frame.wcs.wcs)
-        transform = by_wcs if found.affine is None else found.transform
-        planes = resample(light.pixels, weight, weight == 0, self.reference.shape, transform, found.scale)
+        planes = resample_weighted(
+            light.pixels, weight, weight == 0, self.reference.shape, found.transform, found.scale
+        )
         path = self._path(place)
         result = result._replace(weight=source, file=path.name)
         if not planes[1].any():

@@ -23,10 +23,12 @@ from aqdask.io.wcs import sky_coordinates
 from aqdask.measurements.cutouts import WRITERS, Stamps
 from aqdask.measurements.scored_frame import ScoredFrame, ScoredFrames
 from aqdask.measurements.templates import Template, template_of
+from aqdask.photometry.alignment import Alignment
 from aqdask.photometry.apertures import aperture_masked
 from aqdask.photometry.difference import MIN_STARS, STAMP, Difference, difference_image
+from aqdask.photometry.difference_alignment import align, brightest_stars
+from aqdask.photometry.resampling import resample
 from aqdask.photometry.sky_subtraction import subtract_sky
-from aqdask.photometry.template_alignment import Alignment, align, brightest_stars
 from aqdask.products.flagged import flagged
 from aqdask.text import printable
 
@@ -217,7 +219,7 @@ class Pair:
         if alignment.is_identity(shape):
             alignment = Alignment(alignment.transform, "none")
         else:
-            pixels = alignment.resample(pixels, shape)
+            pixels = resample(pixels, shape, alignment.transform)
             missing, full, masked = (
                 _nearest(alignment, part, shape, grow)
                 for part, grow in ((missing, RINGING), (full, RINGING), (masked, 0))
@@ -258,7 +260,7 @@ class Pair:
         """Describe candidates, rows of `Difference.candidates`, by the names of `COLUMNS`."""
         frame, template, n = self.frame, self.other.frame, len(found)
         x, y = (np.ascontiguousarray(column) for column in found[:, :2].T)
-        places = self.alignment(found[:, :2])
+        places = self.alignment.transform(found[:, :2])
         there_x, there_y = places.T
         radius = APERTURE * result.fwhm
         flux, error, _ = sep.sum_circle(result.counts, x, y, radius, err=result.noise, mask=result.invalid)
@@ -305,7 +307,7 @@ def _saturation(frame: ScoredFrame) -> float:
 def _nearest(alignment: Alignment, mask: np.ndarray, shape: tuple[int, int], grow: int) -> np.ndarray:
     if grow and mask.any():
         mask = ndimage.maximum_filter(mask, 2 * grow + 1, mode="constant")
-    return alignment.resample(mask, shape, order=0) > 0  # NaN beyond the template is False
+    return resample(mask, shape, alignment.transform, order=0) > 0  # NaN beyond the template is False
 
 
 def _sky(frame: ScoredFrame, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -1,20 +1,19 @@
-"""Alignment of a frame with a reference: position, flux scale, and resampling to the reference's pixels.
+"""Alignment of a frame with a reference: position and flux scale.
 
 Positions are 0-based pixels ``(x, y)`` with integers at pixel centres; arrays are ``(y, x)``.
-`reproject_interp` gives the same counts, transforms every pixel, and takes four times as long.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import sep
-from scipy import ndimage
-from scipy.interpolate import RectBivariateSpline
 
 from aqdask.errors import FrameError
+from aqdask.photometry.resampling import Transform
 from aqdask.photometry.sky_subtraction import SkySubtracted, extract_sources
 from aqdask.photometry.star_matching import apply_affine, coincident, match_stars
 from aqdask.references.image_statistics import HALF_LIGHT_PER_FWHM
@@ -28,11 +27,8 @@ MIN_STARS = 5  # in common with the reference
 MIN_FRACTION = 0.2  # of the stars of the frame that has fewer
 MAX_OFFSET = 1.0  # px, median distance; beyond it a WCS is wrong
 SATURATED = 0.9  # of the largest value, where several pixels share it
-KNOTS = 32  # px between positions that are transformed exactly; others are interpolated by a cubic spline
-BAND = 256  # rows that are resampled at a time
-Positions = tuple[np.ndarray, np.ndarray]
-Transform = Callable[[np.ndarray, np.ndarray], Positions]
-"""Positions ``x, y`` in the reference to those in the frame."""
+NODES = 17  # along each axis, where transforms are checked
+SAME_PIXELS = 0.01  # px: frames that are aligned as they are
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,9 +50,30 @@ class Stars:
     fwhm: float
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Alignment:
-    """Position and flux scale of a frame relative to a reference.
+    """Transform from the pixels of one frame to those of another.
+
+    Parameters
+    ----------
+    transform : callable
+        Transforms x, y in pixels, ``(n, 2)``.
+    method : str
+        'wcs' or 'stars'.
+    """
+
+    transform: Transform
+    method: str
+
+    def is_identity(self, shape: tuple[int, int]) -> bool:
+        """Return True if all pixels of a frame lie on those of the other, within 0.01 px."""
+        nodes = nodes_of(shape)
+        return bool(np.abs(self.transform(nodes) - nodes).max() < SAME_PIXELS)
+
+
+@dataclass(frozen=True)
+class ScaledAlignment(Alignment):
+    """Alignment of a reference with a frame, and the flux scale between both.
 
     Parameters
     ----------
@@ -66,23 +83,17 @@ class Alignment:
         Stars in common.
     offset : float
         Median distance of these stars after the alignment, pixels.
-    method : str
-        'wcs' or 'stars'.
-    affine : ndarray (2, 3) or None
-        With 'stars': from the pixels of the reference to those of the frame.
     """
 
     scale: float
     stars: int
     offset: float
-    method: str
-    affine: np.ndarray | None = None
 
-    def transform(self, x: np.ndarray, y: np.ndarray) -> Positions:
-        """Apply ``affine`` to positions in the reference."""
-        assert self.affine is not None
-        (a, b, c), (d, e, f) = self.affine
-        return a * x + b * y + c, d * x + e * y + f
+
+def nodes_of(shape: tuple[int, int]) -> np.ndarray:
+    """Return x, y of `NODES` by `NODES` positions over a frame, float64 ``(n, 2)``."""
+    y, x = np.meshgrid(*(np.linspace(0, length - 1, NODES) for length in shape), indexing="ij")
+    return np.column_stack([x.ravel(), y.ravel()])
 
 
 def find_stars(image: np.ndarray, light: SkySubtracted) -> Stars:
@@ -117,16 +128,16 @@ def find_stars(image: np.ndarray, light: SkySubtracted) -> Stars:
     return Stars(xy[chosen], flux.T.reshape(-1, len(RADII)), fwhm)
 
 
-def align(stars: Stars, reference: Stars, expected: np.ndarray | None = None) -> Alignment:
-    """Align a frame with a reference by their stars.
+def align(stars: Stars, reference: Stars, by_wcs: Transform | None = None) -> ScaledAlignment:
+    """Align a reference with a frame by their stars.
 
     Parameters
     ----------
     stars, reference : Stars
         Stars of the frame and of the reference.
-    expected : ndarray (n, 2), optional
-        Positions of ``stars`` in the reference by the WCS of both. Where the stars are not found there, or
-        without it, triangles of stars are matched (astroalign), and an affine transformation is fitted.
+    by_wcs : callable, optional
+        Positions in the reference to those in the frame by the WCS of both. Where the stars are not found
+        there, or without it, they are matched, see `aqdask.photometry.star_matching.match_stars`.
 
     Raises
     ------
@@ -134,24 +145,28 @@ def align(stars: Stars, reference: Stars, expected: np.ndarray | None = None) ->
         If fewer than `MIN_STARS` stars are common to both.
     """
     least = max(MIN_STARS, MIN_FRACTION * min(len(stars.xy), len(reference.xy)))
-    if expected is not None:
-        pairs, offset = _pairs(expected, reference.xy)
+    if by_wcs is not None:
+        places = np.full(reference.xy.shape, np.nan)
+        with contextlib.suppress(Exception):  # a WCS that does not converge is none
+            places = by_wcs(reference.xy)
+        pairs, offset = _pairs(stars, places)
         if len(pairs) >= least and offset <= MAX_OFFSET:
-            return Alignment(_scale(stars, reference, pairs), len(pairs), offset, "wcs")
+            return ScaledAlignment(by_wcs, "wcs", _scale(stars, reference, pairs), len(pairs), offset)
     try:
         affine = match_stars(reference.xy, stars.xy, least)
     except FrameError as error:
         raise FrameError(f"it could not be aligned with the reference: {error}") from error
-    pairs, offset = _pairs(stars.xy, apply_affine(affine, reference.xy))
+    transform = partial(apply_affine, affine)
+    pairs, offset = _pairs(stars, transform(reference.xy))
     if offset > MAX_OFFSET:
         raise FrameError(f"the {len(pairs)} stars in common with the reference are {offset:.1f} px off")
-    return Alignment(_scale(stars, reference, pairs), len(pairs), offset, "stars", affine)
+    return ScaledAlignment(transform, "stars", _scale(stars, reference, pairs), len(pairs), offset)
 
 
-def _pairs(xy: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray, float]:
-    """Return the numbers of common stars, int ``(n, 2)``, and their median distance."""
-    pairs = coincident(xy, reference)
-    away = np.hypot(*(xy[pairs[:, 0]] - reference[pairs[:, 1]]).T)
+def _pairs(stars: Stars, places: np.ndarray) -> tuple[np.ndarray, float]:
+    """Return the numbers of stars and of places in common, int ``(n, 2)``, and their median distance."""
+    pairs = coincident(places, stars.xy)[:, ::-1]
+    away = np.hypot(*(stars.xy[pairs[:, 0]] - places[pairs[:, 1]]).T)
     return pairs, float(np.median(away)) if len(pairs) else np.inf
 
 
@@ -164,56 +179,3 @@ def _scale(stars: Stars, reference: Stars, pairs: np.ndarray) -> float:
     if np.count_nonzero(positive) < MIN_STARS:
         raise FrameError("fewer than five stars with a measurable flux in common with the reference")
     return float(np.median(other[positive] / own[positive]))
-
-
-def resample(
-    pixels: np.ndarray,
-    weight: np.ndarray,
-    bad: np.ndarray,
-    shape: tuple[int, int],
-    transform: Transform,
-    scale: float,
-) -> np.ndarray:
-    """Resample a frame to the pixels of the reference: cubic splines for counts, linear for weights.
-
-    Positions are transformed exactly every `KNOTS` px only. Surface brightness is kept, then scaled.
-
-    Parameters
-    ----------
-    pixels, weight : ndarray (y, x)
-        float32, counts above the sky, and their inverse variance.
-    bad : ndarray (y, x)
-        bool, pixels that are left out, together with their neighbours in the kernel.
-    shape : tuple of int
-        ``(y, x)`` of the reference.
-    transform : callable
-        Positions in the reference to those in the frame; NaN where there are none.
-    scale : float
-        Counts of the reference for a count of the frame.
-
-    Returns
-    -------
-    ndarray (2, y, x)
-        float32: counts of the reference and their inverse variance, both 0 where the frame has no data.
-    """
-    spline = ndimage.spline_filter(np.where(bad, np.float32(0), pixels), order=3, output=np.float32)
-    good = ~ndimage.binary_dilation(bad, np.ones((3, 3), bool), border_value=True)
-    rows, columns = (np.arange(-KNOTS, side + 2 * KNOTS, KNOTS, dtype=float) for side in shape)
-    knots = transform(*(one.ravel() for one in np.meshgrid(columns, rows)))
-    splines = [RectBivariateSpline(rows, columns, one.reshape(len(rows), -1)) for one in _finite(knots)]
-    result = np.zeros((2, *shape), np.float32)
-    for top in range(0, shape[0], BAND):
-        band = slice(top, min(top + BAND, shape[0]))
-        x, y = (one(np.arange(band.start, band.stop), np.arange(shape[1])) for one in splines)
-        inside = ndimage.map_coordinates(good.astype(np.float32), (y, x), order=1) > 0.999
-        known = ndimage.map_coordinates(weight, (y, x), order=1) / np.float32(scale) ** 2
-        result[1, band] = np.where(inside, known, 0)
-        values = ndimage.map_coordinates(spline, (y, x), order=3, prefilter=False) * np.float32(scale)
-        result[0, band] = np.where(result[1, band] > 0, values, 0)
-    return result
-
-
-def _finite(knots: Positions) -> Positions:
-    """Move positions without a counterpart far outside of the frame."""
-    x, y = (np.where(np.isfinite(one), one, -1e6) for one in knots)
-    return x, y

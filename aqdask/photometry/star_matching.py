@@ -60,7 +60,7 @@ def coincident(positions: np.ndarray, others: np.ndarray) -> np.ndarray:
     """
     if not len(positions) or not len(others):
         return np.empty((0, 2), int)
-    finite = np.nan_to_num(positions, nan=-1e9)
+    finite = np.where(np.isfinite(positions), positions, -1e9)
     distance, there = KDTree(others).query(finite)
     back = KDTree(finite).query(others)[1]
     own = np.flatnonzero((distance <= COINCIDENT) & (back[there] == np.arange(len(positions))))
@@ -104,7 +104,8 @@ def match_stars(source: np.ndarray, target: np.ndarray, least: float = MIN_STARS
         raise FrameError(f"too few stars to match: {counts}, at least {least:.0f} needed")
     different = FrameError(f"no common pattern of stars among {counts}: another field, or too few stars")
     try:
-        found, _ = astroalign.find_transform(source, target, max_control_points=CONTROL_POINTS)
+        with np.errstate(all="ignore"):  # of stars at the same place
+            found, _ = astroalign.find_transform(source, target, max_control_points=CONTROL_POINTS)
     except (astroalign.MaxIterError, ValueError, TypeError, IndexError) as error:  # by the stars it is given
         raise different from error
     affine = np.asarray(found.params[:2])

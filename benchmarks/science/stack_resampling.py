@@ -1,4 +1,4 @@
-"""Resampling of a frame: `photometry.alignment.resample` beside `reproject_interp`.
+"""Resampling of a frame: `photometry.resampling.resample_weighted` beside `reproject_interp`.
 
 python benchmarks/science/stack_resampling.py [--size 2048]
 """
@@ -9,19 +9,17 @@ import argparse
 import sys
 import time
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 from astropy.io import fits
 from astropy.wcs import WCS
-from astropy.wcs.utils import pixel_to_pixel
 from reproject import reproject_interp
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import helpers
 
-from aqdask.photometry.alignment import resample
+from aqdask.photometry.resampling import resample_weighted, wcs_transform
 from aqdask.simulate.frame import simulate_frame
 from aqdask.simulate.scene import SceneSpec
 
@@ -37,7 +35,7 @@ def frame(size: int, pointing: tuple[float, float], seed: int) -> tuple[np.ndarr
 def ours(image: np.ndarray, own: WCS, wcs: WCS) -> np.ndarray:
     """Resample counts and weights."""
     weight, bad = np.ones_like(image), np.zeros(image.shape, bool)
-    return resample(image, weight, bad, image.shape, partial(pixel_to_pixel, wcs, own), 1.0)[0]
+    return resample_weighted(image, weight, bad, image.shape, wcs_transform(wcs, own), 1.0)[0]
 
 
 def theirs(image: np.ndarray, own: WCS, wcs: WCS) -> np.ndarray:
