@@ -27,6 +27,8 @@ def wcs_transform(source: WCS, target: WCS) -> Transform:
     """Return the transform from the pixels of one WCS to those of another; its errors are astropy's."""
 
     def transform(positions: np.ndarray) -> np.ndarray:
+        if not len(positions):  # astropy takes none
+            return np.empty((0, 2))
         with quiet():
             return np.column_stack(pixel_to_pixel(source, target, *positions.T))
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from astropy.wcs import WCS
 from numpy.testing import assert_allclose
 
 from aqdask.errors import FrameError
 from aqdask.photometry.alignment import MIN_STARS, Stars, align, find_stars
 from aqdask.photometry.coadd import combine, depth, occupied_sky
-from aqdask.photometry.resampling import resample_weighted
+from aqdask.photometry.resampling import resample, resample_weighted, wcs_transform
 from aqdask.photometry.sky_subtraction import subtract_sky
 from aqdask.references.image_statistics import HALF_LIGHT_PER_FWHM
 
@@ -89,6 +90,22 @@ def test_resampling_moves_counts_and_leaves_out_bad_pixels():
     assert not good[62:74, 45:57].any()  # the bad pixels and one more on each side
     assert good[61, 60]
     assert good.sum() > 0.9 * good.size
+
+
+def test_images_are_resampled_by_their_wcs():
+    own, other = (WCS(naxis=2) for _ in range(2))
+    for wcs, pixel in ((own, (50.0, 60.0)), (other, (54.0, 57.0))):
+        wcs.wcs.ctype, wcs.wcs.crval = ("RA---TAN", "DEC--TAN"), (10.0, 20.0)
+        wcs.wcs.crpix, wcs.wcs.cdelt = pixel, (-1e-3, 1e-3)
+    transform = wcs_transform(own, other)
+    assert transform(np.empty((0, 2))).shape == (0, 2)
+    found = resample(field((4, -3), noise=0.0), SHAPE, transform)
+    assert np.isnan(found[:3]).all()
+    assert np.isnan(found[:, -4:]).all()
+    assert_allclose(found[4:-1, 1:-5], field(noise=0.0)[4:-1, 1:-5], atol=0.5)
+    mask = np.zeros(SHAPE, bool)
+    mask[60, 50] = True
+    assert np.argwhere(resample(mask, SHAPE, transform, order=0) > 0).tolist() == [[63, 46]]
 
 
 def test_a_clipped_mean_drops_an_outlier_and_keeps_stars():
