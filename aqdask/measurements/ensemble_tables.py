@@ -16,11 +16,12 @@ import pyarrow.parquet as pq
 from aqdask.io.places import PARTIAL
 from aqdask.measurements.frame_tables import ABOUT, FRAME_COLUMNS, replacing_writer
 from aqdask.measurements.reference_stars import ReferenceStars
-from aqdask.measurements.star_photometry import FRAME_VALUES, STAR_COLUMNS, described
+from aqdask.measurements.star_photometry import FRAME_VALUES, STAR_COLUMNS
 from aqdask.photometry.aperture_photometry import POGSON
 from aqdask.photometry.ensemble import CASES, Ensemble, ZeroPoint
 from aqdask.photometry.forced_photometry import instrumental_magnitudes
 from aqdask.photometry.quality_weights import quality_weights
+from aqdask.products.columns import described
 from aqdask.text import printable
 
 FLUXES, CURVES, STARS, FRAMES = "fluxes", "light_curves", "stars.parquet", "frames.parquet"

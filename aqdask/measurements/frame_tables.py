@@ -29,6 +29,7 @@ from aqdask.execution.work_estimate import seconds
 from aqdask.execution.worker import at_work
 from aqdask.io.places import PARTIAL, absolute
 from aqdask.measurements.scored_frame import ScoredFrame, ScoredFrames, ScoredPlace, scored_places
+from aqdask.products.columns import described
 from aqdask.store import layout
 from aqdask.store.frame_store import FrameStore
 from aqdask.text import printable
@@ -39,12 +40,12 @@ PART = "part-{:08d}.parquet"  # with the row of its first frame
 ABOUT = b"aqdask"  # key of the footer's entry
 FRAME_COLUMNS = pa.schema(
     [
-        pa.field("row", pa.int64(), metadata={"description": "position along `frame` in the archive"}),
-        pa.field("frame_id", pa.string(), metadata={"description": "id of the frame in the archive"}),
-        pa.field("time", pa.timestamp("us", tz="UTC"), metadata={"description": "start of the exposure"}),
-        pa.field("filter", pa.string(), metadata={"description": "filter, empty where unknown"}),
+        described("row", pa.int64(), "position along `frame` in the archive"),
+        described("frame_id", pa.string(), "id of the frame in the archive"),
+        described("time", pa.timestamp("us", tz="UTC"), "start of the exposure"),
+        described("filter", pa.string(), "filter, empty where unknown"),
     ]
-)  # fmt: skip
+)
 
 
 @contextlib.contextmanager

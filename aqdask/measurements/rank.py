@@ -16,6 +16,7 @@ from aqdask.io.frame_ids import match_frames
 from aqdask.measurements.align import groups, measure_all
 from aqdask.methods import dispatch
 from aqdask.methods.bundle import Bundle
+from aqdask.products.columns import described_schema
 from aqdask.products.mask_summaries import summarise_masks
 from aqdask.products.table import frame_table
 from aqdask.store.quality_store import QualityStore
@@ -78,7 +79,7 @@ def rank_frames(
     numbers = {"masked": masked, "noise": noise, "size": size, "transparency": transparency}
     columns |= {name: pa.array(values, from_pandas=True) for name, values in numbers.items()}
     parts = [_ranked(columns, order[np.isin(order, group)], weight) for group in groups(table)]
-    return pa.concat_tables(parts) if parts else pa.schema(_fields()).empty_table()
+    return pa.concat_tables(parts) if parts else described_schema(COLUMNS).empty_table()
 
 
 def chosen_frames(table: pa.Table, patterns: Sequence[str] | None, band: str | None) -> pa.Table:
@@ -110,11 +111,7 @@ def _ranked(columns: dict[str, pa.Array], order: np.ndarray, weight: np.ndarray)
         "weight": pa.array(own / best, from_pandas=True),
         "depth": pa.array(np.where(np.isfinite(depth), depth, np.nan), from_pandas=True),
     }
-    return pa.table([found[name] for name in COLUMNS], schema=pa.schema(_fields()))
-
-
-def _fields() -> list[pa.Field]:
-    return [pa.field(name, kind, metadata={"description": text}) for name, (kind, text) in COLUMNS.items()]
+    return pa.table([found[name] for name in COLUMNS], schema=described_schema(COLUMNS))
 
 
 def _numbers(table: pa.Table, name: str) -> np.ndarray:

@@ -141,14 +141,6 @@ class ReferenceStars:
         return known.hexdigest()
 
 
-def saturation(frame: ScoredFrame) -> float:
-    """Return the level in counts from which pixels count as saturated: SATURATE, else the type's largest."""
-    if math.isfinite(frame.saturate):
-        return frame.saturate
-    kind = frame.image.dtype
-    return float(np.iinfo(kind).max) if np.issubdtype(kind, np.integer) else math.inf
-
-
 def bright_detections(light: SkySubtracted, masked: np.ndarray, radius: float) -> np.ndarray:
     """Detect sources above 5 sigma outside of masked areas, or anywhere if there are fewer than ten.
 
@@ -201,7 +193,7 @@ def reference_stars(
     detections = bright_detections(light, frame.masked, aperture)
     own = _target_positions(frame, light, targets, fwhm, aperture)
     both = np.concatenate([own, detections])
-    saturated = np.asarray(frame.image) >= saturation(frame)
+    saturated = np.asarray(frame.image) >= frame.saturation
     found = forced_photometry(
         light, both, aperture, masked=frame.masked, saturated=saturated, gain=frame.gain
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -138,6 +139,14 @@ class ScoredFrame:
     def saturate(self) -> float:
         """Saturation level in counts from the header; NaN where unknown."""
         return header_saturate(self.header, self.primary_header)
+
+    @property
+    def saturation(self) -> float:
+        """Counts from which pixels are saturated: SATURATE, else the largest of an integer type, or infinite."""
+        if math.isfinite(self.saturate):
+            return self.saturate
+        kind = self.image.dtype
+        return float(np.iinfo(kind).max) if kind.kind in "iu" else math.inf
 
     @property
     def unit(self) -> str:

@@ -31,6 +31,7 @@ from aqdask.photometry.source_catalogue import (
     masked_fractions,
     measure_sources,
 )
+from aqdask.products.columns import described
 from aqdask.products.dq import wcs_cards, write_whole
 from aqdask.products.flagged import flagged
 from aqdask.store.frame_store import FrameStore
@@ -110,12 +111,7 @@ class SourceDetection:
         ]
         masked = ("masked_fraction", pa.float32(), "", "masked fraction of the aperture of flux_auto")
         rows = (*MEASURED, *apertures, *SHAPE, masked, *BELIEF)
-        return pa.schema(
-            [
-                pa.field(name, kind, metadata={"description": text} | ({"unit": unit} if unit else {}))
-                for name, kind, unit, text in rows
-            ]
-        )
+        return pa.schema([described(name, kind, text, unit) for name, kind, unit, text in rows])
 
     @property
     def settings(self) -> Mapping[str, Any]:

@@ -28,6 +28,7 @@ from aqdask.measurements.align import MESH, Aligned, AlignJob, Reference, align_
 from aqdask.measurements.rank import STACK, rank_frames
 from aqdask.measurements.scored_frame import ScoredFrames, ScoredPlace, scored_places
 from aqdask.photometry.coadd import Coadd, Depth, combine, depth, occupied_sky
+from aqdask.products.columns import described_schema
 from aqdask.products.dq import ascii_text, quality_bundle, wcs_cards, write_whole
 from aqdask.text import printable
 from aqdask.version import __version__
@@ -409,10 +410,9 @@ def frame_table(chosen: pa.Table, aligned: Sequence[Aligned]) -> pa.Table:
         | {"frame_id": ids[one.row], "used": bool(one.file), "reason": one.problem or one.left_out}
         for one in aligned
     ]
-    schema = pa.schema(
-        [pa.field(n, kind, metadata={"description": text}) for n, (kind, text) in FRAME_COLUMNS.items()]
+    return pa.Table.from_pylist(
+        [{name: row[name] for name in FRAME_COLUMNS} for row in rows], schema=described_schema(FRAME_COLUMNS)
     )
-    return pa.Table.from_pylist([{name: row[name] for name in FRAME_COLUMNS} for row in rows], schema=schema)
 
 
 def _column(table: pa.Table, name: str) -> fits.Column:

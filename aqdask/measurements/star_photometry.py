@@ -13,7 +13,7 @@ import pyarrow as pa
 from aqdask import flags
 from aqdask.errors import FrameError
 from aqdask.io.wcs import pixel_positions
-from aqdask.measurements.reference_stars import ReferenceStars, bright_detections, saturation
+from aqdask.measurements.reference_stars import ReferenceStars, bright_detections
 from aqdask.measurements.scored_frame import ScoredFrame
 from aqdask.photometry.forced_photometry import (
     FLAGS,
@@ -25,17 +25,13 @@ from aqdask.photometry.quality_weights import quality_weights, weighted_median
 from aqdask.photometry.sky_subtraction import SkySubtracted, subtract_sky
 from aqdask.photometry.star_matching import MIN_STARS, apply_affine, match_stars
 from aqdask.photometry.star_positions import FOUND, recentre
+from aqdask.products.columns import described
 from aqdask.stats.masking import bad_patches
 from aqdask.stats.robust import mad_sigma
 
 COMPARED = 100  # brightest stars by which positions are checked
 AGREEMENT = 0.5  # mag, largest scatter of their magnitudes against those of the reference frame
 REASON_NAMES = np.array([flag.name for flag in flags.REASONS], object)
-
-
-def described(name: str, kind: pa.DataType, description: str, unit: str = "") -> pa.Field:
-    """Column of a table with its description and unit."""
-    return pa.field(name, kind, metadata={"description": description} | ({"unit": unit} if unit else {}))
 
 
 BITS = ", ".join(f"{value} {name}" for name, value in FLAGS.items())
@@ -108,7 +104,7 @@ class StarPhotometry:
 
     def _placed(self, frame: ScoredFrame, light: SkySubtracted) -> tuple[str, np.ndarray, StarFluxes]:
         """Find the stars by the WCS, else by their pattern; the first way by which the magnitudes agree."""
-        masked, saturated = frame.masked, np.asarray(frame.image) >= saturation(frame)
+        masked, saturated = frame.masked, np.asarray(frame.image) >= frame.saturation
         problems = []
         for way, predicted, problem in self._predictions(frame, light):
             if predicted is None:

@@ -29,6 +29,7 @@ from aqdask.photometry.difference import MIN_STARS, STAMP, Difference, differenc
 from aqdask.photometry.difference_alignment import align, brightest_stars
 from aqdask.photometry.resampling import resample
 from aqdask.photometry.sky_subtraction import subtract_sky
+from aqdask.products.columns import described_schema
 from aqdask.products.flagged import flagged
 from aqdask.text import printable
 
@@ -65,9 +66,7 @@ COLUMNS: dict[str, tuple[pa.DataType, str]] = {
     "alignment": (pa.string(), "none (same pixels), wcs or stars"),
     "verdict": (pa.string(), f"{GOOD}; {MASKED} or {MASKED_IN_TEMPLATE}: a part of the aperture is"),
 }
-SCHEMA = pa.schema(
-    [pa.field(name, kind, metadata={"description": text}) for name, (kind, text) in COLUMNS.items()]
-)
+SCHEMA = described_schema(COLUMNS)
 
 
 class TemplateImage(NamedTuple):
@@ -215,7 +214,7 @@ class Pair:
         """Bring a template to the pixels of a frame: by cubic splines, masks by the nearest pixel."""
         shape, template = frame.image.shape, other.frame
         pixels, missing, masked = other.pixels, other.missing, template.masked
-        full = template.image >= _saturation(template)
+        full = template.image >= template.saturation
         if alignment.is_identity(shape):
             alignment = Alignment(alignment.transform, "none")
         else:
@@ -226,7 +225,7 @@ class Pair:
             )
             missing |= ~np.isfinite(pixels)
         invalid = missing | frame.invalid | ~np.isfinite(frame.image)
-        full = full | (frame.image >= _saturation(frame))
+        full = full | (frame.image >= frame.saturation)
         return cls(
             frame, other, alignment, np.where(missing, 0, pixels).astype(np.float32), invalid, full, masked
         )
@@ -245,7 +244,7 @@ class Pair:
             For a pair that cannot be subtracted.
         """
         result = difference_image(
-            self.template, self.frame.image, common, gain=gain, saturation=_saturation(self.frame),
+            self.template, self.frame.image, common, gain=gain, saturation=self.frame.saturation,
             invalid=self.invalid,
         )  # fmt: skip
         if result is None:
@@ -295,13 +294,6 @@ class Pair:
             "star_x": at[:, 0], "star_y": at[:, 1], "star_flux": stars[:, 2].astype(np.float32),
             "star_distance": distance.astype(np.float32),
         }  # fmt: skip
-
-
-def _saturation(frame: ScoredFrame) -> float:
-    """Saturation level of the header, else the largest value of an integer type."""
-    if not math.isnan(frame.saturate):
-        return frame.saturate
-    return float(np.iinfo(frame.image.dtype).max) if frame.image.dtype.kind in "iu" else math.inf
 
 
 def _nearest(alignment: Alignment, mask: np.ndarray, shape: tuple[int, int], grow: int) -> np.ndarray:

@@ -17,6 +17,7 @@ from pyarrow import csv
 from aqdask.errors import UsageError, place_failed
 from aqdask.methods.bundle import POOLED, Bundle, Calibration, nearest_key
 from aqdask.methods.calibration_spans import OPEN, SEPARATOR, times_of
+from aqdask.products.columns import described
 from aqdask.products.drift_series import ArchiveSeries, FrameSeries, Repeats, read_repeats, read_series
 from aqdask.products.table import as_astropy
 from aqdask.specs import PatchGrid
@@ -183,7 +184,7 @@ class ArchiveDrift:
         for name in (field.name for field in fields(Change)):
             kind = KINDS.get(name, pa.string())
             columns.append(pa.array([row[name] for row in rows], from_pandas=True).cast(kind))
-            schema.append(pa.field(name, kind, metadata={"description": COLUMNS[name]}))
+            schema.append(described(name, kind, COLUMNS[name]))
         return pa.Table.from_arrays(columns, schema=pa.schema(schema))
 
 

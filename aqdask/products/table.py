@@ -16,6 +16,7 @@ from astropy.time import Time
 from pyarrow import csv
 
 from aqdask import flags
+from aqdask.products.columns import described_schema
 from aqdask.products.dq import MaskResult
 from aqdask.products.flagged import StoredModel, flag_reasons, flagged
 from aqdask.products.mask_summaries import MaskSummaries
@@ -100,9 +101,7 @@ def frame_table(
     others = sorted({name for mask in (masks or {}).values() for name in mask.files} - {"dq"})
     for name in others:
         kinds = kinds | {f"{name}_file": (pa.string(), f"name of the file in the folder {name}/")}
-    schema = pa.schema(
-        [pa.field(n, kind, metadata={"description": text}) for n, (kind, text) in kinds.items()]
-    )
+    schema = described_schema(kinds)
     parts = [schema.empty_table()]
     chosen = [ledger.rows(), ledger.rejected()]
     if frame_ids is not None:
