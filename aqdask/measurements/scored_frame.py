@@ -142,7 +142,7 @@ class ScoredFrame:
 
     @property
     def saturation(self) -> float:
-        """Counts from which pixels are saturated: SATURATE, else the largest of an integer type, or infinite."""
+        """Counts from which pixels are saturated: SATURATE, else the largest integer of the type, or inf."""
         if math.isfinite(self.saturate):
             return self.saturate
         kind = self.image.dtype
