@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 from astropy.coordinates import SkyCoord
 from astropy.io import fits
 from astropy.wcs import WCS
+from astropy.wcs.utils import pixel_to_pixel
 
 from aqdask.io.cards import HeaderCards, Unreadable, parse, quiet, split_cards
 
@@ -121,3 +123,18 @@ def _merged(cards: fits.Header, primary: fits.Header) -> fits.Header:
         if WCS_CARD.fullmatch(card.keyword) and not is_second:
             cards.append(card, end=True)
     return cards
+
+
+def wcs_transform(source: WCS, target: WCS) -> Callable[[np.ndarray], np.ndarray]:
+    """Return the transform of positions ``(n, 2)`` in the pixels of one WCS to those of another.
+
+    It gives NaN where there are none, and its errors are astropy's.
+    """
+
+    def transform(positions: np.ndarray) -> np.ndarray:
+        if not len(positions):  # astropy takes none
+            return np.empty((0, 2))
+        with quiet():
+            return np.column_stack(pixel_to_pixel(source, target, *positions.T))
+
+    return transform

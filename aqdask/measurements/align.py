@@ -24,10 +24,10 @@ from aqdask.execution.reporter import Reporter
 from aqdask.execution.work_estimate import seconds
 from aqdask.execution.worker import at_work
 from aqdask.io.places import PARTIAL, absolute, write_file
-from aqdask.io.wcs import celestial_wcs
+from aqdask.io.wcs import celestial_wcs, wcs_transform
 from aqdask.measurements.scored_frame import ScoredFrame, ScoredFrames, ScoredPlace, scored_places
 from aqdask.photometry.alignment import ScaledAlignment, Stars, align, find_stars
-from aqdask.photometry.resampling import resample_weighted, wcs_transform
+from aqdask.photometry.resampling import resample_weighted
 from aqdask.photometry.sky_subtraction import SkySubtracted, subtract_sky
 from aqdask.products.dq import quality_bundle
 from aqdask.products.weights import weight_map

@@ -19,7 +19,7 @@ from scipy.spatial import KDTree
 from aqdask import flags
 from aqdask.errors import FrameError
 from aqdask.io.frame_ids import safe_name
-from aqdask.io.wcs import sky_coordinates
+from aqdask.io.wcs import sky_coordinates, wcs_transform
 from aqdask.measurements.cutouts import WRITERS, Stamps
 from aqdask.measurements.scored_frame import ScoredFrame, ScoredFrames
 from aqdask.measurements.templates import Template, template_of
@@ -27,7 +27,7 @@ from aqdask.photometry.alignment import Alignment
 from aqdask.photometry.apertures import aperture_masked
 from aqdask.photometry.difference import MIN_STARS, STAMP, Difference, difference_image
 from aqdask.photometry.difference_alignment import align, brightest_stars
-from aqdask.photometry.resampling import resample
+from aqdask.photometry.resampling import Transform, resample
 from aqdask.photometry.sky_subtraction import subtract_sky
 from aqdask.products.columns import described_schema
 from aqdask.products.flagged import flagged
@@ -140,7 +140,10 @@ class TransientSearch:
         wcs = frame.wcs.wcs.celestial if frame.wcs else None
         try:
             stars = brightest_stars(sky)
-            alignment, common = align(frame.image.shape, stars, other.stars, wcs, other.wcs)
+            both: tuple[Transform, ...] = ()
+            if wcs is not None and other.wcs is not None:
+                both = wcs_transform(wcs, other.wcs), wcs_transform(other.wcs, wcs)
+            alignment, common = align(frame.image.shape, stars, other.stars, *both)
             pair = Pair.of(frame, other, alignment)
             result = pair.difference(pair.unmasked(common), gain)
             found = result.candidates(result.invalid | pair.full, self.threshold)

@@ -6,11 +6,10 @@ from functools import partial
 
 import numpy as np
 import sep
-from astropy.wcs import WCS
 
 from aqdask.errors import FrameError
 from aqdask.photometry.alignment import Alignment, nodes_of
-from aqdask.photometry.resampling import wcs_transform
+from aqdask.photometry.resampling import Transform
 from aqdask.photometry.sky_subtraction import SkySubtracted, extract_sources
 from aqdask.photometry.star_matching import MIN_STARS, apply_affine, coincident, match_stars
 
@@ -25,8 +24,8 @@ def align(
     shape: tuple[int, int],
     stars: np.ndarray,
     template_stars: np.ndarray,
-    wcs: WCS | None = None,
-    template_wcs: WCS | None = None,
+    by_wcs: Transform | None = None,
+    back: Transform | None = None,
 ) -> tuple[Alignment, np.ndarray]:
     """Align a frame with its template: by their WCS, or by their stars where these do not agree with it.
 
@@ -36,8 +35,8 @@ def align(
         Of the frame, y and x.
     stars, template_stars : ndarray (n, 3)
         x, y in pixels and flux, the brightest first; see `brightest_stars`.
-    wcs, template_wcs : WCS, optional
-        Celestial ones of both.
+    by_wcs, back : callable, optional
+        Positions in the frame to those in the template by the WCS of both, and back.
 
     Returns
     -------
@@ -50,9 +49,10 @@ def align(
         For frames without common stars.
     """
     least = max(MIN_STARS, COMMON * min(len(stars), len(template_stars), BRIGHTEST))
-    found = _by_wcs(shape, wcs, template_wcs) if wcs is not None and template_wcs is not None else None
-    if found and len(common := common_stars(stars, template_stars, found)) >= least:
-        return found, common
+    if by_wcs is not None and back is not None and _agree(shape, by_wcs, back):
+        found = Alignment(by_wcs, "wcs")
+        if len(common := common_stars(stars, template_stars, found)) >= least:
+            return found, common
     try:
         affine = match_stars(stars[:BRIGHTEST, :2], template_stars[: 2 * BRIGHTEST, :2], least)
     except FrameError as error:
@@ -61,14 +61,12 @@ def align(
     return found, common_stars(stars, template_stars, found)
 
 
-def _by_wcs(shape: tuple[int, int], wcs: WCS, template_wcs: WCS) -> Alignment | None:
-    """Return the alignment by two WCS; None where positions do not lead there and back."""
-    nodes, transform = nodes_of(shape), wcs_transform(wcs, template_wcs)
+def _agree(shape: tuple[int, int], transform: Transform, back: Transform) -> bool:
+    nodes = nodes_of(shape)
     try:
-        back = wcs_transform(template_wcs, wcs)(transform(nodes))
+        return bool(np.abs(back(transform(nodes)) - nodes).max() <= MISFIT)
     except Exception:  # a reference frame without transformation, or positions that wcslib refuses
-        return None
-    return Alignment(transform, "wcs") if np.abs(back - nodes).max() <= MISFIT else None
+        return False
 
 
 def brightest_stars(frame: SkySubtracted) -> np.ndarray:

@@ -9,30 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import numpy as np
-from astropy.wcs import WCS
-from astropy.wcs.utils import pixel_to_pixel
 from scipy import ndimage
 from scipy.interpolate import RectBivariateSpline
-
-from aqdask.io.cards import quiet
 
 KNOTS = 32  # px between positions that are transformed exactly; others are interpolated by a cubic spline
 BAND = 256  # rows that are resampled at a time
 FAR = -1e6  # px, instead of positions without a counterpart
 Transform = Callable[[np.ndarray], np.ndarray]
 """Positions ``(n, 2)`` in one frame to those in another; NaN where there are none."""
-
-
-def wcs_transform(source: WCS, target: WCS) -> Transform:
-    """Return the transform from the pixels of one WCS to those of another; its errors are astropy's."""
-
-    def transform(positions: np.ndarray) -> np.ndarray:
-        if not len(positions):  # astropy takes none
-            return np.empty((0, 2))
-        with quiet():
-            return np.column_stack(pixel_to_pixel(source, target, *positions.T))
-
-    return transform
 
 
 def _bands(shape: tuple[int, int], transform: Transform) -> Iterator[tuple[slice, tuple]]:

@@ -19,7 +19,8 @@ from reproject import reproject_interp
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import helpers
 
-from aqdask.photometry.resampling import resample_weighted, wcs_transform
+from aqdask.io.wcs import wcs_transform
+from aqdask.photometry.resampling import resample_weighted
 from aqdask.simulate.frame import simulate_frame
 from aqdask.simulate.scene import SceneSpec
 

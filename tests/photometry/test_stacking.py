@@ -8,9 +8,10 @@ from astropy.wcs import WCS
 from numpy.testing import assert_allclose
 
 from aqdask.errors import FrameError
+from aqdask.io.wcs import wcs_transform
 from aqdask.photometry.alignment import MIN_STARS, Stars, align, find_stars
 from aqdask.photometry.coadd import combine, depth, occupied_sky
-from aqdask.photometry.resampling import resample, resample_weighted, wcs_transform
+from aqdask.photometry.resampling import resample, resample_weighted
 from aqdask.photometry.sky_subtraction import subtract_sky
 from aqdask.references.image_statistics import HALF_LIGHT_PER_FWHM
 
