@@ -200,8 +200,8 @@ def measure_frames(
 ) -> tuple[list[FrameRows], list[tuple[str, str]]]:
     """Measure all scored frames of an archive, and write a Parquet dataset that `dask.dataframe` opens.
 
-    Run again, it makes only what is missing or depends on something that has changed; files of frames that are
-    no longer scored are removed at the end.
+    Run again, it makes only what is missing or depends on something that has changed; files of frames that
+    are no longer scored are removed at the end.
 
     Parameters
     ----------
