@@ -158,11 +158,9 @@ def trained(frames: MemoryFrames, method: str, row: str, seed: int, steps: int =
 def measured(frames: MemoryFrames, test: TestSet, method: str, row: str, seed: int) -> dict[str, Any]:
     """Train a row, and score the test frames."""
     bundle, seconds = trained(frames, method, row, seed)
-    origin = bundle.provenance["frames"]  # in words, of the shipped model
+    origin = bundle.provenance["frames"]  # of the shipped model in words: no frame is held out from it
     calibrating = frames.ids if isinstance(origin, str) else origin["calibration"]
-    held_out = tuple(
-        frames.ids.index(name) for name in calibrating
-    )  # of the mean residual, beside the decision
+    held_out = tuple(frames.ids.index(name) for name in calibrating)
     task = Task(frames, (), held_out, {method: bundle})
     contest = Contest(task, ("published" if method == "paper" else "aqdask",))
     clean = [Scored(contest.score(image)) for image in test.clean]
