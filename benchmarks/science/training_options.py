@@ -277,7 +277,8 @@ def tables(lines: Sequence[Mapping[str, Any]], costs: Mapping[tuple[str, str], f
         body = []
         for row, by_seed in seeds.items():
             cells, count = _cells(row, by_seed, seeds[DEFAULT], score)
-            body.append([row, *cells, f"{costs.get((method, row), costs[method, DEFAULT]):.0f}", str(count)])
+            cost = costs.get((method, row), costs.get((method, DEFAULT), math.nan))
+            body.append([row, *cells, Estimate(cost).text(0), str(count)])
         found += ["", *(f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *body))]
     return "\n".join([*found, ""])
 
