@@ -43,7 +43,7 @@ from aqdask.simulate.frame import simulate_frame
 from aqdask.simulate.scene import stream
 from aqdask.specs import FrameMetadata
 
-STEPS, BATCH = 400, 32  # a fortieth of the shipped model's crops
+STEPS, BATCH = 400, 32  # an 80th of the crops that made the shipped model
 SIZE, REFERENCES, CLEAN, SPOILT, PHOTOMETRY = 512, 24, 8, 2, 6
 TRAININGS = 3  # seeds of split, crops and weights
 CHOSEN = (
