@@ -513,7 +513,9 @@ def report(about: dict[str, str], rows: Sequence[Sequence[str]], findings: Seque
     header = "".join(f"- {key}: {value}\n" for key, value in about.items())
     lines = [COLUMNS, ["---"] * 3 + ["--:"] * 2 + ["---"], *rows]
     table = "".join(f"| {' | '.join(line)} |\n" for line in lines)
-    text = f"# bench_faults\n\n{header}\n{table}\n{len(rows)} faults, {len(findings)} findings.\n"
+    not_tried = sum(row[1].startswith("not tried") for row in rows)
+    last = f"{len(rows)} faults, {not_tried} of them not tried here, {len(findings)} findings."
+    text = f"# bench_faults\n\n{header}\n{table}\n{last}\n"
     return text + "".join(f"\n- {one}\n" for one in findings)
 
 

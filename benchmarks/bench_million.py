@@ -47,7 +47,7 @@ class Planned:
             raise Fed
         yield from ()
 
-    def provide(self, bundle: bytes, digest: str) -> None:
+    def provide(self, bundle: bytes, digest: str, precision: str = "fp32") -> None:
         """Do nothing: no worker needs the model."""
 
     def avoid(self, worker: str, why: str) -> None:

@@ -149,7 +149,7 @@ class StubWorker:
 
 def result_of(task: Any, seconds: float) -> list[tuple[float, list[dict[str, Any]]]]:
     """Records of a task, as a worker that scored would return them."""
-    job, group = task.args[0].job, task.args[1]
+    job, group = task.args[0], task.args[1]
     return [
         (seconds / len(group), [
             {"event": "score", "frame_id": frame.frame_id, "quality": job.quality, "row": frame.row,

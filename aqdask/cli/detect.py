@@ -33,7 +33,7 @@ def _radii(context: click.Context, option: click.Parameter, text: str) -> tuple[
     "--frames",
     multiple=True,
     metavar="FRAME",
-    help="Only these frames (ids or patterns): others are not kept.",
+    help="Only these frames (ids or patterns), in a table of their own.",
 )
 @click.option("--threshold", default=3.0, show_default=True, help="Sigma of the local sky noise.")
 @click.option("--minarea", default=5, show_default=True, help="Least number of pixels above the threshold.")

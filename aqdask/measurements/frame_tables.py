@@ -201,8 +201,8 @@ def measure_frames(
 ) -> tuple[list[FrameRows], list[tuple[str, str]]]:
     """Measure all scored frames of an archive, and write a Parquet dataset that `dask.dataframe` opens.
 
-    Run again, it makes only what is missing or depends on something that has changed; files of an earlier run
-    that no longer belong to the dataset are removed at the end.
+    Run again, it makes only what is missing or depends on something that has changed; files of frames that
+    are no longer scored are removed at the end.
 
     Parameters
     ----------
@@ -232,11 +232,14 @@ def measure_frames(
     Raises
     ------
     ArchiveError
-        If ``folder`` holds anything but such a dataset, or cannot be written.
+        If ``folder`` holds anything but such a dataset, or one of frames that are not among ``places``, or
+        cannot be written.
     """
     check_folder(folder)
     scored, without = scored_places(archive, quality)
     chosen = scored if places is None else list(places)
+    if places is not None:
+        _check_frames(folder, {place.frame.row for place in chosen})
     job = TableJob(ScoredFrames(absolute(archive), quality, alpha), measurement, absolute(folder))
     reporter.start(stage, len(chosen))
 
@@ -284,6 +287,24 @@ def check_folder(folder: str | os.PathLike[str]) -> None:
             expected="a new folder, or one of an earlier run, which is continued",
             consequence="Nothing was written",
             remedy="choose another --out",
+        )
+
+
+def _check_frames(folder: str | os.PathLike[str], rows: set[int]) -> None:
+    """Raise `ArchiveError` for a dataset of other frames, too, which would be lost."""
+    others = 0
+    for path in sorted(Path(folder).glob("part-*.parquet")):
+        try:
+            about = json.loads((pq.read_metadata(path).metadata or {})[ABOUT])
+        except (KeyError, pa.ArrowInvalid):
+            continue
+        others += sum(int(row) not in rows for row in about["rows"])
+    if others:
+        raise ArchiveError(
+            f"{folder} holds {others} frames that were not asked for this time",
+            expected="a new folder, or one of the same frames",
+            consequence="Nothing was written",
+            remedy="choose another --out, or measure all frames",
         )
 
 

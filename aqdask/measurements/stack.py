@@ -311,7 +311,7 @@ class Stacker:
         own = self.parts / f"{kind}-{reference.key[0]:08d}.npy"
         found = {}
         if own.exists():
-            value, weight = np.load(own, mmap_mode="r")
+            value, weight = _rows(str(own), 0, coadds[str(options)].mean.shape[0])
             found["reference alone"] = depth(np.where(weight > 0, value, np.nan), occupied, fwhm)
         return found | {name: depth(coadd.mean, occupied, fwhm) for name, coadd in coadds.items()}
 

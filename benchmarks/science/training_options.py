@@ -43,7 +43,7 @@ from aqdask.simulate.frame import simulate_frame
 from aqdask.simulate.scene import stream
 from aqdask.specs import FrameMetadata
 
-STEPS, BATCH = 400, 32  # a fortieth of the shipped model's crops
+STEPS, BATCH = 400, 32  # an 80th of the crops that made the shipped model
 SIZE, REFERENCES, CLEAN, SPOILT, PHOTOMETRY = 512, 24, 8, 2, 6
 TRAININGS = 3  # seeds of split, crops and weights
 CHOSEN = (
@@ -158,11 +158,9 @@ def trained(frames: MemoryFrames, method: str, row: str, seed: int, steps: int =
 def measured(frames: MemoryFrames, test: TestSet, method: str, row: str, seed: int) -> dict[str, Any]:
     """Train a row, and score the test frames."""
     bundle, seconds = trained(frames, method, row, seed)
-    origin = bundle.provenance["frames"]  # in words, of the shipped model
+    origin = bundle.provenance["frames"]  # of the shipped model in words: no frame is held out from it
     calibrating = frames.ids if isinstance(origin, str) else origin["calibration"]
-    held_out = tuple(
-        frames.ids.index(name) for name in calibrating
-    )  # of the mean residual, beside the decision
+    held_out = tuple(frames.ids.index(name) for name in calibrating)
     task = Task(frames, (), held_out, {method: bundle})
     contest = Contest(task, ("published" if method == "paper" else "aqdask",))
     clean = [Scored(contest.score(image)) for image in test.clean]
@@ -279,7 +277,8 @@ def tables(lines: Sequence[Mapping[str, Any]], costs: Mapping[tuple[str, str], f
         body = []
         for row, by_seed in seeds.items():
             cells, count = _cells(row, by_seed, seeds[DEFAULT], score)
-            body.append([row, *cells, f"{costs.get((method, row), costs[method, DEFAULT]):.0f}", str(count)])
+            cost = costs.get((method, row), costs.get((method, DEFAULT), math.nan))
+            body.append([row, *cells, Estimate(cost).text(0), str(count)])
         found += ["", *(f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *body))]
     return "\n".join([*found, ""])
 

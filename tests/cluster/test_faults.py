@@ -32,6 +32,8 @@ def undisturbed(tmp_path_factory) -> trials.Undisturbed:
 def test_no_frame_is_lost(undisturbed, tmp_path, name):
     trial = trials.Trial(tmp_path / "trial", undisturbed)
     FAULTS[name](trial)
+    if trial.outcome.startswith("not tried"):
+        pytest.skip(trial.outcome)
     assert trial.conclude() == []
     assert trial.findings == []
     assert trial.outcome

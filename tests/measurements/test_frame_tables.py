@@ -51,10 +51,16 @@ def small_parts(monkeypatch):
     Medians.calls.clear()
 
 
-def measured(archive: Path, folder: Path, *, fails: int = -1, alpha: float = ALPHA, **settings):
+def measured(
+    archive: Path, folder: Path, *, fails: int = -1, alpha: float = ALPHA, rows: list[int] | None = None,
+    **settings,
+):  # fmt: skip
     medians = Medians(settings, fails)
     quality = quality_name(archive)
-    return measure_frames(archive, quality, alpha, medians, folder, SerialExecutor(), Silent(), stage="mask")
+    places = None if rows is None else [scored_places(archive, quality)[0][row] for row in rows]
+    return measure_frames(
+        archive, quality, alpha, medians, folder, SerialExecutor(), Silent(), stage="mask", places=places
+    )
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -102,6 +108,16 @@ def test_a_frame_that_fails_is_named_and_tried_again(night, tmp_path):
     Medians.calls.clear()
     measured(night, tmp_path)
     assert Medians.calls == [0, 1, 2, 3]
+
+
+def test_some_frames_alone_do_not_replace_a_table_of_all(night, tmp_path):
+    measured(night, tmp_path)
+    before = contents(tmp_path)
+    with pytest.raises(ArchiveError, match="holds 5 frames that were not asked for"):
+        measured(night, tmp_path, rows=[2])
+    assert contents(tmp_path) == before
+    found, _ = measured(night, tmp_path / "one", rows=[2])
+    assert [(one.row, one.file) for one in found] == [(2, "part-00000002.parquet")]
 
 
 def test_a_folder_of_something_else_is_left_alone(night, tmp_path):

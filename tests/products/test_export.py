@@ -217,7 +217,9 @@ def test_a_new_format_is_one_row_of_the_table(archive, tmp_path, monkeypatch):
 
 
 def test_an_unknown_format_is_refused_before_anything_is_written(archive, tmp_path):
-    with pytest.raises(UsageError, match=r"the export format 'png'. Expected: one of dq, weight, flags, parquet"):
+    with pytest.raises(
+        UsageError, match=r"the export format 'png'. Expected: one of dq, weight, flags, parquet"
+    ):
         aq.export(archive, tmp_path / "out", formats=["dq", "png"], cluster="serial")
     assert not (tmp_path / "out").exists()
 
