@@ -887,7 +887,7 @@ def stack(
     masked: bool = True,
     weighted: bool = True,
     clip: float = 4.0,
-    mesh: int = 128,
+    mesh: int = 0,
     compare: bool = False,
     alpha: float = 0.01,
     model: str | None = None,
@@ -922,7 +922,8 @@ def stack(
     clip : float
         Standard deviations; 0 for no clipping.
     mesh : int
-        Side of a cell of the mesh on which the sky is measured, px; light of larger objects is lost.
+        Side of a cell of the mesh on which the sky is measured, px; light of larger objects is lost. 0: a
+        sixteenth of the smaller side of the frames, 32 to 128 px.
     compare : bool
         Stack without mask and without weights, too, for their depths.
 

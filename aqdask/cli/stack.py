@@ -108,7 +108,11 @@ def _write(table: object, path: Path) -> None:
 @click.option(
     "--clip", default=4.0, show_default=True, help="Clip pixels this many sigma from their median; 0: none."
 )
-@click.option("--mesh", default=128, show_default=True, help="Mesh on which the sky is subtracted, px.")
+@click.option(
+    "--mesh",
+    default=0,
+    help="Mesh on which the sky is subtracted, px.  [default: a sixteenth of the frame, 32 to 128]",
+)
 @click.option("--compare", is_flag=True, help="Show the depth without mask, and without weights, too.")
 @alpha_option
 @model_option

@@ -34,7 +34,7 @@ from aqdask.products.weights import weight_map
 from aqdask.store import layout
 from aqdask.version import __version__
 
-MESH = 128  # px, of the sky; SWarp's default
+MESHES = (32, 128)  # px, smallest and largest mesh of the sky; SWarp's default is 128
 MAX_MASKED = 0.9  # of a frame: what is left is neither aligned nor worth it
 
 
@@ -113,7 +113,7 @@ class Reference:
         return found.wcs if found else None
 
     @classmethod
-    def of(cls, frames: ScoredFrames, place: ScoredPlace, *, masked: bool, mesh: int = MESH) -> Reference:
+    def of(cls, frames: ScoredFrames, place: ScoredPlace, *, masked: bool, mesh: int = 0) -> Reference:
         """Read a frame and find its stars.
 
         Raises
@@ -128,8 +128,17 @@ class Reference:
         return cls(frame.frame_id, key, frame.image.shape, stars, frame.header, frame.primary_header)
 
 
+def sky_mesh(shape: tuple[int, ...]) -> int:
+    """Return the side of a cell of the sky's mesh that fits frames of a shape ``(y, x)``, px.
+
+    A sixteenth of the smaller side: vignetting scales with the frame.
+    """
+    return int(np.clip(min(shape) // 16, *MESHES))
+
+
 def _light(frame: ScoredFrame, masked: bool, mesh: int) -> SkySubtracted:
-    found = subtract_sky(frame.image, frame.masked if masked else frame.invalid, mesh)
+    bad = frame.masked if masked else frame.invalid
+    found = subtract_sky(frame.image, bad, mesh or sky_mesh(frame.image.shape))
     if found is None:
         raise FrameError("no measurable sky outside of its mask")
     return found
@@ -162,7 +171,7 @@ class AlignJob:
     masked : bool
         Leave out masked pixels; False leaves out those without data only.
     mesh : int
-        Side of a cell of the sky's mesh, px.
+        Side of a cell of the sky's mesh, px; 0: that of `sky_mesh`.
     folder : str
         An existing folder for the resampled frames; empty: they are only measured.
     """
@@ -170,7 +179,7 @@ class AlignJob:
     frames: ScoredFrames
     reference: Reference
     masked: bool = True
-    mesh: int = MESH
+    mesh: int = 0
     folder: str = ""
 
     def __call__(self, places: Sequence[ScoredPlace]) -> list[Aligned]:

@@ -24,7 +24,7 @@ from aqdask.execution.reporter import Reporter
 from aqdask.execution.work_estimate import seconds
 from aqdask.io.cards import quiet
 from aqdask.io.places import absolute
-from aqdask.measurements.align import MESH, Aligned, AlignJob, Reference, align_all
+from aqdask.measurements.align import Aligned, AlignJob, Reference, align_all, sky_mesh
 from aqdask.measurements.rank import STACK, rank_frames
 from aqdask.measurements.scored_frame import ScoredFrames, ScoredPlace, scored_places
 from aqdask.photometry.coadd import Coadd, Depth, combine, depth, occupied_sky
@@ -64,19 +64,19 @@ class StackOptions:
     clip : float
         Standard deviations beyond which a pixel is clipped; 0 for none.
     mesh : int
-        Side of a cell of the mesh on which the sky is subtracted, px.
+        Side of a cell of the mesh on which the sky is subtracted, px; 0: that of `sky_mesh`.
     """
 
     masked: bool = True
     weighted: bool = True
     clip: float = 4.0
-    mesh: int = MESH
+    mesh: int = 0
 
     def __post_init__(self) -> None:
-        if not (self.clip >= 0 and self.mesh >= 16):
+        if not (self.clip >= 0 and (self.mesh == 0 or self.mesh >= 16)):
             raise UsageError(
                 f"a stack with clip = {self.clip} and mesh = {self.mesh}",
-                expected="clip at least 0, mesh at least 16 px",
+                expected="clip at least 0, mesh at least 16 px, or 0 to fit the frames",
                 consequence="Nothing was stacked",
             )
 
@@ -356,7 +356,10 @@ class Stacker:
         cards["WEIGHTED"] = (options.weighted, "weighted by inverse variance")
         cards["WEIGHTOF"] = "; ".join(sorted({one.weight for one in aligned if one.file}))
         cards["CLIP"] = (options.clip, "sigma beyond which pixels are clipped, 0 = none")
-        cards["SKYMESH"] = (options.mesh, "px, mesh of the sky that was subtracted")
+        cards["SKYMESH"] = (
+            options.mesh or sky_mesh(reference.shape),
+            "px, mesh of the sky that was subtracted",
+        )
         if np.isfinite(found.limit):
             cards["MAGLIM"] = (round(found.limit, 3), "5 sigma, -2.5 log10 of counts")
         cards["ORIGIN"] = (f"{MADE_BY} {__version__}", "program that made the stack")

@@ -16,7 +16,7 @@ from aqdask.errors import FrameError
 from aqdask.photometry.resampling import Transform
 from aqdask.photometry.sky_subtraction import SkySubtracted, extract_sources
 from aqdask.photometry.star_matching import apply_affine, coincident, match_stars
-from aqdask.references.image_statistics import HALF_LIGHT_PER_FWHM
+from aqdask.references.image_statistics import measure
 
 RADII = 4.0 * 2.0 ** (np.arange(7) / 2)  # px, apertures of the flux scale
 APERTURE = (
@@ -42,7 +42,7 @@ class Stars:
     flux : ndarray (n, len(RADII))
         float64, counts in apertures of these radii.
     fwhm : float
-        Median FWHM in pixels from half-light radii; NaN without stars.
+        Median FWHM in pixels (`aqdask.references.image_statistics.measure`); NaN without stars.
     """
 
     xy: np.ndarray
@@ -118,14 +118,23 @@ def find_stars(image: np.ndarray, light: SkySubtracted) -> Stars:
     top = image.max()
     full = image >= (SATURATED * top if np.count_nonzero(image == top) > 3 else np.inf)
     x, y = np.ascontiguousarray(xy.T)
-    first, flag = sep.sum_circle(light.pixels, x, y, RADII[0], mask=full | light.invalid, subpix=0)[::2]
+    first, flag = _above_local_sky(light.pixels, x, y, RADII[0], full | light.invalid)
     chosen = np.flatnonzero((flag == 0) & (first > 0))
     chosen = chosen[np.argsort(first[chosen])[::-1][:MAX_STARS]]
     x, y = x[chosen], y[chosen]
-    flux = np.array([sep.sum_circle(light.pixels, x, y, r, mask=light.invalid, subpix=0)[0] for r in RADII])
-    half, _ = sep.flux_radius(light.pixels, x, y, np.full(len(x), RADII[3]), 0.5, mask=light.invalid)
-    fwhm = float(np.median(2 * half / HALF_LIGHT_PER_FWHM)) if len(half) else float("nan")
-    return Stars(xy[chosen], flux.T.reshape(-1, len(RADII)), fwhm)
+    flux = np.array([_above_local_sky(light.pixels, x, y, r, light.invalid)[0] for r in RADII])
+    return Stars(xy[chosen], flux.T.reshape(-1, len(RADII)), measure(image, light.invalid).fwhm)
+
+
+def _above_local_sky(
+    pixels: np.ndarray, x: np.ndarray, y: np.ndarray, radius: float, invalid: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return counts in apertures above the mean of an annulus around each, and flags of sep.
+
+    What a coarse mesh leaves of the sky would count as light of the stars.
+    """
+    annulus = (1.5 * radius, 2 * radius)
+    return sep.sum_circle(pixels, x, y, radius, mask=invalid, bkgann=annulus, subpix=0)[::2]
 
 
 def align(stars: Stars, reference: Stars, by_wcs: Transform | None = None) -> ScaledAlignment:
