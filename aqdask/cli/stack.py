@@ -39,7 +39,13 @@ SUFFIXES = (".parquet", ".csv")
 @filter_option
 @frames_option
 @click.option("--measure", is_flag=True, help="Measure noise, FWHM and transparency on the pixels.")
-@click.option("--limit", default=20, show_default=True, help="Number of frames listed; 0: all.")
+@click.option(
+    "--limit",
+    default=20,
+    type=click.IntRange(min=0),
+    show_default=True,
+    help="Number of frames listed of each camera and filter; 0: all.",
+)
 @click.option("--out", metavar="FILE", help="Write the whole table, .parquet or .csv.")
 @alpha_option
 @model_option
@@ -73,9 +79,10 @@ def rank(
         )  # fmt: skip
     if out:
         _write(table, Path(out))
-    shown = [tuple(row[name] for name in SHOWN) for row in table.to_pylist()[: limit or None]]
-    session.table(f"frames for a {purpose}, best first:", SHOWN, shown)
-    session.emit(f"{table.num_rows} frames", event="rank", frames=table.num_rows, path=out)
+    rows = [row for row in table.to_pylist() if not limit or row["rank"] <= limit]
+    session.table(f"frames for a {purpose}, best first:", SHOWN, [tuple(map(row.get, SHOWN)) for row in rows])
+    left = f", {table.num_rows - len(rows)} more with --limit 0" if len(rows) < table.num_rows else ""
+    session.emit(f"{table.num_rows} frames{left}", event="rank", frames=table.num_rows, path=out)
     return EXIT_DONE
 
 

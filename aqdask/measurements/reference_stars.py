@@ -224,6 +224,13 @@ def _target_positions(
     positions = targets.positions
     if targets.on_sky:
         found = pixel_positions(frame.wcs, *targets.positions.T) if frame.wcs else None
+        if found is None and frame.wcs:
+            raise UsageError(
+                f"the WCS of {printable(frame.frame_id)} has no pixels for the positions of the targets",
+                expected="right ascensions of 0 to 360 and declinations of -90 to 90 degrees, in its field",
+                consequence="Nothing was measured",
+                remedy="check the coordinates, or name another --reference",
+            )
         if found is None:
             raise UsageError(
                 f"the targets have sky positions, and {printable(frame.frame_id)} no WCS",

@@ -57,7 +57,7 @@ class DetectSpec:
         )  # fmt: skip
         if not usable:
             raise UsageError(
-                str(self),
+                ", ".join(f"{name} = {value}" for name, value in vars(self).items()),
                 expected="a threshold above 0, minarea and deblend_nthresh of 1 or more, deblend_cont in 0 "
                 "to 1, and apertures of different radii above 0",
                 consequence="Nothing was detected",

@@ -448,7 +448,8 @@ def _use(
     causes = {change.quantity for change in changes}
     named = ", ".join(name.replace("_", " ") for name in QUANTITIES if name in causes)
     if not causes:
-        told.append("no change that asks for a new calibration")
+        tested = len(series.units(np.zeros(len(series.rows)))[0]) >= 2 * LEAST_UNITS
+        told.append("no change that asks for a new calibration" if tested else "too short to tell a change")
     else:
         sides = ", with references on both sides" if len(within) > 1 else ""
         few = "" if len(parts) > 1 else f", with fewer than {FEW} good frames on one side"

@@ -365,6 +365,8 @@ class Watch:
             verdict = record["verdict"]
             setattr(self.counts, verdict, getattr(self.counts, verdict) + 1)
             self.reporter.advance(1, record["state"] == QUARANTINED)
+            if entry.row < 0:  # a file without frames, which no task has told of
+                self.reporter.frame_failed(entry.frame_id, record["reason"])
             self.on_event(record)
             if record["command"]:
                 score = record.get("frame_score")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from astropy.wcs import WCS
@@ -47,6 +49,17 @@ def reference() -> Stars:
 def test_stars_have_their_fwhm(reference):
     assert len(reference.xy) > 25
     assert reference.fwhm * HALF_LIGHT_PER_FWHM == pytest.approx(FWHM, rel=0.1)  # a Moffat profile's factor
+
+
+def test_stars_are_measured_above_their_local_sky(reference):
+    """What a mesh leaves of vignetting is no light of the stars."""
+    y, x = np.indices(SHAPE)
+    dome = 20 - 40 * np.hypot(x / SHAPE[1] - 0.5, y / SHAPE[0] - 0.5) ** 2
+    light = subtract_sky(field(seed=1))
+    stars = find_stars(field(seed=1), replace(light, pixels=light.pixels + dome.astype(np.float32)))
+    found = align(stars, reference, lambda xy: xy)
+    assert found.scale == pytest.approx(1, rel=0.02)
+    assert stars.fwhm == pytest.approx(reference.fwhm, rel=0.05)
 
 
 def test_a_wcs_is_believed_where_the_stars_are_found_by_it(reference):
