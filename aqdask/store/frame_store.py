@@ -415,11 +415,12 @@ def check_fits(spec: ArchiveSpec, shape: tuple[int, ...], dtype: object) -> None
     if tuple(shape) != spec.shape:
         raise FrameError(
             f"shape {shape[0]} x {shape[1]}, the archive holds {spec.shape[0]} x {spec.shape[1]}"
-            " (--by-shape makes one archive a shape)"
+            " (`aqdask ingest --by-shape` makes one archive a shape)"
         )
     if str(dtype) != spec.dtype:
         raise FrameError(
-            f"type {dtype}, the archive holds {spec.dtype} (--by-shape makes one archive a type)"
+            f"type {dtype}, the archive holds {spec.dtype}"
+            " (`aqdask ingest --by-shape` makes one archive a type)"
         )
 
 
