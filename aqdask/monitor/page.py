@@ -162,8 +162,8 @@ def pictures(shown: list[dict[str, Any]]) -> str:
     if not shown:
         return ""
     parts = []
-    others = "Latest other frames" if any(one["is_bad"] for one in shown) else "Latest frames"
-    for title, is_bad in (("Latest bad frames", True), (others, False)):
+    others = "Pictures of other frames" if any(one["is_bad"] for one in shown) else "Pictures"
+    for title, is_bad in (("Pictures of bad frames", True), (others, False)):
         figures = "".join(
             f"<figure><img src='{text(one['picture'])}' alt='frame {text(one['frame_id'])} with its mask'>"
             f"<figcaption>{text(one['frame_id'])}<br>{_verdict(one)}</figcaption></figure>"
@@ -171,7 +171,10 @@ def pictures(shown: list[dict[str, Any]]) -> str:
             if one["is_bad"] == is_bad
         )
         parts += [f"<h2>{title}</h2><div class=pictures>{figures}</div>"] if figures else []
-    legend = "<p class=quiet>red: masked at a false-mask rate of 0.01; blue: no data</p>"
+    legend = (
+        "<p class=quiet>red: masked at a false-mask rate of 0.01; blue: no data. Some frames are drawn, so "
+        "that pictures cost little: the latest frames are in the table.</p>"
+    )
     return "".join(parts) + legend
 
 
