@@ -65,6 +65,10 @@ class Aligned(NamedTuple):
         Name of the file of resampled pixels; empty for none.
     left_out, problem : str
         Reason why it has nothing to give, and why it could not be used.
+    time : int or None
+        Start of the exposure, UTC, microseconds since 1970-01-01.
+    exptime, gain : float
+        Seconds, and electrons per count; NaN where unknown.
     """
 
     row: int
@@ -79,6 +83,9 @@ class Aligned(NamedTuple):
     file: str = ""
     left_out: str = ""
     problem: str = ""
+    time: int | None = None
+    exptime: float = math.nan
+    gain: float = math.nan
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,6 +104,8 @@ class Reference:
         Its stars.
     header, primary_header : str
         Cards of its source.
+    exptime : float
+        Seconds; NaN where unknown.
     """
 
     frame_id: str
@@ -105,6 +114,7 @@ class Reference:
     stars: Stars
     header: str
     primary_header: str
+    exptime: float
 
     @cached_property
     def wcs(self) -> WCS | None:
@@ -125,7 +135,8 @@ class Reference:
         light = _light(frame, masked, mesh)
         key = [place.frame.row, place.frame.crc32c, place.maps, frames.quality, frames.alpha]
         stars = find_stars(frame.image, light)
-        return cls(frame.frame_id, key, frame.image.shape, stars, frame.header, frame.primary_header)
+        cards = frame.header, frame.primary_header
+        return cls(frame.frame_id, key, frame.image.shape, stars, *cards, frame.exptime)
 
 
 def sky_mesh(shape: tuple[int, ...]) -> int:
@@ -199,7 +210,8 @@ class AlignJob:
 
     def key(self, place: ScoredPlace) -> str:
         """Hash all that the resampled frame depends on."""
-        known = [__version__, self.reference.key, place.frame.crc32c, place.maps, self.masked, self.mesh]
+        known = [__version__, self.reference.key, place.frame.crc32c, place.maps, self.masked, self.mesh,
+                 Aligned._fields]  # fmt: skip
         return hashlib.sha256(json.dumps(known).encode()).hexdigest()
 
     def _kept(self, place: ScoredPlace) -> Aligned | None:
@@ -222,7 +234,7 @@ class AlignJob:
         found = aligned_with(self.reference, frame, stars)
         result = Aligned(
             frame.row, found.scale, found.stars, found.offset, found.method, stars.fwhm,
-            float(np.median(light.rms)), share,
+            float(np.median(light.rms)), share, time=frame.time, exptime=frame.exptime, gain=frame.gain,
         )  # fmt: skip
         return self._write(place, frame, light, found, result) if self.folder else result
 
