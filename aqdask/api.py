@@ -1064,7 +1064,7 @@ def light_curves(
     out : path
         Folder of the results; see `LightCurves`.
     targets : path, optional
-        CSV file with the columns ra, dec (degrees, ICRS) or x, y (pixels of the reference frame), and name.
+        CSV file with the columns ra, dec (degrees, ICRS) or x, y (pixels of ``reference``), and name.
     stars : int, optional
         Number of bright stars that are taken automatically, at most 10,000 with the targets; None: 1,000.
         Zero points are made from these; with 0 from the targets.

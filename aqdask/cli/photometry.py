@@ -18,7 +18,7 @@ from aqdask.text import printable
 @click.option(
     "--targets",
     metavar="CSV",
-    help="Stars to measure: columns ra,dec (degrees) or x,y (pixels of the reference frame), and name.",
+    help="Stars to measure: columns ra,dec (degrees) or x,y (pixels of --reference), and name.",
 )
 @click.option(
     "--stars",

@@ -8,7 +8,7 @@ import click
 
 from aqdask.cli.common import Session, command
 from aqdask.cli.products import alpha_option, filter_option, frames_option, model_option
-from aqdask.errors import EXIT_DONE, EXIT_QUARANTINED
+from aqdask.errors import EXIT_DONE, EXIT_QUARANTINED, UsageError
 from aqdask.text import plural
 
 SHOWN = (
@@ -72,6 +72,11 @@ def rank(
         table = api.rank_frames(
             archive, purpose=purpose, filter=band, frames=frames or None, alpha=alpha, model=model,
             measure=measure, cluster=executor, reporter=session.reporter,
+        )  # fmt: skip
+    if not table.num_rows:
+        raise UsageError(
+            "no scored frame", expected="frames with a score", consequence="There is no rank",
+            remedy="`aqdask info ARCHIVE --quarantined` lists frames without one, and the reasons",
         )  # fmt: skip
     if out:
         write_table(table, out)

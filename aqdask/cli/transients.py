@@ -79,7 +79,8 @@ def transients(
     good, masked = sum(row.good for row in rows), sum(row.masked + row.masked_in_template for row in rows)
     searched = sum(not one.problem for one in found.searched)
     session.emit(
-        f"{found.folder}: {good} good and {masked} masked candidates of {plural(searched, 'frame')}",
+        f"{found.folder}: {good} good and {masked} masked candidates of {plural(searched, 'frame')}, "
+        f"against {plural(len(found.templates), 'template')}",
         event="transients", folder=str(found.folder), cutouts=str(found.cutouts) if found.cutouts else None,
         frames=searched, templates=len(found.templates), good=good, masked=masked,
     )  # fmt: skip

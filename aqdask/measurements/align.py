@@ -32,9 +32,11 @@ from aqdask.photometry.sky_subtraction import SkySubtracted, subtract_sky
 from aqdask.products.dq import quality_bundle
 from aqdask.products.weights import weight_map
 from aqdask.store import layout
+from aqdask.text import plural, printable
 from aqdask.version import __version__
 
 MESHES = (32, 128)  # px, smallest and largest mesh of the sky; SWarp's default is 128
+ATTEMPTS = 5  # frames that are tried as a reference
 MAX_MASKED = 0.9  # of a frame: what is left is neither aligned nor worth it
 
 
@@ -137,6 +139,25 @@ class Reference:
         stars = find_stars(frame.image, light)
         cards = frame.header, frame.primary_header
         return cls(frame.frame_id, key, frame.image.shape, stars, *cards, frame.exptime)
+
+
+def first_reference(
+    frames: ScoredFrames, places: Sequence[ScoredPlace], *, masked: bool = True, mesh: int = 0
+) -> Reference:
+    """Return the first of some frames, the best first, that can be a reference; of at most `ATTEMPTS`.
+
+    Raises
+    ------
+    FrameError
+        If none can, with the reason of each.
+    """
+    reasons = []
+    for place in places[:ATTEMPTS]:
+        try:
+            return Reference.of(frames, place, masked=masked, mesh=mesh)
+        except FrameError as error:
+            reasons.append(f"{printable(place.frame.path)}: {error}")
+    raise FrameError("; ".join(reasons))
 
 
 def sky_mesh(shape: tuple[int, ...]) -> int:
@@ -320,8 +341,13 @@ def measure_all(
     frames = ScoredFrames(absolute(archive), quality, alpha)
     noise, size, transparency = np.full((3, table.num_rows), np.nan)
     for group in groups(table):
-        best = places[int(rows[group[np.argmin(np.nan_to_num(masked[group], nan=1))]])]
-        job = AlignJob(frames, Reference.of(frames, best, masked=True))
+        order = group[np.argsort(np.nan_to_num(masked[group], nan=1), kind="stable")]
+        try:
+            reference = first_reference(frames, [places[int(row)] for row in rows[order]])
+        except FrameError as error:
+            reporter.say(f"note: nothing is measured on {plural(len(group), 'frame')}: {error}")
+            continue
+        job = AlignJob(frames, reference)
         found = {
             one.row: one for one in align_all(job, [places[int(r)] for r in rows[group]], executor, reporter)
         }

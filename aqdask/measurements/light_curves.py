@@ -20,9 +20,10 @@ from aqdask.execution.executors import Executor
 from aqdask.execution.reporter import Reporter
 from aqdask.io.frame_ids import match_one
 from aqdask.io.places import PARTIAL, absolute
+from aqdask.measurements.align import ATTEMPTS
 from aqdask.measurements.ensemble_tables import CURVES, FLUXES, FRAMES, STARS, ScatterGain, solve
 from aqdask.measurements.frame_tables import check_folder, measure_frames
-from aqdask.measurements.rank import ATTEMPTS, rank_frames, reference_order
+from aqdask.measurements.rank import rank_frames, reference_order
 from aqdask.measurements.reference_stars import MAX_STARS, ReferenceStars, Targets, reference_stars
 from aqdask.measurements.scored_frame import ScoredFrames, ScoredPlace, check_radius, scored_places
 from aqdask.measurements.star_photometry import StarPhotometry
@@ -86,6 +87,13 @@ def measure_light_curves(
     _check_numbers(number, len(targets.names) if targets else 0)
     if radius is not None:
         check_radius(radius, archive)
+    if targets and not targets.on_sky and reference is None:
+        raise UsageError(
+            "targets in pixels without a reference frame",
+            expected="x,y together with the frame whose pixels these are, or ra,dec",
+            consequence="Nothing was measured",
+            remedy="name the frame by --reference (reference=)",
+        )
     places, without = scored_places(archive, quality, patterns, band)
     if len(places) < 2:
         raise UsageError(

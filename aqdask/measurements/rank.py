@@ -22,7 +22,6 @@ from aqdask.products.table import frame_table
 from aqdask.store.quality_store import QualityStore
 
 STACK, REFERENCE = "stack", "reference"
-ATTEMPTS = 5  # frames that are tried as a reference
 CLEAN = 3.0  # times alpha, of the patches masked: more is more than chance masks on a good frame
 COLUMNS: dict[str, tuple[pa.DataType, str]] = {
     "rank": (pa.int64(), "place among the frames of its camera and filter, 1 = best"),

@@ -210,7 +210,7 @@ def reference_stars(
     clean[: len(own)] = False
     chosen = np.concatenate([np.arange(len(own)), np.flatnonzero(clean)[: max(number, 0)]]).astype(int)
     if not len(chosen) or not np.isfinite(mag[chosen]).any():
-        raise _unusable(frame, "has no star that can be measured")
+        raise _unusable(frame, "has no star that can be measured" + (" at the targets" if not number else ""))
     automatic = chosen >= len(own)
     names = (targets.names if targets else ()) + tuple(f"star {n}" for n in range(1, automatic.sum() + 1))
     sky = sky_coordinates(frame.header, frame.primary_header, both[chosen, 1], both[chosen, 0])

@@ -51,7 +51,7 @@ class FoundTransients:
     templates : tuple of str
         Ids of the templates.
     searched : tuple of FrameRows
-        Row, number of candidates and file of each frame, in the order of the archive.
+        Row, number of candidates and file of each frame but the templates, in the order of the archive.
     problems : tuple of (str, str)
         Id and reason of each frame that could not be searched.
     """
@@ -144,7 +144,7 @@ def search_transients(
         out / CANDIDATES,
         folder,
         tuple(one.frame_id for one in templates),
-        tuple(found),
+        tuple(one for one in found if one.row not in {template.row for template in templates}),
         tuple(problems + without),
     )
 

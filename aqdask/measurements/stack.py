@@ -7,6 +7,7 @@ the number of frames, and a stack that was interrupted goes on.
 from __future__ import annotations
 
 import glob
+import math
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -26,13 +27,14 @@ from aqdask.execution.work_estimate import seconds
 from aqdask.io.cards import quiet
 from aqdask.io.frame_ids import match_one
 from aqdask.io.places import absolute, sweep
-from aqdask.measurements.align import Aligned, AlignJob, Reference, align_all, sky_mesh
-from aqdask.measurements.rank import ATTEMPTS, STACK, rank_frames, reference_order
+from aqdask.measurements.align import Aligned, AlignJob, Reference, align_all, first_reference, sky_mesh
+from aqdask.measurements.rank import STACK, rank_frames, reference_order
 from aqdask.measurements.scored_frame import ScoredFrames, ScoredPlace, scored_places
 from aqdask.measurements.stack_cards import set_exposure
 from aqdask.photometry.coadd import Coadd, Depth, combine, depth, occupied_sky
 from aqdask.products.columns import described_schema, nulls_for_nan
 from aqdask.products.dq import ascii_text, quality_bundle, wcs_cards, write_whole
+from aqdask.store import layout
 from aqdask.text import plural
 from aqdask.version import __version__
 
@@ -84,7 +86,7 @@ class StackOptions:
     mesh: int = 0
 
     def __post_init__(self) -> None:
-        if not (self.clip >= 0 and (self.mesh == 0 or self.mesh >= 16)):
+        if not (0 <= self.clip < math.inf and (self.mesh == 0 or self.mesh >= 16)):
             raise UsageError(
                 f"a stack with clip = {self.clip} and mesh = {self.mesh}",
                 expected="clip at least 0, mesh at least 16 px, or 0 to fit the frames",
@@ -207,6 +209,12 @@ class Stacker:
                 expected="at least two frames",
                 consequence="Nothing was stacked",
             )
+        side = max(layout.read_spec(layout.open_root(self.archive)).shape)
+        if options.mesh > side:
+            raise UsageError(
+                f"a mesh of {options.mesh} px", expected=f"at most {side} px, the side of the frames",
+                consequence="Nothing was stacked",
+            )  # fmt: skip
         chosen = self._chosen(patterns, band, best)
         named = self._reference(chosen, reference, options)
         try:
@@ -262,18 +270,17 @@ class Stacker:
         if name is not None:
             one = match_one(list(ids.values()), name, "--reference")
             order = [row for row, frame_id in ids.items() if frame_id == one]
-        reasons = []
-        for row in order[:ATTEMPTS]:
-            try:
-                return Reference.of(self.frames, self.places[row], masked=options.masked, mesh=options.mesh)
-            except FrameError as error:
-                reasons.append(f"{ids[row]}: {error}")
-        raise ArchiveError(
-            f"no frame can be the reference ({'; '.join(reasons)})",
-            expected="a readable frame with sky outside of its mask",
-            consequence="Nothing was stacked",
-            remedy="name a good frame with --reference",
-        )
+        try:
+            return first_reference(
+                self.frames, [self.places[row] for row in order], masked=options.masked, mesh=options.mesh
+            )
+        except FrameError as error:
+            raise UsageError(
+                f"no frame can be the reference ({error})",
+                expected="a readable frame with sky outside of its mask",
+                consequence="Nothing was stacked",
+                remedy="name a good frame with --reference",
+            ) from error
 
     def _align(self, chosen: pa.Table, reference: Reference, options: StackOptions) -> list[Aligned]:
         job = AlignJob(self.frames, reference, options.masked, options.mesh, str(self.parts))

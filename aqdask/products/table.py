@@ -216,7 +216,7 @@ def _kind(dtype: np.dtype) -> pa.DataType:
 def _frame_variables(
     archive: str | os.PathLike[str], quality: str
 ) -> tuple[dict[str, np.ndarray], dict[str, tuple[pa.DataType, str]], dict[str, str]]:
-    """Return frame-level variables of a quality group by name, ``(frame,)``, columns of the table, and units."""
+    """Return frame-level variables of a quality group, ``(frame,)``, columns of the table, and units."""
     if not quality:
         return {}, COLUMNS, {}
     group = QualityStore.open(archive, quality)

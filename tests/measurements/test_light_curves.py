@@ -190,6 +190,7 @@ REFUSED = {
     "no common stars": (["--frames", "f[06].fits", "--reference", "f6.fits"], None, "no common stars"),
     "no WCS": (["--reference", "f3.fits"], "ra,dec\n150,2\n", "f3.fits no WCS"),
     "outside": ([], "x,y\n10,20\n5000,1\n", "outside of the reference frame f0.fits: 1 target, target 2"),
+    "pixels of which frame": ([], "x,y\n10,20\n", "targets in pixels without a reference frame"),
     "columns": ([], "a,b\n1,2\n", "has the columns a, b and 1 row."),
     "no number": ([], "x,y\n1,two\n", "y = 'two' in line 2"),
     "a name twice": ([], "name,x,y\na,30,30\na,60,60\n", "has the name a twice"),
@@ -209,7 +210,7 @@ def test_bad_input_is_refused(archive, tmp_path, case):
     if csv:
         (tmp_path / "t.csv").write_text(csv)
         options = [*options, "--targets", tmp_path / "t.csv"]
-    if case != "no such frame" and "--reference" not in options:
+    if case not in ("no such frame", "pixels of which frame") and "--reference" not in options:
         options = [*options, "--reference", "f0.fits"]
     done = run(archive, "--out", tmp_path / "out", *options)
     assert done.exit_code == 2, done.output

@@ -206,6 +206,8 @@ def test_a_frame_of_another_field_is_named_and_the_exit_code_is_1(archive, tmp_p
         ({"filter": "L", "reference": "g*"}, UsageError, r"--reference g\* matches 5 frames"),
         ({"filter": "L", "best": 1}, UsageError, "a stack of the best 1"),
         ({"filter": "L", "clip": -1}, UsageError, "clip = -1"),
+        ({"filter": "L", "clip": np.inf}, UsageError, "clip = inf"),
+        ({"filter": "L", "mesh": 10**9}, UsageError, "at most 200 px"),
     ],
 )
 def test_frames_that_are_no_stack_are_refused(archive, tmp_path, options, error, text):
