@@ -439,4 +439,5 @@ def _column(table: pa.Table, name: str) -> fits.Column:
         return fits.Column(name, f"{max(1, *map(len, texts))}A", array=np.array(texts))
     code = {pa.bool_(): "L", pa.int64(): "K"}.get(kind, "D")
     array = np.array(values, None if code != "D" else np.float64)  # null is NaN
-    return fits.Column(name, code, unit=UNITS.get(name), array=array)
+    unit = UNITS.get(name, "")
+    return fits.Column(name, code, unit="" if "electron" in unit else unit, array=array)  # FITS knows none
