@@ -188,10 +188,9 @@ def compete(
 STAGES: dict[str, list[tuple[Any, str]]] = {
     "read, decode, checksum": [(tasks, "read_place")],
     "cut": [(patches, "gather")],
-    "noise, sky, stabilise": [(feature_extractor, "normalise")],
+    "noise, sky, stabilise, statistics of the signal": [(feature_extractor, "measure")],
     "network": [(feature_extractor.FeatureExtractor, "reconstructed")],
-    "statistics": [
-        (feature_extractor, "signal_statistics"),
+    "statistics of the residual": [
         (feature_extractor, "residual_statistics"),
         (feature_extractor, "arranged"),
     ],
