@@ -8,17 +8,19 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from scipy.ndimage import median_filter
+from scipy.ndimage import median_filter, uniform_filter
 
 from aqdask.stats.discrete_radon import STEPS, line_sums, line_weights
 from aqdask.stats.robust import mad_sigma
 
 CELL = 8  # px a side
-LARGEST_IMAGE = 512  # cells a side; those of larger frames are joined
+BLOCK = 8 * CELL  # rows
+LARGEST_IMAGE = 256  # cells a side; those of larger frames are joined
 SMALLEST = 128  # px; smaller frames have too few cells
-PARTS = 64  # of a column or row, at most
+PARTS = 32  # of a column or row at least, in large frames
 PIXEL_CUT, CELL_CUT = 3.0, 1.75  # sigma: stars make no line
-NEIGHBOURS = 8  # columns on either side whose median is subtracted
+NEIGHBOURS = 8  # columns on either side whose median is subtracted; so many at the edges are not judged
+AROUND = 9  # cells a side, whose mean is subtracted from each
 LISTED, MOST_LISTED = 5.0, 24  # strength and number of the columns, and rows, of a frame
 CLEAR = 8.0  # strength of a line that a frame has without doubt
 
@@ -65,6 +67,9 @@ class FrameLines:
     streak: float = 0.0
 
 
+NO_LINES = FrameLines()
+
+
 @dataclass(frozen=True)
 class UnevenLine:
     """Column or row that some frames have and others have not.
@@ -109,20 +114,32 @@ def measure_lines(pixels: np.ndarray, bad: np.ndarray, rms: float) -> FrameLines
         Without any for frames of less than `SMALLEST` pixels a side.
     """
     if min(pixels.shape) < SMALLEST:
-        return FrameLines()
-    height, width = (length // CELL * CELL for length in pixels.shape)
-    cut = np.clip(pixels, -PIXEL_CUT * rms, PIXEL_CUT * rms)
-    cut[bad] = 0
-    ones = np.full(CELL, 1 / (CELL**0.5 * rms), np.float32)
-    down = cut[:height].reshape(-1, CELL, cut.shape[1]).sum(axis=1) * ones[0]
-    across = (cut[:, :width].reshape(-1, CELL) @ ones).reshape(len(cut), -1).T
+        return NO_LINES
+    down, across = _sums(pixels, bad, rms)
     columns, highest = _listed("column", down)
-    rows, other = _listed("row", across)
-    cells = down[:, :width].reshape(len(down), -1, CELL).sum(axis=2)
+    rows, other = _listed("row", across.T)
+    cells = across[: len(down) * CELL].reshape(len(down), CELL, -1).sum(axis=1)
+    cells[[0, -1]] = cells[:, [0, -1]] = 0
     for line in (*columns, *rows):
-        place = line.position // CELL
-        cells[(place,) if line.kind == "row" else (slice(None), slice(place, place + 1))] = 0
+        image = cells if line.kind == "row" else cells.T
+        image[line.position // CELL : line.position // CELL + 1] = 0
     return FrameLines((*columns, *rows), max(highest, other), _streak(cells))
+
+
+def _sums(pixels: np.ndarray, bad: np.ndarray, rms: float) -> tuple[np.ndarray, np.ndarray]:
+    """Sum `CELL` px along y, and along x, in units of the noise of such sums; a block in the cache at a time."""
+    height, width = (length // CELL for length in pixels.shape)
+    ones = np.full(CELL, 1 / (CELL**0.5 * rms), np.float32)
+    down = np.empty((height, pixels.shape[1]), np.float32)
+    across = np.empty((len(pixels), width), np.float32)
+    for top in range(0, len(pixels), BLOCK):
+        cut = np.clip(pixels[top : top + BLOCK], -PIXEL_CUT * rms, PIXEL_CUT * rms)
+        if (without := bad[top : top + BLOCK]).any():
+            cut[without] = 0
+        across[top : top + BLOCK] = (cut[:, : width * CELL].reshape(-1, CELL) @ ones).reshape(-1, width)
+        whole = cut[: len(cut) // CELL * CELL].reshape(-1, CELL, cut.shape[1]).sum(axis=1)
+        down[top // CELL : top // CELL + len(whole)] = whole * ones[0]
+    return down, across
 
 
 def _listed(kind: str, cells: np.ndarray) -> tuple[list[DetectorLine], float]:
@@ -140,6 +157,7 @@ def _listed(kind: str, cells: np.ndarray) -> tuple[list[DetectorLine], float]:
         profile *= math.sqrt(len(part) / (math.pi / 2))  # variance of a median
         levels.append(profile / max(float(mad_sigma(profile, 0.0)), 1.0))
     strength = np.take_along_axis(np.array(levels), np.abs(levels).argmax(axis=0)[None], axis=0)[0]
+    strength[:NEIGHBOURS] = strength[-NEIGHBOURS:] = 0
     found: list[DetectorLine] = []
     while np.abs(strength).max() >= LISTED:
         place = int(np.abs(strength).argmax())
@@ -155,12 +173,13 @@ def _streak(cells: np.ndarray) -> float:
     while max(cells.shape) > LARGEST_IMAGE:
         height, width = (length // 2 * 2 for length in cells.shape)
         cells = cells[:height, :width].reshape(height // 2, 2, width // 2, 2).sum(axis=(1, 3))
-    cells = cells - np.median(cells)
-    cells = np.clip(cells / max(float(mad_sigma(cells.ravel(), 0.0)), 1e-6), -CELL_CUT, CELL_CUT)
+    for _ in range(2):  # above the sky around, without stars in it
+        cells = cells - uniform_filter(cells, AROUND)
+        cells = np.clip(cells / max(float(mad_sigma(cells.ravel())), 1e-6), -CELL_CUT, CELL_CUT)
     weights, sample = line_weights(cells.shape, np.ones(cells.shape, bool).tobytes())
     sums = line_sums(np.rint(STEPS * cells)) * weights
     known = sums.ravel()[sample]
-    return float((sums.max() - np.median(known)) / max(float(mad_sigma(known)), 1.0))
+    return float((sums.max() - np.median(known)) / max(float(mad_sigma(known)), 1e-6))
 
 
 def uneven_lines(frames: Sequence[FrameLines]) -> list[UnevenLine]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import sep
 
-from aqdask.references.detector_lines import FrameLines, measure_lines
+from aqdask.references.detector_lines import NO_LINES, FrameLines, measure_lines
 
 DETECTION = 5.0  # sigma of the sky
 MESH = 32  # px; side of the background meshes for the structure of the sky
@@ -59,7 +59,7 @@ class ImageStatistics:
     fwhm: float = math.nan
     ellipticity: float = math.nan
     structure: float = math.nan
-    lines: FrameLines = FrameLines()
+    lines: FrameLines = NO_LINES
 
 
 def measure(image: np.ndarray, invalid: np.ndarray | None = None, *, lines: bool = False) -> ImageStatistics:
@@ -93,7 +93,7 @@ def measure(image: np.ndarray, invalid: np.ndarray | None = None, *, lines: bool
     structure = _structure(pixels, bad) / rms
     limit = _saturation(pixels) - level
     background.subfrom(pixels)
-    known = measure_lines(pixels, bad, rms) if lines else FrameLines()
+    known = measure_lines(pixels, bad, rms) if lines else NO_LINES
     found = _extract(pixels, bad, rms)
     if found is None:
         return ImageStatistics(level, rms, structure=structure, lines=known)

@@ -22,7 +22,7 @@ from aqdask.methods.noise_aware.frame_sums import FrameSums
 from aqdask.methods.noise_aware.line_parts import MIN_PARTS
 from aqdask.methods.noise_aware.line_threshold import LineThreshold
 from aqdask.methods.noise_aware.pooling import Features
-from aqdask.references.detector_lines import DetectorLine, FrameLines, uneven_lines, when
+from aqdask.references.detector_lines import NO_LINES, DetectorLine, FrameLines, uneven_lines, when
 
 LINE = "line_frame"  # name of the test
 REASON = "line"  # of the patches that it masks (`aqdask.flags.REASONS`)
@@ -103,8 +103,8 @@ def uneven_line_notes(references: Sequence[Features], times: Sequence[int | None
         apart = ([time for k, time in enumerate(times) if (k in line.members) == inside] for inside in (1, 0))
         notes.append(
             f"The {line.kind} {line.position} differs from its neighbours in {len(line.members)} of the "
-            f"{len(times)} reference frames{when(*apart)}, and not in the others. It hides fainter lines, and "
-            "counts as normal where it is in most: leave those frames out, or mark it (--bad-pixel-map)."
+            f"{len(times)} reference frames{when(*apart)}, and not in the others. It hides fainter lines "
+            "and counts as normal where it is in most: leave those frames out, or mark it (--bad-pixel-map)."
         )
     return notes
 
@@ -112,7 +112,7 @@ def uneven_line_notes(references: Sequence[Features], times: Sequence[int | None
 def _lines_of(features: Features) -> FrameLines:
     """Return the columns and rows of a frame; none for frames of less than `MIN_PARTS` patches a side."""
     if min(features["top"].shape) < MIN_PARTS or not np.isfinite(features["top"]).any():
-        return FrameLines()
+        return NO_LINES
     lines = columns_and_rows(FrameSums.of(features))
     listed = [
         DetectorLine(line.kind, round(line.start[line.kind == "column"]), line.significance) for line in lines

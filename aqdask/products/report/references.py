@@ -56,8 +56,8 @@ def reference_sentences(
         return
     who = f"{count} of {len(is_own)} frames are" if count < len(is_own) else f"All {count} frames are"
     yield (
-        f"{who} the reference frames of the calibration themselves: their p-values are not independent of it, "
-        "and what is wrong in many of them counts as normal."
+        f"{who} the reference frames of the calibration themselves: their p-values are not independent of "
+        "it, and what is wrong in many of them counts as normal."
     )
     for one in series:
         chosen = np.isin(one.rows, frames["row"][is_own])
