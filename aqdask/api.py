@@ -278,7 +278,8 @@ def select(
     """Propose reference frames by statistics of whole images, for each camera and filter apart.
 
     All sound lights are proposed, the best 24 where there are more. Frames of other types and colour mosaics
-    are neither measured nor proposed.
+    are neither measured nor proposed. Frames with a streak, and those with a column or row that differs from
+    its neighbours there but not in others, are left out; a note names the column.
 
     Parameters
     ----------
