@@ -226,6 +226,7 @@ def _frame_variables(
     kinds = dict(COLUMNS)
     for name, values in found.items():
         meaning = str(group.group[name].attrs.get("long_name", name))
+        meaning = layout.REWORDED.get(meaning, meaning)
         kinds.setdefault(name, (_kind(values.dtype), meaning))
     return found, kinds
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import dask
 import pytest
+import screen_reader
 from click.testing import CliRunner
 from distributed import Client
 from distributed.dashboard import core
@@ -137,6 +138,8 @@ def test_the_page_in_a_browser_while_frames_come_in(odd_night, bundle, tmp_path,
         bar.wait_for(timeout=60_000)
         assert view.get_by_role("cell", name=f"bad {MARKUP}.fits").is_visible()
         assert view.get_by_role("link", name="Aqdask").is_visible()
+        images = {name for role, name, _ in screen_reader.check(view) if role == "image"}
+        assert {"rate over time", "milliseconds a frame, by part of the work"} <= images
         assert problems == []
         browser.close()
         process.communicate(timeout=120)
