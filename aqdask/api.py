@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pyarrow as pa
 import xarray as xr
@@ -27,7 +27,7 @@ from aqdask.execution.reference_frames import (
     propose_frames,
     without_outliers,
 )
-from aqdask.execution.reporter import Reporter, Silent, TrainingReporter
+from aqdask.execution.reporter import NoteKeeper, Reporter, Silent, TrainingReporter
 from aqdask.execution.verify import Verification
 from aqdask.execution.verify import verify as _verify
 from aqdask.io.frame_ids import match_frames
@@ -54,7 +54,7 @@ from aqdask.store import labels as stored_labels
 from aqdask.store import layout
 from aqdask.store.frame_store import FrameStore
 from aqdask.store.ledger import open_ledger
-from aqdask.text import printable
+from aqdask.text import plural, printable
 from aqdask.watching.watch import Watch, WatchCounts, WatchSettings, inbox_folders
 
 if TYPE_CHECKING:
@@ -278,7 +278,8 @@ def select(
     """Propose reference frames by statistics of whole images, for each camera and filter apart.
 
     All sound lights are proposed, the best 24 where there are more. Frames of other types and colour mosaics
-    are neither measured nor proposed.
+    are neither measured nor proposed. Frames with a streak, and those with a column or row that differs from
+    its neighbours there but not in others, are left out; a note names the column.
 
     Parameters
     ----------
@@ -382,9 +383,10 @@ def label_from_file(archive: PathLike, path: PathLike, *, reporter: Reporter | N
     given = read_label_file(path, archive)
     written = stored_labels.write(archive, given, fsync=config.fsync(), missing_ok=True) if given else []
     if blind := [one.frame_id for one in given if not one.pixels]:
+        who = f"{len(blind)} of {plural(len(given), 'label')} {'has' if len(blind) == 1 else 'have'}"
         (reporter or Silent()).say(
-            f"note: {len(blind)} of {len(given)} labels have no checksum of the pixels that were judged, "
-            f"such as that of {printable(blind[0])}: only the names tie them to this archive"
+            f"note: {who} no checksum of the pixels that were judged, such as that of {printable(blind[0])}: "
+            "only the names tie them to this archive"
         )
     return len(written)
 
@@ -557,7 +559,11 @@ def calibrate(
         _check_out(Path(out))
     given = {"name": bundle.name, "method": dispatch.find(bundle).name} | settings
     spec = TrainSpec(archive=printable(Path(archive).name), **given)
-    tell, target = progress or _ignore, device or default_device()
+    target, keeper = device or default_device(), NoteKeeper(reporter or Silent())
+
+    def tell(stage: TrainProgress) -> None:
+        keeper.notes += [stage.note] if stage.note else []
+        (progress or _ignore)(stage)
 
     def make(found: ArchiveFrames) -> Bundle:
         recorded = replace(spec, labels=found.labels())
@@ -565,8 +571,12 @@ def calibrate(
 
     with executor_of(cluster) as executor:
         within = TimeSpan.parse(spec.span) if spec.span not in ("", OF_FRAMES) else None
-        chosen = choose_frames(archive, _patterns(frames), executor, reporter or Silent(), within)
+        chosen = choose_frames(archive, _patterns(frames), executor, cast(Reporter, keeper), within)
         calibrated = without_outliers(chosen, make, tell) if frames is None else make(chosen)
+    notes = tuple(
+        dict.fromkeys((*calibrated.notes, *(f"{printable(note).rstrip('.')}." for note in keeper.notes)))
+    )
+    calibrated = replace(calibrated, notes=notes)
     if out:
         calibrated.save(Path(out))
     return calibrated

@@ -226,6 +226,7 @@ def _frame_variables(
     kinds = dict(COLUMNS)
     for name, values in found.items():
         meaning = str(group.group[name].attrs.get("long_name", name))
+        meaning = layout.REWORDED.get(meaning, meaning)
         kinds.setdefault(name, (_kind(values.dtype), meaning))
     known = {name: str(group.group[name].attrs.get("units", "1")) for name in found}
     return found, kinds, {name: unit for name, unit in known.items() if unit != "1"}
