@@ -102,17 +102,17 @@ def measure_light_curves(
             consequence="There are no light curves",
             remedy="score more frames with `aqdask score`, or give a wider --frames",
         )
-    order = [place.frame.row for place in places]
     if reference is not None:
-        ids = [str(name) for name in FrameStore.open(archive).coordinate("frame_id", order)]
-        order = [order[ids.index(match_one(ids, reference, "--reference"))]]
+        ids = FrameStore.open(archive).coordinate("frame_id", [place.frame.row for place in places])
+        candidates = [places[match_one(list(map(str, ids)), reference, "--reference")]]
     else:
-        table = rank_frames(archive, quality, alpha, executor, reporter, patterns=patterns, band=band,
-                            needs_rank=False)  # fmt: skip
-        order = reference_order(table, alpha)[:ATTEMPTS]
-    by_row = {place.frame.row: place for place in places}
+        table = rank_frames(
+            archive, quality, alpha, executor, reporter, patterns=patterns, band=band, needs_rank=False
+        )
+        by_row = {place.frame.row: place for place in places}
+        candidates = [by_row[row] for row in reference_order(table, alpha)[:ATTEMPTS] if row in by_row]
     reader = ScoredFrames(absolute(archive), quality, alpha)
-    stars = _reference(reader, [by_row[row] for row in order if row in by_row], targets, number, radius)
+    stars = _reference(reader, candidates, targets, number, radius)
     reporter.say(
         f"reference frame {printable(stars.frame_id)}: {plural(len(stars.names), 'star')}, "
         f"FWHM {stars.fwhm:.1f} px, aperture radius {stars.radius:.1f} px"
