@@ -56,6 +56,11 @@ def scored_places(
 
     Frames that were not scored because they are no lights are in neither. Ids or patterns, and a filter,
     choose frames; see `aqdask.io.frame_ids.select_frames`.
+
+    Raises
+    ------
+    UsageError
+        If they choose nothing, or no light.
     """
     known = open_ledger(layout.open_root(archive)).rows()
     if patterns is not None or band is not None:
@@ -72,6 +77,13 @@ def scored_places(
             without.append(
                 (printable(entry.frame_id), f"{state}: {reason}" if reason else f"{state}: no score")
             )
+    if not found and not without and (patterns is not None or band is not None):
+        raise UsageError(
+            "no light among the frames that are chosen",
+            expected="frames with a score",
+            consequence="Nothing was done",
+            remedy="`aqdask score --all-types` scores other frames, too",
+        )
     return found, without
 
 

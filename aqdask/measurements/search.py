@@ -105,10 +105,10 @@ def search_transients(
         order = reference_order(table, alpha)
     else:
         named, unusable = scored_places(archive, quality, template)
-        if unusable or not named:
+        if unusable:
             raise UsageError(
-                f"the template {': '.join(unusable[0]) if unusable else f'{template[0]} is no scored light'}",
-                expected="scored lights",
+                f"the template {': '.join(unusable[0])}",
+                expected="scored frames",
                 consequence="Nothing was searched",
                 remedy="`aqdask info ARCHIVE --frames` lists the frames",
             )

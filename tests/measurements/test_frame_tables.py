@@ -12,9 +12,10 @@ import pyarrow as pa
 import pyarrow.dataset
 import pytest
 from astropy import units
+from night import OPTIONS, sky, tiny_bundle, write_frame
 
 import aqdask as aq
-from aqdask.errors import ArchiveError, FrameError
+from aqdask.errors import ArchiveError, FrameError, UsageError
 from aqdask.execution.executors import SerialExecutor
 from aqdask.execution.reporter import Silent
 from aqdask.measurements import frame_tables, rank, stack, star_photometry, transients
@@ -124,6 +125,19 @@ def test_some_frames_alone_do_not_replace_a_table_of_all(night, tmp_path):
     assert contents(tmp_path) == before
     found, _ = measured(night, tmp_path / "one", rows=[2])
     assert [(one.row, one.file) for one in found] == [(2, "part-00000002.parquet")]
+
+
+def test_frames_that_are_no_lights_are_refused_where_they_are_asked_for(tmp_path):
+    write_frame(tmp_path / "n" / "a.fits", sky(0))
+    write_frame(tmp_path / "n" / "d.fits", sky(1), IMAGETYP="dark")
+    place = tmp_path / "a.zarr"
+    aq.ingest(tmp_path / "n", place, cluster="serial", **OPTIONS)
+    aq.score(place, tiny_bundle(), cluster="serial")
+    assert [len(part) for part in scored_places(place, quality_name(place))] == [1, 0]
+    with pytest.raises(UsageError, match="no light among the frames that are chosen"):
+        aq.detect(place, tmp_path / "o", frames="d.fits", cluster="serial")
+    with pytest.raises(UsageError, match="no light among the frames that are chosen"):
+        aq.transients(place, tmp_path / "o", template="d.fits", cluster="serial")
 
 
 def test_a_folder_of_something_else_is_left_alone(night, tmp_path):
