@@ -363,6 +363,8 @@ def test_a_flagged_frame_is_told_with_its_values_and_those_of_the_references():
     )
     expected = "Flagged since 90% of its patches are masked, most of them for single bright pixels."
     assert spike == expected
+    found["masked_patches"][2] = 1.0
+    assert flags_told(found, bands)[2].startswith("Flagged since all of its patches are masked, most of them")
     found["masked_patches"] = np.array([0.16, 0.1, 0.9])
     assert flags_told(found, bands)[0] == (
         "Not flagged, but 16% of its patches are masked, most of them for lines or trails "

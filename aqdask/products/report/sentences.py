@@ -25,9 +25,9 @@ OUTSIDE_WORDS = {
 LOCAL = 5  # masked patches of one reason
 NOTED = 0.05  # fraction of the patches of an unflagged frame masked from which its panel says so
 BEYOND = {
-    "size": "they are {:.4g} times as wide as in the reference frames (these: {:.4g} to {:.4g})",
-    "ellipticity": "their ellipticity is {:.4g} from that of the reference frames (these: {:.4g} to {:.4g})",
-    "noise": "it is {:.4g} times the expected one (reference frames: {:.4g} to {:.4g})",
+    "size": "they are {:.3g} times as wide as in the reference frames (these: {:.3g} to {:.3g})",
+    "ellipticity": "their ellipticity is {:.3g} from that of the reference frames (these: {:.3g} to {:.3g})",
+    "noise": "it is {:.3g} times the expected one (reference frames: {:.3g} to {:.3g})",
     "sky": "{:.4g} counts (reference frames: {:.4g} to {:.4g})",
 }
 """Values of a frame beyond those of the reference frames, after `aqdask.flags.cause`."""
@@ -97,7 +97,8 @@ def flags_told(
 
 
 def _share(masked: float, reason: str) -> str:
-    return f"{masked:.0%} of its patches are masked, most of them for {flags.cause(reason)}"
+    share = "all" if masked > 0.995 else f"{masked:.0%}"
+    return f"{share} of its patches are masked, most of them for {flags.cause(reason)}"
 
 
 def _told(frames: Mapping[str, np.ndarray], run: list[int]) -> str:
