@@ -70,7 +70,8 @@ def select(session: Session, archive: str, keep: Sequence[str], drop: Sequence[s
     """Propose reference frames of ARCHIVE by image statistics, separately for each camera and filter.
 
     All sound lights are proposed, the best 24 where there are more; frames of other types (by their headers)
-    and colour mosaics never. The best frames come first. FWHM is in px, background and rms are in the unit of
+    and colour mosaics never, nor those with a streak, or with a column that is bad in a part of the frames; a
+    note names that. The best frames come first. FWHM is in px, background and rms are in the unit of
     the pixels. The score is the weighted mean, over all statistics, of the distance from the median of the
     camera and filter in robust sigma, positive towards worse quality. An empty list of --out ends with exit
     code 1.

@@ -21,6 +21,10 @@ alpha_option = click.option(
 model_option = click.option(
     "--model", metavar="NAME", help="Model whose maps are used, where the archive has several."
 )
+frames_option = click.option(
+    "--frames", multiple=True, metavar="FRAME", help="Only these frames (ids or patterns); may be repeated."
+)
+filter_option = click.option("--filter", "band", metavar="NAME", help="Only frames of this filter.")
 NO_MASK = "frames without a mask:"
 
 

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -28,7 +29,7 @@ from aqdask.methods.bundle import Bundle
 from aqdask.methods.calibration_spans import TimeSpan
 from aqdask.methods.training.progress import Report, TrainProgress
 from aqdask.references.image_statistics import ImageStatistics, measure
-from aqdask.references.propose import Proposal, propose, shortfalls
+from aqdask.references.propose import Proposal, line_notes, propose, shortfalls
 from aqdask.specs import is_light
 from aqdask.stats.mosaic import shows_mosaic
 from aqdask.store import labels, layout
@@ -154,11 +155,13 @@ def propose_frames(
     if refused := [name for name in kept if name in unfit]:
         reporter.say(f"note: {len(refused)} to keep cannot serve, such as {refused[0]}: {unfit[refused[0]]}")
     fit = chosen.without(unfit)
-    measures = _apply(archive, measure, ImageStatistics(), fit.places, executor, reporter)
+    measured = partial(measure, lines=True)
+    measures = _apply(archive, measured, ImageStatistics(), fit.places, executor, reporter)
     groups = [(card.camera, card.filter) for card in fit.metadata]
     keep, drop = ([name for name in named if name not in unfit] for named in (kept, dropped))
     found = propose(fit.ids, measures, groups, keep, drop, labels.of_frames(given, labels.GOOD))
-    for line in shortfalls(found, groups):
+    times = [card.time for card in fit.metadata]
+    for line in (*line_notes(found, groups, times), *shortfalls(found, groups)):
         reporter.say(f"note: {line}")
     proposals = {proposal.id: proposal for proposal in found}
     return [proposals.get(name) or Proposal.of_unfit(name, unfit[name]) for name in chosen.ids]

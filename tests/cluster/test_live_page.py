@@ -4,11 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
-import time
-import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 
 import dask
@@ -17,6 +12,7 @@ import screen_reader
 from click.testing import CliRunner
 from distributed import Client
 from distributed.dashboard import core
+from live import fetched, started, watched
 from night import sky, write_frame, write_night
 
 from aqdask.cli.main import aqdask
@@ -26,34 +22,11 @@ pytestmark = pytest.mark.cluster
 MARKUP = "<img src=x onerror=alert(1)>"
 
 
-def fetched(url: str) -> str:
-    with urllib.request.urlopen(url, timeout=10) as answer:
-        return answer.read().decode()
-
-
-def watched(process: subprocess.Popen[str]) -> Iterator[str]:
-    """Yield the address of the page again and again while a command runs."""
-    for line in process.stderr or ():
-        if line.startswith("dashboard: "):
-            break
-    address = line.removeprefix("dashboard: ").strip()
-    while process.poll() is None:
-        yield address
-        time.sleep(0.2)
-
-
 def command(folder: Path, archive: Path, bundle, *more: str) -> list[str]:
     model = archive.with_name("m.safetensors")
     bundle.save(model)
     words = ["run", folder, archive, "--model", model, "--frames-per-shard", "2", *more]
     return [str(word) for word in words]
-
-
-def started(arguments: list[str]) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [Path(sys.executable).with_name("aqdask"), *arguments], text=True, stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -24,6 +24,7 @@ from aqdask.products.report import sentences
 from aqdask.products.report.columns import frame_values, header_columns, labels, score_columns
 from aqdask.products.report.detector import MaskSums
 from aqdask.products.report.drift import drifts
+from aqdask.products.report.references import reference_sentences
 from aqdask.products.report.values import (
     Band,
     Drift,
@@ -126,16 +127,15 @@ def report_data(
     standings, places, pvalues = _standings(ledger, quality), sums.repeated_places(grid), sums.pvalues()
     damaged = int(masks.damaged.sum()) if masks else 0
     local = sentences.local_sentence(columns, masks.patches) if masks else ""
-    summary = [*_summary(store, columns, standings, damaged, local, pvalues, places, moved)]
+    shared = [*reference_sentences(columns, model.bundle, series)]
+    summary = [*_summary(store, columns, standings, damaged, local, pvalues, shared, places, moved)]
     left_out: Any = root.attrs.get(layout.LEFT_OUT, {})
     if note := Scan((), left_out).note():
         summary.append(f"Last ingest: {note}.")
-    contents = store.bundle() if store else None
-    bundle = Bundle.from_bytes(contents) if contents else None
-    provenance = tuple(_provenance(archive, root, store, bundle, alpha))
+    provenance = tuple(_provenance(archive, root, store, model.bundle, alpha))
     return ReportData(
         os.fspath(archive), quality, alpha, tuple(filter(None, summary)), standings, columns, labels(store),
-        references, sums.mean_masks(), places, pvalues, moved, changes, provenance, _notes(bundle),
+        references, sums.mean_masks(), places, pvalues, moved, changes, provenance, _notes(model.bundle),
     )  # fmt: skip
 
 
@@ -205,6 +205,7 @@ def _summary(
     damaged: int,
     local: str,
     pvalues: PValues,
+    shared: list[str],
     places: tuple[RepeatedPlace, ...],
     moved: tuple[Drift, ...],
 ) -> Iterator[str]:
@@ -226,6 +227,7 @@ def _summary(
         yield pvalues.text
         yield from _uncalibrated(store, frames)
         yield sentences.outside_sentence(frames)
+        yield from shared
     for place in places[:PLACES_SHOWN]:
         yield f"Masked again and again: {place.text}."
     if len(places) > PLACES_SHOWN:
