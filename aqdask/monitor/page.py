@@ -149,13 +149,14 @@ def summary(run: dict[str, Any]) -> str:
         for stage in run["stages"]
         if stage["seconds"] is not None and stage["total"]
     )
+    since = run["started"][:19].replace("T", " ")
     return (
         f"<h1>aqdask {text(run['command'])}: {text(run['stage'])}, {text(run['state'])}</h1>"
         f"<div class=numbers>{cells}</div>"
         f"<div class=bar role=progressbar aria-label=progress aria-valuemin=0 aria-valuemax=100 "
         f"aria-valuenow={share:.0f}>"
         f"<div style='width:{share:.1f}%'></div></div>"
-        f"<p class=quiet>since {text(run['started'][:19].replace('T', ' '))} UTC{f'; {stages}' if stages else ''}</p>"
+        f"<p class=quiet>since {text(since)} UTC{f'; {stages}' if stages else ''}</p>"
     )
 
 
