@@ -90,8 +90,8 @@ def match_frames(ids: Sequence[str], patterns: Sequence[str]) -> list[str]:
     return [frame_id for frame_id in ids if frame_id in chosen]
 
 
-def match_one(ids: Sequence[str], pattern: str, option: str) -> str:
-    """Return the one id that equals or matches a pattern; ``option`` names it in the message.
+def match_one(ids: Sequence[str], pattern: str, option: str) -> int:
+    """Return the place of the one id that equals or matches a pattern; ``option`` names it in the message.
 
     Raises
     ------
@@ -106,7 +106,7 @@ def match_one(ids: Sequence[str], pattern: str, option: str) -> str:
             consequence="Nothing was done",
             remedy="give the id of one of them, as `aqdask info ARCHIVE --frames` lists it",
         )
-    return found[0]
+    return ids.index(found[0])
 
 
 def select_frames(

@@ -84,16 +84,9 @@ def measure_light_curves(
     """Measure the same stars on all scored frames of an archive; parameters as of `aqdask.light_curves`."""
     out = Path(folder)
     _check_out(out)
-    _check_numbers(number, len(targets.names) if targets else 0)
+    _check_stars(number, targets, reference)
     if radius is not None:
         check_radius(radius, archive)
-    if targets and not targets.on_sky and reference is None:
-        raise UsageError(
-            "targets in pixels without a reference frame",
-            expected="x,y together with the frame whose pixels these are, or ra,dec",
-            consequence="Nothing was measured",
-            remedy="name the frame by --reference (reference=)",
-        )
     places, without = scored_places(archive, quality, patterns, band)
     if len(places) < 2:
         raise UsageError(
@@ -102,17 +95,17 @@ def measure_light_curves(
             consequence="There are no light curves",
             remedy="score more frames with `aqdask score`, or give a wider --frames",
         )
-    order = [place.frame.row for place in places]
     if reference is not None:
-        ids = [str(name) for name in FrameStore.open(archive).coordinate("frame_id", order)]
-        order = [order[ids.index(match_one(ids, reference, "--reference"))]]
+        ids = FrameStore.open(archive).coordinate("frame_id", [place.frame.row for place in places])
+        candidates = [places[match_one(list(map(str, ids)), reference, "--reference")]]
     else:
-        table = rank_frames(archive, quality, alpha, executor, reporter, patterns=patterns, band=band,
-                            needs_rank=False)  # fmt: skip
-        order = reference_order(table, alpha)[:ATTEMPTS]
-    by_row = {place.frame.row: place for place in places}
+        table = rank_frames(
+            archive, quality, alpha, executor, reporter, patterns=patterns, band=band, needs_rank=False
+        )
+        by_row = {place.frame.row: place for place in places}
+        candidates = [by_row[row] for row in reference_order(table, alpha)[:ATTEMPTS] if row in by_row]
     reader = ScoredFrames(absolute(archive), quality, alpha)
-    stars = _reference(reader, [by_row[row] for row in order if row in by_row], targets, number, radius)
+    stars = _reference(reader, candidates, targets, number, radius)
     reporter.say(
         f"reference frame {printable(stars.frame_id)}: {plural(len(stars.names), 'star')}, "
         f"FWHM {stars.fwhm:.1f} px, aperture radius {stars.radius:.1f} px"
@@ -144,10 +137,18 @@ def measure_light_curves(
     return LightCurves(out, stars.frame_id, gains, problems + without)
 
 
-def _check_numbers(number: int, targets: int) -> None:
-    if not 0 < number + targets <= MAX_STARS or number < 0:
+def _check_stars(number: int, targets: Targets | None, reference: str | None) -> None:
+    if targets and not targets.on_sky and reference is None:
         raise UsageError(
-            f"{plural(number, 'star')} and {plural(targets, 'target')}",
+            "targets in pixels without a reference frame",
+            expected="x,y together with the frame whose pixels these are, or ra,dec",
+            consequence="Nothing was measured",
+            remedy="name the frame by --reference (reference=)",
+        )
+    own = len(targets.names) if targets else 0
+    if not 0 < number + own <= MAX_STARS or number < 0:
+        raise UsageError(
+            f"{plural(number, 'star')} and {plural(own, 'target')}",
             expected=f"1 to {MAX_STARS} of both together, and no number below 0",
             consequence="Nothing was measured",
             remedy="give --stars a number, or --targets a file",

@@ -98,7 +98,7 @@ def search_transients(
     """Search scored frames for transients; parameters and errors as for `aqdask.api.transients`."""
     _check(threshold, gain, cutouts)
     check_folder(out / CANDIDATES)
-    places, _ = scored_places(archive, quality)
+    places, without = scored_places(archive, quality)
     is_best = list(template) == [BEST]
     if is_best:
         table = rank_frames(archive, quality, alpha, executor, reporter, band=band, needs_rank=False)
@@ -114,7 +114,9 @@ def search_transients(
             )
         order = [place.frame.row for place in named]
     templates = choose_templates(archive, places, order, each_field=is_best)
-    chosen, without = scored_places(archive, quality, patterns, band)
+    chosen = places
+    if patterns is not None or band is not None:
+        chosen, without = scored_places(archive, quality, patterns, band)
     folder = out / CUTOUTS if cutouts else None
     try:
         for path in (out, folder):

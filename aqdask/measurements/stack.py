@@ -231,7 +231,8 @@ class Stacker:
         depths = self._depths(named, options, coadds)
         used = aligned[options.masked]
         table = frame_table(chosen, used)
-        self._write(main, named, options, depths[str(options)], table, used)
+        with quiet():  # comments of long values are cut
+            self._write(self._hdus(main, named, options, depths[str(options)], table, used))
         shutil.rmtree(self.parts, ignore_errors=True)
         sweep(self.out.parent, f"{glob.escape(self.out.name)}.*")
         ids = dict(zip(chosen["row"].to_pylist(), chosen["frame_id"].to_pylist(), strict=True))
@@ -265,11 +266,11 @@ class Stacker:
 
     def _reference(self, chosen: pa.Table, name: str | None, options: StackOptions) -> Reference:
         """Prepare the frame of this name, else the best one that can be used."""
-        ids = dict(zip(chosen["row"].to_pylist(), chosen["frame_id"].to_pylist(), strict=True))
-        order = reference_order(chosen, self.alpha)
-        if name is not None:
-            one = match_one(list(ids.values()), name, "--reference")
-            order = [row for row, frame_id in ids.items() if frame_id == one]
+        if name is None:
+            order = reference_order(chosen, self.alpha)
+        else:
+            place = match_one(chosen["frame_id"].to_pylist(), name, "--reference")
+            order = [chosen["row"][place].as_py()]
         try:
             return first_reference(
                 self.frames, [self.places[row] for row in order], masked=options.masked, mesh=options.mesh
@@ -333,20 +334,10 @@ class Stacker:
             found["reference alone"] = depth(np.where(weight > 0, value, np.nan), occupied, fwhm)
         return found | {name: depth(coadd.mean, occupied, fwhm) for name, coadd in coadds.items()}
 
-    def _write(
-        self,
-        coadd: Coadd,
-        reference: Reference,
-        options: StackOptions,
-        found: Depth,
-        table: pa.Table,
-        aligned: Sequence[Aligned],
-    ) -> None:
-        """Write the FITS file: mean, WEIGHT, COVERAGE, CLIPPED and FRAMES."""
-        with quiet():  # comments of long values are cut
-            hdus = self._hdus(coadd, reference, options, found, table, aligned)
-            for hdu in hdus:
-                hdu.add_checksum(when=CHECKED)
+    def _write(self, hdus: fits.HDUList) -> None:
+        """Write the FITS file with checksums."""
+        for hdu in hdus:
+            hdu.add_checksum(when=CHECKED)
         try:
             write_whole(self.out, hdus, checksum=False)
         except OSError as error:
@@ -361,6 +352,7 @@ class Stacker:
         table: pa.Table,
         aligned: Sequence[Aligned],
     ) -> fits.HDUList:
+        """Make mean, WEIGHT, COVERAGE, CLIPPED and FRAMES."""
         sky = wcs_cards(reference.header, reference.primary_header)
         used = [one for one in aligned if one.file]
         stacked = table.filter(table["used"])
@@ -439,4 +431,5 @@ def _column(table: pa.Table, name: str) -> fits.Column:
         return fits.Column(name, f"{max(1, *map(len, texts))}A", array=np.array(texts))
     code = {pa.bool_(): "L", pa.int64(): "K"}.get(kind, "D")
     array = np.array(values, None if code != "D" else np.float64)  # null is NaN
-    return fits.Column(name, code, unit=UNITS.get(name), array=array)
+    unit = UNITS.get(name, "")
+    return fits.Column(name, code, unit="" if "electron" in unit else unit, array=array)  # FITS knows none

@@ -55,7 +55,7 @@ def set_exposure(
         cards["EXPTIME"] = (exptime, "s, of REFFRAME, whose counts these are")
     exposures, gains = (np.array([getattr(one, name) for one in used]) for name in ("exptime", "gain"))
     if _all_known(cards, "EXPTOTAL", exposures):
-        cards["EXPTOTAL"] = (_rounded(exposures.sum()), f"s, sum of the frames{_range(exposures)}")
+        cards["EXPTOTAL"] = (_rounded(exposures.sum()), f"s, sum over frames{_range(exposures)}")
     if _all_known(cards, "GAIN", gains):
         value = effective_gain(used, weighted=weighted)
         cards["GAIN"] = (_rounded(value), f"electron/count without masks; frames{_range(gains)}")

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import ccdproc
 import numpy as np
+import pandas
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -230,6 +231,14 @@ def test_a_rank_measured_on_the_pixels_sees_transparency(archive, tmp_path):
     table = pq.read_table(tmp_path / "r.parquet").to_pandas().set_index("frame_id")
     assert table["transparency"]["g3.fits"] == pytest.approx(0.5, rel=0.05)
     assert (table["rank"]["g3.fits"], list(table["rank"])) == (4, [1, 2, 3, 4])
+    for suffix in ("csv", "ecsv"):
+        path = tmp_path / f"r.{suffix}"
+        again = CliRunner().invoke(aqdask, [str(path) if w.endswith(".parquet") else w for w in command])
+        assert again.exit_code == 0, again.output
+        read = Table.read(path) if suffix == "ecsv" else pandas.read_csv(path)
+        assert list(read["frame_id"]) == list(table.index)
+        np.testing.assert_allclose(read["noise"], table["noise"])
+    assert read["noise"].unit == u.count
     share = table["transparency"] ** 2 / (table["noise"] * table["size"]) ** 2 * (1 - table["masked"])
     np.testing.assert_allclose(table["weight"], share / share.max(), rtol=1e-6)
     np.testing.assert_allclose(table["depth"], 1.25 * np.log10(np.cumsum(table["weight"])), atol=1e-9)
