@@ -127,7 +127,7 @@ def measure_lines(pixels: np.ndarray, bad: np.ndarray, rms: float) -> FrameLines
 
 
 def _sums(pixels: np.ndarray, bad: np.ndarray, rms: float) -> tuple[np.ndarray, np.ndarray]:
-    """Sum `CELL` px along y, and along x, in units of the noise of such sums; a block in the cache at a time."""
+    """Sum `CELL` px along y, and along x, in units of the noise of such sums; by blocks in the cache."""
     height, width = (length // CELL for length in pixels.shape)
     ones = np.full(CELL, 1 / (CELL**0.5 * rms), np.float32)
     down = np.empty((height, pixels.shape[1]), np.float32)
