@@ -35,7 +35,7 @@ from aqdask.stats.mosaic import shows_mosaic
 from aqdask.store import labels, layout
 from aqdask.store.frame_store import NO_TIME, ChosenFrames, FrameStore, Place, read_place
 from aqdask.store.ledger import DONE, Entry, open_ledger
-from aqdask.text import printable
+from aqdask.text import plural, printable
 
 R = TypeVar("R")
 PathLike = str | os.PathLike[str]
@@ -263,7 +263,9 @@ def _within(
     times = store.coordinate("time", [entry.row for entry in entries]).tolist()
     found = [entry for entry, time in zip(entries, times, strict=True) if time in span]
     timeless = times.count(NO_TIME)
-    told = f"{len(entries) - len(found)} of {len(entries)} frames are not of the span {span}"
+    outside = len(entries) - len(found)
+    are = "is" if outside == 1 else "are"
+    told = f"{outside} of {plural(len(entries), 'frame')} {are} not of the span {span}"
     told += f" ({timeless} have no time in their headers)" if timeless else ""
     if not found:
         raise UsageError(
@@ -301,7 +303,7 @@ def _with_boxes(chosen: ChosenFrames, given: Sequence[labels.Label], reporter: R
     boxes = {name: found for name, found in labels.bad_boxes(given).items() if name in set(chosen.ids)}
     if boxes:
         number = sum(map(len, boxes.values()))
-        what = f"{number} box{'es' * (number > 1)} labelled bad"
+        what = f"{plural(number, 'box', 'boxes')} labelled bad"
         reporter.say(f"note: {what} in {len(boxes)} of the references: left out as no data")
     return replace(chosen, boxes=boxes)
 

@@ -341,7 +341,7 @@ def test_the_export_says_how_many_frames_have_no_moc(tmp_path, model):
     arguments = ["export", str(archive), str(tmp_path / "out"), "--cluster", "serial"]
     done = CliRunner().invoke(aqdask, [*arguments, "--format", "moc", "--format", "regions"])
     assert done.exit_code == 0, done.output
-    assert "note: 1 of 2 frames have no MOCs: no WCS, or a part of one" in done.output
+    assert "note: 1 of 2 frames has no MOCs: no WCS, or a part of one" in done.output
     assert f"{tmp_path / 'out'}: 1 MOCs, 2 region files" in done.output
 
 

@@ -176,7 +176,7 @@ def test_lines_tell_the_verdict_and_json_the_records(night, inbox, archive, mode
 def test_quiet_shows_warnings_and_the_end_only(night, inbox, archive, model):
     shutil.copy2(night[0], inbox)
     found = invoke(inbox, archive, "--model", model, *TIMES, "--idle", "1s", "--quiet", "--on-good", "false")
-    assert found.stdout.splitlines() == [f"{archive}: 1 good, 0 bad, 1 commands failed"]
+    assert found.stdout.splitlines() == [f"{archive}: 1 good, 0 bad, 1 command failed"]
     assert found.stderr.splitlines() == ["warning: --on-good on f00.fits ended with exit code 1"]
 
 

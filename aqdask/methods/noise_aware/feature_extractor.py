@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ from aqdask.methods.noise_aware.noise_model import (
 )
 from aqdask.methods.noise_aware.normalise_kernel import SLOPE, noise_terms, normalise
 from aqdask.methods.noise_aware.patch_statistics import WINSOR, WINSOR_SLOPE, View, arranged, table
-from aqdask.methods.noise_aware.statistics_kernel import residual_statistics, signal_statistics
+from aqdask.methods.noise_aware.statistics_kernel import measure, residual_statistics
 from aqdask.methods.tensors import Staging, as_float, exact_arithmetic
 from aqdask.timing import timed
 
@@ -37,6 +38,7 @@ NOISE_SEED = (
 )
 DEVICE_BATCH = 4096  # patches measured at a time on a device with memory of its own
 SMALLEST_BATCH = 64
+log = logging.getLogger(__name__)
 LARGEST_BUFFER = 31 * 2**20  # bytes; glibc raises its threshold up to 32 MiB
 
 
@@ -126,25 +128,42 @@ class FeatureExtractor:
         """
         if self.device.type == "cpu":
             return self._extract_in_batches(image, invalid, tops, lefts, side, detector)
+        return self._extract_on_device(image, invalid, tops, lefts, side, detector)
+
+    def _extract_on_device(
+        self,
+        image: np.ndarray,
+        invalid: np.ndarray | None,
+        tops: np.ndarray,
+        lefts: np.ndarray,
+        side: int,
+        detector: Detector,
+    ) -> np.ndarray:
+        """Do what `extract_frame` does on a device with memory of its own."""
         frame = as_float(image, self.staging, detector.noise.unit)
         unknown = None if invalid is None else self.staging.send(invalid)
         pixels = torch.arange(side, device=self.device)
         starts = [torch.from_numpy(first.astype(np.int64)).to(self.device) for first in (tops, lefts)]
         y, x = ((start[:, None] + pixels) for start in starts)
-        size, first = self.batch, 0
-        found: list[np.ndarray] = []
-        while first < len(tops):
-            part = slice(first, first + size)
+
+        def features(part: slice) -> np.ndarray:  # its tensors are gone when a batch is halved
             index = y[part, :, None], x[part, None, :]
+            values, mask = frame[index], None if unknown is None else ~unknown[index]
+            return self.extract(values, known_pixels(values, mask, finite=image.dtype.kind != "f"), detector)
+
+        size, first, found = self.batch, 0, list[np.ndarray]()
+        while first < len(tops):
             try:
-                values, mask = frame[index], None if unknown is None else ~unknown[index]
-                known = known_pixels(values, mask, finite=image.dtype.kind != "f")
-                found.append(self.extract(values, known, detector))
+                found.append(features(slice(first, first + size)))
                 first += size
             except torch.OutOfMemoryError:
-                size = self.batch = size // 2
+                size //= 2
                 if size < SMALLEST_BATCH:
                     raise
+        if size < self.batch:
+            log.warning("warning: %s has no memory for %d patches at a time: %d from now on",
+                        self.device, self.batch, size)  # fmt: skip
+            self.batch = size
         return np.concatenate(found)
 
     def _placed(self, layers: nn.Sequential) -> nn.Sequential:
@@ -186,8 +205,7 @@ class FeatureExtractor:
         scratch = np.empty((side, side), np.float64 if source.dtype == np.float64 else np.float32)
         about = noise_terms(detector.noise), detector.saturation, unit_noise(side).numpy()
         with timed("statistics"):
-            measured, signal = normalise(source, known, tops, lefts, scratch, *about)
-            v, short, *found = signal_statistics(signal)
+            measured, v, short, *found = measure(source, known, tops, lefts, scratch, *about)
         levels = torch.from_numpy(measured)
         if not math.isfinite(detector.saturation):
             levels[:, 1] = torch.where(levels[:, 1] > PLATEAU, -levels[:, 1], 0.0)
@@ -196,7 +214,8 @@ class FeatureExtractor:
         with torch.inference_mode():
             latent, shape, smooth = self.reconstructed(fold(narrow))
             with timed("statistics"):
-                residual = residual_statistics(v, smooth.permute(0, 2, 3, 1).float().contiguous().numpy())
+                bits = smooth.permute(0, 2, 3, 1).contiguous().view(torch.int32 if exact else torch.int16)
+                residual = residual_statistics(v, bits.numpy(), 0 if exact else 16)
                 subpatches, packed, lines, folded = (torch.from_numpy(values) for values in found)
                 whole = torch.from_numpy(residual), subpatches, packed, lines, folded, latent, shape
                 return self._features(levels, arranged(*whole), detector)

@@ -277,8 +277,8 @@ def _notes(
     if threshold < FEW_FRAMES:
         notes.append(
             f"The p-values come from {threshold} of the {total} frames: patches of one frame are correlated, "
-            "so the share of good patches masked may differ from alpha by a factor of two or more; 20 such "
-            "frames bring it close."
+            "so the share of good patches masked may differ from alpha by a factor of two or more; more "
+            "frames bring it closer."
         )
     for reason in dict.fromkeys(disabled.values()):
         names = [name for name, why in disabled.items() if why == reason]

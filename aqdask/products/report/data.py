@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from aqdask.execution.coverage import ATTRIBUTE, CALIBRATIONS
+from aqdask.execution.coverage import ATTRIBUTE, CALIBRATIONS, in_words
 from aqdask.execution.quality_groups import PRECISION, VERSIONS
 from aqdask.execution.reporter import Reporter, Silent
 from aqdask.io.sources import Scan
@@ -37,13 +37,14 @@ from aqdask.products.report.values import (
 )
 from aqdask.specs import PATCH, PatchGrid
 from aqdask.stats.masking import check_alpha
+from aqdask.stats.patches import patches_of
 from aqdask.store import layout, quality_store
 from aqdask.store.entry_table import STATES, decoded
 from aqdask.store.frame_store import FrameStore
-from aqdask.store.labels import BAD, of_frames, valid
-from aqdask.store.ledger import Ledger, open_ledger
+from aqdask.store.labels import BAD, Box, bad_boxes, of_frames, valid
+from aqdask.store.ledger import Ledger, Rows, open_ledger
 from aqdask.store.quality_store import QualityStore
-from aqdask.text import printable
+from aqdask.text import plural, printable
 from aqdask.version import __version__
 
 __all__ = [
@@ -101,12 +102,14 @@ def report_data(
     values = frame_values(store, ledger.row_count)
     patch: Any = store.group.attrs["patch"] if store else PATCH
     grid = PatchGrid(*frames.spec.shape, int(patch))
-    sums = MaskSums(grid.shape, by_row, cameras.tolist(), alpha, times)
+    given = valid(root, ledger)
+    boxes = _boxes(bad_boxes(given), known, grid)
+    sums = MaskSums(grid.shape, by_row, cameras.tolist(), alpha, times, boxes)
     masks = None
     if store is not None:
         scored = scored_rows(known, quality)
         blocks = _told(read_masks(store, scored, quality, alpha), len(scored), reporter or Silent())
-        bad = np.isin(known.texts("frame_id"), [*of_frames(valid(root, ledger), BAD)])
+        bad = np.isin(known.texts("frame_id"), [*of_frames(given, BAD)])
         labelled_bad = np.zeros(ledger.row_count, bool)
         labelled_bad[known.column("row")] = bad
         masks = summary_of(_added(blocks, sums, values, labelled_bad), store, ledger.row_count)
@@ -135,6 +138,17 @@ def report_data(
         os.fspath(archive), quality, alpha, tuple(filter(None, summary)), standings, columns, labels(store),
         references, sums.mean_masks(), places, pvalues, moved, changes, provenance, _notes(model.bundle),
     )  # fmt: skip
+
+
+def _boxes(labelled: Mapping[str, list[Box]], known: Rows, grid: PatchGrid) -> dict[int, np.ndarray]:
+    """Return the patches in boxes of frames by the row of each frame."""
+    if not labelled:
+        return {}
+    rows = dict(zip(known.texts("frame_id"), known.column("row").tolist(), strict=True))
+    return {
+        rows[frame_id]: np.any([patches_of(box, grid) for box in boxes], axis=0)
+        for frame_id, boxes in labelled.items()
+    }
 
 
 def _notes(bundle: Bundle | None) -> tuple[str, ...]:
@@ -213,8 +227,8 @@ def _summary(
         yield from told
     yield from sentences.state_sentences(standings)
     if damaged:
-        who = "1 frame are" if damaged == 1 else f"{damaged} frames are"
-        yield f"The maps of {who} missing or damaged: `aqdask verify --repair` makes them again."
+        whose = plural(damaged, "frame")
+        yield f"The maps of {whose} are missing or damaged: `aqdask verify --repair` makes them again."
     if store is not None and scored:
         yield pvalues.text
         yield from _uncalibrated(store, frames)
@@ -236,7 +250,7 @@ def _uncalibrated(store: QualityStore, frames: dict[str, np.ndarray]) -> Iterato
     pairs = zip(frames["camera"].tolist(), frames["filter"].tolist(), strict=True)
     counts = Counter(f"{camera}|{band}" for camera, band in pairs)
     if found := {key: counts[key] for key in keys if counts[key]}:
-        listed = ", ".join(f"{key.replace('|', ' ').strip() or 'unknown'} ({n})" for key, n in found.items())
+        listed = ", ".join(f"{in_words(key)} ({n})" for key, n in found.items())
         yield (
             f"The model is not calibrated for {listed}: p-values come from other cameras and filters, and "
             "masks may have more or fewer false alarms than alpha says."
@@ -282,11 +296,11 @@ def _calibrations(store: QualityStore | None, bundle: Bundle | None) -> Iterator
         if key:
             members = calibration.facts.get("about", {}).get("frames", {})
             count = sum(map(len, members.values()))
-            frames = f"{count} reference frames, " if count else ""
-            patches = calibration.facts.get("patches")
+            frames = f"{plural(count, 'reference frame')}, " if count else ""
+            patches = int(calibration.facts.get("patches", 0))
             yield (
                 f"calibrated for {key.replace('|', ' ').strip() or 'an unknown camera'}",
-                f"{frames}{patches} reference patches{_use(used.get(key))}",
+                f"{frames}{plural(patches, 'reference patch', 'reference patches')}{_use(used.get(key))}",
             )
     if origin := bundle.provenance.get("adapted_from"):
         yield "calibrated from the model", str(origin)
@@ -298,4 +312,4 @@ def _use(counts: Mapping[str, int] | None) -> str:
         return ""
     parts = [f"{counts['outside']} outside of its span"] * bool(counts["outside"])
     parts += [f"{counts['without_time']} without a time"] * bool(counts["without_time"])
-    return f", for {counts['frames']} frames" + (f" ({', '.join(parts)})" if parts else "")
+    return f", for {plural(counts['frames'], 'frame')}" + (f" ({', '.join(parts)})" if parts else "")

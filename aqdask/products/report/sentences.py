@@ -11,7 +11,7 @@ from aqdask import flags
 from aqdask.products.flagged import FLAG_MASKED, VARIABLE_REASONS
 from aqdask.products.report.values import Band, Standing
 from aqdask.store.ledger import DONE, PENDING, QUARANTINED, SKIPPED
-from aqdask.text import printable, shortened
+from aqdask.text import plural, printable, shortened
 
 BETWEEN = 2  # other frames of the camera within a run of flagged ones, at most
 PAUSE = np.timedelta64(6, "h")  # within a run, at most
@@ -23,6 +23,14 @@ OUTSIDE_WORDS = {
     "gain": "the noise at their sky level",
 }
 LOCAL = 5  # masked patches of one reason
+NOTED = 0.05  # fraction of the patches of an unflagged frame masked from which its panel says so
+BEYOND = {
+    "size": "they are {:.4g} times as wide as in the reference frames (these: {:.4g} to {:.4g})",
+    "ellipticity": "their ellipticity is {:.4g} from that of the reference frames (these: {:.4g} to {:.4g})",
+    "noise": "it is {:.4g} times the expected one (reference frames: {:.4g} to {:.4g})",
+    "sky": "{:.4g} counts (reference frames: {:.4g} to {:.4g})",
+}
+"""Values of a frame beyond those of the reference frames, after `aqdask.flags.cause`."""
 
 
 def flag_sentence(
@@ -45,7 +53,7 @@ def flag_sentence(
         return (
             "The only scored frame is not flagged."
             if scored == 1
-            else f"None of {_frames(scored)} is flagged."
+            else f"No frame is flagged as a whole, of {scored} scored ones."
         )
     runs = sorted(_runs(frames), key=lambda run: (-len(run), run))
     events = runs if len(runs) == 1 else [run for run in runs if len(run) >= RUN][:EVENTS]
@@ -63,7 +71,9 @@ def flag_sentence(
 def flags_told(
     frames: Mapping[str, np.ndarray], references: Mapping[tuple[str, str], Mapping[str, Band]]
 ) -> list[str]:
-    """Tell why each frame is flagged, with its value where that is beyond the reference frames; empty if not.
+    """Tell why each frame is flagged, with its value where that is beyond the reference frames.
+
+    Frames that are not flagged have an empty text, or the reason why where many patches are masked.
 
     Parameters
     ----------
@@ -72,22 +82,28 @@ def flags_told(
     references : mapping of (camera, filter) to mapping of str to Band
         Span of the reference frames.
     """
-    meanings = {flag.name: flag.meaning.replace("`", "") for flag in flags.REASONS}
     variables = {reason: name for name, reason in VARIABLE_REASONS.items()}
     found = [""] * len(frames["is_flagged"])
     for at in np.flatnonzero(frames["is_flagged"]).tolist():
         reason, masked = str(frames["flag_reason"][at]), float(frames["masked_patches"][at])
-        cause = f"{flags.cause(reason)}{f': {meanings[reason]}' if reason in meanings else ''}"
-        found[at] = f"Flagged for {cause}"
+        found[at] = f"Flagged for {flags.cause(reason)}"
         if masked > FLAG_MASKED:
-            found[at] = f"Flagged, since {masked:.0%} of its patches are masked, most of them for {cause}"
+            found[at] = f"Flagged since {_share(masked, reason)}"
         name = variables.get(reason, "")
         band = references.get((str(frames["camera"][at]), str(frames["filter"][at])), {}).get(name)
         if band and not band.low <= (value := float(frames[name][at])) <= band.high:
-            words = name.removeprefix("frame_").replace("_", " ")
-            found[at] += f"; {words} {value:.4g}, reference frames {band.low:.4g} to {band.high:.4g}"
+            found[at] += f": {BEYOND[reason].format(value, band.low, band.high)}"
         found[at] += "."
+    masked_patches = np.where(frames["is_flagged"], 0, np.nan_to_num(frames["masked_patches"]))
+    for at in np.flatnonzero(masked_patches >= NOTED).tolist():
+        share = _share(float(masked_patches[at]), str(frames["main_reason"][at]))
+        above = f" (a frame is flagged above {FLAG_MASKED:.0%})" if masked_patches[at] <= FLAG_MASKED else ""
+        found[at] = f"Not flagged, but {share}{above}."
     return found
+
+
+def _share(masked: float, reason: str) -> str:
+    return f"{masked:.0%} of its patches are masked, most of them for {flags.cause(reason)}"
 
 
 def _told(frames: Mapping[str, np.ndarray], run: list[int]) -> str:
@@ -203,11 +219,17 @@ def state_sentences(found: Sequence[Standing]) -> Iterator[str]:
         count = sum(one.count for one in own)
         if count:
             verb = "is" if count == 1 else "are"
-            reasons = shortened([f"{one.count} {one.reason}" for one in own if one.reason], 3)
+            reasons = shortened([_reason(one, named=state == QUARANTINED) for one in own if one.reason], 3)
             who = f"All {total} frames" if count == total > 1 else f"{count} of {_frames(total)}"
             yield f"{who} {verb} {word} ({meaning}){': ' + reasons if reasons else ''}."
     if total and all(one.state == DONE for one in found):
         yield "All frames are done." if total > 1 else "The only frame is done."
+
+
+def _reason(standing: Standing, *, named: bool) -> str:
+    """Return number and reason, and with ``named`` the first of the frames."""
+    more = f" and {standing.count - 1} more" if standing.count > 1 else ""
+    return f"{standing.count} {standing.reason}{f' ({standing.examples[0]}{more})' if named else ''}"
 
 
 def outside_sentence(frames: Mapping[str, np.ndarray]) -> str:
@@ -245,4 +267,4 @@ def time_sentence(frames: Mapping[str, np.ndarray]) -> str:
 
 
 def _frames(count: int) -> str:
-    return f"{count} frame" if count == 1 else f"{count} frames"
+    return plural(count, "frame")
