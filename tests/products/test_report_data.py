@@ -345,8 +345,12 @@ def test_parts_of_good_frames_that_stand_out_are_named():
     found = frames(4, masked_patches=sum(shares.values()), is_flagged=flagged, **shares)
     found["frame_id"] = np.array(["a.fits", "b.fits", "c.fits", "d.fits"])
     assert local_sentence(found, 400) == (
-        "Parts of frames that are not flagged stand out: 1 for lines or trails (a.fits)."
+        "Parts of frames that are not flagged stand out: "
+        "1 at 01:00 on 2024-05-07 for lines or trails (a.fits)."
     )
+    told = local_sentence(found, 400, lambda many, reason: [(20, "rows 0 to 63")] * len(many))
+    assert "for lines or trails (a.fits in rows 0 to 63)" in told
+    assert local_sentence(found, 400, lambda many, reason: [(4, "")] * len(many)) == ""  # told elsewhere
     assert local_sentence(found | {"share_line": np.zeros(4)}, 400) == ""
 
 
