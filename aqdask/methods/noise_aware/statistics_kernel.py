@@ -202,7 +202,18 @@ def measure(source, valid, tops, lefts, scratch, noise, saturation, unit_noise):
     folded = np.empty((count, cells * cells), np.float32)
     for n in range(count):
         normalised_patch(
-            source, valid, tops[n], lefts[n], scratch, noise, saturation, unit_noise, squares, keys, levels[n], u
+            source,
+            valid,
+            tops[n],
+            lefts[n],
+            scratch,
+            noise,
+            saturation,
+            unit_noise,
+            squares,
+            keys,
+            levels[n],
+            u,
         )
         _compressed(u, v[n])
         _rounded(v[n], short[n])
