@@ -141,8 +141,8 @@ def second_host(trial: Trial, locks: bool) -> None:
     """Another host writes to the archive: it is refused, and takes over once the first client is killed."""
     if not may_unshare():
         return not_tried(trial, "no name spaces can be made")
-    since = time.monotonic()
-    first = trial.start(*trial.words("run"), before=on_host("node-a", locks), fault=slow(1))
+    since, hangs = time.monotonic(), "sleep=3600 frame_004.fits read_frame"
+    first = trial.start(*trial.words("run"), before=on_host("node-a", locks), fault=hangs)
     trial.wait(first, "pvalue", 1)
     second = trial.command(*trial.words("run"), before=on_host("node-b", locks))
     trial.expect(second, 3, r"(another aqdask process is writing to) \S+: (process 1 of \w+ on node-a)")

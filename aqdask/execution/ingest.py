@@ -200,7 +200,9 @@ def create_archive(
     ``frames`` is about the number that the archive will hold.
     """
     kinds = Counter((info.shape, info.dtype) for infos in _frames(found) for info in infos)
-    if kinds:
+    if kinds and layout.is_archive(path):  # another process has begun it meanwhile
+        options.check(layout.read_spec(layout.open_root(path)), str(path))
+    elif kinds:
         _make(path, options.spec(*commonest(kinds), frames))
     return bool(kinds)
 

@@ -149,13 +149,14 @@ def summary(run: dict[str, Any]) -> str:
         for stage in run["stages"]
         if stage["seconds"] is not None and stage["total"]
     )
+    since = run["started"][:19].replace("T", " ")
     return (
         f"<h1>aqdask {text(run['command'])}: {text(run['stage'])}, {text(run['state'])}</h1>"
         f"<div class=numbers>{cells}</div>"
         f"<div class=bar role=progressbar aria-label=progress aria-valuemin=0 aria-valuemax=100 "
         f"aria-valuenow={share:.0f}>"
         f"<div style='width:{share:.1f}%'></div></div>"
-        f"<p class=quiet>since {text(run['started'][:19])} UTC{f'; {stages}' if stages else ''}</p>"
+        f"<p class=quiet>since {text(since)} UTC{f'; {stages}' if stages else ''}</p>"
     )
 
 
@@ -205,7 +206,7 @@ def tables(run: dict[str, Any] | None, workers: list[dict[str, Any]] | None) -> 
         )  # fmt: skip
         parts.append(table("Frames", ("UTC", "frame", "score", "masked", "main reason", "seconds"), frames))
     if run and run["messages"]:
-        parts.append(table("Messages", ("",), [(message,) for message in run["messages"]]))
+        parts.append(table("Messages", ("message",), [(message,) for message in run["messages"]]))
     if workers is None:
         return "".join(parts)
     lines = (
@@ -222,4 +223,7 @@ def table(title: str, columns: tuple[str, ...], rows: Iterable[tuple[object, ...
     """Return a table as HTML."""
     head = "".join(f"<th scope=col>{text(name)}</th>" for name in columns)
     body = "".join("<tr>" + "".join(f"<td>{text(cell)}</td>" for cell in cells) + "</tr>" for cells in rows)
-    return f"<h2>{text(title)}</h2><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    return (
+        f"<h2>{text(title)}</h2><table aria-label='{text(title)}'><thead><tr>{head}</tr></thead>"
+        f"<tbody>{body}</tbody></table>"
+    )

@@ -10,14 +10,14 @@ from typing import NamedTuple
 import numpy as np
 from scipy.ndimage import median_filter, uniform_filter
 
-from aqdask.stats.discrete_radon import STEPS, line_sums, line_weights
+from aqdask.stats.compiled import exact
+from aqdask.stats.discrete_radon import SAMPLE, STEPS, line_sums, line_weights
 from aqdask.stats.robust import mad_sigma
 
 CELL = 8  # px a side
-BLOCK = 8 * CELL  # rows
 LARGEST_IMAGE = 256  # cells a side; those of larger frames are joined
 SMALLEST = 128  # px; smaller frames have too few cells
-PARTS = 32  # of a column or row at least, in large frames
+PARTS = 32  # of a column or row, at least, in large frames
 PIXEL_CUT, CELL_CUT = 3.0, 1.75  # sigma: stars make no line
 NEIGHBOURS = 8  # columns on either side whose median is subtracted; so many at the edges are not judged
 AROUND = 9  # cells a side, whose mean is subtracted from each
@@ -127,19 +127,37 @@ def measure_lines(pixels: np.ndarray, bad: np.ndarray, rms: float) -> FrameLines
 
 
 def _sums(pixels: np.ndarray, bad: np.ndarray, rms: float) -> tuple[np.ndarray, np.ndarray]:
-    """Sum `CELL` px along y, and along x, in units of the noise of such sums; a block in the cache at a time."""
+    """Sum `CELL` px along y, and along x, in units of the noise of such sums."""
     height, width = (length // CELL for length in pixels.shape)
-    ones = np.full(CELL, 1 / (CELL**0.5 * rms), np.float32)
-    down = np.empty((height, pixels.shape[1]), np.float32)
-    across = np.empty((len(pixels), width), np.float32)
-    for top in range(0, len(pixels), BLOCK):
-        cut = np.clip(pixels[top : top + BLOCK], -PIXEL_CUT * rms, PIXEL_CUT * rms)
-        if (without := bad[top : top + BLOCK]).any():
-            cut[without] = 0
-        across[top : top + BLOCK] = (cut[:, : width * CELL].reshape(-1, CELL) @ ones).reshape(-1, width)
-        whole = cut[: len(cut) // CELL * CELL].reshape(-1, CELL, cut.shape[1]).sum(axis=1)
-        down[top // CELL : top // CELL + len(whole)] = whole * ones[0]
+    down = np.zeros((height, pixels.shape[1]), np.float32)
+    across = np.zeros((len(pixels), width), np.float32)
+    _add(pixels, bad, np.float32(1 / (CELL**0.5 * rms)), np.float32(PIXEL_CUT / CELL**0.5), down, across)
     return down, across
+
+
+@exact
+def _add(
+    pixels: np.ndarray,
+    bad: np.ndarray,
+    scale: np.float32,
+    cut: np.float32,
+    down: np.ndarray,
+    across: np.ndarray,
+) -> None:
+    line = np.empty(pixels.shape[1], np.float32)
+    for row in range(pixels.shape[0]):
+        for column in range(line.size):
+            value = min(max(pixels[row, column] * scale, -cut), cut)
+            line[column] = np.float32(0) if bad[row, column] else value
+        if row // CELL < down.shape[0]:
+            total = down[row // CELL]
+            for column in range(line.size):
+                total[column] += line[column]
+        for place in range(across.shape[1]):
+            value = np.float32(0)
+            for column in range(CELL * place, CELL * place + CELL):
+                value += line[column]
+            across[row, place] = value
 
 
 def _listed(kind: str, cells: np.ndarray) -> tuple[list[DetectorLine], float]:
@@ -175,7 +193,8 @@ def _streak(cells: np.ndarray) -> float:
         cells = cells[:height, :width].reshape(height // 2, 2, width // 2, 2).sum(axis=(1, 3))
     for _ in range(2):  # above the sky around, without stars in it
         cells = cells - uniform_filter(cells, AROUND)
-        cells = np.clip(cells / max(float(mad_sigma(cells.ravel())), 1e-6), -CELL_CUT, CELL_CUT)
+        spread = float(mad_sigma(cells.ravel()[:: 1 + cells.size // SAMPLE]))
+        cells = np.clip(cells / max(spread, 1e-6), -CELL_CUT, CELL_CUT)
     weights, sample = line_weights(cells.shape, np.ones(cells.shape, bool).tobytes())
     sums = line_sums(np.rint(STEPS * cells)) * weights
     known = sums.ravel()[sample]

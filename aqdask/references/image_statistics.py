@@ -72,7 +72,7 @@ def measure(image: np.ndarray, invalid: np.ndarray | None = None, *, lines: bool
     invalid : ndarray (y, x) of bool, optional
         True for pixels without data; pixels that are not finite are added.
     lines : bool
-        Measure lines too, which takes a tenth of the time more.
+        Measure lines too.
 
     Returns
     -------

@@ -38,6 +38,7 @@ def strike(kind: str, path: str) -> None:
         time.sleep(float(seconds))
     elif name == "memory":
         held.append(b"1" * (int(seconds) << 20))
+        time.sleep(5)  # batch systems look every few seconds
     elif name == "SEGV":
         os.kill(os.getpid(), signal.SIGSEGV)
     elif name == "replace" and os.path.exists(f"{path}.new"):

@@ -27,7 +27,7 @@ def spoken(page: Any) -> list[tuple[str, str, int]]:
 def check(page: Any) -> list[tuple[str, str, int]]:
     """Assert that pictures, controls and regions have names and headings their order; return `spoken`."""
     found = spoken(page)
-    assert not [element for element in found if element[0] in NAMED and not element[1]]
+    assert [element for element in found if element[0] in NAMED and not element[1]] == []
     levels = [level for role, _, level in found if role == "heading"]
     assert all(after - before <= 1 for before, after in pairwise(levels)), levels
     return found

@@ -33,6 +33,7 @@ from night import (
 
 import aqdask as aq
 from aqdask.errors import ArchiveError, UsageError
+from aqdask.execution import ingest as ingest_module
 from aqdask.execution.executors import SerialExecutor
 from aqdask.execution.reporter import Silent
 from aqdask.specs import ArchiveSpec
@@ -519,6 +520,20 @@ def test_a_model_for_another_patch_size_gets_a_group_of_its_own(scored, undistur
     assert aq.open_quality(scored, "wide").sizes["patch_y"] == 3
     assert aq.open_quality(scored, "tiny").sizes["patch_y"] == 5
     same_bytes(files(scored, *kept), files(undisturbed, *kept))
+
+
+def test_an_archive_that_another_process_begins_meanwhile_is_gone_on_with(night, tmp_path, monkeypatch):
+    archive, probe = tmp_path / "a.zarr", ingest_module.probe
+
+    def while_another_ingests(*arguments):
+        monkeypatch.undo()
+        found = probe(*arguments)
+        ingest(night, archive)
+        return found
+
+    monkeypatch.setattr(ingest_module, "probe", while_another_ingests)
+    (summary,) = aq.ingest(night, archive, cluster="serial")
+    assert (summary.done, summary.worked) == (10, 0)
 
 
 @pytest.mark.real

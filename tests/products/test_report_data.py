@@ -345,8 +345,12 @@ def test_parts_of_good_frames_that_stand_out_are_named():
     found = frames(4, masked_patches=sum(shares.values()), is_flagged=flagged, **shares)
     found["frame_id"] = np.array(["a.fits", "b.fits", "c.fits", "d.fits"])
     assert local_sentence(found, 400) == (
-        "Parts of frames that are not flagged stand out: 1 for lines or trails (a.fits)."
+        "Parts of frames that are not flagged stand out: "
+        "1 at 01:00 on 2024-05-07 for lines or trails (a.fits)."
     )
+    told = local_sentence(found, 400, lambda many, reason: [(20, "rows 0 to 63")] * len(many))
+    assert "for lines or trails (a.fits in rows 0 to 63)" in told
+    assert local_sentence(found, 400, lambda many, reason: [(4, "")] * len(many)) == ""  # told elsewhere
     assert local_sentence(found | {"share_line": np.zeros(4)}, 400) == ""
 
 
@@ -363,6 +367,8 @@ def test_a_flagged_frame_is_told_with_its_values_and_those_of_the_references():
     )
     expected = "Flagged since 90% of its patches are masked, most of them for single bright pixels."
     assert spike == expected
+    found["masked_patches"][2] = 1.0
+    assert flags_told(found, bands)[2].startswith("Flagged since all of its patches are masked, most of them")
     found["masked_patches"] = np.array([0.16, 0.1, 0.9])
     assert flags_told(found, bands)[0] == (
         "Not flagged, but 16% of its patches are masked, most of them for lines or trails "

@@ -1,6 +1,8 @@
-"""Sentences of a report on reference frames that are frames of the archive."""
+"""Sentences of a report on its own reference frames, and places of defects in frames."""
 
 from __future__ import annotations
+
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,7 +11,10 @@ from night import tiny_bundle
 from aqdask.methods.bundle import Calibration
 from aqdask.methods.calibration_spans import times_of
 from aqdask.products.drift_series import FrameSeries
+from aqdask.products.report.places import MapPlaces
 from aqdask.products.report.references import own_references, reference_sentences
+from aqdask.specs import PatchGrid
+from aqdask.store import layout
 
 COUNT = 40
 IDS = np.array([f"f{k:02}.fits" for k in range(COUNT)], object)
@@ -63,3 +68,27 @@ def test_a_step_within_them_is_told_with_its_time():
     assert " from 2026-01-05T01:48:00 on. Both count as normal" in told
     outside = np.arange(COUNT) < 22  # the step is in other frames
     assert len([*reference_sentences(FRAMES, bundle(IDS[outside]), series(frame_size_ratio=size))]) == 1
+
+
+def places_of(score):
+    """Places in frames with this map of scores; the first frame is damaged."""
+
+    def read_map(name, row):
+        if row == 0:
+            raise layout.UNREADABLE[0]
+        return score
+
+    return MapPlaces(SimpleNamespace(read_map=read_map), PatchGrid(512, 640), 0.01, {"row": range(COUNT)}, ())
+
+
+def test_a_run_of_flagged_frames_has_a_place_where_its_scores_are_highest():
+    score = np.random.default_rng(1).uniform(3.2, 4, (8, 10))
+    assert places_of(score).of_run(range(4)) == ""  # all of a frame
+    score[:, 5:] += 5
+    assert places_of(score).of_run(range(COUNT)) == ", most of all in rows 0 to 511, columns 320 to 639"
+    assert places_of(score).of_run([0]) == ""
+    score[:] = 9
+    score[3, 3] = 1
+    assert places_of(score).of_run(range(4)) == ""
+    score[:] = np.nan
+    assert places_of(score).of_run(range(4)) == ""

@@ -13,6 +13,7 @@ from aqdask.methods.noise_aware.frame_line import FrameLine
 from aqdask.methods.noise_aware.frame_lines import (
     CANDIDATES,
     FLOOR,
+    FOLLOWED,
     columns_and_rows,
     find_lines,
     patches_crossed,
@@ -118,4 +119,4 @@ def _lines_of(features: Features) -> FrameLines:
         DetectorLine(line.kind, round(line.start[line.kind == "column"]), line.significance) for line in lines
     ]
     weakest = min((line.strength for line in listed), default=0.0) if len(listed) >= CANDIDATES else 0.0
-    return FrameLines(tuple(listed), max(FLOOR, weakest))
+    return FrameLines(tuple(listed), max(FOLLOWED, weakest))

@@ -87,17 +87,15 @@ def _line_strength(sums, found):
 @inlined
 def _stars(half):
     """`patch_statistics.star_counts` of one patch averaged over 2 x 2 px."""
-    found = 0
+    found = i32(0)
     for row in range(1, half.shape[0] - 1):
-        bright = False
+        above, here, below = half[row - 1], half[row], half[row + 1]
         for column in range(1, half.shape[1] - 1):
-            bright |= half[row, column] > f32(STAR_SIGMA)
-        if not bright:
-            continue
-        for column in range(1, half.shape[1] - 1):
-            peak = half[row, column]
-            if peak > f32(STAR_SIGMA):
-                found += peak >= half[row - 1 : row + 2, column - 1 : column + 2].max()
+            peak, before, behind = here[column], column - 1, column + 1
+            star = (peak > f32(STAR_SIGMA)) & (peak >= here[before]) & (peak >= here[behind])
+            star &= (peak >= above[before]) & (peak >= above[column]) & (peak >= above[behind])
+            star &= (peak >= below[before]) & (peak >= below[column]) & (peak >= below[behind])
+            found += i32(star)
     return found
 
 
@@ -204,7 +202,18 @@ def measure(source, valid, tops, lefts, scratch, noise, saturation, unit_noise):
     folded = np.empty((count, cells * cells), np.float32)
     for n in range(count):
         normalised_patch(
-            source, valid, tops[n], lefts[n], scratch, noise, saturation, unit_noise, squares, keys, levels[n], u
+            source,
+            valid,
+            tops[n],
+            lefts[n],
+            scratch,
+            noise,
+            saturation,
+            unit_noise,
+            squares,
+            keys,
+            levels[n],
+            u,
         )
         _compressed(u, v[n])
         _rounded(v[n], short[n])

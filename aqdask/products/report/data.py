@@ -18,12 +18,13 @@ from aqdask.methods.bundle import Bundle
 from aqdask.products.drift import series_changes
 from aqdask.products.drift_series import read_series
 from aqdask.products.flagged import StoredModel, flagged
-from aqdask.products.mask_summaries import MaskBlock, read_masks, scored_rows, summary_of
+from aqdask.products.mask_summaries import MaskBlock, MaskSummaries, read_masks, scored_rows, summary_of
 from aqdask.products.open import quality_name
 from aqdask.products.report import sentences
 from aqdask.products.report.columns import frame_values, header_columns, labels, score_columns
 from aqdask.products.report.detector import MaskSums
 from aqdask.products.report.drift import drifts
+from aqdask.products.report.places import MapPlaces
 from aqdask.products.report.references import reference_sentences
 from aqdask.products.report.values import (
     Band,
@@ -126,9 +127,9 @@ def report_data(
     changes = tuple(change for one in series for change in series_changes(one)) if moved else ()
     standings, places, pvalues = _standings(ledger, quality), sums.repeated_places(grid), sums.pvalues()
     damaged = int(masks.damaged.sum()) if masks else 0
-    local = sentences.local_sentence(columns, masks.patches) if masks else ""
+    told = _told_frames(columns, MapPlaces(store, grid, alpha, columns, places), masks) if store else []
     shared = [*reference_sentences(columns, model.bundle, series)]
-    summary = [*_summary(store, columns, standings, damaged, local, pvalues, shared, places, moved)]
+    summary = [*_summary(store, columns, standings, damaged, told, pvalues, shared, places, moved)]
     left_out: Any = root.attrs.get(layout.LEFT_OUT, {})
     if note := Scan((), left_out).note():
         summary.append(f"Last ingest: {note}.")
@@ -198,12 +199,18 @@ def _standings(ledger: Ledger, quality: str) -> tuple[Standing, ...]:
     return sentences.standings(states, reasons, entries.texts("frame_id"))
 
 
+def _told_frames(frames: dict[str, np.ndarray], places: MapPlaces, masks: MaskSummaries | None) -> list[str]:
+    """Return the sentences on flagged frames, and on those with a defect in a part."""
+    local = sentences.local_sentence(frames, masks.patches, places.of_reason) if masks else ""
+    return [sentences.flag_sentence(frames, places.of_run), local]
+
+
 def _summary(
     store: QualityStore | None,
     frames: dict[str, np.ndarray],
     standings: tuple[Standing, ...],
     damaged: int,
-    local: str,
+    told: list[str],
     pvalues: PValues,
     shared: list[str],
     places: tuple[RepeatedPlace, ...],
@@ -217,8 +224,7 @@ def _summary(
     if store is None:
         yield "Nothing is scored yet: run `aqdask score` (or `aqdask run`) first."
     else:
-        yield sentences.flag_sentence(frames)
-        yield local
+        yield from told
     yield from sentences.state_sentences(standings)
     if damaged:
         whose = plural(damaged, "frame")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -25,21 +25,25 @@ OUTSIDE_WORDS = {
 LOCAL = 5  # masked patches of one reason
 NOTED = 0.05  # fraction of the patches of an unflagged frame masked from which its panel says so
 BEYOND = {
-    "size": "they are {:.4g} times as wide as in the reference frames (these: {:.4g} to {:.4g})",
-    "ellipticity": "their ellipticity is {:.4g} from that of the reference frames (these: {:.4g} to {:.4g})",
-    "noise": "it is {:.4g} times the expected one (reference frames: {:.4g} to {:.4g})",
+    "size": "they are {:.3g} times as wide as in the reference frames (these: {:.3g} to {:.3g})",
+    "ellipticity": "their ellipticity is {:.3g} from that of the reference frames (these: {:.3g} to {:.3g})",
+    "noise": "it is {:.3g} times the expected one (reference frames: {:.3g} to {:.3g})",
     "sky": "{:.4g} counts (reference frames: {:.4g} to {:.4g})",
 }
 """Values of a frame beyond those of the reference frames, after `aqdask.flags.cause`."""
 
 
-def flag_sentence(frames: Mapping[str, np.ndarray]) -> str:
+def flag_sentence(
+    frames: Mapping[str, np.ndarray], place: Callable[[Sequence[int]], str] = lambda run: ""
+) -> str:
     """Count the flagged frames, with times and reasons of the longest runs.
 
     Parameters
     ----------
     frames : mapping of str to ndarray (n,)
         Columns in the order of time, see `aqdask.products.report.values.ReportData`.
+    place : callable
+        Tells the place of the defect in the frames at some positions, after a comma; see `MapPlaces.of_run`.
     """
     scored = int(np.isfinite(frames["masked_patches"]).sum())
     chosen = np.flatnonzero(frames["is_flagged"])
@@ -53,7 +57,9 @@ def flag_sentence(frames: Mapping[str, np.ndarray]) -> str:
         )
     runs = sorted(_runs(frames), key=lambda run: (-len(run), run))
     events = runs if len(runs) == 1 else [run for run in runs if len(run) >= RUN][:EVENTS]
-    listed = [f"{len(run)} {_told(frames, run)} {_reasons(frames, run)}" for run in sorted(events)]
+    listed = [
+        f"{len(run)} {_told(frames, run)} {_reasons(frames, run)}{place(run)}" for run in sorted(events)
+    ]
     if rest := sorted({*chosen.tolist()} - {index for run in events for index in run}):
         when = "" if np.isnat(frames["time"]).all() else "at other times " if listed else "scattered in time "
         listed.append(f"{len(rest)} {when}{_reasons(frames, rest)}")
@@ -97,7 +103,8 @@ def flags_told(
 
 
 def _share(masked: float, reason: str) -> str:
-    return f"{masked:.0%} of its patches are masked, most of them for {flags.cause(reason)}"
+    share = "all" if masked > 0.995 else f"{masked:.0%}"
+    return f"{share} of its patches are masked, most of them for {flags.cause(reason)}"
 
 
 def _told(frames: Mapping[str, np.ndarray], run: list[int]) -> str:
@@ -142,7 +149,11 @@ def interval(times: Sequence[np.datetime64] | np.ndarray) -> str:
     return f"at {start} on {first}" if start == stop else f"between {start} and {stop} on {first}"
 
 
-def local_sentence(frames: Mapping[str, np.ndarray], patches: int) -> str:
+def local_sentence(
+    frames: Mapping[str, np.ndarray],
+    patches: int,
+    places: Callable[[np.ndarray, str], list[tuple[int, str]]] | None = None,
+) -> str:
     """Name the frames that are not flagged, but have many masked patches of one reason; empty for none.
 
     Many are `LOCAL` or more, and five sigma of a Poisson distribution above the median of these frames.
@@ -153,6 +164,8 @@ def local_sentence(frames: Mapping[str, np.ndarray], patches: int) -> str:
         Columns in the order of time, see `aqdask.products.report.values.ReportData`.
     patches : int
         Patches of a frame.
+    places : callable, optional
+        Number and place of these patches in the frames at some positions (`MapPlaces.of_reason`).
     """
     good = np.flatnonzero(np.isfinite(frames["masked_patches"]) & ~frames["is_flagged"])
     listed = []
@@ -163,12 +176,16 @@ def local_sentence(frames: Mapping[str, np.ndarray], patches: int) -> str:
         count = np.rint(patches * share[good])
         usual = np.median(count)
         many = good[count >= np.maximum(LOCAL, usual + 5 * np.sqrt(usual))]
-        if many.size:
-            ids = [printable(frame_id) for frame_id in frames["frame_id"][many].tolist()]
-            listed.append(f"{many.size} for {flags.cause(flag.name)} ({shortened(ids, 3)})")
+        found = places(many, flag.name) if places else [(LOCAL, "")] * len(many)
+        kept = [(at, box) for at, (number, box) in zip(many.tolist(), found, strict=True) if number >= LOCAL]
+        if kept:
+            times = frames["time"][[at for at, _ in kept]]
+            when = "" if np.isnat(times).any() else f"{interval(times)} "
+            ids = [printable(frames["frame_id"][at]) + (f" in {box}" if box else "") for at, box in kept]
+            listed.append(f"{len(kept)} {when}for {flags.cause(flag.name)} ({shortened(ids, 3)})")
     if not listed:
         return ""
-    return f"Parts of frames that are not flagged stand out: {', '.join(listed)}."
+    return f"Parts of frames that are not flagged stand out: {'; '.join(listed)}."
 
 
 def standings(states: Sequence[str], reasons: Sequence[str], ids: Sequence[str]) -> tuple[Standing, ...]:
