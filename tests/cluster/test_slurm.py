@@ -215,6 +215,7 @@ def test_lost_jobs_are_replaced_and_the_run_completes(tmp_path, jobs_asked, shap
         spill = executor.client.run(os.getenv, "DASK_DISTRIBUTED__WORKER__MEMORY__SPILL")
         assert len(first) == jobs_asked
         assert set(spill.values()) == {"False"}
+        assert set(executor.client.run(os.getenv, "MALLOC_ARENA_MAX").values()) == {"1"}
         subprocess.run(["scancel", *first], check=True)
         while jobs() & first:
             time.sleep(0.2)
