@@ -150,6 +150,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--many", type=int, default=400, help="small frames (%(default)s)")
     parser.add_argument("--repeat", type=int, default=5, help="pairs (%(default)s)")
     parser.add_argument("--only", choices=("large", "many", "few"), help="one part of it")
+    parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES, help="(all)")
     parser.add_argument("--out", type=Path, default=HERE / "results/pair.md", help="(%(default)s)")
     return parser.parse_args()
 
@@ -169,6 +170,7 @@ def main() -> int:
         f"python benchmarks/bench_pair.py {names[1]} "
         + " ".join(f"--{name} {getattr(arguments, name)}" for name in ("size", "frames", "many", "repeat"))
         + f" --only {arguments.only}" * bool(arguments.only)
+        + f" --stages {' '.join(arguments.stages)}" * (arguments.stages != STAGES)
     )
     cases = {
         "large": (f"{arguments.frames} frames of {arguments.size} px", arguments.frames, arguments.size),
@@ -181,7 +183,7 @@ def main() -> int:
             if arguments.only in (None, case):
                 folder = Path(name) / case
                 listed = prepare(folder, frames, size)
-                stages = STAGES if size >= SMALLEST else STAGES[:-1]
+                stages = [one for one in arguments.stages if size >= SMALLEST or one != STAGES[-1]]
                 times = compare(sides, listed, make_model(listed, folder), folder, arguments.repeat, stages)
                 rows += rows_of(title, frames, times)
     columns = ("stage", "seconds", f"{names[0]}, ms a frame", f"{names[1]}, ms a frame", "ratio of pairs")

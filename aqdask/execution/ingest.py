@@ -24,6 +24,7 @@ from aqdask.specs import ArchiveSpec, FrameInfo, ReadSpec, Source
 from aqdask.store import layout
 from aqdask.store.frame_store import FrameStore
 from aqdask.store.ledger import Ledger, open_ledger
+from aqdask.text import plural
 from aqdask.version import __version__
 
 # fields of ReadSpec that are options
@@ -113,7 +114,7 @@ def ingest(
             consequence="Nothing was ingested",
             remedy="name at least one",
         )
-    reporter.say(f"{len(scanned)} sources")
+    reporter.say(plural(len(scanned), "source"))
     if listing.left_out:
         reporter.say(f"note: {listing.note()}")
     if options.by_shape:
@@ -183,7 +184,8 @@ def _create(
     reporter.finish()
     reasons = Counter(str(reason) for reason in found.values() if isinstance(reason, FrameError))
     raise UsageError(
-        f"none of the {len(scanned)} sources holds a 2-D image (most often: {reasons.most_common(1)[0][0]})",
+        f"none of {plural(len(scanned), 'source')} holds a 2-D image "
+        f"(most often: {reasons.most_common(1)[0][0]})",
         expected="FITS files with an image of two axes",
         consequence="No archive was made",
         remedy="check the sources, or name the HDU with --hdu",

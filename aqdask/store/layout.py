@@ -452,6 +452,8 @@ async def _write_shards(
         data = None
         if values is not None:
             pipeline, config = array.async_array.codec_pipeline, array.async_array.config
+            if _is_filled(array, values):  # zarr would compare every pixel with the fill value
+                config = dataclasses.replace(config, write_empty_chunks=True)
             spec = array.metadata.get_chunk_spec(index, config, prototype)
             [data] = await pipeline.encode([(prototype.nd_buffer.from_numpy_array(values), spec)])
         place = array.store_path / array.metadata.encode_chunk_key(index)
@@ -459,6 +461,12 @@ async def _write_shards(
             stored = place.store.root / place.path
             _remove(stored.parent.glob(f"{stored.name}.*{PARTIAL}") if stored.parent.exists() else ())
         await (place.delete() if data is None else place.set(data))
+
+
+def _is_filled(array: zarr.Array, values: np.ndarray) -> bool:
+    """Return True if the first value of every chunk is not the fill value, so that no chunk is left out."""
+    first = values[tuple(slice(None, None, side) for side in array.chunks)]
+    return bool(array.fill_value == array.fill_value and (first != array.fill_value).all())  # not NaN
 
 
 def _padded(array: zarr.Array, values: np.ndarray) -> np.ndarray:

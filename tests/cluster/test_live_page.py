@@ -8,6 +8,7 @@ from pathlib import Path
 
 import dask
 import pytest
+import screen_reader
 from click.testing import CliRunner
 from distributed import Client
 from distributed.dashboard import core
@@ -130,13 +131,18 @@ def test_the_page_in_a_browser_while_frames_come_in(odd_night, bundle, tmp_path,
         view.on("dialog", lambda box: (problems.append(f"executed: {box.message}"), box.dismiss()))
         view.goto(address)
         view.get_by_role("heading", name="aqdask run: run, running").wait_for(timeout=60_000)
-        view.get_by_role("img").first.wait_for(timeout=60_000)
-        assert view.get_by_role("img").first.evaluate("image => image.naturalWidth") > 100
+        picture = view.get_by_role("img", name="with its mask").first
+        picture.wait_for(timeout=60_000)
+        assert picture.evaluate("image => image.naturalWidth") == 100  # half of the frame
         first = int(view.get_by_role("progressbar").get_attribute("aria-valuenow"))
         bar = view.locator(f"[role=progressbar]:not([aria-valuenow='{first}'])")
         bar.wait_for(timeout=60_000)
         assert view.get_by_role("cell", name=f"bad {MARKUP}.fits").is_visible()
         assert view.get_by_role("link", name="Aqdask").is_visible()
+        unnamed = [
+            role for role, name, _ in screen_reader.spoken(view) if role in screen_reader.NAMED and not name
+        ]
+        assert sorted(unnamed) == ["image", "link"]  # Dask's own, with its logo
         assert problems == []
         browser.close()
         process.communicate(timeout=120)

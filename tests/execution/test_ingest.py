@@ -508,7 +508,7 @@ def test_what_somebody_else_made_is_not_touched(night, tmp_path):
 def test_sources_without_any_image_make_no_archive(tmp_path):
     (tmp_path / "n").mkdir()
     (tmp_path / "n" / "text.fits").write_text("no FITS")
-    with pytest.raises(UsageError, match="none of the 1 sources holds a 2-D image"):
+    with pytest.raises(UsageError, match="none of 1 source holds a 2-D image"):
         ingest(tmp_path / "n", tmp_path / "a.zarr")
     assert not (tmp_path / "a.zarr").exists()
 

@@ -43,7 +43,7 @@ def test_a_shard_has_the_bytes_that_zarr_stores(codec, kind, seed, share, frames
     ours, theirs = (made(MemoryStore(), codec, dtype, fill, frames) for _ in range(2))
     values = np.full((4, *SHAPE), fill, dtype)
     chosen = rng.random(values.shape) < share
-    values[chosen] = rng.integers(0, 2, chosen.sum())
+    values[chosen] = rng.integers(0, 4, chosen.sum())
     for index, start in enumerate(range(0, 4, frames)):
         part = values[start : start + frames]
         theirs[start : start + frames] = part

@@ -27,7 +27,7 @@ from aqdask.methods.noise_aware.noise_model import (
 )
 from aqdask.methods.noise_aware.normalise_kernel import SLOPE, noise_terms, normalise
 from aqdask.methods.noise_aware.patch_statistics import WINSOR, WINSOR_SLOPE, View, arranged, table
-from aqdask.methods.noise_aware.statistics_kernel import residual_statistics, signal_statistics
+from aqdask.methods.noise_aware.statistics_kernel import measure, residual_statistics
 from aqdask.methods.tensors import Staging, as_float, exact_arithmetic
 from aqdask.timing import timed
 
@@ -205,8 +205,7 @@ class FeatureExtractor:
         scratch = np.empty((side, side), np.float64 if source.dtype == np.float64 else np.float32)
         about = noise_terms(detector.noise), detector.saturation, unit_noise(side).numpy()
         with timed("statistics"):
-            measured, signal = normalise(source, known, tops, lefts, scratch, *about)
-            v, short, *found = signal_statistics(signal)
+            measured, v, short, *found = measure(source, known, tops, lefts, scratch, *about)
         levels = torch.from_numpy(measured)
         if not math.isfinite(detector.saturation):
             levels[:, 1] = torch.where(levels[:, 1] > PLATEAU, -levels[:, 1], 0.0)
@@ -215,7 +214,8 @@ class FeatureExtractor:
         with torch.inference_mode():
             latent, shape, smooth = self.reconstructed(fold(narrow))
             with timed("statistics"):
-                residual = residual_statistics(v, smooth.permute(0, 2, 3, 1).float().contiguous().numpy())
+                bits = smooth.permute(0, 2, 3, 1).contiguous().view(torch.int32 if exact else torch.int16)
+                residual = residual_statistics(v, bits.numpy(), 0 if exact else 16)
                 subpatches, packed, lines, folded = (torch.from_numpy(values) for values in found)
                 whole = torch.from_numpy(residual), subpatches, packed, lines, folded, latent, shape
                 return self._features(levels, arranged(*whole), detector)

@@ -74,13 +74,12 @@ def median(keys):
         middle = i32((np.int64(low) + np.int64(high)) >> 1)
         below, under, over = i32(0), low, high
         for n in range(keys.size):
-            below += i32(keys[n] <= middle)
+            is_below = keys[n] <= middle
+            below += i32(is_below)
+            under = max(under, keys[n] if is_below else low)
+            over = min(over, high if is_below else keys[n])
         if below > rank:
-            for n in range(keys.size):
-                under = max(under, keys[n] if keys[n] <= middle else low)
             high = under
         else:
-            for n in range(keys.size):
-                over = min(over, keys[n] if keys[n] > middle else high)
             low = over
     return from_ordered(low)

@@ -61,11 +61,11 @@ def _valid_squares(x, valid, lag, squares, keys):
 @inlined
 def _clipped_variance(squares, keys):
     """`noise_model.clipped_variance` of squares, every eighth of which is a key."""
-    total = f32(0)
-    for n in range(squares.size):
-        total += squares[n]
     variance = median(keys) * f32(SIGMA_PER_MAD**2) if keys.size else f32(0)
     if not variance > 0:
+        total = f32(0)
+        for n in range(squares.size):
+            total += squares[n]
         variance = total / f32(squares.size)
     for _ in range(CLIP_ROUNDS):
         limit = f32(CLIP**2) * variance
@@ -162,6 +162,36 @@ def _saturated(x, saturation):
     return full
 
 
+@inlined
+def normalised_patch(source, valid, top, left, x, noise, saturation, unit_noise, squares, keys, levels, u):
+    """Fill in the levels and the signal of one patch; ``squares`` and ``keys`` ``(P**2,)`` are overwritten."""
+    side = x.shape[0]
+    for row in range(side):
+        line = source[top + row, left : left + side]
+        for column in range(side):
+            x[row, column] = line[column]
+    there = valid[top : top + side, left : left + side]
+    known = there.sum() if valid.size else side * side
+    if known == side * side:
+        differences, picked = _squares(x, int(noise[4]), squares, keys)
+        variance = _clipped_variance(squares[:differences], keys[:picked])
+        sky = _sky(x, variance, keys)
+        full = _saturated(x, saturation)
+        _stabilised(x, sky, variance, noise, u)
+    elif known:
+        differences, picked = _valid_squares(x, there, int(noise[4]), squares, keys)
+        variance = _clipped_variance(squares[:differences], keys[:picked])
+        sky = _valid_sky(x, there, variance if differences else f32(0), keys)
+        full = _saturated(np.where(there, x, x.dtype.type(-np.inf)), saturation)
+        _stabilised(np.where(there, x, sky), sky, variance if differences else f32(1), noise, u)
+        _fill(u, there, unit_noise)
+    else:
+        variance, sky, full = f32(np.nan), x.dtype.type(np.nan), i32(0)
+        u[:] = 0
+    levels[0], levels[1] = known / (side * side), full / max(known, 1)
+    levels[2], levels[3] = sky, variance
+
+
 @compiled
 def normalise(source, valid, tops, lefts, scratch, noise, saturation, unit_noise):
     """Compute levels and variance-stabilised signal of patches, gaps filled.
@@ -190,34 +220,14 @@ def normalise(source, valid, tops, lefts, scratch, noise, saturation, unit_noise
         value where it is unknown.
     u : ndarray (n, P, P), float32
     """
-    count, side, x = tops.size, scratch.shape[0], scratch
-    levels = np.empty((count, 4), x.dtype)
-    u = np.empty((count, side, side), np.float32)
+    count, side = tops.size, scratch.shape[0]
+    levels, u = np.empty((count, 4), scratch.dtype), np.empty((count, side, side), np.float32)
     squares, keys = np.empty(side * side, np.float32), np.empty(side * side, np.int32)
-    lag = int(noise[4])
     for n in range(count):
-        top, left = tops[n], lefts[n]
-        x[:] = source[top : top + side, left : left + side]
-        there = valid[top : top + side, left : left + side]
-        known = there.sum() if valid.size else side * side
-        if known == side * side:
-            differences, picked = _squares(x, lag, squares, keys)
-            variance = _clipped_variance(squares[:differences], keys[:picked])
-            sky = _sky(x, variance, keys)
-            full = _saturated(x, saturation)
-            _stabilised(x, sky, variance, noise, u[n])
-        elif known:
-            differences, picked = _valid_squares(x, there, lag, squares, keys)
-            variance = _clipped_variance(squares[:differences], keys[:picked])
-            sky = _valid_sky(x, there, variance if differences else f32(0), keys)
-            full = _saturated(np.where(there, x, x.dtype.type(-np.inf)), saturation)
-            _stabilised(np.where(there, x, sky), sky, variance if differences else f32(1), noise, u[n])
-            _fill(u[n], there, unit_noise)
-        else:
-            variance, sky, full = f32(np.nan), x.dtype.type(np.nan), i32(0)
-            u[n] = 0
-        levels[n, 0], levels[n, 1] = known / (side * side), full / max(known, 1)
-        levels[n, 2], levels[n, 3] = sky, variance
+        normalised_patch(
+            source, valid, tops[n], lefts[n], scratch, noise, saturation, unit_noise, squares, keys, levels[n],
+            u[n],
+        )  # fmt: skip
     return levels, u
 
 

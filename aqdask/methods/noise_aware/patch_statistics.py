@@ -230,7 +230,7 @@ def arranged(
 ) -> list[torch.Tensor]:
     """Arrange what the kernels and the networks give in the order of `table`, ``(n, k)`` each.
 
-    Parameters are what `statistics_kernel.residual_statistics`, `statistics_kernel.signal_statistics` and
+    Parameters are what `statistics_kernel.residual_statistics`, `statistics_kernel.measure` and
     `FeatureExtractor.reconstructed` return.
     """
     weights = line_weights(math.isqrt(folded.shape[1])).to(folded)

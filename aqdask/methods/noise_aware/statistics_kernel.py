@@ -20,6 +20,7 @@ from aqdask.methods.noise_aware.kernel_math import (
     ordered,
 )
 from aqdask.methods.noise_aware.noise_model import KNEE
+from aqdask.methods.noise_aware.normalise_kernel import normalised_patch
 from aqdask.methods.noise_aware.patch_statistics import (
     CELL,
     LIMIT,
@@ -86,17 +87,15 @@ def _line_strength(sums, found):
 @inlined
 def _stars(half):
     """`patch_statistics.star_counts` of one patch averaged over 2 x 2 px."""
-    found = 0
+    found = i32(0)
     for row in range(1, half.shape[0] - 1):
-        bright = False
+        above, here, below = half[row - 1], half[row], half[row + 1]
         for column in range(1, half.shape[1] - 1):
-            bright |= half[row, column] > f32(STAR_SIGMA)
-        if not bright:
-            continue
-        for column in range(1, half.shape[1] - 1):
-            peak = half[row, column]
-            if peak > f32(STAR_SIGMA):
-                found += peak >= half[row - 1 : row + 2, column - 1 : column + 2].max()
+            peak, before, behind = here[column], column - 1, column + 1
+            star = (peak > f32(STAR_SIGMA)) & (peak >= here[before]) & (peak >= here[behind])
+            star &= (peak >= above[before]) & (peak >= above[column]) & (peak >= above[behind])
+            star &= (peak >= below[before]) & (peak >= below[column]) & (peak >= below[behind])
+            found += i32(star)
     return found
 
 
@@ -148,19 +147,38 @@ def _packed(sums, side, found):
         found[n] = f32(code)
 
 
-@compiled
-def signal_statistics(u):
-    """Compute what `patch_statistics` takes from the signal, and the networks' input.
+@inlined
+def _patch_statistics(u, sums, half, keys, subpatches, packed, found, folded):
+    """Fill in the statistics of the signal of one patch; ``sums``, ``half`` and ``keys`` are overwritten."""
+    side = u.shape[0]
+    cells = side // CELL
+    _cell_sums(u, sums)
+    _subpatches(sums, side, subpatches)
+    _packed(sums, side, packed)
+    _line_strength(sums[cells * cells + side :], found[:2])
+    _line_strength(sums[cells * cells : cells * cells + side], found[2:4])
+    halved(u, half)
+    found[4] = _stars(half)
+    halved(half, folded.reshape(cells, cells))
+    for cell in range(folded.size):
+        keys[cell] = ordered(folded[cell])
+    middle = median(keys[: folded.size])
+    for cell in range(folded.size):
+        folded[cell] = min(max(folded[cell] - middle, f32(-LIMIT)), f32(LIMIT))
 
-    Parameters
-    ----------
-    u : ndarray (n, P, P), float32
-        Variance-stabilised signal without gaps.
+
+@compiled
+def measure(source, valid, tops, lefts, scratch, noise, saturation, unit_noise):
+    """Compute levels of patches, the networks' input, and what `patch_statistics` takes from the signal.
+
+    The signal of `normalise_kernel.normalise`, which has the same parameters, does not leave the cache.
 
     Returns
     -------
+    levels : ndarray (n, 4)
+        As `normalise_kernel.normalise`.
     v : ndarray (n, P, P), float32
-        `noise_model.compress`.
+        `noise_model.compress` of the signal.
     short : ndarray (n, P, P), int16
         The bits of ``v`` in bfloat16.
     subpatches : ndarray (n, 16), float32
@@ -172,44 +190,49 @@ def signal_statistics(u):
     folded : ndarray (n, (P / 4)**2), float32
         Signal averaged over 4 x 4 px, times 4, less its median, cut at `LIMIT`.
     """
-    count, side, _ = u.shape
+    count, side = tops.size, scratch.shape[0]
     cells = side // CELL
-    v, short = np.empty_like(u), np.empty(u.shape, np.int16)
-    sums = np.empty(cells * cells + 2 * side, np.float32)
+    levels, u = np.empty((count, 4), scratch.dtype), np.empty((side, side), np.float32)
+    squares, keys = np.empty(side * side, np.float32), np.empty(side * side, np.int32)
+    v, short = np.empty((count, side, side), np.float32), np.empty((count, side, side), np.int16)
+    sums, half = np.empty(cells * cells + 2 * side, np.float32), np.empty((side // 2, side // 2), np.float32)
     subpatches = np.empty((count, SUBPATCHES_PER_SIDE**2), np.float32)
     packed = np.empty((count, sums.size // 3), np.float32)
     found = np.empty((count, 5), np.float32)
     folded = np.empty((count, cells * cells), np.float32)
-    half, keys = np.empty((side // 2, side // 2), np.float32), np.empty(cells * cells, np.int32)
     for n in range(count):
-        _compressed(u[n], v[n])
+        normalised_patch(
+            source,
+            valid,
+            tops[n],
+            lefts[n],
+            scratch,
+            noise,
+            saturation,
+            unit_noise,
+            squares,
+            keys,
+            levels[n],
+            u,
+        )
+        _compressed(u, v[n])
         _rounded(v[n], short[n])
-        _cell_sums(u[n], sums)
-        _subpatches(sums, side, subpatches[n])
-        _packed(sums, side, packed[n])
-        _line_strength(sums[cells * cells + side :], found[n, :2])
-        _line_strength(sums[cells * cells : cells * cells + side], found[n, 2:4])
-        halved(u[n], half)
-        found[n, 4] = _stars(half)
-        halved(half, folded[n].reshape(cells, cells))
-        for cell in range(cells * cells):
-            keys[cell] = ordered(folded[n, cell])
-        middle = median(keys)
-        for cell in range(cells * cells):
-            folded[n, cell] = min(max(folded[n, cell] - middle, f32(-LIMIT)), f32(LIMIT))
-    return v, short, subpatches, packed, found, folded
+        _patch_statistics(u, sums, half, keys, subpatches[n], packed[n], found[n], folded[n])
+    return levels, v, short, subpatches, packed, found, folded
 
 
 @compiled
-def residual_statistics(v, smooth):
+def residual_statistics(v, smooth, shift):
     """Compute what `patch_statistics` takes from the residual.
 
     Parameters
     ----------
     v : ndarray (n, P, P), float32
         The networks' input.
-    smooth : ndarray (n, P / 4, P / 4, 16), float32
-        The reconstruction, squares of 4 x 4 px as channels.
+    smooth : ndarray (n, P / 4, P / 4, 16), int32 or int16
+        Bits of the reconstruction in float32 or bfloat16, squares of 4 x 4 px as channels.
+    shift : int
+        Bits that it lacks to float32: 0 or 16.
 
     Returns
     -------
@@ -228,7 +251,8 @@ def residual_statistics(v, smooth):
                 for row in range(4):
                     for column in range(4):
                         y, x = 4 * cells + row, 4 * cell + column
-                        r[y, x] = v[n, y, x] - smooth[n, cells, cell, 4 * row + column]
+                        bits = i32(smooth[n, cells, cell, 4 * row + column]) << i32(shift)
+                        r[y, x] = v[n, y, x] - from_bits(bits)
         total, peak, spike = f32(0), i32(0), ordered(f32(-np.inf))
         for row in range(side):
             for column in range(side):

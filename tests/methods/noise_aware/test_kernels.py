@@ -25,7 +25,7 @@ from aqdask.methods.noise_aware.kernel_math import (
 from aqdask.methods.noise_aware.networks import Networks
 from aqdask.methods.noise_aware.noise_model import NoiseModel
 from aqdask.methods.noise_aware.normalise_kernel import noise_terms, normalise
-from aqdask.methods.noise_aware.statistics_kernel import signal_statistics
+from aqdask.methods.noise_aware.statistics_kernel import measure
 
 PATCHES = 64
 LINEAR = NoiseModel(64.0, 1.0, floor=16.0)
@@ -68,6 +68,15 @@ def gaps():
     return valid
 
 
+def arguments(patches, valid, detector):
+    """Arguments of the kernels for patches as one column of a frame."""
+    return (
+        patches.reshape(-1, 64), np.empty((0, 0), bool) if valid is None else valid.reshape(-1, 64),
+        64 * np.arange(PATCHES), np.zeros(PATCHES, int), np.empty((64, 64), patches.dtype),
+        noise_terms(detector.noise), detector.saturation, unit_noise(64).numpy(),
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("name", DETECTORS)
@@ -79,11 +88,7 @@ def test_levels_and_signal_are_those_of_torch(extractor, name, masked, dtype):
     with torch.inference_mode():
         known = None if valid is None else torch.from_numpy(valid)
         levels, signal = extractor.normalised(torch.from_numpy(patches), known, detector)
-    found, u = normalise(
-        patches.reshape(-1, 64), np.empty((0, 0), bool) if valid is None else valid.reshape(-1, 64),
-        64 * np.arange(PATCHES), np.zeros(PATCHES, int), np.empty((64, 64), dtype),
-        noise_terms(detector.noise), detector.saturation, unit_noise(64).numpy(),
-    )  # fmt: skip
+    found, u = normalise(*arguments(patches, valid, detector))
     if math.isfinite(detector.saturation):
         np.testing.assert_allclose(found[:, 1], levels[:, 1], rtol=1e-6)
     for column in (0, 2, 3):
@@ -112,10 +117,11 @@ def test_features_are_those_of_torch(extractor, name, masked):
     assert np.abs(codes[0].astype(int) - codes[1]).max() <= 1  # a rounding tie
 
 
-def test_the_short_signal_is_bfloat16():
-    u = np.random.default_rng(0).normal(0, 30, (4, 64, 64)).astype(np.float32)
-    v, short, *_ = signal_statistics(u)
-    np.testing.assert_allclose(v, 10 * np.arcsinh(u / 10), rtol=1e-5, atol=1e-6)
+def test_the_networks_get_the_compressed_signal_in_both_types():
+    about = arguments(starry(np.float32), None, DETECTORS["linear"])
+    (levels, u), (same, v, short, *_) = normalise(*about), measure(*about)
+    np.testing.assert_array_equal(levels, same)
+    np.testing.assert_allclose(v, 10 * np.arcsinh(u / 10), rtol=1e-5, atol=2e-6)
     wanted = torch.from_numpy(v).bfloat16()
     torch.testing.assert_close(torch.from_numpy(short).view(torch.bfloat16), wanted, rtol=0, atol=0)
 
@@ -161,11 +167,12 @@ unit = rng.normal(size=(64, 64)).astype(np.float32)
 noise = (64.0, 1.0, 0.0, 16.0, 1.0, 0.0)
 found = []
 for valid in (np.empty((0, 0), bool), rng.random((256, 256)) > 0.01):
-    scratch = np.empty((64, 64), np.float32)
-    levels, u = normalise_kernel.normalise(frame, valid, tops, lefts, scratch, noise, 2e4, unit)
-    v, *statistics = statistics_kernel.signal_statistics(u)
-    smooth = rng.normal(size=(16, 16, 16, 16)).astype(np.float32)
-    found += [levels, u, v, *statistics, statistics_kernel.residual_statistics(v, smooth)]
+    about = frame, valid, tops, lefts, np.empty((64, 64), np.float32), noise, 2e4, unit
+    levels, v, *others = statistics_kernel.measure(*about)
+    found += [*normalise_kernel.normalise(*about), levels, v, *others]
+    for dtype, shift in ((np.int32, 0), (np.int16, 16)):
+        smooth = rng.normal(size=(16, 16, 16, 16)).astype(np.float32).view(np.int32) >> shift
+        found.append(statistics_kernel.residual_statistics(v, smooth.astype(dtype), shift))
 found.append(streaks._contrasts(unit, np.full((9, 64), np.arange(30.0, 39)[:, None] + 0.3), 5.0))
 print(hashlib.sha256(b"".join(one.tobytes() for one in found)).hexdigest())
 """
