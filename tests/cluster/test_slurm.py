@@ -373,8 +373,8 @@ def test_workers_leave_before_the_walltime_and_new_jobs_take_their_place(
 ):
     """A run of several lifetimes."""
     archive = tmp_path / "a.zarr"
-    faulty(monkeypatch, "sleep=1.5 .fits read_frame")
-    extra = ["--host", "127.0.0.1", "--lifetime", "10s", "--lifetime-stagger", "1s"]
+    faulty(monkeypatch, "sleep=2.5 .fits read_frame")
+    extra = ["--host", "127.0.0.1", "--lifetime", "15s", "--lifetime-stagger", "1s"]
     with two_jobs(tmp_path, walltime="00:01:00", **{"worker-extra-args": extra}) as executor:
         (summary,) = aq.run(many, archive, model, cluster=executor)
     assert_same(summary, archive, many_serial)
