@@ -205,11 +205,17 @@ async def _submitted(cluster: Any) -> None:
 
 
 def _exports() -> list[str]:
-    """Return lines of the job script that export the settings which workers read when they start."""
-    return [
-        f"export DASK_{name.upper().replace('.', '__').replace('-', '_')}={shlex.quote(str(value))}"
-        for name, value in config.get("dask").items()
-    ]
+    """Return lines of the job script that export the settings which workers read when they start.
+
+    Variables for worker processes are exported as they are: Dask would not keep the case of their names.
+    """
+    lines = []
+    for name, value in config.get("dask").items():
+        variable = name.removeprefix("distributed.nanny.pre-spawn-environ.")
+        if variable == name:
+            variable = f"DASK_{name.upper().replace('.', '__').replace('-', '_')}"
+        lines.append(f"export {variable}={shlex.quote(str(value))}")
+    return lines
 
 
 def all_jobs_ended(cluster: Any) -> bool:

@@ -77,7 +77,8 @@ def test_a_local_cluster_has_the_settings_of_aqdask_and_ends_with_the_context():
         assert results(executor, 5) == [0, 1, 2, 3, 4]
         spill = executor.client.run(lambda: dask.config.get("distributed.worker.memory.spill"))
         threads = executor.client.run(lambda: os.environ["OMP_NUM_THREADS"])
-        assert (list(spill.values()), list(threads.values())) == ([False], ["1"])
+        arenas = executor.client.run(lambda: os.environ["MALLOC_ARENA_MAX"])
+        assert (*spill.values(), *threads.values(), *arenas.values()) == (False, "1", "1")
         address = executor.client.scheduler.address
     assert dask.config.get("distributed.worker.memory.target") == before
     with pytest.raises(OSError, match=r"[Tt]imed out"):

@@ -23,7 +23,7 @@ from night import write_night
 
 import aqdask as aq
 from aqdask.errors import ClusterError, UsageError
-from aqdask.execution import config
+from aqdask.execution import config, watchdog
 from aqdask.execution.clusters import connect
 from aqdask.execution.executors import DaskExecutor, WorkQueue
 
@@ -215,6 +215,7 @@ def test_lost_jobs_are_replaced_and_the_run_completes(tmp_path, jobs_asked, shap
         spill = executor.client.run(os.getenv, "DASK_DISTRIBUTED__WORKER__MEMORY__SPILL")
         assert len(first) == jobs_asked
         assert set(spill.values()) == {"False"}
+        assert set(executor.client.run(os.getenv, "MALLOC_ARENA_MAX").values()) == {"1"}
         subprocess.run(["scancel", *first], check=True)
         while jobs() & first:
             time.sleep(0.2)
@@ -319,9 +320,10 @@ def test_one_of_two_jobs_is_cancelled_in_mid_run_and_replaced(many, model, many_
 
 @pytest.mark.usefixtures("_no_job_left", "_slow")
 @pytest.mark.parametrize("state", ["DOWN", "INACTIVE"])
-def test_all_jobs_are_cancelled_in_mid_run(many, model, many_serial, tmp_path, state, caplog):
+def test_all_jobs_are_cancelled_in_mid_run(many, model, many_serial, tmp_path, state, monkeypatch):
     """In a partition that is down replacements wait, and so does the run; an inactive one refuses them."""
-    archive = tmp_path / "a.zarr"
+    archive, told = tmp_path / "a.zarr", list[str]()
+    monkeypatch.setattr(watchdog.log, "warning", lambda text, *words: told.append(text % words))
     with two_jobs(tmp_path) as executor, dask.config.set({"aqdask.worker-timeout": "4 s"}):
 
         def strike() -> None:
@@ -341,7 +343,9 @@ def test_all_jobs_are_cancelled_in_mid_run(many, model, many_serial, tmp_path, s
                         aq.run(many, archive, model, cluster=executor)
         finally:
             scontrol("update", "PartitionName=debug", "State=UP")
-    assert caplog.text.count("warning: all workers are gone; the run waits") == 1
+    assert [text.partition(",")[0] for text in told] == [
+        "warning: all workers are gone; the run waits for others"
+    ]
     if state == "INACTIVE":
         assert 0 < len(contents(archive)) < len(many_serial)
         (summary,) = aq.run(many, archive, model, cluster="serial")
@@ -363,11 +367,14 @@ def test_jobs_preempted_in_mid_run_come_back_when_the_urgent_one_is_done(many, m
     assert_same(summary, archive, many_serial)
 
 
-@pytest.mark.usefixtures("_no_job_left", "_slow")
-def test_workers_leave_before_the_walltime_and_new_jobs_take_their_place(many, model, many_serial, tmp_path):
+@pytest.mark.usefixtures("_no_job_left")
+def test_workers_leave_before_the_walltime_and_new_jobs_take_their_place(
+    many, model, many_serial, tmp_path, monkeypatch
+):
     """A run of several lifetimes."""
     archive = tmp_path / "a.zarr"
-    extra = ["--host", "127.0.0.1", "--lifetime", "6s", "--lifetime-stagger", "1s"]
+    faulty(monkeypatch, "sleep=2.5 .fits read_frame")
+    extra = ["--host", "127.0.0.1", "--lifetime", "15s", "--lifetime-stagger", "1s"]
     with two_jobs(tmp_path, walltime="00:01:00", **{"worker-extra-args": extra}) as executor:
         (summary,) = aq.run(many, archive, model, cluster=executor)
     assert_same(summary, archive, many_serial)

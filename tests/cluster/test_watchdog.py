@@ -99,7 +99,7 @@ def test_a_thing_that_kills_its_worker_is_found_by_halving(settings):
     assert "KilledWorker" in failed[3]
 
 
-def test_no_worker_at_all_ends_with_a_message(impatient):
+def test_no_worker_at_all_is_told_and_ends_with_a_message(impatient, caplog):
     with (
         LocalCluster(n_workers=0, dashboard_address=":0") as cluster,
         Client(cluster, set_as_default=False) as client,
@@ -108,6 +108,7 @@ def test_no_worker_at_all_ends_with_a_message(impatient):
         with pytest.raises(ClusterError, match="all workers are gone, and for 3 s none has come"):
             list(DaskExecutor(client).run(slow, WorkQueue([[1]]), stage="test"))
         assert time.monotonic() - before < 20
+    assert caplog.text.count("warning: all workers are gone; the run waits for others") == 1
 
 
 def test_workers_that_are_gone_for_good_in_mid_run_end_it(impatient):
