@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pyarrow as pa
 import xarray as xr
@@ -27,7 +27,7 @@ from aqdask.execution.reference_frames import (
     propose_frames,
     without_outliers,
 )
-from aqdask.execution.reporter import Reporter, Silent, TrainingReporter
+from aqdask.execution.reporter import NoteKeeper, Reporter, Silent, TrainingReporter
 from aqdask.execution.verify import Verification
 from aqdask.execution.verify import verify as _verify
 from aqdask.io.frame_ids import match_frames
@@ -54,7 +54,7 @@ from aqdask.store import labels as stored_labels
 from aqdask.store import layout
 from aqdask.store.frame_store import FrameStore
 from aqdask.store.ledger import open_ledger
-from aqdask.text import printable
+from aqdask.text import plural, printable
 from aqdask.watching.watch import Watch, WatchCounts, WatchSettings, inbox_folders
 
 if TYPE_CHECKING:
@@ -278,7 +278,8 @@ def select(
     """Propose reference frames by statistics of whole images, for each camera and filter apart.
 
     All sound lights are proposed, the best 24 where there are more. Frames of other types and colour mosaics
-    are neither measured nor proposed.
+    are neither measured nor proposed. Frames with a streak, and those with a column or row that differs from
+    its neighbours there but not in others, are left out; a note names the column.
 
     Parameters
     ----------
@@ -382,9 +383,10 @@ def label_from_file(archive: PathLike, path: PathLike, *, reporter: Reporter | N
     given = read_label_file(path, archive)
     written = stored_labels.write(archive, given, fsync=config.fsync(), missing_ok=True) if given else []
     if blind := [one.frame_id for one in given if not one.pixels]:
+        who = f"{len(blind)} of {plural(len(given), 'label')} {'has' if len(blind) == 1 else 'have'}"
         (reporter or Silent()).say(
-            f"note: {len(blind)} of {len(given)} labels have no checksum of the pixels that were judged, "
-            f"such as that of {printable(blind[0])}: only the names tie them to this archive"
+            f"note: {who} no checksum of the pixels that were judged, such as that of {printable(blind[0])}: "
+            "only the names tie them to this archive"
         )
     return len(written)
 
@@ -557,7 +559,11 @@ def calibrate(
         _check_out(Path(out))
     given = {"name": bundle.name, "method": dispatch.find(bundle).name} | settings
     spec = TrainSpec(archive=printable(Path(archive).name), **given)
-    tell, target = progress or _ignore, device or default_device()
+    target, keeper = device or default_device(), NoteKeeper(reporter or Silent())
+
+    def tell(stage: TrainProgress) -> None:
+        keeper.notes += [stage.note] if stage.note else []
+        (progress or _ignore)(stage)
 
     def make(found: ArchiveFrames) -> Bundle:
         recorded = replace(spec, labels=found.labels())
@@ -565,8 +571,12 @@ def calibrate(
 
     with executor_of(cluster) as executor:
         within = TimeSpan.parse(spec.span) if spec.span not in ("", OF_FRAMES) else None
-        chosen = choose_frames(archive, _patterns(frames), executor, reporter or Silent(), within)
+        chosen = choose_frames(archive, _patterns(frames), executor, cast(Reporter, keeper), within)
         calibrated = without_outliers(chosen, make, tell) if frames is None else make(chosen)
+    notes = tuple(
+        dict.fromkeys((*calibrated.notes, *(f"{printable(note).rstrip('.')}." for note in keeper.notes)))
+    )
+    calibrated = replace(calibrated, notes=notes)
     if out:
         calibrated.save(Path(out))
     return calibrated
@@ -656,6 +666,7 @@ def reconstruct(
     invalid: Any = None,
     camera: str | None = None,
     filter: str | None = None,
+    time: Any = None,
 ) -> xr.Dataset:
     """Reconstruct frames by the autoencoder of a model, lazily and in their own counts.
 
@@ -669,7 +680,7 @@ def reconstruct(
         Frames of shape (y, x) or (frame, y, x).
     model : Bundle or path
         The model.
-    invalid, camera, filter
+    invalid, camera, filter, time
         As for `quality_of`.
 
     Returns
@@ -683,11 +694,18 @@ def reconstruct(
     ------
     UsageError
         For an array that is no frame, an archive without pixels, or a method without reconstruction.
+
+    Warns
+    -----
+    UncalibratedWarning
+        For cameras and filters that the model is not calibrated for (the attribute ``uncalibrated``).
     """
     if isinstance(image, str | os.PathLike):
         check_place(image)
         image = open_frames(image)
-    return lazy.reconstruct(image, load_model(model), invalid=invalid, camera=camera, filter=filter)
+    return lazy.reconstruct(
+        image, load_model(model), invalid=invalid, camera=camera, filter=filter, time=time
+    )
 
 
 def export(
@@ -758,7 +776,8 @@ def detect(
     *,
     alpha: float = 0.01,
     model: str | None = None,
-    frames: Sequence[str] | None = None,
+    frames: str | Sequence[str] | None = None,
+    filter: str | None = None,
     segmentation: PathLike | None = None,
     cluster: Cluster = None,
     reporter: Reporter | None = None,
@@ -780,8 +799,8 @@ def detect(
         False-mask rate of the masks, in (0, 1).
     model : str, optional
         Name or digest, where the archive holds maps of several models.
-    frames : sequence of str, optional
-        Ids or patterns (``L/*``); the dataset then holds these frames only.
+    frames, filter : optional
+        As for `rank_frames`; the dataset then holds these frames only.
     segmentation : path, optional
         Folder that receives the segmentation maps ``<frame>.seg.fits`` (compressed int32, with the WCS).
     cluster, reporter
@@ -811,7 +830,7 @@ def detect(
     with executor_of(cluster) as executor:
         return detect_archive(
             archive, quality, alpha, folder, spec, executor, reporter or Silent(), segmentation=segmentation,
-            frames=() if frames is None else _listed(frames),
+            patterns=_patterns(frames), band=filter,
         )  # fmt: skip
 
 
@@ -833,7 +852,8 @@ def rank_frames(
     over frames (Zackay & Ofek 2017, ApJ 836, 187), times the fraction that is not masked; with noise sigma of
     a sky pixel and transparency T. For a reference of difference images by that of the star's peak,
     ``T**2 / (sigma**2 FWHM**4)``. Flagged frames are last, and for a reference also those of which more than
-    three times ``alpha`` is masked.
+    three times ``alpha`` is masked. `stack`, `light_curves` and `transients` take the first by that order as
+    their reference, from stored scores; of a model that stores no noise and no sizes the least masked frame.
 
     Parameters
     ----------
@@ -914,9 +934,10 @@ def stack(
     frames : str or sequence of str, optional
         Ids or patterns (``L/*``).
     best : int, optional
-        Stack this number of frames, the best by `rank_frames`.
+        Stack this number of frames, at least 2, the best by `rank_frames`.
     reference : str, optional
-        Id of the frame whose pixels and counts the stack has; None: a sharp one with a low sky and no mask.
+        Id of the frame whose pixels and counts the stack has; None: the best reference by `rank_frames`, as
+        it is stored.
     masked, weighted : bool
         False keeps masked pixels, or weights frames equally.
     clip : float
@@ -959,6 +980,7 @@ def transients(
     *,
     template: str | Sequence[str] = "best",
     frames: str | Sequence[str] | None = None,
+    filter: str | None = None,
     threshold: float = 5.0,
     alpha: float = 0.01,
     model: str | None = None,
@@ -981,10 +1003,10 @@ def transients(
         Folder: ``candidates/`` is a Parquet dataset, with the columns
         `aqdask.measurements.transients.COLUMNS` for each candidate; ``cutouts/`` has one file a frame.
     template : str or sequence of str
-        'best': the frame with the lowest score of each camera, filter and field. Else ids or patterns, one
-        frame for each camera, filter and field.
-    frames : str or sequence of str, optional
-        Ids or patterns of the frames that are searched; None: all.
+        'best': of each camera, filter and field the best reference by `rank_frames`, as it is stored. Else
+        ids or patterns, one frame for each camera, filter and field.
+    frames, filter : optional
+        Frames that are searched, as for `rank_frames`.
     threshold : float
         Sigma, above 0.
     alpha : float
@@ -1018,8 +1040,8 @@ def transients(
     with executor_of(cluster) as executor:
         return search_transients(
             archive, quality, Path(out), executor, reporter or Silent(),
-            template=_listed(template), frames=_patterns(frames), threshold=threshold, alpha=alpha, gain=gain,
-            cutouts=cutouts,
+            template=_listed(template), patterns=_patterns(frames), band=filter, threshold=threshold,
+            alpha=alpha, gain=gain, cutouts=cutouts,
         )  # fmt: skip
 
 
@@ -1031,7 +1053,8 @@ def light_curves(
     stars: int | None = None,
     reference: str | None = None,
     radius: float | None = None,
-    frames: str | Sequence[str] = (),
+    frames: str | Sequence[str] | None = None,
+    filter: str | None = None,
     alpha: float = 0.01,
     model: str | None = None,
     cluster: Cluster = None,
@@ -1051,16 +1074,16 @@ def light_curves(
     out : path
         Folder of the results; see `LightCurves`.
     targets : path, optional
-        CSV file with the columns ra, dec (degrees, ICRS) or x, y (pixels of the reference frame), and name.
+        CSV file with the columns ra, dec (degrees, ICRS) or x, y (pixels of ``reference``), and name.
     stars : int, optional
         Number of bright stars that are taken automatically, at most 10,000 with the targets; None: 1,000.
         Zero points are made from these; with 0 from the targets.
     reference : str, optional
-        Id of the frame on which stars are chosen; None: the unflagged frame with the best score.
+        Id of the frame on which stars are chosen; None: the best reference by `rank_frames`, as it is stored.
     radius : float, optional
         Aperture radius in pixels, on all frames; None: 1.7 FWHM of the reference frame.
-    frames : sequence of str
-        Ids or patterns (``L/*``) of frames; by default all.
+    frames, filter : optional
+        As for `rank_frames`.
     alpha : float
         False-mask rate, in (0, 1).
     model : str, optional
@@ -1090,12 +1113,18 @@ def light_curves(
     with executor_of(cluster) as executor:
         return measure_light_curves(
             archive, quality, alpha, out, executor, reporter or Silent(), targets=found, number=number,
-            reference=reference, radius=radius, frames=_listed(frames),
+            reference=reference, radius=radius, patterns=_patterns(frames), band=filter,
         )  # fmt: skip
 
 
 def drift(
-    archive: PathLike, *, model: str | None = None, alpha: float = 0.01, maps: bool = True
+    archive: PathLike,
+    *,
+    frames: str | Sequence[str] | None = None,
+    filter: str | None = None,
+    model: str | None = None,
+    alpha: float = 0.01,
+    maps: bool = True,
 ) -> ArchiveDrift:
     """Find the times at which cameras changed, and when to calibrate anew, from stored scores.
 
@@ -1107,6 +1136,8 @@ def drift(
     ----------
     archive : path
         A scored archive.
+    frames, filter : optional
+        As for `rank_frames`.
     model : str, optional
         Name or digest, where the archive holds maps of several models.
     alpha : float
@@ -1126,7 +1157,8 @@ def drift(
         For alpha outside (0, 1), no or several models, or a method that measures no such quantity.
     """
     check_alpha(alpha)
-    return find_drift(archive, quality_name(archive, model), alpha=alpha, maps=maps)
+    quality = quality_name(archive, model)
+    return find_drift(archive, quality, alpha=alpha, maps=maps, patterns=_patterns(frames), band=filter)
 
 
 def report(

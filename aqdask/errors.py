@@ -139,6 +139,10 @@ def in_words(error: BaseException) -> str:
     return f"{type(error).__name__}: {message}" if message else type(error).__name__
 
 
+class UncalibratedWarning(UserWarning):
+    """Warning of results for a camera or filter that the model is not calibrated for."""
+
+
 class FrameError(Exception):
     """Unusable frame; the message is the reason for its quarantine.
 

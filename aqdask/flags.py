@@ -36,7 +36,7 @@ REASONS: tuple[Flag, ...] = (
     Flag(
         4,
         "sky",
-        "the sky differs from that of the frame, or from that of the surrounding patches",
+        "the sky of the patch is not that of the rest of the frame, or of the patches around it",
         "the sky (its level or a gradient)",
     ),
     Flag(

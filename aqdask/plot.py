@@ -13,6 +13,7 @@ pyplot where none are given.
 
 from __future__ import annotations
 
+import json
 import textwrap
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -22,8 +23,10 @@ import xarray as xr
 from astropy.visualization import AsinhStretch, ImageNormalize, ZScaleInterval
 
 from aqdask.errors import UsageError
+from aqdask.specs import PatchGrid
 from aqdask.stats.masking import bad_patches, check_alpha
-from aqdask.text import printable
+from aqdask.stats.patches import patches_of
+from aqdask.text import plural, printable
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -176,9 +179,9 @@ def over_time(quality: xr.Dataset, name: str = "frame_score", *, ax: Axes | None
 def pvalues(quality: xr.Dataset, *, bins: int = 20, ax: Axes | None = None) -> Axes:
     """Plot the distribution of the p-values of patches in good frames, against the uniform one.
 
-    Frames that are flagged or labelled bad are left out, and counted in the title. The steps follow the
-    dashed line where the calibration is sound; defects of single patches raise the first step. The smallest
-    p-value depends on the number of reference patches.
+    Frames that are flagged or labelled bad are left out, and counted in the title; so are patches in boxes
+    labelled bad. The steps follow the dashed line where the calibration is sound; defects of single patches
+    raise the first step. The smallest p-value depends on the number of reference patches.
 
     Parameters
     ----------
@@ -200,6 +203,9 @@ def pvalues(quality: xr.Dataset, *, bins: int = 20, ax: Axes | None = None) -> A
     """
     axes = _axes(ax)
     known = quality["pvalue"].values
+    boxes = json.loads(quality.attrs.get("boxes_labelled_bad", "{}"))
+    if boxes:
+        known = np.where(_labelled_bad(quality, boxes), np.nan, known)
     known = known.reshape(-1, known.shape[-2] * known.shape[-1])
     bad = np.zeros(len(known), bool)
     for name, value in (("frame_flag", 1), ("label", "bad")):
@@ -209,12 +215,12 @@ def pvalues(quality: xr.Dataset, *, bins: int = 20, ax: Axes | None = None) -> A
     scored = int(np.isfinite(found).any(axis=1).sum())
     found = found[~np.isnan(found)]
     counts, edges = np.histogram(found, bins=bins, range=(0, 1))
-    axes.stairs(counts / max(len(found), 1) * bins, edges, label=f"{len(found)} patches")
+    axes.stairs(counts / max(len(found), 1) * bins, edges, label=plural(len(found), "patch", "patches"))
     axes.axhline(1, color="gray", linestyle="--", label="uniform")
     axes.set(xlabel="p-value of the patch", ylabel="density", xlim=(0, 1))
     axes.set_ylim(bottom=0)
     left_out = f"\n{np.count_nonzero(bad)} flagged or labelled bad left out" if bad.any() else ""
-    axes.set_title(f"{scored} good frame{'' if scored == 1 else 's'}{left_out}")
+    axes.set_title(f"{plural(scored, 'good frame')}{left_out}")
     axes.legend()
     return axes
 
@@ -248,7 +254,7 @@ def mean_mask(quality: xr.Dataset, alpha: float = 0.01, *, ax: Axes | None = Non
     masked = bad_patches(pvalue.values[scored], alpha)
     fraction = masked.mean(axis=0) if len(masked) else np.full(masked.shape[1:], np.nan)
     coords = {name: quality[name] for name in ("x0", "x1", "y0", "y1")}
-    text = f"fraction of {len(masked)} frames masked at alpha = {alpha:g}"
+    text = f"fraction of {plural(len(masked), 'frame')} masked at alpha = {alpha:g}"
     values = xr.DataArray(fraction, coords, ("patch_y", "patch_x"), attrs={"long_name": text})
     return quality_map(values, ax=ax, **{"vmin": 0, "cmap": "magma", **options})
 
@@ -322,6 +328,18 @@ def _label(values: xr.DataArray) -> str:
     units = values.attrs.get("units", "1")
     text = str(values.attrs.get("long_name", values.name or "")) + ("" if units == "1" else f" [{units}]")
     return textwrap.fill(text, 45)
+
+
+def _labelled_bad(quality: xr.Dataset, boxes: Mapping[str, Any]) -> np.ndarray:
+    """Return the patches in boxes labelled bad: bool, of the shape of the p-values."""
+    height, width = map(int, quality.attrs["frame_shape"])
+    grid = PatchGrid(height, width, int(quality.attrs["patch"]))
+    ids = np.ravel(quality["frame_id"].values).tolist()
+    found = np.zeros((len(ids), *grid.shape), bool)
+    for place, frame_id in enumerate(ids):
+        for box in boxes.get(frame_id, ()):
+            found[place] |= patches_of(box, grid)
+    return found.reshape(quality["pvalue"].shape)
 
 
 def _groups(quality: xr.Dataset) -> np.ndarray:

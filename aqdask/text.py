@@ -26,6 +26,11 @@ def printable(text: str | os.PathLike[str]) -> str:
     return text if text.isprintable() else "".join(c if _is_shown(c) else _escaped(c) for c in text)
 
 
+def plural(number: int, one: str, many: str = "") -> str:
+    """Return a number with its noun: ``1 frame``, ``2 frames``; ``many`` is a plural without s."""
+    return f"{number} {one if number == 1 else many or f'{one}s'}"
+
+
 def shortened(words: Sequence[str], limit: int = 8) -> str:
     """Join at most ``limit`` words with commas, and count the others: ``a, b and 3 more``."""
     rest = len(words) - limit

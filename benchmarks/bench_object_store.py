@@ -24,6 +24,7 @@ from aqdask.io import places
 
 MODEL = "wide-field"
 BUCKET = "night"
+FRAMES_PER_SHARD = 16  # that of long archives; by default it grows with the archive
 KINDS = ("GET", "PUT", "LIST", "DELETE")
 PRICES = {"GET": 0.4e-6, "PUT": 5e-6, "LIST": 5e-6, "DELETE": 0.0}  # dollars a request, S3 standard, 2026
 Cost = Counter[str]  # requests by kind
@@ -33,7 +34,7 @@ def commands(sources: str, archive: str, folder: Path) -> dict[str, Callable[[],
     """Every command in turn, by name."""
     serial = {"cluster": "serial"}
     return {
-        "ingest": lambda: aq.ingest(sources, archive, **serial),
+        "ingest": lambda: aq.ingest(sources, archive, frames_per_shard=FRAMES_PER_SHARD, **serial),
         "ingest, nothing new": lambda: aq.ingest(sources, archive, **serial),
         "score": lambda: aq.score(archive, MODEL, **serial),
         "verify": lambda: aq.verify(archive, **serial),

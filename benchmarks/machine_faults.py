@@ -19,7 +19,7 @@ from pathlib import Path
 
 import helpers
 import psutil
-from trial import Trial, by_hand, until, workers_of
+from trial import Trial, by_hand, kill_group, until, workers_of
 
 DONE = "ALL done, 0 quarantined, 0 pending"
 EVERY = 5.0  # seconds between two kills
@@ -31,6 +31,7 @@ IMPATIENT = ("env", "DASK_AQDASK__WORKER_TIMEOUT=6s")
 MEMORY = 1024  # MiB that a worker may take for a bomb
 CONTAINER = 700  # MiB of a container that holds a worker and a frame, but not twice as much
 GROUPS = Path("/sys/fs/cgroup")
+LEASE = 4  # seconds after which the lock of another host is stale
 
 
 def slow(seconds: float) -> str:
@@ -115,6 +116,54 @@ def client_killed(trial: Trial) -> None:
         process.kill()
         trial.expect(trial.end(process, since), -signal.SIGKILL)
         trial.recover(*trial.words("run"), cluster=cluster.address, told="same command at once")
+
+
+# --- two hosts ----------------------------------------------------------------------------------------------
+
+
+def on_host(name: str, locks: bool) -> tuple[object, ...]:
+    """Words before a command that give it a host name and process numbers of its own, as another host has.
+
+    Without ``locks``, flock fails as on NFS that is mounted without them.
+    """
+    lock = (f"DASK_AQDASK__LOCK_TIMEOUT={LEASE}s", *(() if locks else ("AQDASK_NO_FLOCK=1",)))
+    spaces = ("unshare", "--uts", "--pid", "--fork", "--mount-proc", "--kill-child")
+    return ("env", *lock, *spaces, "sh", "-c", 'hostname "$0" && exec "$@"', name)
+
+
+def may_unshare() -> bool:
+    """Tell whether this user may make name spaces."""
+    command = [*map(str, on_host("node-a", True)), "true"]
+    return shutil.which("unshare") is not None and not subprocess.run(command, capture_output=True).returncode
+
+
+def second_host(trial: Trial, locks: bool) -> None:
+    """Another host writes to the archive: it is refused, and takes over once the first client is killed."""
+    if not may_unshare():
+        return not_tried(trial, "no name spaces can be made")
+    since, hangs = time.monotonic(), "sleep=3600 frame_004.fits read_frame"
+    first = trial.start(*trial.words("run"), before=on_host("node-a", locks), fault=hangs)
+    trial.wait(first, "pvalue", 1)
+    second = trial.command(*trial.words("run"), before=on_host("node-b", locks))
+    trial.expect(second, 3, r"(another aqdask process is writing to) \S+: (process 1 of \w+ on node-a)")
+    kill_group(first)
+    trial.expect(trial.end(first, since), -signal.SIGKILL)
+    told = f"same command on the other host, {LEASE} s of them for the lock"
+    ended = trial.recover(*trial.words("run"), before=on_host("node-b", locks), told=told)
+    if "is locked by process 1" not in " ".join(ended.text.split()) or ended.seconds < LEASE:
+        trial.findings.append(f"the lock was not waited for: {ended.text[-600:]}")
+
+
+def begun_at_once(trial: Trial) -> None:
+    """Two hosts begin one archive at the same moment: one does it, the other one is refused."""
+    if not may_unshare():
+        return not_tried(trial, "no name spaces can be made")
+    since, hosts = time.monotonic(), [on_host(name, False) for name in ("node-a", "node-b")]
+    both = [trial.start(*trial.words("run"), before=host, fault=slow(1)) for host in hosts]
+    won, refused = sorted((trial.end(process, since) for process in both), key=lambda ended: ended.code)
+    trial.expect(won, 0, DONE)
+    trial.expect(refused, 3, r"another aqdask process is writing to \S+: (process 1 of \w+ on node-[ab])")
+    trial.note("nothing to mend", 0)
 
 
 # --- memory -------------------------------------------------------------------------------------------------
@@ -358,6 +407,9 @@ def of_machines() -> dict[str, Callable[[Trial], None]]:
         "SIGSTOP of one of two workers for good": partial(stopped, seconds=0),
         "SIGTERM of one of two workers": worker_told_to_end,
         "SIGKILL of the client alone": client_killed,
+        "a second host, flock between them": partial(second_host, locks=True),
+        "a second host, no flock": partial(second_host, locks=False),
+        "two hosts begin at once, no flock": begun_at_once,
         "memory of a worker too small, all killed": partial(
             out_of_memory,
             limit="320MB",

@@ -14,7 +14,7 @@ import numpy as np
 
 from aqdask.cli.common import Session, command
 from aqdask.errors import EXIT_DONE
-from aqdask.text import printable
+from aqdask.text import plural, printable
 
 if TYPE_CHECKING:
     from aqdask.execution.executors import Executor
@@ -176,8 +176,9 @@ def _check_enough(session: Session, references: int, size: int, alpha: float) ->
         )
     if patches * alpha < ROUGH:
         session.reporter.say(
-            f"note: {threshold} good frames with {patches} patches set the threshold, too few for a rate of "
-            f"{alpha:g}: recall and false masks below are rough; a larger --size or more --frames help"
+            f"note: the threshold comes from {plural(threshold, 'good frame')} with {patches} patches, too "
+            f"few for a rate of {alpha:g}: recall and false masks below are rough; a larger --size or more "
+            "--frames help"
         )
 
 

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import click
 
 from aqdask.cli.common import Session, command
-from aqdask.cli.products import alpha_option, model_option
+from aqdask.cli.products import alpha_option, filter_option, frames_option, model_option
 from aqdask.errors import EXIT_DONE, EXIT_QUARANTINED, UsageError
+from aqdask.text import plural, printable
 
 NO_CATALOGUE = "frames without a catalogue:"
 
@@ -17,7 +18,7 @@ def _radii(context: click.Context, option: click.Parameter, text: str) -> tuple[
     try:
         return tuple(float(part) for part in text.split(","))
     except ValueError as error:
-        raise UsageError(f"--apertures {text}", expected="radii in pixels such as 3,6") from error
+        raise UsageError(f"--apertures {printable(text)}", expected="radii in pixels such as 3,6") from error
 
 
 @click.command()
@@ -27,14 +28,10 @@ def _radii(context: click.Context, option: click.Parameter, text: str) -> tuple[
     metavar="FOLDER",
     help="Parquet dataset to write, or to continue.  [default: sources.parquet in <ARCHIVE>-products]",
 )
+@frames_option
+@filter_option
 @alpha_option
 @model_option
-@click.option(
-    "--frames",
-    multiple=True,
-    metavar="FRAME",
-    help="Only these frames (ids or patterns), in a table of their own.",
-)
 @click.option("--threshold", default=3.0, show_default=True, help="Sigma of the local sky noise.")
 @click.option("--minarea", default=5, show_default=True, help="Least number of pixels above the threshold.")
 @click.option(
@@ -63,6 +60,7 @@ def detect(
     alpha: float,
     model: str | None,
     frames: Sequence[str],
+    band: str | None,
     segmentation: str | None,
     **options: object,
 ) -> int:
@@ -78,11 +76,11 @@ def detect(
 
     with session.executor() as executor:
         found = api.detect(
-            archive, out, alpha=alpha, model=model, frames=frames or None, segmentation=segmentation,
-            cluster=executor, reporter=session.reporter, **options,
+            archive, out, alpha=alpha, model=model, frames=frames or None, filter=band,
+            segmentation=segmentation, cluster=executor, reporter=session.reporter, **options,
         )  # fmt: skip
     if found.problems:
         session.table(NO_CATALOGUE, ("frame", "reason"), found.problems)
-    text = f"{found.path}: {found.sources} sources in {found.frames} frames"
+    text = f"{found.path}: {plural(found.sources, 'source')} in {plural(found.frames, 'frame')}"
     session.emit(text, event="detect", folder=str(found.path), frames=found.frames, sources=found.sources)
     return EXIT_QUARANTINED if found.problems else EXIT_DONE

@@ -3,40 +3,50 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict
 
 import click
 
 from aqdask.cli.common import Session, command
-from aqdask.cli.products import alpha_option, model_option
+from aqdask.cli.products import alpha_option, filter_option, frames_option, model_option
 from aqdask.errors import EXIT_DONE
-
-NAMED = 5
+from aqdask.text import plural, shortened
 
 
 @click.command()
 @click.argument("archive")
-@model_option
-@alpha_option
 @click.option("--out", metavar="FILE", help="Write the changes as a table: .csv, .ecsv or .parquet.")
+@frames_option
+@filter_option
+@alpha_option
+@model_option
 @click.option("--no-maps", is_flag=True, help="Do not follow hot pixels and repeats; no map is read.")
 @command
 def drift(
-    session: Session, archive: str, model: str | None, alpha: float, out: str | None, no_maps: bool
+    session: Session,
+    archive: str,
+    out: str | None,
+    frames: Sequence[str],
+    band: str | None,
+    alpha: float,
+    model: str | None,
+    no_maps: bool,
 ) -> int:
     """Tell when the cameras of ARCHIVE changed, and when to calibrate anew, from stored scores.
 
     Size, ellipticity, noise, gain, hot pixels, fixed-position repeats and sky are followed by camera, filter
     and calibration: the medians of nights, or frames where there are fewer than 20 nights. Flagged frames
     count only where most of their neighbours in time are flagged, too. A change needs five nights (or frames)
-    on each side; a trend is one change.
+    on each side; most trends are one change. Neighbours that are alike, such as nights of one season, hide
+    small changes.
     """
     from aqdask import api
-    from aqdask.products.drift import check_suffix, write_changes
+    from aqdask.products.table_files import check_suffix, write_table
 
     if out:
         check_suffix(out)
-    found = api.drift(archive, model=model, alpha=alpha, maps=not no_maps)
+    found = api.drift(archive, frames=frames or None, filter=band, model=model, alpha=alpha, maps=not no_maps)
     columns = ("camera", "filter", "quantity", "kind", "time (UTC)", "before", "after", "unit", "sigma",
                "frames before", "frames after", "places")  # fmt: skip
     session.table("changes:", columns, [
@@ -49,13 +59,12 @@ def drift(
     for use in found.calibrations:
         session.emit(use.text, event="calibration", **asdict(use))
     if missing := found.without_time:
-        named = ", ".join(missing[:NAMED]) + (", ..." if len(missing) > NAMED else "")
-        text = f"{len(missing)} frames have no time and are not followed: {named}"
+        text = f"without a time, and not followed: {plural(len(missing), 'frame')}, {shortened(missing)}"
         session.emit(text, event="without_time", frames=list(missing))
     for note in found.notes:
         session.emit(f"note: {note}", event="note", text=note)
     if out:
-        write_changes(found, out)
+        write_table(found.table, out)
         number = len(found.changes)
-        session.emit(f"{out}: {number} changes", event="table", path=out, changes=number)
+        session.emit(f"{out}: {plural(number, 'change')}", event="table", path=out, changes=number)
     return EXIT_DONE

@@ -13,6 +13,7 @@ import numpy as np
 from aqdask.cli.common import Session, command
 from aqdask.errors import EXIT_DONE, EXIT_FAILED
 from aqdask.paths import is_object
+from aqdask.text import plural
 
 if TYPE_CHECKING:
     from aqdask.methods.bundle import Bundle, Calibration
@@ -74,7 +75,7 @@ def _archive(session: Session, path: str, root: Any, ledger: Ledger, names: list
         "frames": ledger.row_count,
         **counts,
         "pixels": "stored" if spec.pixels else "not stored (--no-pixels)",
-        "quality": ", ".join(f"{n} ({done} of {of} frames)" for n, (done, of) in scored.items())
+        "quality": ", ".join(f"{n} ({done} of {plural(of, 'frame')})" for n, (done, of) in scored.items())
         or "none yet",
     }
     if ledger.damage:
@@ -253,7 +254,7 @@ def _origin(bundle: Bundle) -> dict[str, str]:
     found = {}
     if frames := bundle.provenance.get("frames"):
         found["trained on"] = (
-            frames if isinstance(frames, str) else f"{sum(map(len, frames.values()))} frames"
+            frames if isinstance(frames, str) else plural(sum(map(len, frames.values())), "frame")
         )
     settings = bundle.provenance.get("settings", {})
     options = {name: settings[name] for name in ("loss", *OPTIONS) if settings.get(name, "mse") != "mse"}
@@ -269,5 +270,7 @@ def _origin(bundle: Bundle) -> dict[str, str]:
     if labels := [one["labels"] for one in given if one.get("labels")]:
         frames = sum(len(one.get("frames_left_out", ())) for one in labels)
         boxes = sum(len(boxes) for one in labels for boxes in one.get("boxes_left_out", {}).values())
-        found["labels"] = f"{frames} frames and {boxes} boxes labelled bad, left out"
+        found["labels"] = (
+            f"{plural(frames, 'frame')} and {plural(boxes, 'box', 'boxes')} labelled bad, left out"
+        )
     return found

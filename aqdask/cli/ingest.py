@@ -10,6 +10,7 @@ import click
 from aqdask.cli.common import Session, all_types_option, command
 from aqdask.errors import EXIT_DONE, EXIT_FAILED, EXIT_QUARANTINED, UsageError
 from aqdask.store.codecs import CODECS
+from aqdask.text import plural
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 STORING: tuple[Decorator, ...] = (
@@ -179,7 +180,7 @@ def verify(session: Session, archive: str, sample: float, seed: int, repair: boo
     counts = ", ".join(f"{number} {state}" for state, number in found.counts.items())
     verdict = "sound" if found.sound else "NOT sound"
     fields = {"checked": found.checked, "sound": found.sound, "counts": found.counts}
-    text = f"{archive}: {verdict}; {found.checked} frames read again; {counts}"
+    text = f"{archive}: {verdict}; {plural(found.checked, 'frame')} read again; {counts}"
     session.emit(text, event="verify", archive=archive, **fields)
     if found.given_up:
         session.table("given up (--forget)", ("frame", "why"), found.given_up)

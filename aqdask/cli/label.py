@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from aqdask.cli.common import Session, command
 from aqdask.errors import EXIT_DONE, UsageError
+from aqdask.text import plural
 
 if TYPE_CHECKING:
     from aqdask.products.agreement import LabelAgreement
@@ -72,7 +74,8 @@ def label(
     """Label FRAME of ARCHIVE (an id or a pattern), or a box of it, as good or bad.
 
     Frames labelled bad are never references, those labelled good are proposed first, and boxes labelled bad
-    are no data for `calibrate`. Scores and masks do not change. The last verdict on a frame or box counts.
+    are no data for `calibrate`. Scores and masks do not change. The last verdict on a frame or box counts; a
+    line says how many were changed.
     --list also compares flags and masks with the labels.
     """
     from aqdask import api
@@ -89,6 +92,7 @@ def label(
     if list_all:
         _list(session, archive, model, alpha)
         return EXIT_DONE
+    before = _verdicts(archive)
     if from_file is not None:
         number = api.label_from_file(archive, from_file, reporter=session.reporter)
         what = f"written from {from_file}"
@@ -96,9 +100,23 @@ def label(
         assert frame is not None
         number = api.label(archive, frame, None if remove else verdict, box=box, note=note or "")
         what = "taken back" if remove else f"{verdict!r} given"
-    text = f"{archive}: {number} label{'' if number == 1 else 's'} {what}"
-    session.emit(text, event="label", archive=archive, labels=number)
+    after = _verdicts(archive)
+    changed = Counter(
+        (verdict, after[unit]) for unit, verdict in before.items() if after.get(unit, verdict) != verdict
+    )
+    text = f"{archive}: {plural(number, 'label')} {what}"
+    for (old, new), count in sorted(changed.items()):
+        text += f"; {plural(count, 'label')} changed from {old!r} to {new!r}"
+    session.emit(text, event="label", archive=archive, labels=number, changed=changed.total())
     return EXIT_DONE
+
+
+def _verdicts(archive: str) -> dict[tuple[Any, ...], str]:
+    """Return the verdict on each labelled frame and box."""
+    from aqdask import api
+
+    names = ("frame_id", "x0", "y0", "x1", "y1")
+    return {tuple(row[name] for name in names): row["verdict"] for row in api.labels(archive).to_pylist()}
 
 
 def _list(session: Session, archive: str, model: str | None, alpha: float) -> None:
@@ -122,7 +140,8 @@ def _list(session: Session, archive: str, model: str | None, alpha: float) -> No
         for row in agreement.rows
     ])  # fmt: skip
     if agreement.unscored:
-        text = f"not scored: {len(agreement.unscored)} labelled frames, such as {agreement.unscored[0]}"
+        number = plural(len(agreement.unscored), "labelled frame")
+        text = f"not scored: {number}, such as {agreement.unscored[0]}"
         session.emit(text, event="unscored", frames=list(agreement.unscored))
 
 
@@ -132,8 +151,7 @@ def _box(row: dict[str, object]) -> str | None:
 
 def counted(number: int, verdict: str, unit: str) -> str:
     """Return a number of labelled frames or boxes in words."""
-    plural = {"frame": "frames", "box": "boxes"}[unit]
-    return f"{number} {verdict} {unit if number == 1 else plural}"
+    return plural(number, f"{verdict} {unit}", f"{verdict} {'boxes' if unit == 'box' else 'frames'}")
 
 
 def in_words(agreement: LabelAgreement) -> str:

@@ -17,6 +17,7 @@ from aqdask.methods.training.losses import LOSSES
 from aqdask.methods.training.options import ARCHITECTURES, AUGMENTATIONS, DEPTHS, NORMS
 from aqdask.methods.training.schedules import SCHEDULES
 from aqdask.paths import write_text
+from aqdask.text import plural
 
 if TYPE_CHECKING:
     from aqdask.methods.bundle import Bundle
@@ -69,7 +70,8 @@ def select(session: Session, archive: str, keep: Sequence[str], drop: Sequence[s
     """Propose reference frames of ARCHIVE by image statistics, separately for each camera and filter.
 
     All sound lights are proposed, the best 24 where there are more; frames of other types (by their headers)
-    and colour mosaics never. The best frames come first. FWHM is in px, background and rms are in the unit of
+    and colour mosaics never, nor those with a streak, or with a column that is bad in a part of the frames; a
+    note names that. The best frames come first. FWHM is in px, background and rms are in the unit of
     the pixels. The score is the weighted mean, over all statistics, of the distance from the median of the
     camera and filter in robust sigma, positive towards worse quality. An empty list of --out ends with exit
     code 1.
@@ -90,7 +92,9 @@ def select(session: Session, archive: str, keep: Sequence[str], drop: Sequence[s
     if out:
         _write_list(out, sorted(chosen))
     where = "" if not out else f", listed in {out}" if chosen else f": the list {out} is empty"
-    session.emit(f"{len(chosen)} of {len(found)} frames proposed{where}", event="select", proposed=chosen)
+    session.emit(
+        f"{len(chosen)} of {plural(len(found), 'frame')} proposed{where}", event="select", proposed=chosen
+    )
     return EXIT_QUARANTINED if out and not chosen else EXIT_DONE
 
 
@@ -144,7 +148,8 @@ def train(session: Session, archive: str, out: str, frames: Sequence[str], **set
     "--frames",
     multiple=True,
     metavar="FRAME",
-    help="Good frames, 3 to 40 for each camera and filter; as for `train`.  [default: as `select` proposes]",
+    help="Good frames, 3 or more for each camera and filter (24 are enough); as for `train`.  "
+    "[default: as `select` proposes]",
 )
 @click.option(
     "--from",
@@ -235,7 +240,7 @@ def _report_model(session: Session, out: str, bundle: Bundle) -> int:
     facts = bundle.info()
     session.emit(
         f"{out}: model {bundle.name}, {facts['parameters']} parameters, sha256 {bundle.digest[:16]}..., "
-        f"calibrated on {facts['calibrations']['']['patches']} patches",
+        f"calibrated on {plural(facts['calibrations']['']['patches'], 'patch', 'patches')}",
         event="model",
         path=out,
         **{name: facts[name] for name in ("name", "digest", "method", "patch", "parameters")},

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import click
 
 from aqdask.cli.common import Session, command
-from aqdask.cli.products import alpha_option, model_option
+from aqdask.cli.products import alpha_option, filter_option, frames_option, model_option
 from aqdask.errors import EXIT_DONE, EXIT_QUARANTINED, UsageError
 from aqdask.text import printable
 
@@ -18,7 +18,7 @@ from aqdask.text import printable
 @click.option(
     "--targets",
     metavar="CSV",
-    help="Stars to measure: columns ra,dec (degrees) or x,y (pixels of the reference frame), and name.",
+    help="Stars to measure: columns ra,dec (degrees) or x,y (pixels of --reference), and name.",
 )
 @click.option(
     "--stars",
@@ -31,12 +31,13 @@ from aqdask.text import printable
 @click.option(
     "--reference",
     metavar="FRAME",
-    help="Frame on which the stars are chosen.  [default: the unflagged frame with the best score]",
+    help="Frame on which the stars are chosen.  [default: the first of `rank --for reference`]",
 )
 @click.option(
     "--radius", type=float, metavar="PX", help="Aperture radius.  [default: 1.7 FWHM of the reference]"
 )
-@click.option("--frames", multiple=True, metavar="FRAME", help="Ids or patterns of frames.  [default: all]")
+@frames_option
+@filter_option
 @alpha_option
 @model_option
 @command
@@ -49,6 +50,7 @@ def photometry(
     reference: str | None,
     radius: float | None,
     frames: Sequence[str],
+    band: str | None,
     alpha: float,
     model: str | None,
 ) -> int:
@@ -62,6 +64,7 @@ def photometry(
     FOLDER/stars.parquet  mean magnitude and scatter of each star, in all three ways
     FOLDER/frames.parquet zero point, extinction and sky of each frame
     FOLDER/scatter.png    scatter against magnitude
+    FOLDER/fluxes         what was measured on each frame, from which the rest is made
 
     Exit code 1: some frames could not be measured; they are named.
     """
@@ -72,8 +75,8 @@ def photometry(
     with session.executor() as executor:
         found = api.light_curves(
             archive, out, targets=targets, stars=None if stars == "auto" else int(stars), reference=reference,
-            radius=radius, frames=frames, alpha=alpha, model=model, cluster=executor,
-            reporter=session.reporter,
+            radius=radius, frames=frames or None, filter=band, alpha=alpha, model=model,
+            cluster=executor, reporter=session.reporter,
         )  # fmt: skip
     if found.problems:
         session.table("frames without photometry:", ("frame", "reason"), found.problems)

@@ -10,7 +10,7 @@ import click
 
 from aqdask.cli.common import Session, command
 from aqdask.errors import EXIT_DONE, EXIT_QUARANTINED, UsageError
-from aqdask.text import printable
+from aqdask.text import plural, printable
 
 if TYPE_CHECKING:
     from aqdask.execution.executors import Executor
@@ -21,6 +21,10 @@ alpha_option = click.option(
 model_option = click.option(
     "--model", metavar="NAME", help="Model whose maps are used, where the archive has several."
 )
+frames_option = click.option(
+    "--frames", multiple=True, metavar="FRAME", help="Only these frames (ids or patterns); may be repeated."
+)
+filter_option = click.option("--filter", "band", metavar="NAME", help="Only frames of this filter.")
 NO_MASK = "frames without a mask:"
 
 
@@ -190,9 +194,10 @@ def export(
         name: sum(bool(file) for file in table[column].to_pylist()) if column in table.column_names else 0
         for name, column in columns.items()
     }
-    parts = [f"{number} {FORMATS[name].summary}" for name, number in files.items()]
+    words = {name: FORMATS[name].summary for name in files}
+    parts = [plural(number, words[name].removesuffix("s"), words[name]) for name, number in files.items()]
     if tables:
-        parts.append(f"{' and '.join(tables)} with {table.num_rows} rows")
+        parts.append(f"{' and '.join(tables)} with {plural(table.num_rows, 'row')}")
     session.emit(f"{out}: {', '.join(parts)}", event="export", folder=out, dq_images=files.get("dq", 0),
                  files=files, rows=table.num_rows)  # fmt: skip
     return EXIT_QUARANTINED if damaged else EXIT_DONE

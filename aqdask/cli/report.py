@@ -9,6 +9,7 @@ import click
 from aqdask.cli.common import Session, command
 from aqdask.cli.products import alpha_option, model_option
 from aqdask.errors import EXIT_DONE, EXIT_QUARANTINED
+from aqdask.text import plural
 
 
 @click.command()
@@ -53,7 +54,8 @@ def report(
     if written.problems:
         session.table("frames that could not be shown:", ("frame", "reason"), written.problems)
     size = written.path.stat().st_size
-    text = f"{written.path}: {written.frames} frames, {len(written.panels)} with pixels, {size / 1e6:.1f} MB"
+    frames_in = f"{plural(written.frames, 'frame')}, {len(written.panels)} with pixels"
+    text = f"{written.path}: {frames_in}, {size / 1e6:.1f} MB"
     session.emit(
         *written.summary, text, event="report", path=str(written.path), frames=written.frames,
         panels=len(written.panels), bytes=size, summary=list(written.summary),

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import click
 
 from aqdask.cli.common import Session, command
-from aqdask.cli.products import alpha_option, model_option
+from aqdask.cli.products import alpha_option, filter_option, frames_option, model_option
 from aqdask.errors import EXIT_DONE, EXIT_QUARANTINED, UsageError
+from aqdask.text import plural
 
-frames_option = click.option(
-    "--frames", multiple=True, metavar="PATTERN", help="Only these frames (ids or patterns); may be repeated."
-)
-filter_option = click.option("--filter", "band", metavar="NAME", help="Only frames of this filter.")
 SHOWN = (
     "rank",
     "frame_id",
@@ -27,7 +23,6 @@ SHOWN = (
     "masked",
     "flag_reason",
 )
-SUFFIXES = (".parquet", ".csv")
 
 
 @click.command()
@@ -46,7 +41,7 @@ SUFFIXES = (".parquet", ".csv")
     show_default=True,
     help="Number of frames listed of each camera and filter; 0: all.",
 )
-@click.option("--out", metavar="FILE", help="Write the whole table, .parquet or .csv.")
+@click.option("--out", metavar="FILE", help="Write the whole table: .csv, .ecsv or .parquet.")
 @alpha_option
 @model_option
 @command
@@ -69,34 +64,27 @@ def rank(
     all better ones. Flagged frames come last. Without --measure from stored scores, with T = 1.
     """
     from aqdask import api
+    from aqdask.products.table_files import check_suffix, write_table
 
-    if out and Path(out).suffix not in SUFFIXES:
-        raise UsageError(f"--out {out}", expected=f"a name that ends in {' or '.join(SUFFIXES)}")
+    if out:
+        check_suffix(out)
     with session.executor() as executor:
         table = api.rank_frames(
             archive, purpose=purpose, filter=band, frames=frames or None, alpha=alpha, model=model,
             measure=measure, cluster=executor, reporter=session.reporter,
         )  # fmt: skip
+    if not table.num_rows:
+        raise UsageError(
+            "no scored frame", expected="frames with a score", consequence="There is no rank",
+            remedy="`aqdask info ARCHIVE --quarantined` lists frames without one, and the reasons",
+        )  # fmt: skip
     if out:
-        _write(table, Path(out))
+        write_table(table, out)
     rows = [row for row in table.to_pylist() if not limit or row["rank"] <= limit]
     session.table(f"frames for a {purpose}, best first:", SHOWN, [tuple(map(row.get, SHOWN)) for row in rows])
     left = f", {table.num_rows - len(rows)} more with --limit 0" if len(rows) < table.num_rows else ""
-    session.emit(f"{table.num_rows} frames{left}", event="rank", frames=table.num_rows, path=out)
+    session.emit(f"{plural(table.num_rows, 'frame')}{left}", event="rank", frames=table.num_rows, path=out)
     return EXIT_DONE
-
-
-def _write(table: object, path: Path) -> None:
-    import pyarrow.parquet as pq
-    from pyarrow import csv
-
-    from aqdask.errors import place_failed
-
-    try:
-        with open(path, "wb") as stream:
-            (csv.write_csv if path.suffix == ".csv" else pq.write_table)(table, stream)
-    except OSError as error:
-        raise place_failed(path, error) from error
 
 
 @click.command()
@@ -108,7 +96,7 @@ def _write(table: object, path: Path) -> None:
 @click.option(
     "--reference",
     metavar="FRAME",
-    help="Frame whose pixels and counts the stack has.  [default: a sharp one]",
+    help="Frame whose pixels and counts the stack has.  [default: the first of `rank --for reference`]",
 )
 @click.option("--no-mask", is_flag=True, help="Keep masked pixels.")
 @click.option("--no-weights", is_flag=True, help="Weight all frames equally.")
@@ -163,7 +151,7 @@ def stack(
     if left_out:
         session.table("frames that are not in the stack:", ("frame", "reason"), left_out)
     session.emit(
-        f"{out}: {used} of {found.frames.num_rows} frames on the pixels of {found.reference}",
+        f"{out}: {used} of {plural(found.frames.num_rows, 'frame')} on the pixels of {found.reference}",
         event="stack", path=out, frames=found.frames.num_rows, used=used, reference=found.reference,
         depths={name: one._asdict() for name, one in found.depths.items()},
     )  # fmt: skip

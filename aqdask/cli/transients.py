@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import click
 
 from aqdask.cli.common import Session, command
-from aqdask.cli.products import alpha_option, model_option
+from aqdask.cli.products import alpha_option, filter_option, frames_option, model_option
 from aqdask.errors import EXIT_DONE, EXIT_QUARANTINED
+from aqdask.text import plural
 
 
 @click.command()
@@ -23,9 +24,10 @@ from aqdask.errors import EXIT_DONE, EXIT_QUARANTINED
     show_default=True,
     metavar="FRAME|best",
     help="Frame (id or pattern; may be repeated, one for each camera, filter and field) that the others are "
-    "compared with; best: the one with the lowest score.",
+    "compared with; best: the first of `rank --for reference`.",
 )
-@click.option("--frames", multiple=True, metavar="FRAME", help="Search these frames (ids or patterns) only.")
+@frames_option
+@filter_option
 @click.option("--threshold", default=5.0, show_default=True, help="Sigma of a candidate.")
 @click.option("--gain", type=float, help="Electrons per count.  [default: that of the header]")
 @click.option(
@@ -42,6 +44,7 @@ def transients(
     out: str,
     template: Sequence[str],
     frames: Sequence[str],
+    band: str | None,
     threshold: float,
     gain: float | None,
     cutouts: str | None,
@@ -59,8 +62,9 @@ def transients(
 
     with session.executor() as executor:
         found = api.transients(
-            archive, out, template=template, frames=frames or None, threshold=threshold, alpha=alpha,
-            model=model, gain=gain, cutouts=cutouts or "", cluster=executor, reporter=session.reporter,
+            archive, out, template=template, frames=frames or None, filter=band, threshold=threshold,
+            alpha=alpha, model=model, gain=gain, cutouts=cutouts or "", cluster=executor,
+            reporter=session.reporter,
         )  # fmt: skip
     if session.json:
         for candidate in found.candidates():
@@ -75,7 +79,8 @@ def transients(
     good, masked = sum(row.good for row in rows), sum(row.masked + row.masked_in_template for row in rows)
     searched = sum(not one.problem for one in found.searched)
     session.emit(
-        f"{found.folder}: {good} good and {masked} masked candidates of {searched} frames",
+        f"{found.folder}: {good} good and {masked} masked candidates of {plural(searched, 'frame')}, "
+        f"against {plural(len(found.templates), 'template')}",
         event="transients", folder=str(found.folder), cutouts=str(found.cutouts) if found.cutouts else None,
         frames=searched, templates=len(found.templates), good=good, masked=masked,
     )  # fmt: skip

@@ -15,6 +15,7 @@ import click
 from aqdask.cli.common import Session, all_types_option, command
 from aqdask.cli.ingest import ingest_settings, storing_options
 from aqdask.errors import EXIT_DONE
+from aqdask.text import plural
 
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -177,7 +178,8 @@ def watch(
         )  # fmt: skip
     parts = [f"{counts.good} good", f"{counts.bad} bad"]
     parts += [f"{counts.skipped} not lights"] if counts.skipped else []
-    parts += [f"{counts.hooks_failed} commands failed"] if counts.hooks_failed else []
-    parts += [f"{counts.hooks_left} commands are run at the next start"] if counts.hooks_left else []
+    parts += [f"{plural(counts.hooks_failed, 'command')} failed"] if counts.hooks_failed else []
+    left = plural(counts.hooks_left, "command is", "commands are")
+    parts += [f"{left} run at the next start"] if counts.hooks_left else []
     session.emit(f"{archive}: {', '.join(parts)}", event="end", archive=archive, **vars(counts))
     return EXIT_DONE

@@ -15,20 +15,27 @@ from aqdask.flags import OUTSIDE
 from aqdask.methods.bundle import Bundle, calibration_key
 from aqdask.store import layout
 from aqdask.store.frame_store import NO_TIME, FrameStore
+from aqdask.text import plural, printable
 
 ATTRIBUTE = (
     "uncalibrated"  # of a quality group or dataset: list of "camera|filter"; absent where there are none
 )
 CALIBRATIONS = "calibrations"  # of a quality group: frames by calibration, where these have spans of time
 SHOWN = 5
+UNCALIBRATED = "is not calibrated for"
 
 
 def not_lights(counts: Mapping[str, int]) -> str:
     """Count frames that are no lights in words, as in '40 frames are not lights (dark 40)', or empty."""
     number = sum(counts.values())
-    what = "frame is not a light" if number == 1 else "frames are not lights"
+    what = plural(number, "frame is not a light", "frames are not lights")
     kinds = ", ".join(f"{kind} {count}" for kind, count in sorted(counts.items()))
-    return f"{number} {what} ({kinds})" if number else ""
+    return f"{what} ({kinds})" if number else ""
+
+
+def in_words(key: str) -> str:
+    """Return camera and filter of a `calibration_key` as text."""
+    return printable(" ".join(filter(None, key.split("|")))) or "an unknown camera"
 
 
 def uncalibrated(bundle: Bundle, about: Iterable[tuple[str, str]]) -> Counter[str]:
@@ -97,17 +104,25 @@ def warn_spans(found: Mapping[str, Mapping[str, int]], reporter: Reporter) -> No
         )
 
 
-def warn(bundle: Bundle, found: Counter[str], reporter: Reporter, *, strict: bool) -> None:
-    """Warn about uncalibrated frames in one line, or raise `UsageError` where ``strict``."""
+def warn(
+    bundle: Bundle, found: Counter[str], reporter: Reporter, *, strict: bool, told: set[str] | None = None
+) -> None:
+    """Warn about uncalibrated frames in one line, or raise `UsageError` where ``strict``.
+
+    ``told`` are the keys that a warning named before, to which those of this one are added.
+    """
+    if told is not None:
+        found = Counter({key: number for key, number in found.items() if key not in told})
+        told.update(found)
     if not found:
         return
-    named = [f"{key!r} ({number} frame{'s'[: number != 1]})" for key, number in found.items()]
+    named = [f"{in_words(key)} ({plural(number, 'frame')})" for key, number in found.items()]
     more = f" and {len(named) - SHOWN} more" if len(named) > SHOWN else ""
-    what = f"the model {bundle.name} is not calibrated for {', '.join(named[:SHOWN])}{more}"
+    what = f"the model {bundle.name} {UNCALIBRATED} {', '.join(named[:SHOWN])}{more}"
     if strict:
         raise UsageError(
             what,
-            expected="a calibration of its own for every camera|filter",
+            expected="a calibration of its own for every camera and filter",
             consequence="Nothing was scored now",
             remedy="calibrate the model on good frames of these cameras and filters, or leave out strict "
             "(`--strict`)",
@@ -140,8 +155,9 @@ class OutOfReferenceCounter:
         if self.outside:
             what = ", ".join(f"{name} {number}" for name, number in self.what.items())
             lie, them = ("lies", "it") if self.outside == 1 else ("lie", "them")
+            of = plural(self.frames, "frame")
             reporter.say(
-                f"note: {self.outside} of {self.frames} frames {lie} outside the reference frames ({what}): "
+                f"note: {self.outside} of {of} {lie} outside the reference frames ({what}): "
                 f"alpha is less reliable there. What to do: calibrate on reference frames similar to {them}"
             )
 

@@ -24,6 +24,7 @@ from aqdask.specs import ArchiveSpec, FrameInfo, ReadSpec, Source
 from aqdask.store import layout
 from aqdask.store.frame_store import FrameStore
 from aqdask.store.ledger import Ledger, open_ledger
+from aqdask.text import plural
 from aqdask.version import __version__
 
 # fields of ReadSpec that are options
@@ -113,7 +114,7 @@ def ingest(
             consequence="Nothing was ingested",
             remedy="name at least one",
         )
-    reporter.say(f"{len(scanned)} sources")
+    reporter.say(plural(len(scanned), "source"))
     if listing.left_out:
         reporter.say(f"note: {listing.note()}")
     if options.by_shape:
@@ -183,7 +184,8 @@ def _create(
     reporter.finish()
     reasons = Counter(str(reason) for reason in found.values() if isinstance(reason, FrameError))
     raise UsageError(
-        f"none of the {len(scanned)} sources holds a 2-D image (most often: {reasons.most_common(1)[0][0]})",
+        f"none of {plural(len(scanned), 'source')} holds a 2-D image "
+        f"(most often: {reasons.most_common(1)[0][0]})",
         expected="FITS files with an image of two axes",
         consequence="No archive was made",
         remedy="check the sources, or name the HDU with --hdu",
@@ -198,7 +200,9 @@ def create_archive(
     ``frames`` is about the number that the archive will hold.
     """
     kinds = Counter((info.shape, info.dtype) for infos in _frames(found) for info in infos)
-    if kinds:
+    if kinds and layout.is_archive(path):  # another process has begun it meanwhile
+        options.check(layout.read_spec(layout.open_root(path)), str(path))
+    elif kinds:
         _make(path, options.spec(*commonest(kinds), frames))
     return bool(kinds)
 

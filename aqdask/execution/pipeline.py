@@ -29,7 +29,7 @@ from aqdask.store import layout, quality_store
 from aqdask.store.entry_table import CODE
 from aqdask.store.ledger import DONE, PENDING, QUARANTINED, Entry, Ledger, Record
 from aqdask.store.quality_store import QualitySpec, QualityStore
-from aqdask.text import printable
+from aqdask.text import plural, printable
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -78,13 +78,14 @@ def process(
     retry: bool = False,
     strict: bool = False,
     all_types: bool = False,
+    told: set[str] | None = None,
 ) -> Summary:
     """Ingest the pending frames of an archive, score its frames with ``bundle``, or both.
 
     Each source is read once. Finished frames are skipped, except the rows of ``redo`` and, with ``retry``,
     frames whose score is quarantined. Frames that are no lights are scored with ``all_types``, or where they
-    were scored before. Cameras and filters without a calibration are reported and recorded;
-    with ``strict``, `UsageError` is raised before anything is written.
+    were scored before. Cameras and filters without a calibration are reported, but for those in ``told``, and
+    recorded; with ``strict``, `UsageError` is raised before anything is written.
     """
     rows = archive.ledger.rows()
     name = group_name(bundle) if bundle else ""
@@ -97,7 +98,7 @@ def process(
         plan = planning.plan_score(rows, name, archive.spec.frames_per_shard, **how)
         scored = np.flatnonzero(plan.score)
         found = coverage.uncalibrated_rows(bundle, archive.frames, scored)
-        coverage.warn(bundle, found, reporter, strict=strict)
+        coverage.warn(bundle, found, reporter, strict=strict, told=told)
         coverage.warn_spans(coverage.calibrations_used(bundle, archive.frames, scored), reporter)
         quality, precision, is_mended = open_quality_group(archive, bundle)
         _record_calibrations(archive, bundle, quality, (DONE, PENDING) if ingest else (DONE,), all_types)
@@ -130,7 +131,7 @@ def _work(
         rows, variables = len(plan.rows), len(quality.variables) if quality else 0
         per_shard = quality.frames_per_shard if quality else 1
         number = planning.objects(rows, per_shard, pixels=archive.spec.pixels, variables=variables)
-        reporter.say(f"{archive.path}: {rows} frames, about {number} stored objects")
+        reporter.say(f"{archive.path}: {plural(rows, 'frame')}, about {plural(number, 'stored object')}")
     is_ingest = bool((counted & plan.ingest).any())
     stage = "ingest" if not job.quality else "run" if is_ingest else "score"
     reporter.start(stage, int(np.count_nonzero(counted)))

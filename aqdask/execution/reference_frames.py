@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -28,13 +29,13 @@ from aqdask.methods.bundle import Bundle
 from aqdask.methods.calibration_spans import TimeSpan
 from aqdask.methods.training.progress import Report, TrainProgress
 from aqdask.references.image_statistics import ImageStatistics, measure
-from aqdask.references.propose import Proposal, propose, shortfalls
+from aqdask.references.propose import Proposal, line_notes, propose, shortfalls
 from aqdask.specs import is_light
 from aqdask.stats.mosaic import shows_mosaic
 from aqdask.store import labels, layout
 from aqdask.store.frame_store import NO_TIME, ChosenFrames, FrameStore, Place, read_place
 from aqdask.store.ledger import DONE, Entry, open_ledger
-from aqdask.text import printable
+from aqdask.text import plural, printable
 
 R = TypeVar("R")
 PathLike = str | os.PathLike[str]
@@ -154,11 +155,13 @@ def propose_frames(
     if refused := [name for name in kept if name in unfit]:
         reporter.say(f"note: {len(refused)} to keep cannot serve, such as {refused[0]}: {unfit[refused[0]]}")
     fit = chosen.without(unfit)
-    measures = _apply(archive, measure, ImageStatistics(), fit.places, executor, reporter)
+    measured = partial(measure, lines=True)
+    measures = _apply(archive, measured, ImageStatistics(), fit.places, executor, reporter)
     groups = [(card.camera, card.filter) for card in fit.metadata]
     keep, drop = ([name for name in named if name not in unfit] for named in (kept, dropped))
     found = propose(fit.ids, measures, groups, keep, drop, labels.of_frames(given, labels.GOOD))
-    for line in shortfalls(found, groups):
+    times = [card.time for card in fit.metadata]
+    for line in (*line_notes(found, groups, times), *shortfalls(found, groups)):
         reporter.say(f"note: {line}")
     proposals = {proposal.id: proposal for proposal in found}
     return [proposals.get(name) or Proposal.of_unfit(name, unfit[name]) for name in chosen.ids]
@@ -260,7 +263,9 @@ def _within(
     times = store.coordinate("time", [entry.row for entry in entries]).tolist()
     found = [entry for entry, time in zip(entries, times, strict=True) if time in span]
     timeless = times.count(NO_TIME)
-    told = f"{len(entries) - len(found)} of {len(entries)} frames are not of the span {span}"
+    outside = len(entries) - len(found)
+    are = "is" if outside == 1 else "are"
+    told = f"{outside} of {plural(len(entries), 'frame')} {are} not of the span {span}"
     told += f" ({timeless} have no time in their headers)" if timeless else ""
     if not found:
         raise UsageError(
@@ -298,7 +303,7 @@ def _with_boxes(chosen: ChosenFrames, given: Sequence[labels.Label], reporter: R
     boxes = {name: found for name, found in labels.bad_boxes(given).items() if name in set(chosen.ids)}
     if boxes:
         number = sum(map(len, boxes.values()))
-        what = f"{number} box{'es' * (number > 1)} labelled bad"
+        what = f"{plural(number, 'box', 'boxes')} labelled bad"
         reporter.say(f"note: {what} in {len(boxes)} of the references: left out as no data")
     return replace(chosen, boxes=boxes)
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from aqdask.methods.training.progress import TrainProgress
+
+NOTE = "note: "  # start of a message
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,27 @@ class Silent:
         """See `Reporter`."""
 
 
+class NoteKeeper:
+    """Listener that keeps notes, and passes everything on.
+
+    Parameters
+    ----------
+    reporter : Reporter
+    """
+
+    def __init__(self, reporter: Reporter) -> None:
+        self._reporter, self.notes = reporter, list[str]()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._reporter, name)
+
+    def say(self, text: str) -> None:
+        """See `Reporter`."""
+        if text.startswith(NOTE):
+            self.notes.append(text.removeprefix(NOTE))
+        self._reporter.say(text)
+
+
 class TrainingReporter:
     """Listener that passes the progress of a training or calibration on to a reporter."""
 
@@ -105,7 +128,7 @@ class TrainingReporter:
 
     def __call__(self, progress: TrainProgress) -> None:
         if progress.stage == "note":
-            self.reporter.say(f"note: {progress.note}")
+            self.reporter.say(f"{NOTE}{progress.note}")
             return
         if progress.stage != self._stage or progress.done < self._done:  # a stage may start over
             unit = "steps" if progress.stage == "train" else "frames"

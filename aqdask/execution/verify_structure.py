@@ -20,7 +20,7 @@ from aqdask.store.entry_table import CODE
 from aqdask.store.frame_store import FrameStore, checksum
 from aqdask.store.ledger import DONE, PENDING, QUARANTINED, Entry, Ledger, Record
 from aqdask.store.quality_store import QualitySpec, QualityStore
-from aqdask.text import printable
+from aqdask.text import plural, printable
 
 LEDGER = "ledger"
 LABELS = "labels"
@@ -41,7 +41,13 @@ def check(
     damage += [(ALL, "frames (metadata)", problem) for problem in problems.values()]
     if not problems:
         if beyond := frames.stored_beyond(ledger.row_count):
-            damage.append((ALL, LEDGER, f"{len(beyond)} stored frames are unknown to it: records are lost"))
+            damage.append(
+                (
+                    ALL,
+                    LEDGER,
+                    f"{plural(len(beyond), 'stored frame')} unknown to it: records are lost",
+                )
+            )
         given_up = ledger.rows().where(lambda rows: rows.column("state") == CODE[QUARANTINED])
         damage += [
             (entry.frame_id, LEDGER, "its pixels are stored, but it is quarantined: a record is lost")

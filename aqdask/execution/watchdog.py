@@ -15,6 +15,7 @@ from aqdask.errors import ClusterError, FrameTimeout
 from aqdask.execution import config
 from aqdask.execution.worker import current_work
 
+ALONE_SECONDS = 30.0  # without a worker, after which the user is told
 ANSWER_SECONDS = 10.0  # for a worker to say what it works on, or to be restarted
 log = logging.getLogger(__name__)
 
@@ -37,6 +38,7 @@ class Watchdog:
         self.every = min(5.0, self.worker_timeout / 4, self.frame_timeout / 4)
         self._since: dict[Future, float] = {}
         self._alone_since: float | None = None
+        self._told_alone = False
         self._looked = self._progress = time.monotonic()
 
     def began(self, future: Future) -> None:
@@ -84,14 +86,19 @@ class Watchdog:
 
     def _check_workers(self, now: float) -> None:
         if self.client.nthreads():
-            self._alone_since = None
+            self._alone_since, self._told_alone = None, False
             if now - self._progress > self.worker_timeout:
                 self._check_paused()
             return
         self._alone_since = self._alone_since or now
-        if now - self._alone_since > self.worker_timeout and self.no_more_workers():
+        alone, most = now - self._alone_since, config.get("worker-timeout")
+        if not self._told_alone and alone > min(ALONE_SECONDS, self.worker_timeout / 2):
+            self._told_alone = True
+            what = "all workers are gone; the run waits for others, longer than %s only while jobs are queued"
+            log.warning(f"warning: {what}", most)
+        if alone > self.worker_timeout and self.no_more_workers():
             raise ClusterError(
-                f"all workers are gone, and for {config.get('worker-timeout')} none has come",
+                f"all workers are gone, and for {most} none has come",
                 expected="at least one worker",
                 consequence="What was finished is kept",
                 remedy="start workers and run the same command again: it resumes. "

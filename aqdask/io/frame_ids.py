@@ -13,6 +13,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from itertools import count
 
+import numpy as np
+
 from aqdask.errors import UsageError
 from aqdask.io.compression import COMPRESSED_SUFFIXES
 from aqdask.paths import is_utf8, read_list, reread_latin1
@@ -86,6 +88,49 @@ def match_frames(ids: Sequence[str], patterns: Sequence[str]) -> list[str]:
             raise _no_frame(text, list(shown.values()))
         chosen.update(found)
     return [frame_id for frame_id in ids if frame_id in chosen]
+
+
+def match_one(ids: Sequence[str], pattern: str, option: str) -> int:
+    """Return the place of the one id that equals or matches a pattern; ``option`` names it in the message.
+
+    Raises
+    ------
+    UsageError
+        For a pattern that matches no frame, or several.
+    """
+    found = match_frames(ids, [pattern])
+    if len(found) > 1:
+        raise UsageError(
+            f"{option} {printable(pattern)} matches {len(found)} frames",
+            expected="one frame",
+            consequence="Nothing was done",
+            remedy="give the id of one of them, as `aqdask info ARCHIVE --frames` lists it",
+        )
+    return ids.index(found[0])
+
+
+def select_frames(
+    ids: Sequence[str], filters: Sequence[str], patterns: Sequence[str] | None, band: str | None
+) -> np.ndarray:
+    """Flag the frames of some ids or patterns, and of a filter, bool ``(n,)``; None chooses all.
+
+    Raises
+    ------
+    UsageError
+        For a pattern that matches no frame, or a filter that none of the frames chosen by it has.
+    """
+    names = set(ids if patterns is None else match_frames(ids, patterns))
+    known = sorted({printable(own) for name, own in zip(ids, filters, strict=True) if name in names})
+    if band is not None and printable(band) not in known:
+        raise UsageError(
+            f"no frame with the filter {printable(band)!r}",
+            expected=f"one of {', '.join(map(repr, known)) or '(no frame)'}",
+            consequence="Nothing was done",
+            remedy="`aqdask info ARCHIVE --frames` lists the frames",
+        )
+    wanted = set(known) if band is None else {printable(band)}
+    chosen = [name in names and printable(own) in wanted for name, own in zip(ids, filters, strict=True)]
+    return np.array(chosen, bool)
 
 
 def _no_frame(pattern: str, shown: Sequence[str]) -> UsageError:

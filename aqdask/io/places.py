@@ -304,6 +304,12 @@ def write_file(path: Path, data: Any, *, new: bool = False, fsync: bool = True) 
         _sync_folder(folder)
 
 
+def sweep(folder: Path, pattern: str = "*") -> None:
+    """Remove what a killed writer left in a folder of the files whose names match a pattern."""
+    for path in folder.glob(f"{pattern}{PARTIAL}"):
+        path.unlink(missing_ok=True)
+
+
 def _make_folders(folder: Path) -> list[Path]:
     """Make a folder and those above it; return the new ones, the innermost first."""
     missing = []

@@ -17,7 +17,7 @@ from aqdask.io import places
 from aqdask.io.compression import COMPRESSED_SUFFIXES, COMPRESSIONS
 from aqdask.paths import check_place, is_object, is_utf8, read_list, reread_latin1
 from aqdask.specs import Source
-from aqdask.text import printable, shortened
+from aqdask.text import plural, printable, shortened
 
 # Suffixes of FITS files within folders; files that are named, listed or globbed are taken under any name.
 SUFFIXES = (".fits", ".fit", ".fts", ".ftz", ".fits.fz", ".fz", ".mt")
@@ -54,7 +54,7 @@ class Scan:
             return ""
         number = sum(self.left_out.values())
         kinds = shortened([f"{suffix} {count}" for suffix, count in self.left_out.items()])
-        return f"{number} {'file' if number == 1 else 'files'} left out by suffix: {kinds}"
+        return f"{plural(number, 'file')} left out by suffix: {kinds}"
 
 
 def scan(sources: Sequence[str | Path]) -> Scan:

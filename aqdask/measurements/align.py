@@ -32,9 +32,11 @@ from aqdask.photometry.sky_subtraction import SkySubtracted, subtract_sky
 from aqdask.products.dq import quality_bundle
 from aqdask.products.weights import weight_map
 from aqdask.store import layout
+from aqdask.text import plural, printable
 from aqdask.version import __version__
 
 MESHES = (32, 128)  # px, smallest and largest mesh of the sky; SWarp's default is 128
+ATTEMPTS = 5  # frames that are tried as a reference
 MAX_MASKED = 0.9  # of a frame: what is left is neither aligned nor worth it
 
 
@@ -65,6 +67,10 @@ class Aligned(NamedTuple):
         Name of the file of resampled pixels; empty for none.
     left_out, problem : str
         Reason why it has nothing to give, and why it could not be used.
+    time : int or None
+        Start of the exposure, UTC, microseconds since 1970-01-01.
+    exptime, gain : float
+        Seconds, and electrons per count; NaN where unknown.
     """
 
     row: int
@@ -79,6 +85,9 @@ class Aligned(NamedTuple):
     file: str = ""
     left_out: str = ""
     problem: str = ""
+    time: int | None = None
+    exptime: float = math.nan
+    gain: float = math.nan
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,6 +106,8 @@ class Reference:
         Its stars.
     header, primary_header : str
         Cards of its source.
+    exptime : float
+        Seconds; NaN where unknown.
     """
 
     frame_id: str
@@ -105,6 +116,7 @@ class Reference:
     stars: Stars
     header: str
     primary_header: str
+    exptime: float
 
     @cached_property
     def wcs(self) -> WCS | None:
@@ -125,7 +137,27 @@ class Reference:
         light = _light(frame, masked, mesh)
         key = [place.frame.row, place.frame.crc32c, place.maps, frames.quality, frames.alpha]
         stars = find_stars(frame.image, light)
-        return cls(frame.frame_id, key, frame.image.shape, stars, frame.header, frame.primary_header)
+        cards = frame.header, frame.primary_header
+        return cls(frame.frame_id, key, frame.image.shape, stars, *cards, frame.exptime)
+
+
+def first_reference(
+    frames: ScoredFrames, places: Sequence[ScoredPlace], *, masked: bool = True, mesh: int = 0
+) -> Reference:
+    """Return the first of some frames, the best first, that can be a reference; of at most `ATTEMPTS`.
+
+    Raises
+    ------
+    FrameError
+        If none can, with the reason of each.
+    """
+    reasons = []
+    for place in places[:ATTEMPTS]:
+        try:
+            return Reference.of(frames, place, masked=masked, mesh=mesh)
+        except FrameError as error:
+            reasons.append(f"{printable(place.frame.path)}: {error}")
+    raise FrameError("; ".join(reasons))
 
 
 def sky_mesh(shape: tuple[int, ...]) -> int:
@@ -199,7 +231,8 @@ class AlignJob:
 
     def key(self, place: ScoredPlace) -> str:
         """Hash all that the resampled frame depends on."""
-        known = [__version__, self.reference.key, place.frame.crc32c, place.maps, self.masked, self.mesh]
+        known = [__version__, self.reference.key, place.frame.crc32c, place.maps, self.masked, self.mesh,
+                 Aligned._fields]  # fmt: skip
         return hashlib.sha256(json.dumps(known).encode()).hexdigest()
 
     def _kept(self, place: ScoredPlace) -> Aligned | None:
@@ -222,7 +255,7 @@ class AlignJob:
         found = aligned_with(self.reference, frame, stars)
         result = Aligned(
             frame.row, found.scale, found.stars, found.offset, found.method, stars.fwhm,
-            float(np.median(light.rms)), share,
+            float(np.median(light.rms)), share, time=frame.time, exptime=frame.exptime, gain=frame.gain,
         )  # fmt: skip
         return self._write(place, frame, light, found, result) if self.folder else result
 
@@ -308,8 +341,13 @@ def measure_all(
     frames = ScoredFrames(absolute(archive), quality, alpha)
     noise, size, transparency = np.full((3, table.num_rows), np.nan)
     for group in groups(table):
-        best = places[int(rows[group[np.argmin(np.nan_to_num(masked[group], nan=1))]])]
-        job = AlignJob(frames, Reference.of(frames, best, masked=True))
+        order = group[np.argsort(np.nan_to_num(masked[group], nan=1), kind="stable")]
+        try:
+            reference = first_reference(frames, [places[int(row)] for row in rows[order]])
+        except FrameError as error:
+            reporter.say(f"note: nothing is measured on {plural(len(group), 'frame')}: {error}")
+            continue
+        job = AlignJob(frames, reference)
         found = {
             one.row: one for one in align_all(job, [places[int(r)] for r in rows[group]], executor, reporter)
         }

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from aqdask.io.places import PARTIAL
+from aqdask.io.places import sweep
 from aqdask.measurements.frame_tables import ABOUT, FRAME_COLUMNS, replacing_writer
 from aqdask.measurements.reference_stars import ReferenceStars
 from aqdask.measurements.star_photometry import FRAME_VALUES, STAR_COLUMNS
@@ -22,7 +22,7 @@ from aqdask.photometry.ensemble import CASES, Ensemble, ZeroPoint
 from aqdask.photometry.forced_photometry import instrumental_magnitudes
 from aqdask.photometry.quality_weights import quality_weights
 from aqdask.products.columns import described
-from aqdask.text import printable
+from aqdask.text import plural, printable
 
 FLUXES, CURVES, STARS, FRAMES = "fluxes", "light_curves", "stars.parquet", "frames.parquet"
 PASSES, TOLERANCE = 30, 1e-4  # mag: mean magnitudes change by less than that in the last pass
@@ -59,8 +59,8 @@ STAR_SCHEMA = pa.schema(
         described("star", pa.string(), "name of the star"),
         described("filter", pa.string(), "filter, empty where unknown"),
         described("comparison", pa.bool_(), "zero points are made from it"),
-        described("x", pa.float64(), "position in the reference frame, from 0", "px"),
-        described("y", pa.float64(), "position in the reference frame, from 0", "px"),
+        described("x", pa.float64(), "position in the reference frame, from 0", "pixel"),
+        described("y", pa.float64(), "position in the reference frame, from 0", "pixel"),
         described("ra", pa.float64(), "right ascension, ICRS", "deg"),
         described("dec", pa.float64(), "declination, ICRS", "deg"),
         described("mag", pa.float64(), "mean magnitude with mask and weights, on the reference frame's scale",
@@ -104,14 +104,16 @@ class ScatterGain(NamedTuple):
         band = f"{printable(self.filter)}: " if self.filter else ""
         if not self.stars:
             return (
-                f"{band}no scatter to compare: no star was measured in half of the {self.frames} frames and "
-                "three times outside of the mask"
+                f"{band}no scatter to compare: no star was measured in half of "
+                f"{plural(self.frames, 'frame')} and three times outside of the mask"
             )
         share = self.removed / max(self.measurements, 1)
         return (
-            f"{band}median scatter of the {self.stars} brightest stars over {self.frames} frames: "
+            f"{band}median scatter of the {plural(self.stars, 'brightest star')} over "
+            f"{plural(self.frames, 'frame')}: "
             f"{self.unmasked:.4f} mag without the mask, {self.masked:.4f} with it, {self.weighted:.4f} with "
-            f"weights; the mask removes {self.removed} of {self.measurements} measurements ({share:.1%})"
+            f"weights; the mask removes {self.removed} of {plural(self.measurements, 'measurement')} "
+            f"({share:.1%})"
         )
 
 
@@ -214,9 +216,10 @@ def _write_curves(folder: Path, stars: ReferenceStars, ensemble_of: Any) -> Mapp
                 curves.add_key_value_metadata({ABOUT: b"{}"})
             about.write_table(pa.Table.from_pylist(rows, FRAME_SCHEMA))
             written.add(file)
-    stale = [path for path in (folder / CURVES).glob("part-*.parquet*") if path.name not in written]
-    for path in (*stale, *folder.glob(f"*{PARTIAL}")):
-        path.unlink(missing_ok=True)
+    for path in (folder / CURVES).glob("part-*.parquet*"):
+        if path.name not in written:
+            path.unlink(missing_ok=True)
+    sweep(folder)
     return counts
 
 
@@ -243,7 +246,8 @@ def _frame_row(
         name: frame.table[name][0].as_py() for name in (*FRAME_COLUMNS.names, *(f.name for f in FRAME_VALUES))
     }
     unmasked, masked, weighted = points
-    extinction = 2.5 * np.log10(first["exptime"] / exptime) - weighted.value
+    own = np.nan if first["exptime"] is None else first["exptime"]
+    extinction = 2.5 * np.log10(own / exptime) - weighted.value
     numbers = {
         "zero_point": weighted.value, "zero_point_err": weighted.error, "zero_point_masked": masked.value,
         "zero_point_unmasked": unmasked.value, "extinction": extinction,

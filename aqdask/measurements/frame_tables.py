@@ -29,10 +29,10 @@ from aqdask.execution.work_estimate import seconds
 from aqdask.execution.worker import at_work
 from aqdask.io.places import PARTIAL, absolute
 from aqdask.measurements.scored_frame import ScoredFrame, ScoredFrames, ScoredPlace, scored_places
-from aqdask.products.columns import described
+from aqdask.products.columns import described, nulls_for_nan
 from aqdask.store import layout
 from aqdask.store.frame_store import FrameStore
-from aqdask.text import printable
+from aqdask.text import plural, printable
 from aqdask.version import __version__
 
 FRAMES_PER_PART = 16
@@ -166,7 +166,7 @@ class TableJob:
         row = place.frame.row
         try:
             frame = self.frames.read(place)
-            table = self.measurement(frame)
+            table = nulls_for_nan(self.measurement(frame))
         except FrameError as error:
             return FrameRows(row, problem=str(error))
         common = (frame.row, printable(frame.frame_id), frame.time, printable(frame.filter))
@@ -301,7 +301,7 @@ def _check_frames(folder: str | os.PathLike[str], rows: set[int]) -> None:
         others += sum(int(row) not in rows for row in about["rows"])
     if others:
         raise ArchiveError(
-            f"{folder} holds {others} frames that were not asked for this time",
+            f"{folder} holds {plural(others, 'frame')} that this call does not choose",
             expected="a new folder, or one of the same frames",
             consequence="Nothing was written",
             remedy="choose another --out, or measure all frames",

@@ -7,12 +7,10 @@ The workers measure fluxes (`star_photometry`); the client makes zero points and
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -20,18 +18,19 @@ from aqdask import plot
 from aqdask.errors import ArchiveError, FrameError, UsageError, place_failed
 from aqdask.execution.executors import Executor
 from aqdask.execution.reporter import Reporter
-from aqdask.io.frame_ids import match_frames
+from aqdask.io.frame_ids import match_one
 from aqdask.io.places import PARTIAL, absolute
+from aqdask.measurements.align import ATTEMPTS
 from aqdask.measurements.ensemble_tables import CURVES, FLUXES, FRAMES, STARS, ScatterGain, solve
 from aqdask.measurements.frame_tables import check_folder, measure_frames
+from aqdask.measurements.rank import rank_frames, reference_order
 from aqdask.measurements.reference_stars import MAX_STARS, ReferenceStars, Targets, reference_stars
-from aqdask.measurements.scored_frame import ScoredFrames, ScoredPlace, scored_places
+from aqdask.measurements.scored_frame import ScoredFrames, ScoredPlace, check_radius, scored_places
 from aqdask.measurements.star_photometry import StarPhotometry
 from aqdask.store.frame_store import FrameStore
-from aqdask.text import printable
+from aqdask.text import plural, printable
 
 PLOT = "scatter.png"
-ATTEMPTS = 5  # frames tried as reference
 
 
 @dataclass(frozen=True)
@@ -79,32 +78,40 @@ def measure_light_curves(
     number: int,
     reference: str | None = None,
     radius: float | None = None,
-    frames: Sequence[str] = (),
+    patterns: Sequence[str] | None = None,
+    band: str | None = None,
 ) -> LightCurves:
     """Measure the same stars on all scored frames of an archive; parameters as of `aqdask.light_curves`."""
     out = Path(folder)
     _check_out(out)
-    if not 0 <= number <= MAX_STARS - len(targets.names if targets else ()) or (
-        radius is not None and radius <= 0
-    ):
-        raise UsageError(
-            f"{number} stars and a radius of {radius}", consequence="Nothing was measured",
-            expected=f"0 to {MAX_STARS} stars, targets included, and a radius above 0",
-        )  # fmt: skip
-    places, without = _chosen(archive, quality, frames)
+    _check_stars(number, targets, reference)
+    if radius is not None:
+        check_radius(radius, archive)
+    places, without = scored_places(archive, quality, patterns, band)
     if len(places) < 2:
         raise UsageError(
-            f"{len(places)} scored frame{'s' * (len(places) != 1)}",
+            plural(len(places), "scored frame"),
             expected="at least two scored frames",
             consequence="There are no light curves",
             remedy="score more frames with `aqdask score`, or give a wider --frames",
         )
-    stars = _reference(archive, ScoredFrames(absolute(archive), quality, alpha), places, reference,
-                       (targets, number, radius))  # fmt: skip
+    if reference is not None:
+        ids = FrameStore.open(archive).coordinate("frame_id", [place.frame.row for place in places])
+        candidates = [places[match_one(list(map(str, ids)), reference, "--reference")]]
+    else:
+        table = rank_frames(
+            archive, quality, alpha, executor, reporter, patterns=patterns, band=band, needs_rank=False
+        )
+        by_row = {place.frame.row: place for place in places}
+        candidates = [by_row[row] for row in reference_order(table, alpha)[:ATTEMPTS] if row in by_row]
+    reader = ScoredFrames(absolute(archive), quality, alpha)
+    stars = _reference(reader, candidates, targets, number, radius)
     reporter.say(
-        f"reference frame {printable(stars.frame_id)}: {len(stars.names)} stars, FWHM {stars.fwhm:.1f} px, "
-        f"aperture radius {stars.radius:.1f} px"
+        f"reference frame {printable(stars.frame_id)}: {plural(len(stars.names), 'star')}, "
+        f"FWHM {stars.fwhm:.1f} px, aperture radius {stars.radius:.1f} px"
     )
+    for note in stars.notes:
+        reporter.say(note)
     try:
         (out / CURVES).mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -130,55 +137,36 @@ def measure_light_curves(
     return LightCurves(out, stars.frame_id, gains, problems + without)
 
 
-def _chosen(
-    archive: str | os.PathLike[str], quality: str, patterns: Sequence[str]
-) -> tuple[list[ScoredPlace], list[tuple[str, str]]]:
-    """Return the places of the chosen frames, and those without a score with their reasons."""
-    places, without = scored_places(archive, quality)
-    if not patterns:
-        return places, without
-    rows = [place.frame.row for place in places]
-    ids = (
-        [printable(str(name)) for name in FrameStore.open(archive).coordinate("frame_id", rows)]
-        if rows
-        else []
-    )
-    wanted = set(match_frames([*ids, *(name for name, _ in without)], patterns))
-    kept = [place for place, name in zip(places, ids, strict=True) if name in wanted]
-    return kept, [(name, reason) for name, reason in without if name in wanted]
+def _check_stars(number: int, targets: Targets | None, reference: str | None) -> None:
+    if targets and not targets.on_sky and reference is None:
+        raise UsageError(
+            "targets in pixels without a reference frame",
+            expected="x,y together with the frame whose pixels these are, or ra,dec",
+            consequence="Nothing was measured",
+            remedy="name the frame by --reference (reference=)",
+        )
+    own = len(targets.names) if targets else 0
+    if not 0 < number + own <= MAX_STARS or number < 0:
+        raise UsageError(
+            f"{plural(number, 'star')} and {plural(own, 'target')}",
+            expected=f"1 to {MAX_STARS} of both together, and no number below 0",
+            consequence="Nothing was measured",
+            remedy="give --stars a number, or --targets a file",
+        )
 
 
 def _reference(
-    archive: str | os.PathLike[str], reader: ScoredFrames, places: Sequence[ScoredPlace], named: str | None,
-    how: tuple[Targets | None, int, float | None],
-) -> ReferenceStars:  # fmt: skip
-    """Choose stars on the reference frame: the named one, else the unflagged one with the best frame score.
-
-    The most common filter has precedence; a frame that cannot be used is followed by the next.
-    """
-    store, rows = FrameStore.open(archive), [place.frame.row for place in places]
-    if named is None:
-        filters = [str(name) for name in store.coordinate("filter", rows)]
-        count = Counter(filters)
-        order = sorted(
-            range(len(places)),
-            key=lambda at: (
-                places[at].values.get("frame_flag", 0) != 0, -count[filters[at]],
-                np.nan_to_num(places[at].values.get("frame_score", 0), nan=np.inf), at,
-            ),
-        )[:ATTEMPTS]  # fmt: skip
-    else:
-        ids = [str(name) for name in store.coordinate("frame_id", rows)]
-        chosen = match_frames(ids, [named])
-        if len(chosen) != 1:
-            raise UsageError(
-                f"--reference {printable(named)} matches {len(chosen)} frames", expected="one frame"
-            )
-        order = [ids.index(chosen[0])]
+    reader: ScoredFrames,
+    places: Sequence[ScoredPlace],
+    targets: Targets | None,
+    number: int,
+    radius: float | None,
+) -> ReferenceStars:
+    """Choose stars on the first frame that can be used."""
     problem: UsageError | None = None
-    for at in order:
+    for place in places:
         try:
-            return reference_stars(reader.read(places[at]), *how)
+            return reference_stars(reader.read(place), targets, number, radius)
         except FrameError as error:
             problem = UsageError(
                 f"the reference frame cannot be read ({error})", expected="a frame with pixels and maps",

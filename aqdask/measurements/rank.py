@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from aqdask.errors import UsageError
 from aqdask.execution.executors import Executor
 from aqdask.execution.reporter import Reporter
-from aqdask.io.frame_ids import match_frames
+from aqdask.io.frame_ids import select_frames
 from aqdask.measurements.align import groups, measure_all
 from aqdask.methods import dispatch
 from aqdask.methods.bundle import Bundle
@@ -31,12 +31,17 @@ COLUMNS: dict[str, tuple[pa.DataType, str]] = {
     "filter": (pa.string(), "filter"),
     "flag_reason": (pa.string(), "reason why the frame is flagged, empty where it is not"),
     "masked": (pa.float64(), "fraction of its patches that are masked"),
-    "noise": (pa.float64(), "standard deviation of a sky pixel, counts"),
-    "size": (pa.float64(), "size of its stars: FWHM in px where measured, else relative to the references"),
+    "noise": (pa.float64(), "standard deviation of a sky pixel"),
+    "size": (
+        pa.float64(),
+        "size of its stars: FWHM in pixels where measured, else relative to the references",
+    ),
     "transparency": (pa.float64(), "counts of stars relative to the best frame; null where not measured"),
     "weight": (pa.float64(), "squared signal to noise of a star relative to the best frame"),
-    "depth": (pa.float64(), "depth of a stack of this frame and all better ones beyond the best, mag"),
+    "depth": (pa.float64(), "depth of a stack of this frame and all better ones beyond the best"),
 }
+UNITS = {"noise": "count", "depth": "mag"}
+SCHEMA = described_schema(COLUMNS, UNITS)
 
 
 def rank_frames(
@@ -57,7 +62,8 @@ def rank_frames(
         raise UsageError(f"a rank for {purpose!r}", expected=f"{STACK!r} or {REFERENCE!r}")
     table = frame_table(archive, quality, summaries=summarise_masks(archive, quality, alpha))
     table = table.filter(pc.equal(table["state"], "done"))
-    table = chosen_frames(table, patterns, band)
+    ids, bands = (table[name].to_pylist() for name in ("frame_id", "filter"))
+    table = table.filter(pa.array(select_frames(ids, bands, patterns, band), pa.bool_()))
     known = "frame_sky" in table.column_names
     if measure or (needs_rank and not known):
         if not measure:
@@ -67,51 +73,69 @@ def rank_frames(
         noise, size, transparency = np.full((3, table.num_rows), np.nan)
         if known:
             noise, size = _stored(archive, quality, table)
-    masked = _numbers(table, "masked_patches")
+    numbers = {"noise": noise, "size": size, "transparency": transparency}
+    columns = {name: table[name] for name in ("frame_id", "row", "camera", "filter", "flag_reason")}
+    columns |= {"masked": table["masked_patches"].cast(pa.float64())}
+    columns |= {name: pa.array(values, from_pandas=True) for name, values in numbers.items()}
+    return ranked(pa.table(columns), purpose, alpha)
+
+
+def ranked(table: pa.Table, purpose: str, alpha: float) -> pa.Table:
+    """Rank frames for a purpose by the columns of `COLUMNS` that `rank_frames` reads or measures.
+
+    Where noise and size of no frame are known, those with the least masked patches are the best.
+    """
+    masked, noise, size, transparency = (
+        _numbers(table, name) for name in ("masked", "noise", "size", "transparency")
+    )
     light = np.where(np.isnan(transparency), 1, transparency)
     # the area of a star's image for the whole of it, and its square for its peak
-    weight = light**2 / (noise**2 * size ** (2 if purpose == STACK else 4)) * (1 - masked)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        weight = light**2 / (noise**2 * size ** (2 if purpose == STACK else 4)) * (1 - masked)
     weight = np.nan_to_num(weight, nan=0.0, posinf=0.0)
-    flagged = np.array([bool(text) for text in table["flag_reason"].to_pylist()], bool)
     spotted = (masked > CLEAN * alpha) & (purpose == REFERENCE)
-    order = np.lexsort((-weight, spotted, flagged))
-    columns = {name: table[name] for name in ("frame_id", "row", "camera", "filter", "flag_reason")}
-    numbers = {"masked": masked, "noise": noise, "size": size, "transparency": transparency}
-    columns |= {name: pa.array(values, from_pandas=True) for name, values in numbers.items()}
-    parts = [_ranked(columns, order[np.isin(order, group)], weight) for group in groups(table)]
-    return pa.concat_tables(parts) if parts else described_schema(COLUMNS).empty_table()
+    order = np.lexsort((masked, -weight, spotted, _flagged(table)))
+    parts = [_ranked(table, order[np.isin(order, group)], weight) for group in groups(table)]
+    return pa.concat_tables(parts) if parts else SCHEMA.empty_table()
 
 
-def chosen_frames(table: pa.Table, patterns: Sequence[str] | None, band: str | None) -> pa.Table:
-    """Select frames by ids or patterns and by filter; `UsageError` where none is left."""
-    if patterns is not None:
-        ids = match_frames(table["frame_id"].to_pylist(), patterns)
-        table = table.filter(pc.is_in(table["frame_id"], pa.array(ids, pa.string())))
-    if band is not None:
-        bands = sorted(set(table["filter"].to_pylist()))
-        table = table.filter(pc.equal(table["filter"], band))
-        if not table.num_rows:
-            raise UsageError(
-                f"no scored frame with the filter {band!r}",
-                expected=f"one of {', '.join(map(repr, bands))}",
-                consequence="Nothing was done",
-            )
-    return table
+def reference_order(table: pa.Table, alpha: float) -> list[int]:
+    """Return rows of the archive, the best reference first: what stacks, light curves and templates take.
+
+    Unflagged frames come first, of these the camera and filter with the most frames, then the rank.
+
+    Parameters
+    ----------
+    table : pyarrow.Table
+        From `rank_frames`, for any purpose.
+    alpha : float
+        False-mask rate of its masks.
+    """
+    best = ranked(table, REFERENCE, alpha)
+    frames = np.zeros(best.num_rows)
+    for group in groups(best):
+        frames[group] = len(group)
+    order = np.lexsort((best["rank"].to_numpy(), -frames, _flagged(best)))
+    return best["row"].take(pa.array(order)).to_pylist()
 
 
-def _ranked(columns: dict[str, pa.Array], order: np.ndarray, weight: np.ndarray) -> pa.Table:
+def _flagged(table: pa.Table) -> np.ndarray:
+    return np.array([bool(text) for text in table["flag_reason"].to_pylist()], bool)
+
+
+def _ranked(table: pa.Table, order: np.ndarray, weight: np.ndarray) -> pa.Table:
     """Build the table of one camera and filter, best first."""
     own = weight[order]
     best = own.max(initial=0) or np.nan
     with np.errstate(divide="ignore", invalid="ignore"):
         depth = 1.25 * np.log10(np.cumsum(own) / best)
-    found = {name: column.take(pa.array(order)) for name, column in columns.items()}
+    found = dict(zip(table.column_names, table.take(pa.array(order)).columns, strict=True))
     found |= {
         "rank": pa.array(np.arange(1, len(order) + 1)),
         "weight": pa.array(own / best, from_pandas=True),
         "depth": pa.array(np.where(np.isfinite(depth), depth, np.nan), from_pandas=True),
     }
-    return pa.table([found[name] for name in COLUMNS], schema=described_schema(COLUMNS))
+    return pa.table([found[name] for name in COLUMNS], schema=SCHEMA)
 
 
 def _numbers(table: pa.Table, name: str) -> np.ndarray:

@@ -6,20 +6,22 @@ import csv
 import hashlib
 import math
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.spatial import KDTree
 
 from aqdask.errors import UsageError
 from aqdask.io.wcs import pixel_positions, sky_coordinates
 from aqdask.measurements.scored_frame import ScoredFrame
+from aqdask.photometry.alignment import MAX_OFFSET
 from aqdask.photometry.aperture_photometry import MIN_SIGNAL_TO_NOISE, isolated_stars
 from aqdask.photometry.forced_photometry import forced_photometry, instrumental_magnitudes
-from aqdask.photometry.sky_subtraction import SkySubtracted, extract_sources, subtract_sky
-from aqdask.photometry.star_positions import centroids
+from aqdask.photometry.sky_subtraction import SkySubtracted, brightest_sources, subtract_sky
+from aqdask.photometry.star_matching import COINCIDENT
+from aqdask.photometry.star_positions import centroids, common_shift
 from aqdask.references.image_statistics import measure
-from aqdask.text import printable
+from aqdask.text import plural, printable, shortened
 
 THRESHOLD = 5.0  # sigma, of detections that stars of other frames are matched to
 MAX_STARS = 10_000
@@ -62,7 +64,7 @@ def read_targets(path: str | os.PathLike[str]) -> Targets:
     pairs = [pair for pair in POSITIONS if set(pair) <= set(columns)]
     if len(pairs) != 1 or not 0 < len(rows) <= MAX_STARS:
         raise UsageError(
-            f"{shown} has the columns {', '.join(columns) or 'none'} and {len(rows)} rows",
+            f"{shown} has the columns {', '.join(columns) or 'none'} and {plural(len(rows), 'row')}",
             expected="a header line with ra,dec (ICRS degrees) or x,y (pixels of the reference frame), and "
             f"name if you like; 1 to {MAX_STARS} rows",
             consequence="Nothing was measured",
@@ -118,6 +120,8 @@ class ReferenceStars:
         Size of the stars and radius of the apertures, pixels.
     exptime : float
         Exposure time of the reference frame, seconds; NaN where unknown.
+    notes : tuple of str
+        What is odd about the targets.
     """
 
     frame_id: str
@@ -130,6 +134,7 @@ class ReferenceStars:
     fwhm: float
     radius: float
     exptime: float
+    notes: tuple[str, ...] = ()
 
     @property
     def digest(self) -> str:
@@ -150,14 +155,12 @@ def bright_detections(light: SkySubtracted, masked: np.ndarray, radius: float) -
         x, y in pixels, brightest first.
     """
     try:
-        found = extract_sources(light.pixels, THRESHOLD, light.rms, light.invalid | masked)
+        found = brightest_sources(light, THRESHOLD, radius, light.invalid | masked)
         if len(found) < 10:
-            found = extract_sources(light.pixels, THRESHOLD, light.rms, light.invalid)
+            found = brightest_sources(light, THRESHOLD, radius)
     except RuntimeError:  # a frame so crowded or structured that sep gives up
         return np.empty((0, 2))
-    none = np.zeros(light.invalid.shape, bool)
-    flux = forced_photometry(light, found, radius, masked=none, saturated=none).flux
-    return found[np.argsort(-np.nan_to_num(flux), kind="stable")]
+    return found[:, :2]
 
 
 def reference_stars(
@@ -191,7 +194,11 @@ def reference_stars(
     fwhm = fwhm if math.isfinite(fwhm) else FALLBACK_FWHM
     aperture = radius or APERTURE * fwhm
     detections = bright_detections(light, frame.masked, aperture)
-    own = _target_positions(frame, light, targets, fwhm, aperture)
+    own, notes = np.empty((0, 2)), tuple[str, ...]()
+    if targets is not None:
+        given = _target_positions(frame, targets)
+        own, has_star = _centred(frame, light, given, fwhm, aperture)
+        notes = _target_notes(frame, targets, given, has_star, detections)
     both = np.concatenate([own, detections])
     saturated = np.asarray(frame.image) >= frame.saturation
     found = forced_photometry(
@@ -203,7 +210,7 @@ def reference_stars(
     clean[: len(own)] = False
     chosen = np.concatenate([np.arange(len(own)), np.flatnonzero(clean)[: max(number, 0)]]).astype(int)
     if not len(chosen) or not np.isfinite(mag[chosen]).any():
-        raise _unusable(frame, "has no star that can be measured")
+        raise _unusable(frame, "has no star that can be measured" + (" at the targets" if not number else ""))
     automatic = chosen >= len(own)
     names = (targets.names if targets else ()) + tuple(f"star {n}" for n in range(1, automatic.sum() + 1))
     sky = sky_coordinates(frame.header, frame.primary_header, both[chosen, 1], both[chosen, 0])
@@ -211,16 +218,12 @@ def reference_stars(
         frame_id=frame.frame_id, names=names, positions=both[chosen],
         sky=np.full((len(chosen), 2), np.nan) if sky is None else np.column_stack(sky), mag=mag[chosen],
         comparison=automatic if number else np.ones(len(chosen), bool), detections=detections,
-        fwhm=fwhm, radius=aperture, exptime=frame.exptime,
+        fwhm=fwhm, radius=aperture, exptime=frame.exptime, notes=notes,
     )  # fmt: skip
 
 
-def _target_positions(
-    frame: ScoredFrame, light: SkySubtracted, targets: Targets | None, fwhm: float, reach: float
-) -> np.ndarray:
-    """Pixels of the targets, moved to the centres of their stars where these have one; float64 ``(n, 2)``."""
-    if targets is None:
-        return np.empty((0, 2))
+def _target_positions(frame: ScoredFrame, targets: Targets) -> np.ndarray:
+    """Pixels of the targets by their coordinates, float64 ``(n, 2)``."""
     positions = targets.positions
     if targets.on_sky:
         found = pixel_positions(frame.wcs, *targets.positions.T) if frame.wcs else None
@@ -239,26 +242,55 @@ def _target_positions(
                 remedy="name a frame with a WCS by --reference, or give x,y in pixels of the reference frame",
             )
         positions = found
-    height, width = light.pixels.shape
+    height, width = frame.image.shape
     inside = ((positions > -0.5) & (positions < (width - 0.5, height - 0.5))).all(axis=1)
     if not inside.all():
         outside = [targets.names[number] for number in np.flatnonzero(~inside)]
         raise UsageError(
-            f"{len(outside)} targets lie outside of the reference frame {printable(frame.frame_id)}: "
-            f"{_some(outside)}",
+            f"outside of the reference frame {printable(frame.frame_id)}: {plural(len(outside), 'target')}, "
+            f"{shortened(list(map(printable, outside)))}",
             expected=f"targets within its {width} x {height} pixels",
             consequence="Nothing was measured",
             remedy="check the coordinates, or name another --reference",
         )
+    return positions
+
+
+def _centred(
+    frame: ScoredFrame, light: SkySubtracted, positions: np.ndarray, fwhm: float, reach: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Move positions to the centres of their stars where these have one; return also where, bool ``(n,)``."""
     centres = centroids(light.pixels, positions, fwhm, reach)
     none = np.zeros(light.invalid.shape, bool)
     measured = forced_photometry(light, positions, reach, masked=none, saturated=none, gain=frame.gain)
     bright = measured.flux >= MIN_SIGNAL_TO_NOISE * measured.error
-    return np.where((bright & np.isfinite(centres[:, 0]))[:, None], centres, positions)
+    has_star = bright & np.isfinite(centres[:, 0])
+    return np.where(has_star[:, None], centres, positions), has_star
 
 
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(map(printable, names[:5])) + (", ..." if len(names) > 5 else "")
+def _target_notes(
+    frame: ScoredFrame, targets: Targets, positions: np.ndarray, has_star: np.ndarray, stars: np.ndarray
+) -> tuple[str, ...]:
+    """Compare the coordinates of targets with the stars of the reference frame, in words."""
+    away = KDTree(stars).query(positions)[0] if len(stars) else np.full(len(positions), np.inf)
+    lost = [name for name, far in zip(targets.names, ~has_star & (away > COINCIDENT), strict=True) if far]
+    notes = []
+    found = common_shift(positions, stars, frame.image.shape)
+    if found and np.hypot(*found[0]) > MAX_OFFSET:
+        (x, y), number = found
+        cause = "its WCS, or the epoch of the coordinates" if targets.on_sky else "the first pixel is 0, 0"
+        notes.append(
+            f"warning: {number} of {plural(len(positions), 'target')} lie {np.hypot(x, y):.1f} px "
+            f"(x {x:+.1f}, y {y:+.1f}) from stars of the reference frame {printable(frame.frame_id)}: "
+            f"check {cause}"
+        )
+    if lost:
+        notes.append(
+            f"warning: no star above {THRESHOLD:g} sigma within {COINCIDENT:g} px of "
+            f"{plural(len(lost), 'target')} on the reference frame {printable(frame.frame_id)} "
+            f"({shortened(list(map(printable, lost)))}): measured where the coordinates say"
+        )
+    return tuple(notes)
 
 
 def _unusable(frame: ScoredFrame, why: str) -> UsageError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
@@ -12,14 +12,15 @@ from typing import NamedTuple
 import numpy as np
 
 from aqdask import flags
-from aqdask.errors import FrameError
+from aqdask.errors import FrameError, UsageError
 from aqdask.execution.tasks import new_run, opened_frames, opened_quality
+from aqdask.io.frame_ids import select_frames
 from aqdask.io.metadata import header_gain, header_saturate, header_unit
 from aqdask.io.wcs import Celestial, celestial_wcs
 from aqdask.products.dq import DAMAGED_MAPS, MaskTask, band_of, stored_dq
 from aqdask.specs import PatchGrid
 from aqdask.store import layout
-from aqdask.store.frame_store import NO_TIME, Place, read_place
+from aqdask.store.frame_store import NO_TIME, FrameStore, Place, read_place
 from aqdask.store.ledger import DONE, SKIPPED, open_ledger
 from aqdask.text import printable
 
@@ -46,14 +47,23 @@ class ScoredPlace(NamedTuple):
 
 
 def scored_places(
-    archive: str | os.PathLike[str], quality: str
+    archive: str | os.PathLike[str],
+    quality: str,
+    patterns: Sequence[str] | None = None,
+    band: str | None = None,
 ) -> tuple[list[ScoredPlace], list[tuple[str, str]]]:
     """Return the scored frames of an archive in its order, and id and reason of those without a score.
 
-    Frames that were not scored because they are no lights are in neither.
+    Frames that were not scored because they are no lights are in neither. Ids or patterns, and a filter,
+    choose frames; see `aqdask.io.frame_ids.select_frames`.
     """
+    known = open_ledger(layout.open_root(archive)).rows()
+    if patterns is not None or band is not None:
+        rows = known.column("row").tolist()
+        filters = FrameStore.open(archive).coordinate("filter", rows) if rows else ()
+        known = known.take(select_frames(known.texts("frame_id"), list(map(str, filters)), patterns, band))
     found, without = [], []
-    for entry in open_ledger(layout.open_root(archive)).rows():
+    for entry in known:
         state, reason = entry.standing(quality)
         if state == DONE:
             score = entry.scores[quality]
@@ -63,6 +73,17 @@ def scored_places(
                 (printable(entry.frame_id), f"{state}: {reason}" if reason else f"{state}: no score")
             )
     return found, without
+
+
+def check_radius(radius: float, archive: str | os.PathLike[str]) -> None:
+    """Raise `UsageError` for a radius of apertures that is not above 0, or beyond half of the frames."""
+    limit = min(layout.read_spec(layout.open_root(archive)).shape) / 2
+    if not 0 < radius <= limit:
+        raise UsageError(
+            f"apertures with a radius of {radius:g} px",
+            expected=f"a number above 0, at most {limit:g} (half of the frame)",
+            consequence="Nothing was measured",
+        )
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,14 +15,13 @@ import pyarrow.parquet as pq
 from aqdask.errors import UsageError, place_failed
 from aqdask.execution.executors import Executor
 from aqdask.execution.reporter import Reporter
-from aqdask.io.frame_ids import match_frames
-from aqdask.io.places import absolute
+from aqdask.io.places import absolute, sweep
 from aqdask.measurements.cutouts import WRITERS
 from aqdask.measurements.frame_tables import FrameRows, check_folder, measure_frames
+from aqdask.measurements.rank import rank_frames, reference_order
 from aqdask.measurements.scored_frame import ScoredFrames, scored_places
 from aqdask.measurements.templates import choose_templates
 from aqdask.measurements.transients import VERDICTS, TransientSearch
-from aqdask.store.frame_store import FrameStore
 
 BEST = "best"
 CANDIDATES, CUTOUTS = "candidates", "cutouts"  # folders
@@ -52,7 +51,7 @@ class FoundTransients:
     templates : tuple of str
         Ids of the templates.
     searched : tuple of FrameRows
-        Row, number of candidates and file of each frame, in the order of the archive.
+        Row, number of candidates and file of each frame but the templates, in the order of the archive.
     problems : tuple of (str, str)
         Id and reason of each frame that could not be searched.
     """
@@ -89,7 +88,8 @@ def search_transients(
     reporter: Reporter,
     *,
     template: Sequence[str],
-    frames: Sequence[str] | None,
+    patterns: Sequence[str] | None,
+    band: str | None,
     threshold: float,
     alpha: float,
     gain: float | None,
@@ -99,12 +99,24 @@ def search_transients(
     _check(threshold, gain, cutouts)
     check_folder(out / CANDIDATES)
     places, without = scored_places(archive, quality)
-    ids = [str(i) for i in FrameStore.open(archive).coordinate("frame_id", [p.frame.row for p in places])]
-    index_of = {frame_id: index for index, frame_id in enumerate(ids)}
-    wanted = None if frames is None else set(match_frames([*ids, *(name for name, _ in without)], frames))
-    named = None if list(template) == [BEST] else [index_of[i] for i in match_frames(ids, template)]
-    templates = choose_templates(archive, places, named)
-    chosen = [place for place, i in zip(places, ids, strict=True) if wanted is None or i in wanted]
+    is_best = list(template) == [BEST]
+    if is_best:
+        table = rank_frames(archive, quality, alpha, executor, reporter, band=band, needs_rank=False)
+        order = reference_order(table, alpha)
+    else:
+        named, unusable = scored_places(archive, quality, template)
+        if unusable or not named:
+            raise UsageError(
+                f"the template {': '.join(unusable[0]) if unusable else f'{template[0]} is no scored light'}",
+                expected="scored lights",
+                consequence="Nothing was searched",
+                remedy="`aqdask info ARCHIVE --frames` lists the frames",
+            )
+        order = [place.frame.row for place in named]
+    templates = choose_templates(archive, places, order, each_field=is_best)
+    chosen = places
+    if patterns is not None or band is not None:
+        chosen, without = scored_places(archive, quality, patterns, band)
     folder = out / CUTOUTS if cutouts else None
     try:
         for path in (out, folder):
@@ -128,13 +140,14 @@ def search_transients(
         stage="transients",
         places=chosen,
     )
-    lost = [(name, why) for name, why in without if wanted is None or name in wanted]
+    if folder:
+        sweep(folder, f"*.{cutouts}.*")
     return FoundTransients(
         out / CANDIDATES,
         folder,
         tuple(one.frame_id for one in templates),
-        tuple(found),
-        tuple(problems + lost),
+        tuple(one for one in found if one.row not in {template.row for template in templates}),
+        tuple(problems + without),
     )
 
 

@@ -18,11 +18,11 @@ from aqdask import flags
 from aqdask.errors import FrameError, place_failed
 from aqdask.execution.executors import Executor
 from aqdask.execution.reporter import Reporter
-from aqdask.io.frame_ids import match_frames, safe_name
-from aqdask.io.places import absolute
+from aqdask.io.frame_ids import safe_name
+from aqdask.io.places import absolute, sweep
 from aqdask.io.wcs import sky_coordinates
 from aqdask.measurements.frame_tables import check_folder, measure_frames
-from aqdask.measurements.scored_frame import ScoredFrame, scored_places
+from aqdask.measurements.scored_frame import ScoredFrame, check_radius, scored_places
 from aqdask.photometry.sky_subtraction import subtract_sky
 from aqdask.photometry.source_catalogue import (
     GAUSSIAN_FWHM,
@@ -34,7 +34,6 @@ from aqdask.photometry.source_catalogue import (
 from aqdask.products.columns import described
 from aqdask.products.dq import wcs_cards, write_whole
 from aqdask.products.flagged import flagged
-from aqdask.store.frame_store import FrameStore
 from aqdask.text import printable
 from aqdask.version import __version__
 
@@ -257,17 +256,13 @@ def detect_archive(
     reporter: Reporter,
     *,
     segmentation: str | os.PathLike[str] | None = None,
-    frames: Sequence[str] = (),
+    patterns: Sequence[str] | None = None,
+    band: str | None = None,
 ) -> Detections:
     """Write the catalogues of all scored frames; see `aqdask.detect`."""
     measurement = SourceDetection(spec, absolute(segmentation) if segmentation else "")
-    places, without = scored_places(archive, quality)
-    if frames:
-        ids = list(map(str, FrameStore.open(archive).coordinate("frame_id")))
-        chosen = set(match_frames(ids, frames))
-        places = [place for place in places if ids[place.frame.row] in chosen]
-        shown = set(map(printable, chosen))
-        without = [(name, reason) for name, reason in without if name in shown]
+    check_radius(max(spec.apertures), archive)
+    places, without = scored_places(archive, quality, patterns, band)
     check_folder(folder)
     if segmentation:
         try:
@@ -277,5 +272,7 @@ def detect_archive(
     found, problems = measure_frames(
         archive, quality, alpha, measurement, folder, executor, reporter, stage="detect", places=places
     )
+    if segmentation:
+        sweep(Path(segmentation), f"*{SEGMENTATION}.*")
     sources = sum(result.rows for result in found)
     return Detections(folder, sum(not result.problem for result in found), sources, problems + without)

@@ -6,6 +6,8 @@ the number of frames, and a stack that was interrupted goes on.
 
 from __future__ import annotations
 
+import glob
+import math
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -23,14 +25,17 @@ from aqdask.execution.pipeline import collect
 from aqdask.execution.reporter import Reporter
 from aqdask.execution.work_estimate import seconds
 from aqdask.io.cards import quiet
-from aqdask.io.places import absolute
-from aqdask.measurements.align import Aligned, AlignJob, Reference, align_all, sky_mesh
-from aqdask.measurements.rank import STACK, rank_frames
+from aqdask.io.frame_ids import match_one
+from aqdask.io.places import absolute, sweep
+from aqdask.measurements.align import Aligned, AlignJob, Reference, align_all, first_reference, sky_mesh
+from aqdask.measurements.rank import STACK, rank_frames, reference_order
 from aqdask.measurements.scored_frame import ScoredFrames, ScoredPlace, scored_places
+from aqdask.measurements.stack_cards import set_exposure
 from aqdask.photometry.coadd import Coadd, Depth, combine, depth, occupied_sky
-from aqdask.products.columns import described_schema
+from aqdask.products.columns import described_schema, nulls_for_nan
 from aqdask.products.dq import ascii_text, quality_bundle, wcs_cards, write_whole
-from aqdask.text import printable
+from aqdask.store import layout
+from aqdask.text import plural
 from aqdask.version import __version__
 
 BAND_VALUES = 2**22  # float32 of one plane of all frames in a band: 16 MiB, of which a task holds about 15
@@ -39,16 +44,24 @@ MADE_BY = "aqdask stack"
 CHECKED = "not dated: same frames, same bytes"
 FRAME_COLUMNS = {
     "frame_id": (pa.string(), "id of the frame in the archive"),
+    "camera": (pa.string(), "instrument"),
+    "filter": (pa.string(), "filter"),
+    "time": (pa.timestamp("us", tz="UTC"), "start of the exposure"),
+    "exptime": (pa.float64(), "exposure time"),
+    "gain": (pa.float64(), "gain of its header"),
     "used": (pa.bool_(), "part of the stack"),
     "reason": (pa.string(), "reason why it is not"),
     "scale": (pa.float64(), "counts of the reference for a count of the frame"),
     "stars": (pa.int64(), "stars in common with the reference"),
-    "offset": (pa.float64(), "median distance of these stars after the alignment, px"),
+    "offset": (pa.float64(), "median distance of these stars after the alignment"),
     "method": (pa.string(), "aligned by its WCS (wcs) or by matching stars (stars)"),
-    "fwhm": (pa.float64(), "median FWHM of its stars, px"),
-    "noise": (pa.float64(), "median noise of its sky, counts of the frame"),
+    "fwhm": (pa.float64(), "median FWHM of its stars"),
+    "noise": (pa.float64(), "median noise of its sky, on the scale of the frame"),
     "masked": (pa.float64(), "masked fraction of its pixels"),
 }
+UNITS = {
+    "exptime": "s", "gain": "electron/count", "offset": "pixel", "fwhm": "pixel", "noise": "count"
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -73,7 +86,7 @@ class StackOptions:
     mesh: int = 0
 
     def __post_init__(self) -> None:
-        if not (self.clip >= 0 and (self.mesh == 0 or self.mesh >= 16)):
+        if not (0 <= self.clip < math.inf and (self.mesh == 0 or self.mesh >= 16)):
             raise UsageError(
                 f"a stack with clip = {self.clip} and mesh = {self.mesh}",
                 expected="clip at least 0, mesh at least 16 px, or 0 to fit the frames",
@@ -190,6 +203,18 @@ class Stacker:
     ) -> Stack:
         """Make the stack; see `aqdask.stack`."""
         check_out(self.out)
+        if best is not None and best < 2:
+            raise UsageError(
+                f"a stack of the best {best}",
+                expected="at least two frames",
+                consequence="Nothing was stacked",
+            )
+        side = max(layout.read_spec(layout.open_root(self.archive)).shape)
+        if options.mesh > side:
+            raise UsageError(
+                f"a mesh of {options.mesh} px", expected=f"at most {side} px, the side of the frames",
+                consequence="Nothing was stacked",
+            )  # fmt: skip
         chosen = self._chosen(patterns, band, best)
         named = self._reference(chosen, reference, options)
         try:
@@ -206,8 +231,10 @@ class Stacker:
         depths = self._depths(named, options, coadds)
         used = aligned[options.masked]
         table = frame_table(chosen, used)
-        self._write(main, named, options, depths[str(options)], table, used)
+        with quiet():  # comments of long values are cut
+            self._write(self._hdus(main, named, options, depths[str(options)], table, used))
         shutil.rmtree(self.parts, ignore_errors=True)
+        sweep(self.out.parent, f"{glob.escape(self.out.name)}.*")
         ids = dict(zip(chosen["row"].to_pylist(), chosen["frame_id"].to_pylist(), strict=True))
         problems = [(ids[one.row], one.problem) for one in used if one.problem]
         return Stack(str(self.out), named.frame_id, depths, table, problems)
@@ -227,10 +254,10 @@ class Stacker:
                 remedy="choose one with --filter (filter=), or frames with --frames",
             )
         if best is not None:
-            table = table.take(np.lexsort((table["row"], table["rank"]))[: max(best, 0)])
+            table = table.take(np.lexsort((table["row"], table["rank"]))[:best])
         if table.num_rows < 2:
             raise UsageError(
-                f"a stack of {table.num_rows} scored frame{'s' if table.num_rows != 1 else ''}",
+                f"a stack of {plural(table.num_rows, 'scored frame')}",
                 expected="at least two",
                 consequence="Nothing was stacked",
                 remedy="`aqdask info ARCHIVE --frames` lists the frames",
@@ -238,31 +265,23 @@ class Stacker:
         return table
 
     def _reference(self, chosen: pa.Table, name: str | None, options: StackOptions) -> Reference:
-        """Prepare the frame of this name, else the sharpest with a low sky and few masks that can be used."""
-        order = reference_order(chosen)
-        rows, ids = chosen["row"].to_pylist(), chosen["frame_id"].to_pylist()
-        if name is not None:
-            order = [k for k, frame_id in enumerate(ids) if name in (frame_id, printable(frame_id))]
-            if not order:
-                raise UsageError(
-                    f"the reference {name!r}",
-                    expected="one of the frames that are stacked",
-                    consequence="Nothing was stacked",
-                )
-        reasons = []
-        for k in order[:5]:
-            try:
-                return Reference.of(
-                    self.frames, self.places[rows[k]], masked=options.masked, mesh=options.mesh
-                )
-            except FrameError as error:
-                reasons.append(f"{ids[k]}: {error}")
-        raise ArchiveError(
-            f"no frame can be the reference ({'; '.join(reasons)})",
-            expected="a readable frame with sky outside of its mask",
-            consequence="Nothing was stacked",
-            remedy="name a good frame with --reference",
-        )
+        """Prepare the frame of this name, else the best one that can be used."""
+        if name is None:
+            order = reference_order(chosen, self.alpha)
+        else:
+            place = match_one(chosen["frame_id"].to_pylist(), name, "--reference")
+            order = [chosen["row"][place].as_py()]
+        try:
+            return first_reference(
+                self.frames, [self.places[row] for row in order], masked=options.masked, mesh=options.mesh
+            )
+        except FrameError as error:
+            raise UsageError(
+                f"no frame can be the reference ({error})",
+                expected="a readable frame with sky outside of its mask",
+                consequence="Nothing was stacked",
+                remedy="name a good frame with --reference",
+            ) from error
 
     def _align(self, chosen: pa.Table, reference: Reference, options: StackOptions) -> list[Aligned]:
         job = AlignJob(self.frames, reference, options.masked, options.mesh, str(self.parts))
@@ -315,20 +334,10 @@ class Stacker:
             found["reference alone"] = depth(np.where(weight > 0, value, np.nan), occupied, fwhm)
         return found | {name: depth(coadd.mean, occupied, fwhm) for name, coadd in coadds.items()}
 
-    def _write(
-        self,
-        coadd: Coadd,
-        reference: Reference,
-        options: StackOptions,
-        found: Depth,
-        table: pa.Table,
-        aligned: Sequence[Aligned],
-    ) -> None:
-        """Write the FITS file: mean, WEIGHT, COVERAGE, CLIPPED and FRAMES."""
-        with quiet():  # comments of long values are cut
-            hdus = self._hdus(coadd, reference, options, found, table, aligned)
-            for hdu in hdus:
-                hdu.add_checksum(when=CHECKED)
+    def _write(self, hdus: fits.HDUList) -> None:
+        """Write the FITS file with checksums."""
+        for hdu in hdus:
+            hdu.add_checksum(when=CHECKED)
         try:
             write_whole(self.out, hdus, checksum=False)
         except OSError as error:
@@ -343,18 +352,23 @@ class Stacker:
         table: pa.Table,
         aligned: Sequence[Aligned],
     ) -> fits.HDUList:
+        """Make mean, WEIGHT, COVERAGE, CLIPPED and FRAMES."""
         sky = wcs_cards(reference.header, reference.primary_header)
+        used = [one for one in aligned if one.file]
+        stacked = table.filter(table["used"])
+        about = {"FILTER": stacked["filter"].to_pylist(), "INSTRUME": stacked["camera"].to_pylist()}
+        set_exposure(sky, used, reference.exptime, about, weighted=options.weighted)
         cards = sky.copy()
         bundle = quality_bundle(self.frames.archive, self.quality, self.frames.run)
         cards["BUNIT"] = ("count", "of the reference frame, above the sky")
-        cards["NCOMBINE"] = (sum(bool(one.file) for one in aligned), "frames stacked")
+        cards["NCOMBINE"] = (len(used), "frames stacked")
         cards["REFFRAME"] = (ascii_text(reference.frame_id), "frame of these pixels and counts")
         cards["ALPHA"] = (self.alpha, "false-mask rate on good patches")
         cards["MODEL"] = (ascii_text(self.quality), "quality group: model name and digest")
         cards["MODELSHA"] = (bundle.digest if bundle else "", "sha256 of the model bundle")
         cards["MASKED"] = (options.masked, "masked pixels are left out")
         cards["WEIGHTED"] = (options.weighted, "weighted by inverse variance")
-        cards["WEIGHTOF"] = "; ".join(sorted({one.weight for one in aligned if one.file}))
+        cards["WEIGHTOF"] = "; ".join(sorted({one.weight for one in used}))
         cards["CLIP"] = (options.clip, "sigma beyond which pixels are clipped, 0 = none")
         cards["SKYMESH"] = (
             options.mesh or sky_mesh(reference.shape),
@@ -394,35 +408,28 @@ def check_out(out: Path) -> None:
         )
 
 
-def reference_order(table: pa.Table) -> list[int]:
-    """Sort frames by the signal to noise of a star's peak, flagged and masked ones last."""
-    weight, size, masked = (
-        np.nan_to_num(table[name].to_numpy(zero_copy_only=False).astype(float))
-        for name in ("weight", "size", "masked")
-    )
-    peak = np.divide(weight, size**2, out=np.zeros_like(weight), where=size > 0) * (1 - masked) ** 2
-    flagged = np.array([bool(text) for text in table["flag_reason"].to_pylist()])
-    return np.lexsort((masked, -peak, flagged)).tolist()
-
-
 def frame_table(chosen: pa.Table, aligned: Sequence[Aligned]) -> pa.Table:
     """Build the table of `FRAME_COLUMNS` in the order of the archive."""
-    ids = dict(zip(chosen["row"].to_pylist(), chosen["frame_id"].to_pylist(), strict=True))
+    known = {row["row"]: row for row in chosen.select(["row", "frame_id", "camera", "filter"]).to_pylist()}
     rows = [
-        one._asdict()
-        | {"frame_id": ids[one.row], "used": bool(one.file), "reason": one.problem or one.left_out}
+        one._asdict() | known[one.row] | {"used": bool(one.file), "reason": one.problem or one.left_out}
         for one in aligned
     ]
-    return pa.Table.from_pylist(
-        [{name: row[name] for name in FRAME_COLUMNS} for row in rows], schema=described_schema(FRAME_COLUMNS)
+    schema = described_schema(FRAME_COLUMNS, UNITS)
+    return nulls_for_nan(
+        pa.Table.from_pylist([{name: row[name] for name in FRAME_COLUMNS} for row in rows], schema)
     )
 
 
 def _column(table: pa.Table, name: str) -> fits.Column:
     values = table[name].to_pylist()
     kind = FRAME_COLUMNS[name][0]
-    if pa.types.is_string(kind):
+    if pa.types.is_timestamp(kind):
+        values = [value.replace(tzinfo=None).isoformat() if value else "" for value in values]
+    if pa.types.is_string(kind) or pa.types.is_timestamp(kind):
         texts = [ascii_text(value) for value in values]
         return fits.Column(name, f"{max(1, *map(len, texts))}A", array=np.array(texts))
     code = {pa.bool_(): "L", pa.int64(): "K"}.get(kind, "D")
-    return fits.Column(name, code, array=np.array(values))
+    array = np.array(values, None if code != "D" else np.float64)  # null is NaN
+    unit = UNITS.get(name, "")
+    return fits.Column(name, code, unit="" if "electron" in unit else unit, array=array)  # FITS knows none

@@ -28,6 +28,7 @@ from aqdask.photometry.star_positions import FOUND, recentre
 from aqdask.products.columns import described
 from aqdask.stats.masking import bad_patches
 from aqdask.stats.robust import mad_sigma
+from aqdask.text import plural
 
 COMPARED = 100  # brightest stars by which positions are checked
 AGREEMENT = 0.5  # mag, largest scatter of their magnitudes against those of the reference frame
@@ -36,8 +37,8 @@ REASON_NAMES = np.array([flag.name for flag in flags.REASONS], object)
 
 BITS = ", ".join(f"{value} {name}" for name, value in FLAGS.items())
 STAR_COLUMNS = (
-    described("x", pa.float64(), "position from 0", "px"),
-    described("y", pa.float64(), "position from 0", "px"),
+    described("x", pa.float64(), "position from 0", "pixel"),
+    described("y", pa.float64(), "position from 0", "pixel"),
     described("flux", pa.float64(), "flux in the aperture above the sky", "count"),
     described("flux_err", pa.float64(), "standard deviation of the flux from sky and photon noise", "count"),
     described("masked", pa.float64(), "masked fraction of the aperture"),
@@ -163,7 +164,7 @@ class StarPhotometry:
         if len(brightest) < MIN_STARS:
             return ""  # too few to tell
         if seen.sum() < max(MIN_STARS, FOUND * len(brightest)):
-            return f"{seen.sum()} of the {len(brightest)} brightest stars are there"
+            return f"{seen.sum()} of the {plural(len(brightest), 'brightest star')} can be measured there"
         scatter = float(mad_sigma((mag - self.stars.mag[brightest])[seen]))
         return f"magnitudes differ by {scatter:.2f} mag from star to star" if scatter > AGREEMENT else ""
 

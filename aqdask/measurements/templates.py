@@ -61,7 +61,7 @@ class Template:
 
 
 def choose_templates(
-    archive: str | os.PathLike[str], places: Sequence[ScoredPlace], named: Sequence[int] | None = None
+    archive: str | os.PathLike[str], places: Sequence[ScoredPlace], order: Sequence[int], *, each_field: bool
 ) -> tuple[Template, ...]:
     """Choose the template of each camera, filter and field.
 
@@ -71,9 +71,10 @@ def choose_templates(
         A scored archive.
     places : sequence of ScoredPlace
         All its scored frames.
-    named : sequence of int, optional
-        Places of the templates in ``places``. None: the frame with the lowest frame score of each field,
-        of those that are not flagged if there are any.
+    order : sequence of int
+        Rows of the candidates, the best first.
+    each_field : bool
+        Take the first of each field; False takes all of them.
 
     Notes
     -----
@@ -86,13 +87,10 @@ def choose_templates(
     by_row = np.full((len(frames), 2), np.nan)
     by_row[known.column("row")] = np.column_stack([known.column(axis) for axis in ("ra", "dec")])
     sky = by_row[rows]
-    flag, score = (
-        np.array([place.values.get(n, math.nan) for place in places]) for n in ("frame_flag", "frame_score")
-    )
-    order = np.lexsort((score, flag == 1)) if named is None else np.asarray(named)
+    index_of = {row: index for index, row in enumerate(rows.tolist())}
     left, chosen = np.ones(len(rows), dtype=bool), []
-    for index in order.tolist():
-        if named is None and not left[index]:
+    for index in [index_of[row] for row in order if row in index_of]:
+        if each_field and not left[index]:
             continue
         header, primary = (
             str(frames.coordinate(name, [rows[index]])[0]) for name in ("header", "primary_header")

@@ -26,38 +26,40 @@ from aqdask.measurements.templates import Template, template_of
 from aqdask.photometry.alignment import Alignment
 from aqdask.photometry.apertures import aperture_masked
 from aqdask.photometry.difference import MIN_STARS, STAMP, Difference, difference_image
-from aqdask.photometry.difference_alignment import align, brightest_stars
+from aqdask.photometry.difference_alignment import align_with_template
 from aqdask.photometry.resampling import Transform, resample
-from aqdask.photometry.sky_subtraction import subtract_sky
+from aqdask.photometry.sky_subtraction import SkySubtracted, brightest_sources, subtract_sky
 from aqdask.products.columns import described_schema
 from aqdask.products.flagged import flagged
-from aqdask.text import printable
+from aqdask.text import plural, printable
 
 GOOD, MASKED, MASKED_IN_TEMPLATE = "good", "masked", "masked in the template"
 VERDICTS = (GOOD, MASKED, MASKED_IN_TEMPLATE)
 APERTURE = 1.7  # FWHM of the broader epoch: radius of the aperture
 CLEAN_STARS = 20  # that match PSF and scale alone, without those that a mask touches
+STAR_THRESHOLD = 10.0  # sigma
+STAR_RADIUS = 3.0  # px, of the aperture that ranks stars
 RINGING = 2  # px around missing or saturated pixels that a cubic spline spoils
 REASON_NAMES = {flag.value: flag.name for flag in flags.REASONS}
 COLUMNS: dict[str, tuple[pa.DataType, str]] = {
     "id": (pa.string(), "id of the frame, '#' and the number of the candidate by significance"),
     "template": (pa.string(), "id of the template"),
-    "x": (pa.float64(), "position in the frame, pixels from 0"),
-    "y": (pa.float64(), "position in the frame, pixels from 0"),
-    "ra": (pa.float64(), "right ascension in degrees (ICRS), NaN without a WCS"),
-    "dec": (pa.float64(), "declination in degrees (ICRS), NaN without a WCS"),
+    "x": (pa.float64(), "position in the frame, from 0"),
+    "y": (pa.float64(), "position in the frame, from 0"),
+    "ra": (pa.float64(), "right ascension (ICRS), null without a WCS"),
+    "dec": (pa.float64(), "declination (ICRS), null without a WCS"),
     "significance": (pa.float32(), "peak of the difference smoothed to the PSF, sigma"),
     "sign": (pa.int8(), "1 = brighter than in the template, -1 = fainter"),
-    "flux": (pa.float32(), "frame less template in the aperture, counts of the frame"),
+    "flux": (pa.float32(), "frame less template in the aperture, on the scale of the frame"),
     "flux_err": (pa.float32(), "standard deviation of the flux, for independent pixels"),
-    "radius": (pa.float32(), "radius of the aperture, pixels"),
-    "star_x": (pa.float64(), "nearest star of the template, in pixels of the frame"),
-    "star_y": (pa.float64(), "nearest star of the template, in pixels of the frame"),
-    "star_flux": (pa.float32(), "flux of that star within 3 px, counts of the template"),
-    "star_distance": (pa.float32(), "distance to that star, pixels"),
+    "radius": (pa.float32(), "radius of the aperture"),
+    "star_x": (pa.float64(), "nearest star of the template, position in the frame"),
+    "star_y": (pa.float64(), "nearest star of the template, position in the frame"),
+    "star_flux": (pa.float32(), "flux of that star within 3 pixels, on the scale of the template"),
+    "star_distance": (pa.float32(), "distance to that star"),
     "masked_fraction": (pa.float32(), "masked fraction of the aperture in the frame"),
     "template_masked_fraction": (pa.float32(), "masked fraction of the aperture in the template"),
-    "pvalue": (pa.float32(), "p-value of the patch in the frame, NaN without a score"),
+    "pvalue": (pa.float32(), "p-value of the patch in the frame, null without a score"),
     "reason": (pa.string(), "feature group with the smallest p-value of that patch"),
     "template_pvalue": (pa.float32(), "p-value of the patch in the template"),
     "template_reason": (pa.string(), "feature group with the smallest p-value of that patch"),
@@ -66,7 +68,9 @@ COLUMNS: dict[str, tuple[pa.DataType, str]] = {
     "alignment": (pa.string(), "none (same pixels), wcs or stars"),
     "verdict": (pa.string(), f"{GOOD}; {MASKED} or {MASKED_IN_TEMPLATE}: a part of the aperture is"),
 }
-SCHEMA = described_schema(COLUMNS)
+UNITS = dict.fromkeys(("x", "y", "radius", "star_x", "star_y", "star_distance"), "pixel")
+UNITS |= dict.fromkeys(("flux", "flux_err", "star_flux"), "count") | {"ra": "deg", "dec": "deg"}
+SCHEMA = described_schema(COLUMNS, UNITS)
 
 
 class TemplateImage(NamedTuple):
@@ -139,11 +143,11 @@ class TransientSearch:
             raise FrameError("it has no measurable sky")
         wcs = frame.wcs.wcs.celestial if frame.wcs else None
         try:
-            stars = brightest_stars(sky)
+            stars = _stars(sky)
             both: tuple[Transform, ...] = ()
             if wcs is not None and other.wcs is not None:
                 both = wcs_transform(wcs, other.wcs), wcs_transform(other.wcs, wcs)
-            alignment, common = align(frame.image.shape, stars, other.stars, *both)
+            alignment, common = align_with_template(frame.image.shape, stars, other.stars, *both)
             pair = Pair.of(frame, other, alignment)
             result = pair.difference(pair.unmasked(common), gain)
             found = result.candidates(result.invalid | pair.full, self.threshold)
@@ -153,17 +157,28 @@ class TransientSearch:
         columns = pair.columns(found, result)
         table = pa.table({n: columns[n] for n in COLUMNS}, schema=SCHEMA)
         if self.cutouts:
-            path = Path(self.folder) / f"{safe_name(frame.frame_id)}.{self.cutouts}"
             first = np.argsort(np.asarray(columns["verdict"]) != GOOD, kind="stable")
             stamps = Stamps.of(table.take(first), (frame.image, pair.template, result.counts))
-            WRITERS[self.cutouts](stamps, path)
+            WRITERS[self.cutouts](stamps, self._path(frame.frame_id))
         return table
+
+    def has_files(self, frame_id: str) -> bool:
+        """Return True if the cut-outs of a frame are there, or are not wanted."""
+        is_template = any(one.frame_id == frame_id for one in self.templates)
+        return not self.cutouts or is_template or self._path(frame_id).exists()
+
+    def _path(self, frame_id: str) -> Path:
+        return Path(self.folder) / f"{safe_name(frame_id)}.{self.cutouts}"
 
     def _gain(self, frame: ScoredFrame) -> float:
         gain = frame.gain if math.isnan(self.gain) else self.gain
         if math.isnan(gain):
             raise FrameError("its header states no gain, on which the noise of stars depends (--gain)")
         return gain
+
+
+def _stars(sky: SkySubtracted) -> np.ndarray:
+    return brightest_sources(sky, STAR_THRESHOLD, STAR_RADIUS, subpix=1)
 
 
 @lru_cache(maxsize=2)
@@ -177,7 +192,7 @@ def _template_image(frames: ScoredFrames, template: Template) -> TemplateImage:
         pixels = frame.image.astype(np.float32)
         pixels[sky.invalid] = np.median(pixels[~sky.invalid])
         wcs = frame.wcs.wcs.celestial if frame.wcs else None
-        return TemplateImage(frame, pixels, sky.invalid, brightest_stars(sky), wcs)
+        return TemplateImage(frame, pixels, sky.invalid, _stars(sky), wcs)
     except (FrameError, RuntimeError) as error:
         raise FrameError(f"its template {template.frame_id}: {error}") from error
 
@@ -253,7 +268,9 @@ class Pair:
         if result is None:
             raise FrameError("it shares too little of the sky with its template")
         if result.stars < MIN_STARS:
-            raise FrameError(f"{result.stars} common stars, too few to match its PSF to the template's")
+            raise FrameError(
+                f"{plural(result.stars, 'common star')}, too few to match its PSF to the template's"
+            )
         if not result.scale > 0:
             raise FrameError("its stars are no multiple of the template's")
         return result

@@ -13,7 +13,7 @@ from bokeh.models.widgets.markups import Div
 from bokeh.plotting import figure
 
 from aqdask.monitor.rate import duration
-from aqdask.text import printable
+from aqdask.text import plural, printable
 
 if TYPE_CHECKING:
     from bokeh.document import Document
@@ -84,12 +84,14 @@ class PageView:
         self.rate = figure(
             title=self.title, x_axis_type="datetime", height=200, min_width=320, tools="",
             toolbar_location=None, y_range=DataRange1d(start=0), sizing_mode="stretch_width",
+            html_attributes={"role": "img", "aria-label": "rate over time"},
         )  # fmt: skip
         self.rate.line("time", "rate", source=self.rates, line_width=2)
         self.part = figure(
             title="milliseconds a frame, by part of the work", height=200, min_width=320, tools="",
             y_range=FactorRange(factors=list(reversed(PARTS.values()))), x_range=DataRange1d(start=0),
             toolbar_location=None, sizing_mode="stretch_width",
+            html_attributes={"role": "img", "aria-label": "milliseconds a frame, by part of the work"},
         )  # fmt: skip
         self.part.hbar(y="part", right="seconds", height=0.7, source=self.parts)
         plots = row(self.rate, self.part, sizing_mode="stretch_width")
@@ -132,7 +134,7 @@ def summary(run: dict[str, Any]) -> str:
     share = 100 * run["done"] / run["total"] if run["total"] else 0
     left = run["seconds_left"]
     numbers = {
-        f"of {run['total']} {run['unit']} done": run["done"],
+        f"of {_amount(run)} done": run["done"],
         "quarantined": run["quarantined"],
         f"{run['unit']} a second": number(run["per_second"]),
         "left": duration(left) if left is not None else "-",
@@ -143,18 +145,23 @@ def summary(run: dict[str, Any]) -> str:
         for name, value in numbers.items()
     )
     stages = ", ".join(
-        f"{text(stage['stage'])} {stage['done']} of {stage['total']} {text(stage['unit'])}"
-        f" in {duration(stage['seconds'])}"
+        f"{text(stage['stage'])} {stage['done']} of {text(_amount(stage))} in {duration(stage['seconds'])}"
         for stage in run["stages"]
         if stage["seconds"] is not None and stage["total"]
     )
+    since = run["started"][:19].replace("T", " ")
     return (
         f"<h1>aqdask {text(run['command'])}: {text(run['stage'])}, {text(run['state'])}</h1>"
         f"<div class=numbers>{cells}</div>"
-        f"<div class=bar role=progressbar aria-valuemin=0 aria-valuemax=100 aria-valuenow={share:.0f}>"
+        f"<div class=bar role=progressbar aria-label=progress aria-valuemin=0 aria-valuemax=100 "
+        f"aria-valuenow={share:.0f}>"
         f"<div style='width:{share:.1f}%'></div></div>"
-        f"<p class=quiet>since {text(run['started'][:19])} UTC{f'; {stages}' if stages else ''}</p>"
+        f"<p class=quiet>since {text(since)} UTC{f'; {stages}' if stages else ''}</p>"
     )
+
+
+def _amount(stage: dict[str, Any]) -> str:
+    return plural(stage["total"], str(stage["unit"]).removesuffix("s"), str(stage["unit"]))
 
 
 def pictures(shown: list[dict[str, Any]]) -> str:
@@ -199,7 +206,7 @@ def tables(run: dict[str, Any] | None, workers: list[dict[str, Any]] | None) -> 
         )  # fmt: skip
         parts.append(table("Frames", ("UTC", "frame", "score", "masked", "main reason", "seconds"), frames))
     if run and run["messages"]:
-        parts.append(table("Messages", ("",), [(message,) for message in run["messages"]]))
+        parts.append(table("Messages", ("message",), [(message,) for message in run["messages"]]))
     if workers is None:
         return "".join(parts)
     lines = (
@@ -207,7 +214,7 @@ def tables(run: dict[str, Any] | None, workers: list[dict[str, Any]] | None) -> 
          number(None if one["memory_bytes"] is None else one["memory_bytes"] / 2**20, ".0f"))
         for one in workers[:50]
     )  # fmt: skip
-    title = f"{len(workers)} workers" if len(workers) <= 50 else f"50 of {len(workers)} workers"
+    title = plural(len(workers), "worker") if len(workers) <= 50 else f"50 of {len(workers)} workers"
     parts.append(table(title, ("worker", "status", "threads", "tasks", "CPU %", "MiB"), lines))
     return "".join(parts)
 
@@ -216,4 +223,7 @@ def table(title: str, columns: tuple[str, ...], rows: Iterable[tuple[object, ...
     """Return a table as HTML."""
     head = "".join(f"<th scope=col>{text(name)}</th>" for name in columns)
     body = "".join("<tr>" + "".join(f"<td>{text(cell)}</td>" for cell in cells) + "</tr>" for cells in rows)
-    return f"<h2>{text(title)}</h2><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    return (
+        f"<h2>{text(title)}</h2><table aria-label='{text(title)}'><thead><tr>{head}</tr></thead>"
+        f"<tbody>{body}</tbody></table>"
+    )

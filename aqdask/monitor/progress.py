@@ -19,7 +19,7 @@ from rich.progress import (
 from aqdask.execution.reporter import Reporter, Silent
 from aqdask.monitor.rate import Rate, duration
 from aqdask.monitor.strict_json import strict_json
-from aqdask.text import printable
+from aqdask.text import plural, printable
 
 LINE_SECONDS = 5.0  # shortest time between two lines of one stage
 SHOWN = 10  # failures of one stage that are shown one by one
@@ -90,7 +90,8 @@ class BarReporter(_Display):
             return
         columns = (
             TextColumn("{task.description:8}", markup=False), BarColumn(), MofNCompleteColumn(),
-            TextColumn(unit), TimeElapsedColumn(), TextColumn("{task.fields[note]}"),
+            TextColumn(unit.removesuffix("s") if total == 1 else unit), TimeElapsedColumn(),
+            TextColumn("{task.fields[note]}"),
         )  # fmt: skip
         self._bar = Progress(*columns, console=self.console)
         self._task = self._bar.add_task(stage, total=total, note="")
@@ -158,7 +159,8 @@ class LineReporter(_Display):
         seconds = self._reported_at - self._began
         pace = _pace(self._rate, self._total - self._done, self._unit, self._quarantined)
         more = f", {pace}" if pace else ""
-        self.say(f"{self._stage}: {self._done} of {self._total} {self._unit} in {seconds:.1f} s{more}")
+        amount = plural(self._total, self._unit.removesuffix("s"), self._unit)
+        self.say(f"{self._stage}: {self._done} of {amount} in {seconds:.1f} s{more}")
 
 
 def _pace(rate: Rate, left: int, unit: str, quarantined: int) -> str:

@@ -17,6 +17,7 @@ from aqdask.photometry.resampling import Transform
 from aqdask.photometry.sky_subtraction import SkySubtracted, extract_sources
 from aqdask.photometry.star_matching import apply_affine, coincident, match_stars
 from aqdask.references.image_statistics import measure
+from aqdask.text import plural
 
 RADII = 4.0 * 2.0 ** (np.arange(7) / 2)  # px, apertures of the flux scale
 APERTURE = (
@@ -154,28 +155,70 @@ def align(stars: Stars, reference: Stars, by_wcs: Transform | None = None) -> Sc
         If fewer than `MIN_STARS` stars are common to both.
     """
     least = max(MIN_STARS, MIN_FRACTION * min(len(stars.xy), len(reference.xy)))
+    found, pairs, offset = align_stars(
+        reference.xy, stars.xy, least, by_wcs, name="the reference", limit=MAX_OFFSET
+    )
+    scale = _scale(stars, reference, pairs[:, ::-1])
+    return ScaledAlignment(found.transform, found.method, scale, len(pairs), offset)
+
+
+def align_stars(
+    source: np.ndarray,
+    target: np.ndarray,
+    least: float,
+    by_wcs: Transform | None = None,
+    *,
+    name: str,
+    limit: float = np.inf,
+) -> tuple[Alignment, np.ndarray, float]:
+    """Align positions of stars by a WCS where the stars agree with it, else by matching them.
+
+    Parameters
+    ----------
+    source, target : ndarray (n, 2)
+        x, y of the stars of either frame, the brightest first.
+    least : float
+        Number of stars that have to coincide.
+    by_wcs : callable, optional
+        Positions in the source to those in the target.
+    name : str
+        Name of the other frame in messages.
+    limit : float
+        Largest median distance of stars in common, pixels.
+
+    Returns
+    -------
+    tuple of Alignment, ndarray (k, 2), float
+        From source to target; numbers of the stars in common, in the order of ``source``; and their median
+        distance.
+
+    Raises
+    ------
+    FrameError
+        For frames with too few common stars.
+    """
     if by_wcs is not None:
-        places = np.full(reference.xy.shape, np.nan)
+        places = np.full(source.shape, np.nan)
         with contextlib.suppress(Exception):  # a WCS that does not converge is none
-            places = by_wcs(reference.xy)
-        pairs, offset = _pairs(stars, places)
-        if len(pairs) >= least and offset <= MAX_OFFSET:
-            return ScaledAlignment(by_wcs, "wcs", _scale(stars, reference, pairs), len(pairs), offset)
+            places = by_wcs(source)
+        pairs, offset = _pairs(places, target)
+        if len(pairs) >= least and offset <= limit:
+            return Alignment(by_wcs, "wcs"), pairs, offset
     try:
-        affine = match_stars(reference.xy, stars.xy, least)
+        affine = match_stars(source, target, least)
     except FrameError as error:
-        raise FrameError(f"it could not be aligned with the reference: {error}") from error
-    transform = partial(apply_affine, affine)
-    pairs, offset = _pairs(stars, transform(reference.xy))
-    if offset > MAX_OFFSET:
-        raise FrameError(f"the {len(pairs)} stars in common with the reference are {offset:.1f} px off")
-    return ScaledAlignment(transform, "stars", _scale(stars, reference, pairs), len(pairs), offset)
+        raise FrameError(f"it could not be aligned with {name}: {error}") from error
+    found = Alignment(partial(apply_affine, affine), "stars")
+    pairs, offset = _pairs(found.transform(source), target)
+    if offset > limit:
+        raise FrameError(f"{plural(len(pairs), 'star')} in common with {name}, {offset:.1f} px off")
+    return found, pairs, offset
 
 
-def _pairs(stars: Stars, places: np.ndarray) -> tuple[np.ndarray, float]:
-    """Return the numbers of stars and of places in common, int ``(n, 2)``, and their median distance."""
-    pairs = coincident(places, stars.xy)[:, ::-1]
-    away = np.hypot(*(stars.xy[pairs[:, 0]] - places[pairs[:, 1]]).T)
+def _pairs(places: np.ndarray, stars: np.ndarray) -> tuple[np.ndarray, float]:
+    """Return the numbers of places and stars in common, int ``(n, 2)``, and their median distance."""
+    pairs = coincident(places, stars)
+    away = np.hypot(*(stars[pairs[:, 1]] - places[pairs[:, 0]]).T)
     return pairs, float(np.median(away)) if len(pairs) else np.inf
 
 

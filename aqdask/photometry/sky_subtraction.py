@@ -121,6 +121,39 @@ def extract_sources(
     return np.column_stack([found["x"], found["y"]])
 
 
+def brightest_sources(
+    frame: SkySubtracted, threshold: float, radius: float, bad: np.ndarray | None = None, *, subpix: int = 0
+) -> np.ndarray:
+    """Extract sources, the brightest first.
+
+    Parameters
+    ----------
+    frame : SkySubtracted
+        The frame.
+    threshold : float
+        Sigma of the local noise.
+    radius : float
+        Of the aperture that gives the flux, pixels.
+    bad : ndarray (y, x) of bool, optional
+        Pixels in which nothing is extracted; None: those that are invalid.
+    subpix : int
+        As for `sep.sum_circle`.
+
+    Returns
+    -------
+    ndarray (n, 3)
+        float64, x and y in pixels and flux in counts.
+
+    Raises
+    ------
+    RuntimeError
+        For a frame so crowded or structured that sep gives up.
+    """
+    places = extract_sources(frame.pixels, threshold, frame.rms, frame.invalid if bad is None else bad)
+    flux = sep.sum_circle(frame.pixels, *np.ascontiguousarray(places.T), radius, subpix=subpix)[0]
+    return np.column_stack([places, flux])[np.argsort(-flux, kind="stable")]
+
+
 def extract(pixels: np.ndarray, threshold: float, **options: Any) -> Any:
     """Run ``sep.extract`` with buffers as large as the frame needs; arguments and result are its own.
 

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 import sep
+from scipy.spatial import KDTree
+from scipy.special import bdtrc
 
-from aqdask.photometry.star_matching import MIN_STARS, apply_affine, fit_affine
+from aqdask.photometry.star_matching import COINCIDENT, MIN_STARS, apply_affine, fit_affine
 
 MAX_CENTROIDS = 500  # brightest stars whose centres are measured
 FOUND = 1 / 3  # of the bright stars have to be at their places
 FWHM_PER_SIGMA = 2.3548
+SHIFT_REACH = 50.0  # px, largest common shift that is looked for
+SHIFT_STARS = 2000  # the brightest, among which it is looked for
+BY_CHANCE = 1e-3  # probability of a common shift
 
 
 def centroids(pixels: np.ndarray, positions: np.ndarray, fwhm: float, reach: float) -> np.ndarray:
@@ -75,3 +80,36 @@ def recentre(
     if (off <= fwhm / 2).sum() < max(MIN_STARS, FOUND * len(chosen)):
         return None
     return apply_affine(affine, positions)
+
+
+def common_shift(
+    positions: np.ndarray, stars: np.ndarray, shape: tuple[int, int]
+) -> tuple[np.ndarray, int] | None:
+    """Find the shift from positions to stars on which more of them agree than by chance.
+
+    Parameters
+    ----------
+    positions, stars : ndarray (n, 2) and (m, 2)
+        x, y in pixels; the brightest stars first.
+    shape : tuple of int
+        ``(y, x)`` of the frame.
+
+    Returns
+    -------
+    tuple of ndarray (2,) and int, or None
+        Median shift x, y, of at most 50 px, and the number of positions that have a star there within 3 px.
+        None where random stars of this density agree as well with a probability above 0.001.
+    """
+    some = stars[:SHIFT_STARS]
+    near = KDTree(some).query_ball_point(positions, SHIFT_REACH) if len(some) else []
+    steps = [some[found] - position for found, position in zip(near, positions, strict=False) if found]
+    if not steps:
+        return None
+    all_steps = np.concatenate(steps)
+    votes = KDTree(all_steps).query_ball_point(all_steps, COINCIDENT, return_length=True)
+    away = np.hypot(*(all_steps - all_steps[np.argmax(votes)]).T)
+    shift = np.median(all_steps[away <= COINCIDENT], axis=0)
+    agree = int(np.sum(KDTree(some).query(positions + shift)[0] <= COINCIDENT))
+    chance = min(1.0, len(some) * np.pi * COINCIDENT**2 / (shape[0] * shape[1]))
+    tries = (SHIFT_REACH / COINCIDENT) ** 2
+    return (shift, agree) if tries * bdtrc(agree - 1, len(positions), chance) < BY_CHANCE else None

@@ -14,8 +14,9 @@ import numpy as np
 from aqdask import flags
 from aqdask.specs import PatchGrid
 from aqdask.stats.masking import bad_patches, check_alpha
+from aqdask.stats.patches import patches_of
 from aqdask.store import labels, layout
-from aqdask.store.labels import BAD, GOOD, Box, Label
+from aqdask.store.labels import BAD, GOOD, Label
 from aqdask.store.ledger import DONE, Entry, open_ledger
 from aqdask.store.quality_store import QualityStore
 
@@ -236,18 +237,6 @@ def _box_verdicts(maps: _Maps, found: Sequence[Label], grid: PatchGrid) -> Itera
         yield from (_Verdict(PATCH, verdict, reason) for reason in maps.reasons(patches))
         unmasked = np.count_nonzero(patches & ~maps.masked)
         yield from (_Verdict(PATCH, verdict, None) for _ in range(unmasked))
-
-
-def patches_of(box: Box, grid: PatchGrid) -> np.ndarray:
-    """Return the patches that a box covers by half, or that hold half of it: bool ``(patch_y, patch_x)``."""
-    x0, y0, x1, y1 = box
-    overlap, sides = [], []
-    for axis, (first, last) in enumerate(((y0, y1), (x0, x1))):
-        starts, stops = grid.starts(axis), grid.stops(axis)
-        overlap.append(np.clip(np.minimum(stops, last) - np.maximum(starts, first), 0, None))
-        sides.append(stops - starts)
-    area, patch = np.outer(*overlap), np.outer(*sides)
-    return (2 * area >= np.minimum(patch, (x1 - x0) * (y1 - y0))) & (area > 0)
 
 
 _NO_DATA = flags.code(flags.REASONS, "no_data")

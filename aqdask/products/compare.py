@@ -14,6 +14,7 @@ import xarray as xr
 from aqdask.errors import UsageError
 from aqdask.execution.reporter import Reporter, Silent
 from aqdask.stats.masking import bad_patches, check_alpha
+from aqdask.text import plural
 
 BLOCK = 2_000_000  # patches in memory at a time: 10 MB a model
 CODES = 256  # possible reason codes (uint8)
@@ -233,7 +234,7 @@ def _matching_rows(a: xr.Dataset, b: xr.Dataset) -> np.ndarray | None:
     if len(only[0]) or len(only[1]) or len(ids[0]) != len(ids[1]):
         example = next((str(names[0]) for names in only if len(names)), "a frame twice")
         raise _different_frames(
-            f"{len(only[0])} frames in a only and {len(only[1])} in b only ({example}, ...)"
+            f"{plural(len(only[0]), 'frame')} in a only and {len(only[1])} in b only ({example}, ...)"
         )
     back = np.empty(len(ids[0]), np.int64)
     back[np.argsort(ids[0], kind="stable")] = np.argsort(ids[1], kind="stable")

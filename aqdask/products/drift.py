@@ -3,29 +3,25 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
-from pyarrow import csv
 
-from aqdask.errors import UsageError, place_failed
+from aqdask.errors import UsageError
 from aqdask.methods.bundle import POOLED, Bundle, Calibration, nearest_key
 from aqdask.methods.calibration_spans import OPEN, SEPARATOR, times_of
 from aqdask.products.columns import described
 from aqdask.products.drift_series import ArchiveSeries, FrameSeries, Repeats, read_repeats, read_series
-from aqdask.products.table import as_astropy
 from aqdask.specs import PatchGrid
 from aqdask.stats.change_points import LEAST_UNITS, STEP, ChangePoint, change_points
 from aqdask.store import layout
 from aqdask.store.frame_store import FrameStore
 from aqdask.store.ledger import open_ledger
-from aqdask.text import printable
+from aqdask.text import plural, printable
 
 FEW = 3  # good frames, from which one can calibrate
 SHOWN = 3
@@ -201,49 +197,14 @@ COLUMNS = {
 }  # fmt: skip
 
 
-def _csv(table: pa.Table, path: Path) -> None:
-    csv.write_csv(table, os.fspath(path))
-
-
-def _ecsv(table: pa.Table, path: Path) -> None:
-    as_astropy(table).write(path, format="ascii.ecsv", overwrite=True)
-
-
-def _parquet(table: pa.Table, path: Path) -> None:
-    pq.write_table(table, os.fspath(path))
-
-
-WRITERS: Mapping[str, Callable[[pa.Table, Path], None]] = {".csv": _csv, ".ecsv": _ecsv, ".parquet": _parquet}
-
-
-def check_suffix(path: str | os.PathLike[str]) -> None:
-    """Raise `UsageError` for a file of another format than those of `WRITERS`."""
-    if Path(path).suffix not in WRITERS:
-        raise UsageError(
-            f"a table named {printable(os.fspath(path))}",
-            expected=f"a name that ends with one of {', '.join(WRITERS)}",
-            consequence="Nothing was written",
-            remedy="choose another name",
-        )
-
-
-def write_changes(found: ArchiveDrift, path: str | os.PathLike[str]) -> None:
-    """Write the changes as CSV, ECSV or Parquet, by the suffix of the name.
-
-    Raises
-    ------
-    UsageError
-        For another suffix. ArchiveError if the file cannot be written.
-    """
-    check_suffix(path)
-    try:
-        WRITERS[Path(path).suffix](found.table, Path(path))
-    except OSError as error:
-        raise place_failed(path, error) from error
-
-
 def find_drift(
-    archive: str | os.PathLike[str], quality: str, *, alpha: float = 0.01, maps: bool = True
+    archive: str | os.PathLike[str],
+    quality: str,
+    *,
+    alpha: float = 0.01,
+    maps: bool = True,
+    patterns: Sequence[str] | None = None,
+    band: str | None = None,
 ) -> ArchiveDrift:
     """Find the change points of an archive, from stored scores; see `aqdask.drift`.
 
@@ -252,7 +213,7 @@ def find_drift(
     UsageError
         For a model whose method measures neither size nor noise of frames.
     """
-    found = read_series(archive, quality)
+    found = read_series(archive, quality, patterns, band)
     followed = [q.variable for q in QUANTITIES.values() if q.variable in found.store.frame_variables]
     if not followed:
         raise UsageError(
@@ -267,7 +228,7 @@ def find_drift(
     if maps:
         repeats, damaged = read_repeats(archive, quality, found, alpha)
         if damaged:
-            notes.append(f"the maps of {damaged} frames are missing or damaged (`aqdask verify --repair`)")
+            notes.append(f"maps of {plural(damaged, 'frame')} missing or damaged (`aqdask verify --repair`)")
     for series, own in zip(found.series, repeats, strict=True):
         changes += series_changes(series)
         changes += _gains(series, found.model.bundle, [c for c in changes if _is_of(c, series)], notes)
@@ -436,9 +397,8 @@ def _use(
     parts = _parts(series, [change.time for change in changes])
     within = _parts_of(references, parts)
     anew = [part for part in parts if part not in within] if len(parts) > 1 else []
-    told = [
-        f"{_named(series)}: {len(series.rows)} frames, {_day(series.times[0])} to {_day(series.times[-1])}"
-    ]
+    days = f"{_day(series.times[0])} to {_day(series.times[-1])}"
+    told = [f"{_named(series)}: {plural(len(series.rows), 'frame')}, {days}"]
     if key != series.calibration:
         told.append(f"not calibrated; scored with the calibration of {key.replace('|', ' ') or 'any camera'}")
     elif references:

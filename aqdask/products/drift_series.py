@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from aqdask import flags
+from aqdask.io.frame_ids import select_frames
 from aqdask.products.flagged import StoredModel
 from aqdask.products.mask_summaries import CODES, WITHOUT_SCORE, read_masks, scored_rows
 from aqdask.products.report.columns import frame_values
@@ -125,8 +126,15 @@ class ArchiveSeries:
     grid: PatchGrid
 
 
-def read_series(archive: str | os.PathLike[str], quality: str) -> ArchiveSeries:
+def read_series(
+    archive: str | os.PathLike[str],
+    quality: str,
+    patterns: Sequence[str] | None = None,
+    band: str | None = None,
+) -> ArchiveSeries:
     """Read the frame-level values of a quality group; no map and no pixel is read.
+
+    Ids or patterns, and a filter, choose frames; see `aqdask.io.frame_ids.select_frames`.
 
     Raises
     ------
@@ -142,6 +150,10 @@ def read_series(archive: str | os.PathLike[str], quality: str) -> ArchiveSeries:
     rows = known.column("row").astype(np.int64)
     order = np.argsort(rows)
     known, rows = known.take(order), rows[order]
+    if patterns is not None or band is not None:
+        filters = frames.coordinate("filter", rows.tolist()) if len(rows) else ()
+        chosen = select_frames(known.texts("frame_id"), list(map(str, filters)), patterns, band)
+        known, rows = known.take(chosen), rows[chosen]
     columns = {name: _codes(frames, rows, name) for name in ("camera", "filter")}
     times = np.asarray(frames.coordinate("time")[: ledger.row_count])[rows] if len(rows) else rows
     values = {name: column[rows] for name, column in frame_values(store, ledger.row_count).items()}

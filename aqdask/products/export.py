@@ -24,6 +24,7 @@ from aqdask.products.sky_masks import write_moc, write_regions
 from aqdask.products.table import frame_table, write_csv, write_ecsv, write_parquet
 from aqdask.store import layout
 from aqdask.store.ledger import DONE, SKIPPED, Entry, open_ledger
+from aqdask.text import plural
 
 PathLike = str | os.PathLike[str]
 FRAMES_PER_TASK = 4
@@ -132,9 +133,8 @@ def export_all(
     for name, row in chosen.items():
         absent = sum(not result.problem and result.files.get(name) == "" for result in found.values())
         if absent:
-            reporter.say(
-                f"note: {absent} of {len(found)} frames have no {row.summary}: no WCS, or a part of one"
-            )
+            who = f"{absent} of {plural(len(found), 'frame')} {'has' if absent == 1 else 'have'}"
+            reporter.say(f"note: {who} no {row.summary}: no WCS, or a part of one")
     summaries = summarise_masks(archive, quality, alpha) if reasons else None
     table = frame_table(archive, quality, found, summaries)
     for row in chosen.values():

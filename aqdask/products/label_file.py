@@ -41,6 +41,13 @@ def read_label_file(path: str | os.PathLike[str], archive: str | os.PathLike[str
     """
     try:
         found = json.loads(read_regular(path))
+    except FileNotFoundError as error:
+        raise UsageError(
+            f"no file {printable(path)}",
+            expected="the file that the page of `aqdask report` saved",
+            consequence="No label was changed",
+            remedy="check the path",
+        ) from error
     except OSError as error:
         raise place_unreadable(path, error) from error
     except ValueError as error:

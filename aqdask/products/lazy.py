@@ -6,6 +6,7 @@ them.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,7 @@ import numpy as np
 import xarray as xr
 from dask.base import tokenize
 
-from aqdask.errors import UsageError
+from aqdask.errors import UncalibratedWarning, UsageError
 from aqdask.execution.coverage import ATTRIBUTE, uncalibrated
 from aqdask.execution.model_cache import default_precision, load_cached, one_thread
 from aqdask.execution.pipeline import check_patch
@@ -28,6 +29,7 @@ from aqdask.products.open import in_chunks
 from aqdask.specs import PatchGrid, Variable
 from aqdask.stats.patches import gather
 from aqdask.store.quality_store import bounds, centres
+from aqdask.text import shortened
 
 TILE = 8  # patches a side: 512 px with patches of 64, two batches of the network
 
@@ -48,13 +50,9 @@ def quality_of(
     grid = PatchGrid(height, width, bundle.patch)
     check_patch(bundle, (height, width))
     variables = variables_of(bundle)
-    frames, about = [], []
-    for index in np.ndindex(pixels.shape[:-2]):
-        calibration = _value("camera", camera, coords, index), _value("filter", filter, coords, index)
-        about.append(calibration)
-        if bundle.spans:
-            band = bundle.spans.filter_at(*calibration, _time(time, coords, index))
-            calibration = calibration[0], band
+    about, calibrations = _calibrations(bundle, pixels.shape[:-2], coords, (camera, filter, time))
+    frames = []
+    for index, calibration in zip(np.ndindex(pixels.shape[:-2]), calibrations, strict=True):
         part = None if bad is None else bad[index]
         frames.append(_frame_maps(pixels[index], part, grid, bundle, variables, calibration))
     result = xr.Dataset(coords=coords, attrs=_attributes(bundle, grid))
@@ -75,19 +73,25 @@ def quality_of(
 
 
 def reconstruct(
-    image: Any, bundle: Bundle, *, invalid: Any = None, camera: str | None = None, filter: str | None = None
+    image: Any,
+    bundle: Bundle,
+    *,
+    invalid: Any = None,
+    camera: str | None = None,
+    filter: str | None = None,
+    time: Any = None,
 ) -> xr.Dataset:
     """Build the lazy reconstruction and residual of frames; see `aqdask.reconstruct`."""
     pixels, dims, coords = _unwrap(image)
     bad = _bad_pixels(image, invalid, pixels.shape)
     check_patch(bundle, pixels.shape[-2:])
     shape = pixels.shape if dims else (1, *pixels.shape)
-    names = [
-        [_value(name, given, coords, (index,) if dims else ()) for index in range(shape[0])]
-        for name, given in (("camera", camera), ("filter", filter))
-    ]
+    about, calibrations = _calibrations(bundle, pixels.shape[:-2], coords, (camera, filter, time))
     frames = pixels.reshape(shape).rechunk((1, -1, -1))
-    planes = [frames, *(da.from_array(np.array(one)[:, None, None], chunks=1) for one in names)]
+    planes = [
+        frames,
+        *(da.from_array(np.array(one)[:, None, None], chunks=1) for one in zip(*calibrations, strict=True)),
+    ]
     if bad is not None:
         planes.append(bad.reshape(shape).rechunk((1, -1, -1)))
     contents = dask.delayed(bundle.contents, name=f"model-{bundle.digest[:16]}", pure=True, traverse=False)
@@ -102,8 +106,14 @@ def reconstruct(
         ("residual", "image less reconstruction", (frames - counts).astype(counts.dtype)),
     ):
         result[name] = xr.Variable(axes, values if dims else values[0], {"long_name": text})
-    if found := list(uncalibrated(bundle, [*zip(*names, strict=True)])):
+    if found := list(uncalibrated(bundle, about)):
         result.attrs[ATTRIBUTE] = found
+        warnings.warn(
+            f"the model {bundle.name} is not calibrated for {shortened([repr(key) for key in found])}: the "
+            "reconstruction is made with the noise of other cameras or filters (`aqdask calibrate`)",
+            UncalibratedWarning,
+            stacklevel=3,
+        )
     return result
 
 
@@ -182,6 +192,24 @@ def _time(given: Any, coords: dict[Hashable, Any], index: tuple[int, ...]) -> in
         values = np.asarray(coords["time"].values)
         found = values[index] if values.ndim else values[()]
     return None if np.isnat(found) else int(found.astype("datetime64[us]").astype(np.int64))
+
+
+def _calibrations(
+    bundle: Bundle,
+    lead: tuple[int, ...],
+    coords: dict[Hashable, Any],
+    given: tuple[str | None, str | None, Any],
+) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    """Return camera and filter of each frame, and those of the calibration that it has at its time."""
+    camera, band, time = given
+    about, calibrations = [], []
+    for index in np.ndindex(lead):
+        own = _value("camera", camera, coords, index), _value("filter", band, coords, index)
+        about.append(own)
+        if bundle.spans:
+            own = own[0], bundle.spans.filter_at(*own, _time(time, coords, index))
+        calibrations.append(own)
+    return about, calibrations
 
 
 def _frame_maps(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -119,7 +120,8 @@ def open_quality(archive: str | os.PathLike[str], model: str | None = None) -> x
         ``label`` (verdict of a person on the frame: 'good', 'bad' or empty), patch bounds ``y0``, ``y1``,
         ``x0``, ``x1`` and centres ``patch_y``, ``patch_x`` in pixels, ``ra`` and
         ``dec`` of patch centres in degrees (NaN without WCS); and ``invalid`` (frame, y, x) where some pixels
-        of the archive are not data. Chunks as `open_frames` has them.
+        of the archive are not data. The attribute ``boxes_labelled_bad`` has boxes that a person has labelled
+        bad as JSON, ``{frame_id: [[x0, y0, x1, y1], ...]}``, where there are some. Chunks as `open_frames`.
     """
     name = quality_name(archive, model)
     store = QualityStore.open(archive, name)
@@ -130,11 +132,18 @@ def open_quality(archive: str | os.PathLike[str], model: str | None = None) -> x
     quality = xr.open_zarr(store.group.store, group=f"quality/{name}", consolidated=False, chunks=chunks)
     quality = quality.drop_vars("bundle").set_coords(["y0", "y1", "x0", "x1", "ra", "dec"])
     quality = quality[sorted(map(str, quality.data_vars))]
+    for variable in quality.variables.values():  # in the words of today, whatever release wrote them
+        told = variable.attrs.get("long_name")
+        if told in layout.REWORDED:
+            variable.attrs["long_name"] = layout.REWORDED[told]
     root = layout.open_root(archive)
     ledger = open_ledger(root)
     known, rows = ledger.rows(), frames.sizes["frame"]
     states = _states(known.standing(name), rows)
-    verdicts = {one.frame_id: one.verdict for one in labels.valid(root, ledger) if one.box is None}
+    judged = labels.valid(root, ledger)
+    verdicts = {one.frame_id: one.verdict for one in judged if one.box is None}
+    if boxes := labels.bad_boxes(judged):
+        quality.attrs["boxes_labelled_bad"] = json.dumps(boxes)
     given = np.array([verdicts.get(frame_id, "") for frame_id in known.texts("frame_id")], TEXT)
     about = {"state": states, "label": _column(given, "", rows, "verdict of a person, empty for none")}
     height, width = (int(n) for n in quality.attrs["frame_shape"])

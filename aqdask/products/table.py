@@ -35,7 +35,7 @@ COLUMNS: dict[str, tuple[pa.DataType, str]] = {
     "path": (pa.string(), "source file"),
     "row": (pa.int64(), "position along `frame` in the archive, -1 for none"),
     "time": (pa.timestamp("us", tz="UTC"), "start of the exposure"),
-    "exptime": (pa.float64(), "exposure time in seconds"),
+    "exptime": (pa.float64(), "exposure time"),
     "filter": (pa.string(), "filter"),
     "camera": (pa.string(), "instrument, with binning where it is not 1 x 1"),
     "frame_type": (
@@ -43,8 +43,8 @@ COLUMNS: dict[str, tuple[pa.DataType, str]] = {
         "light, bias, dark, flat, arc, focus or calibration; empty where the header has none",
     ),
     "airmass": (pa.float64(), "airmass"),
-    "ra": (pa.float64(), "right ascension of the centre in degrees (ICRS)"),
-    "dec": (pa.float64(), "declination of the centre in degrees (ICRS)"),
+    "ra": (pa.float64(), "right ascension of the centre (ICRS)"),
+    "dec": (pa.float64(), "declination of the centre (ICRS)"),
     "masked_fraction": (pa.float64(), "fraction of the frame's pixels that are masked"),
     "frame_score": (pa.float64(), "score of the frame, larger = worse"),
     "flag_reason": (pa.string(), "reason why the frame is flagged, empty where it is not"),
@@ -94,14 +94,14 @@ def frame_table(
         archive, then the sources that gave no frame.
     """
     frames, ledger = FrameStore.open(archive), ledger or open_ledger(layout.open_root(archive))
-    measured, kinds = _frame_variables(archive, quality)
+    measured, kinds, units = _frame_variables(archive, quality)
     reasons = None
     if summaries is not None:
         reasons = MaskReasons(measured, summaries, StoredModel(QualityStore.open(archive, quality)))
     others = sorted({name for mask in (masks or {}).values() for name in mask.files} - {"dq"})
     for name in others:
         kinds = kinds | {f"{name}_file": (pa.string(), f"name of the file in the folder {name}/")}
-    schema = described_schema(kinds)
+    schema = described_schema(kinds, UNITS | units)
     parts = [schema.empty_table()]
     chosen = [ledger.rows(), ledger.rejected()]
     if frame_ids is not None:
@@ -215,19 +215,21 @@ def _kind(dtype: np.dtype) -> pa.DataType:
 
 def _frame_variables(
     archive: str | os.PathLike[str], quality: str
-) -> tuple[dict[str, np.ndarray], dict[str, tuple[pa.DataType, str]]]:
-    """Return frame-level variables of a quality group, ``(frame,)`` by name, and the table's columns."""
+) -> tuple[dict[str, np.ndarray], dict[str, tuple[pa.DataType, str]], dict[str, str]]:
+    """Return frame-level variables of a quality group, ``(frame,)``, columns of the table, and units."""
     if not quality:
-        return {}, COLUMNS
+        return {}, COLUMNS, {}
     group = QualityStore.open(archive, quality)
     if "frame_score" not in group.frame_variables:
-        return {}, COLUMNS
+        return {}, COLUMNS, {}
     found = {name: np.asarray(group.group[name][:]) for name in group.frame_variables}  # type: ignore[index]
     kinds = dict(COLUMNS)
     for name, values in found.items():
         meaning = str(group.group[name].attrs.get("long_name", name))
+        meaning = layout.REWORDED.get(meaning, meaning)
         kinds.setdefault(name, (_kind(values.dtype), meaning))
-    return found, kinds
+    known = {name: str(group.group[name].attrs.get("units", "1")) for name in found}
+    return found, kinds, {name: unit for name, unit in known.items() if unit != "1"}
 
 
 def write_parquet(table: pa.Table, folder: Path) -> None:
@@ -261,5 +263,5 @@ def as_astropy(table: pa.Table) -> Table:
             values = [v or "" for v in values]
         result[field.name] = values if values else np.array([], dtype="U1")
         result[field.name].description = field.metadata[b"description"].decode()
-        result[field.name].unit = UNITS.get(field.name)
+        result[field.name].unit = field.metadata.get(b"unit", b"").decode() or None
     return result

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import sep
 
+from aqdask.references.detector_lines import NO_LINES, FrameLines, measure_lines
+
 DETECTION = 5.0  # sigma of the sky
 MESH = 32  # px; side of the background meshes for the structure of the sky
 MINIMUM_AREA = 5  # pixels above it, after sep's 3 x 3 filter
@@ -47,6 +49,8 @@ class ImageStatistics:
         Unevenness of the sky in units of ``rms``: standard deviation of the background meshes (32 px) about
         a fitted surface ``a + b x**2 + c y**2``. The fit removes centred vignetting and leaves gradients,
         clouds and ghosts, to which the medians above are blind.
+    lines : FrameLines
+        Columns, rows and the strongest streak; none where they are not asked for.
     """
 
     background: float = math.nan
@@ -55,9 +59,10 @@ class ImageStatistics:
     fwhm: float = math.nan
     ellipticity: float = math.nan
     structure: float = math.nan
+    lines: FrameLines = NO_LINES
 
 
-def measure(image: np.ndarray, invalid: np.ndarray | None = None) -> ImageStatistics:
+def measure(image: np.ndarray, invalid: np.ndarray | None = None, *, lines: bool = False) -> ImageStatistics:
     """Measure the statistics of one frame.
 
     Parameters
@@ -66,6 +71,8 @@ def measure(image: np.ndarray, invalid: np.ndarray | None = None) -> ImageStatis
         Counts, of any real type and byte order.
     invalid : ndarray (y, x) of bool, optional
         True for pixels without data; pixels that are not finite are added.
+    lines : bool
+        Measure lines too.
 
     Returns
     -------
@@ -86,12 +93,13 @@ def measure(image: np.ndarray, invalid: np.ndarray | None = None) -> ImageStatis
     structure = _structure(pixels, bad) / rms
     limit = _saturation(pixels) - level
     background.subfrom(pixels)
+    known = measure_lines(pixels, bad, rms) if lines else NO_LINES
     found = _extract(pixels, bad, rms)
     if found is None:
-        return ImageStatistics(level, rms, structure=structure)
+        return ImageStatistics(level, rms, structure=structure, lines=known)
     stars = found[found["cpeak"] > MIN_FILTERED_PEAK * found["peak"]]
     fwhm, ellipticity = _shapes(pixels, bad, stars, SHAPE_SIGNAL * rms, limit)
-    return ImageStatistics(level, rms, len(stars), fwhm, ellipticity, structure)
+    return ImageStatistics(level, rms, len(stars), fwhm, ellipticity, structure, known)
 
 
 def _structure(pixels: np.ndarray, bad: np.ndarray) -> float:

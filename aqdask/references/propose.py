@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from aqdask.errors import UsageError
+from aqdask.references.detector_lines import UnevenLine, uneven_lines, when
 from aqdask.references.image_statistics import ImageStatistics, measure
 from aqdask.stats.robust import mad_sigma
 
@@ -17,6 +18,7 @@ __all__ = ["ImageStatistics", "Proposal", "measure", "propose"]
 
 OUTLIER = 3.0  # robust sigma towards worse quality
 MOST_PROPOSED = 24  # of a group: the false-mask rate of a calibration hardly gains from more
+MOST_COMPARED = 96  # best frames of a group whose columns and rows are compared
 FEWEST = 3  # of a group: `calibrate` refuses fewer
 SHOWN = 5
 
@@ -83,6 +85,8 @@ QUANTITIES = (
     _Quantity("rms / sqrt(background)", "{:.4g}", 1, relative=0.03),
     _Quantity("sources", "{:.0f}", -1, relative=0.05),
     _Quantity("sky structure", "{:.1f} of the noise", 1, relative=0.1, absolute=1e-9),
+    # A satellite is no matter of degree: it drops a frame, and ranks none.
+    _Quantity("streak", "{:.1f} of the noise", 1, relative=0.1, absolute=1.0, weight=0.0),
 )
 
 
@@ -98,7 +102,8 @@ def propose(
 
     In each group, frames beyond `OUTLIER` robust sigma towards worse quality are dropped, and the others
     proposed, the best `MOST_PROPOSED` where there are more. Worse are wide or elongated stars, a bright or
-    uneven sky, noise high for the sky, and few stars.
+    uneven sky, noise high for the sky, few stars, and a streak. Frames with a column or row that differs from
+    its neighbours there but not in other frames are left out, unless too few remained; `line_notes` names it.
 
     Parameters
     ----------
@@ -168,13 +173,15 @@ def _propose_group(
     """Return the proposals for one camera and filter."""
     values, distance = _distances(measures)
     measurable = np.isfinite(distance).all(axis=1)
-    filled = np.where(measurable[:, None], distance, np.inf)
-    score = np.average(filled, axis=1, weights=[quantity.weight for quantity in QUANTITIES])
-    worst = filled.max(axis=1)
+    weights = [quantity.weight for quantity in QUANTITIES]
+    score = np.where(measurable, np.average(distance, axis=1, weights=weights), np.inf)
+    worst = np.where(measurable, distance.max(axis=1), np.inf)
     liked = np.array([name in good for name in ids], bool) & measurable
     order = np.lexsort((score, ~liked))
     ranking = [place for place in order if liked[place] or worst[place] <= OUTLIER]
-    best = set(ranking[:MOST_PROPOSED])
+    compared = ranking[:MOST_COMPARED]
+    spoilt = _spoilt(measures, compared, liked)
+    best = set([place for place in compared if place not in spoilt][:MOST_PROPOSED])
     proposals = []
     for place, (id_, measured) in enumerate(zip(ids, measures, strict=True)):
         if not measurable[place]:
@@ -184,7 +191,7 @@ def _propose_group(
             kind = QUANTITIES[which]
             side = "above" if (distance[place, which] >= 0) == (kind.sign > 0) else "below"
             reason = ("labelled good; " if liked[place] else "") + (
-                f"{_verdict(place in best, worst[place])}: at worst {kind.name} "
+                f"{_verdict(place in best, worst[place], spoilt.get(place))}: at worst {kind.name} "
                 f"{kind.form.format(values[place, which])}, {abs(distance[place, which]):.1f} sigma {side} "
                 "the group median"
             )
@@ -194,9 +201,24 @@ def _propose_group(
     return proposals
 
 
-def _verdict(is_best: bool, worst: float) -> str:
+def _spoilt(
+    measures: Sequence[ImageStatistics], compared: Sequence[int], liked: np.ndarray
+) -> dict[int, UnevenLine]:
+    """Return which of the compared frames have a column or row that others have not.
+
+    Without those that are ``liked``; empty where less than half as many would be left as are proposed.
+    """
+    lines = uneven_lines([measures[place].lines for place in compared])
+    found = {compared[k]: line for line in reversed(lines) for k in line.members if not liked[compared[k]]}
+    left = len(compared) - len(found)
+    return found if 2 * left >= min(len(compared), MOST_PROPOSED) else {}
+
+
+def _verdict(is_best: bool, worst: float, line: UnevenLine | None) -> str:
     if worst > OUTLIER:
         return "outlier"
+    if line:
+        return f"left out: {line.text}, which it is not in other frames; else sound"
     return "sound" if is_best else f"sound, but not among the best {MOST_PROPOSED} of its group"
 
 
@@ -212,7 +234,7 @@ def shortfalls(proposals: Sequence[Proposal], groups: Sequence[tuple[str, str]])
     numbers = Counter(group for proposal, group in pairs if proposal.proposed)
     few = {group: number for group, number in numbers.items() if number < MOST_PROPOSED}
     lines = [
-        f"{' '.join(filter(None, group)) or 'an unknown camera'}: {_counted(number)} proposed; "
+        f"{_named(group)}: {_counted(number)} proposed; "
         + (f"`calibrate` needs at least {FEWEST}, and " if number < FEWEST else "")
         + f"{MOST_PROPOSED - number} more would bring the false-mask rate closer to alpha"
         for group, number in few.items()
@@ -223,13 +245,56 @@ def shortfalls(proposals: Sequence[Proposal], groups: Sequence[tuple[str, str]])
     )
 
 
+def line_notes(
+    proposals: Sequence[Proposal], groups: Sequence[tuple[str, str]], times: Sequence[int | None]
+) -> list[str]:
+    """Name the columns and rows that some sound frames have and others have not, with times.
+
+    Parameters
+    ----------
+    proposals : sequence of Proposal
+    groups : sequence of (str, str)
+        Camera and filter of each.
+    times : sequence of int or None
+        Start of each exposure, UTC, microseconds since 1970-01-01.
+
+    Returns
+    -------
+    list of str
+        A line each for the `SHOWN` strongest of a group, and one that counts the others.
+    """
+    notes = []
+    for group in dict.fromkeys(groups):
+        own = [k for k, other in enumerate(groups) if other == group and proposals[k].worst <= OUTLIER]
+        own = sorted(own, key=lambda k: proposals[k].score)[:MOST_COMPARED]
+        lines = uneven_lines([proposals[k].measures.lines for k in own])
+        for line in lines[:SHOWN]:
+            members = [own[k] for k in line.members]
+            used = sum(proposals[k].proposed for k in members)
+            notes.append(
+                f"{_named(group)}: {line.text} in {len(members)} of {len(own)} sound frames"
+                f"{when([times[k] for k in members], [times[k] for k in own if k not in members])}, and not "
+                "in the others: "
+                + (f"normal for {used} references that have it" if used else "those are no references")
+            )
+        if len(lines) > SHOWN:
+            notes.append(f"{_named(group)}: {len(lines) - SHOWN} more such columns and rows")
+    return notes
+
+
+def _named(group: tuple[str, str]) -> str:
+    return " ".join(filter(None, group)) or "an unknown camera"
+
+
 def _counted(number: int) -> str:
     return f"{number} reference frame{'s' if number > 1 else ''}"
 
 
 def _distances(measures: Sequence[ImageStatistics]) -> tuple[np.ndarray, np.ndarray]:
     """Return values, and distances from their median in robust sigma, both float64 ``(n, quantity)``."""
-    rows = [(m.fwhm, m.ellipticity, m.background, m.rms, m.sources, m.structure) for m in measures]
+    rows = [
+        (m.fwhm, m.ellipticity, m.background, m.rms, m.sources, m.structure, m.lines.streak) for m in measures
+    ]
     values = np.array(rows, float).reshape(len(rows), len(QUANTITIES))
     rms = values[:, 3].copy()
     sound = np.isfinite(values).all(axis=1) & (rms > 0)

@@ -7,12 +7,16 @@ strips of two columns give those over four, and so on: ``N**2 log2 N`` additions
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import numpy as np
 
 from aqdask.stats.compiled import exact
 
 QUADRANTS = 4
+STEPS = 16  # of one sigma, to which cells are rounded for the transform
+SHORTEST = 1 / 3  # of the shorter side of the frame
+SAMPLE = 10_000  # values from which a spread is taken
 
 
 def line_sums(image: np.ndarray) -> np.ndarray:
@@ -73,3 +77,16 @@ def line_ends(quadrant: int, slope: int, offset: int, shape: tuple[int, int]) ->
         across = (height if quadrant == 1 else width) - 1 - across
     along = np.array([0.0, side - 1.0])
     return np.stack([across, along] if quadrant < 2 else [along, across], axis=1)
+
+
+@lru_cache(maxsize=4)
+def line_weights(shape: tuple[int, int], valid: bytes) -> tuple[np.ndarray, np.ndarray]:
+    """Scales of the sums over lines to unit noise, 0 for short lines, and a sample of the others.
+
+    Of an image in steps of 1 / `STEPS` sigma; ``valid`` are the bytes of a bool array.
+    """
+    counts = line_sums(np.frombuffer(valid, bool).reshape(shape))
+    long = counts >= SHORTEST * min(shape)
+    weights = np.where(long, 1 / (STEPS * np.sqrt(np.maximum(counts, 1))), 0).astype(np.float32)
+    sample = np.flatnonzero(long)
+    return weights, sample[:: 1 + len(sample) // SAMPLE]

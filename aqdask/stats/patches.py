@@ -127,6 +127,21 @@ def stitch(maps: np.ndarray, grid: PatchGrid) -> np.ndarray:
     return np.repeat(rows, np.diff(grid.owner_bounds(1)), axis=-1)
 
 
+def patches_of(box: tuple[int, int, int, int], grid: PatchGrid) -> np.ndarray:
+    """Return the patches that a box covers by half, or that hold half of it: bool ``(n_y, n_x)``.
+
+    ``box`` has the first and one past the last pixel, ``x0, y0, x1, y1``.
+    """
+    x0, y0, x1, y1 = box
+    overlap, sides = [], []
+    for axis, (first, last) in enumerate(((y0, y1), (x0, x1))):
+        starts, stops = grid.starts(axis), grid.stops(axis)
+        overlap.append(np.clip(np.minimum(stops, last) - np.maximum(starts, first), 0, None))
+        sides.append(stops - starts)
+    area, patch = np.outer(*overlap), np.outer(*sides)
+    return (2 * area >= np.minimum(patch, (x1 - x0) * (y1 - y0))) & (area > 0)
+
+
 def join(patches: np.ndarray, grid: PatchGrid) -> np.ndarray:
     """Join patches ``(n_y n_x, P, P)`` in C order to a frame ``(H, W)``; each pixel is that of its owner."""
     frame = np.empty((grid.height, grid.width), patches.dtype)

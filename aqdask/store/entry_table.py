@@ -10,6 +10,8 @@ import io
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import accumulate
 from typing import Any, overload
 
 import numpy as np
@@ -28,6 +30,7 @@ NOT_A_LIGHT = "not a light: "
 
 FIRST_ROWS = 1024  # of an empty table; doubled when they are used up
 SNAPSHOT_ROWS = 65536  # rows of a Parquet row group
+RECENT_GROUPS = 2  # row groups of a column that are kept while it is read in parts
 TEXT = np.dtypes.StringDType()
 TEXTS = ("frame_id", "path", "sha256", "crc32c", "card")  # mostly different in every row
 WORDS = ("suffix", "frame_type", "reason", "problem")  # few different values: codes into a list
@@ -142,13 +145,14 @@ class EntryTable:
     """
 
     def __init__(self, snapshot: bytes = b"") -> None:
-        self._stored = pq.ParquetFile(pa.BufferReader(snapshot)) if snapshot else None
+        self._stored: Any = pq.ParquetFile(pa.BufferReader(snapshot)) if snapshot else None
         about = self._stored.schema_arrow.metadata[b"aqdask"] if self._stored else b"{}"
         self.about = known = json.loads(about)
         self._arrays: dict[str, np.ndarray] = {}
         self._words = {name: _Words(known.get("words", {}).get(name, ())) for name in WORDS}
         self._values: dict[str, list[str]] = known.get("values", {})  # names of values by quality group
         self._index: _Index | None = None
+        self._recent: dict[str, dict[int, np.ndarray]] = {}  # row groups of columns that are read in parts
         self.size = self._stored.metadata.num_rows if self._stored else 0  # dropped ones included
         self._room = self.size or FIRST_ROWS
         self.dropped = 0
@@ -192,18 +196,54 @@ class EntryTable:
         array = np.zeros(self._room, kind) if fill == 0 else np.full(self._room, fill, kind)
         given = np.zeros(self._room, bool) if "/values/" in key else None
         if self._stored and key in self._stored.schema_arrow.names:
-            start = 0
-            for group in range(self._stored.num_row_groups):
-                found = self._stored.read_row_group(group, columns=[key], use_threads=False).column(0)
+            for group, start in enumerate(self._starts[:-1]):
+                found = self._read_group(key, group)
                 part = slice(start, start + len(found))
                 if given is not None:
                     given[part] = found.is_valid().to_numpy()
                     found = found.fill_null(0)
                 array[part] = found.to_numpy()
-                start = part.stop
         self._arrays[key] = array
         if given is not None:
             self._arrays[f"{key}/is_given"] = given
+
+    @cached_property
+    def _starts(self) -> list[int]:
+        """First row of each row group of the snapshot, and the row after the last one."""
+        about = self._stored.metadata
+        return [0, *accumulate(about.row_group(n).num_rows for n in range(about.num_row_groups))]
+
+    def _read_group(self, key: str, group: int) -> pa.ChunkedArray:
+        return self._stored.read_row_group(group, columns=[key], use_threads=False).column(0)
+
+    def some(self, name: str, positions: slice | np.ndarray) -> np.ndarray:
+        """Return rows of a column of `TEXTS`; of one that is not in memory, read the row groups around them.
+
+        The latest `RECENT_GROUPS` are kept, since those that are asked for next mostly lie there. Rows in
+        more of them, and a table that has few, load the column.
+        """
+        places = np.arange(positions.start, positions.stop) if isinstance(positions, slice) else positions
+        wanted = self._groups(name, places)
+        if wanted is None:
+            return self.array(name)[positions]
+        found, recent = np.zeros(len(places), TEXT), self._recent.setdefault(name, {})
+        for group in np.unique(wanted).tolist():
+            if group not in recent:
+                recent[group] = self._read_group(name, group).to_numpy().astype(TEXT)
+                for old in list(recent)[:-RECENT_GROUPS]:
+                    del recent[old]
+            here = wanted == group
+            found[here] = recent[group][places[here] - self._starts[group]]
+        return found
+
+    def _groups(self, name: str, places: np.ndarray) -> np.ndarray | None:
+        """Return the row group of each place; None where the whole column is to be loaded."""
+        if name in self._arrays or not self._stored or name not in self._stored.schema_arrow.names:
+            return None
+        if len(self._starts) <= 1 + RECENT_GROUPS or places.max(initial=-1) >= self._starts[-1]:
+            return None
+        found = np.searchsorted(self._starts, places, side="right") - 1
+        return found if len(np.unique(found)) <= RECENT_GROUPS else None
 
     def _add_row(self) -> int:
         if self.size == self._room:
@@ -417,6 +457,8 @@ class Rows(Sequence[Entry]):
 
     def column(self, name: str) -> np.ndarray:
         """Return a column: numbers, encoded texts (see `texts`), or codes into `EntryTable.words`."""
+        if name in TEXTS:
+            return self.table.some(name, self.positions)
         return self.table.array(name)[self.positions]
 
     def texts(self, name: str) -> list[Any]:
@@ -539,7 +581,7 @@ class _Index:
     def rebuild(self) -> None:
         """Hash all frames."""
         rows = self._table.all()
-        ids, positions = rows.column("frame_id").tolist(), rows.positions_array()
+        ids, positions = rows.column("frame_id"), rows.positions_array()
         hashes = np.fromiter((hash(frame_id) for frame_id in ids), "int64", len(ids))
         order = np.argsort(hashes)
         self._hashes, self._positions, self._recent = hashes[order], positions[order], {}

@@ -18,6 +18,7 @@ import numpy as np
 
 from aqdask import flags
 from aqdask.errors import ArchiveError, FrameError, UsageError, place_failed
+from aqdask.execution.coverage import UNCALIBRATED
 from aqdask.execution.executors import Executor, WorkQueue
 from aqdask.execution.ingest import IngestOptions, create_archive
 from aqdask.execution.model_cache import default_precision
@@ -122,7 +123,8 @@ class _Notes(Silent):
 
     def say(self, text: str) -> None:
         """See `Reporter`."""
-        kind = re.sub(r"\d+", "", text)  # counts and names of frames differ from round to round
+        # counts and names of frames differ from round to round; that warning comes once a camera
+        kind = text if UNCALIBRATED in text else re.sub(r"\d+", "", text)
         if text.startswith(("warning: ", "note: ")) and kind not in self.told:
             self.told.add(kind)
             self.reporter.say(text)
@@ -193,6 +195,7 @@ class Watch:
         self._inboxes = tuple(f"{box.rstrip('/')}/" for box in inboxes)
         self._hooks = HookRunner(settings.hook_timeout)
         self._running: list[tuple[Event, Future[HookResult]]] = []
+        self._uncalibrated = set[str]()  # cameras and filters of which the user has been warned
         self._told: dict[str, str] = {}  # frames of this process, whose command may still run
         self._masks: dict[int, MaskResult] = {
             record["row"]: MaskResult(record["row"], record["masked_fraction"], _dq(record["mask"]))
@@ -311,7 +314,7 @@ class Watch:
     def _score(self, held: OpenArchive) -> None:
         process(
             held, self.executor, self.notes, ingest=True, bundle=self.bundle,
-            all_types=self.settings.all_types,
+            all_types=self.settings.all_types, told=self._uncalibrated,
         )  # fmt: skip
 
     def _resume(self, held: OpenArchive) -> None:

@@ -4,7 +4,8 @@
 on the stack where one is named. Kinds: ``EIO`` and every other errno, ``sleep=SECONDS``, ``memory=MIB``
 (taken and kept), ``SEGV`` (the process dies), ``replace`` (PATH.new takes the
 place of PATH just before it is opened).
-``AQDASK_CLOCK=SECONDS`` shifts the clock of the process, ``AQDASK_HIDDEN=1`` hides aqdask from it.
+``AQDASK_CLOCK=SECONDS`` shifts the clock of the process, ``AQDASK_HIDDEN=1`` hides aqdask from it,
+``AQDASK_NO_FLOCK=1`` lets flock fail as on NFS without locks.
 The file that ``AQDASK_FAULT_PENDING`` names is removed when the fault first strikes; one that is left was
 never hit.
 """
@@ -37,6 +38,7 @@ def strike(kind: str, path: str) -> None:
         time.sleep(float(seconds))
     elif name == "memory":
         held.append(b"1" * (int(seconds) << 20))
+        time.sleep(5)  # batch systems look every few seconds
     elif name == "SEGV":
         os.kill(os.getpid(), signal.SIGSEGV)
     elif name == "replace" and os.path.exists(f"{path}.new"):
@@ -74,9 +76,17 @@ def shift_clock(seconds: float) -> None:
     time.time_ns = lambda: now_ns() + int(seconds * 1e9)
 
 
+def refuse_flock(event: str, arguments: tuple) -> None:
+    """Let flock fail."""
+    if event == "fcntl.flock":
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+
 if "AQDASK_CLOCK" in os.environ:
     shift_clock(float(os.environ["AQDASK_CLOCK"]))
 if "AQDASK_HIDDEN" in os.environ:
     sys.meta_path.insert(0, Hidden())
+if "AQDASK_NO_FLOCK" in os.environ:
+    sys.addaudithook(refuse_flock)
 if "AQDASK_FAULT" in os.environ:
     install(*os.environ["AQDASK_FAULT"].split())

@@ -6,6 +6,7 @@ import json
 from itertools import pairwise
 
 import pytest
+import screen_reader
 
 pytestmark = pytest.mark.browser
 
@@ -89,15 +90,25 @@ def test_pointer_reads_pixels_and_sky(report, open_page):
     page.evaluate("view.planes.image.levels.fill(255)")
     page.evaluate("point(127.5, 127.5)")
     high = page.evaluate("number(view.planes.image.high, 3)")
-    assert f"Image ≥ {high} (clipped)" in page.inner_text("#p-readout")
+    assert f"Image ≥ {high} counts (clipped)" in page.inner_text("#p-readout")
 
 
 def test_zoom_is_linked(report, open_page):
     page = open_page(report)
     page.evaluate("open(0)")
     opened(page, 0)
-    page.evaluate("viewer.roots()[0].x_range.setv({start: 10, end: 20})")
-    assert page.evaluate("viewer.roots().every((plot) => plot.x_range.start === 10)")
+    others = [page.locator(f"#figure-panel-{name}") for name in ("residual", "sky")]
+    whole = [other.screenshot() for other in others]
+    page.locator("#figure-panel-image").hover()  # its centre
+    page.mouse.wheel(0, -600)
+    page.wait_for_function("viewer.roots()[0].x_range.end < 250")
+    ranges = page.evaluate(
+        "viewer.roots().map((p) => String([p.x_range.start, p.x_range.end, p.y_range.start, p.y_range.end]))"
+    )
+    assert len(ranges) > 5
+    assert len({*ranges}) == 1
+    page.wait_for_timeout(200)  # until they are drawn
+    assert all(other.screenshot() != before for other, before in zip(others, whole, strict=True))
     page.click("#p-reset")
     assert page.evaluate("viewer.roots().every((plot) => plot.x_range.end === 256)")
 
@@ -113,6 +124,11 @@ def test_keys_step_through_frames(report, open_page):
     opened(page, 0)
     page.keyboard.press("f")
     opened(page, flagged.index(1) if 1 in flagged else flagged.index(True))
+    last = len(flagged) - 1 - flagged[::-1].index(True)
+    page.evaluate(f"open({last})")
+    opened(page, last)
+    page.click("#p-flagged")
+    assert page.inner_text("#p-said") == "No further flagged frame in the list of all frames."
     page.keyboard.press("Escape")
     page.wait_for_function("!document.getElementById('panel').open")
 
@@ -227,6 +243,13 @@ def test_page_is_readable_without_eyes(report, open_page):
     unnamed = "all => all.filter((e) => !e.labels?.length && !e.textContent.trim() && !e.ariaLabel).length"
     assert page.locator("button, input, select").evaluate_all(unnamed) == 0
     assert page.locator("#summary, nav[aria-label], main, header").count() == 4
+    found = screen_reader.check(page)
+    roles = {role for role, *_ in found}
+    assert {"image", "button", "heading", "combobox", "searchbox", "table"} <= roles
+    page.evaluate("open(0)")
+    opened(page, 0)
+    names = {name for role, name, _ in screen_reader.check(page) if role == "image"}
+    assert {"Masked patches by reason", "Image of the frame", "Residual of the frame"} <= names
 
 
 def test_markup_in_names_is_text(hostile, open_page):

@@ -244,7 +244,7 @@ BAD = {
     "no such source": (lambda t, n, a, m: ("ingest", t / "none", a), 2, "there is no"),
     "no such archive": (lambda t, n, a, m: ("score", t / "none.zarr", "--model", m), 2, "no archive at"),
     "empty folder": (lambda t, n, a, m: ("ingest", empty_folder(t), a), 2, "no FITS file in"),
-    "no image at all": (lambda t, n, a, m: ("ingest", unusable(t), t / "b.zarr"), 2, "none of the 1 sources"),
+    "no image at all": (lambda t, n, a, m: ("ingest", unusable(t), t / "b.zarr"), 2, "none of 1 source"),
     "unwritable place": (
         lambda t, n, a, m: ("ingest", n, read_only_place(t) / "b.zarr"), 3, "could not be written"),
     "unwritable products": (

@@ -30,7 +30,7 @@ def test_a_small_demonstration_goes_the_whole_way(shown):
     folder, result = shown
     assert result.exit_code == 0, result.output
     assert "calibrating wide-field on 5 good frames: frame_000.fits" in result.stderr
-    assert "2 good frames with 128 patches set the threshold, too few for a rate of 0.01" in result.stderr
+    assert "comes from 2 good frames with 128 patches, too few for a rate of 0.01" in result.stderr
     assert "Compared with 5 references, a whole frame is masked" in result.stderr
     model = aq.load_model(folder / "model.safetensors")
     assert model.name == "demo-512-20240507"

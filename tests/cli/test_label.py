@@ -71,7 +71,16 @@ def test_labels_from_a_file_of_the_page(archive, tmp_path):
     path.write_text(json.dumps({"aqdask_labels": 1, "archive": "night.zarr", "labels": [entry]}))
     code, text = run("label", archive, "--from", path)
     assert (code, text.splitlines()[-1]) == (0, f"{archive}: 1 label written from {path}")
-    assert text.startswith("note: 1 of 1 labels have no checksum")
+    assert text.startswith("note: 1 of 1 label has no checksum")
+
+
+def test_changed_verdicts_are_counted(archive):
+    run("label", archive, FRAME, "bad")
+    text = run("label", archive, "*", "good")[1]
+    assert text == f"{archive}: 3 labels 'good' given; 1 label changed from 'bad' to 'good'\n"
+    assert run("label", archive, "*", "good")[1] == f"{archive}: 3 labels 'good' given\n"
+    changed = json.loads(run("label", archive, "*", "bad", "--json")[1])
+    assert (changed["labels"], changed["changed"]) == (3, 3)
 
 
 @pytest.mark.parametrize(
@@ -88,6 +97,7 @@ def test_labels_from_a_file_of_the_page(archive, tmp_path):
         ([FRAME, "bad", "--box", "0,0,1e3,5"], "is not X0,Y0,X1,Y1"),
         ([FRAME, "bad", "--box", "0,0,1000,5"], "the box 0,0,1000,5"),
         (["none", "bad"], "no frame 'none'"),
+        (["--from", "nothing-here.json"], "no file nothing-here.json"),
     ],
 )
 def test_wrong_requests_end_with_2_and_a_reason(archive, words, told):
@@ -102,4 +112,4 @@ def test_info_tells_what_a_model_was_made_without(tmp_path):
     model = tiny_bundle()
     provenance = {"adapted": [{"calibrated": [], "labels": left_out}]}
     model.with_calibrations(model.calibrations, provenance=provenance).save(tmp_path / "m.safetensors")
-    assert "2 frames and 1 boxes labelled bad, left out" in run("info", tmp_path / "m.safetensors")[1]
+    assert "2 frames and 1 box labelled bad, left out" in run("info", tmp_path / "m.safetensors")[1]

@@ -12,6 +12,7 @@ from aqdask.execution.reporter import TrainingReporter
 from aqdask.methods.training.progress import TrainProgress
 from aqdask.monitor import progress
 from aqdask.monitor.progress import BarReporter, JsonReporter, LineReporter, WarningsOnly
+from aqdask.text import plural
 
 ODD = "warning: [/b] [red]x\x1b[31m\nM31_\udce9 :smile:"
 SHOWN = "warning: [/b] [red]x\\x1b[31m\\x0aM31_\\xe9 :smile:"
@@ -54,6 +55,16 @@ def test_work_that_turns_up_on_the_way_is_added_to_the_total(monkeypatch):
     shown.advance(4)
     shown.finish()
     assert "4/4" in stream.getvalue()
+
+
+def test_one_frame_is_one_frame():
+    stream = io.StringIO()
+    reporter = LineReporter(stream)
+    reporter.start("score", 1)
+    reporter.advance(1)
+    reporter.finish()
+    assert stream.getvalue().startswith("score: 1 of 1 frame in ")
+    assert [plural(n, "box", "boxes") for n in (0, 1, 2)] == ["0 boxes", "1 box", "2 boxes"]
 
 
 def test_a_training_stage_that_begins_anew_begins_at_nothing():

@@ -161,10 +161,10 @@ def test_strict_refuses_a_filter_that_the_model_is_not_calibrated_for(drawn, cal
     arguments = ("run", night, archive, "--model", calibrated[1])
     refused = call(*arguments, "--strict", "--quiet")
     assert refused.exit_code == 2
-    assert "the model simcam is not calibrated for 'SIMCAM|R' (1 frame)" in paragraph(refused)
+    assert "the model simcam is not calibrated for SIMCAM R (1 frame)" in paragraph(refused)
     scored = call(*arguments)
     assert scored.exit_code == 0
-    assert "warning: the model simcam is not calibrated for 'SIMCAM|R' (1 frame)" in scored.stderr
+    assert "warning: the model simcam is not calibrated for SIMCAM R (1 frame)" in scored.stderr
 
 
 def test_a_filter_of_too_few_frames_is_not_calibrated(drawn, tmp_path):
@@ -173,7 +173,7 @@ def test_a_filter_of_too_few_frames_is_not_calibrated(drawn, tmp_path):
     in_filter(drawn / PLAN[0].name, night / "red.fits", "R")
     refused = call("run", night, archive, "--model", "wide-field", "--strict", "--quiet")
     assert refused.exit_code == 2
-    assert "not calibrated for 'SIMCAM|R' (1 frame)" in paragraph(refused)
+    assert "not calibrated for SIMCAM R (1 frame)" in paragraph(refused)
     assert list((archive / "quality").glob("*/")) == []
     assert "SIMCAM|L" in aq.load_model(tmp_path / "a-products" / "wide-field.safetensors").calibrations
 

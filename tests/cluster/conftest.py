@@ -13,6 +13,7 @@ from distributed import LocalCluster
 from distributed.utils import get_mp_context
 
 sys.path.append(str(Path(__file__).parents[1] / "execution"))  # the small night of the engine's tests
+sys.path.append(str(Path(__file__).parents[1] / "browser"))
 
 from night import tiny_bundle, write_night
 

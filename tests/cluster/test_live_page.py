@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
-import time
-import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 
 import dask
 import pytest
+import screen_reader
 from click.testing import CliRunner
 from distributed import Client
 from distributed.dashboard import core
+from live import fetched, started, watched
 from night import sky, write_frame, write_night
 
 from aqdask.cli.main import aqdask
@@ -25,34 +22,11 @@ pytestmark = pytest.mark.cluster
 MARKUP = "<img src=x onerror=alert(1)>"
 
 
-def fetched(url: str) -> str:
-    with urllib.request.urlopen(url, timeout=10) as answer:
-        return answer.read().decode()
-
-
-def watched(process: subprocess.Popen[str]) -> Iterator[str]:
-    """Yield the address of the page again and again while a command runs."""
-    for line in process.stderr or ():
-        if line.startswith("dashboard: "):
-            break
-    address = line.removeprefix("dashboard: ").strip()
-    while process.poll() is None:
-        yield address
-        time.sleep(0.2)
-
-
 def command(folder: Path, archive: Path, bundle, *more: str) -> list[str]:
     model = archive.with_name("m.safetensors")
     bundle.save(model)
     words = ["run", folder, archive, "--model", model, "--frames-per-shard", "2", *more]
     return [str(word) for word in words]
-
-
-def started(arguments: list[str]) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [Path(sys.executable).with_name("aqdask"), *arguments], text=True, stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -157,13 +131,18 @@ def test_the_page_in_a_browser_while_frames_come_in(odd_night, bundle, tmp_path,
         view.on("dialog", lambda box: (problems.append(f"executed: {box.message}"), box.dismiss()))
         view.goto(address)
         view.get_by_role("heading", name="aqdask run: run, running").wait_for(timeout=60_000)
-        view.get_by_role("img").first.wait_for(timeout=60_000)
-        assert view.get_by_role("img").first.evaluate("image => image.naturalWidth") > 100
+        picture = view.get_by_role("img", name="with its mask").first
+        picture.wait_for(timeout=60_000)
+        assert picture.evaluate("image => image.naturalWidth") == 100  # half of the frame
         first = int(view.get_by_role("progressbar").get_attribute("aria-valuenow"))
         bar = view.locator(f"[role=progressbar]:not([aria-valuenow='{first}'])")
         bar.wait_for(timeout=60_000)
         assert view.get_by_role("cell", name=f"bad {MARKUP}.fits").is_visible()
         assert view.get_by_role("link", name="Aqdask").is_visible()
+        unnamed = [
+            role for role, name, _ in screen_reader.spoken(view) if role in screen_reader.NAMED and not name
+        ]
+        assert sorted(unnamed) == ["image", "link"]  # Dask's own, with its logo
         assert problems == []
         browser.close()
         process.communicate(timeout=120)

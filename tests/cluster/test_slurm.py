@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import shutil
@@ -10,15 +11,19 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import dask
 import pytest
 import yaml
+from live import fetched, started, watched
+from night import write_night
 
 import aqdask as aq
 from aqdask.errors import ClusterError, UsageError
+from aqdask.execution import config
 from aqdask.execution.clusters import connect
 from aqdask.execution.executors import DaskExecutor, WorkQueue
 
@@ -102,15 +107,29 @@ def aqdask(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.usefixtures("_no_job_left")
-def test_ingest_and_score_over_two_jobs(frames, model, serial, tmp_path):
+def test_ingest_and_score_over_two_jobs_with_a_live_page(frames, model, serial, tmp_path, monkeypatch):
     archive, where = tmp_path / "a.zarr", ("--cluster", f"slurm:{ONE_NODE}")
-    for command in (("ingest", frames, archive), ("score", archive, "--model", model)):
-        done = aqdask(*command, *where)
-        assert done.returncode == 0, done.stderr
-        assert "dashboard: http://127.0.0.1:" in done.stderr + done.stdout
-        assert "0 quarantined, 0 pending" in done.stdout
+    done = aqdask("ingest", frames, archive, *where)
+    assert done.returncode == 0, done.stderr
+    assert "dashboard: http://127.0.0.1:" in done.stderr + done.stdout
+    assert "0 quarantined, 0 pending" in done.stdout
+    faulty(monkeypatch, "sleep=0.5 image/c/")  # so that the page can be looked at
+    process, seen, metrics = started(list(map(str, ("score", archive, "--model", model, *where)))), [], ""
+    with process:
+        for address in watched(process):
+            with contextlib.suppress(OSError):  # the command has just ended
+                seen.append(json.loads(fetched(f"{address}.json")))
+                metrics = fetched(address.replace("/aqdask", "/metrics"))
+    assert process.returncode == 0
     assert contents(archive) == serial != {}
     assert len(list((tmp_path / "slurm-logs").glob("*.out"))) == 4  # two jobs a command
+    both = [page["workers"] for page in seen if sum(w["tasks"] > 0 for w in page["workers"]) == 2]
+    assert len({worker["name"] for worker in both[-1]}) == 2
+    assert all(worker["memory_bytes"] > 0 for worker in both[-1])
+    counts = [run["done"] for page in seen for run in page["runs"] if run["stage"] == "score"]
+    assert counts == sorted(counts)
+    assert counts[0] < counts[-1]
+    assert 'aqdask_done_total{command="score",stage="score"' in metrics
 
 
 @pytest.mark.usefixtures("_no_job_left")
@@ -225,83 +244,159 @@ def job_ids(executor: DaskExecutor) -> set[str]:
     return set(executor.client.run(os.getenv, "SLURM_JOB_ID").values())
 
 
-def results(executor: DaskExecutor, count: int) -> list:
-    return [
-        result for _, result in executor.run(os.getenv, WorkQueue(["SLURM_JOB_ID"] * count), stage="score")
-    ]
+def faulty(monkeypatch, fault: str) -> None:
+    """Let jobs that are submitted from now on have a fault of benchmarks/faults/sitecustomize.py."""
+    path = os.pathsep.join([str(ROOT / "benchmarks/faults"), str(ROOT)])
+    monkeypatch.setenv("PYTHONPATH", path)
+    monkeypatch.setenv("AQDASK_FAULT", fault)
 
 
-@pytest.mark.usefixtures("_no_job_left")
-def test_one_of_two_jobs_is_cancelled_in_mid_run_and_replaced(frames, model, serial, tmp_path):
+@pytest.fixture
+def _slow(monkeypatch) -> None:
+    """Let workers take a second for each frame, so that a run can be caught in the middle."""
+    faulty(monkeypatch, "sleep=1 .fits read_frame")
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory) -> Path:
+    """Twenty small frames."""
+    return write_night(tmp_path_factory.mktemp("many"), 20)
+
+
+@pytest.fixture(scope="module")
+def many_serial(many, model, tmp_path_factory) -> dict[str, bytes]:
+    """What one process makes of them."""
+    archive = tmp_path_factory.mktemp("many serial") / "a.zarr"
+    aq.run(many, archive, model, cluster="serial")
+    return contents(archive)
+
+
+@contextlib.contextmanager
+def in_mid_run(archive: Path, strike: Callable[[], object]) -> Iterator[None]:
+    """Call a function once maps are stored while the context runs; what it raises is raised at the end."""
+
+    over = threading.Event()
+
+    def wait_and_strike() -> None:
+        while not list(archive.glob("quality/*/pvalue/c/*")):
+            assert not over.wait(0.05), "the run has ended before"
+        strike()
+
+    with ThreadPoolExecutor(1) as pool:
+        struck = pool.submit(wait_and_strike)
+        try:
+            yield
+        finally:
+            over.set()
+        struck.result(timeout=0)  # not after the run
+
+
+def until_alone(executor: DaskExecutor) -> None:
+    deadline = time.monotonic() + 60
+    while executor.client.nthreads():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def assert_same(summary: aq.Summary, archive: Path, expected: dict[str, bytes]) -> None:
+    assert (summary.pending, summary.quarantined) == (0, 0)
+    assert contents(archive) == expected
+    assert aq.verify(archive, cluster="serial").sound
+
+
+@pytest.mark.usefixtures("_no_job_left", "_slow")
+def test_one_of_two_jobs_is_cancelled_in_mid_run_and_replaced(many, model, many_serial, tmp_path):
     archive = tmp_path / "a.zarr"
     with two_jobs(tmp_path) as executor:
         first = job_ids(executor)
         victim = min(first)
-        threading.Timer(1.0, lambda: subprocess.run(["scancel", victim], check=True)).start()
-        (summary,) = aq.run(frames, archive, model, cluster=executor)
+        with in_mid_run(archive, lambda: subprocess.run(["scancel", victim], check=True)):
+            (summary,) = aq.run(many, archive, model, cluster=executor)
         executor.client.wait_for_workers(2, timeout=60)
         assert victim not in job_ids(executor) != first
-    assert (summary.pending, summary.quarantined) == (0, 0)
-    assert contents(archive) == serial
+    assert_same(summary, archive, many_serial)
 
 
-@pytest.mark.usefixtures("_no_job_left")
-def test_preempted_jobs_come_back_when_the_urgent_one_is_done(frames, model, serial, tmp_path):
+@pytest.mark.usefixtures("_no_job_left", "_slow")
+@pytest.mark.parametrize("state", ["DOWN", "INACTIVE"])
+def test_all_jobs_are_cancelled_in_mid_run(many, model, many_serial, tmp_path, state, caplog):
+    """In a partition that is down replacements wait, and so does the run; an inactive one refuses them."""
+    archive = tmp_path / "a.zarr"
+    with two_jobs(tmp_path) as executor, dask.config.set({"aqdask.worker-timeout": "4 s"}):
+
+        def strike() -> None:
+            scontrol("update", "PartitionName=debug", f"State={state}")
+            subprocess.run(["scancel", *job_ids(executor)], check=True)
+            until_alone(executor)
+            if state == "DOWN":
+                time.sleep(6)
+                scontrol("update", "PartitionName=debug", "State=UP")
+
+        try:
+            with in_mid_run(archive, strike):
+                if state == "DOWN":
+                    (summary,) = aq.run(many, archive, model, cluster=executor)
+                else:
+                    with pytest.raises(ClusterError, match=r"all workers are gone.*same command again"):
+                        aq.run(many, archive, model, cluster=executor)
+        finally:
+            scontrol("update", "PartitionName=debug", "State=UP")
+    assert caplog.text.count("warning: all workers are gone; the run waits") == 1
+    if state == "INACTIVE":
+        assert 0 < len(contents(archive)) < len(many_serial)
+        (summary,) = aq.run(many, archive, model, cluster="serial")
+    assert_same(summary, archive, many_serial)
+
+
+@pytest.mark.usefixtures("_no_job_left", "_slow")
+def test_jobs_preempted_in_mid_run_come_back_when_the_urgent_one_is_done(many, model, many_serial, tmp_path):
     archive = tmp_path / "a.zarr"
     urgent = ["sbatch", "-p", "urgent", "-n", "2", "-o", "/dev/null", "--wrap", "sleep 5"]
     with two_jobs(tmp_path) as executor:
-        subprocess.run(urgent, check=True, capture_output=True)
-        deadline = time.monotonic() + 60
-        while executor.client.nthreads():  # Slurm takes both cores back
-            assert time.monotonic() < deadline
-            time.sleep(0.2)
-        (summary,) = aq.run(frames, archive, model, cluster=executor)
-    assert (summary.pending, summary.quarantined) == (0, 0)
-    assert contents(archive) == serial
+
+        def preempt() -> None:
+            subprocess.run(urgent, check=True, capture_output=True)
+            until_alone(executor)  # Slurm takes both cores back
+
+        with in_mid_run(archive, preempt):
+            (summary,) = aq.run(many, archive, model, cluster=executor)
+    assert_same(summary, archive, many_serial)
 
 
-@pytest.mark.usefixtures("_no_job_left")
-def test_workers_leave_before_the_walltime_and_new_jobs_take_their_place(tmp_path):
-    """A run of three lifetimes: no task is lost, and none is blamed."""
-    extra = ["--host", "127.0.0.1", "--lifetime", "8s", "--lifetime-stagger", "1s"]
-    seen: set[str] = set()
-
-    def slow_job_id(number: int) -> str:  # nested, so that workers without this file know it
-        time.sleep(0.3)
-        return os.environ["SLURM_JOB_ID"]
-
+@pytest.mark.usefixtures("_no_job_left", "_slow")
+def test_workers_leave_before_the_walltime_and_new_jobs_take_their_place(many, model, many_serial, tmp_path):
+    """A run of several lifetimes."""
+    archive = tmp_path / "a.zarr"
+    extra = ["--host", "127.0.0.1", "--lifetime", "6s", "--lifetime-stagger", "1s"]
     with two_jobs(tmp_path, walltime="00:01:00", **{"worker-extra-args": extra}) as executor:
-        done = 0
-        for _, result in executor.run(slow_job_id, WorkQueue(range(80)), stage="score"):
-            assert isinstance(result, str)
-            done, seen = done + 1, seen | {result}
-    assert done == 80
-    assert len(seen) > 2
+        (summary,) = aq.run(many, archive, model, cluster=executor)
+    assert_same(summary, archive, many_serial)
+    assert len(list((tmp_path / "slurm-logs").glob("*.out"))) > 3
 
 
 @pytest.mark.usefixtures("_no_job_left")
-@pytest.mark.parametrize("state", ["DOWN", "INACTIVE"])
-def test_all_workers_lost_while_replacements_wait_or_are_refused(tmp_path, state):
-    """In a partition that is down jobs wait, and so does the run; an inactive one refuses them."""
-    with two_jobs(tmp_path) as executor, dask.config.set({"aqdask.worker-timeout": "4 s"}):
-        scontrol("update", "PartitionName=debug", f"State={state}")
-        back = threading.Timer(12.0, scontrol, ("update", "PartitionName=debug", "State=UP"))
-        try:
-            subprocess.run(["scancel", *job_ids(executor)], check=True)
-            while executor.client.nthreads():
-                time.sleep(0.1)
-            back.start()
-            started = time.monotonic()
-            if state == "DOWN":
-                assert len(results(executor, 5)) == 5
-                assert time.monotonic() - started > 10
-            else:
-                with pytest.raises(ClusterError, match=r"all workers are gone.*run the same command again"):
-                    results(executor, 5)
-                assert time.monotonic() - started < 12
-        finally:
-            back.cancel()
-            scontrol("update", "PartitionName=debug", "State=UP")
+def test_a_job_that_exceeds_its_memory_is_killed_by_slurm_and_replaced(
+    many, model, many_serial, tmp_path, monkeypatch
+):
+    """One frame takes more than a job may have, though less than Dask allows.
+
+    The first death of a worker counts here, also for frames that were waiting there.
+    """
+    archive = tmp_path / "a.zarr"
+    faulty(monkeypatch, "memory=1500 f07.fits read_frame")
+    with (
+        dask.config.set({"aqdask.dask": config.get("dask") | {"distributed.scheduler.allowed-failures": 0}}),
+        two_jobs(tmp_path, memory="4 GiB", **{"job-mem": "1G"}) as executor,
+    ):
+        (summary,) = aq.run(many, archive, model, cluster=executor)
+    assert "exceeded memory limit" in "".join(p.read_text() for p in tmp_path.glob("slurm-logs/*"))
+    assert "R/f07.fits" in dict(summary.problems)
+    for _, reason in summary.problems:
+        assert re.search(r"killed; Dask allowed it 4096 MiB of memory, a batch job .* may allow less", reason)
+    assert summary.pending == 0
+    assert summary.done > 10
+    (summary,) = aq.run(many, archive, model, cluster="serial", retry=True)
+    assert_same(summary, archive, many_serial)
 
 
 @pytest.mark.usefixtures("_no_job_left")
@@ -336,6 +431,7 @@ def test_connections_are_encrypted_and_pages_are_private(tmp_path):
         assert all(key.stat().st_mode & 0o077 == 0 for key in keys)
         assert executor.client.scheduler.address.startswith("tls://127.0.0.1:")
         assert all(worker.startswith("tls://") for worker in executor.client.nthreads())
-        assert len(results(executor, 4)) == 4
+        tasks = executor.run(os.getenv, WorkQueue(["SLURM_JOB_ID"] * 4), stage="score")
+        assert len(list(tasks)) == 4
         assert set().union(*executor.client.run(listening).values()) == {"127.0.0.1"}
     assert not any(key.exists() for key in keys)

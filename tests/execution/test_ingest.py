@@ -33,6 +33,7 @@ from night import (
 
 import aqdask as aq
 from aqdask.errors import ArchiveError, UsageError
+from aqdask.execution import ingest as ingest_module
 from aqdask.execution.executors import SerialExecutor
 from aqdask.execution.reporter import Silent
 from aqdask.specs import ArchiveSpec
@@ -507,7 +508,7 @@ def test_what_somebody_else_made_is_not_touched(night, tmp_path):
 def test_sources_without_any_image_make_no_archive(tmp_path):
     (tmp_path / "n").mkdir()
     (tmp_path / "n" / "text.fits").write_text("no FITS")
-    with pytest.raises(UsageError, match="none of the 1 sources holds a 2-D image"):
+    with pytest.raises(UsageError, match="none of 1 source holds a 2-D image"):
         ingest(tmp_path / "n", tmp_path / "a.zarr")
     assert not (tmp_path / "a.zarr").exists()
 
@@ -519,6 +520,20 @@ def test_a_model_for_another_patch_size_gets_a_group_of_its_own(scored, undistur
     assert aq.open_quality(scored, "wide").sizes["patch_y"] == 3
     assert aq.open_quality(scored, "tiny").sizes["patch_y"] == 5
     same_bytes(files(scored, *kept), files(undisturbed, *kept))
+
+
+def test_an_archive_that_another_process_begins_meanwhile_is_gone_on_with(night, tmp_path, monkeypatch):
+    archive, probe = tmp_path / "a.zarr", ingest_module.probe
+
+    def while_another_ingests(*arguments):
+        monkeypatch.undo()
+        found = probe(*arguments)
+        ingest(night, archive)
+        return found
+
+    monkeypatch.setattr(ingest_module, "probe", while_another_ingests)
+    (summary,) = aq.ingest(night, archive, cluster="serial")
+    assert (summary.done, summary.worked) == (10, 0)
 
 
 @pytest.mark.real

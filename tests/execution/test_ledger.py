@@ -4,12 +4,14 @@ import os
 import time
 from dataclasses import asdict
 
+import numpy as np
 import pytest
 import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from zarr.storage import MemoryStore, StorePath
 
+from aqdask.store import entry_table
 from aqdask.store import ledger as module
 from aqdask.store.entry_table import STATES as LISTED
 from aqdask.store.entry_table import decoded, encoded
@@ -230,6 +232,25 @@ def test_columns_say_what_the_entries_say(segments, quality):
     assert [decoded(text) for text in rows.reasons(quality)] == [e.standing(quality)[1] for e in entries]
     names = ["m-1", "n-2"]
     assert [LISTED[code] for code in rows.worst(names)] == [e.worst(names)[0] for e in entries]
+
+
+def test_texts_of_a_large_table_are_read_around_the_rows_that_are_asked_for(monkeypatch):
+    monkeypatch.setattr(entry_table, "SNAPSHOT_ROWS", 4)
+    group = new_group()
+    written = write(group, [[register(f"f{row:02d} \udcff", row) for row in range(23)]])
+    written.compact()
+    table = Ledger(group).table
+    rows, expected = table.all(), written.table.all().texts("path")
+    assert "path" not in table._arrays
+    for part in (np.arange(3), np.arange(2, 7), np.arange(20, 23), np.array([11, 13, 12]), np.arange(0)):
+        assert rows.take(part).texts("path") == [expected[at] for at in part]
+    assert rows[4:9].texts("path") == expected[4:9]
+    assert "path" not in table._arrays
+    assert len(table._recent["path"]) == entry_table.RECENT_GROUPS
+    assert rows.texts("path") == expected
+    assert "path" in table._arrays
+    table.set(4, "path", "/elsewhere")
+    assert rows[3:5].texts("path") == [expected[3], "/elsewhere"]
 
 
 @given(

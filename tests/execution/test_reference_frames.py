@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import shutil
 from collections import Counter
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -17,6 +18,7 @@ from aqdask.errors import ArchiveError, OutlierFramesError
 from aqdask.execution.executors import SerialExecutor
 from aqdask.execution.reference_frames import choose_frames, without_outliers
 from aqdask.execution.reporter import Silent
+from aqdask.methods.training.progress import TrainProgress
 from aqdask.simulate.demo import demo_plan, write_demo_frame
 from aqdask.store.frame_store import FrameStore
 
@@ -75,6 +77,17 @@ def archive(tmp_path_factory):
 @pytest.fixture(scope="module")
 def calibrated(archive):
     return aq.calibrate(archive, "wide-field", cluster="serial", **SETTINGS)
+
+
+def test_notes_on_the_choice_of_references_stay_with_the_model(archive, monkeypatch):
+    def calibrate(model, frames, spec, *, progress, device):
+        progress(TrainProgress("note", note="left\nout"))
+        return replace(model, notes=("own",))
+
+    monkeypatch.setattr(api.dispatch, "calibrate", calibrate)
+    own, chosen, left_out = aq.calibrate(archive, "wide-field", cluster="serial").notes
+    assert (own, left_out) == ("own", "left\\x0aout.")
+    assert chosen.endswith("would bring the false-mask rate closer to alpha.")
 
 
 def test_calibrate_reads_every_frame_at_most_twice(archive, calibrated, monkeypatch):

@@ -11,14 +11,20 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.dataset
 import pytest
+from astropy import units
 
 import aqdask as aq
 from aqdask.errors import ArchiveError, FrameError
 from aqdask.execution.executors import SerialExecutor
 from aqdask.execution.reporter import Silent
-from aqdask.measurements import frame_tables
+from aqdask.measurements import frame_tables, rank, stack, star_photometry, transients
+from aqdask.measurements.ensemble_tables import CURVE_SCHEMA, FRAME_SCHEMA, STAR_SCHEMA
 from aqdask.measurements.frame_tables import measure_frames
 from aqdask.measurements.scored_frame import ScoredFrame, ScoredFrames, scored_places
+from aqdask.measurements.source_tables import SourceDetection
+from aqdask.photometry.source_catalogue import DetectSpec
+from aqdask.products import table
+from aqdask.products.columns import described_schema
 from aqdask.products.open import quality_name
 from aqdask.store.quality_store import QualityStore
 
@@ -113,7 +119,7 @@ def test_a_frame_that_fails_is_named_and_tried_again(night, tmp_path):
 def test_some_frames_alone_do_not_replace_a_table_of_all(night, tmp_path):
     measured(night, tmp_path)
     before = contents(tmp_path)
-    with pytest.raises(ArchiveError, match="holds 5 frames that were not asked for"):
+    with pytest.raises(ArchiveError, match="holds 5 frames that this call does not choose"):
         measured(night, tmp_path, rows=[2])
     assert contents(tmp_path) == before
     found, _ = measured(night, tmp_path / "one", rows=[2])
@@ -153,3 +159,27 @@ def test_damaged_maps_are_a_problem_of_their_frames(night, tmp_path):
     assert store.frames_per_shard == 4
     found, _ = measured(archive, tmp_path / "out")
     assert [bool(one.problem) for one in found] == [False] * 4 + [True] * 2
+
+
+SCHEMAS = {
+    "sources": SourceDetection(DetectSpec()).schema, "fluxes": star_photometry.SCHEMA, "curves": CURVE_SCHEMA,
+    "frames of light curves": FRAME_SCHEMA, "stars": STAR_SCHEMA, "candidates": transients.SCHEMA,
+    "rank": rank.SCHEMA, "frames of a stack": described_schema(stack.FRAME_COLUMNS, stack.UNITS),
+    "frames": described_schema(table.COLUMNS, table.UNITS),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SCHEMAS)
+def test_units_are_those_of_astropy_and_each_column_is_described(name):
+    for field in SCHEMAS[name]:
+        assert field.metadata[b"description"]
+        units.Unit(field.metadata.get(b"unit", b"").decode())
+
+
+def test_missing_values_are_null(night, tmp_path):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Medians, "__call__", lambda self, frame: pa.table(
+            {"y": [0, 1], "median": [np.nan, 1.0]}, schema=self.schema))  # fmt: skip
+        measured(night, tmp_path)
+    found = pyarrow.dataset.dataset(tmp_path).to_table()["median"].to_pylist()
+    assert set(found) == {None, 1.0}

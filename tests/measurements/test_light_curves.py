@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "execution"))
 
@@ -23,7 +24,6 @@ from aqdask.errors import ArchiveError, UsageError
 from aqdask.measurements import frame_tables, light_curves
 from aqdask.measurements.star_photometry import StarPhotometry
 from aqdask.photometry import star_matching
-from aqdask.products.open import quality_name
 
 SHAPE, COUNT, SIGMA = (160, 240), 7, 1.4
 ZERO_POINTS = np.array([0.0, -0.1, 0.2, -0.3, 0.1, 0.0, 0.0])
@@ -109,7 +109,10 @@ def test_zero_points_positions_and_scatter(curves):
     assert (known["n_masked"] <= known["n_unmasked"]).all()
     table = curves.gains[0]
     assert (table.frames, table.filter, table.stars) == (6, "L", (len(known) + 1) // 2)
-    assert (curves.folder / "scatter.png").read_bytes().startswith(b"\x89PNG")
+    fluxes = dask.dataframe.read_parquet(curves.folder / "fluxes").compute()
+    np.testing.assert_array_equal(fluxes["flux"], light["flux"])
+    with Image.open(curves.folder / "scatter.png") as picture:
+        assert picture.convert("L").getextrema()[0] < 100 < picture.width
 
 
 def test_columns_are_those_of_mask_and_maps(archive, curves):
@@ -190,12 +193,17 @@ REFUSED = {
     "no such frame": (["--reference", "none"], None, "no frame 'none'"),
     "no common stars": (["--frames", "f[06].fits", "--reference", "f6.fits"], None, "no common stars"),
     "no WCS": (["--reference", "f3.fits"], "ra,dec\n150,2\n", "f3.fits no WCS"),
-    "outside": ([], "x,y\n10,20\n5000,1\n", "1 targets lie outside"),
-    "columns": ([], "a,b\n1,2\n", "has the columns a, b and 1 rows"),
+    "outside": ([], "x,y\n10,20\n5000,1\n", "outside of the reference frame f0.fits: 1 target, target 2"),
+    "pixels of which frame": ([], "x,y\n10,20\n", "targets in pixels without a reference frame"),
+    "columns": ([], "a,b\n1,2\n", "has the columns a, b and 1 row."),
     "no number": ([], "x,y\n1,two\n", "y = 'two' in line 2"),
     "a name twice": ([], "name,x,y\na,30,30\na,60,60\n", "has the name a twice"),
-    "too many stars": (["--stars", "20000"], None, "0 to 10000 stars"),
+    "too many stars": (["--stars", "20000"], None, "1 to 10000 of both together"),
     "stars": (["--stars", "many"], None, "--stars many"),
+    "no stars": (["--stars", "0"], None, "0 stars and 0 targets"),
+    "radius": (["--radius", "nan"], None, "radius of nan"),
+    "radius beyond the frame": (["--radius", "1e6"], None, "at most 80"),
+    "filter": (["--filter", "B"], None, "no frame with the filter 'B'"),
     "no targets": (["--targets", "/none.csv"], None, "cannot be read"),
 }
 
@@ -206,7 +214,7 @@ def test_bad_input_is_refused(archive, tmp_path, case):
     if csv:
         (tmp_path / "t.csv").write_text(csv)
         options = [*options, "--targets", tmp_path / "t.csv"]
-    if case != "no such frame" and "--reference" not in options:
+    if case not in ("no such frame", "pixels of which frame") and "--reference" not in options:
         options = [*options, "--reference", "f0.fits"]
     done = run(archive, "--out", tmp_path / "out", *options)
     assert done.exit_code == 2, done.output
@@ -227,14 +235,43 @@ def test_without_astroalign_frames_without_a_wcs_say_what_to_install(archive, tm
     assert "pip install 'aqdask[align]'" in found.problems[0][1]
 
 
-def test_damaged_reference_is_followed_by_the_next_and_refused_when_named(archive, tmp_path):
+def test_damaged_reference_is_followed_by_the_next_and_refused_when_named(archive, tmp_path, monkeypatch):
     copy = Path(shutil.copytree(archive, tmp_path / "field.zarr"))
-    places, _ = light_curves.scored_places(copy, quality_name(copy))
-    best = min(places, key=lambda place: place.values["frame_score"]).frame.row
-    for shard in (copy / "frames" / "image" / "c" / str(best)).rglob("*"):
+    monkeypatch.setattr(light_curves, "reference_order", lambda *_: [0, 2, 1])
+    for shard in (copy / "frames" / "image" / "c" / "0").rglob("*"):
         if shard.is_file():
             shard.write_bytes(b"damaged")
-    found = aq.light_curves(copy, tmp_path / "out", stars=10, frames=["f[0-2].fits", f"f{best}.fits"])
-    assert f"f{best}.fits" in dict(found.problems)
+    found = aq.light_curves(copy, tmp_path / "out", stars=10, frames=["f[0-2].fits"])
+    assert found.reference == "f2.fits"
+    assert "f0.fits" in dict(found.problems)
     with pytest.raises(UsageError, match="reference frame cannot be read"):
-        aq.light_curves(copy, tmp_path / "other", reference=f"f{best}.fits")
+        aq.light_curves(copy, tmp_path / "other", reference="f0.fits")
+
+
+def targets(tmp_path, positions) -> Path:
+    lines = [f"V{number},{x},{y}" for number, (x, y) in enumerate(positions)]
+    (tmp_path / "t.csv").write_text("\n".join(["name,x,y", *lines]))
+    return tmp_path / "t.csv"
+
+
+def test_targets_without_a_star_are_named(archive, curves, tmp_path):
+    known = curves.stars.to_pandas()[["x", "y"]].values
+    empty = next(
+        place for place in np.ndindex(SHAPE[::-1]) if 20 < place[0] < 60 and place[1] > 20
+        and np.hypot(*(known - place).T).min() > 12
+        and np.hypot(*(stars()[:, :2] - place).T).min() > 12
+    )  # fmt: skip
+    done = run(archive, "--out", tmp_path / "o", "--reference", "f0.fits", "--frames", "f[0-2].fits",
+               "--targets", targets(tmp_path, [*known[:3], empty]))  # fmt: skip
+    assert done.exit_code == 0, done.output
+    assert "within 3 px of 1 target on the reference frame f0.fits (V3)" in done.stderr
+    assert "from stars of the reference" not in done.stderr
+
+
+@pytest.mark.parametrize(("shift", "told"), [((1, 1), "(x -1.0, y -1.0)"), ((-14, 9), "(x +14.0, y -9.0)")])
+def test_a_common_shift_of_the_targets_is_told(archive, curves, tmp_path, shift, told):
+    known = curves.stars.to_pandas()[["x", "y"]].values[:8]
+    done = run(archive, "--out", tmp_path / "o", "--reference", "f0.fits", "--frames", "f[0-2].fits",
+               "--targets", targets(tmp_path, known + shift))  # fmt: skip
+    assert done.exit_code == 0, done.output
+    assert f"8 of 8 targets lie {np.hypot(*shift):.1f} px {told} from stars of the reference" in done.stderr

@@ -8,11 +8,17 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import ccdproc
 import numpy as np
+import pandas
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from astropy import units as u
 from astropy.io import fits
+from astropy.nddata import CCDData
+from astropy.table import Table
+from astropy.time import Time
 from click.testing import CliRunner
 from night import InterruptAfter, tiny_bundle, write_frame
 
@@ -22,6 +28,8 @@ from aqdask.errors import ArchiveError, UsageError
 from aqdask.execution.executors import SerialExecutor
 from aqdask.execution.reporter import Silent
 from aqdask.measurements import rank
+from aqdask.measurements.align import Aligned
+from aqdask.measurements.stack_cards import effective_gain, set_exposure
 from aqdask.methods.bundle import Bundle, Calibration
 from aqdask.products.open import quality_name
 
@@ -41,8 +49,9 @@ def archive(tmp_path_factory) -> Path:
     """Frames g0 to g3 of one field with a WCS, g3 with half of the light, g4 of another field, r0 in R."""
     folder, place = tmp_path_factory.mktemp("field"), tmp_path_factory.mktemp("archive") / "field.zarr"
     shifts = [(0, 0), (2, 1), (-3, 0), (1, -2)]
-    cards = {"INSTRUME": "tinycam", "EXPTIME": 60.0}
+    cards = {"INSTRUME": "tinycam", "EXPTIME": 60.0, "GAIN": 2.0}
     for number, (x, y) in enumerate(shifts):
+        cards |= {"DATE-OBS": f"2024-05-07T01:0{number}:00"}
         image = field((x, y), scale=0.5 if number == 3 else 1, seed=number)
         place_in_sky = WCS | {"CRPIX1": 100.0 + x, "CRPIX2": 65.0 + y}
         write_frame(folder / f"g{number}.fits", image, FILTER="L", **cards, **place_in_sky)
@@ -97,6 +106,50 @@ def test_a_stack_is_deeper_than_its_reference_and_says_what_is_in_it(made, archi
     assert not Path(made.path + ".parts").exists()
 
 
+def test_the_header_tells_exposure_gain_and_time_and_ccdproc_takes_it(made):
+    image, cards = CCDData.read(made.path), fits.getheader(made.path)
+    told = [cards[name] for name in ("FILTER", "INSTRUME", "EXPTIME", "EXPTOTAL", "NCOMBINE")]
+    assert told == ["L", "tinycam", 60, 240, 4]
+    assert (cards["DATE-OBS"], cards["DATE-END"]) == ("2024-05-07T01:00:00.000", "2024-05-07T01:04:00.000")
+    times = Time([cards["MJD-OBS"], cards["MJD-END"]], format="mjd").isot
+    assert times.tolist() == [cards["DATE-OBS"], cards["DATE-END"]]
+    assert (image.wcs.wcs.dateobs, image.wcs.wcs.dateend) == (cards["DATE-OBS"], cards["DATE-END"])
+    assert (image.unit, image.header["GAIN"]) == (u.count, cards["GAIN"])
+    # three frames of weight w and gain 2; the fourth, scaled by 2, has w / 4 and a gain of 1 in these counts
+    assert cards["GAIN"] == pytest.approx(2 * 3.25**2 / (3 + 2 / 16), rel=0.05)
+    electrons = ccdproc.gain_correct(image, cards["GAIN"] * u.electron / u.count)
+    np.testing.assert_allclose(electrons.data, image.data * cards["GAIN"], rtol=1e-6)
+    table = Table.read(made.path, hdu="FRAMES")
+    assert table["exptime"].unit == u.s
+    assert table["time"].tolist() == [f"2024-05-07T01:0{n}:00" for n in range(4)]
+
+
+def test_what_frames_do_not_say_or_say_differently_is_a_comment():
+    one = Aligned(0, 1.0, noise=5.0, time=1_000_000, exptime=60.0, gain=2.0)
+    cards = fits.Header([("MJD-OBS", 1.0)])
+    cameras = {"FILTER": ["", ""], "INSTRUME": ["a", "b"]}
+    set_exposure(cards, [one, one._replace(gain=np.nan, exptime=30.0)], 60.0, cameras, weighted=True)
+    assert set(cards) == {"EXPTIME", "EXPTOTAL", "DATE-OBS", "MJD-OBS", "DATE-END", "MJD-END", "COMMENT"}
+    assert cards.comments["EXPTOTAL"].endswith("of 30 to 60")
+    assert list(cards["COMMENT"]) == [
+        "INSTRUME differs: a, b", "GAIN is not known: 1 of 2 frames do not state it."
+    ]  # fmt: skip
+    set_exposure(cards, [one, one._replace(time=None)], np.nan, cameras, weighted=True)
+    assert "DATE-OBS" not in cards
+
+
+def test_the_effective_gain_is_that_of_the_photon_noise_of_the_mean():
+    rng = np.random.default_rng(0)
+    scale, gain, noise = np.array([1.0, 2.0, 0.5]), np.array([2.0, 1.5, 4.0]), np.array([5.0, 3.0, 8.0])
+    used = [Aligned(n, scale[n], noise=noise[n], gain=gain[n]) for n in range(3)]
+    star = 1e4  # counts of the reference
+    counts = rng.poisson(star / scale * gain, (20_000, 3)) / gain * scale
+    for weighted in (True, False):
+        weight = 1 / (scale * noise) ** 2 if weighted else np.ones(3)
+        mean = counts @ weight / weight.sum()
+        assert np.var(mean) == pytest.approx(star / effective_gain(used, weighted=weighted), rel=0.05)
+
+
 def test_masked_pixels_do_not_count(made, archive):
     masks = aq.mask(aq.open_quality(archive), ALPHA).values
     assert masks[0].any()
@@ -148,10 +201,14 @@ def test_a_frame_of_another_field_is_named_and_the_exit_code_is_1(archive, tmp_p
     [
         ({}, UsageError, "frames of 2 filters: 'L', 'R'"),
         ({"filter": "R"}, UsageError, "a stack of 1 scored frame"),
-        ({"filter": "B"}, UsageError, "no scored frame with the filter 'B'"),
+        ({"filter": "B"}, UsageError, "no frame with the filter 'B'"),
         ({"frames": ["g0.fits", OTHER]}, UsageError, "fewer than two of 2 frames can be aligned"),
-        ({"filter": "L", "reference": "r0.fits"}, UsageError, "the reference 'r0.fits'"),
+        ({"filter": "L", "reference": "r0.fits"}, UsageError, "no frame 'r0.fits'"),
+        ({"filter": "L", "reference": "g*"}, UsageError, r"--reference g\* matches 5 frames"),
+        ({"filter": "L", "best": 1}, UsageError, "a stack of the best 1"),
         ({"filter": "L", "clip": -1}, UsageError, "clip = -1"),
+        ({"filter": "L", "clip": np.inf}, UsageError, "clip = inf"),
+        ({"filter": "L", "mesh": 10**9}, UsageError, "at most 200 px"),
     ],
 )
 def test_frames_that_are_no_stack_are_refused(archive, tmp_path, options, error, text):
@@ -174,6 +231,14 @@ def test_a_rank_measured_on_the_pixels_sees_transparency(archive, tmp_path):
     table = pq.read_table(tmp_path / "r.parquet").to_pandas().set_index("frame_id")
     assert table["transparency"]["g3.fits"] == pytest.approx(0.5, rel=0.05)
     assert (table["rank"]["g3.fits"], list(table["rank"])) == (4, [1, 2, 3, 4])
+    for suffix in ("csv", "ecsv"):
+        path = tmp_path / f"r.{suffix}"
+        again = CliRunner().invoke(aqdask, [str(path) if w.endswith(".parquet") else w for w in command])
+        assert again.exit_code == 0, again.output
+        read = Table.read(path) if suffix == "ecsv" else pandas.read_csv(path)
+        assert list(read["frame_id"]) == list(table.index)
+        np.testing.assert_allclose(read["noise"], table["noise"])
+    assert read["noise"].unit == u.count
     share = table["transparency"] ** 2 / (table["noise"] * table["size"]) ** 2 * (1 - table["masked"])
     np.testing.assert_allclose(table["weight"], share / share.max(), rtol=1e-6)
     np.testing.assert_allclose(table["depth"], 1.25 * np.log10(np.cumsum(table["weight"])), atol=1e-9)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import dask.dataframe
 import numpy as np
-import pyarrow.dataset
 import pytest
 from astropy.io import fits
 from click.testing import CliRunner
@@ -20,6 +20,8 @@ from aqdask.measurements import frame_tables
 from aqdask.measurements.transients import COLUMNS, SCHEMA, TransientSearch
 from aqdask.products.open import quality_name
 
+# of dask.dataframe 2026.8 with pandas 3.1
+pytestmark = pytest.mark.filterwarnings("ignore:The inplace keyword:DeprecationWarning")
 SHAPE, NEW = (160, 192), (101.3, 60.7)  # y, x; x, y on the pixels of the template
 SHIFTS = {"b": (0, 0), "c": (3.5, -2.25), "d": (-5.25, 4.5)}
 NO_WCS = ("d", "g")
@@ -70,7 +72,7 @@ def found(archive, tmp_path_factory):
 
 
 def table(found):
-    return pyarrow.dataset.dataset(found.folder).to_table().to_pandas()
+    return dask.dataframe.read_parquet(found.folder).compute()
 
 
 def test_a_new_star_is_found_at_its_place_with_its_flux(found):
@@ -97,7 +99,7 @@ def test_frames_that_cannot_be_searched_are_named_and_the_others_go_on(found):
     assert reasons["e.fits"] == "no template of camera 'tinycam' and filter 'R'"
     assert "states no gain" in reasons["f.fits"]
     assert "could not be aligned with its template: too few stars to match: 0 and" in reasons["g.fits"]
-    assert [one.rows for one in found.searched[:4]] == [0, 1, 1, 1]
+    assert [one.rows for one in found.searched[:3]] == [1, 1, 1]
 
 
 def test_verdicts_are_those_of_the_masks(archive, found):

@@ -25,9 +25,10 @@ from aqdask.cli.main import aqdask
 from aqdask.errors import ArchiveError, UsageError
 from aqdask.methods.bundle import Calibration
 from aqdask.methods.shipped import load_shipped
-from aqdask.products.drift import find_drift, series_changes, write_changes
+from aqdask.products.drift import find_drift, series_changes
 from aqdask.products.drift_series import FrameSeries, read_series
 from aqdask.products.report.data import report_data
+from aqdask.products.table_files import write_table
 
 NIGHTS, PER_NIGHT, STEP, HOT = 40, 8, 24, 15  # nights, frames of each, and the first nights after a change
 NO_TIME = np.iinfo(np.int64).min
@@ -151,7 +152,7 @@ def test_the_command_writes_tables_that_come_back(archive, tmp_path, suffix):
     ended = CliRunner().invoke(aqdask, ["drift", str(archive), "--out", str(path)])
     assert ended.exit_code == 0, ended.output
     assert "calibrate anew with frames from" in ended.output
-    assert "2 frames have no time and are not followed: f0000003.fits, f0000100.fits" in ended.output
+    assert "without a time, and not followed: 2 frames, f0000003.fits, f0000100.fits" in ended.output
     table = pq.read_table(path).to_pandas() if suffix == "parquet" else Table.read(path).to_pandas()
     assert table["quantity"].tolist() == ["hot_pixels", "size"]
     assert table["after"].tolist() == [2, pytest.approx(1.2, abs=0.02)]
@@ -165,9 +166,18 @@ def test_json_has_a_line_for_each_change_and_calibration(archive):
     assert lines[2]["calibrate_for"][1].endswith("/..")
 
 
+def test_some_frames_alone(archive, tmp_path):
+    early = aq.drift(archive, frames="f00000*", filter="L", maps=False)
+    assert (early.calibrations[0].frames, len(early.without_time)) == (99, 1)
+    with pytest.raises(UsageError, match="no frame with the filter 'B'"):
+        aq.drift(archive, filter="B")
+    with pytest.raises(UsageError, match="no frame 'x'"):
+        aq.drift(archive, frames="x")
+
+
 def test_bad_requests_are_refused(archive, found, tmp_path):
     with pytest.raises(UsageError, match=r"a table named .*changes.txt.*\.csv, \.ecsv, \.parquet"):
-        write_changes(found, tmp_path / "changes.txt")
+        write_table(found.table, tmp_path / "changes.txt")
     with pytest.raises(UsageError, match="alpha"):
         aq.drift(archive, alpha=2)
 
@@ -185,7 +195,7 @@ def test_damaged_maps_are_named_and_lost_values_are_an_error(archive, tmp_path):
     own = Path(shutil.copytree(archive, tmp_path / "a.zarr"))
     group = own / "quality" / name_of(archive)
     (group / "pvalue" / "c" / "1" / "0" / "0").unlink()
-    assert aq.drift(own).notes == ("the maps of 15 frames are missing or damaged (`aqdask verify --repair`)",)
+    assert aq.drift(own).notes == ("maps of 15 frames missing or damaged (`aqdask verify --repair`)",)
     shutil.rmtree(group / "frame_size_ratio")
     with pytest.raises(ArchiveError, match="frame_size_ratio"):
         aq.drift(own)

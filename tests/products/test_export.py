@@ -341,8 +341,8 @@ def test_the_export_says_how_many_frames_have_no_moc(tmp_path, model):
     arguments = ["export", str(archive), str(tmp_path / "out"), "--cluster", "serial"]
     done = CliRunner().invoke(aqdask, [*arguments, "--format", "moc", "--format", "regions"])
     assert done.exit_code == 0, done.output
-    assert "note: 1 of 2 frames have no MOCs: no WCS, or a part of one" in done.output
-    assert f"{tmp_path / 'out'}: 1 MOCs, 2 region files" in done.output
+    assert "note: 1 of 2 frames has no MOCs: no WCS, or a part of one" in done.output
+    assert f"{tmp_path / 'out'}: 1 MOC, 2 region files" in done.output
 
 
 def test_a_format_without_its_package_is_refused_before_anything_is_written(archive, tmp_path, monkeypatch):

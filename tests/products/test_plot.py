@@ -121,6 +121,12 @@ def test_pvalues_against_the_uniform(quality, ax):
     labelled = quality.assign_coords(label=("frame", ["bad", "", "good", ""]))
     plot.pvalues(labelled, ax=(other := Figure().add_subplot()))
     assert other.get_title().startswith("1 good frame\n2 flagged or labelled bad")
+    boxed = quality.assign_attrs(
+        boxes_labelled_bad='{"a": [[0, 0, 32, 32]]}', frame_shape=[130, 200], patch=32
+    )
+    for chosen, number in ((boxed, 69), (boxed.isel(frame=0), 34)):
+        plot.pvalues(chosen, ax=(other := Figure().add_subplot()))
+        assert other.get_legend().get_texts()[0].get_text() == f"{number} patches"
     plot.pvalues(quality.isel(frame=[3]), ax=Figure().add_subplot())  # nothing scored
     plot.pvalues(quality.isel(frame=0), ax=Figure().add_subplot())
 

@@ -9,11 +9,13 @@ from night import OPTIONS, sky, tiny_bundle, write_frame, write_night
 import aqdask as aq
 from aqdask import flags
 from aqdask.errors import UsageError
+from aqdask.products.flagged import VARIABLE_REASONS
 from aqdask.products.mask_summaries import GOOD, MaskBlock
 from aqdask.products.report.data import Band, report_data
 from aqdask.products.report.detector import MaskSums
 from aqdask.products.report.drift import drifts
 from aqdask.products.report.sentences import (
+    BEYOND,
     flag_sentence,
     flags_told,
     local_sentence,
@@ -213,6 +215,18 @@ def test_the_verdict_on_the_pvalues(power, is_sound, words):
     assert found.counts.sum() == 40 * 256
 
 
+def test_boxes_labelled_bad_are_no_good_pvalues():
+    pvalue = np.random.default_rng(1).random((40, 16, 16))
+    box = np.zeros((16, 16), bool)
+    box[3:5, 3:9] = True
+    pvalue[7, box] = 1e-4
+    sums = MaskSums((16, 16), np.zeros(40, int), ["cam"], 0.01, bad_boxes={7: box})
+    sums.add(block(pvalue), np.zeros(40, bool))
+    found = sums.pvalues()
+    assert found.counts.sum() == 40 * 256 - 12
+    assert "(boxes in 1 frame labelled bad left out)" in found.text
+
+
 def test_a_place_that_is_masked_again_and_again_is_found_and_nothing_else():
     pvalue = np.random.default_rng(2).random((60, 16, 16))
     pvalue[::2, 3:5, 7] = 1e-4
@@ -273,7 +287,7 @@ def flagged_at(count, places, **columns):
 @pytest.mark.parametrize(
     ("found", "sentence"),
     [
-        (frames(5), "None of 5 frames is flagged."),
+        (frames(5), "No frame is flagged as a whole, of 5 scored ones."),
         (
             flagged_at(60, {"size": range(2, 19)}),
             "17 of 60 frames are flagged: 17 between 01:10 and 02:30 on 2024-05-07 for wide stars (focus or "
@@ -313,7 +327,10 @@ def test_flagged_frames_in_words(found, sentence):
 
 @pytest.mark.parametrize(
     ("frames", "side", "power", "words"),
-    [(5, 4, 1, "too few patches"), (40, 16, 1.6, "not for every alpha")],
+    [
+        (5, 4, 1, "too few patches"),
+        (40, 16, 1.6, "as promised at this alpha, but 47% would be masked at alpha = 0.3"),
+    ],
 )
 def test_a_calibration_is_called_sound_only_where_that_can_be_told(frames, side, power, words):
     pvalues = np.random.default_rng(1).random((frames, side, side))
@@ -328,29 +345,47 @@ def test_parts_of_good_frames_that_stand_out_are_named():
     found = frames(4, masked_patches=sum(shares.values()), is_flagged=flagged, **shares)
     found["frame_id"] = np.array(["a.fits", "b.fits", "c.fits", "d.fits"])
     assert local_sentence(found, 400) == (
-        "Parts of frames that are not flagged stand out: 1 for lines or trails (a.fits)."
+        "Parts of frames that are not flagged stand out: "
+        "1 at 01:00 on 2024-05-07 for lines or trails (a.fits)."
     )
+    told = local_sentence(found, 400, lambda many, reason: [(20, "rows 0 to 63")] * len(many))
+    assert "for lines or trails (a.fits in rows 0 to 63)" in told
+    assert local_sentence(found, 400, lambda many, reason: [(4, "")] * len(many)) == ""  # told elsewhere
     assert local_sentence(found | {"share_line": np.zeros(4)}, 400) == ""
 
 
 def test_a_flagged_frame_is_told_with_its_values_and_those_of_the_references():
     found = flagged_at(3, {"size": [1], "spike": [2]}, frame_size_ratio=np.array([1.0, 1.62, np.nan]))
     found["masked_patches"] = np.array([0, 0.1, 0.9])
-    none, size, spike = flags_told(found, {("cam", "L"): {"frame_size_ratio": Band(0.98, 1.0, 1.04)}})
+    found["main_reason"] = np.full(3, "line", object)
+    bands = {("cam", "L"): {"frame_size_ratio": Band(0.98, 1.0, 1.04)}}
+    none, size, spike = flags_told(found, bands)
     assert none == ""
     assert size == (
-        "Flagged for wide stars (focus or seeing?): stars are wider than on reference frames (or sharper, "
-        "with two_sided); size ratio 1.62, reference frames 0.98 to 1.04."
+        "Flagged for wide stars (focus or seeing?): they are 1.62 times as wide as in the reference frames "
+        "(these: 0.98 to 1.04)."
     )
-    expected = "Flagged, since 90% of its patches are masked, most of them for single bright pixels: "
-    assert spike.startswith(expected)
+    expected = "Flagged since 90% of its patches are masked, most of them for single bright pixels."
+    assert spike == expected
+    found["masked_patches"][2] = 1.0
+    assert flags_told(found, bands)[2].startswith("Flagged since all of its patches are masked, most of them")
+    found["masked_patches"] = np.array([0.16, 0.1, 0.9])
+    assert flags_told(found, bands)[0] == (
+        "Not flagged, but 16% of its patches are masked, most of them for lines or trails "
+        "(a frame is flagged above 20%)."
+    )
+
+
+def test_the_words_for_values_fit_every_reason_of_a_variable():
+    for reason in VARIABLE_REASONS.values():
+        assert BEYOND[reason].format(1.0, 2.0, 3.0).endswith("2 to 3)")
 
 
 def test_states_in_words():
     states = ["done", "quarantined", "quarantined", "skipped"]
     found = standings(states, ["", "not a FITS file", "truncated", "not a light: dark"], list("abcd"))
     assert list(state_sentences(found)) == [
-        "2 of 4 frames are quarantined (could not be used): 1 not a FITS file, 1 truncated.",
+        "2 of 4 frames are quarantined (could not be used): 1 not a FITS file (b), 1 truncated (c).",
         "1 of 4 frames is left out (no lights): 1 not a light: dark.",
     ]
 

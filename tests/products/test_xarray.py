@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import warnings
 
@@ -23,6 +24,7 @@ from aqdask.errors import ArchiveError, UsageError
 from aqdask.products import open as products
 from aqdask.products.open import quality_name, write_mask
 from aqdask.specs import PatchGrid
+from aqdask.store import layout
 
 IDS = ["L/f00.fits", "L/f02.fits", "L/f04.fits", "R/f01.fits", "R/f03.fits", "R/f05.fits"]
 GRID = PatchGrid(*SHAPE, 32)
@@ -57,6 +59,17 @@ def test_a_labelled_archive_opens_as_a_whole(archive, tmp_path):
             with xr.open_datatree(own, engine="zarr", consolidated=consolidated) as tree:
                 assert tree[quality_group(archive)].ds.sizes["frame"] == 6
         assert '"verdict":"bad"' in str(tree["labels"].ds["records"].values[0])
+
+
+def test_boxes_labelled_bad_and_the_words_of_today_are_in_what_is_opened(archive, tmp_path):
+    own = shutil.copytree(archive, tmp_path / "night.zarr")
+    aq.label(own, IDS[1], "bad", box=(0, 0, 64, 32))
+    earlier, now = next(iter(layout.REWORDED.items()))
+    layout.open_root(own, writable=True)[quality_group(own)]["score"].attrs["long_name"] = earlier
+    quality = aq.open_quality(own)
+    assert json.loads(quality.attrs["boxes_labelled_bad"]) == {IDS[1]: [[0, 0, 64, 32]]}
+    assert quality["score"].attrs["long_name"] == now
+    assert "boxes_labelled_bad" not in aq.open_quality(archive).attrs
 
 
 def test_maps_are_plotted_over_pixels_by_xarray_itself(archive):

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "execution"))
+sys.path.append(str(Path(__file__).parents[1] / "browser"))
 
 from night import tiny_bundle, write_night
 from short_watch import FRAMES, TIMES

@@ -7,6 +7,7 @@ import json
 import shutil
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -310,6 +311,23 @@ def test_commands_that_fail_or_hang_are_told_and_the_watch_goes_on(
     assert "warning: --on-bad on f01.fits ended with exit code 7" in said
     assert "warning: --on-good on f00.fits was killed after" in said
     assert (counts.good, counts.bad, counts.hooks_failed, counts.hooks_left) == (1, 1, 2, 0)
+
+
+def test_a_camera_without_calibration_is_told_once(night, inbox, archive, bundle, capsys):
+    model = replace(bundle, calibrations={"": bundle.calibration()})
+    more = feed(night[:4], inbox)
+    more()
+    stop = threading.Event()
+
+    def show(record):
+        stop.set() if record["frame_id"] == night[3].name else more()
+
+    aq.watch(
+        inbox, archive, model, cluster="serial", chunk=64, reporter=LineReporter(sys.stderr), stop=stop,
+        on_event=show, settings=aq.WatchSettings(**TIMES),
+    )  # fmt: skip
+    said = [line for line in capsys.readouterr().err.splitlines() if "not calibrated for" in line]
+    assert [line.partition(" for ")[2].partition(" (")[0] for line in said] == ["tinycam L", "tinycam R"]
 
 
 # --- ends and restarts ---------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from pathlib import Path
 import dask
 import psutil
 import pytest
+import screen_reader
 from click.testing import CliRunner
 from night import states
 from short_watch import FRAMES
@@ -176,7 +177,7 @@ def test_lines_tell_the_verdict_and_json_the_records(night, inbox, archive, mode
 def test_quiet_shows_warnings_and_the_end_only(night, inbox, archive, model):
     shutil.copy2(night[0], inbox)
     found = invoke(inbox, archive, "--model", model, *TIMES, "--idle", "1s", "--quiet", "--on-good", "false")
-    assert found.stdout.splitlines() == [f"{archive}: 1 good, 0 bad, 1 commands failed"]
+    assert found.stdout.splitlines() == [f"{archive}: 1 good, 0 bad, 1 command failed"]
     assert found.stderr.splitlines() == ["warning: --on-good on f00.fits ended with exit code 1"]
 
 
@@ -216,9 +217,11 @@ def test_the_live_page_shows_frames_as_they_come(start, night, inbox, archive, r
         view.goto(address)
         view.get_by_role("heading", name="aqdask watch").wait_for(timeout=60_000)
         view.get_by_role("cell", name=name).first.wait_for(timeout=60_000)
-        view.get_by_role("img").first.wait_for(timeout=60_000)
+        view.get_by_role("img", name="with its mask").first.wait_for(timeout=60_000)
         shutil.copy2(night[1], inbox)
         view.get_by_role("cell", name="f01.fits").first.wait_for(timeout=60_000)
+        images = {name for role, name, _ in screen_reader.check(view) if role == "image"}
+        assert {"rate over time", "milliseconds a frame, by part of the work"} <= images
         if folder := os.environ.get("AQDASK_SCREENSHOTS"):
             view.screenshot(path=Path(folder) / "watch.png", full_page=True)
         browser.close()

@@ -26,6 +26,7 @@ from aqdask.methods.noise_aware.reference_split import (
 from aqdask.methods.training.progress import Report, TrainProgress
 from aqdask.methods.training.settings import TrainSpec
 from aqdask.specs import PatchGrid
+from aqdask.text import plural
 
 Groups = Mapping[tuple[str, str], ReferenceSplit]
 """Reference frames by camera and filter."""
@@ -43,7 +44,7 @@ def calibrate_bundle(
     bundle : Bundle
         With ``method="aqdask"``; calibrations of other cameras and filters are kept.
     frames : FrameSource
-        Good frames, 3 to 40 of each camera and filter; each is read whole at most twice.
+        Good frames, 3 or more of each camera and filter; each is read whole at most twice.
     spec : TrainSpec
         ``name``, ``seed``, ``alpha``, ``two_sided``, ``span`` and the fractions of the sets are used.
     report : callable
@@ -124,7 +125,7 @@ def calibrate_cameras(
     """Calibrate each camera and filter, by `calibration_key`; the pooled calibration is the largest one."""
     for key, members in by_camera_and_filter(frames).items():
         if key not in groups:
-            few = f"{len(members)} reference frames of {_named(calibration_key(*key))}"
+            few = f"{plural(len(members), 'reference frame')} of {_named(calibration_key(*key))}"
             note = f"{few}: {MIN_FRAMES} are needed for a calibration of its own"
             report(TrainProgress("note", note=note))
     tick = _counter(report, "calibrate", sum(len(split.every) for split in groups.values()))

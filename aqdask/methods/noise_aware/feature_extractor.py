@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -37,6 +38,7 @@ NOISE_SEED = (
 )
 DEVICE_BATCH = 4096  # patches measured at a time on a device with memory of its own
 SMALLEST_BATCH = 64
+log = logging.getLogger(__name__)
 LARGEST_BUFFER = 31 * 2**20  # bytes; glibc raises its threshold up to 32 MiB
 
 
@@ -126,25 +128,42 @@ class FeatureExtractor:
         """
         if self.device.type == "cpu":
             return self._extract_in_batches(image, invalid, tops, lefts, side, detector)
+        return self._extract_on_device(image, invalid, tops, lefts, side, detector)
+
+    def _extract_on_device(
+        self,
+        image: np.ndarray,
+        invalid: np.ndarray | None,
+        tops: np.ndarray,
+        lefts: np.ndarray,
+        side: int,
+        detector: Detector,
+    ) -> np.ndarray:
+        """Do what `extract_frame` does on a device with memory of its own."""
         frame = as_float(image, self.staging, detector.noise.unit)
         unknown = None if invalid is None else self.staging.send(invalid)
         pixels = torch.arange(side, device=self.device)
         starts = [torch.from_numpy(first.astype(np.int64)).to(self.device) for first in (tops, lefts)]
         y, x = ((start[:, None] + pixels) for start in starts)
-        size, first = self.batch, 0
-        found: list[np.ndarray] = []
-        while first < len(tops):
-            part = slice(first, first + size)
+
+        def features(part: slice) -> np.ndarray:  # its tensors are gone when a batch is halved
             index = y[part, :, None], x[part, None, :]
+            values, mask = frame[index], None if unknown is None else ~unknown[index]
+            return self.extract(values, known_pixels(values, mask, finite=image.dtype.kind != "f"), detector)
+
+        size, first, found = self.batch, 0, list[np.ndarray]()
+        while first < len(tops):
             try:
-                values, mask = frame[index], None if unknown is None else ~unknown[index]
-                known = known_pixels(values, mask, finite=image.dtype.kind != "f")
-                found.append(self.extract(values, known, detector))
+                found.append(features(slice(first, first + size)))
                 first += size
             except torch.OutOfMemoryError:
-                size = self.batch = size // 2
+                size //= 2
                 if size < SMALLEST_BATCH:
                     raise
+        if size < self.batch:
+            log.warning("warning: %s has no memory for %d patches at a time: %d from now on",
+                        self.device, self.batch, size)  # fmt: skip
+            self.batch = size
         return np.concatenate(found)
 
     def _placed(self, layers: nn.Sequential) -> nn.Sequential:

@@ -26,7 +26,7 @@ from aqdask.methods.noise_aware.feature_groups import (
 from aqdask.methods.noise_aware.fixed_places import fixed_place_notes
 from aqdask.methods.noise_aware.frame_score import FrameStatistics, ReferenceStatistics, frame_statistics
 from aqdask.methods.noise_aware.frame_tests import FrameDistributions, frame_values
-from aqdask.methods.noise_aware.line_test import LineTest
+from aqdask.methods.noise_aware.line_test import LineTest, uneven_line_notes
 from aqdask.methods.noise_aware.networks import Networks
 from aqdask.methods.noise_aware.noise_model import NoiseModel
 from aqdask.methods.noise_aware.pooling import Features, pooled_estimate, shape_sums
@@ -178,6 +178,7 @@ def calibrate_camera(
         "notes": [
             *noise.notes,
             *outliers,
+            *uneven_line_notes(features, [frames.metadata[index].time for index in split.every]),
             *_focus_notes(ids, values),
             *fixed_place_notes(decision, features, PatchGrid(*noise.shape, reader.patch)),
             *_notes(decision, alpha, len(ids), len(split.threshold), noise.disabled),
@@ -276,8 +277,8 @@ def _notes(
     if threshold < FEW_FRAMES:
         notes.append(
             f"The p-values come from {threshold} of the {total} frames: patches of one frame are correlated, "
-            "so the share of good patches masked may differ from alpha by a factor of two or more; 20 such "
-            "frames bring it close."
+            "so the share of good patches masked may differ from alpha by a factor of two or more; more "
+            "frames bring it closer."
         )
     for reason in dict.fromkeys(disabled.values()):
         names = [name for name, why in disabled.items() if why == reason]

@@ -62,10 +62,7 @@ def find_lines(
     if min(features["top"].shape) < MIN_PARTS or not np.isfinite(features["top"]).any():
         return ()
     sums = FrameSums.of(features)
-    left_out = {kind: [line for line in known if line.kind == kind] for kind in ("column", "row")}
-    found = list(columns(sums, [round(line.start[1]) for line in left_out["column"]]))
-    rows = columns(sums.swapped(), [round(line.start[0]) for line in left_out["row"]])
-    found += [replace(line, kind="row", start=line.start[::-1], end=line.end[::-1]) for line in rows]
+    found = columns_and_rows(sums, known)
     streaks = StreakFinder(sums)
     for line in known:
         streaks.remove(line)
@@ -83,6 +80,14 @@ def find_lines(
         streaks.remove(streak)
     found.sort(key=lambda line: -line.significance)
     return tuple(line for line in found if line.significance >= FLOOR) or tuple(found[:1])
+
+
+def columns_and_rows(sums: FrameSums, known: Collection[FrameLine] = ()) -> list[FrameLine]:
+    """Return the hot and dead columns and rows, without those that are ``known``; see `columns`."""
+    left_out = {kind: [line for line in known if line.kind == kind] for kind in ("column", "row")}
+    found = list(columns(sums, [round(line.start[1]) for line in left_out["column"]]))
+    rows = columns(sums.swapped(), [round(line.start[0]) for line in left_out["row"]])
+    return found + [replace(line, kind="row", start=line.start[::-1], end=line.end[::-1]) for line in rows]
 
 
 def patches_crossed(features: Features, line: FrameLine) -> np.ndarray:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from aqdask.stats.compiled import exact
+from aqdask.stats.discrete_radon import SHORTEST
 
 CUT = 3.5  # sigma at which each part counts, so that a star, its spike or its bleeding column makes no line
-SHORTEST = 1 / 3  # of the shorter side of the frame
 MIN_PARTS = 3
 STAR_REACH = 160  # px from a bright star on a line that are left out
 WIDE = 0.25  # of a line: with more in bright areas it is bright and wide itself

@@ -10,14 +10,26 @@ from typing import Any
 import numpy as np
 
 from aqdask.methods.noise_aware.frame_line import FrameLine
-from aqdask.methods.noise_aware.frame_lines import FLOOR, find_lines, patches_crossed, shared_lines
+from aqdask.methods.noise_aware.frame_lines import (
+    CANDIDATES,
+    FLOOR,
+    FOLLOWED,
+    columns_and_rows,
+    find_lines,
+    patches_crossed,
+    shared_lines,
+)
+from aqdask.methods.noise_aware.frame_sums import FrameSums
+from aqdask.methods.noise_aware.line_parts import MIN_PARTS
 from aqdask.methods.noise_aware.line_threshold import LineThreshold
 from aqdask.methods.noise_aware.pooling import Features
+from aqdask.references.detector_lines import NO_LINES, DetectorLine, FrameLines, uneven_lines, when
 
 LINE = "line_frame"  # name of the test
 REASON = "line"  # of the patches that it masks (`aqdask.flags.REASONS`)
 SMALLEST = 1e-30  # p-value
 MIN_COVERAGE = 0.025  # of the patches, as which a shorter line counts
+SHOWN = 3  # columns and rows in notes
 
 
 @dataclass(frozen=True)
@@ -80,3 +92,31 @@ class LineTest:
             {**line, "start": tuple(line["start"]), "end": tuple(line["end"])} for line in stored["known"]
         )
         return cls(LineThreshold.from_stored(stored["threshold"]), tuple(FrameLine(**line) for line in known))
+
+
+def uneven_line_notes(references: Sequence[Features], times: Sequence[int | None]) -> list[str]:
+    """Name the columns and rows that some reference frames have and others have not.
+
+    ``times`` are those of the frames, in microseconds since 1970-01-01.
+    """
+    notes = []
+    for line in uneven_lines([_lines_of(features) for features in references])[:SHOWN]:
+        apart = ([time for k, time in enumerate(times) if (k in line.members) == inside] for inside in (1, 0))
+        notes.append(
+            f"The {line.kind} {line.position} differs from its neighbours in {len(line.members)} of the "
+            f"{len(times)} reference frames{when(*apart)}, and not in the others. It hides fainter lines "
+            "and counts as normal where it is in most: leave those frames out, or mark it (--bad-pixel-map)."
+        )
+    return notes
+
+
+def _lines_of(features: Features) -> FrameLines:
+    """Return the columns and rows of a frame; none for frames of less than `MIN_PARTS` patches a side."""
+    if min(features["top"].shape) < MIN_PARTS or not np.isfinite(features["top"]).any():
+        return NO_LINES
+    lines = columns_and_rows(FrameSums.of(features))
+    listed = [
+        DetectorLine(line.kind, round(line.start[line.kind == "column"]), line.significance) for line in lines
+    ]
+    weakest = min((line.strength for line in listed), default=0.0) if len(listed) >= CANDIDATES else 0.0
+    return FrameLines(tuple(listed), max(FOLLOWED, weakest))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import lru_cache
 
 import numpy as np
 
@@ -12,7 +11,6 @@ from aqdask.methods.noise_aware.frame_line import FrameLine
 from aqdask.methods.noise_aware.frame_sums import CELL_CUT, FrameSums, binned
 from aqdask.methods.noise_aware.kernel_math import compiled, inlined
 from aqdask.methods.noise_aware.line_parts import (
-    SHORTEST,
     STAR_REACH,
     Interval,
     away_from_stars,
@@ -21,15 +19,13 @@ from aqdask.methods.noise_aware.line_parts import (
     shortest_line,
 )
 from aqdask.methods.noise_aware.pooling import box_sum
-from aqdask.stats.discrete_radon import line_ends, line_sums
+from aqdask.stats.discrete_radon import SAMPLE, STEPS, line_ends, line_sums, line_weights
 from aqdask.stats.robust import mad_sigma
 
 TRIES = 3  # maxima of the Radon transform that are followed, at most
 FOLLOWED = 4.5  # sigma from which more than one is
 SAME = 6  # cells of the transform: lines whose ends are closer are one
 SMOOTH = 4  # pairs of cells on either side over which the sky is averaged
-STEPS = 16  # of one sigma, to which cells are rounded for the transform
-SAMPLE = 10_000  # values from which a spread is taken
 WIDTHS = (1.5, 3.0, 6.0)  # cells over which a streak is summed up across
 GAP, BAND = 1.0, 5.0  # cells: distance and width of the sky on either side that is subtracted
 PART = 12  # cells along a line that count as one part: 48 px
@@ -135,16 +131,6 @@ def _above(cells: np.ndarray, valid: np.ndarray, mean: np.ndarray) -> np.ndarray
             sky = mean[row >> 1, np.uint32(column) >> np.uint32(1)]
             found[row, column] = cells[row, column] - sky if valid[row, column] else np.float32(0)
     return found
-
-
-@lru_cache(maxsize=4)
-def line_weights(shape: tuple[int, int], valid: bytes) -> tuple[np.ndarray, np.ndarray]:
-    """Scales of the sums over lines to unit noise, 0 for short lines, and a sample of the others."""
-    counts = line_sums(np.frombuffer(valid, bool).reshape(shape))
-    long = counts >= SHORTEST * min(shape)
-    weights = np.where(long, 1 / (STEPS * np.sqrt(np.maximum(counts, 1))), 0).astype(np.float32)
-    sample = np.flatnonzero(long)
-    return weights, sample[:: 1 + len(sample) // SAMPLE]
 
 
 def _maxima(sums: np.ndarray, shape: tuple[int, int], followed: float) -> Iterator[np.ndarray]:

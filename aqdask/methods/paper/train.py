@@ -30,6 +30,7 @@ from aqdask.methods.training.settings import TrainSpec
 from aqdask.methods.training.split import split_frames
 from aqdask.specs import PatchGrid
 from aqdask.stats.robust import SIGMA_PER_MAD
+from aqdask.text import plural
 
 HELD_OUT_CROPS = 512
 PATIENCE = 5  # points of the loss curve without a decrease, after which an adversarial training stops
@@ -169,12 +170,13 @@ def _notes(pooled: Calibration, frames: int) -> tuple[str, ...]:
     patches, smallest = pooled.facts["patches"], pooled.facts["smallest_pvalue"]
     if patches < FEW_PATCHES:
         notes.append(
-            f"Calibrated on {patches} patches: the smallest alpha that can mask anything is "
-            f"1/{patches + 1} = {smallest:.2g}."
+            f"Calibrated on {plural(patches, 'patch', 'patches')}: the smallest alpha that can mask anything "
+            f"is 1/{patches + 1} = {smallest:.2g}."
         )
     if frames < FEW_FRAMES:
         notes.append(
-            f"Calibrated on {frames} frames: the patches of one frame are correlated, so the share of good "
-            "patches masked may differ from alpha by a factor of two or more; 20 frames bring it close."
+            f"Calibrated on {plural(frames, 'frame')}: the patches of one frame are correlated, so the share "
+            "of good patches masked may differ from alpha by a factor of two or more; more frames bring it "
+            "closer."
         )
     return tuple(notes)

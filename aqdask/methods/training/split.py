@@ -33,7 +33,7 @@ def split_frames(count: int, spec: TrainSpec) -> Split:
     if count < 3:
         raise UsageError(
             f"the number of reference frames is {count}",
-            expected="at least 3, one for each of three sets that share no frame; 40 are a good number",
+            expected="at least 3, one for each of three sets that share no frame; 24 are enough",
             consequence="Frames that the model was fitted to cannot calibrate it",
             remedy="give more good frames",
         )

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from aqdask.execution.coverage import ATTRIBUTE, CALIBRATIONS
+from aqdask.execution.coverage import ATTRIBUTE, CALIBRATIONS, in_words
 from aqdask.execution.quality_groups import PRECISION, VERSIONS
 from aqdask.execution.reporter import Reporter, Silent
 from aqdask.io.sources import Scan
@@ -18,12 +18,14 @@ from aqdask.methods.bundle import Bundle
 from aqdask.products.drift import series_changes
 from aqdask.products.drift_series import read_series
 from aqdask.products.flagged import StoredModel, flagged
-from aqdask.products.mask_summaries import MaskBlock, read_masks, scored_rows, summary_of
+from aqdask.products.mask_summaries import MaskBlock, MaskSummaries, read_masks, scored_rows, summary_of
 from aqdask.products.open import quality_name
 from aqdask.products.report import sentences
 from aqdask.products.report.columns import frame_values, header_columns, labels, score_columns
 from aqdask.products.report.detector import MaskSums
 from aqdask.products.report.drift import drifts
+from aqdask.products.report.places import MapPlaces
+from aqdask.products.report.references import reference_sentences
 from aqdask.products.report.values import (
     Band,
     Drift,
@@ -35,13 +37,14 @@ from aqdask.products.report.values import (
 )
 from aqdask.specs import PATCH, PatchGrid
 from aqdask.stats.masking import check_alpha
+from aqdask.stats.patches import patches_of
 from aqdask.store import layout, quality_store
 from aqdask.store.entry_table import STATES, decoded
 from aqdask.store.frame_store import FrameStore
-from aqdask.store.labels import BAD, of_frames, valid
-from aqdask.store.ledger import Ledger, open_ledger
+from aqdask.store.labels import BAD, Box, bad_boxes, of_frames, valid
+from aqdask.store.ledger import Ledger, Rows, open_ledger
 from aqdask.store.quality_store import QualityStore
-from aqdask.text import printable
+from aqdask.text import plural, printable
 from aqdask.version import __version__
 
 __all__ = [
@@ -99,12 +102,14 @@ def report_data(
     values = frame_values(store, ledger.row_count)
     patch: Any = store.group.attrs["patch"] if store else PATCH
     grid = PatchGrid(*frames.spec.shape, int(patch))
-    sums = MaskSums(grid.shape, by_row, cameras.tolist(), alpha, times)
+    given = valid(root, ledger)
+    boxes = _boxes(bad_boxes(given), known, grid)
+    sums = MaskSums(grid.shape, by_row, cameras.tolist(), alpha, times, boxes)
     masks = None
     if store is not None:
         scored = scored_rows(known, quality)
         blocks = _told(read_masks(store, scored, quality, alpha), len(scored), reporter or Silent())
-        bad = np.isin(known.texts("frame_id"), [*of_frames(valid(root, ledger), BAD)])
+        bad = np.isin(known.texts("frame_id"), [*of_frames(given, BAD)])
         labelled_bad = np.zeros(ledger.row_count, bool)
         labelled_bad[known.column("row")] = bad
         masks = summary_of(_added(blocks, sums, values, labelled_bad), store, ledger.row_count)
@@ -122,18 +127,28 @@ def report_data(
     changes = tuple(change for one in series for change in series_changes(one)) if moved else ()
     standings, places, pvalues = _standings(ledger, quality), sums.repeated_places(grid), sums.pvalues()
     damaged = int(masks.damaged.sum()) if masks else 0
-    local = sentences.local_sentence(columns, masks.patches) if masks else ""
-    summary = [*_summary(store, columns, standings, damaged, local, pvalues, places, moved)]
+    told = _told_frames(columns, MapPlaces(store, grid, alpha, columns, places), masks) if store else []
+    shared = [*reference_sentences(columns, model.bundle, series)]
+    summary = [*_summary(store, columns, standings, damaged, told, pvalues, shared, places, moved)]
     left_out: Any = root.attrs.get(layout.LEFT_OUT, {})
     if note := Scan((), left_out).note():
         summary.append(f"Last ingest: {note}.")
-    contents = store.bundle() if store else None
-    bundle = Bundle.from_bytes(contents) if contents else None
-    provenance = tuple(_provenance(archive, root, store, bundle, alpha))
+    provenance = tuple(_provenance(archive, root, store, model.bundle, alpha))
     return ReportData(
         os.fspath(archive), quality, alpha, tuple(filter(None, summary)), standings, columns, labels(store),
-        references, sums.mean_masks(), places, pvalues, moved, changes, provenance, _notes(bundle),
+        references, sums.mean_masks(), places, pvalues, moved, changes, provenance, _notes(model.bundle),
     )  # fmt: skip
+
+
+def _boxes(labelled: Mapping[str, list[Box]], known: Rows, grid: PatchGrid) -> dict[int, np.ndarray]:
+    """Return the patches in boxes of frames by the row of each frame."""
+    if not labelled:
+        return {}
+    rows = dict(zip(known.texts("frame_id"), known.column("row").tolist(), strict=True))
+    return {
+        rows[frame_id]: np.any([patches_of(box, grid) for box in boxes], axis=0)
+        for frame_id, boxes in labelled.items()
+    }
 
 
 def _notes(bundle: Bundle | None) -> tuple[str, ...]:
@@ -184,13 +199,20 @@ def _standings(ledger: Ledger, quality: str) -> tuple[Standing, ...]:
     return sentences.standings(states, reasons, entries.texts("frame_id"))
 
 
+def _told_frames(frames: dict[str, np.ndarray], places: MapPlaces, masks: MaskSummaries | None) -> list[str]:
+    """Return the sentences on flagged frames, and on those with a defect in a part."""
+    local = sentences.local_sentence(frames, masks.patches, places.of_reason) if masks else ""
+    return [sentences.flag_sentence(frames, places.of_run), local]
+
+
 def _summary(
     store: QualityStore | None,
     frames: dict[str, np.ndarray],
     standings: tuple[Standing, ...],
     damaged: int,
-    local: str,
+    told: list[str],
     pvalues: PValues,
+    shared: list[str],
     places: tuple[RepeatedPlace, ...],
     moved: tuple[Drift, ...],
 ) -> Iterator[str]:
@@ -202,16 +224,16 @@ def _summary(
     if store is None:
         yield "Nothing is scored yet: run `aqdask score` (or `aqdask run`) first."
     else:
-        yield sentences.flag_sentence(frames)
-        yield local
+        yield from told
     yield from sentences.state_sentences(standings)
     if damaged:
-        who = "1 frame are" if damaged == 1 else f"{damaged} frames are"
-        yield f"The maps of {who} missing or damaged: `aqdask verify --repair` makes them again."
+        whose = plural(damaged, "frame")
+        yield f"The maps of {whose} are missing or damaged: `aqdask verify --repair` makes them again."
     if store is not None and scored:
         yield pvalues.text
         yield from _uncalibrated(store, frames)
         yield sentences.outside_sentence(frames)
+        yield from shared
     for place in places[:PLACES_SHOWN]:
         yield f"Masked again and again: {place.text}."
     if len(places) > PLACES_SHOWN:
@@ -228,7 +250,7 @@ def _uncalibrated(store: QualityStore, frames: dict[str, np.ndarray]) -> Iterato
     pairs = zip(frames["camera"].tolist(), frames["filter"].tolist(), strict=True)
     counts = Counter(f"{camera}|{band}" for camera, band in pairs)
     if found := {key: counts[key] for key in keys if counts[key]}:
-        listed = ", ".join(f"{key.replace('|', ' ').strip() or 'unknown'} ({n})" for key, n in found.items())
+        listed = ", ".join(f"{in_words(key)} ({n})" for key, n in found.items())
         yield (
             f"The model is not calibrated for {listed}: p-values come from other cameras and filters, and "
             "masks may have more or fewer false alarms than alpha says."
@@ -274,11 +296,11 @@ def _calibrations(store: QualityStore | None, bundle: Bundle | None) -> Iterator
         if key:
             members = calibration.facts.get("about", {}).get("frames", {})
             count = sum(map(len, members.values()))
-            frames = f"{count} reference frames, " if count else ""
-            patches = calibration.facts.get("patches")
+            frames = f"{plural(count, 'reference frame')}, " if count else ""
+            patches = int(calibration.facts.get("patches", 0))
             yield (
                 f"calibrated for {key.replace('|', ' ').strip() or 'an unknown camera'}",
-                f"{frames}{patches} reference patches{_use(used.get(key))}",
+                f"{frames}{plural(patches, 'reference patch', 'reference patches')}{_use(used.get(key))}",
             )
     if origin := bundle.provenance.get("adapted_from"):
         yield "calibrated from the model", str(origin)
@@ -290,4 +312,4 @@ def _use(counts: Mapping[str, int] | None) -> str:
         return ""
     parts = [f"{counts['outside']} outside of its span"] * bool(counts["outside"])
     parts += [f"{counts['without_time']} without a time"] * bool(counts["without_time"])
-    return f", for {counts['frames']} frames" + (f" ({', '.join(parts)})" if parts else "")
+    return f", for {plural(counts['frames'], 'frame')}" + (f" ({', '.join(parts)})" if parts else "")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from scipy import ndimage, stats
@@ -12,6 +12,7 @@ from aqdask.products.mask_summaries import CODES, WITHOUT_SCORE, MaskBlock
 from aqdask.products.report.sentences import interval
 from aqdask.products.report.values import MeanMask, PValues, RepeatedPlace
 from aqdask.specs import PatchGrid
+from aqdask.text import plural
 
 BINS = 20  # of the histogram of p-values
 LEAST_FRAMES = 10  # good frames from which places are tested
@@ -40,6 +41,8 @@ class MaskSums:
         False-mask rate, in (0, 1).
     times : ndarray (rows,), optional
         datetime64 of each row, NaT where unknown.
+    bad_boxes : mapping of int to ndarray, optional
+        Patches in boxes that a person has labelled bad, bool ``(n_y, n_x)``, by row: no good p-values.
     """
 
     def __init__(
@@ -49,7 +52,9 @@ class MaskSums:
         names: Sequence[str],
         alpha: float,
         times: np.ndarray | None = None,
+        bad_boxes: Mapping[int, np.ndarray] | None = None,
     ) -> None:
+        self.bad_boxes, self.boxes_left_out = bad_boxes or {}, 0  # frames with such boxes
         self.cameras, self.names, self.alpha = cameras, names, alpha
         self.times = np.full(len(cameras), np.datetime64("NaT", "us")) if times is None else times
         self.periods = _periods(cameras, self.times)
@@ -80,7 +85,12 @@ class MaskSums:
         chosen = timed[frame]
         np.add.at(self.by_period, (cameras[frame[chosen]], periods[frame[chosen]], patch[chosen]), 1)
         self.labelled_bad += int(np.count_nonzero(good & labelled_bad))
-        pvalue = block.pvalue[good & ~np.asarray(labelled_bad)].reshape(-1, self.patches)
+        chosen = np.flatnonzero(good & ~np.asarray(labelled_bad))
+        pvalue = block.pvalue[chosen].reshape(-1, self.patches)
+        for place, row in enumerate(block.rows[chosen].tolist()):
+            if row in self.bad_boxes:
+                pvalue[place, self.bad_boxes[row].ravel()] = np.nan
+                self.boxes_left_out += 1
         known = np.isfinite(pvalue)
         bins = np.minimum(pvalue[known] * BINS, BINS - 1).astype(np.int64)
         self.histogram += np.bincount(bins, minlength=BINS)
@@ -132,9 +142,9 @@ class MaskSums:
             first, last, is_throughout = self._period(camera, inside.ravel(), rate)
             when = "" if is_throughout else f", {interval((first, last))} (UTC)"
             text = (
-                f"{patches} {'patch' if patches == 1 else 'patches'} in rows {rows[0]} to {rows[1] - 1}, "
+                f"{plural(patches, 'patch', 'patches')} in rows {rows[0]} to {rows[1] - 1}, "
                 f"columns {columns[0]} to {columns[1] - 1} of {self.names[camera] or 'the unknown camera'}, "
-                f"masked in {fraction:.0%} of {good} unflagged frames ({rate:.1%} by chance), "
+                f"masked in {fraction:.0%} of {plural(good, 'unflagged frame')} ({rate:.1%} by chance), "
                 f"mostly for {flags.cause(reason)}{when}"
             )
             least = float(pvalue[inside].min())
@@ -178,12 +188,15 @@ class MaskSums:
         is_high = masked > UNUSUAL * self.alpha and masked - 3 * error > self.alpha
         is_low = masked < self.alpha / UNUSUAL and masked + 3 * error < self.alpha
         cumulative = np.cumsum(self.histogram) / max(number, 1)
-        largest = float(np.abs(cumulative - edges[1:]).max())
+        away = np.abs(cumulative - edges[1:])
+        largest, at = float(away.max()), int(away.argmax())
         about = (
             f"{masked:.2%} of the patches of unflagged frames are masked where {self.alpha:.2%} are expected"
         )
-        if self.labelled_bad:
-            about += f" ({self.labelled_bad} labelled bad left out)"
+        left_out = [plural(self.labelled_bad, "frame")] * bool(self.labelled_bad)
+        left_out += [f"boxes in {plural(self.boxes_left_out, 'frame')}"] * bool(self.boxes_left_out)
+        if left_out:
+            about += f" ({' and '.join(left_out)} labelled bad left out)"
         if is_high:
             verdict = (
                 "more than the calibration promises: these frames have small defects, or differ from the "
@@ -194,7 +207,8 @@ class MaskSums:
         elif self.alpha * number < FEW:
             verdict = f"too few patches to tell if the calibration is sound ({number})"
         elif largest > UNIFORM:
-            verdict = "as promised, but not for every alpha"
+            elsewhere = f"{cumulative[at]:.0%} would be masked at alpha = {edges[at + 1]:.2g}"
+            verdict = f"as promised at this alpha, but {elsewhere}"
         else:
             verdict = SOUND
         is_sound = None if verdict.startswith("too few") else verdict == SOUND

@@ -56,6 +56,14 @@ COLUMNS = (
     "frame_noise_ratio", "frame_stars", "exptime", "airmass", "ra", "dec", "row", "crc32c",
     "has_pixels",
 )  # fmt: skip
+FACTS = {
+    "frame_score": "score", "masked_patches": "masked fraction", "main_reason": "most masked for",
+    "frame_size_ratio": "star size / references", "frame_ellipticity": "ellipticity from references",
+    "frame_sky": "sky [counts]", "frame_noise_ratio": "noise / expected", "frame_stars": "stars per patch",
+    "exptime": "exposure [s]", "airmass": "airmass", "ra": "RA of the centre [deg]",
+    "dec": "Dec of the centre [deg]", "state": "state", "row": "row of the archive",
+}  # fmt: skip
+"""Values in the panel of a frame, and their names there."""
 
 
 @dataclass(frozen=True)
@@ -283,6 +291,8 @@ def page(
         cameras=[*data.mean_masks.items()],
         counts=counts(data),
         worst=worst,
+        facts=FACTS,
+        several=len({str(data.frames["flag_reason"][index]) for index in worst}) > 1,
         best=best_frames(data)[:BEST],
         reasons=reasons_listed(),
         agreement=agreement,
@@ -323,7 +333,7 @@ def _payload(
         "shape": shape,
         "edges": {axis: grid.owner_bounds(n).tolist() if grid else [] for n, axis in enumerate("yx")},
         "reasons": reasons_listed(),
-        "labels": {name: data.labels.get(name, "") for name in frames},
+        "facts": [[name, told, data.labels.get(name, "")] for name, told in FACTS.items() if name in frames],
         "frames": frames,
         "maps": _maps(data, reporter),
         "panels": panels,

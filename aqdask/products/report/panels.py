@@ -33,6 +33,8 @@ JPEG_QUALITY = 80
 SOFTENING = 0.1  # of astropy's asinh stretch
 SKY_NODES = 17  # along each axis, between which sky positions are interpolated
 RESIDUAL_SIGMA = 5.0
+SCALED = "of the patch's range"  # unit of the method 'paper', which scales each patch from 0 to 1
+RESIDUAL_SCALED = 0.5
 
 REASON_COLOURS = {
     "no_data": "#9a9a9a", "residual": "#b0305c", "noise": "#228833", "background": "#44aa99",
@@ -64,13 +66,15 @@ class Plane:
 
 PLANES: dict[str, Plane] = {
     "image": Plane("Image", "counts", "grey", "zscale limits, asinh stretch"),
-    "smooth": Plane("Reconstruction", "σ", "grey", "by the autoencoder, each patch above its own sky"),
-    "residual": Plane("Residual", "σ", "diverging", "image less reconstruction"),
+    "smooth": Plane(
+        "Reconstruction", "σ of the noise", "grey", "by the autoencoder, each patch above its own sky"
+    ),
+    "residual": Plane("Residual", "σ of the noise", "diverging", "image less reconstruction"),
     "score": Plane("Patch score", "", "sequential", "larger is worse"),
     "sky": Plane("Sky", "counts", "sequential"),
-    "noise_ratio": Plane("Noise", "measured / expected", "sequential"),
-    "size_ratio": Plane("Star size", "relative to references", "sequential"),
-    "ellipticity": Plane("Ellipticity", "less that of references", "sequential"),
+    "noise_ratio": Plane("Noise", "× expected", "sequential"),
+    "size_ratio": Plane("Star size", "× references", "sequential"),
+    "ellipticity": Plane("Ellipticity", "from references", "sequential"),
     "stars": Plane("Stars", "per patch", "sequential"),
     "mae": Plane("Residual, mean absolute", "", "sequential"),
 }
@@ -131,7 +135,8 @@ class PanelMaker:
         -------
         dict
             ``planes``: by name of `PLANES`, ``src`` (data URL), ``low``, ``high`` (values of the levels 1 and
-            255; level 0 is no data), ``asinh`` (bool) and ``size`` (px that the picture spans, x and y).
+            255; level 0 is no data), ``asinh`` (bool), ``size`` (px that the picture spans, x and y), and
+            ``unit`` where it is not that of `PLANES`.
             ``sky``: unit vectors of the nodes, ``(nodes, nodes, 3)`` nested, or None. ``problem``: reason
             for what could not be read, empty for none.
         """
@@ -169,7 +174,11 @@ class PanelMaker:
             seen = reconstruct_frame(scorer, image, invalid, about.camera, band)
         if seen is not None:
             planes["smooth"] = _pixels(seen.smooth, None)
-            planes["residual"] = _pixels(seen.signal - seen.smooth, None, (-RESIDUAL_SIGMA, RESIDUAL_SIGMA))
+            is_scaled = self.store is not None and self.store.group.attrs["method"] == "paper"
+            reach = RESIDUAL_SCALED if is_scaled else RESIDUAL_SIGMA
+            planes["residual"] = _pixels(seen.signal - seen.smooth, None, (-reach, reach))
+            for name in ("smooth", "residual") if is_scaled else ():
+                planes[name]["unit"] = SCALED
 
     def _add_maps(self, row: int, found: dict[str, Any]) -> None:
         if self.store is None:

@@ -89,7 +89,7 @@ function cardOf(i) {
   const [kind, text] = verdictOf(i);
   const masked = frames.masked_patches[i];
   const facts = [frames.time[i]?.replace("T", " "), frames.filter[i]].filter(Boolean).join(" · ");
-  const detail = isScored(i) ? `score ${number(frames.frame_score[i], 3)} · ${number(100 * masked, 2)} % masked` : frames.state_reason[i];
+  const detail = isScored(i) ? `score ${number(frames.frame_score[i], 3)} · ${number(100 * masked, 2)}% masked` : frames.state_reason[i];
   const main = frames.main_reason[i] && masked > 0 && frames.main_reason[i] !== frames.flag_reason[i] ? "mostly " + words(frames.main_reason[i]) : "";
   card.append(picture, make("span", frames.frame_id[i], { class: "name" }), make("span", text, { class: "chip " + kind }),
     make("span", [detail, main].filter(Boolean).join(" · "), { class: "detail" }), make("span", facts, { class: "detail" }));
@@ -225,12 +225,13 @@ function valueAt(plane, x, y) {
   if (plane.asinh) unit = Math.sinh(unit * Math.asinh(10)) / 10;
   return plane.low + unit * (plane.high - plane.low);
 }
-function readingAt(plane, x, y) { // the ends of a scale stand for all values beyond; JPEG moves levels a little
+const unitOf = (name, plane) => plane.unit ?? data.planes[name].unit;
+function readingAt(plane, x, y, unit = "") { // the ends of a scale stand for all values beyond; JPEG moves levels a little
   const level = levelAt(plane, x, y), margin = plane.src.startsWith("data:image/jpeg") ? 1 : 0;
   if (!level) return null;
-  if (plane.high > plane.low && level >= 255 - margin) return `≥ ${number(plane.high, 3)} (clipped)`;
-  if (plane.high > plane.low && level <= 1 + margin) return `≤ ${number(plane.low, 3)} (clipped)`;
-  return "≈ " + number(valueAt(plane, x, y), 3);
+  if (plane.high > plane.low && level >= 255 - margin) return `≥ ${number(plane.high, 3)}${unit} (clipped)`;
+  if (plane.high > plane.low && level <= 1 + margin) return `≤ ${number(plane.low, 3)}${unit} (clipped)`;
+  return "≈ " + number(valueAt(plane, x, y), 3) + unit;
 }
 async function open(i) {
   if (i === undefined || i < 0) return;
@@ -248,6 +249,7 @@ async function open(i) {
     if (!plane) continue;
     const Grid = source.data.image[0].constructor; // Bokeh's own 2-D array
     source.data = { image: [new Grid(plane.levels, [plane.h, plane.w])], dw: [plane.size[0]], dh: [plane.size[1]] };
+    slot.querySelector(".unit").textContent = unitOf(name, plane);
     slot.querySelector(".low").textContent = number(plane.low, 3);
     slot.querySelector(".high").textContent = number(plane.high, 3);
   }
@@ -272,26 +274,27 @@ function showMask() {
   for (const code of view.codes) if (code !== GOOD) shares.set(code, (shares.get(code) ?? 0) + 1);
   $("p-reasons").replaceChildren(...[...shares].sort((a, b) => b[1] - a[1]).map(([code, n]) => {
     const reason = byCode.get(code), item = make("span", "", { title: reason.meaning });
-    item.append(make("span", "", { class: "dot", style: `background: ${reason.colour}` }), `${words(reason.name)} ${number(100 * n / view.codes.length, 2)} %`);
+    item.append(make("span", "", { class: "dot", style: `background: ${reason.colour}` }), `${words(reason.name)} ${number(100 * n / view.codes.length, 2)}%`);
     return item;
   }));
   if (!shares.size) $("p-reasons").textContent = "nothing masked";
 }
-const FACTS = ["frame_score", "masked_patches", "main_reason", "frame_size_ratio", "frame_ellipticity", "frame_sky", "frame_noise_ratio", "frame_stars", "exptime", "airmass", "ra", "dec", "state", "row"];
 function describe(i) {
   const [kind, text] = verdictOf(i);
   $("p-name").textContent = frames.frame_id[i];
   $("p-chips").replaceChildren(make("span", text, { class: "chip " + kind }));
   const facts = [frames.time[i]?.replace("T", " "), frames.camera[i], frames.filter[i] && "filter " + frames.filter[i]].filter(Boolean);
-  const masked = isScored(i) ? `score ${number(frames.frame_score[i], 3)}, ${number(100 * frames.masked_patches[i], 2)} % of the patches masked` : frames.state_reason[i];
+  const masked = isScored(i) ? `score ${number(frames.frame_score[i], 3)}, ${number(100 * frames.masked_patches[i], 2)}% of the patches masked` : frames.state_reason[i];
   $("p-why").textContent = [...facts, masked].filter(Boolean).join(" · ");
   $("p-flag").textContent = frames.why[i];
+  $("p-flag").className = kind;
+  $("p-said").textContent = "";
   const found = panels[i];
   $("p-note").textContent = [found ? found.problem : !frames.has_pixels[i] ? "The archive holds no pixels of this frame." : "The pixels of this frame are not in this report: `aqdask report` with --frames " + frames.frame_id[i] + " adds them."].filter(Boolean).join(" · ");
   $("p-readout").textContent = "Point at a picture for position and values.";
-  const rows = FACTS.filter((name) => !missing(frames[name]?.[i])).map((name) => {
+  const rows = data.facts.filter(([name]) => !missing(frames[name][i])).map(([name, told, meaning]) => {
     const row = make("tr"), value = frames[name][i];
-    row.append(make("th", data.labels[name] || words(name), { scope: "row" }), make("td", typeof value === "number" ? number(value, 6) : words(String(value))));
+    row.append(make("th", told, { scope: "row", title: meaning }), make("td", typeof value === "number" ? number(value, 6) : words(String(value))));
     return row;
   });
   $("p-facts").tBodies[0].replaceChildren(...rows);
@@ -322,15 +325,15 @@ function point(x, y) {
   if (x === undefined || !(x >= 0 && x < width && y >= 0 && y < height)) return;
   const within = (list, value) => list.findIndex((edge, k) => edge <= value && value < list[k + 1]);
   const code = edges.x.length ? view.codes[within(edges.y, y) * (edges.x.length - 1) + within(edges.x, x)] : GOOD;
-  const values = Object.entries(view.planes).map(([name, plane]) => [data.planes[name], readingAt(plane, x, y)])
-    .filter(([, text]) => text !== null).map(([plane, text]) => `${plane.title} ${text}`);
+  const values = Object.entries(view.planes).map(([name, plane]) => [data.planes[name].title, readingAt(plane, x, y, (" " + unitOf(name, plane)).trimEnd())])
+    .filter(([, text]) => text !== null).map(([title, text]) => `${title} ${text}`);
   $("p-readout").textContent = [`x ${Math.floor(x)}  y ${Math.floor(y)} px`, skyAt(x, y), code === GOOD ? "not masked" : "masked: " + words(byCode.get(code)?.name), ...values].filter(Boolean).join(" · ");
 }
-function step(by, wanted = () => true) {
+function step(by, wanted = () => true, what = "frame") {
   const from = order.indexOf(current);
   const list = by > 0 ? order.slice(from + 1) : order.slice(0, Math.max(from, 0)).reverse();
   const next = list.find(wanted);
-  if (next === undefined) $("p-readout").textContent = by > 0 ? "There is no further one in the list below." : "This is the first one of the list below.";
+  if (next === undefined) $("p-said").textContent = `No ${by > 0 ? "further" : "earlier"} ${what} in the list of all frames${order.length < count ? ", as it is filtered" : ""}.`;
   else open(next);
 }
 function draw(event) {
@@ -361,12 +364,12 @@ $("p-outlines").addEventListener("click", (event) => { event.target.setAttribute
 $("p-reset").addEventListener("click", () => { const plot = viewer.roots()[0]; plot.x_range.setv({ start: 0, end: width }); plot.y_range.setv({ start: 0, end: height }); });
 $("p-next").addEventListener("click", () => step(1));
 $("p-previous").addEventListener("click", () => step(-1));
-$("p-flagged").addEventListener("click", () => step(1, isFlagged));
+$("p-flagged").addEventListener("click", () => step(1, isFlagged, "flagged frame"));
 $("p-close").addEventListener("click", () => panel.close());
 panel.addEventListener("close", () => { if (count) showCards(); });
 document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, select, textarea")) return;
-  const keys = { n: () => step(1), p: () => step(-1), f: () => step(1, isFlagged), ...(panel.open ? { ArrowRight: () => step(1), ArrowLeft: () => step(-1) } : {}) };
+  const keys = { n: () => step(1), p: () => step(-1), f: () => step(1, isFlagged, "flagged frame"), ...(panel.open ? { ArrowRight: () => step(1), ArrowLeft: () => step(-1) } : {}) };
   if (keys[event.key]) { event.preventDefault(); keys[event.key](); }
 });
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -11,7 +11,7 @@ from aqdask import flags
 from aqdask.products.flagged import FLAG_MASKED, VARIABLE_REASONS
 from aqdask.products.report.values import Band, Standing
 from aqdask.store.ledger import DONE, PENDING, QUARANTINED, SKIPPED
-from aqdask.text import printable, shortened
+from aqdask.text import plural, printable, shortened
 
 BETWEEN = 2  # other frames of the camera within a run of flagged ones, at most
 PAUSE = np.timedelta64(6, "h")  # within a run, at most
@@ -23,15 +23,27 @@ OUTSIDE_WORDS = {
     "gain": "the noise at their sky level",
 }
 LOCAL = 5  # masked patches of one reason
+NOTED = 0.05  # fraction of the patches of an unflagged frame masked from which its panel says so
+BEYOND = {
+    "size": "they are {:.3g} times as wide as in the reference frames (these: {:.3g} to {:.3g})",
+    "ellipticity": "their ellipticity is {:.3g} from that of the reference frames (these: {:.3g} to {:.3g})",
+    "noise": "it is {:.3g} times the expected one (reference frames: {:.3g} to {:.3g})",
+    "sky": "{:.4g} counts (reference frames: {:.4g} to {:.4g})",
+}
+"""Values of a frame beyond those of the reference frames, after `aqdask.flags.cause`."""
 
 
-def flag_sentence(frames: Mapping[str, np.ndarray]) -> str:
+def flag_sentence(
+    frames: Mapping[str, np.ndarray], place: Callable[[Sequence[int]], str] = lambda run: ""
+) -> str:
     """Count the flagged frames, with times and reasons of the longest runs.
 
     Parameters
     ----------
     frames : mapping of str to ndarray (n,)
         Columns in the order of time, see `aqdask.products.report.values.ReportData`.
+    place : callable
+        Tells the place of the defect in the frames at some positions, after a comma; see `MapPlaces.of_run`.
     """
     scored = int(np.isfinite(frames["masked_patches"]).sum())
     chosen = np.flatnonzero(frames["is_flagged"])
@@ -41,11 +53,13 @@ def flag_sentence(frames: Mapping[str, np.ndarray]) -> str:
         return (
             "The only scored frame is not flagged."
             if scored == 1
-            else f"None of {_frames(scored)} is flagged."
+            else f"No frame is flagged as a whole, of {scored} scored ones."
         )
     runs = sorted(_runs(frames), key=lambda run: (-len(run), run))
     events = runs if len(runs) == 1 else [run for run in runs if len(run) >= RUN][:EVENTS]
-    listed = [f"{len(run)} {_told(frames, run)} {_reasons(frames, run)}" for run in sorted(events)]
+    listed = [
+        f"{len(run)} {_told(frames, run)} {_reasons(frames, run)}{place(run)}" for run in sorted(events)
+    ]
     if rest := sorted({*chosen.tolist()} - {index for run in events for index in run}):
         when = "" if np.isnat(frames["time"]).all() else "at other times " if listed else "scattered in time "
         listed.append(f"{len(rest)} {when}{_reasons(frames, rest)}")
@@ -57,7 +71,9 @@ def flag_sentence(frames: Mapping[str, np.ndarray]) -> str:
 def flags_told(
     frames: Mapping[str, np.ndarray], references: Mapping[tuple[str, str], Mapping[str, Band]]
 ) -> list[str]:
-    """Tell why each frame is flagged, with its value where that is beyond the reference frames; empty if not.
+    """Tell why each frame is flagged, with its value where that is beyond the reference frames.
+
+    Frames that are not flagged have an empty text, or the reason why where many patches are masked.
 
     Parameters
     ----------
@@ -66,22 +82,29 @@ def flags_told(
     references : mapping of (camera, filter) to mapping of str to Band
         Span of the reference frames.
     """
-    meanings = {flag.name: flag.meaning.replace("`", "") for flag in flags.REASONS}
     variables = {reason: name for name, reason in VARIABLE_REASONS.items()}
     found = [""] * len(frames["is_flagged"])
     for at in np.flatnonzero(frames["is_flagged"]).tolist():
         reason, masked = str(frames["flag_reason"][at]), float(frames["masked_patches"][at])
-        cause = f"{flags.cause(reason)}{f': {meanings[reason]}' if reason in meanings else ''}"
-        found[at] = f"Flagged for {cause}"
+        found[at] = f"Flagged for {flags.cause(reason)}"
         if masked > FLAG_MASKED:
-            found[at] = f"Flagged, since {masked:.0%} of its patches are masked, most of them for {cause}"
+            found[at] = f"Flagged since {_share(masked, reason)}"
         name = variables.get(reason, "")
         band = references.get((str(frames["camera"][at]), str(frames["filter"][at])), {}).get(name)
         if band and not band.low <= (value := float(frames[name][at])) <= band.high:
-            words = name.removeprefix("frame_").replace("_", " ")
-            found[at] += f"; {words} {value:.4g}, reference frames {band.low:.4g} to {band.high:.4g}"
+            found[at] += f": {BEYOND[reason].format(value, band.low, band.high)}"
         found[at] += "."
+    masked_patches = np.where(frames["is_flagged"], 0, np.nan_to_num(frames["masked_patches"]))
+    for at in np.flatnonzero(masked_patches >= NOTED).tolist():
+        share = _share(float(masked_patches[at]), str(frames["main_reason"][at]))
+        above = f" (a frame is flagged above {FLAG_MASKED:.0%})" if masked_patches[at] <= FLAG_MASKED else ""
+        found[at] = f"Not flagged, but {share}{above}."
     return found
+
+
+def _share(masked: float, reason: str) -> str:
+    share = "all" if masked > 0.995 else f"{masked:.0%}"
+    return f"{share} of its patches are masked, most of them for {flags.cause(reason)}"
 
 
 def _told(frames: Mapping[str, np.ndarray], run: list[int]) -> str:
@@ -126,7 +149,11 @@ def interval(times: Sequence[np.datetime64] | np.ndarray) -> str:
     return f"at {start} on {first}" if start == stop else f"between {start} and {stop} on {first}"
 
 
-def local_sentence(frames: Mapping[str, np.ndarray], patches: int) -> str:
+def local_sentence(
+    frames: Mapping[str, np.ndarray],
+    patches: int,
+    places: Callable[[np.ndarray, str], list[tuple[int, str]]] | None = None,
+) -> str:
     """Name the frames that are not flagged, but have many masked patches of one reason; empty for none.
 
     Many are `LOCAL` or more, and five sigma of a Poisson distribution above the median of these frames.
@@ -137,6 +164,8 @@ def local_sentence(frames: Mapping[str, np.ndarray], patches: int) -> str:
         Columns in the order of time, see `aqdask.products.report.values.ReportData`.
     patches : int
         Patches of a frame.
+    places : callable, optional
+        Number and place of these patches in the frames at some positions (`MapPlaces.of_reason`).
     """
     good = np.flatnonzero(np.isfinite(frames["masked_patches"]) & ~frames["is_flagged"])
     listed = []
@@ -147,12 +176,16 @@ def local_sentence(frames: Mapping[str, np.ndarray], patches: int) -> str:
         count = np.rint(patches * share[good])
         usual = np.median(count)
         many = good[count >= np.maximum(LOCAL, usual + 5 * np.sqrt(usual))]
-        if many.size:
-            ids = [printable(frame_id) for frame_id in frames["frame_id"][many].tolist()]
-            listed.append(f"{many.size} for {flags.cause(flag.name)} ({shortened(ids, 3)})")
+        found = places(many, flag.name) if places else [(LOCAL, "")] * len(many)
+        kept = [(at, box) for at, (number, box) in zip(many.tolist(), found, strict=True) if number >= LOCAL]
+        if kept:
+            times = frames["time"][[at for at, _ in kept]]
+            when = "" if np.isnat(times).any() else f"{interval(times)} "
+            ids = [printable(frames["frame_id"][at]) + (f" in {box}" if box else "") for at, box in kept]
+            listed.append(f"{len(kept)} {when}for {flags.cause(flag.name)} ({shortened(ids, 3)})")
     if not listed:
         return ""
-    return f"Parts of frames that are not flagged stand out: {', '.join(listed)}."
+    return f"Parts of frames that are not flagged stand out: {'; '.join(listed)}."
 
 
 def standings(states: Sequence[str], reasons: Sequence[str], ids: Sequence[str]) -> tuple[Standing, ...]:
@@ -187,11 +220,17 @@ def state_sentences(found: Sequence[Standing]) -> Iterator[str]:
         count = sum(one.count for one in own)
         if count:
             verb = "is" if count == 1 else "are"
-            reasons = shortened([f"{one.count} {one.reason}" for one in own if one.reason], 3)
+            reasons = shortened([_reason(one, named=state == QUARANTINED) for one in own if one.reason], 3)
             who = f"All {total} frames" if count == total > 1 else f"{count} of {_frames(total)}"
             yield f"{who} {verb} {word} ({meaning}){': ' + reasons if reasons else ''}."
     if total and all(one.state == DONE for one in found):
         yield "All frames are done." if total > 1 else "The only frame is done."
+
+
+def _reason(standing: Standing, *, named: bool) -> str:
+    """Return number and reason, and with ``named`` the first of the frames."""
+    more = f" and {standing.count - 1} more" if standing.count > 1 else ""
+    return f"{standing.count} {standing.reason}{f' ({standing.examples[0]}{more})' if named else ''}"
 
 
 def outside_sentence(frames: Mapping[str, np.ndarray]) -> str:
@@ -229,4 +268,4 @@ def time_sentence(frames: Mapping[str, np.ndarray]) -> str:
 
 
 def _frames(count: int) -> str:
-    return f"{count} frame" if count == 1 else f"{count} frames"
+    return plural(count, "frame")

@@ -132,3 +132,41 @@ def test_a_gap_does_not_show_what_lies_under_it(extractor):
     found = [extractor.extract(values, valid, DETECTOR) for values in (patches, other)]
     assert found[0].tobytes() == found[1].tobytes()
     assert np.isfinite(found[0]).all()
+
+
+class OfLittleMemory(torch.nn.Module):
+    """Layers on a device that has no memory for more patches than ``room``."""
+
+    def __init__(self, layers, room):
+        super().__init__()
+        self.layers, self.room, self.sizes = layers, room, []
+
+    def forward(self, patches):
+        self.sizes.append(len(patches))
+        if len(patches) > self.room:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return self.layers(patches)
+
+
+def test_a_batch_that_does_not_fit_into_the_memory_of_a_device_is_halved(extractor, caplog):
+    """As on a GPU, here on the processor: the same features, and one warning for all frames."""
+    image = np.random.default_rng(3).poisson(1000, (1024, 640)).astype(np.uint16)
+    invalid = np.zeros(image.shape, bool)
+    invalid[100:140, 30:90] = True
+    tops, lefts = (axis.ravel() for axis in np.mgrid[0:1024:64, 0:640:64])
+    frame = image, invalid, tops, lefts, 64, DETECTOR
+    whole = extractor.extract_frame(*frame)
+    extractor.batch, extractor.head = 4096, OfLittleMemory(extractor.head, 100)
+    for _ in range(2):
+        np.testing.assert_array_equal(extractor._extract_on_device(*frame), whole)
+    assert extractor.head.sizes == [160] * 5 + [128] + [64, 64, 32] * 2
+    assert [record.message for record in caplog.records] == [
+        "warning: cpu has no memory for 4096 patches at a time: 64 from now on"
+    ]
+
+
+def test_a_device_without_memory_for_the_smallest_batch_fails(extractor):
+    tops, lefts = (axis.ravel() for axis in np.mgrid[0:640:64, 0:640:64])
+    extractor.head = OfLittleMemory(extractor.head, 63)
+    with pytest.raises(torch.OutOfMemoryError, match="CUDA out of memory"):
+        extractor._extract_on_device(np.zeros((640, 640), np.uint16), None, tops, lefts, 64, DETECTOR)

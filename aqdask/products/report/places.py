@@ -1,0 +1,101 @@
+"""Places in frames of what stands out, from stored maps of single frames."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from scipy import ndimage
+
+from aqdask import flags
+from aqdask.products.mask_summaries import read_reasons
+from aqdask.products.report.values import RepeatedPlace
+from aqdask.specs import PatchGrid
+from aqdask.store import layout
+from aqdask.store.quality_store import QualityStore
+
+AT_ONCE = 1024  # maps in memory
+OF_RUN = 16  # frames of a run whose scores are read
+STRONG = 2.0  # dex of the score above the tenth of the patches with the lowest
+LARGEST, FILLED = 0.75, 0.6  # of the frame, of which a part is no place of its own; and of that part
+
+
+class MapPlaces:
+    """Places of what stands out in the maps of frames.
+
+    Parameters
+    ----------
+    store : QualityStore
+    grid : PatchGrid
+    alpha : float
+        False-mask rate, in (0, 1).
+    frames : mapping of str to ndarray (n,)
+        Columns, see `aqdask.products.report.values.ReportData`.
+    repeated : sequence of RepeatedPlace
+        Places that are told by themselves.
+    """
+
+    def __init__(
+        self,
+        store: QualityStore,
+        grid: PatchGrid,
+        alpha: float,
+        frames: Mapping[str, np.ndarray],
+        repeated: Sequence[RepeatedPlace],
+    ) -> None:
+        self.store, self.grid, self.alpha, self.frames = store, grid, alpha, frames
+        self.told: dict[str, np.ndarray] = {}
+        for place in repeated:
+            inside = self.told.setdefault(place.camera, np.zeros(grid.shape, bool))
+            inside[
+                np.ix_(*(self._patches(axis, span) for axis, span in enumerate((place.rows, place.columns))))
+            ] = True
+
+    def _patches(self, axis: int, span: tuple[int, int]) -> np.ndarray:
+        return np.flatnonzero((self.grid.starts(axis) >= span[0]) & (self.grid.stops(axis) <= span[1]))
+
+    def of_reason(self, chosen: np.ndarray, reason: str) -> list[tuple[int, str]]:
+        """Count the patches that are masked for a reason outside of the repeated places, and tell where.
+
+        Of frames by their positions in the columns.
+        """
+        found = []
+        for part in np.array_split(chosen, max(-(-len(chosen) // AT_ONCE), 1)):
+            known = np.ones(len(part), bool)
+            maps = read_reasons(self.store, self.frames["row"][part], known, self.alpha)
+            for place, reasons in zip(part.tolist(), maps, strict=True):
+                here = reasons == flags.code(flags.REASONS, reason)
+                here &= ~self.told.get(str(self.frames["camera"][place]), np.zeros((), bool))
+                found.append((int(here.sum()), self._box(here)))
+        return found
+
+    def of_run(self, run: Sequence[int]) -> str:
+        """Tell the part of the frames in which the scores of a run are highest; empty for all of a frame."""
+        scores = []
+        for place in run[:: -(-len(run) // OF_RUN)]:
+            try:
+                score = self.store.read_map("score", int(self.frames["row"][place]))
+            except layout.UNREADABLE:
+                continue
+            if np.isfinite(score).any():
+                scores.append(np.nan_to_num(score - np.nanquantile(score, 0.1)))
+        if not scores:
+            return ""
+        strong = np.median(scores, axis=0) > STRONG
+        labels, count = ndimage.label(strong)
+        if not count:
+            return ""
+        sizes = np.bincount(labels.ravel())[1:]
+        largest = labels == 1 + int(sizes.argmax())
+        area = largest[ndimage.find_objects(largest.astype(np.int8))[0]].size
+        is_place = sizes.max() >= FILLED * max(area, strong.sum()) and area <= LARGEST * strong.size
+        return f", most of all in {self._box(largest)}" if is_place else ""
+
+    def _box(self, inside: np.ndarray) -> str:
+        if not inside.any():
+            return ""
+        spans = [
+            (int(self.grid.starts(axis)[part.start]), int(self.grid.stops(axis)[part.stop - 1]) - 1)
+            for axis, part in enumerate(ndimage.find_objects(inside.astype(np.int8))[0])
+        ]
+        return f"rows {spans[0][0]} to {spans[0][1]}, columns {spans[1][0]} to {spans[1][1]}"

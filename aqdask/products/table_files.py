@@ -1,0 +1,59 @@
+"""Files of a table: Parquet, ECSV or CSV by the suffix of the name."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyarrow import csv
+
+from aqdask.errors import UsageError, place_failed
+from aqdask.io.places import write_file
+from aqdask.products.table import as_astropy
+from aqdask.text import printable
+
+
+def _ecsv(table: pa.Table, stream: Any) -> None:
+    text = io.TextIOWrapper(stream, encoding="utf-8", newline="")
+    as_astropy(table).write(text, format="ascii.ecsv")
+    text.detach()
+
+
+WRITERS: Mapping[str, Callable[[pa.Table, Any], None]] = {
+    ".csv": csv.write_csv, ".ecsv": _ecsv, ".parquet": pq.write_table
+}  # fmt: skip
+
+
+def check_suffix(path: str | os.PathLike[str]) -> None:
+    """Raise `UsageError` for a file of another format than those of `WRITERS`."""
+    if Path(path).suffix not in WRITERS:
+        raise UsageError(
+            f"a table named {printable(os.fspath(path))}",
+            expected=f"a name that ends with one of {', '.join(WRITERS)}",
+            consequence="Nothing was written",
+            remedy="choose another name",
+        )
+
+
+def write_table(table: pa.Table, path: str | os.PathLike[str]) -> None:
+    """Write a table of `aqdask.products.columns.described_schema` whole, in the format of the name's suffix.
+
+    Raises
+    ------
+    UsageError
+        For another suffix.
+    ArchiveError
+        If the file cannot be written.
+    """
+    check_suffix(path)
+    stream = io.BytesIO()
+    WRITERS[Path(path).suffix](table, stream)
+    try:
+        write_file(Path(path), stream.getvalue())
+    except OSError as error:
+        raise place_failed(path, error) from error
