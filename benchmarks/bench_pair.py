@@ -151,6 +151,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--repeat", type=int, default=5, help="pairs (%(default)s)")
     parser.add_argument("--only", choices=("large", "many", "few"), help="one part of it")
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES, help="(all)")
+    parser.add_argument(
+        "--model", help="name or file of a bundle (the published method, trained for some steps)"
+    )
     parser.add_argument("--out", type=Path, default=HERE / "results/pair.md", help="(%(default)s)")
     return parser.parse_args()
 
@@ -171,6 +174,7 @@ def main() -> int:
         + " ".join(f"--{name} {getattr(arguments, name)}" for name in ("size", "frames", "many", "repeat"))
         + f" --only {arguments.only}" * bool(arguments.only)
         + f" --stages {' '.join(arguments.stages)}" * (arguments.stages != STAGES)
+        + f" --model {arguments.model}" * bool(arguments.model)
     )
     cases = {
         "large": (f"{arguments.frames} frames of {arguments.size} px", arguments.frames, arguments.size),
@@ -184,7 +188,8 @@ def main() -> int:
                 folder = Path(name) / case
                 listed = prepare(folder, frames, size)
                 stages = [one for one in arguments.stages if size >= SMALLEST or one != STAGES[-1]]
-                times = compare(sides, listed, make_model(listed, folder), folder, arguments.repeat, stages)
+                model = Path(arguments.model) if arguments.model else make_model(listed, folder)
+                times = compare(sides, listed, model, folder, arguments.repeat, stages)
                 rows += rows_of(title, frames, times)
     columns = ("stage", "seconds", f"{names[0]}, ms a frame", f"{names[1]}, ms a frame", "ratio of pairs")
     header = "".join(f"- {name}: {value}\n" for name, value in about.items())

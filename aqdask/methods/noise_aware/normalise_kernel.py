@@ -163,9 +163,12 @@ def _saturated(x, saturation):
 
 
 @inlined
-def normalised_patch(source, valid, top, left, x, noise, saturation, unit_noise, squares, keys, levels, u):
-    """Fill in the levels and the signal of one patch; ``squares`` and ``keys`` ``(P**2,)`` are overwritten."""
-    side = x.shape[0]
+def normalised_patch(source, valid, top, left, x, about, squares, keys, levels, u):
+    """Fill in levels and signal of one patch.
+
+    ``about`` are noise, saturation and noise for gaps; ``squares`` and ``keys`` ``(P**2,)`` are overwritten.
+    """
+    side, (noise, saturation, unit_noise) = x.shape[0], about
     for row in range(side):
         line = source[top + row, left : left + side]
         for column in range(side):
@@ -223,11 +226,9 @@ def normalise(source, valid, tops, lefts, scratch, noise, saturation, unit_noise
     count, side = tops.size, scratch.shape[0]
     levels, u = np.empty((count, 4), scratch.dtype), np.empty((count, side, side), np.float32)
     squares, keys = np.empty(side * side, np.float32), np.empty(side * side, np.int32)
+    about = noise, saturation, unit_noise
     for n in range(count):
-        normalised_patch(
-            source, valid, tops[n], lefts[n], scratch, noise, saturation, unit_noise, squares, keys, levels[n],
-            u[n],
-        )  # fmt: skip
+        normalised_patch(source, valid, tops[n], lefts[n], scratch, about, squares, keys, levels[n], u[n])
     return levels, u
 
 

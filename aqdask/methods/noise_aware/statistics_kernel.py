@@ -200,21 +200,9 @@ def measure(source, valid, tops, lefts, scratch, noise, saturation, unit_noise):
     packed = np.empty((count, sums.size // 3), np.float32)
     found = np.empty((count, 5), np.float32)
     folded = np.empty((count, cells * cells), np.float32)
+    about = noise, saturation, unit_noise
     for n in range(count):
-        normalised_patch(
-            source,
-            valid,
-            tops[n],
-            lefts[n],
-            scratch,
-            noise,
-            saturation,
-            unit_noise,
-            squares,
-            keys,
-            levels[n],
-            u,
-        )
+        normalised_patch(source, valid, tops[n], lefts[n], scratch, about, squares, keys, levels[n], u)
         _compressed(u, v[n])
         _rounded(v[n], short[n])
         _patch_statistics(u, sums, half, keys, subpatches[n], packed[n], found[n], folded[n])
