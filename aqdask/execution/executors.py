@@ -26,6 +26,7 @@ from aqdask.execution.model_cache import ModelPlugin, load_cached
 from aqdask.execution.versions import difference, read_versions, versions
 from aqdask.execution.watchdog import Watchdog
 from aqdask.execution.worker import WorkerSettings
+from aqdask.text import plural
 
 TASK_SECONDS = 5.0  # of a task of short batches
 SHARES = 6  # tasks a slot, at least, that are left when batches are grouped
@@ -350,15 +351,16 @@ def _outcome(future: Future, result: Any) -> Any:
 
 def _cause_of_death(client: Client, error: KilledWorker) -> str:
     """Describe how the last worker of a task ended, as far as its nanny told the scheduler."""
-    last, number, held = error.last_worker, error.allowed_failures + 1, None
+    last, held = error.last_worker, None
+    died = f"{plural(error.allowed_failures + 1, 'worker')} died, the last"
     with contextlib.suppress(OSError, TimeoutError):
         for _, event in client.get_events("worker-restart-memory"):
             held = event["rss"] if event["worker"] == last.address else held
     limit = f"{last.memory_limit / 2**20:.0f} MiB"
     if held:
-        return f"{number} workers died, the last for memory: it held {held / 2**20:.0f} MiB of {limit}"
+        return f"{died} for memory: it held {held / 2**20:.0f} MiB of {limit}"
     return (
-        f"{number} workers died, the last crashed or was killed; Dask allowed it {limit} of memory, "
+        f"{died} crashed or was killed; Dask allowed it {limit} of memory, "
         "a batch job or container may allow less"
     )
 
