@@ -392,7 +392,7 @@ def test_a_job_that_exceeds_its_memory_is_killed_and_replaced(
 ):
     """One frame takes more than a job may have, though less than Dask was told.
 
-    Dask reads the limit that Slurm sets for the job, so that whichever of the two looks first kills the worker.
+    Dask reads the limit that Slurm sets for the job, and whichever of the two looks first kills the worker.
     The first death of a worker counts here, also for frames that were waiting there.
     """
     archive = tmp_path / "a.zarr"
