@@ -37,8 +37,8 @@ class DetectSpec:
     deblend_cont : float
         Smallest contrast of a deblended part, in [0, 1]; 1 switches deblending off.
     clean : bool
-        Remove spurious detections in the wings of bright sources. Off by default: with a trail or a hot
-        column in the frame it removes a third of the stars.
+        Remove spurious detections in the wings of bright sources. Off by default, since it takes stars beside
+        a trail or a hot column for spurious ones.
     """
 
     threshold: float = 3.0
@@ -50,18 +50,22 @@ class DetectSpec:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "apertures", tuple(float(radius) for radius in self.apertures))
-        usable = (
-            0 < self.threshold < math.inf and self.minarea >= 1 and self.deblend_nthresh >= 1
-            and 0 <= self.deblend_cont <= 1 and len(set(self.apertures)) == len(self.apertures) > 0
-            and all(0 < radius < math.inf for radius in self.apertures)
-        )  # fmt: skip
-        if not usable:
-            raise UsageError(
-                ", ".join(f"{name} = {value}" for name, value in vars(self).items()),
-                expected="a threshold above 0, minarea and deblend_nthresh of 1 or more, deblend_cont in 0 "
-                "to 1, and apertures of different radii above 0",
-                consequence="Nothing was detected",
-            )
+        radii = self.apertures
+        are_radii = all(0 < radius < math.inf for radius in radii) and len(set(radii)) == len(radii) > 0
+        expected = {
+            "threshold": (0 < self.threshold < math.inf, "above 0"),
+            "minarea": (self.minarea >= 1, "of 1 or more"),
+            "apertures": (are_radii, "of different radii above 0"),
+            "deblend_nthresh": (self.deblend_nthresh >= 1, "of 1 or more"),
+            "deblend_cont": (0 <= self.deblend_cont <= 1, "in 0 to 1"),
+        }
+        for name, (is_usable, wanted) in expected.items():
+            if not is_usable:
+                raise UsageError(
+                    f"{name} = {getattr(self, name)}",
+                    expected=f"{name} {wanted}",
+                    consequence="Nothing was detected",
+                )
 
 
 class Catalogue(NamedTuple):
@@ -102,7 +106,8 @@ def measure_sources(
         ``ypeak`` of ``sep.extract``; ``flux_err``; ``kron_radius``, ``flux_auto``, ``flux_auto_err`` as in
         the guide of sep; ``flux_radius`` (half of ``flux_auto``); for each aperture of radius r
         ``flux_aper_r``, ``flux_aper_r_err`` and ``flag_aper_r``; ``flag``, bits of the extraction and of
-        ``flux_auto``. Counts and pixels.
+        ``flux_auto``. Counts and pixels. NaN are sizes and angle of detections of negative flux, which have
+        no shape; their ``flux_auto`` is that of the smallest circle.
 
     Raises
     ------
@@ -144,10 +149,16 @@ def _circle(
 
 
 def _kron(frame: SkySubtracted, columns: dict[str, np.ndarray], gain: float) -> dict[str, np.ndarray]:
-    """Kron photometry and half-light radius of sources, as in the guide of sep."""
+    """Kron photometry and half-light radius of sources, as in the guide of sep.
+
+    Detections without a shape, such as those of negative flux, are measured in the smallest circle.
+    """
     x, y, a, b = (columns[name] for name in "xyab")
+    has_shape = np.isfinite(a * b)
+    a, b = np.where(has_shape, a, 1.0), np.where(has_shape, b, 1.0)  # others raise in sep
     theta = np.clip(columns["theta"], -math.pi / 2, math.pi / 2)  # rounding may lead beyond
     kron, kron_flag = sep.kron_radius(frame.pixels, x, y, a, b, theta, KRON_LIMIT, mask=frame.invalid)
+    kron[~has_shape] = np.nan
     is_small = ~(kron * np.sqrt(a * b) >= KRON_LEAST)
     flux, error, flag = sep.sum_ellipse(
         frame.pixels, x, y, a, b, theta, np.where(is_small, 0.0, KRON_FACTOR * kron), err=frame.rms,
@@ -158,7 +169,7 @@ def _kron(frame: SkySubtracted, columns: dict[str, np.ndarray], gain: float) -> 
     half, half_flag = sep.flux_radius(
         frame.pixels, x, y, KRON_LIMIT * a, 0.5, normflux=flux, mask=frame.invalid, subpix=5
     )
-    usable = (flux > 0) & np.isfinite(half) & (half_flag & sep.APER_NONPOSITIVE == 0)
+    usable = has_shape & (flux > 0) & np.isfinite(half) & (half_flag & sep.APER_NONPOSITIVE == 0)
     return {
         "kron_radius": kron, "flux_auto": flux, "flux_auto_err": error,
         "flux_radius": np.where(usable, half, np.nan), "flag": columns["flag"] | kron_flag | flag,

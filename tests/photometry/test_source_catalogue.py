@@ -10,7 +10,7 @@ import sep
 from photutils.aperture import CircularAperture, EllipticalAperture
 
 from aqdask.errors import UsageError
-from aqdask.photometry.sky_subtraction import extract, subtract_sky
+from aqdask.photometry.sky_subtraction import SkySubtracted, extract, subtract_sky
 from aqdask.photometry.source_catalogue import DetectSpec, masked_fractions, measure_sources
 from aqdask.simulate.frame import simulate_frame
 from aqdask.simulate.scene import SceneSpec
@@ -114,6 +114,24 @@ def test_limits_of_sep_are_raised_and_come_back(image):
     finally:
         sep.set_extract_pixstack(before[0])
         sep.set_sub_object_limit(before[1])
+
+
+def test_a_detection_of_negative_flux_has_no_shape_and_costs_no_other():
+    """Filtered with weights of the noise it is above the threshold; sep itself refuses its ellipse."""
+    pixels = np.random.default_rng(0).normal(0, 1, (64, 64)).astype(np.float32)
+    rms = np.ones_like(pixels)
+    pixels[30:35, 30:35] += 20
+    pixels[32, 32], rms[32, 32] = -1000, 1000
+    pixels[10:15, 50:55] += 20
+    found = measure_sources(SkySubtracted(pixels, rms, np.zeros(pixels.shape, bool)), DetectSpec()).columns
+    negative = found["flux"] < 0
+    assert list(negative) == [False, True]
+    for name in ("b", "kron_radius", "flux_radius"):
+        assert np.array_equal(np.isnan(found[name]), negative)
+    assert np.isfinite(found["flux_auto"]).all()
+    assert found["flux_auto"][0] > 300
+    masked = masked_fractions(np.ones(pixels.shape, bool), found, DetectSpec())
+    assert all((share == 1).all() for share in masked.values())
 
 
 def test_a_frame_without_sources(image):
