@@ -17,7 +17,7 @@ from rich.progress import (
 )
 
 from aqdask.execution.reporter import Reporter, Silent
-from aqdask.monitor.rate import Rate, duration
+from aqdask.monitor.rate import Rate, duration, rounded
 from aqdask.monitor.strict_json import strict_json
 from aqdask.text import plural, printable
 
@@ -167,7 +167,7 @@ def _pace(rate: Rate, left: int, unit: str, quarantined: int) -> str:
     """Describe rate, time left and failures of a stage."""
     parts = [f"{quarantined} quarantined"] if quarantined else []
     if (speed := rate.per_second() if left > 0 else rate.overall()) > 0:
-        parts.append(f"{speed:.3g} {unit}/s")
+        parts.append(f"{rounded(speed)} {unit}/s")
         if left > 0 and (rest := rate.seconds_left(left)) is not None:
             parts.append(f"about {duration(rest)} left")
     return ", ".join(parts)

@@ -44,6 +44,11 @@ class Rate:
         return left / speed if self._count >= FEWEST and speed > 0 else None
 
 
+def rounded(value: float) -> str:
+    """Return three digits of a positive number, without an exponent where it is large: ``2,400``."""
+    return f"{value:.3g}" if value < 999.5 else f"{value:,.0f}"
+
+
 def duration(seconds: float) -> str:
     """Return a time in words: ``40 s``, ``12 min``, ``3 h 20 min``."""
     if seconds < 100:

@@ -15,7 +15,7 @@ from aqdask import timing
 from aqdask.execution import preview
 from aqdask.execution.reporter import FrameFacts, Silent
 from aqdask.monitor import rate, telemetry
-from aqdask.monitor.rate import Rate, duration
+from aqdask.monitor.rate import Rate, duration, rounded
 from aqdask.monitor.strict_json import strict_json
 from aqdask.monitor.telemetry import Telemetry
 
@@ -190,3 +190,10 @@ def test_telemetry_is_bounded():
     }  # fmt: skip
     assert found["quarantined"] == 500
     assert len(found["history"]) <= telemetry.HISTORY
+
+
+@pytest.mark.parametrize(
+    ("rate", "text"), [(0.05412, "0.0541"), (9.84, "9.84"), (999.4, "999"), (2400.0, "2,400")]
+)
+def test_a_rate_in_three_digits_without_an_exponent(rate, text):
+    assert rounded(rate) == text
