@@ -82,9 +82,8 @@ def rank(
     if out:
         write_table(table, out)
     rows = [row for row in table.to_pylist() if not limit or row["rank"] <= limit]
-    columns = (
-        SHOWN if session.json else [f"{name} [{UNITS[name]}]" if name in UNITS else name for name in SHOWN]
-    )
+    shown = [f"{name} [{UNITS[name]}]" if name in UNITS else name for name in SHOWN]
+    columns = SHOWN if session.json else shown
     session.table(
         f"frames for a {purpose}, best first:", columns, [tuple(map(row.get, SHOWN)) for row in rows]
     )
