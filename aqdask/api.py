@@ -946,7 +946,7 @@ def stack(
         Side of a cell of the mesh on which the sky is measured, px; light of larger objects is lost. 0: a
         sixteenth of the smaller side of the frames, 32 to 128 px.
     compare : bool
-        Stack without mask and without weights, too, for their depths.
+        Stack without mask, and without mask and weights, too, for their depths; all with the same ``clip``.
 
     Returns
     -------
@@ -1092,7 +1092,8 @@ def light_curves(
     Returns
     -------
     LightCurves
-        With the gain in scatter, and the frames that could not be measured.
+        With the gain in scatter (``gains[0].ratio``: without the mask over mask and weights), and the frames
+        that could not be measured.
 
     Raises
     ------

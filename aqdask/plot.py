@@ -281,7 +281,7 @@ def light_curve_scatter(stars: pa.Table, *, ax: Axes | None = None) -> Axes:
     axes = _axes(ax)
     mag = stars["mag"].to_numpy()
     for case, label, marker in (
-        ("unmasked", "without the mask", "x"), ("masked", "with the mask", "o"),
+        ("no_mask", "without the mask", "x"), ("masked", "with the mask", "o"),
         ("weighted", "and weights", "."),
     ):  # fmt: skip
         scatter = stars[f"scatter_{case}"].to_numpy()

@@ -128,13 +128,11 @@ class Session:
         from rich.text import Text
 
         shown = Table(header_style="bold", pad_edge=False, box=None)
-        for position, column in enumerate(columns):
+        for position, column in enumerate(columns):  # a str would be parsed for markup such as "[b]"
             numeric = all(isinstance(row[position], int | float | None) for row in rows)
-            shown.add_column(column, justify="right" if numeric else "left", overflow="fold")
+            shown.add_column(Text(column), justify="right" if numeric else "left", overflow="fold")
         for row in rows:
-            shown.add_row(
-                *(Text(_cell(value)) for value in row)
-            )  # a str would be parsed for markup such as "[b]"
+            shown.add_row(*(Text(_cell(value)) for value in row))
         width = None if sys.stdout.isatty() else 1000  # one line for each row, for grep and less
         console = Console(width=width, highlight=False)
         if title:
@@ -192,47 +190,58 @@ def _cell(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else printable(str(value))
 
 
-def command(function: Callable[..., int | None]) -> Callable[..., None]:
+def local_command(function: Callable[..., int | None]) -> Callable[..., None]:
     """Decorate a command with the common options, a `Session` as first argument, and its exit code.
 
     Parameters
     ----------
     function : callable
-        Takes a `Session` and the options of the command, and returns an exit code or None for success.
+        Takes a `Session` and the options of the command, and returns an exit code or None for success. It
+        opens no executor: `command` adds the options of the cluster.
     """
 
-    @click.option(
-        "--cluster",
-        metavar="WHERE",
-        help=f"{USAGE}  [default: auto: this process for a few seconds of work, else local]",
-    )
-    @click.option(
-        "--frame-timeout",
-        metavar="TIME",
-        help="Stop a frame that takes longer, for example 90s or 5min.  [default: 10 minutes]",
-    )
-    @click.option(
-        "--tls",
-        metavar="HOW",
-        help="Encrypt the cluster's connections: 'temporary', or a folder with ca.pem, cert.pem, key.pem.",
-    )
     @click.option("--quiet", is_flag=True, help="Print results, warnings and errors only, no progress.")
     @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line on stdout.")
     @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
     @functools.wraps(function)
     def wrapped(
-        cluster: str | None,
-        frame_timeout: str | None,
-        tls: str | None,
         quiet: bool,
         as_json: bool,
         debug: bool,
+        cluster: str | None = None,
+        frame_timeout: str | None = None,
+        tls: str | None = None,
         **arguments: Any,
     ) -> None:
         session = Session(cluster, quiet, as_json, frame_timeout, tls, function.__name__)
         sys.exit(_guarded(function, session, debug, arguments))
 
     return wrapped
+
+
+def command(function: Callable[..., int | None]) -> Callable[..., None]:
+    """Decorate a command as `local_command` does, with the options of the cluster, too."""
+    decorated = local_command(function)
+    for option in (
+        click.option(
+            "--tls",
+            metavar="HOW",
+            help="Encrypt the cluster's connections: 'temporary', or a folder with ca.pem, cert.pem, "
+            "key.pem.",
+        ),
+        click.option(
+            "--frame-timeout",
+            metavar="TIME",
+            help="Stop a frame that takes longer, for example 90s or 5min.  [default: 10 minutes]",
+        ),
+        click.option(
+            "--cluster",
+            metavar="WHERE",
+            help=f"{USAGE}  [default: auto: this process for a few seconds of work, else local]",
+        ),
+    ):
+        decorated = option(decorated)
+    return decorated
 
 
 def _guarded(

@@ -8,7 +8,7 @@ from dataclasses import asdict
 
 import click
 
-from aqdask.cli.common import Session, command
+from aqdask.cli.common import Session, local_command
 from aqdask.cli.products import alpha_option, filter_option, frames_option, model_option
 from aqdask.errors import EXIT_DONE
 from aqdask.text import plural, shortened
@@ -22,7 +22,7 @@ from aqdask.text import plural, shortened
 @alpha_option
 @model_option
 @click.option("--no-maps", is_flag=True, help="Do not follow hot pixels and repeats; no map is read.")
-@command
+@local_command
 def drift(
     session: Session,
     archive: str,
@@ -49,13 +49,15 @@ def drift(
     found = api.drift(archive, frames=frames or None, filter=band, model=model, alpha=alpha, maps=not no_maps)
     columns = ("camera", "filter", "quantity", "kind", "time (UTC)", "before", "after", "unit", "sigma",
                "frames before", "frames after", "places")  # fmt: skip
-    session.table("changes:", columns, [
+    rows = [
         (c.camera, c.filter, c.quantity.replace("_", " "), c.kind, str(c.time)[:19], c.before, c.after,
          c.unit, None if math.isnan(c.sigma) else c.sigma, c.frames_before, c.frames_after, c.places)
         for c in found.changes
-    ])  # fmt: skip
-    if not found.changes:
-        session.emit("none", event="changes", changes=0)
+    ]  # fmt: skip
+    if rows:
+        session.table("changes:", columns, rows)
+    else:
+        session.emit("no changes were found", event="changes", changes=0)
     for use in found.calibrations:
         session.emit(use.text, event="calibration", **asdict(use))
     if missing := found.without_time:

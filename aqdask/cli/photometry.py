@@ -83,6 +83,6 @@ def photometry(
     session.emit(
         *(gain.sentence() for gain in found.gains), f"{out}: reference frame {printable(found.reference)}",
         event="photometry", folder=out, reference=found.reference,
-        gains=[gain._asdict() for gain in found.gains],
+        gains=[gain._asdict() | {"ratio": gain.ratio} for gain in found.gains],
     )  # fmt: skip
     return EXIT_QUARANTINED if found.problems else EXIT_DONE

@@ -64,6 +64,7 @@ def rank(
     all better ones. Flagged frames come last. Without --measure from stored scores, with T = 1.
     """
     from aqdask import api
+    from aqdask.measurements.rank import UNITS
     from aqdask.products.table_files import check_suffix, write_table
 
     if out:
@@ -81,7 +82,11 @@ def rank(
     if out:
         write_table(table, out)
     rows = [row for row in table.to_pylist() if not limit or row["rank"] <= limit]
-    session.table(f"frames for a {purpose}, best first:", SHOWN, [tuple(map(row.get, SHOWN)) for row in rows])
+    shown = [f"{name} [{UNITS[name]}]" if name in UNITS else name for name in SHOWN]
+    columns = SHOWN if session.json else shown
+    session.table(
+        f"frames for a {purpose}, best first:", columns, [tuple(map(row.get, SHOWN)) for row in rows]
+    )
     left = f", {table.num_rows - len(rows)} more with --limit 0" if len(rows) < table.num_rows else ""
     session.emit(f"{plural(table.num_rows, 'frame')}{left}", event="rank", frames=table.num_rows, path=out)
     return EXIT_DONE
@@ -108,7 +113,11 @@ def rank(
     default=0,
     help="Mesh on which the sky is subtracted, px.  [default: a sixteenth of the frame, 32 to 128]",
 )
-@click.option("--compare", is_flag=True, help="Show the depth without mask, and without weights, too.")
+@click.option(
+    "--compare",
+    is_flag=True,
+    help="Show the depth without mask, and without mask and weights, too; clipped alike.",
+)
 @alpha_option
 @model_option
 @command
@@ -145,7 +154,9 @@ def stack(
     used = sum(found.frames["used"].to_pylist())
     rows = [(name, *one) for name, one in found.depths.items()]
     columns = ("stack", "depth [mag]", "depth, rms [mag]", "noise [count]", "apertures")
-    session.table("5 sigma depth of a star, -2.5 log10 of counts of the reference:", columns, rows)
+    session.table(
+        "5 sigma depth of a star, -2.5 log10 of counts of the reference, larger is deeper:", columns, rows
+    )
     listed = zip(*(found.frames[name].to_pylist() for name in ("frame_id", "reason")), strict=True)
     left_out = [(name, reason) for name, reason in listed if reason]
     if left_out:

@@ -78,9 +78,14 @@ def transients(
         session.table("frames that could not be searched:", ("frame", "reason"), found.problems)
     good, masked = sum(row.good for row in rows), sum(row.masked + row.masked_in_template for row in rows)
     searched = sum(not one.problem for one in found.searched)
+    told = (
+        f"{good} good and {masked} masked candidates of {plural(searched, 'frame')}, "
+        f"against {plural(len(found.templates), 'template')}"
+    )
+    if not found.searched and not found.problems:
+        told = "nothing was searched: every frame chosen is a template itself"
     session.emit(
-        f"{found.folder}: {good} good and {masked} masked candidates of {plural(searched, 'frame')}, "
-        f"against {plural(len(found.templates), 'template')}",
+        f"{found.folder}: {told}",
         event="transients", folder=str(found.folder), cutouts=str(found.cutouts) if found.cutouts else None,
         frames=searched, templates=len(found.templates), good=good, masked=masked,
     )  # fmt: skip

@@ -5,6 +5,7 @@ Fluxes are read frame by frame, so that memory does not grow with the archive.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,6 +29,11 @@ FLUXES, CURVES, STARS, FRAMES = "fluxes", "light_curves", "stars.parquet", "fram
 PASSES, TOLERANCE = 30, 1e-4  # mag: mean magnitudes change by less than that in the last pass
 PASS_FRAMES = 2_000  # evenly spaced frames that the passes before the last read
 BRIGHTEST = 100  # stars whose median scatter is the result; at most half of all
+CASE_WORDS = {
+    "no_mask": "the mask not used: all clean measurements",
+    "masked": "without the measurements that the mask touches",
+    "weighted": "with the mask, and zero points weighted by p-values",
+}  # by `CASES`
 
 CURVE_SCHEMA = pa.schema(
     [
@@ -47,7 +53,7 @@ FRAME_SCHEMA = pa.schema(
         described("zero_point_err", pa.float64(), "its standard error", "mag"),
         described("stars", pa.int64(), "stars that it is made from"),
         described("zero_point_masked", pa.float64(), "zero point with the mask alone", "mag"),
-        described("zero_point_unmasked", pa.float64(), "zero point without the mask", "mag"),
+        described("zero_point_no_mask", pa.float64(), "zero point, the mask not used", "mag"),
         described("extinction", pa.float64(), "light lost against the reference frame, exposure time "
                   "allowed for: clouds, airmass, focus; negative: clearer", "mag"),
         described("measurements", pa.int64(), "clean measurements of stars"),
@@ -65,9 +71,10 @@ STAR_SCHEMA = pa.schema(
         described("dec", pa.float64(), "declination, ICRS", "deg"),
         described("mag", pa.float64(), "mean magnitude with mask and weights, on the reference frame's scale",
                   "mag"),
-        *(described(f"scatter_{case}", pa.float64(), f"standard deviation of the magnitudes, {case}", "mag")
-          for case in CASES),
-        *(described(f"n_{case}", pa.int64(), f"number of magnitudes, {case}") for case in CASES),
+        *(described(f"scatter_{case}", pa.float64(), f"standard deviation of the magnitudes, {words}", "mag")
+          for case, words in CASE_WORDS.items()),
+        *(described(f"n_{case}", pa.int64(), f"number of magnitudes, {words}")
+          for case, words in CASE_WORDS.items()),
     ]
 )  # fmt: skip
 
@@ -82,22 +89,27 @@ class ScatterGain(NamedTuple):
     frames, stars : int
         Number of frames, and of stars compared, the same in all cases: the brightest half, at most 100, of
         those measured in at least half of the frames, and three times outside of the mask.
-    unmasked, masked, weighted : float
+    no_mask, masked, weighted : float
         Median over the stars of the standard deviation in magnitudes: of all clean measurements; of those
         that the mask does not touch, with zero points from these; and with zero points weighted by p-values.
         NaN without a star.
     measurements, removed : int
-        Clean measurements of all stars, and those that the mask removes.
+        Clean measurements of the comparison stars, and those that the mask removes.
     """
 
     filter: str
     frames: int
     stars: int
-    unmasked: float
+    no_mask: float
     masked: float
     weighted: float
     measurements: int
     removed: int
+
+    @property
+    def ratio(self) -> float:
+        """Scatter without the mask over that with mask and weights; NaN without a star."""
+        return self.no_mask / self.weighted if self.weighted else math.nan
 
     def sentence(self) -> str:
         """Return the gain in words."""
@@ -111,9 +123,9 @@ class ScatterGain(NamedTuple):
         return (
             f"{band}median scatter of the {plural(self.stars, 'brightest star')} over "
             f"{plural(self.frames, 'frame')}: "
-            f"{self.unmasked:.4f} mag without the mask, {self.masked:.4f} with it, {self.weighted:.4f} with "
-            f"weights; the mask removes {self.removed} of {plural(self.measurements, 'measurement')} "
-            f"({share:.1%})"
+            f"{self.no_mask:.4f} mag without the mask, {self.masked:.4f} with it, {self.weighted:.4f} with "
+            f"weights; without the mask over mask and weights: {self.ratio:.2f}; the mask removes "
+            f"{self.removed} of {plural(self.measurements, 'measurement')} ({share:.1%})"
         )
 
 
@@ -245,12 +257,12 @@ def _frame_row(
     first = {
         name: frame.table[name][0].as_py() for name in (*FRAME_COLUMNS.names, *(f.name for f in FRAME_VALUES))
     }
-    unmasked, masked, weighted = points
+    no_mask, masked, weighted = points
     own = np.nan if first["exptime"] is None else first["exptime"]
     extinction = 2.5 * np.log10(own / exptime) - weighted.value
     numbers = {
         "zero_point": weighted.value, "zero_point_err": weighted.error, "zero_point_masked": masked.value,
-        "zero_point_unmasked": unmasked.value, "extinction": extinction,
+        "zero_point_no_mask": no_mask.value, "extinction": extinction,
     }  # fmt: skip
     found = {name: _known(value) for name, value in (first | numbers).items()}
     return found | {
@@ -288,5 +300,5 @@ def _gain(name: str, ensemble: Ensemble, counts: np.ndarray) -> ScatterGain:
     order = np.argsort(np.where(comparable, ensemble.means[0], np.inf), kind="stable")
     chosen = order[: min(BRIGHTEST, -(-comparable.sum() // 2))]
     median = np.median(scatter[:, chosen], axis=1) if len(chosen) else np.full(len(CASES), np.nan)
-    unmasked, masked, weighted = map(float, median)
-    return ScatterGain(name, ensemble.frames, len(chosen), unmasked, masked, weighted, *map(int, counts))
+    no_mask, masked, weighted = map(float, median)
+    return ScatterGain(name, ensemble.frames, len(chosen), no_mask, masked, weighted, *map(int, counts))

@@ -7,6 +7,7 @@ import hashlib
 import math
 import os
 from dataclasses import dataclass
+from itertools import count, islice
 
 import numpy as np
 from scipy.spatial import KDTree
@@ -212,7 +213,10 @@ def reference_stars(
     if not len(chosen) or not np.isfinite(mag[chosen]).any():
         raise _unusable(frame, "has no star that can be measured" + (" at the targets" if not number else ""))
     automatic = chosen >= len(own)
-    names = (targets.names if targets else ()) + tuple(f"star {n}" for n in range(1, automatic.sum() + 1))
+    names = targets.names if targets else ()
+    taken = set(names)
+    free = (name for n in count(1) if (name := f"star {n}") not in taken)
+    names += tuple(islice(free, int(automatic.sum())))
     sky = sky_coordinates(frame.header, frame.primary_header, both[chosen, 1], both[chosen, 0])
     return ReferenceStars(
         frame_id=frame.frame_id, names=names, positions=both[chosen],

@@ -14,8 +14,8 @@ import numpy as np
 
 from aqdask.photometry.quality_weights import weighted_median
 
-CASES = ("unmasked", "masked", "weighted")
-"""Solutions that are compared: without the mask; without the measurements that it touches; and with these
+CASES = ("no_mask", "masked", "weighted")
+"""Solutions that are compared: the mask not used; without the measurements that it touches; and with these
 weighted by the p-values of their patches, too. All use inverse variances and the same robust fit."""
 HUBER = 1.5  # standard deviations beyond which a star counts less (Huber 1964)
 ROUNDS = 10  # of the robust fit of a zero point

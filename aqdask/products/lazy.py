@@ -18,7 +18,7 @@ import xarray as xr
 from dask.base import tokenize
 
 from aqdask.errors import UncalibratedWarning, UsageError
-from aqdask.execution.coverage import ATTRIBUTE, uncalibrated
+from aqdask.execution.coverage import ATTRIBUTE, in_words, uncalibrated
 from aqdask.execution.model_cache import default_precision, load_cached, one_thread
 from aqdask.execution.pipeline import check_patch
 from aqdask.execution.quality_groups import PRECISION
@@ -105,11 +105,11 @@ def reconstruct(
         ("reconstruction", "reconstruction by the autoencoder, not for photometry", counts),
         ("residual", "image less reconstruction", (frames - counts).astype(counts.dtype)),
     ):
-        result[name] = xr.Variable(axes, values if dims else values[0], {"long_name": text})
+        result[name] = xr.Variable(axes, values if dims else values[0], {"long_name": text, "units": "count"})
     if found := list(uncalibrated(bundle, about)):
         result.attrs[ATTRIBUTE] = found
         warnings.warn(
-            f"the model {bundle.name} is not calibrated for {shortened([repr(key) for key in found])}: the "
+            f"the model {bundle.name} is not calibrated for {shortened(list(map(in_words, found)))}: the "
             "reconstruction is made with the noise of other cameras or filters (`aqdask calibrate`)",
             UncalibratedWarning,
             stacklevel=3,

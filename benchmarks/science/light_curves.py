@@ -124,14 +124,14 @@ def one_draw(folder: Path, model: aq.Bundle, draw: int, scale: int, frames: int,
     }
     ours = curves.stars.to_pandas()
     true = with_masks(curves, folder / "true", masks, stars_of(archive, curves)).to_pandas()
-    usable = (ours["n_unmasked"] >= frames / 2) & (ours["n_masked"] >= 3) & (true["n_masked"] >= 3)
+    usable = (ours["n_no_mask"] >= frames / 2) & (ours["n_masked"] >= 3) & (true["n_masked"] >= 3)
     order = ours["mag"].where(usable).sort_values().index[: min(BRIGHTEST, int(usable.sum() + 1) // 2)]
     medians = {
-        "no mask": ours["scatter_unmasked"], "aqdask": ours["scatter_masked"],
+        "no mask": ours["scatter_no_mask"], "aqdask": ours["scatter_masked"],
         "aqdask, weighted": ours["scatter_weighted"], "true mask": true["scatter_masked"],
     }  # fmt: skip
     gain = curves.gains[0]
-    truly = 1 - true["n_masked"].sum() / true["n_unmasked"].sum()
+    truly = 1 - true["n_masked"].sum() / true["n_no_mask"].sum()
     return {
         "scale": scale, "draw": draw, "stars": len(order), "frames": gain.frames,
         "removed": gain.removed / gain.measurements, "removed_true": float(truly),

@@ -31,7 +31,7 @@ from aqdask.simulate.frame import SimulatedFrame, simulate_frame
 from aqdask.simulate.scene import stream
 
 CLOUDS = (0.05, 0.1, 0.3)  # of the starlight lost, and of the sky added
-ZERO_POINTS = ("zero_point_unmasked", "zero_point_masked", "zero_point")
+ZERO_POINTS = ("zero_point_no_mask", "zero_point_masked", "zero_point")
 SKIES = ("sky", "sky_weighted")
 
 
@@ -58,7 +58,7 @@ def errors(
     frames = curves.frames.to_pandas().set_index("frame_id")
     good = frames.loc[[f"frame_{number:03d}.fits" for number in range(count)]]
     cloudy = frames.loc[[f"frame_{number:03d}.fits" for number in range(count, 2 * count)]]
-    found = {name: cloudy[name].values - good["zero_point_unmasked"].values for name in ZERO_POINTS}
+    found = {name: cloudy[name].values - good["zero_point_no_mask"].values for name in ZERO_POINTS}
     pedestal = good_scene(seed, size).pedestal
     true = good["sky"].values - pedestal
     found |= {name: (cloudy[name].values - pedestal) / true - 1 for name in SKIES}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -104,9 +105,9 @@ def test_zero_points_positions_and_scatter(curves):
     )
     known = curves.stars.to_pandas()
     variable = np.argmin(np.hypot(*(known[["x", "y"]].values - stars()[5, :2]).T))
-    assert known["scatter_unmasked"][variable] == pytest.approx(0.14, abs=0.03)
-    assert known["scatter_unmasked"].drop(variable).median() < 0.02
-    assert (known["n_masked"] <= known["n_unmasked"]).all()
+    assert known["scatter_no_mask"][variable] == pytest.approx(0.14, abs=0.03)
+    assert known["scatter_no_mask"].drop(variable).median() < 0.02
+    assert (known["n_masked"] <= known["n_no_mask"]).all()
     table = curves.gains[0]
     assert (table.frames, table.filter, table.stars) == (6, "L", (len(known) + 1) // 2)
     fluxes = dask.dataframe.read_parquet(curves.folder / "fluxes").compute()
@@ -166,19 +167,21 @@ def run(*words: str):
 def test_targets_by_sky_position_have_names_and_no_part_in_zero_points(archive, curves, tmp_path):
     known = curves.stars.to_pandas().iloc[3]
     (tmp_path / "targets.csv").write_text(
-        f"Name, RA, Dec\nV1, {known.ra}, {known.dec + 0.5 * WCS['CDELT2']}\n"
+        f"Name, RA, Dec\nV1, {known.ra}, {known.dec + 0.5 * WCS['CDELT2']}\nstar 2, {known.ra}, {known.dec}\n"
     )
     done = run(archive, "--out", tmp_path / "out", "--targets", tmp_path / "targets.csv", "--stars", "20",
                "--reference", "f0.fits", "--frames", "f[0-2].fits", "--json")  # fmt: skip
     assert done.exit_code == 0, done.output
     said = json.loads(done.stdout.splitlines()[-1])
     assert said["event"] == "photometry"
-    assert said["gains"][0]["frames"] == 3
+    gain = said["gains"][0]
+    assert gain["frames"] == 3
+    assert gain["ratio"] == pytest.approx(gain["no_mask"] / gain["weighted"])
     found = pq.read_table(tmp_path / "out" / "stars.parquet").to_pandas()
-    assert found["star"].tolist() == ["V1", *(f"star {n}" for n in range(1, 21))]
-    assert found["comparison"].tolist() == [False] + [True] * 20
+    assert found["star"].tolist() == ["V1", "star 2", "star 1", *(f"star {n}" for n in range(3, 22))]
+    assert found["comparison"].tolist() == [False] * 2 + [True] * 20
     np.testing.assert_allclose(found[["x", "y"]].values[0], [known.x, known.y], atol=0.2)  # centred
-    assert found["n_unmasked"][0] == 3
+    assert found["n_no_mask"][0] == 3
 
 
 def test_the_command_prints_the_gain_and_exits_with_1_for_frames_left_out(archive, tmp_path):
@@ -186,6 +189,7 @@ def test_the_command_prints_the_gain_and_exits_with_1_for_frames_left_out(archiv
     assert done.exit_code == 1
     assert "f6.fits" in done.output
     assert "mag without the mask" in done.output
+    assert re.search(r"without the mask over mask and weights: \d+\.\d\d;", done.output)
 
 
 REFUSED = {

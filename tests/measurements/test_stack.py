@@ -228,6 +228,7 @@ def test_a_rank_measured_on_the_pixels_sees_transparency(archive, tmp_path):
                "--cluster", "serial"]  # fmt: skip
     done = CliRunner().invoke(aqdask, command)
     assert done.exit_code == 0, done.output
+    assert "noise [count]" in done.output
     table = pq.read_table(tmp_path / "r.parquet").to_pandas().set_index("frame_id")
     assert table["transparency"]["g3.fits"] == pytest.approx(0.5, rel=0.05)
     assert (table["rank"]["g3.fits"], list(table["rank"])) == (4, [1, 2, 3, 4])

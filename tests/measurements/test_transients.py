@@ -168,6 +168,13 @@ def test_the_command_prints_a_line_for_each_candidate_and_draws_them(archive, tm
         assert picture.size == (4 * 192, 66)
 
 
+def test_a_template_alone_is_told_to_be_no_search(archive, tmp_path):
+    words = ["transients", archive, "--out", tmp_path / "o", "--template", "a.fits", "--frames", "a.fits"]
+    done = CliRunner().invoke(aqdask, [*map(str, words), "--cluster", "serial", "--quiet"])
+    assert done.exit_code == 0, done.output
+    assert "nothing was searched: every frame chosen is a template itself" in done.stdout
+
+
 def test_the_only_frame_of_a_field_has_no_template(archive, tmp_path):
     found = aq.transients(archive, tmp_path / "o", frames="e.fits", cluster="serial")
     assert found.problems == (

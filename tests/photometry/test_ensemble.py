@@ -50,10 +50,10 @@ def test_masked_measurements_count_only_without_the_mask():
     spoilt = np.random.default_rng(1).uniform(size=(FRAMES, STARS)) < 0.3
     spoilt[::2] = False
     ensemble, true, found = solved(spoilt)
-    unmasked, masked, weighted = np.median(ensemble.scatter, axis=1)
+    no_mask, masked, weighted = np.median(ensemble.scatter, axis=1)
     assert masked == pytest.approx(NOISE, rel=0.05)
     assert weighted == masked  # all weights are 1 where nothing is masked
-    assert unmasked > 5 * NOISE
+    assert no_mask > 5 * NOISE
     away = np.abs(found - true[:, None] - np.median(found - true[:, None], axis=0))
     assert away[1::2, 1].max() < 5 * NOISE / math.sqrt(0.7 * STARS) < away[1::2, 0].max()
     np.testing.assert_array_equal(ensemble.number[1], (~spoilt).sum(axis=0))

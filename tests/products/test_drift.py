@@ -211,3 +211,5 @@ def test_an_empty_series_and_a_short_one_are_named(tmp_path, bundle):
         "CAM L: too short for change points (fewer than 10 frames)",
     )
     assert few.table.num_rows == 0
+    ended = CliRunner().invoke(aqdask, ["drift", str(place)])
+    assert ended.output.startswith("no changes were found\n"), ended.output
