@@ -225,7 +225,7 @@ def _summary(
         yield "Nothing is scored yet: run `aqdask score` (or `aqdask run`) first."
     else:
         yield from told
-    yield from sentences.state_sentences(standings)
+    yield from sentences.state_sentences(standings, all_done=store is not None)
     if damaged:
         whose = plural(damaged, "frame")
         yield f"The maps of {whose} are missing or damaged: `aqdask verify --repair` makes them again."
