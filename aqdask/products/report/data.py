@@ -116,7 +116,7 @@ def report_data(
     model = StoredModel(store)
     bands = model.filters_at(columns["camera"], columns["filter"], columns["time"])
     columns |= score_columns(
-        known, quality, values, masks, model.spans, columns | {"filter": np.array(bands, object)}
+        known, quality, values, masks, model, columns | {"filter": np.array(bands, object)}
     )
     order = np.lexsort((columns["row"], columns["time"]))  # NaT is last
     columns = {name: column[order] for name, column in columns.items()}
