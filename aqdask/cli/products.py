@@ -164,7 +164,7 @@ def export(
     OUT/dq/<frame>.dq.fits: unsigned, compressed, bit meanings and WCS in the header, with checksums.
     OUT/frames.parquet and OUT/frames.ecsv (--format csv: OUT/frames.csv): one row for each frame or source
     with its time, place on the sky, state, score and the reasons of its mask.
-    OUT/regions/<frame>.reg (--format regions): masked patches as DS9 regions, which CARTA reads, too.
+    OUT/regions/<frame>.reg (--format regions): masked patches in the format of DS9's region files.
     OUT/moc/<frame>.moc.fits (--format moc): masked patches as a MOC, where the frame has a WCS.
     """
     from aqdask import api

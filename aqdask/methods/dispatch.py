@@ -5,6 +5,7 @@ The rows are those of `aqdask.methods.registry.METHODS`; a method's modules are 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -72,6 +73,18 @@ def reference_spans(bundle: Bundle, camera: str, filter: str) -> dict[str, tuple
     if not method or not method.reference_spans:
         return {}
     return _load(method.reference_spans)(bundle, camera, filter)
+
+
+def distant_reason(bundle: Bundle, camera: str, filter: str, values: Mapping[str, float]) -> str:
+    """Return the reason why a frame is flagged whose camera and filter have no calibration of their own.
+
+    The statistic of the whole frame that is farthest from the references of the calibration that scored it,
+    from its frame-level variables by name; empty where none is far enough for the flag.
+    """
+    method = METHODS.get(bundle.method)
+    if not method or not method.distant_reason:
+        return ""
+    return _load(method.distant_reason)(bundle, camera, filter, values)
 
 
 def patch_variance(

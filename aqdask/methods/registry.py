@@ -37,6 +37,9 @@ class Method:
     reference_spans : str
         ``module:function(bundle, camera, filter)``, smallest value, median and largest value of frame-level
         variables over the reference frames, by name; empty where the method knows of none.
+    distant_reason : str
+        ``module:function(bundle, camera, filter, values)``, the reason why a frame without a calibration
+        of its own is flagged, from its frame-level values; empty where the method knows none.
     patch_variance : str
         ``module:function(bundle, camera, filter, sky, level)``, the noise of sky pixels by the method's noise
         model (`aqdask.methods.dispatch.patch_variance`); empty where the method has none.
@@ -56,6 +59,7 @@ class Method:
     calibrate: str = ""
     no_sky: str = ""
     reference_spans: str = ""
+    distant_reason: str = ""
     patch_variance: str = ""
     features: str = ""
     precisions: tuple[str, ...] = ("fp32",)
@@ -80,6 +84,7 @@ register(
         calibrate="aqdask.methods.noise_aware.calibrate:calibrate_bundle",
         no_sky="aqdask.methods.noise_aware.dark_areas:no_sky",
         reference_spans="aqdask.methods.noise_aware.reference_spans:reference_spans",
+        distant_reason="aqdask.methods.noise_aware.reference_spans:distant_reason",
         patch_variance="aqdask.methods.noise_aware.patch_noise:patch_variance",
         features="aqdask.methods.noise_aware.networks:shipped_features",
         precisions=("fp32", "bf16"),

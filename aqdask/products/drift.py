@@ -64,6 +64,7 @@ QUANTITIES = {
     "sky": Quantity("frame_sky", "count", 0.05, "median sky, pedestal included", of_calibration=False),
 }
 RELATIVE = ("sky", "gain")
+UNIT_WORDS = {"count": " counts", "patch": " patches", "electron / count": " electrons per count"}
 
 
 @dataclass(frozen=True)
@@ -110,9 +111,9 @@ class Change:
     def text(self) -> str:
         """The change in one sentence."""
         where = printable(f"{self.camera} {self.filter}".strip())
-        name, unit = self.quantity.replace("_", " "), f" {self.unit}" if self.unit else ""
+        name, unit = self.quantity.replace("_", " "), UNIT_WORDS.get(self.unit, "")
         of = f"The {name} of {where}" if where else f"The {name}"
-        since = f"{'from' if self.kind == STEP else 'by a trend from about'} {_second(self.time)} on"
+        since = f"{'from' if self.kind == STEP else 'by a trend from about'} {_in_words(self.time)} on"
         return f"{of} changed from {self.before:.4g} to {self.after:.4g}{unit} {since}."
 
 
@@ -457,6 +458,10 @@ def _end(time: np.datetime64) -> str:
 
 def _day(time: np.datetime64) -> str:
     return str(time.astype("datetime64[D]"))
+
+
+def _in_words(time: np.datetime64) -> str:
+    return f"{str(time.astype('datetime64[m]')).replace('T', ' ')} UTC"
 
 
 def _second(time: np.datetime64) -> str:

@@ -46,6 +46,10 @@ class StoredModel:
             lambda camera, band: dispatch.reference_spans(bundle, camera, band) if bundle else {}
         )
 
+    def distant_reason(self, camera: str, band: str, values: Mapping[str, float]) -> str:
+        """Return the reason of a flag without a calibration of its own; see `dispatch.distant_reason`."""
+        return dispatch.distant_reason(self.bundle, camera, band, values) if self.bundle else ""
+
     def filters_at(self, cameras: Iterable[str], filters: Iterable[str], times: np.ndarray) -> list[str]:
         """Return the filters of the calibrations that score frames; see `CalibrationSpans.filters_at`."""
         return self.bundle.spans.filters_at(cameras, filters, times) if self.bundle else list(filters)
@@ -71,7 +75,7 @@ def flag_reasons(
     is_flagged: np.ndarray,
     values: Mapping[str, np.ndarray],
     masks: MaskSummaries,
-    spans: SpansOf,
+    model: StoredModel,
     cameras: Sequence[str] | np.ndarray,
     filters: Sequence[str] | np.ndarray,
 ) -> np.ndarray:
@@ -79,19 +83,24 @@ def flag_reasons(
 
     A test of the whole frame masks nearly all of its patches, so that the main reason of the mask is the
     reason of the flag. Frames with few masked patches are flagged for the variable that is farthest beyond
-    the span of the references, in units of that span.
+    the span of the references, in units of that span; without a calibration of their own for that farthest
+    from the references that scored it, in standard deviations.
     """
     found = np.where(is_flagged, masks.main_reasons, "").astype(object)
     few = np.flatnonzero(is_flagged & ~(masks.masked > FLAG_MASKED))
     for at in few.tolist():
-        span = spans(str(cameras[at]), str(filters[at]))
+        camera, band = str(cameras[at]), str(filters[at])
+        span = model.spans(camera, band)
         beyond = {
             reason: _beyond(float(values[name][at]), *span[name])
             for name, reason in VARIABLE_REASONS.items()
             if name in span and name in values
         }
         worst = max(beyond, key=lambda reason: beyond[reason], default="")
-        if worst and beyond[worst] > 0:
+        if not span and {*values} >= {*VARIABLE_REASONS}:
+            own = {name: float(column[at]) for name, column in values.items()}
+            found[at] = model.distant_reason(camera, band, own) or found[at]
+        elif worst and beyond[worst] > 0:
             found[at] = worst
     return found
 

@@ -50,7 +50,7 @@ def masked_rectangles(dq: np.ndarray, patch: int) -> list[tuple[int, int, int, i
 
 
 def write_regions(mask: FrameMask, folder: Path) -> str:
-    """Write ``<frame>.reg``, the masked patches in DS9's format, which CARTA reads as well.
+    """Write ``<frame>.reg``, the masked patches in the format of DS9's region files, by `regions`.
 
     Polygons on the sky (ICRS) where the frame has a whole WCS, else boxes in pixels of the frame.
     """

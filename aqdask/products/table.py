@@ -143,7 +143,7 @@ class MaskReasons:
         is_flagged = flagged(values, masks.masked) & masks.known
         known = np.array([NO_TIME if time is None else time for time in times], np.int64)
         bands = self.model.filters_at(cameras, filters, known)
-        reasons = flag_reasons(is_flagged, values, masks, self.model.spans, cameras, bands)
+        reasons = flag_reasons(is_flagged, values, masks, self.model, cameras, bands)
         texts = {"flag_reason": reasons, "main_reason": masks.main_reasons}
         columns = {name: pa.array(text, pa.string(), mask=~masks.known) for name, text in texts.items()}
         columns["masked_patches"] = pa.array(masks.masked, from_pandas=True)

@@ -85,7 +85,7 @@ def test_what_changed_is_told_with_time_and_size(found):
     assert abs(hot.time - night(HOT)) <= np.timedelta64(2, "D")  # chunks of ten unflagged frames
     assert (hot.before, hot.after, hot.unit) == (0, 2, "patch")
     assert hot.places == "128:192,64:128 0:64,192:256"
-    told = f"changed from {size.before:.4g} to {size.after:.4g} from 2022-01-29T20:00:00 on"
+    told = f"changed from {size.before:.4g} to {size.after:.4g} from 2022-01-29 20:00 UTC on"
     assert size.text == f"The size of CAM L {told}."
 
 

@@ -15,7 +15,7 @@ from aqdask import flags
 from aqdask.cli import aqdask
 from aqdask.errors import UsageError
 from aqdask.products import mask_summaries
-from aqdask.products.flagged import flag_reasons, flagged
+from aqdask.products.flagged import VARIABLE_REASONS, StoredModel, flag_reasons, flagged
 from aqdask.products.mask_summaries import GOOD, MaskSummaries, main_reasons, read_reasons, summarise_masks
 from aqdask.store.quality_store import QualityStore
 
@@ -99,6 +99,14 @@ def summaries(**shares):
 SPANS = {"frame_sky": (900.0, 1000.0, 1100.0), "frame_noise_ratio": (0.98, 1.0, 1.02)}
 
 
+class Model(StoredModel):
+    """Model that is calibrated for one camera and filter."""
+
+    @property
+    def spans(self):
+        return lambda camera, filter: SPANS if (camera, filter) == ("cam", "L") else {}
+
+
 @pytest.mark.parametrize(
     ("values", "masks", "reason"),
     [
@@ -111,10 +119,21 @@ SPANS = {"frame_sky": (900.0, 1000.0, 1100.0), "frame_noise_ratio": (0.98, 1.0, 
 )
 def test_the_reason_of_a_flag_is_that_of_the_mask_or_the_variable_farthest_out(values, masks, reason):
     columns = {name: np.array([value]) for name, value in values.items()}
-    spans = lambda camera, filter: SPANS if (camera, filter) == ("cam", "L") else {}  # noqa: E731
-    found = flag_reasons(np.array([True]), columns, masks, spans, ["cam"], ["L"])
+    found = flag_reasons(np.array([True]), columns, masks, Model(None), ["cam"], ["L"])
     assert found.tolist() == [reason]
-    assert flag_reasons(np.array([False]), columns, masks, spans, ["cam"], ["L"]).tolist() == [""]
+    assert flag_reasons(np.array([False]), columns, masks, Model(None), ["cam"], ["L"]).tolist() == [""]
+
+
+@pytest.mark.parametrize(("told", "reason"), [("size", "size"), ("", "spike")])
+def test_without_a_calibration_of_its_own_the_method_tells_the_reason(told, reason):
+    class Other(Model):
+        def distant_reason(self, camera, band, values):
+            assert (camera, band, values["frame_size_ratio"]) == ("cam", "R", 1.5)
+            return told
+
+    columns = {name: np.array([1.5]) for name in VARIABLE_REASONS}
+    found = flag_reasons(np.array([True]), columns, summaries(spike=0.01), Other(None), ["cam"], ["R"])
+    assert found.tolist() == [reason]
 
 
 def test_a_model_without_flags_flags_frames_that_are_largely_masked():

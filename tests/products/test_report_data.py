@@ -96,6 +96,7 @@ def test_an_archive_without_scores(archive, tmp_path):
     write_night(tmp_path / "n", 2)
     found = report_data(ingested(tmp_path / "n", tmp_path / "a.zarr"))
     assert found.summary[0] == "Nothing is scored yet: run `aqdask score` (or `aqdask run`) first."
+    assert not any("done" in sentence for sentence in found.summary)
     assert len(found) == 2
     assert np.isnan(found.frames["masked_patches"]).all()
     assert not found.frames["is_flagged"].any()

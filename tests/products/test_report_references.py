@@ -64,8 +64,8 @@ def test_their_number_is_told():
 def test_a_step_within_them_is_told_with_its_time():
     size = 1 + 0.01 * np.random.default_rng(1).standard_normal(COUNT) + 0.3 * (np.arange(COUNT) >= 24)
     _, told = reference_sentences(FRAMES, bundle(IDS), series(frame_size_ratio=size))
-    assert told.startswith("Within the reference frames: The size of cam L changed from ")
-    assert " from 2026-01-05T01:48:00 on. Both count as normal" in told
+    assert told.startswith("Within the reference frames: the size of cam L changed from ")
+    assert " from 2026-01-05 01:48 UTC on. Both count as normal" in told
     outside = np.arange(COUNT) < 22  # the step is in other frames
     assert len([*reference_sentences(FRAMES, bundle(IDS[outside]), series(frame_size_ratio=size))]) == 1
 

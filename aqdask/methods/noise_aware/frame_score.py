@@ -61,7 +61,7 @@ def frame_statistics(frame: FrameFeatures) -> FrameStatistics:
         size=float(found[0]),
         ellipticity=float(np.hypot(found[1], found[2])),
         sky=float(np.median(features["sky"][known])),
-        brightness=_brightness(float(np.median(features["sky"][known])), camera.noise),
+        brightness=brightness(float(np.median(features["sky"][known])), camera.noise),
         noise=float(np.median(frame.noise_ratio[known])),
         stars=float(features["stars"][known].sum() / frame.valid[known].sum()),
     )
@@ -166,8 +166,8 @@ class ReferenceStatistics:
         return bits
 
 
-def _brightness(sky: float, noise: NoiseModel) -> float:
-    """Return the sky as a variance; see `FrameStatistics`. NaN where the sky was subtracted."""
+def brightness(sky: float, noise: NoiseModel) -> float:
+    """Compute the sky as a variance; see `FrameStatistics`. NaN where the sky was subtracted."""
     if noise.source == "subtracted":
         return float("nan")
     if noise.b <= 0:

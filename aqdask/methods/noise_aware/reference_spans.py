@@ -1,4 +1,4 @@
-"""Span of the frame-level variables over the reference frames of a calibration."""
+"""Frame-level variables of the reference frames of a calibration: their span, and a frame far from them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,15 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from aqdask.methods.bundle import Bundle, calibration_key
+import numpy as np
+
+from aqdask.methods.bundle import Bundle, calibration_key, nearest_key
+from aqdask.methods.noise_aware.frame_score import (
+    FLAG_SIGMA,
+    FrameStatistics,
+    ReferenceStatistics,
+    brightness,
+)
 from aqdask.methods.noise_aware.noise_model import NoiseModel
 
 Span = tuple[float, float, float]
@@ -26,6 +34,25 @@ def reference_spans(bundle: Bundle, camera: str, filter: str) -> dict[str, Span]
         strata.append(strata[-1]["brighter"]["facts"])
     spans = [_spans(facts) for facts in strata]
     return {name: _joined([span[name] for span in spans if name in span]) for name in spans[0]}
+
+
+def distant_reason(bundle: Bundle, camera: str, filter: str, values: Mapping[str, float]) -> str:
+    """Return the reason why a frame is flagged without frame tests; see `aqdask.methods.dispatch`."""
+    key = nearest_key(bundle.calibrations, calibration_key(camera, filter))
+    facts = bundle.calibrations[key].facts
+    while key and "brighter" in facts and values["frame_sky"] > facts["brighter"]["limit"]:
+        facts = facts["brighter"]["facts"]
+    noise = NoiseModel(**facts["noise"])
+    sky = values["frame_sky"] / noise.unit
+    with np.errstate(divide="ignore"):  # a constant frame has no noise
+        size, sigma = np.log([values["frame_size_ratio"], values["frame_noise_ratio"]]).tolist()
+    frame = FrameStatistics(
+        size, values["frame_ellipticity"], sky, brightness(sky, noise), 2 * sigma, stars=math.nan
+    )
+    references = ReferenceStatistics({name: tuple(found) for name, found in facts["frame_tier"].items()})
+    sigmas = references.sigmas(frame, two_sided=facts["two_sided"])
+    worst = max(sigmas, key=lambda name: sigmas[name], default="")
+    return worst if worst and sigmas[worst] > FLAG_SIGMA else ""
 
 
 def _joined(spans: list[Span]) -> Span:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from aqdask import flags
-from aqdask.products.flagged import SpansOf, flag_reasons, flagged
+from aqdask.products.flagged import StoredModel, flag_reasons, flagged
 from aqdask.products.mask_summaries import MaskSummaries
 from aqdask.products.table import COLUMNS
 from aqdask.store.entry_table import CODE, DONE, POINTING, STATES, decoded
@@ -52,7 +52,7 @@ def score_columns(
     quality: str,
     values: dict[str, np.ndarray],
     masks: MaskSummaries | None,
-    spans: SpansOf,
+    model: StoredModel,
     columns: dict[str, np.ndarray],
 ) -> dict[str, np.ndarray]:
     """Return the columns of states, flags, reasons and frame-level variables, in the order of rows.
@@ -71,7 +71,7 @@ def score_columns(
     masks, own = masks.take(rows), {name: column[rows] for name, column in values.items()}
     is_flagged = flagged(own, masks.masked) & masks.known
     found["is_flagged"] = is_flagged
-    arguments: Any = own, masks, spans, columns["camera"], columns["filter"]
+    arguments: Any = own, masks, model, columns["camera"], columns["filter"]
     found["flag_reason"] = flag_reasons(is_flagged, *arguments)
     found["main_reason"] = np.where(masks.known, masks.main_reasons, "").astype(object)
     found["masked_patches"] = masks.masked

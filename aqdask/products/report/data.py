@@ -116,7 +116,7 @@ def report_data(
     model = StoredModel(store)
     bands = model.filters_at(columns["camera"], columns["filter"], columns["time"])
     columns |= score_columns(
-        known, quality, values, masks, model.spans, columns | {"filter": np.array(bands, object)}
+        known, quality, values, masks, model, columns | {"filter": np.array(bands, object)}
     )
     order = np.lexsort((columns["row"], columns["time"]))  # NaT is last
     columns = {name: column[order] for name, column in columns.items()}
@@ -225,7 +225,7 @@ def _summary(
         yield "Nothing is scored yet: run `aqdask score` (or `aqdask run`) first."
     else:
         yield from told
-    yield from sentences.state_sentences(standings)
+    yield from sentences.state_sentences(standings, all_done=store is not None)
     if damaged:
         whose = plural(damaged, "frame")
         yield f"The maps of {whose} are missing or damaged: `aqdask verify --repair` makes them again."

@@ -65,5 +65,5 @@ def reference_sentences(
         parts = one.rows[chosen], one.times[chosen], one.is_flagged[chosen]
         own = replace(one, rows=parts[0], times=parts[1], is_flagged=parts[2], values=values)
         for change in series_changes(own):
-            told = change.text.removesuffix(".")
-            yield f"Within the reference frames: {told}. Both count as normal."
+            told = change.text[0].lower() + change.text[1:]
+            yield f"Within the reference frames: {told} Both count as normal."

@@ -207,8 +207,11 @@ def standings(states: Sequence[str], reasons: Sequence[str], ids: Sequence[str])
     )
 
 
-def state_sentences(found: Sequence[Standing]) -> Iterator[str]:
-    """Yield a sentence for each state that needs one: quarantined, pending, left out."""
+def state_sentences(found: Sequence[Standing], *, all_done: bool = True) -> Iterator[str]:
+    """Yield a sentence for each state that needs one: quarantined, pending, left out.
+
+    With ``all_done`` also where all are done.
+    """
     about = {
         QUARANTINED: ("quarantined", "could not be used"),
         PENDING: ("pending", "not done yet: run the same command again"),
@@ -223,7 +226,7 @@ def state_sentences(found: Sequence[Standing]) -> Iterator[str]:
             reasons = shortened([_reason(one, named=state == QUARANTINED) for one in own if one.reason], 3)
             who = f"All {total} frames" if count == total > 1 else f"{count} of {_frames(total)}"
             yield f"{who} {verb} {word} ({meaning}){': ' + reasons if reasons else ''}."
-    if total and all(one.state == DONE for one in found):
+    if all_done and total and all(one.state == DONE for one in found):
         yield "All frames are done." if total > 1 else "The only frame is done."
 
 

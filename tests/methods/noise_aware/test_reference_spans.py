@@ -25,7 +25,11 @@ def bundle(facts, method="aqdask"):
 def facts(model, sky, **quantities):
     brightness = [log(float(model.variance(torch.tensor([counts], dtype=torch.float64)))) for counts in sky]
     low, middle, high = brightness
-    return {"noise": asdict(model), "frame_tier": {"sky": (middle, 0.1, low, high), **quantities}}
+    return {
+        "noise": asdict(model),
+        "two_sided": False,
+        "frame_tier": {"sky": (middle, 0.1, low, high), **quantities},
+    }
 
 
 @pytest.mark.parametrize("c", [0.0, 1e-5])
@@ -50,6 +54,28 @@ def test_another_camera_and_another_method_have_no_spans():
     assert reference_spans(bundle(known), "cam", "R") == {}
     assert dispatch.reference_spans(bundle(known, "paper"), "cam", "L") == {}
     assert "frame_sky" in dispatch.reference_spans(bundle(known), "cam", "L")
+
+
+@pytest.mark.parametrize(
+    ("camera", "band", "values", "reason"),
+    [
+        ("other", "L", {"frame_size_ratio": 1.94}, "size"),
+        ("other", "L", {"frame_size_ratio": 0.5}, ""),  # sharper stars are good
+        ("other", "L", {"frame_size_ratio": 1.1}, ""),  # below five sigma: the flag is that of the masks
+        ("other", "L", {"frame_sky": 2000}, "sky"),
+        ("cam", "R", {"frame_sky": 2000}, ""),  # the stratum of a brighter sky of this camera
+        ("cam", "R", {"frame_noise_ratio": 0.0}, "noise"),
+        ("cam", "R", {"frame_ellipticity": 0.1, "frame_size_ratio": float("nan")}, "ellipticity"),
+    ],
+)
+def test_the_reason_of_a_flag_without_own_calibration(camera, band, values, reason):
+    noise, spread = NoiseModel(20.0, 0.7), {"size": (0, 0.04, -0.1, 0.1), "noise": (0, 0.02, 0, 0)}
+    spread["ellipticity"] = (0, 0.01, 0, 0)
+    dark, bright = (facts(noise, sky, **spread) for sky in ((900, 1000, 1100), (1900, 2000, 2100)))
+    known = bundle({**dark, "brighter": {"limit": 1500, "facts": bright}})
+    usual = {"frame_sky": 1000, "frame_size_ratio": 1, "frame_noise_ratio": 1, "frame_ellipticity": 0}
+    assert dispatch.distant_reason(known, camera, band, usual | values) == reason
+    assert dispatch.distant_reason(bundle(known, "paper"), camera, band, usual | values) == ""
 
 
 def test_without_gain_the_sky_itself_is_stored():
