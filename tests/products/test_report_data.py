@@ -296,14 +296,14 @@ def flagged_at(count, places, **columns):
         (
             flagged_at(60, {"size": [2, 3, 5, 6, 40], "noise": [50]}),
             "6 of 60 frames are flagged: 4 between 01:10 and 01:30 on 2024-05-07 for wide stars (focus or "
-            "seeing?), 2 at other times for wide stars (focus or seeing?) in 1 and noise in 1 (UTC).",
+            "seeing?); 2 at other times for wide stars (focus or seeing?) in 1, noise in 1 (UTC).",
         ),
         (
             flagged_at(
                 60, {"size": [20, 21, 23, 25], "line": [22, 24], "noise": [30, 31, 32], "sky": [33, 34, 35]}
             ),
             "12 of 60 frames are flagged: 6 between 02:40 and 03:05 on 2024-05-07 for wide stars (focus or "
-            "seeing?) in 4 and lines or trails in 2, 3 between 03:30 and 03:40 on 2024-05-07 for noise, 3 "
+            "seeing?) in 4, lines or trails in 2; 3 between 03:30 and 03:40 on 2024-05-07 for noise; 3 "
             "between 03:45 and 03:55 on 2024-05-07 for the sky (its level or a gradient) (UTC).",
         ),
         (
