@@ -240,6 +240,25 @@ def test_a_place_that_is_masked_again_and_again_is_found_and_nothing_else():
     assert (corner.rows, corner.reason, corner.fraction) == ((960, 1024), "no_data", 1.0)
 
 
+def test_a_hot_column_is_one_place_although_it_is_much_of_what_is_masked():
+    pvalue = np.random.default_rng(1).uniform(0.02, 1, (23, 8, 8))
+    pvalue[-6:, :, 5] = 1e-4
+    pvalue[-6:, 3, 5] = 1.0
+    pvalue[[2, 9], 4] = 1e-4  # two trails
+    (column,) = summed(pvalue).repeated_places(PatchGrid(512, 512))
+    assert column.text.startswith(
+        "7 patches of one column in rows 0 to 511, columns 320 to 383 of cam, masked"
+    )
+    assert column.expected < 0.02
+    (row,) = summed(pvalue.swapaxes(1, 2)).repeated_places(PatchGrid(512, 512))
+    assert row.text.startswith("7 patches of one row in rows 320 to 383, columns 0 to 511 of cam, masked")
+
+
+def test_a_rate_above_alpha_everywhere_is_no_repeated_place():
+    pvalue = np.random.default_rng(3).random((60, 16, 16)) ** 2  # a tenth is masked
+    assert summed(pvalue).repeated_places(PatchGrid(1024, 1024)) == ()
+
+
 def test_a_place_has_the_time_in_which_it_is_masked():
     times = np.datetime64("2024-05-07T20:00", "us") + np.arange(200) * np.timedelta64(2, "m")
     pvalue = np.random.default_rng(4).random((200, 16, 16))
@@ -297,14 +316,14 @@ def flagged_at(count, places, **columns):
         (
             flagged_at(60, {"size": [2, 3, 5, 6, 40], "noise": [50]}),
             "6 of 60 frames are flagged: 4 between 01:10 and 01:30 on 2024-05-07 for wide stars (focus or "
-            "seeing?), 2 at other times for wide stars (focus or seeing?) in 1 and noise in 1 (UTC).",
+            "seeing?); 2 at other times for wide stars (focus or seeing?) in 1, noise in 1 (UTC).",
         ),
         (
             flagged_at(
                 60, {"size": [20, 21, 23, 25], "line": [22, 24], "noise": [30, 31, 32], "sky": [33, 34, 35]}
             ),
             "12 of 60 frames are flagged: 6 between 02:40 and 03:05 on 2024-05-07 for wide stars (focus or "
-            "seeing?) in 4 and lines or trails in 2, 3 between 03:30 and 03:40 on 2024-05-07 for noise, 3 "
+            "seeing?) in 4, lines or trails in 2; 3 between 03:30 and 03:40 on 2024-05-07 for noise; 3 "
             "between 03:45 and 03:55 on 2024-05-07 for the sky (its level or a gradient) (UTC).",
         ),
         (
@@ -337,6 +356,22 @@ def test_a_calibration_is_called_sound_only_where_that_can_be_told(frames, side,
     pvalues = np.random.default_rng(1).random((frames, side, side))
     found = summed(np.where(pvalues < 0.05, pvalues, pvalues**power)).pvalues()
     assert found.is_sound is not True
+    assert words in found.text
+
+
+@pytest.mark.parametrize(
+    ("bad", "is_sound", "words"),
+    [
+        (1, None, "more than expected, but with 1472 patches of 23 frames this can be chance"),
+        (8, False, "more than the calibration promises"),
+    ],
+)
+def test_more_masked_patches_than_alpha_are_told_as_chance_or_not_by_the_frames(bad, is_sound, words):
+    pvalue = np.random.default_rng(1).uniform(0.02, 1, (23, 8, 8))
+    pvalue[:bad, :, : 8 // bad] = 1e-4
+    found = summed(pvalue).pvalues()
+    assert found.masked > 0.02
+    assert found.is_sound is is_sound
     assert words in found.text
 
 

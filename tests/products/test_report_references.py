@@ -70,15 +70,16 @@ def test_a_step_within_them_is_told_with_its_time():
     assert len([*reference_sentences(FRAMES, bundle(IDS[outside]), series(frame_size_ratio=size))]) == 1
 
 
-def places_of(score):
-    """Places in frames with this map of scores; the first frame is damaged."""
+def places_of(score, reasons=("sky",)):
+    """Places in frames with this map of scores, flagged for these reasons in turn; the first is damaged."""
 
     def read_map(name, row):
         if row == 0:
             raise layout.UNREADABLE[0]
         return score
 
-    return MapPlaces(SimpleNamespace(read_map=read_map), PatchGrid(512, 640), 0.01, {"row": range(COUNT)}, ())
+    frames = {"row": np.arange(COUNT), "flag_reason": np.resize(np.array(reasons, object), COUNT)}
+    return MapPlaces(SimpleNamespace(read_map=read_map), PatchGrid(512, 640), 0.01, frames, ())
 
 
 def test_a_run_of_flagged_frames_has_a_place_where_its_scores_are_highest():
@@ -87,6 +88,8 @@ def test_a_run_of_flagged_frames_has_a_place_where_its_scores_are_highest():
     score[:, 5:] += 5
     assert places_of(score).of_run(range(COUNT)) == ", most of all in rows 0 to 511, columns 320 to 639"
     assert places_of(score).of_run([0]) == ""
+    assert places_of(score, ("sky", "sky", "line")).of_run(range(1, 4)).startswith(", most of all in rows")
+    assert places_of(score, ("sky", "size", "line")).of_run(range(1, 4)) == ""  # of unlike defects
     score[:] = 9
     score[3, 3] = 1
     assert places_of(score).of_run(range(4)) == ""

@@ -17,6 +17,8 @@ from aqdask.text import plural
 BINS = 20  # of the histogram of p-values
 LEAST_FRAMES = 10  # good frames from which places are tested
 SIGNIFICANCE = 0.01  # of the test of a whole detector
+HALF = 0.5  # of a column or row of patches, from which those that repeat are one place
+LINE = 3  # patches of one column or row, from which they are told as such
 AGAIN = 0.1  # of the good frames in which a place is masked
 THROUGHOUT = 0.9  # of the good frames in the period of a place, from which no time is told in words
 PERIODS = 64  # into which the frames of a camera are divided along time, at most
@@ -24,6 +26,7 @@ FEW = 20  # expected masked patches, below which nothing is said of the calibrat
 UNIFORM = 0.1  # largest difference from the uniform distribution of a sound calibration
 SOUND = "the calibration is sound"
 UNUSUAL = 2.0  # times alpha, or less than 1 / so much of it: masked patches of unflagged frames
+MANY = 10.0  # times alpha: masked patches of a single frame that stand out
 
 
 class MaskSums:
@@ -111,9 +114,11 @@ class MaskSums:
     def repeated_places(self, grid: PatchGrid) -> tuple[RepeatedPlace, ...]:
         """Find patches that are masked more often in good frames than the others; the largest places first.
 
-        Binomial test of each patch against the mean rate of its camera (alpha at least), corrected for the
-        number of patches (Bonferroni), and masked in a tenth of the good frames at least. Frames are taken
-        as independent: an object that stays in one place of all frames is found as well.
+        Binomial test of each patch against the mean rate of the other patches of its camera (alpha at
+        least), corrected for the number of patches (Bonferroni), and masked in a tenth of the good frames at
+        least. The others are those that do not repeat at the median rate. The patches of a column or row
+        are one place where half of it repeats. Frames are taken as independent: an object that stays in one
+        place of all frames is found as well.
         """
         found = []
         for camera, good in enumerate(self.good.tolist()):
@@ -123,13 +128,15 @@ class MaskSums:
 
     def _places(self, camera: int, good: int, grid: PatchGrid) -> list[RepeatedPlace]:
         by_reason = self.by_reason[camera]
-        masked = by_reason.sum(axis=0)
-        scored = good * masked.size - by_reason[list(_positions(WITHOUT_SCORE))].sum()
-        with_score = masked.sum() - by_reason[list(_positions(WITHOUT_SCORE))].sum()
-        rate = max(with_score / max(scored, 1), self.alpha)
-        pvalue = np.minimum(stats.binom.sf(masked - 1, good, rate) * masked.size, 1.0)
-        again = (pvalue <= SIGNIFICANCE) & (masked >= AGAIN * good)
-        labels, _ = ndimage.label(again, np.ones((3, 3)))
+        masked, without = by_reason.sum(axis=0), by_reason[list(_positions(WITHOUT_SCORE))].sum(axis=0)
+        with_score, scored = masked - without, good - without
+        rate = max(float(np.median(with_score / np.maximum(scored, 1))), self.alpha)
+        _, again = _repeated(masked, good, rate)
+        rate = max(float(with_score[~again].sum() / max(scored[~again].sum(), 1)), self.alpha)
+        pvalue, again = _repeated(masked, good, rate)
+        lines = (again.mean(axis=0) >= HALF) | (again.mean(axis=1, keepdims=True) >= HALF)
+        labels, _ = ndimage.label(again | lines, np.ones((3, 3)))
+        labels[~again] = 0
         places = []
         for number, (y, x) in enumerate(ndimage.find_objects(labels), start=1):
             inside = labels == number
@@ -141,8 +148,10 @@ class MaskSums:
             fraction, patches = float(masked[inside].mean() / good), int(inside.sum())
             first, last, is_throughout = self._period(camera, inside.ravel(), rate)
             when = "" if is_throughout else f", {interval((first, last))} (UTC)"
+            is_line = min(inside[y, x].shape) == 1 and patches >= LINE
+            line = (" of one column" if inside[y, x].shape[1] == 1 else " of one row") * is_line
             text = (
-                f"{plural(patches, 'patch', 'patches')} in rows {rows[0]} to {rows[1] - 1}, "
+                f"{plural(patches, 'patch', 'patches')}{line} in rows {rows[0]} to {rows[1] - 1}, "
                 f"columns {columns[0]} to {columns[1] - 1} of {self.names[camera] or 'the unknown camera'}, "
                 f"masked in {fraction:.0%} of {plural(good, 'unflagged frame')} ({rate:.1%} by chance), "
                 f"mostly for {flags.cause(reason)}{when}"
@@ -181,15 +190,8 @@ class MaskSums:
         if not rates.size:
             text = "No unflagged frame is scored, so that the p-values cannot be compared with the uniform."
             return PValues(edges, self.histogram, float("nan"), self.alpha, None, text)
-        masked = float(rates.mean())
-        number = int(self.histogram.sum())
-        scatter = float(rates.std(ddof=1) / np.sqrt(len(rates))) if len(rates) > 1 else float("inf")
-        error = max(scatter, float(np.sqrt(self.alpha / max(number, 1))))
-        is_high = masked > UNUSUAL * self.alpha and masked - 3 * error > self.alpha
-        is_low = masked < self.alpha / UNUSUAL and masked + 3 * error < self.alpha
-        cumulative = np.cumsum(self.histogram) / max(number, 1)
-        away = np.abs(cumulative - edges[1:])
-        largest, at = float(away.max()), int(away.argmax())
+        masked, number = float(rates.mean()), int(self.histogram.sum())
+        largest = float(np.abs(np.cumsum(self.histogram) / max(number, 1) - edges[1:]).max())
         about = (
             f"{masked:.2%} of the patches of unflagged frames are masked where {self.alpha:.2%} are expected"
         )
@@ -197,23 +199,46 @@ class MaskSums:
         left_out += [f"boxes in {plural(self.boxes_left_out, 'frame')}"] * bool(self.boxes_left_out)
         if left_out:
             about += f" ({' and '.join(left_out)} labelled bad left out)"
-        if is_high:
-            verdict = (
+        is_sound, verdict = self._verdict(rates)
+        text = f"{about}: {verdict}. Their p-values are at most {largest:.1%} from a uniform distribution."
+        return PValues(edges, self.histogram, masked, self.alpha, is_sound, text)
+
+    def _verdict(self, rates: np.ndarray) -> tuple[bool | None, str]:
+        """Judge the masked fractions of frames: sound or not, None where that cannot be told; and the words.
+
+        Above alpha by three standard errors, or in more frames with ten times alpha than Markov's inequality
+        allows: at most a tenth of the frames, however the patches of a frame are correlated.
+        """
+        masked, number = rates.mean(), int(self.histogram.sum())
+        scatter = rates.std(ddof=1) / np.sqrt(len(rates)) if len(rates) > 1 else np.inf
+        error = max(scatter, np.sqrt(self.alpha / max(number, 1)))
+        many = np.count_nonzero(rates >= MANY * self.alpha)
+        stand_out = stats.binom.sf(many - 1, len(rates), 1 / MANY) <= SIGNIFICANCE
+        if masked > UNUSUAL * self.alpha and (masked - 3 * error > self.alpha or stand_out):
+            return False, (
                 "more than the calibration promises: these frames have small defects, or differ from the "
                 "reference frames (calibrate on good frames of the same camera and filter)"
             )
-        elif is_low:
-            verdict = "less than the calibration promises, so that faint defects may be missed"
-        elif self.alpha * number < FEW:
-            verdict = f"too few patches to tell if the calibration is sound ({number})"
-        elif largest > UNIFORM:
-            elsewhere = f"{cumulative[at]:.0%} would be masked at alpha = {edges[at + 1]:.2g}"
-            verdict = f"as promised at this alpha, but {elsewhere}"
-        else:
-            verdict = SOUND
-        is_sound = None if verdict.startswith("too few") else verdict == SOUND
-        text = f"{about}: {verdict}. Their p-values are at most {largest:.1%} from a uniform distribution."
-        return PValues(edges, self.histogram, masked, self.alpha, is_sound, text)
+        if masked < self.alpha / UNUSUAL and masked + 3 * error < self.alpha:
+            return False, "less than the calibration promises, so that faint defects may be missed"
+        counted = f"{plural(number, 'patch', 'patches')} of {plural(len(rates), 'frame')}"
+        if masked > UNUSUAL * self.alpha:
+            return None, f"more than expected, but with {counted} this can be chance"
+        if self.alpha * number < FEW:
+            return None, f"too few patches to tell if the calibration is sound ({counted})"
+        edges, cumulative = np.linspace(0, 1, BINS + 1)[1:], np.cumsum(self.histogram) / number
+        away = np.abs(cumulative - edges)
+        if away.max() > UNIFORM:
+            at = int(away.argmax())
+            elsewhere = f"{cumulative[at]:.0%} would be masked at alpha = {edges[at]:.2g}"
+            return False, f"as promised at this alpha, but {elsewhere}"
+        return True, SOUND
+
+
+def _repeated(masked: np.ndarray, good: int, rate: float) -> tuple[np.ndarray, np.ndarray]:
+    """Test the number of frames in which each patch is masked: p-values, and True for those that repeat."""
+    pvalue = np.minimum(stats.binom.sf(masked - 1, good, rate) * masked.size, 1.0)
+    return pvalue, (pvalue <= SIGNIFICANCE) & (masked >= AGAIN * good)
 
 
 def _periods(cameras: np.ndarray, times: np.ndarray) -> np.ndarray:

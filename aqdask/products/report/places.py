@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -17,6 +18,7 @@ from aqdask.store.quality_store import QualityStore
 AT_ONCE = 1024  # maps in memory
 OF_RUN = 16  # frames of a run whose scores are read
 STRONG = 2.0  # dex of the score above the tenth of the patches with the lowest
+SHARED = 2 / 3  # of the frames of a run, flagged for one reason, from which the run has a place
 LARGEST, FILLED = 0.75, 0.6  # of the frame, of which a part is no place of its own; and of that part
 
 
@@ -70,9 +72,17 @@ class MapPlaces:
         return found
 
     def of_run(self, run: Sequence[int]) -> str:
-        """Tell the part of the frames in which the scores of a run are highest; empty for all of a frame."""
+        """Tell the part of the frames in which the scores of a run are highest.
+
+        Empty for all of a frame, and for a run of frames that are flagged for unlike reasons.
+        """
+        reasons = self.frames["flag_reason"][run].tolist()
+        ((reason, number),) = Counter(reasons).most_common(1)
+        if number < SHARED * len(run):
+            return ""
+        alike = [place for place, own in zip(run, reasons, strict=True) if own == reason]
         scores = []
-        for place in run[:: -(-len(run) // OF_RUN)]:
+        for place in alike[:: -(-len(alike) // OF_RUN)]:
             try:
                 score = self.store.read_map("score", int(self.frames["row"][place]))
             except layout.UNREADABLE:

@@ -65,7 +65,7 @@ def flag_sentence(
         listed.append(f"{len(rest)} {when}{_reasons(frames, rest)}")
     verb = "is" if chosen.size == 1 else "are"
     utc = " (UTC)" if not np.isnat(frames["time"][chosen]).all() else ""
-    return f"{chosen.size} of {_frames(scored)} {verb} flagged: {', '.join(listed)}{utc}."
+    return f"{chosen.size} of {_frames(scored)} {verb} flagged: {'; '.join(listed)}{utc}."
 
 
 def flags_told(
@@ -120,7 +120,7 @@ def _reasons(frames: Mapping[str, np.ndarray], places: list[int]) -> str:
         return f"for {flags.cause(found[0][0])}"
     rest = sum(count for _, count in found[SHOWN:])
     words = [f"{flags.cause(reason)} in {count}" for reason, count in found[:SHOWN]]
-    return f"for {' and '.join([*words, f'other reasons in {rest}'] if rest else words)}"
+    return f"for {', '.join([*words, f'other reasons in {rest}'] if rest else words)}"
 
 
 def _runs(frames: Mapping[str, np.ndarray]) -> Iterator[list[int]]:

@@ -74,7 +74,7 @@ class RepeatedPlace:
     patches : int
         Number of patches.
     fraction, expected : float
-        Fraction of the good frames in which such a patch is masked, and that of all patches.
+        Fraction of the good frames in which such a patch is masked, and that of the other patches.
     pvalue : float
         Binomial, the smallest of its patches, times the number of patches of the detector.
     reason : str
@@ -109,7 +109,7 @@ class PValues:
     masked, alpha : float
         Fraction of these patches with a p-value at or below ``alpha``; NaN without data.
     is_sound : bool or None
-        True where that fraction is close to alpha; None without data.
+        True where that fraction is close to alpha; None where that cannot be told.
     text : str
         The verdict in words.
     """
