@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 
 REFRESH = 1000  # milliseconds
+WATCH = "watch"  # stage without an end, whose rate is that of the camera
 PARTS = {
     "read": "read", "store": "store pixels", "statistics": "patch statistics", "network": "network",
     "decision": "decision", "write": "write maps",
@@ -105,6 +106,7 @@ class PageView:
         self._set(self.summary, "".join(map(summary, runs)) or "<p>No aqdask command has reported yet.</p>")
         self._set(self.pictures, pictures(run["pictures"]) if run else "")
         self._set(self.tables, tables(run, self.live.workers()))
+        self.rate.visible = not run or run["stage"] != WATCH
         if run and run["history"]:
             time, rate = zip(*run["history"], strict=True)
             self.rates.data = {"time": [1000 * at for at in time], "rate": list(rate)}
@@ -132,13 +134,8 @@ def number(value: float | None, form: str = ".3g") -> str:
 def summary(run: dict[str, Any]) -> str:
     """Return the counts of one command as HTML."""
     share = 100 * run["done"] / run["total"] if run["total"] else 0
-    left = run["seconds_left"]
-    numbers = {
-        f"of {_amount(run)} done": run["done"],
-        "quarantined": run["quarantined"],
-        f"{run['unit']} a second": number(run["per_second"]),
-        "left": duration(left) if left is not None else "-",
-    }
+    is_watch = run["stage"] == WATCH
+    numbers = _watched(run) if is_watch else _progress(run)
     cells = "".join(
         f"<span class={'bad' if name == 'quarantined' and value else 'good'}>"
         f"<b>{text(value)}</b> {text(name)}</span>"
@@ -150,14 +147,35 @@ def summary(run: dict[str, Any]) -> str:
         if stage["seconds"] is not None and stage["total"]
     )
     since = run["started"][:19].replace("T", " ")
-    return (
-        f"<h1>aqdask {text(run['command'])}: {text(run['stage'])}, {text(run['state'])}</h1>"
-        f"<div class=numbers>{cells}</div>"
+    bar = (
         f"<div class=bar role=progressbar aria-label=progress aria-valuemin=0 aria-valuemax=100 "
         f"aria-valuenow={share:.0f}>"
         f"<div style='width:{share:.1f}%'></div></div>"
+    )
+    return (
+        f"<h1>aqdask {text(run['command'])}: {text(run['stage'])}, {text(run['state'])}</h1>"
+        f"<div class=numbers>{cells}</div>{'' if is_watch else bar}"
         f"<p class=quiet>since {text(since)} UTC{f'; {stages}' if stages else ''}</p>"
     )
+
+
+def _progress(run: dict[str, Any]) -> dict[str, Any]:
+    left = run["seconds_left"]
+    return {
+        f"of {_amount(run)} done": run["done"],
+        "quarantined": run["quarantined"],
+        f"{run['unit']} a second": number(run["per_second"]),
+        "left": duration(left) if left is not None else "-",
+    }
+
+
+def _watched(run: dict[str, Any]) -> dict[str, Any]:
+    last = max((one["time"] for one in (*run["latest"], *run["failures"])), default="")
+    return {
+        "frames so far": run["done"],
+        "quarantined": run["quarantined"],
+        "last frame (UTC)": last[:19].replace("T", " ") or "-",
+    }
 
 
 def _amount(stage: dict[str, Any]) -> str:

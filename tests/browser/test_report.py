@@ -131,6 +131,9 @@ def test_keys_step_through_frames(report, open_page):
     assert page.inner_text("#p-said") == "No further flagged frame in the list of all frames."
     page.keyboard.press("Escape")
     page.wait_for_function("!document.getElementById('panel').open")
+    page.keyboard.press("f")
+    assert page.locator("#said").is_visible()
+    assert page.inner_text("#said") == "No further flagged frame in the list of all frames."
 
 
 def test_frame_without_pixels_says_so(report, open_page):

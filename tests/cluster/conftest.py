@@ -17,6 +17,7 @@ sys.path.append(str(Path(__file__).parents[1] / "browser"))
 
 from night import tiny_bundle, write_night
 
+import aqdask.execution.config  # noqa: F401  settings have defaults in forked workers if this process has them
 from aqdask.methods.bundle import Bundle
 
 

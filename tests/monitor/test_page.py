@@ -52,6 +52,18 @@ class Tags(HTMLParser):
         self.attributes |= {name for name, _ in attrs}
 
 
+def test_an_inbox_has_a_last_frame_and_no_rate(live):
+    live.receive("a", snapshot() | {"stage": "watch", "done": 2})
+    view = page.PageView(live)
+    last = live.latest()[0]["latest"][0]["time"][:10]
+    assert re.search(rf"<b>2</b> frames so far.*<b>{last} [0-9:]{{8}}</b> last frame", view.summary.text)
+    assert not re.search("a second|<div class=bar", view.summary.text)
+    assert not view.rate.visible
+    live.receive("a", snapshot())
+    view.update()
+    assert view.rate.visible
+
+
 def test_markup_in_names_is_text(live):
     live.receive("a", snapshot())
     view = page.PageView(live)

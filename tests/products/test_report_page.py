@@ -63,6 +63,17 @@ def test_page_shows_every_frame_and_panels_of_some(page):
         assert max(Image.open(io.BytesIO(base64.b64decode(source.partition(",")[2]))).size) <= 192
 
 
+def test_without_flagged_frames_the_highest_scores_are_shown(archive, tmp_path):
+    page = aq.report(archive, tmp_path / "r.html", alpha=1e-6, panels=0)
+    frames = payload(page.path)["frames"]
+    assert not any(frames["is_flagged"])
+    text = page.path.read_text(encoding="utf-8")
+    shown = re.findall(r'<li data-index="(\d)">', text[text.index("Highest scores, none flagged") :])
+    order = np.argsort(frames["frame_score"])
+    assert set(map(int, shown[:3])) == {*order[3:]}
+    assert set(map(int, shown[3:])) == {*order[:3]}
+
+
 def test_a_large_archive_has_no_pictures_but_those_of_panels(archive, tmp_path, monkeypatch):
     monkeypatch.setattr("aqdask.products.report.page.THUMBNAIL_PIXELS", 6 * 200 * 130 - 1)
     data = payload(aq.report(archive, tmp_path / "r.html", alpha=0.2, panels=4).path)

@@ -272,7 +272,9 @@ def page(
     figures = {name: figure for part in shown.values() for name, figure in part.items()}
     viewer = panel_figures(size)
     environment = Environment(loader=PackageLoader("aqdask.products", "report"), autoescape=True)
-    worst = [i for i in worst_frames(data) if data.frames["is_flagged"][i]][:WORST]
+    ranked = worst_frames(data)
+    worst = [i for i in ranked if data.frames["is_flagged"][i]][:WORST]
+    highest = [] if worst else ranked[: min(WORST, -(-len(ranked) // 2))]
     return environment.get_template("report.html").render(
         data=data,
         name=printable(Path(data.archive).name),
@@ -293,7 +295,8 @@ def page(
         worst=worst,
         facts=FACTS,
         several=len({str(data.frames["flag_reason"][index]) for index in worst}) > 1,
-        best=best_frames(data)[:BEST],
+        highest=highest,
+        best=[i for i in best_frames(data) if i not in highest][:BEST],
         reasons=reasons_listed(),
         agreement=agreement,
     )

@@ -288,7 +288,7 @@ function describe(i) {
   $("p-why").textContent = [...facts, masked].filter(Boolean).join(" · ");
   $("p-flag").textContent = frames.why[i];
   $("p-flag").className = kind;
-  $("p-said").textContent = "";
+  $("p-said").textContent = $("said").textContent = "";
   const found = panels[i];
   $("p-note").textContent = [found ? found.problem : !frames.has_pixels[i] ? "The archive holds no pixels of this frame." : "The pixels of this frame are not in this report: `aqdask report` with --frames " + frames.frame_id[i] + " adds them."].filter(Boolean).join(" · ");
   $("p-readout").textContent = "Point at a picture for position and values.";
@@ -333,7 +333,7 @@ function step(by, wanted = () => true, what = "frame") {
   const from = order.indexOf(current);
   const list = by > 0 ? order.slice(from + 1) : order.slice(0, Math.max(from, 0)).reverse();
   const next = list.find(wanted);
-  if (next === undefined) $("p-said").textContent = `No ${by > 0 ? "further" : "earlier"} ${what} in the list of all frames${order.length < count ? ", as it is filtered" : ""}.`;
+  if (next === undefined) $(panel.open ? "p-said" : "said").textContent = `No ${by > 0 ? "further" : "earlier"} ${what} in the list of all frames${order.length < count ? ", as it is filtered" : ""}.`;
   else open(next);
 }
 function draw(event) {
