@@ -67,7 +67,9 @@ def test_it_is_masked_and_the_report_names_it_with_time_and_place(night):
     assert masked[:GOES_BAD].mean() < 0.2
     summary = report_data(night.place).summary
     (told,) = (
-        line for line in summary if line.startswith("Masked again and again: 6 patches in rows 0 to 383")
+        line
+        for line in summary
+        if line.startswith("Masked again and again: 6 patches above one another in rows 0 to 383")
     )
     assert "columns 128 to 191 of SIMCAM" in told
     assert "mostly for lines or trails, between 20:1" in told

@@ -67,16 +67,17 @@ def archives(tmp_path_factory) -> dict[str, Path]:
     return {"drift": place / "values.zarr", "": place / "field.zarr"}
 
 
-def words(archives: dict[str, Path], name: str, folder: Path) -> list[str]:
-    """The command with its files in a folder."""
+def words(archives: dict[str, Path], name: str, folder: Path, cluster: str = "serial") -> list[str]:
+    """The command with its files in a folder; `drift` has no cluster."""
     options = [str(folder / o) if COMMANDS[name][0][n - 1] in ("--out", "--segmentation") else o
                for n, o in enumerate(COMMANDS[name][0])]  # fmt: skip
-    return [name, str(archives.get(name, archives[""])), *options, "--quiet"]
+    where = [] if name == "drift" else ["--cluster", cluster]
+    return [name, str(archives.get(name, archives[""])), *options, "--quiet", *where]
 
 
 def finish(archives: dict[str, Path], name: str, folder: Path, cluster: str = "serial") -> dict[str, bytes]:
     """Run a command to its end, and return all files of the folder."""
-    done = CliRunner().invoke(aqdask, [*words(archives, name, folder), "--cluster", cluster])
+    done = CliRunner().invoke(aqdask, words(archives, name, folder, cluster))
     assert done.exit_code == 0, done.output
     return {
         str(path.relative_to(folder)): path.read_bytes()
@@ -120,7 +121,7 @@ def test_sigkill_at_any_moment_then_the_same_command_gives_the_same_bytes(
     processes = multiprocessing.get_context("forkserver")
     processes.set_forkserver_preload(slow_command.PRELOAD)
     ready, files = processes.Event(), random.randint(1, most) if most else 0
-    command = [*words(archives, name, tmp_path), "--cluster", "serial"]
+    command = words(archives, name, tmp_path)
     process = processes.Process(target=slow_command.run, args=(command, PER_PART, ready))
     process.start()
     assert ready.wait(120)

@@ -247,11 +247,11 @@ def test_a_hot_column_is_one_place_although_it_is_much_of_what_is_masked():
     pvalue[[2, 9], 4] = 1e-4  # two trails
     (column,) = summed(pvalue).repeated_places(PatchGrid(512, 512))
     assert column.text.startswith(
-        "7 patches of one column in rows 0 to 511, columns 320 to 383 of cam, masked"
+        "7 patches above one another in rows 0 to 511, columns 320 to 383 of cam, masked"
     )
     assert column.expected < 0.02
     (row,) = summed(pvalue.swapaxes(1, 2)).repeated_places(PatchGrid(512, 512))
-    assert row.text.startswith("7 patches of one row in rows 320 to 383, columns 0 to 511 of cam, masked")
+    assert row.text.startswith("7 patches side by side in rows 320 to 383, columns 0 to 511 of cam, masked")
 
 
 def test_a_rate_above_alpha_everywhere_is_no_repeated_place():

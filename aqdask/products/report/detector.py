@@ -149,7 +149,7 @@ class MaskSums:
             first, last, is_throughout = self._period(camera, inside.ravel(), rate)
             when = "" if is_throughout else f", {interval((first, last))} (UTC)"
             is_line = min(inside[y, x].shape) == 1 and patches >= LINE
-            line = (" of one column" if inside[y, x].shape[1] == 1 else " of one row") * is_line
+            line = (" above one another" if inside[y, x].shape[1] == 1 else " side by side") * is_line
             text = (
                 f"{plural(patches, 'patch', 'patches')}{line} in rows {rows[0]} to {rows[1] - 1}, "
                 f"columns {columns[0]} to {columns[1] - 1} of {self.names[camera] or 'the unknown camera'}, "
