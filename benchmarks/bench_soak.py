@@ -3,16 +3,20 @@
     python -W ignore benchmarks/bench_soak.py [--frames 2000] [--size 1024] [--every 20]
 
 The command runs as a process of its own; its maps are compared with those of an undisturbed serial run.
-Memory is the resident set of the command, and of its workers together, sampled every two seconds.
+Memory is the resident set of the command, and of its other processes together, sampled every two seconds.
+The live page tells which tasks a worker had when it was killed.
 """
 
 from __future__ import annotations
 
+import json
 import random
 import statistics
 import subprocess
 import sys
+import threading
 import time
+import urllib.request
 from pathlib import Path
 
 import helpers
@@ -25,38 +29,67 @@ EVERY = 2.0  # seconds between samples
 WARM = 30.0  # seconds after which memory should be flat
 
 
-def workers_of(command: psutil.Process) -> list[psutil.Process]:
-    """Worker processes of a command, those that have loaded a model first."""
-    found = [p for p in command.children(recursive=True) if "spawn_main" in " ".join(p.cmdline())]
-    return sorted(found, key=lambda p: -p.memory_info().rss)
+def page_of(process: subprocess.Popen[str]) -> str:
+    """Wait for the address of the live page, and read what else the command says in a thread."""
+    for line in process.stderr or ():
+        if line.startswith("dashboard: "):
+            threading.Thread(target=process.stderr.read, daemon=True).start()  # type: ignore[union-attr]
+            return line.removeprefix("dashboard: ").strip()
+    raise SystemExit("the command has no live page")
+
+
+def workers_of(page: str) -> dict[int, int]:
+    """Tasks of each worker by its port, from the live page."""
+    with urllib.request.urlopen(f"{page}.json", timeout=10) as answer:
+        return {int(w["address"].rpartition(":")[2]): w["tasks"] for w in json.load(answer)["workers"]}
+
+
+def process_at(command: psutil.Process, port: int) -> psutil.Process:
+    """Find the worker process that listens on a port."""
+    for process in command.children(recursive=True):
+        if any(c.laddr.port == port and c.status == psutil.CONN_LISTEN for c in process.net_connections()):
+            return process
+    raise psutil.NoSuchProcess(port)
 
 
 def disturbed(
     archive: Path, workers: int, every: float, seed: int
-) -> tuple[list[tuple[float, float, float]], int]:
+) -> tuple[list[tuple[float, float, float]], list[list[str]]]:
     """Score an archive and kill a worker every so often.
 
-    Returns samples (seconds, MiB of the command, MiB of its workers), and the number of kills.
+    Returns samples (seconds, MiB of the command, MiB of its workers), and a row for each kill: second, tasks
+    on the worker (they are tried again), seconds until another one serves in its place.
     """
     words = [sys.executable, "-W", "ignore", "-m", "aqdask", "score", str(archive), "--model", "wide-field"]
-    process = subprocess.Popen([*words, "--cluster", f"local:{workers}", "--quiet"])
-    command, draw, samples, kills = psutil.Process(process.pid), random.Random(seed), [], 0
-    started = time.monotonic()
+    process = subprocess.Popen(
+        [*words, "--cluster", f"local:{workers}"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    command, draw, samples, kills = psutil.Process(process.pid), random.Random(seed), [], list[list[str]]()
+    started, page, killed, known = time.monotonic(), page_of(process), 0.0, set[int]()
     while process.poll() is None:
-        time.sleep(EVERY)
+        time.sleep(EVERY if not killed else 0.2)
         now = time.monotonic() - started
         try:
-            found = workers_of(command)
+            serving = workers_of(page)
+            if killed and serving.keys() - known:
+                kills[-1].append(f"{now - killed:.1f}")
+                killed = 0.0
+            found = command.children(recursive=True)
             total = sum(p.memory_info().rss for p in found) / helpers.MEBIBYTE
             samples.append((now, command.memory_info().rss / helpers.MEBIBYTE, total))
-            if now > every * (kills + 1) and found:
-                draw.choice(found[:workers]).kill()
-                kills += 1
-        except psutil.Error:  # it has ended meanwhile
+            if now > every * (len(kills) + 1) and len(serving) == workers and not killed:
+                port, known = draw.choice(sorted(serving)), set(serving)
+                process_at(command, port).kill()
+                kills.append([f"{now:.0f}", str(serving[port])])
+                killed = now
+        except (psutil.Error, OSError):  # it has ended meanwhile
             continue
     if process.returncode:
         raise SystemExit(f"the command ended with {process.returncode}")
-    return samples, kills
+    return samples, [[*kill, "-"][:3] for kill in kills]
 
 
 def main() -> None:
@@ -90,7 +123,7 @@ def main() -> None:
             ("frames lost", str(lost)),
             ("maps that differ from the serial run", str(differ)),
             ("verify finds the archive sound", str(sound)),
-            ("workers killed", str(kills)),
+            ("workers killed", str(len(kills))),
             ("seconds, serial and undisturbed", f"{serial:.0f}"),
             (f"seconds, {options.workers} workers, disturbed", f"{samples[-1][0]:.0f}"),
         ]
@@ -102,6 +135,8 @@ def main() -> None:
             ]
             rows.append((f"MiB of the {name}, first and second half", ", ".join(parts)))
         helpers.print_table(f"{options.frames} frames of {options.size} px", ("", ""), rows)
+        columns = ("killed at, s", "tasks tried again", "another worker after, s")
+        helpers.print_table("Workers killed", columns, kills)
         if lost or differ or not sound:
             raise SystemExit("the disturbed run is not the undisturbed one")
 
