@@ -11,6 +11,7 @@ import numpy as np
 from aqdask.execution.coverage import OutOfReferenceCounter
 from aqdask.execution.open_archive import OpenArchive
 from aqdask.execution.reporter import Reporter
+from aqdask.execution.tasks import STORED
 from aqdask.store import layout
 from aqdask.store.ledger import DONE, PENDING, QUARANTINED, UNREACHABLE, Record
 from aqdask.store.quality_store import QualityStore
@@ -72,6 +73,9 @@ class Recorder:
                 self._values.update(values)
                 self.outside.count(values.values())
             known = [record for record in records if record["event"] != "unreachable"]
+            for record in known:
+                if record["event"] == "ingest" and record["state"] == QUARANTINED:
+                    self._erase(record["frame_id"])
             self.archive.ledger.append(
                 {name: value for name, value in record.items() if name not in PASSING} for record in known
             )
@@ -86,12 +90,18 @@ class Recorder:
         self._reached += any(record["event"] == "ingest" for record in known)
         return {r["frame_id"]: r.get("state", DONE) for r in known if r["frame_id"] not in self._unreachable}
 
+    def _erase(self, frame_id: str) -> None:
+        """Delete what workers stored of a frame before they died on it; its record follows."""
+        row = self.archive.ledger.row_of(frame_id)
+        if self.archive.frames.has_pixels(row):
+            self.archive.frames.erase(row)
+
     def conclude(self) -> list[str]:
         """Settle the frames whose source could not be reached, and return their ids.
 
         Stored frames stay as they are. Others are quarantined where the path itself is at fault (missing or
-        forbidden), until the next ingest checks it again. They stay pending where a disk failed, or where no
-        source of the run could be reached.
+        forbidden), until the next ingest checks it again. They stay pending where a disk failed, no source of
+        the run could be reached, or a killed writer has stored their pixels.
         """
         all_at_once = not self._reached and len(self._unreachable) > 1
         records: list[Record] = []
@@ -101,6 +111,8 @@ class Recorder:
                 records.append({"event": "kept", **about})
                 continue
             state = QUARANTINED if found["is_about_path"] and not all_at_once else PENDING
+            if self.archive.frames.has_pixels(self.archive.ledger.row_of(frame_id)):  # by a killed writer
+                state, about["reason"] = PENDING, f"{about['reason']}; {STORED}"
             records.append({"event": "ingest", "state": state, "size": -1, "mtime_ns": -1, **about})
         with layout.storing(self.archive.path):
             self.archive.ledger.append(records)

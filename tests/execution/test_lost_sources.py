@@ -5,10 +5,12 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from astropy.io import fits
+from distributed import KilledWorker
 from night import (
     OPTIONS,
     files,
@@ -357,3 +359,48 @@ def test_what_is_stored_is_replaced_by_renaming(own, monkeypatch):
     with pytest.raises(OSError, match="No space"):
         frames.write(0, sky(99), None)
     same_bytes(files(archive, "frames/image/c"), before)
+
+
+class Deadly(SerialExecutor):
+    """Workers that die on one frame once its pixels are stored; with ``once`` (called then) only once."""
+
+    def __init__(self, name, once=None):
+        self.name, self.once = name, once
+
+    def run(self, function, queue, *, stage):
+        for item, result in super().run(function, queue, stage=stage):
+            names = [task.frame_id for batch in item for task in batch.frames] if stage == "run" else []
+            if not any(self.name in name for name in names):
+                yield item, result
+            elif self.once:
+                queue.put(item)
+                self.once()
+                self.once, self.name = None, "none"
+            else:
+                yield item, KilledWorker("run-0", SimpleNamespace(address="tcp://a"), 3)
+
+
+def deadly_run(monkeypatch, tmp_path, bundle, once=None):
+    folder, archive = write_night(tmp_path / "own", 4), tmp_path / "own.zarr"
+    workers = Deadly("f02", once and (lambda: once(folder / "L/f02.fits")))
+    monkeypatch.setattr("aqdask.execution.clusters.SerialExecutor", lambda: workers)
+    (summary,) = aq.run(folder, archive, bundle, cluster="serial", **OPTIONS)
+    return archive, (summary.done, summary.quarantined, summary.pending)
+
+
+def test_a_frame_on_which_workers_die_is_quarantined_without_pixels(monkeypatch, tmp_path, bundle):
+    archive, found = deadly_run(monkeypatch, tmp_path, bundle)
+    assert found == (3, 1, 0)
+    (entry,) = (entry for entry in ledger_of(archive).entries.values() if entry.state == QUARANTINED)
+    assert "KilledWorker" in entry.reason
+    assert not FrameStore.open(archive).has_pixels(entry.row)
+    assert aq.verify(archive, cluster="serial").sound
+
+
+def test_pixels_of_a_killed_writer_whose_source_is_gone_stay(monkeypatch, tmp_path, bundle):
+    archive, found = deadly_run(monkeypatch, tmp_path, bundle, once=os.unlink)
+    assert found == (3, 0, 1)
+    (entry,) = (entry for entry in ledger_of(archive).entries.values() if entry.state == PENDING)
+    assert "but its pixels are stored: `aqdask verify --repair`" in entry.reason
+    aq.verify(archive, repair=True, cluster="serial")
+    assert set(states(archive).values()) == {DONE}
