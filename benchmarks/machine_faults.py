@@ -32,7 +32,7 @@ IMPATIENT = ("env", "DASK_AQDASK__WORKER_TIMEOUT=6s")
 MEMORY = 1024  # MiB that a worker may take for a bomb
 CONTAINER = 700  # MiB of a container that holds a worker and a frame, but not twice as much
 GROUPS = Path("/sys/fs/cgroup")
-LEASE = 4  # seconds after which the lock of another host is stale
+LEASE = 8  # seconds after which the lock of another host is stale; renewed six times in them
 
 
 def slow(seconds: float) -> str:
@@ -160,7 +160,7 @@ def begun_at_once(trial: Trial) -> None:
     if not may_unshare():
         return not_tried(trial, "no name spaces can be made")
     since, hosts = time.monotonic(), [on_host(name, False) for name in ("node-a", "node-b")]
-    both = [trial.start(*trial.words("run"), before=host, fault=slow(1)) for host in hosts]
+    both = [trial.start(*trial.words("run"), before=host, fault=slow(2)) for host in hosts]
     won, refused = sorted((trial.end(process, since) for process in both), key=lambda ended: ended.code)
     trial.expect(won, 0, DONE)
     trial.expect(refused, 3, r"another aqdask process is writing to \S+: (process 1 of \w+ on node-[ab])")
