@@ -146,7 +146,7 @@ def second_host(trial: Trial, locks: bool) -> None:
     first = trial.start(*trial.words("run"), before=on_host("node-a", locks), fault=hangs)
     trial.wait(first, "pvalue", 1)
     second = trial.command(*trial.words("run"), before=on_host("node-b", locks))
-    trial.expect(second, 3, r"(another aqdask process is writing to) \S+: (process 1 of \w+ on node-a)")
+    trial.expect(second, 3, r"(another aqdask process is writing to) \S+: (process 1 of \S+ on node-a)")
     kill_group(first)
     trial.expect(trial.end(first, since), -signal.SIGKILL)
     told = f"same command on the other host, {LEASE} s of them for the lock"
@@ -163,7 +163,7 @@ def begun_at_once(trial: Trial) -> None:
     both = [trial.start(*trial.words("run"), before=host, fault=slow(2)) for host in hosts]
     won, refused = sorted((trial.end(process, since) for process in both), key=lambda ended: ended.code)
     trial.expect(won, 0, DONE)
-    trial.expect(refused, 3, r"another aqdask process is writing to \S+: (process 1 of \w+ on node-[ab])")
+    trial.expect(refused, 3, r"another aqdask process is writing to \S+: (process 1 of \S+ on node-[ab])")
     trial.note("nothing to mend", 0)
 
 
