@@ -28,9 +28,9 @@ demo: $(VENV)/demo.stamp
 # Tests that start Dask workers or a browser run one after the other, the rest on all cores with one thread each,
 # in the order of tests/conftest.py, which puts long files first. Only tests of power loss, and those on workers, wait
 # until files are on the disk.
-APART ?= cluster or slurm or browser
+APART ?= cluster or slurm or browser or programs
 test: $(VENV)/test.stamp
-	DASK_AQDASK__FSYNC=off OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder -m "not cluster and not slurm and not browser"
+	DASK_AQDASK__FSYNC=off OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder -m "not cluster and not slurm and not browser and not programs"
 	$(BIN)/python -m pytest -m "$(APART)"
 
 # Executes the tutorials. Warnings are errors; all are shown before it fails. Needs no network once it is installed.
