@@ -324,7 +324,7 @@ def flagged_at(count, places, **columns):
             ),
             "12 of 60 frames are flagged: 6 between 02:40 and 03:05 on 2024-05-07 for wide stars (focus or "
             "seeing?) in 4, lines or trails in 2; 3 between 03:30 and 03:40 on 2024-05-07 for noise; 3 "
-            "between 03:45 and 03:55 on 2024-05-07 for the sky (its level or a gradient) (UTC).",
+            "between 03:45 and 03:55 on 2024-05-07 for the sky (its level or shape) (UTC).",
         ),
         (
             flagged_at(60, {"line": [2, 20, 40]}),

@@ -202,7 +202,7 @@ def _standings(ledger: Ledger, quality: str) -> tuple[Standing, ...]:
 def _told_frames(frames: dict[str, np.ndarray], places: MapPlaces, masks: MaskSummaries | None) -> list[str]:
     """Return the sentences on flagged frames, and on those with a defect in a part."""
     local = sentences.local_sentence(frames, masks.patches, places.of_reason) if masks else ""
-    return [sentences.flag_sentence(frames, places.of_run), local]
+    return [sentences.flag_sentence(frames, places.of_run, places.sky_of_run), local]
 
 
 def _summary(
