@@ -74,7 +74,7 @@ def test_it_is_masked_and_the_report_names_it_with_time_and_place(night):
     )
     assert (
         "mostly for lines or trails, from frame_013.fits on (2024-05-07 20:16 UTC)" in told
-    )  # 12 is flagged
+    )  # of unflagged frames
     assert any(
         " of 22 frames are the reference frames of the calibration themselves" in line for line in summary
     )

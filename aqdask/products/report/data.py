@@ -117,7 +117,7 @@ def report_data(
     references = _references(columns, model)
     followed = ["masked_patches", *(name for name in values if name not in NOT_FOLLOWED)]
     moved = drifts(columns, followed, references)
-    series = read_series(archive, quality).series if store else ()
+    series = read_series(archive, quality, ledger=ledger).series if store else ()
     changes = tuple(change for one in series for change in series_changes(one)) if moved else ()
     notes = _notes(model.bundle)
     places = sums.repeated_places(grid, notes)

@@ -121,7 +121,8 @@ def write_report(
     """
     root = layout.open_root(archive)
     shape = layout.read_spec(root).shape
-    labels = stored_labels.valid(root, open_ledger(root))
+    ledger = open_ledger(root)
+    labels = stored_labels.valid(root, ledger)
     agreement = label_agreement(archive, data.quality, data.alpha) if labels and data.quality else None
     labelled = {label.frame_id for label in labels}
     has_pixels, ids = data.frames["has_pixels"], data.frames["frame_id"]
@@ -132,7 +133,7 @@ def write_report(
     asked, others = ([index for index in chosen if has_pixels[index]] for chosen in (asked, others))
     few = len(data) * shape[0] * shape[1] <= THUMBNAIL_PIXELS and panels != 0
     shown = np.flatnonzero(has_pixels).tolist() if few else [*asked, *others]
-    maker = PanelMaker(archive, data.quality, data.frames["row"][shown].tolist())
+    maker = PanelMaker(archive, data.quality, data.frames["row"][shown].tolist(), ledger)
     made: dict[int, dict[str, Any]] = {}
     size = 0
     reporter.start("report", len(shown))
