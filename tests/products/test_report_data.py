@@ -281,6 +281,26 @@ def test_a_column_that_the_calibration_names_is_told_by_its_pixel(notes, axes, p
     assert found.text.endswith(", from n15.fits on (2024-05-07 20:30 UTC)")
 
 
+def test_places_that_explain_the_masked_patches_are_told():
+    pvalue = np.random.default_rng(1).random((60, 16, 16))
+    assert "again and again" not in summed(pvalue).pvalues().text
+    pvalue[-40:, :, 5] = 1e-4
+    found = summed(pvalue).pvalues()
+    assert (
+        "most of the excess is in places that are masked again and again; elsewhere 1.01% are" in found.text
+    )
+    assert found.is_sound is False
+    assert "more than the calibration promises" not in found.text
+    pvalue = np.where(np.random.default_rng(2).random(pvalue.shape) < 0.02, 1e-4, pvalue)
+    found = summed(pvalue).pvalues()
+    assert "more than the calibration promises" in found.text
+    assert (
+        "Most of the excess is in places that are masked again and again; elsewhere 3.08% are" in found.text
+    )
+    pvalue = np.where(np.random.default_rng(2).random(pvalue.shape) < 0.1, 1e-4, pvalue)
+    assert "again and again" not in summed(pvalue).pvalues().text
+
+
 def test_a_rate_above_alpha_everywhere_is_no_repeated_place():
     pvalue = np.random.default_rng(3).random((60, 16, 16)) ** 2  # a tenth is masked
     assert summed(pvalue).repeated_places(PatchGrid(1024, 1024)) == ()
@@ -395,7 +415,8 @@ def test_a_calibration_is_called_sound_only_where_that_can_be_told(frames, side,
 )
 def test_more_masked_patches_than_alpha_are_told_as_chance_or_not_by_the_frames(bad, is_sound, words):
     pvalue = np.random.default_rng(1).uniform(0.02, 1, (23, 8, 8))
-    pvalue[:bad, :, : 8 // bad] = 1e-4
+    for frame in range(bad):
+        pvalue[frame, :, frame * 8 // bad : (frame + 1) * 8 // bad] = 1e-4
     found = summed(pvalue).pvalues()
     assert found.masked > 0.02
     assert found.is_sound is is_sound

@@ -103,6 +103,21 @@ def test_the_summary_tells_the_sky_of_flagged_frames(flagged, words):
     assert told == f"4 of 13 frames are flagged: 4 between 01:45 and 02:00 on 2024-05-07 {words}"
 
 
+def test_places_apart_are_listed_apart():
+    _, places = night(skies(9))
+    inside = np.zeros((16, 16), bool)
+    inside[2:6, 10:13] = inside[13:15, 15] = True
+    inside[3, 11] = False  # one other between them
+    apart = "rows 128 to 383, columns 640 to 831 and rows 832 to 959, columns 960 to 1023"
+    assert places._parts(inside) == apart
+    inside[15, 0] = True
+    assert places._parts(inside) == f"{apart} and 1 patch elsewhere"
+    assert (
+        places._parts(np.eye(16, dtype=bool)[:, ::-1] & (Y[3] == Y)) == "rows 192 to 255, columns 768 to 831"
+    )
+    assert places._parts(np.zeros((16, 16), bool)) == ""
+
+
 def test_a_run_of_several_reasons_tells_the_sky_of_its_own_frames():
     frames, places = night(np.concatenate([skies(9, seed=2), skies(4, 0.1 * X)]))
     frames["flag_reason"][-1] = "stars"

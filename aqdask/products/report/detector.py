@@ -149,12 +149,7 @@ class MaskSums:
         self, camera: int, good: int, grid: PatchGrid, named: Sequence[tuple[str, int]]
     ) -> list[RepeatedPlace]:
         by_reason = self.by_reason[camera]
-        masked, without = by_reason.sum(axis=0), by_reason[list(_positions(WITHOUT_SCORE))].sum(axis=0)
-        with_score, scored = masked - without, good - without
-        rate = max(float(np.median(with_score / np.maximum(scored, 1))), self.alpha)
-        _, again = _repeated(masked, good, rate)
-        rate = max(float(with_score[~again].sum() / max(scored[~again].sum(), 1)), self.alpha)
-        pvalue, again = _repeated(masked, good, rate)
+        masked, (pvalue, again, rate) = by_reason.sum(axis=0), self._repeating(camera)
         lines = (again.mean(axis=0) >= HALF) | (again.mean(axis=1, keepdims=True) >= HALF)
         labels, _ = ndimage.label(again | lines, np.ones((3, 3)))
         labels[~again] = 0
@@ -180,6 +175,33 @@ class MaskSums:
             about = self.names[camera], rows, columns, patches, fraction, rate, least, reason
             places.append(RepeatedPlace(*about, first, last, text))
         return places
+
+    def _counts(self, camera: int) -> tuple[np.ndarray, np.ndarray]:
+        """Count the good frames in which each patch is masked with a score, and those in which it has one."""
+        by_reason = self.by_reason[camera]
+        without = by_reason[list(_positions(WITHOUT_SCORE))].sum(axis=0)
+        return by_reason.sum(axis=0) - without, self.good[camera] - without
+
+    def _repeating(self, camera: int) -> tuple[np.ndarray, np.ndarray, float]:
+        """Test each patch: p-values, True for those that repeat, and the rate of the others."""
+        masked, good = self.by_reason[camera].sum(axis=0), int(self.good[camera])
+        with_score, scored = self._counts(camera)
+        rate = max(float(np.median(with_score / np.maximum(scored, 1))), self.alpha)
+        _, again = _repeated(masked, good, rate)
+        rate = max(float(with_score[~again].sum() / max(scored[~again].sum(), 1)), self.alpha)
+        return *_repeated(masked, good, rate), rate
+
+    def _elsewhere(self) -> float:
+        """Return the masked fraction outside of the places that repeat; NaN where there are none."""
+        masked, scored, repeated = 0, 0, False
+        for camera in np.flatnonzero(self.good).tolist():
+            found, known = self._counts(camera)
+            others = np.ones(found.shape, bool)
+            if self.good[camera] >= LEAST_FRAMES:
+                others = ~self._repeating(camera)[1]
+            masked, scored = masked + int(found[others].sum()), scored + int(known[others].sum())
+            repeated |= not others.all()
+        return masked / max(scored, 1) if repeated else float("nan")
 
     def _when(self, camera: int, within: np.ndarray) -> str:
         """Tell a period by the first of its frames, if it lasts to the last good one, or by its times."""
@@ -229,6 +251,13 @@ class MaskSums:
         if left_out:
             about += f" ({' and '.join(left_out)} labelled bad left out)"
         is_sound, verdict = self._verdict(rates)
+        elsewhere = self._elsewhere()
+        if masked > UNUSUAL * self.alpha and masked - elsewhere >= HALF * (masked - self.alpha):
+            where = f"in places that are masked again and again; elsewhere {elsewhere:.2%} are masked"
+            is_usual = elsewhere <= UNUSUAL * self.alpha
+            verdict = (
+                f"most of the excess is {where}" if is_usual else f"{verdict}. Most of the excess is {where}"
+            )
         text = f"{about}: {verdict}. Their p-values are at most {largest:.1%} from a uniform distribution."
         return PValues(edges, self.histogram, masked, self.alpha, is_sound, text)
 

@@ -47,6 +47,7 @@ FEWEST_PANELS, MOST_PANELS = 8, 100
 PANEL_BYTES = 35e6  # of all panels, beyond which no more are made unless they were asked for
 THUMBNAIL_PIXELS = 60 * 4096**2  # of an archive whose frames all have a picture in the gallery, at most
 WORST, BEST = 8, 4  # frames shown above the gallery
+WHOLE = 0.995  # fraction of the patches masked, from which a frame is masked as a whole
 DIGITS = 5  # significant ones of numbers in the page
 MAPS_AT_ONCE = 1024
 MOST_FRAMES = 50_000  # in one page; it has about 1 kB a frame beside the panels
@@ -210,6 +211,15 @@ def worst_frames(data: ReportData) -> list[int]:
     return [index for _, _, index in sorted(ranks, key=lambda rank: rank[:2]) if np.isfinite(score[index])]
 
 
+def ceiling(data: ReportData) -> tuple[float, int] | None:
+    """Return the highest score and the number of frames with it, where these are masked as a whole."""
+    score, masked = (np.asarray(data.frames[name], float) for name in ("frame_score", "masked_patches"))
+    if not np.isfinite(score).any():
+        return None
+    tied = (score == np.nanmax(score)) & (masked >= WHOLE)
+    return (float(np.nanmax(score)), int(tied.sum())) if tied.sum() > 1 else None
+
+
 def best_frames(data: ReportData) -> list[int]:
     """Return positions of the scored frames that are not flagged, the lowest score first."""
     return [index for index in reversed(worst_frames(data)) if not data.frames["is_flagged"][index]]
@@ -294,6 +304,7 @@ def page(
         cameras=[*data.mean_masks.items()],
         counts=counts(data),
         worst=worst,
+        ceiling=ceiling(data),
         facts=FACTS,
         several=len({str(data.frames["flag_reason"][index]) for index in worst}) > 1,
         highest=highest,
@@ -334,6 +345,7 @@ def _payload(
         "place": printable(os.path.abspath(data.archive)),
         "quality": data.quality,
         "alpha": data.alpha,
+        "ceiling": _listed(np.array((ceiling(data) or (np.nan,))[:1]))[0],
         "shape": shape,
         "edges": {axis: grid.owner_bounds(n).tolist() if grid else [] for n, axis in enumerate("yx")},
         "reasons": reasons_listed(),

@@ -15,6 +15,7 @@ from aqdask.products.report.values import RepeatedPlace
 from aqdask.specs import PatchGrid
 from aqdask.store import layout
 from aqdask.store.quality_store import QualityStore
+from aqdask.text import plural
 
 AT_ONCE = 1024  # maps in memory
 OF_RUN = 16  # frames of a run whose maps are read, and unflagged frames for comparison
@@ -26,6 +27,7 @@ SKY_WORDS = {
     "brighter": "a brighter sky",
     "darker": "a darker sky",
 }
+PARTS = 3  # places that are listed of one frame
 LARGEST, FILLED = 0.75, 0.6  # of the frame, of which a part is no place of its own; and of that part
 
 
@@ -75,7 +77,7 @@ class MapPlaces:
             for place, reasons in zip(part.tolist(), maps, strict=True):
                 here = reasons == flags.code(flags.REASONS, reason)
                 here &= ~self.told.get(str(self.frames["camera"][place]), np.zeros((), bool))
-                found.append((int(here.sum()), self._box(here)))
+                found.append((int(here.sum()), self._parts(here)))
         return found
 
     def of_run(self, run: Sequence[int]) -> str:
@@ -134,6 +136,20 @@ class MapPlaces:
             if np.isfinite(values).any():
                 found.append(values)
         return found
+
+    def _parts(self, inside: np.ndarray) -> str:
+        """Tell the boxes of patches that lie together, the largest first, and count single ones.
+
+        Patches with at most one other between them lie together.
+        """
+        labels, _ = ndimage.label(ndimage.maximum_filter(inside, 2), np.ones((3, 3)))
+        sizes = np.bincount(labels[inside], minlength=1)
+        listed = [part for part in np.argsort(-sizes, kind="stable") if sizes[part] > 1][:PARTS]
+        if not listed:
+            return self._box(inside)
+        rest = int(inside.sum() - sizes[listed].sum())
+        boxes = " and ".join(self._box(inside & (labels == part)) for part in listed)
+        return boxes + (f" and {plural(rest, 'patch', 'patches')} elsewhere" if rest else "")
 
     def _box(self, inside: np.ndarray) -> str:
         if not inside.any():
