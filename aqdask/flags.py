@@ -37,7 +37,7 @@ REASONS: tuple[Flag, ...] = (
         4,
         "sky",
         "the sky of the patch is not that of the rest of the frame, or of the patches around it",
-        "the sky (its level or a gradient)",
+        "the sky (its level or shape)",
     ),
     Flag(
         5,

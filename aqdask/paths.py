@@ -117,7 +117,7 @@ def check_regular(path: str | os.PathLike[str], name: str) -> None:
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Write UTF-8 text to a file, a device, or a pipe with a reader.
+    """Write UTF-8 text to a file, whose missing folders are made, a device, or a pipe with a reader.
 
     Raises
     ------
@@ -130,6 +130,7 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
         os.set_blocking(number, True)
         return number
 
+    os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
     with open(path, "w", encoding="utf-8", opener=open_now) as stream:
         stream.write(text)
 

@@ -161,21 +161,28 @@ class Reconstruction(NamedTuple):
     ----------
     signal, smooth : ndarray
         float32: the frame as the network sees it, and its reconstruction, in units of the method.
-    counts : ndarray
-        The reconstruction in counts of the frame: float32, or float64 for frames of wider types.
+    counts : ndarray or None
+        The reconstruction in counts of the frame: float32, or float64 for frames of wider types. None where
+        it was not wanted.
     """
 
     signal: np.ndarray
     smooth: np.ndarray
-    counts: np.ndarray
+    counts: np.ndarray | None = None
 
 
 def reconstruct_frame(
-    scorer: Scorer, image: np.ndarray, invalid: np.ndarray | None = None, camera: str = "", filter: str = ""
+    scorer: Scorer,
+    image: np.ndarray,
+    invalid: np.ndarray | None = None,
+    camera: str = "",
+    filter: str = "",
+    *,
+    in_counts: bool = True,
 ) -> Reconstruction | None:
     """Reconstruct one frame by the autoencoder of a scorer that has the method ``reconstruct``.
 
-    Parameters are those of `score_frame`.
+    Parameters are those of `score_frame`; without ``in_counts`` the reconstruction in counts may be left out.
 
     Returns
     -------
@@ -183,7 +190,7 @@ def reconstruct_frame(
         None for a method without reconstruction.
     """
     reconstruct = getattr(scorer, "reconstruct", None)
-    return reconstruct(image, invalid, camera, filter) if reconstruct else None
+    return reconstruct(image, invalid, camera, filter, in_counts=in_counts) if reconstruct else None
 
 
 Batch = tuple[np.ndarray, "np.ndarray | None", np.ndarray, np.ndarray]

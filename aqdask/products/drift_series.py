@@ -19,7 +19,7 @@ from aqdask.specs import PatchGrid
 from aqdask.stats.change_points import lasting
 from aqdask.store import layout
 from aqdask.store.frame_store import NO_TIME, FrameStore
-from aqdask.store.ledger import open_ledger
+from aqdask.store.ledger import Ledger, open_ledger
 from aqdask.store.quality_store import QualityStore
 
 NIGHTS = 20  # from which the medians of nights are followed; of fewer nights frames
@@ -131,10 +131,12 @@ def read_series(
     quality: str,
     patterns: Sequence[str] | None = None,
     band: str | None = None,
+    ledger: Ledger | None = None,
 ) -> ArchiveSeries:
     """Read the frame-level values of a quality group; no map and no pixel is read.
 
-    Ids or patterns, and a filter, choose frames; see `aqdask.io.frame_ids.select_frames`.
+    Ids or patterns, and a filter, choose frames; see `aqdask.io.frame_ids.select_frames`. ``ledger`` is
+    that of the archive where it is open.
 
     Raises
     ------
@@ -142,7 +144,11 @@ def read_series(
         For a quality group that is damaged.
     """
     root = layout.open_root(archive)
-    ledger, frames, store = open_ledger(root), FrameStore.at(root), QualityStore.open(archive, quality)
+    ledger, frames, store = (
+        open_ledger(root) if ledger is None else ledger,
+        FrameStore.at(root),
+        QualityStore.open(archive, quality),
+    )
     if lost := store.lost():
         raise layout.damaged(archive, lost)
     known = scored_rows(ledger.rows(), quality)

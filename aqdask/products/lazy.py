@@ -132,7 +132,7 @@ def _reconstruct_frame(
         scorer = load_cached(model, digest, precision)
         bad = None if invalid is None else invalid[0]
         found = reconstruct_frame(scorer, pixels[0], bad, str(camera.item()), str(filter.item()))
-    if found is None:
+    if found is None or found.counts is None:
         raise UsageError("a model without reconstruction", expected="one with an autoencoder")
     return found.counts[None].astype(np.result_type(pixels.dtype, np.float32))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -68,6 +69,7 @@ class FrameLines:
 
 
 NO_LINES = FrameLines()
+_TOLD = re.compile(r"\b(column|row) (\d+) (?:is (?:brighter|darker) than|differs from)")
 
 
 @dataclass(frozen=True)
@@ -222,6 +224,12 @@ def uneven_lines(frames: Sequence[FrameLines]) -> list[UnevenLine]:
             members = tuple(k for k, value in enumerate(own) if value)
             found.append(UnevenLine(line.kind, line.position, line.strength > 0, members))
     return found
+
+
+def told_line(note: str) -> tuple[str, int] | None:
+    """Return kind and pixel of the line that a note of a calibration names; None without any."""
+    found = _TOLD.search(note)
+    return (found[1], int(found[2])) if found else None
 
 
 def when(inside: Sequence[int | None], outside: Sequence[int | None]) -> str:

@@ -151,6 +151,7 @@ def join(patches: np.ndarray, grid: PatchGrid) -> np.ndarray:
     for row in range(n_y):
         top, stop = y_bounds[row : row + 2]
         strip = patches[row * n_x : (row + 1) * n_x, top - y_starts[row] : stop - y_starts[row]]
-        frame[top:stop, :last] = strip[:-1].transpose(1, 0, 2).reshape(stop - top, last)
+        beside = frame[top:stop, :last].reshape(stop - top, n_x - 1, patches.shape[2])  # a view
+        beside[...] = strip[:-1].transpose(1, 0, 2)
         frame[top:stop, last:] = strip[-1, :, last - x_starts[-1] : grid.width - x_starts[-1]]
     return frame

@@ -36,5 +36,6 @@ SEEDS: dict[str, int] = {
     "transients": 25_100_000,  # pairs of frames without a change
     "light_curves": 25_000_000,  # series of one field, 1000 apart for each draw
     "zero_points": 25_200_000,  # frames with clouds, 1000 apart for each draw
+    "skies": 27_400_000,  # frames whose sky departs in shape or level, 1000 apart for each draw
     "references": 21_600_000,  # sets of reference frames, 100 apart for each camera
 }

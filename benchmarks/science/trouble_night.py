@@ -1,6 +1,6 @@
 """A night of 60 simulated frames with four kinds of trouble, for a reader who has only its report.
 
-    python benchmarks/science/trouble_night.py FOLDER [--size 1024]
+    python benchmarks/science/trouble_night.py FOLDER [--size 1024] [--seed 27300000]
     aqdask run FOLDER/night FOLDER/night.zarr --model wide-field
 
 Prints what is wrong, with time and place, to be compared with what the reader says.
@@ -31,13 +31,13 @@ TROUBLE: tuple[tuple[str, range, Defect], ...] = (
 )
 
 
-def night(size: int) -> list[DemoFrame]:
+def night(size: int, seed: int = SEED) -> list[DemoFrame]:
     """Draw the frames."""
-    rng, frames = stream(SEED, "night"), []
+    rng, frames = stream(seed, "night"), []
     for number in range(FRAMES):
         scene = SceneSpec(
             height=size, width=size, sky=float(rng.uniform(850, 1100)), fwhm=float(rng.uniform(2.3, 2.6)),
-            field_seed=SEED, camera_seed=SEED, dust=3, pixel_response=0.005, hot_pixels=1e-5,
+            field_seed=seed, camera_seed=seed, dust=3, pixel_response=0.005, hot_pixels=1e-5,
             pointing=tuple(round(float(rng.uniform(-3, 3)) * 8) / 8 for _ in range(2)),
         )  # fmt: skip
         wrong = tuple(defect for _, when, defect in TROUBLE if number in when)
@@ -51,10 +51,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--size", type=int, default=1024, help="side of a frame in px (%(default)s)")
+    parser.add_argument("--seed", type=int, default=SEED, help="of field, camera and frames (%(default)s)")
     options = parser.parse_args()
     place = options.folder / "night"
     place.mkdir(parents=True, exist_ok=True)
-    for frame in night(options.size):
+    for frame in night(options.size, options.seed):
         write_demo_frame(place, frame)
     for name, when, _ in TROUBLE:
         first, last = (START + number * EVERY for number in (when[0], when[-1]))

@@ -30,9 +30,17 @@ def test_gallery_sorts(report, open_page):
     ids, scores = values(page, "frame_id"), values(page, "frame_score")
     assert names(page) == ids == sorted(ids)  # in the order of time
     page.select_option("#f-sort", "score")
-    expected = sorted(range(len(ids)), key=lambda i: (-scores[i], i))
+    masked = values(page, "masked_patches")
+    expected = sorted(range(len(ids)), key=lambda i: (-scores[i], -masked[i], i))
     assert names(page) == [ids[i] for i in expected]
     assert page.locator("#frames .chip").first.inner_text().startswith("flagged")
+    page.evaluate("frames.frame_score.fill(25); data.ceiling = 25; frames.masked_patches[3] = 2")
+    page.select_option("#f-sort", "best")
+    page.select_option("#f-sort", "score")
+    assert names(page)[0] == ids[3]
+    assert (
+        page.locator("#frames .detail").first.inner_text().startswith("score 25 (the highest) · 200% masked")
+    )
 
 
 def test_gallery_filters(report, open_page):

@@ -251,3 +251,26 @@ def test_a_list_that_cannot_be_meant(content, words, command, archive, tmp_path,
     assert result.exit_code == 2
     (paragraph,) = result.stderr.splitlines()
     assert words in paragraph
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "report ARCHIVE --out a/b/x.html --panels 0",
+        "select ARCHIVE --out a/b/x.txt",
+        "mask ARCHIVE --out a/b/x.zarr",
+        "export ARCHIVE a/b/x --table",
+    ],
+)
+def test_missing_folders_of_what_is_written_are_made(words, archive, tmp_path):
+    words = words.replace("ARCHIVE", str(archive)).replace("a/b", f"{tmp_path}/a/b")
+    result = CliRunner().invoke(aqdask, [*words.split(), "--quiet"])
+    assert "could not be written" not in result.output
+    assert [path.stem for path in (tmp_path / "a" / "b").iterdir()] == ["x"]
+
+
+def test_a_folder_that_cannot_be_made_is_told(archive, tmp_path):
+    (tmp_path / "a").write_text("a file")
+    result = CliRunner().invoke(aqdask, ["select", str(archive), "--out", f"{tmp_path}/a/b/x.txt"])
+    assert "could not be written" in result.output
+    assert "Traceback" not in result.output

@@ -10,6 +10,7 @@ import pytest
 import aqdask as aq
 from aqdask.execution.reporter import Silent
 from aqdask.products.report.data import report_data
+from aqdask.references.detector_lines import told_line
 from aqdask.simulate.defects import HotColumn, Trail
 from aqdask.simulate.demo import demo_plan, write_demo_frame
 
@@ -69,10 +70,11 @@ def test_it_is_masked_and_the_report_names_it_with_time_and_place(night):
     (told,) = (
         line
         for line in summary
-        if line.startswith("Masked again and again: 6 patches above one another in rows 0 to 383")
+        if line.startswith(f"Masked again and again: column {COLUMN} (pixel), all rows (6 patches) of SIMCAM")
     )
-    assert "columns 128 to 191 of SIMCAM" in told
-    assert "mostly for lines or trails, between 20:1" in told
+    assert (
+        "mostly for lines or trails, from frame_013.fits on (2024-05-07 20:16 UTC)" in told
+    )  # of unflagged frames
     assert any(
         " of 22 frames are the reference frames of the calibration themselves" in line for line in summary
     )
@@ -82,6 +84,7 @@ def test_named_references_with_and_without_it_are_noted(night):
     named = ["frame_00[0-35-9].fits", *BAD[:5]]
     model = aq.calibrate(night.place, "wide-field", frames=named, name="b", alpha=0.02, cluster="serial")
     (note,) = (note for note in model.notes if "differs from its neighbours" in note)
+    assert told_line(note) == ("column", COLUMN)
     assert note.startswith(
         f"The column {COLUMN} differs from its neighbours in 5 of the 14 reference frames, from 20"
     )

@@ -254,6 +254,53 @@ def test_a_hot_column_is_one_place_although_it_is_much_of_what_is_masked():
     assert row.text.startswith("7 patches side by side in rows 320 to 383, columns 0 to 511 of cam, masked")
 
 
+COLUMN_NOTE = "cam L: column 345 is darker than beside it in 8 of 23 sound frames, and not in the others"
+
+
+@pytest.mark.parametrize(
+    ("notes", "axes", "place"),
+    [
+        ([COLUMN_NOTE], (0, 1, 2), "column 345 (pixel), all rows (8 patches) of cam"),
+        (["The row 345 differs from its neighbours in 2 of the 9 reference frames."], (0, 2, 1),
+         "row 345 (pixel), all columns (8 patches) of cam"),
+        ([COLUMN_NOTE, COLUMN_NOTE.replace("345", "350")], (0, 1, 2), "8 patches above one another in rows"),
+        ([COLUMN_NOTE.replace("345", "384")], (0, 1, 2), "8 patches above one another in rows 0"),
+        (["other" + COLUMN_NOTE[3:]], (0, 1, 2), "8 patches above one another in rows 0"),
+    ],
+)  # fmt: skip
+def test_a_column_that_the_calibration_names_is_told_by_its_pixel(notes, axes, place):
+    pvalue = np.random.default_rng(1).uniform(0.02, 1, (23, 8, 8))
+    pvalue[-8:, :, 5] = 1e-4
+    pvalue = pvalue.transpose(axes)
+    times = np.datetime64("2024-05-07T20:00", "us") + np.arange(23) * np.timedelta64(2, "m")
+    ids = [f"n{k:02d}.fits" for k in range(23)]
+    sums = MaskSums((8, 8), np.zeros(23, int), ["cam", "other"], 0.01, times, ids=ids)
+    sums.add(block(pvalue), np.zeros(23, bool))
+    (found,) = sums.repeated_places(PatchGrid(512, 512), notes)
+    assert found.text.startswith(place)
+    assert found.text.endswith(", from n15.fits on (2024-05-07 20:30 UTC)")
+
+
+def test_places_that_explain_the_masked_patches_are_told():
+    pvalue = np.random.default_rng(1).random((60, 16, 16))
+    assert "again and again" not in summed(pvalue).pvalues().text
+    pvalue[-40:, :, 5] = 1e-4
+    found = summed(pvalue).pvalues()
+    assert (
+        "most of the excess is in places that are masked again and again; elsewhere 1.01% are" in found.text
+    )
+    assert found.is_sound is False
+    assert "more than the calibration promises" not in found.text
+    pvalue = np.where(np.random.default_rng(2).random(pvalue.shape) < 0.02, 1e-4, pvalue)
+    found = summed(pvalue).pvalues()
+    assert "more than the calibration promises" in found.text
+    assert (
+        "Most of the excess is in places that are masked again and again; elsewhere 3.08% are" in found.text
+    )
+    pvalue = np.where(np.random.default_rng(2).random(pvalue.shape) < 0.1, 1e-4, pvalue)
+    assert "again and again" not in summed(pvalue).pvalues().text
+
+
 def test_a_rate_above_alpha_everywhere_is_no_repeated_place():
     pvalue = np.random.default_rng(3).random((60, 16, 16)) ** 2  # a tenth is masked
     assert summed(pvalue).repeated_places(PatchGrid(1024, 1024)) == ()
@@ -324,7 +371,7 @@ def flagged_at(count, places, **columns):
             ),
             "12 of 60 frames are flagged: 6 between 02:40 and 03:05 on 2024-05-07 for wide stars (focus or "
             "seeing?) in 4, lines or trails in 2; 3 between 03:30 and 03:40 on 2024-05-07 for noise; 3 "
-            "between 03:45 and 03:55 on 2024-05-07 for the sky (its level or a gradient) (UTC).",
+            "between 03:45 and 03:55 on 2024-05-07 for the sky (its level or shape) (UTC).",
         ),
         (
             flagged_at(60, {"line": [2, 20, 40]}),
@@ -368,7 +415,8 @@ def test_a_calibration_is_called_sound_only_where_that_can_be_told(frames, side,
 )
 def test_more_masked_patches_than_alpha_are_told_as_chance_or_not_by_the_frames(bad, is_sound, words):
     pvalue = np.random.default_rng(1).uniform(0.02, 1, (23, 8, 8))
-    pvalue[:bad, :, : 8 // bad] = 1e-4
+    for frame in range(bad):
+        pvalue[frame, :, frame * 8 // bad : (frame + 1) * 8 // bad] = 1e-4
     found = summed(pvalue).pvalues()
     assert found.masked > 0.02
     assert found.is_sound is is_sound

@@ -7,6 +7,7 @@ import io
 import json
 import re
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -20,7 +21,8 @@ from aqdask.methods.base import reconstruct_frame
 from aqdask.methods.dispatch import load_scorer
 from aqdask.methods.shipped import load_shipped
 from aqdask.products.mask_summaries import GOOD
-from aqdask.products.report.page import as_script, check_size
+from aqdask.products.report.data import report_data
+from aqdask.products.report.page import as_script, ceiling, check_size
 from aqdask.products.report.panels import REASON_COLOURS, block_mean, reason_pictures, sky_nodes
 from aqdask.specs import PatchGrid
 from aqdask.stats.patches import cut, join
@@ -61,6 +63,19 @@ def test_page_shows_every_frame_and_panels_of_some(page):
     assert {*map(int, data["thumbnails"])} == {*range(6)} - {*map(int, data["panels"])}
     for source in data["thumbnails"].values():
         assert max(Image.open(io.BytesIO(base64.b64decode(source.partition(",")[2]))).size) <= 192
+
+
+def test_scores_at_the_ceiling_are_told(archive, tmp_path):
+    page = aq.report(archive, tmp_path / "r.html", alpha=0.2, panels=0)
+    assert payload(page.path)["ceiling"] is None
+    data = report_data(archive, alpha=0.2)
+    frames = dict(data.frames)
+    frames["frame_score"], frames["masked_patches"] = np.array([25.0, 3, 25, 25, 2, 1]), np.ones(6)
+    assert ceiling(replace(data, frames=frames)) == (25.0, 3)
+    frames["masked_patches"] = np.array([1.0, 0, 0.5, 0.5, 0, 0])
+    assert ceiling(replace(data, frames=frames)) is None  # one frame alone
+    frames["frame_score"] = np.full(6, np.nan)
+    assert ceiling(replace(data, frames=frames)) is None
 
 
 def test_without_flagged_frames_the_highest_scores_are_shown(archive, tmp_path):

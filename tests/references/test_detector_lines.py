@@ -7,7 +7,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from aqdask.references.detector_lines import DetectorLine, FrameLines, measure_lines, uneven_lines, when
+from aqdask.references.detector_lines import (
+    DetectorLine,
+    FrameLines,
+    measure_lines,
+    told_line,
+    uneven_lines,
+    when,
+)
 from aqdask.references.image_statistics import ImageStatistics, measure
 from aqdask.references.propose import line_notes, propose
 from aqdask.simulate.defect_base import Defect
@@ -73,6 +80,8 @@ def test_frames_since_a_column_went_bad_are_no_references(
     assert len(notes) == 1
     assert f"cam L: column {COLUMN} is brighter than beside it in " in notes[0]
     assert ", from 2026-01-05T01:30 on, and not in the others: those are no references" in notes[0]
+    assert told_line(notes[0]) == ("column", COLUMN)
+    assert told_line("cam L: 2 more such columns and rows") is None
 
 
 def test_where_too_few_are_left_the_column_is_named(

@@ -239,11 +239,11 @@ class FeatureExtractor:
         return torch.stack([share, full, sky, variance], dim=1), u
 
     def reconstruct(
-        self, patches: np.ndarray, valid: np.ndarray | None, detector: Detector
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        self, patches: np.ndarray, valid: np.ndarray | None, detector: Detector, *, in_counts: bool = True
+    ) -> tuple[np.ndarray, ...]:
         """Compute the compressed signal of patches ``(n, P, P)``, its reconstruction, and that in counts.
 
-        float32 the first two; the last in the type of `as_float`.
+        float32 the first two; the last, left out unless ``in_counts``, in the type of `as_float`.
         """
         values = as_float(patches, self.staging, detector.noise.unit)
         mask = None if valid is None else self.staging.send(np.ascontiguousarray(valid))
@@ -252,12 +252,11 @@ class FeatureExtractor:
             here = self.device.type == "cpu"
             levels, u = (self._normalised_here if here else self.normalised)(values, known, detector)
             signal = compress(u)
-            smooth = signal - self.view(u).residual
-            parts = [signal, smooth, _counts(smooth, levels, detector.noise)]
+            smooth = unfold(self.autoencoded(fold(signal.to(self.dtype)))[1]).float()
+            parts = [signal, smooth, *([_counts(smooth, levels, detector.noise)] if in_counts else ())]
             if known is not None:
                 parts = [part.masked_fill(~known, torch.nan) for part in parts]
-            seen, rebuilt, counts = (self.staging.fetch(part) for part in parts)
-            return seen, rebuilt, counts
+            return tuple(self.staging.fetch(part) for part in parts)
 
     def _normalised_here(
         self, patches: torch.Tensor, valid: torch.Tensor | None, detector: Detector
@@ -289,16 +288,19 @@ class FeatureExtractor:
         smooth : Tensor (n, 16, P / 4, P / 4)
             Reconstruction as `unfold` takes it, of the networks' type.
         """
-        if self.skips:
-            squares = strips.permute(0, 2, 3, 1).flatten(2)[:, None]  # as before `fold`
-            latent, smooth = self.skips.run(self.encoder, self.decoder, squares)
-        else:
-            latent = self.encoder(strips)
-            smooth = self.decoder(latent)
+        latent, smooth = self.autoencoded(strips)
         value, weight = self.head(strips).float().split(3, dim=1)
         weight = nn.functional.softplus(weight.contiguous())  # six times as fast as of a view
         shape = torch.cat([weight, weight * value], dim=1).flatten(2).sum(dim=2)
         return latent.float(), shape, smooth
+
+    def autoencoded(self, strips: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Run the autoencoder alone: latent and smooth as in `reconstructed`, of the networks' type."""
+        if self.skips:
+            squares = strips.permute(0, 2, 3, 1).flatten(2)[:, None]  # as before `fold`
+            return self.skips.run(self.encoder, self.decoder, squares)
+        latent = self.encoder(strips)
+        return latent, self.decoder(latent)
 
 
 def _counts(v: torch.Tensor, levels: torch.Tensor, noise: NoiseModel) -> torch.Tensor:

@@ -124,7 +124,13 @@ class NoiseAwareScorer:
         return with_position(measured, tops, lefts)
 
     def reconstruct(
-        self, image: np.ndarray, invalid: np.ndarray | None = None, camera: str = "", filter: str = ""
+        self,
+        image: np.ndarray,
+        invalid: np.ndarray | None = None,
+        camera: str = "",
+        filter: str = "",
+        *,
+        in_counts: bool = True,
     ) -> Reconstruction:
         """Reconstruct a frame by the autoencoder; see `aqdask.methods.base.reconstruct_frame`.
 
@@ -135,7 +141,7 @@ class NoiseAwareScorer:
         detector, found = limited(calibration.detector, image.dtype), []
         for patches, valid, tops, lefts in batches(image, invalid, grid):
             usable = without(valid, unusable, tops, lefts, self.patch)
-            found.append(self.extractor.reconstruct(patches, usable, detector))
+            found.append(self.extractor.reconstruct(patches, usable, detector, in_counts=in_counts))
         return Reconstruction(*(join(np.concatenate(parts), grid) for parts in zip(*found, strict=True)))
 
     def score_features(

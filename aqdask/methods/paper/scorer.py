@@ -160,7 +160,13 @@ class PaperScorer:
         return self._errors.of_patches(patches, valid)[:, None]
 
     def reconstruct(
-        self, image: np.ndarray, invalid: np.ndarray | None = None, camera: str = "", filter: str = ""
+        self,
+        image: np.ndarray,
+        invalid: np.ndarray | None = None,
+        camera: str = "",
+        filter: str = "",
+        *,
+        in_counts: bool = True,
     ) -> Reconstruction:
         """Reconstruct a frame by the autoencoder; see `aqdask.methods.base.reconstruct_frame`.
 

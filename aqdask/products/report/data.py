@@ -94,17 +94,11 @@ def report_data(
         raise layout.damaged(archive, problems)
     known = ledger.rows()
     columns = header_columns(frames, known)
-    cameras, numbers = np.unique(columns["camera"].astype(str), return_inverse=True)
-    by_row = np.zeros(ledger.row_count, np.int64)
-    by_row[columns["row"]] = numbers
-    times = np.full(ledger.row_count, np.datetime64("NaT", "us"))
-    times[columns["row"]] = columns["time"]
     values = frame_values(store, ledger.row_count)
     patch: Any = store.group.attrs["patch"] if store else PATCH
     grid = PatchGrid(*frames.spec.shape, int(patch))
     given = valid(root, ledger)
-    boxes = _boxes(bad_boxes(given), known, grid)
-    sums = MaskSums(grid.shape, by_row, cameras.tolist(), alpha, times, boxes)
+    sums = _mask_sums(columns, ledger.row_count, grid, alpha, _boxes(bad_boxes(given), known, grid))
     masks = None
     if store is not None:
         scored = scored_rows(known, quality)
@@ -123,9 +117,11 @@ def report_data(
     references = _references(columns, model)
     followed = ["masked_patches", *(name for name in values if name not in NOT_FOLLOWED)]
     moved = drifts(columns, followed, references)
-    series = read_series(archive, quality).series if store else ()
+    series = read_series(archive, quality, ledger=ledger).series if store else ()
     changes = tuple(change for one in series for change in series_changes(one)) if moved else ()
-    standings, places, pvalues = _standings(ledger, quality), sums.repeated_places(grid), sums.pvalues()
+    notes = _notes(model.bundle)
+    places = sums.repeated_places(grid, notes)
+    standings, pvalues = _standings(ledger, quality), sums.pvalues()
     damaged = int(masks.damaged.sum()) if masks else 0
     told = _told_frames(columns, MapPlaces(store, grid, alpha, columns, places), masks) if store else []
     shared = [*reference_sentences(columns, model.bundle, series)]
@@ -136,8 +132,20 @@ def report_data(
     provenance = tuple(_provenance(archive, root, store, model.bundle, alpha))
     return ReportData(
         os.fspath(archive), quality, alpha, tuple(filter(None, summary)), standings, columns, labels(store),
-        references, sums.mean_masks(), places, pvalues, moved, changes, provenance, _notes(model.bundle),
+        references, sums.mean_masks(), places, pvalues, moved, changes, provenance, notes,
     )  # fmt: skip
+
+
+def _mask_sums(
+    columns: Mapping[str, np.ndarray], rows: int, grid: PatchGrid, alpha: float, boxes: dict[int, np.ndarray]
+) -> MaskSums:
+    """Return empty sums over the masks of an archive with so many ``rows``; ``columns`` are of its frames."""
+    cameras, numbers = np.unique(columns["camera"].astype(str), return_inverse=True)
+    by_row, ids = np.zeros(rows, np.int64), np.full(rows, "", object)
+    times = np.full(rows, np.datetime64("NaT", "us"))
+    for found, column in ((by_row, numbers), (ids, columns["frame_id"]), (times, columns["time"])):
+        found[columns["row"]] = column
+    return MaskSums(grid.shape, by_row, cameras.tolist(), alpha, times, boxes, ids)
 
 
 def _boxes(labelled: Mapping[str, list[Box]], known: Rows, grid: PatchGrid) -> dict[int, np.ndarray]:
@@ -202,7 +210,7 @@ def _standings(ledger: Ledger, quality: str) -> tuple[Standing, ...]:
 def _told_frames(frames: dict[str, np.ndarray], places: MapPlaces, masks: MaskSummaries | None) -> list[str]:
     """Return the sentences on flagged frames, and on those with a defect in a part."""
     local = sentences.local_sentence(frames, masks.patches, places.of_reason) if masks else ""
-    return [sentences.flag_sentence(frames, places.of_run), local]
+    return [sentences.flag_sentence(frames, places.of_run, places.sky_of_run), local]
 
 
 def _summary(

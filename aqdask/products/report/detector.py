@@ -11,6 +11,7 @@ from aqdask import flags
 from aqdask.products.mask_summaries import CODES, WITHOUT_SCORE, MaskBlock
 from aqdask.products.report.sentences import interval
 from aqdask.products.report.values import MeanMask, PValues, RepeatedPlace
+from aqdask.references.detector_lines import told_line
 from aqdask.specs import PatchGrid
 from aqdask.text import plural
 
@@ -46,6 +47,8 @@ class MaskSums:
         datetime64 of each row, NaT where unknown.
     bad_boxes : mapping of int to ndarray, optional
         Patches in boxes that a person has labelled bad, bool ``(n_y, n_x)``, by row: no good p-values.
+    ids : sequence of str, optional
+        Frame id of each row.
     """
 
     def __init__(
@@ -56,7 +59,9 @@ class MaskSums:
         alpha: float,
         times: np.ndarray | None = None,
         bad_boxes: Mapping[int, np.ndarray] | None = None,
+        ids: Sequence[str] | np.ndarray = (),
     ) -> None:
+        self.ids = ids
         self.bad_boxes, self.boxes_left_out = bad_boxes or {}, 0  # frames with such boxes
         self.cameras, self.names, self.alpha = cameras, names, alpha
         self.times = np.full(len(cameras), np.datetime64("NaT", "us")) if times is None else times
@@ -111,7 +116,7 @@ class MaskSums:
                 found[name] = MeanMask((in_good + in_others) / frames, of_good, frames, good)
         return found
 
-    def repeated_places(self, grid: PatchGrid) -> tuple[RepeatedPlace, ...]:
+    def repeated_places(self, grid: PatchGrid, notes: Sequence[str] = ()) -> tuple[RepeatedPlace, ...]:
         """Find patches that are masked more often in good frames than the others; the largest places first.
 
         Binomial test of each patch against the mean rate of the other patches of its camera (alpha at
@@ -119,21 +124,32 @@ class MaskSums:
         least. The others are those that do not repeat at the median rate. The patches of a column or row
         are one place where half of it repeats. Frames are taken as independent: an object that stays in one
         place of all frames is found as well.
+
+        Parameters
+        ----------
+        grid : PatchGrid
+        notes : sequence of str
+            Notes of the calibration, which may name the pixel column or row.
         """
         found = []
         for camera, good in enumerate(self.good.tolist()):
             if good >= LEAST_FRAMES:
-                found += self._places(camera, good, grid)
+                found += self._places(camera, good, grid, self._told_lines(camera, notes))
         return tuple(sorted(found, key=lambda place: (-place.patches * place.fraction, place.rows)))
 
-    def _places(self, camera: int, good: int, grid: PatchGrid) -> list[RepeatedPlace]:
+    def _told_lines(self, camera: int, notes: Sequence[str]) -> list[tuple[str, int]]:
+        """Return kind and pixel of the lines in the notes on a camera, or on no camera by name."""
+        owners = sorted(filter(None, self.names), key=len, reverse=True)
+        named = (
+            (next((n for n in owners if note.startswith(f"{n} ")), ""), told_line(note)) for note in notes
+        )
+        return [line for owner, line in named if line and owner in ("", self.names[camera])]
+
+    def _places(
+        self, camera: int, good: int, grid: PatchGrid, named: Sequence[tuple[str, int]]
+    ) -> list[RepeatedPlace]:
         by_reason = self.by_reason[camera]
-        masked, without = by_reason.sum(axis=0), by_reason[list(_positions(WITHOUT_SCORE))].sum(axis=0)
-        with_score, scored = masked - without, good - without
-        rate = max(float(np.median(with_score / np.maximum(scored, 1))), self.alpha)
-        _, again = _repeated(masked, good, rate)
-        rate = max(float(with_score[~again].sum() / max(scored[~again].sum(), 1)), self.alpha)
-        pvalue, again = _repeated(masked, good, rate)
+        masked, (pvalue, again, rate) = by_reason.sum(axis=0), self._repeating(camera)
         lines = (again.mean(axis=0) >= HALF) | (again.mean(axis=1, keepdims=True) >= HALF)
         labels, _ = ndimage.label(again | lines, np.ones((3, 3)))
         labels[~again] = 0
@@ -146,13 +162,12 @@ class MaskSums:
                 for axis, part in enumerate((y, x))
             )
             fraction, patches = float(masked[inside].mean() / good), int(inside.sum())
-            first, last, is_throughout = self._period(camera, inside.ravel(), rate)
-            when = "" if is_throughout else f", {interval((first, last))} (UTC)"
-            is_line = min(inside[y, x].shape) == 1 and patches >= LINE
-            line = (" above one another" if inside[y, x].shape[1] == 1 else " side by side") * is_line
+            within, is_throughout = self._period(camera, inside.ravel(), rate)
+            first, last = self.times[within[[0, -1]]] if len(within) else [np.datetime64("NaT")] * 2
+            when = "" if is_throughout else self._when(camera, within)
             text = (
-                f"{plural(patches, 'patch', 'patches')}{line} in rows {rows[0]} to {rows[1] - 1}, "
-                f"columns {columns[0]} to {columns[1] - 1} of {self.names[camera] or 'the unknown camera'}, "
+                f"{_told_place(rows, columns, inside[y, x], grid, named)} of "
+                f"{self.names[camera] or 'the unknown camera'}, "
                 f"masked in {fraction:.0%} of {plural(good, 'unflagged frame')} ({rate:.1%} by chance), "
                 f"mostly for {flags.cause(reason)}{when}"
             )
@@ -161,10 +176,45 @@ class MaskSums:
             places.append(RepeatedPlace(*about, first, last, text))
         return places
 
-    def _period(
-        self, camera: int, inside: np.ndarray, rate: float
-    ) -> tuple[np.datetime64, np.datetime64, bool]:
-        """Find the time in which patches are masked: first, last, and True for that of nearly all frames.
+    def _counts(self, camera: int) -> tuple[np.ndarray, np.ndarray]:
+        """Count the good frames in which each patch is masked with a score, and those in which it has one."""
+        by_reason = self.by_reason[camera]
+        without = by_reason[list(_positions(WITHOUT_SCORE))].sum(axis=0)
+        return by_reason.sum(axis=0) - without, self.good[camera] - without
+
+    def _repeating(self, camera: int) -> tuple[np.ndarray, np.ndarray, float]:
+        """Test each patch: p-values, True for those that repeat, and the rate of the others."""
+        masked, good = self.by_reason[camera].sum(axis=0), int(self.good[camera])
+        with_score, scored = self._counts(camera)
+        rate = max(float(np.median(with_score / np.maximum(scored, 1))), self.alpha)
+        _, again = _repeated(masked, good, rate)
+        rate = max(float(with_score[~again].sum() / max(scored[~again].sum(), 1)), self.alpha)
+        return *_repeated(masked, good, rate), rate
+
+    def _elsewhere(self) -> float:
+        """Return the masked fraction outside of the places that repeat; NaN where there are none."""
+        masked, scored, repeated = 0, 0, False
+        for camera in np.flatnonzero(self.good).tolist():
+            found, known = self._counts(camera)
+            others = np.ones(found.shape, bool)
+            if self.good[camera] >= LEAST_FRAMES:
+                others = ~self._repeating(camera)[1]
+            masked, scored = masked + int(found[others].sum()), scored + int(known[others].sum())
+            repeated |= not others.all()
+        return masked / max(scored, 1) if repeated else float("nan")
+
+    def _when(self, camera: int, within: np.ndarray) -> str:
+        """Tell a period by the first of its frames, if it lasts to the last good one, or by its times."""
+        own, first = self.times[self.cameras == camera], self.times[within[0]]
+        if self.good_in[camera, self.periods[within[-1]] + 1 :].any():
+            return f", {interval(self.times[within[[0, -1]]])} (UTC)"
+        clock = str(first.astype("datetime64[m]")).replace("T", " ")
+        if len(self.ids) and len(own) <= PERIODS:  # a frame each
+            return f", from {self.ids[within[0]]} on ({clock} UTC)"
+        return f", from {clock} (UTC) on"
+
+    def _period(self, camera: int, inside: np.ndarray, rate: float) -> tuple[np.ndarray, bool]:
+        """Find the time in which patches are masked: rows in order, and True for nearly all frames.
 
         The contiguous periods with the largest log likelihood ratio of the mean rate of these patches to
         ``rate``: the maximal scoring segment of Karlin and Altschul (1990).
@@ -172,16 +222,17 @@ class MaskSums:
         frames = self.good_in[camera]
         used = np.flatnonzero(frames)
         if not used.size:
-            return np.datetime64("NaT"), np.datetime64("NaT"), True
+            return used, True
         masked, total = self.by_period[camera][:, inside].sum(axis=1)[used], frames[used] * inside.sum()
         high, low = (np.clip(p, 1e-3, 1 - 1e-3) for p in (masked.sum() / total.sum(), rate))
         gain = masked * np.log(high / low) + (total - masked) * np.log((1 - high) / (1 - low))
         sums = np.concatenate([[0], np.cumsum(gain)])
         stop = int(np.argmax(sums[1:] - np.minimum.accumulate(sums)[:-1]))
         start = int(np.argmin(sums[: stop + 1]))
-        within = (self.cameras == camera) & (self.periods >= used[start]) & (self.periods <= used[stop])
-        times = self.times[within]
-        return times.min(), times.max(), total[start : stop + 1].sum() >= THROUGHOUT * total.sum()
+        is_within = (self.cameras == camera) & (self.periods >= used[start]) & (self.periods <= used[stop])
+        within = np.flatnonzero(is_within)
+        within = within[np.argsort(self.times[within], kind="stable")]
+        return within, bool(total[start : stop + 1].sum() >= THROUGHOUT * total.sum())
 
     def pvalues(self) -> PValues:
         """Return the histogram of the p-values of unflagged frames, and the verdict."""
@@ -200,6 +251,13 @@ class MaskSums:
         if left_out:
             about += f" ({' and '.join(left_out)} labelled bad left out)"
         is_sound, verdict = self._verdict(rates)
+        elsewhere = self._elsewhere()
+        if masked > UNUSUAL * self.alpha and masked - elsewhere >= HALF * (masked - self.alpha):
+            where = f"in places that are masked again and again; elsewhere {elsewhere:.2%} are masked"
+            is_usual = elsewhere <= UNUSUAL * self.alpha
+            verdict = (
+                f"most of the excess is {where}" if is_usual else f"{verdict}. Most of the excess is {where}"
+            )
         text = f"{about}: {verdict}. Their p-values are at most {largest:.1%} from a uniform distribution."
         return PValues(edges, self.histogram, masked, self.alpha, is_sound, text)
 
@@ -233,6 +291,28 @@ class MaskSums:
             elsewhere = f"{cumulative[at]:.0%} would be masked at alpha = {edges[at]:.2g}"
             return False, f"as promised at this alpha, but {elsewhere}"
         return True, SOUND
+
+
+def _told_place(
+    rows: tuple[int, int],
+    columns: tuple[int, int],
+    inside: np.ndarray,
+    grid: PatchGrid,
+    lines: Sequence[tuple[str, int]],
+) -> str:
+    """Tell a place: by the pixel column or row where one of ``lines`` is the only one in it."""
+    number = int(inside.sum())
+    patches = plural(number, "patch", "patches")
+    kind = "column" if inside.shape[1] == 1 else "row"
+    is_line = min(inside.shape) == 1 and number >= LINE
+    across, along, length = (columns, rows, grid.height) if kind == "column" else (rows, columns, grid.width)
+    known = {at for own, at in lines if own == kind and across[0] <= at < across[1]}
+    if is_line and len(known) == 1:
+        other = "rows" if kind == "column" else "columns"
+        span = f"all {other}" if along == (0, length) else f"{other} {along[0]} to {along[1] - 1}"
+        return f"{kind} {known.pop()} (pixel), {span} ({patches})"
+    line = (" above one another" if kind == "column" else " side by side") * is_line
+    return f"{patches}{line} in rows {rows[0]} to {rows[1] - 1}, columns {columns[0]} to {columns[1] - 1}"
 
 
 def _repeated(masked: np.ndarray, good: int, rate: float) -> tuple[np.ndarray, np.ndarray]:

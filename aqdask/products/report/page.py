@@ -47,6 +47,7 @@ FEWEST_PANELS, MOST_PANELS = 8, 100
 PANEL_BYTES = 35e6  # of all panels, beyond which no more are made unless they were asked for
 THUMBNAIL_PIXELS = 60 * 4096**2  # of an archive whose frames all have a picture in the gallery, at most
 WORST, BEST = 8, 4  # frames shown above the gallery
+WHOLE = 0.995  # fraction of the patches masked, from which a frame is masked as a whole
 DIGITS = 5  # significant ones of numbers in the page
 MAPS_AT_ONCE = 1024
 MOST_FRAMES = 50_000  # in one page; it has about 1 kB a frame beside the panels
@@ -121,7 +122,8 @@ def write_report(
     """
     root = layout.open_root(archive)
     shape = layout.read_spec(root).shape
-    labels = stored_labels.valid(root, open_ledger(root))
+    ledger = open_ledger(root)
+    labels = stored_labels.valid(root, ledger)
     agreement = label_agreement(archive, data.quality, data.alpha) if labels and data.quality else None
     labelled = {label.frame_id for label in labels}
     has_pixels, ids = data.frames["has_pixels"], data.frames["frame_id"]
@@ -132,7 +134,7 @@ def write_report(
     asked, others = ([index for index in chosen if has_pixels[index]] for chosen in (asked, others))
     few = len(data) * shape[0] * shape[1] <= THUMBNAIL_PIXELS and panels != 0
     shown = np.flatnonzero(has_pixels).tolist() if few else [*asked, *others]
-    maker = PanelMaker(archive, data.quality, data.frames["row"][shown].tolist())
+    maker = PanelMaker(archive, data.quality, data.frames["row"][shown].tolist(), ledger)
     made: dict[int, dict[str, Any]] = {}
     size = 0
     reporter.start("report", len(shown))
@@ -207,6 +209,15 @@ def worst_frames(data: ReportData) -> list[int]:
         ranks.append((not kind[0], place[kind] if kind[0] else len(ranks), index))
         place[kind] += 1
     return [index for _, _, index in sorted(ranks, key=lambda rank: rank[:2]) if np.isfinite(score[index])]
+
+
+def ceiling(data: ReportData) -> tuple[float, int] | None:
+    """Return the highest score and the number of frames with it, where these are masked as a whole."""
+    score, masked = (np.asarray(data.frames[name], float) for name in ("frame_score", "masked_patches"))
+    if not np.isfinite(score).any():
+        return None
+    tied = (score == np.nanmax(score)) & (masked >= WHOLE)
+    return (float(np.nanmax(score)), int(tied.sum())) if tied.sum() > 1 else None
 
 
 def best_frames(data: ReportData) -> list[int]:
@@ -293,6 +304,7 @@ def page(
         cameras=[*data.mean_masks.items()],
         counts=counts(data),
         worst=worst,
+        ceiling=ceiling(data),
         facts=FACTS,
         several=len({str(data.frames["flag_reason"][index]) for index in worst}) > 1,
         highest=highest,
@@ -333,6 +345,7 @@ def _payload(
         "place": printable(os.path.abspath(data.archive)),
         "quality": data.quality,
         "alpha": data.alpha,
+        "ceiling": _listed(np.array((ceiling(data) or (np.nan,))[:1]))[0],
         "shape": shape,
         "edges": {axis: grid.owner_bounds(n).tolist() if grid else [] for n, axis in enumerate("yx")},
         "reasons": reasons_listed(),

@@ -23,7 +23,7 @@ from aqdask.specs import PatchGrid
 from aqdask.stats.patches import stitch
 from aqdask.store import layout
 from aqdask.store.frame_store import ChosenFrames, FrameStore
-from aqdask.store.ledger import open_ledger
+from aqdask.store.ledger import Ledger, open_ledger
 from aqdask.store.quality_store import QualityStore
 
 MAX_SIDE = 1024  # px of the longer side of a picture
@@ -108,11 +108,14 @@ class PanelMaker:
         The archive and its quality group; without maps where empty.
     rows : sequence of int
         Rows of the frames.
+    ledger : Ledger, optional
+        That of the archive, where it is open.
     """
 
-    def __init__(self, archive: str, quality: str, rows: Sequence[int]) -> None:
+    def __init__(self, archive: str, quality: str, rows: Sequence[int], ledger: Ledger | None = None) -> None:
         root = layout.open_root(archive)
-        frames, entries = FrameStore.at(root), {entry.row: entry for entry in open_ledger(root).rows()}
+        ledger = open_ledger(root) if ledger is None else ledger
+        frames, entries = FrameStore.at(root), {entry.row: entry for entry in ledger.rows()}
         self.rows = [*rows]
         # All at once: a stored chunk holds the headers of thousands of frames.
         self.chosen = ChosenFrames.of(frames, [entries[row].place for row in rows])
@@ -171,7 +174,7 @@ class PanelMaker:
             return
         with one_thread():
             band = calibration_spans(scorer.digest).filter_at(about.camera, about.filter, about.time)
-            seen = reconstruct_frame(scorer, image, invalid, about.camera, band)
+            seen = reconstruct_frame(scorer, image, invalid, about.camera, band, in_counts=False)
         if seen is not None:
             planes["smooth"] = _pixels(seen.smooth, None)
             is_scaled = self.store is not None and self.store.group.attrs["method"] == "paper"
@@ -246,6 +249,8 @@ def block_mean(image: np.ndarray, invalid: np.ndarray | None, step: int) -> np.n
     known = None if image.dtype.kind in "iub" else np.isfinite(image)
     if invalid is not None:
         known = ~invalid if known is None else known & ~invalid
+    if known is not None and known.all():
+        known = None
     total = _block_sum(image if known is None else np.where(known, image, 0), step)
     count = step**2 if known is None else _block_sum(known, step)
     return np.where(count, total / np.maximum(count, 1), np.nan)

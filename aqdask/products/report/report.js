@@ -72,6 +72,7 @@ function svgOf(lines) {
 
 // --- cards ---
 const isFlagged = (i) => Boolean(frames.is_flagged[i]);
+const scoreOf = (i) => `score ${number(frames.frame_score[i], 3)}${!missing(data.ceiling) && frames.frame_score[i] >= data.ceiling ? " (the highest)" : ""}`;
 const isScored = (i) => !missing(frames.frame_score[i]);
 function verdictOf(i) {
   if (isFlagged(i)) return ["flagged", "flagged" + (frames.flag_reason[i] ? ": " + words(frames.flag_reason[i]) : "")];
@@ -89,7 +90,7 @@ function cardOf(i) {
   const [kind, text] = verdictOf(i);
   const masked = frames.masked_patches[i];
   const facts = [frames.time[i]?.replace("T", " "), frames.filter[i]].filter(Boolean).join(" · ");
-  const detail = isScored(i) ? `score ${number(frames.frame_score[i], 3)} · ${number(100 * masked, 2)}% masked` : frames.state_reason[i];
+  const detail = isScored(i) ? `${scoreOf(i)} · ${number(100 * masked, 2)}% masked` : frames.state_reason[i];
   const main = frames.main_reason[i] && masked > 0 && frames.main_reason[i] !== frames.flag_reason[i] ? "mostly " + words(frames.main_reason[i]) : "";
   card.append(picture, make("span", frames.frame_id[i], { class: "name" }), make("span", text, { class: "chip " + kind }),
     make("span", [detail, main].filter(Boolean).join(" · "), { class: "detail" }), make("span", facts, { class: "detail" }));
@@ -140,10 +141,11 @@ let order = [...Array(count).keys()], shown = SHOWN;
 function options(id, column) {
   for (const value of [...new Set(frames[column])].filter(Boolean).sort()) $(id).append(make("option", words(value), { value }));
 }
+const compared = (a, b) => a === b ? 0 : a - b; // also of two infinities
 const sorts = {
   time: null, name: (a, b) => frames.frame_id[a].localeCompare(frames.frame_id[b], undefined, { numeric: true }),
-  score: (a, b) => (frames.frame_score[b] ?? -Infinity) - (frames.frame_score[a] ?? -Infinity),
-  best: (a, b) => (frames.frame_score[a] ?? Infinity) - (frames.frame_score[b] ?? Infinity),
+  score: (a, b) => compared(frames.frame_score[b] ?? -Infinity, frames.frame_score[a] ?? -Infinity) || sorts.masked(a, b),
+  best: (a, b) => compared(frames.frame_score[a] ?? Infinity, frames.frame_score[b] ?? Infinity) || sorts.masked(b, a),
   masked: (a, b) => (frames.masked_patches[b] ?? -1) - (frames.masked_patches[a] ?? -1),
 };
 const states = { flagged: isFlagged, good: (i) => isScored(i) && !isFlagged(i), unscored: (i) => !isScored(i), labelled: (i) => labelsOf(i).length > 0 };
@@ -284,7 +286,7 @@ function describe(i) {
   $("p-name").textContent = frames.frame_id[i];
   $("p-chips").replaceChildren(make("span", text, { class: "chip " + kind }));
   const facts = [frames.time[i]?.replace("T", " "), frames.camera[i], frames.filter[i] && "filter " + frames.filter[i]].filter(Boolean);
-  const masked = isScored(i) ? `score ${number(frames.frame_score[i], 3)}, ${number(100 * frames.masked_patches[i], 2)}% of the patches masked` : frames.state_reason[i];
+  const masked = isScored(i) ? `${scoreOf(i)}, ${number(100 * frames.masked_patches[i], 2)}% of the patches masked` : frames.state_reason[i];
   $("p-why").textContent = [...facts, masked].filter(Boolean).join(" · ");
   $("p-flag").textContent = frames.why[i];
   $("p-flag").className = kind;

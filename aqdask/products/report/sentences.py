@@ -34,7 +34,9 @@ BEYOND = {
 
 
 def flag_sentence(
-    frames: Mapping[str, np.ndarray], place: Callable[[Sequence[int]], str] = lambda run: ""
+    frames: Mapping[str, np.ndarray],
+    place: Callable[[Sequence[int]], str] = lambda run: "",
+    sky: Callable[[Sequence[int]], str] = lambda run: "",
 ) -> str:
     """Count the flagged frames, with times and reasons of the longest runs.
 
@@ -44,6 +46,8 @@ def flag_sentence(
         Columns in the order of time, see `aqdask.products.report.values.ReportData`.
     place : callable
         Tells the place of the defect in the frames at some positions, after a comma; see `MapPlaces.of_run`.
+    sky : callable
+        Tells what is wrong with the sky of the frames at some positions; see `MapPlaces.sky_of_run`.
     """
     scored = int(np.isfinite(frames["masked_patches"]).sum())
     chosen = np.flatnonzero(frames["is_flagged"])
@@ -58,7 +62,8 @@ def flag_sentence(
     runs = sorted(_runs(frames), key=lambda run: (-len(run), run))
     events = runs if len(runs) == 1 else [run for run in runs if len(run) >= RUN][:EVENTS]
     listed = [
-        f"{len(run)} {_told(frames, run)} {_reasons(frames, run)}{place(run)}" for run in sorted(events)
+        f"{len(run)} {_told(frames, run)} {_cause_and_place(frames, run, place, sky)}"
+        for run in sorted(events)
     ]
     if rest := sorted({*chosen.tolist()} - {index for run in events for index in run}):
         when = "" if np.isnat(frames["time"]).all() else "at other times " if listed else "scattered in time "
@@ -113,13 +118,26 @@ def _told(frames: Mapping[str, np.ndarray], run: list[int]) -> str:
     return interval(frames["time"][run]) + (f" with {camera}" if many and camera else "")
 
 
-def _reasons(frames: Mapping[str, np.ndarray], places: list[int]) -> str:
-    """Return 'for noise', or the number of frames for each of several reasons."""
+def _cause_and_place(
+    frames: Mapping[str, np.ndarray],
+    run: list[int],
+    place: Callable[[Sequence[int]], str],
+    sky: Callable[[Sequence[int]], str],
+) -> str:
+    """Return reasons and place of a run; a sky that is told has its own place."""
+    of_sky = [at for at in run if frames["flag_reason"][at] == "sky"]
+    words = sky(of_sky) if of_sky else ""
+    return _reasons(frames, run, words) + ("" if words and len(of_sky) == len(run) else place(run))
+
+
+def _reasons(frames: Mapping[str, np.ndarray], places: list[int], sky: str = "") -> str:
+    """Return 'for noise', or the frames of each of several reasons; ``sky`` replaces the cause of that."""
     found = Counter(frames["flag_reason"][places].tolist()).most_common()
-    if len(found) == 1:
-        return f"for {flags.cause(found[0][0])}"
-    rest = sum(count for _, count in found[SHOWN:])
-    words = [f"{flags.cause(reason)} in {count}" for reason, count in found[:SHOWN]]
+    causes = [(sky if reason == "sky" and sky else flags.cause(reason), count) for reason, count in found]
+    if len(causes) == 1:
+        return f"for {causes[0][0]}"
+    rest = sum(count for _, count in causes[SHOWN:])
+    words = [f"{cause} in {count}" for cause, count in causes[:SHOWN]]
     return f"for {', '.join([*words, f'other reasons in {rest}'] if rest else words)}"
 
 
