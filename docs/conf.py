@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
+import subprocess
 import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from jupyter_cache.executors import utils as notebooks
+from sphinx.errors import ExtensionError
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # the checkout, whatever aqdask is installed
@@ -48,7 +51,12 @@ nb_execution_timeout = 300
 nb_merge_streams = True
 # Output of commands arrives in pieces of 100 bytes, which belong together.
 notebooks.executenb = partial(notebooks.executenb, coalesce_streams=True)
+# A command that fails ends its cell, as the last one does without this.
+IPYTHON = ROOT / "docs/_build/ipython"
+(IPYTHON / "profile_default").mkdir(parents=True, exist_ok=True)
+(IPYTHON / "profile_default/ipython_config.py").write_text('c.ScriptMagics.script_paths = {"sh": "sh -e"}\n')
 os.environ |= {
+    "IPYTHONDIR": str(IPYTHON),
     "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
     "PYTHONPATH": str(ROOT),
     "DASK_AQDASK__CLUSTER": "serial",
@@ -59,6 +67,28 @@ FRAMES = Path(os.environ.get("AQDASK_TEST_DATA", ROOT.parent / "shared/data")).a
 os.environ["AQDASK_TEST_DATA"] = str(FRAMES)
 if not FRAMES.is_dir():
     nb_execution_excludepatterns = ["tutorials/real-frames*"]
+
+
+# Pages that begin with this cell show it, and get a copy of what one execution of it wrote.
+NIGHT = """\
+aqdask simulate night --frames 9 --size 512
+aqdask run night/ night.zarr --model wide-field --products products
+"""
+NIGHT_CELL = f"```{{code-cell}}\n:tags: [remove-output]\n%%sh\n{NIGHT}```\n"
+NIGHT_FOLDER = ROOT / "docs/_build/night"
+
+
+def simulate_night(app: Any) -> None:
+    shutil.rmtree(NIGHT_FOLDER, ignore_errors=True)
+    NIGHT_FOLDER.mkdir(parents=True)
+    done = subprocess.run(["sh", "-e", "-c", NIGHT], cwd=NIGHT_FOLDER, capture_output=True, text=True)
+    if done.returncode:
+        raise ExtensionError(f"the night of the pages: {done.stderr}")
+
+
+def copy_night(app: Any, docname: str, content: list[str]) -> None:
+    copied = f"```{{code-cell}}\n:tags: [remove-cell]\n%%sh\ncp -r {NIGHT_FOLDER}/* .\n```\n"
+    content[0] = content[0].replace(NIGHT_CELL, f"```sh\n{NIGHT}```\n\n{copied}")
 
 
 def tell_if_executed(app: Any) -> None:
@@ -128,5 +158,7 @@ def relink_included(app: Any, path: Path, parent: str, content: list[str]) -> No
 
 def setup(app: Any) -> None:
     app.connect("builder-inited", tell_if_executed)
+    app.connect("builder-inited", simulate_night)
     app.connect("source-read", relink_page)
+    app.connect("source-read", copy_night)
     app.connect("include-read", relink_included)

@@ -7,23 +7,16 @@ import re
 from pathlib import Path
 
 import pytest
+from pages import PAGES, ROOT, name_of
 
 import aqdask
 
-ROOT = Path(__file__).resolve().parent.parent
 MAKER = ROOT / "docs/pictures/make_pictures.py"
-FOLDERS = ("aqdask", "benchmarks", "cluster", "docs")
-PAGES = sorted([*ROOT.glob("*.md"), *(page for folder in FOLDERS for page in (ROOT / folder).rglob("*.md"))])
-PAGES = [page for page in PAGES if "_build" not in page.parts]
 LINK = re.compile(r"\]\((?![a-z]+:|#)([^)#\s]+)(?:#[^)\s]*)?\)")
 FENCED = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 # A path in backquotes that names a file of the repository, by its first folder and its suffix.
 CITED = re.compile(r"`((?:aqdask|benchmarks|cluster|docs|tests)/[\w./-]*\.(?:py|md|sh|yaml|png|sbatch))`")
 INCLUDE = re.compile(r"^```\{include\} (\S+)", re.MULTILINE)
-
-
-def name_of(page: Path) -> str:
-    return page.relative_to(ROOT).as_posix()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)

@@ -23,6 +23,7 @@ import pytest
 from astropy.io import fits
 from click.testing import CliRunner
 from night import SHAPE, night_frame, same_bytes, sky, write_frame, write_night
+from pages import ROOT, commands
 
 import aqdask as aq
 from aqdask.cli import aqdask
@@ -86,6 +87,15 @@ def scored(archive, night, bundle) -> str:
     return archive
 
 
+@pytest.fixture(scope="module")
+def documented(frames) -> str:
+    """The bucket of the page on object stores, with frames."""
+    put("s3://bucket/.bucket", b"")
+    for url, _ in places.objects(frames):
+        put(f"s3://bucket/frames/{url.rpartition('/')[2]}", places.read_object(url)[0])
+    return "s3://bucket"
+
+
 def put(url: str, data: bytes) -> None:
     import obstore
 
@@ -111,6 +121,20 @@ def contents(archive: str | Path) -> dict[str, bytes]:
         name: data for name, data in found.items()
         if "/c/" in name and not name.startswith(("frames/path/", "ledger/"))
     }  # fmt: skip
+
+
+def test_the_commands_of_the_page(server, documented, tmp_path, monkeypatch):
+    page = ROOT / "docs/guide/object-stores.md"
+    exported = [
+        name for name in set(re.findall(r"AWS_\w+", page.read_text(encoding="utf-8"))) if name in os.environ
+    ]
+    assert set(exported) == {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION", "AWS_ENDPOINT_URL"}
+    monkeypatch.chdir(tmp_path)
+    with dask.config.set({"aqdask.cluster": "serial"}):
+        for words in commands(page):
+            done = CliRunner().invoke(aqdask, words)
+            assert done.exit_code == 0, f"{words}: {done.output}"
+    assert len([*tmp_path.glob("products/dq/*.fits")]) == 6
 
 
 def lock_of(archive: str) -> dict:
