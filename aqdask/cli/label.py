@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from aqdask.cli.common import Session, command
+from aqdask.cli.common import Session, local_command
 from aqdask.errors import EXIT_DONE, UsageError
 from aqdask.text import plural
 
@@ -54,10 +54,14 @@ class BoxParameter(click.ParamType):
 @click.option("--remove", is_flag=True, help="Take the label of FRAME, or of its --box, back.")
 @click.option("--list", "list_all", is_flag=True, help="List the labels that count.")
 @click.option(
-    "--model", metavar="NAME", help="Model that the labels are compared with, where there are several."
+    "--model",
+    metavar="NAME",
+    help="With --list: model that the labels are compared with, where there are several.",
 )
-@click.option("--alpha", default=0.01, show_default=True, help="False-mask rate of the compared mask.")
-@command
+@click.option(
+    "--alpha", type=float, help="With --list: false-mask rate of the compared mask.  [default: 0.01]"
+)
+@local_command
 def label(
     session: Session,
     archive: str,
@@ -69,7 +73,7 @@ def label(
     remove: bool,
     list_all: bool,
     model: str | None,
-    alpha: float,
+    alpha: float | None,
 ) -> int:
     """Label FRAME of ARCHIVE (an id or a pattern), or a box of it, as good or bad.
 
@@ -82,15 +86,16 @@ def label(
 
     forms = (frame is not None, from_file is not None, list_all)
     half = (verdict is not None) == remove if frame is not None else remove or note or box
-    if sum(forms) != 1 or half:
+    unused = not list_all and (model is not None or alpha is not None)
+    if sum(forms) != 1 or half or unused:
         raise UsageError(
             "no single request",
-            expected="FRAME good|bad, FRAME --remove, --from FILE, or --list",
+            expected="FRAME good|bad, FRAME --remove, --from FILE, or --list (with --model, --alpha)",
             consequence="No label was changed",
             remedy="`aqdask label --help` shows all forms",
         )
     if list_all:
-        _list(session, archive, model, alpha)
+        _list(session, archive, model, 0.01 if alpha is None else alpha)
         return EXIT_DONE
     before = _verdicts(archive)
     if from_file is not None:
