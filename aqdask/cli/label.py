@@ -127,18 +127,21 @@ def _verdicts(archive: str) -> dict[tuple[Any, ...], str]:
 def _list(session: Session, archive: str, model: str | None, alpha: float) -> None:
     """Print the labels, and the agreement of flags and masks with them."""
     from aqdask import api
+    from aqdask.stats.masking import check_alpha
     from aqdask.store import layout, quality_store
 
+    check_alpha(alpha)
     rows = api.labels(archive).to_pylist()
+    is_compared = model is not None or (rows and quality_store.names(layout.open_root(archive)))
+    agreement = api.label_agreement(archive, model=model, alpha=alpha) if is_compared else None
     columns = ("frame", "verdict", "box", "by", "time", "note", "valid")
     session.table("labels", columns, [
         (row["frame_id"], row["verdict"], _box(row), row["by"], row["time"], row["note"],
          "yes" if row["valid"] else "no: the pixels were replaced since")
         for row in rows
     ])  # fmt: skip
-    if not rows or (model is None and not quality_store.names(layout.open_root(archive))):
+    if not rows or agreement is None:
         return
-    agreement = api.label_agreement(archive, model=model, alpha=alpha)
     counted = ("of", "reason", "labelled bad", "found", "labelled good", "false", "precision", "recall")
     session.table(f"agreement with {agreement.quality} at alpha = {alpha}", counted, [
         (row.unit, row.reason or "all", row.bad, row.found, row.good, row.false, row.precision, row.recall)

@@ -234,6 +234,7 @@ def compare(
     counted separately.
     """
     from aqdask import api
+    from aqdask.io.places import check_output
     from aqdask.products.open import quality_name
     from aqdask.stats.masking import check_alpha
 
@@ -246,6 +247,8 @@ def compare(
             consequence="There is nothing to compare",
             remedy="give --model twice, the old and the new one; `aqdask info` lists them",
         )
+    if report:
+        check_output(Path(report) / "compare.html")
     a, b = (api.open_quality(archive, name) for name in names)
     found = api.compare(a, b, alpha, reporter=session.reporter)
     facts = found.facts()
