@@ -285,6 +285,9 @@ BAD = {
     "alpha 1": (lambda t, n, a, m: ("export", a, t / "o", "--alpha", 1), 2, "strictly between 0 and 1"),
     "alpha 2 in run": (
         lambda t, n, a, m: ("run", n, a, "--model", m, "--alpha", 2), 2, "strictly between 0 and 1"),
+    "sharp stars of a method without sizes": (
+        lambda t, n, a, m: ("train", a, "--method", "paper", "--two-sided", "--out", t / "m"),
+        2, "with the method 'paper'"),
     "no such frame": (lambda t, n, a, m: ("select", a, "--keep", "X/*"), 2, "no frame 'X/\\*'"),
     "keyword of nothing": (
         lambda t, n, a, m: ("ingest", n, a, "--keyword", "seeing=FWHM"), 2, "--keyword seeing=FWHM"),
