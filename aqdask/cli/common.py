@@ -10,7 +10,7 @@ import shlex
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,7 +61,7 @@ class Session:
     frame_timeout: str | None = None
     tls: str | None = None
     command: str = ""
-    _compiling: bool = False
+    _told_compilation: bool = field(default=False, init=False)
 
     @functools.cached_property
     def reporter(self) -> Telemetry:
@@ -89,8 +89,8 @@ class Session:
 
     def tell_compilation(self, text: str) -> None:
         """Say once that kernels are compiled, in this process or on workers."""
-        if not self._compiling:
-            self._compiling = True
+        if not self._told_compilation:
+            self._told_compilation = True
             self.reporter.say(text)
 
     def _show_page(self, publishers: list[Publisher], executor: Executor) -> None:
