@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -31,6 +30,7 @@ from aqdask.execution.reporter import NoteKeeper, Reporter, Silent, TrainingRepo
 from aqdask.execution.verify import Verification
 from aqdask.execution.verify import verify as _verify
 from aqdask.io.frame_ids import match_frames
+from aqdask.io.places import check_output
 from aqdask.measurements.source_tables import Detections, detect_archive
 from aqdask.methods import dispatch
 from aqdask.methods.bundle import Bundle
@@ -1215,18 +1215,9 @@ def report(
     check_local(out)
     if panels is not None and panels < 0:
         raise UsageError(f"{panels} panels", expected="0 or more", consequence="No report was written")
-    if out is not None and Path(out).is_dir():
-        raise UsageError(
-            f"{printable(os.fspath(out))} is a folder",
-            expected="the name of a file for the page",
-            consequence="No report was written",
-        )
     check_size(len(FrameStore.open(archive)))
     path = products_folder(archive) / "report.html" if out is None else Path(out)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise place_failed(path, error) from error
+    check_output(path)
     listener = reporter or Silent()
     data = report_data(archive, quality_name(archive, model) if model else "", alpha, listener)
     return write_report(data, os.fspath(archive), path, listener, panels=panels, named=_listed(frames))
@@ -1324,12 +1315,7 @@ def _check_out(path: Path) -> None:
                 consequence="Nothing was trained",
                 remedy="choose another name",
             ) from error
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
-    except OSError as error:
-        raise place_failed(path, error) from error
+    check_output(path)
 
 
 def _patterns(names: str | Sequence[str] | None) -> list[str] | None:

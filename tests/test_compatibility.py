@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 import tarfile
 from pathlib import Path
 
@@ -14,6 +15,10 @@ import numpy as np
 import pytest
 from astropy.io import fits
 from click.testing import CliRunner, Result
+
+sys.path.append(str(Path(__file__).parent / "execution"))
+
+from night import executed
 
 import aqdask as aq
 from aqdask.cli import aqdask
@@ -72,7 +77,7 @@ def maps_of(quality, names=DECISIVE) -> dict[str, np.ndarray]:
 
 def command(*arguments: object) -> Result:
     """Run ``aqdask`` serially, in this process."""
-    return CliRunner().invoke(aqdask, [*map(str, arguments), "--cluster", "serial"])
+    return CliRunner().invoke(aqdask, [*map(str, arguments), *executed(arguments[0])])
 
 
 def layout_version(archive: Path) -> int:

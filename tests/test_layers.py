@@ -16,7 +16,7 @@ import aqdask
 PACKAGE = Path(aqdask.__file__).parent
 # Layers from the bottom to the top. A module imports from its own layer and from those below.
 LAYERS: tuple[frozenset[str], ...] = (
-    frozenset({"errors", "flags", "paths", "specs", "text", "timing", "version"}),
+    frozenset({"compilation", "errors", "flags", "paths", "specs", "text", "timing", "version"}),
     frozenset({"io"}),
     frozenset({"store"}),
     frozenset({"stats"}),
@@ -157,7 +157,7 @@ def test_a_function_fits_a_screen(path):
     [
         ("aqdask.store", {"dask", "distributed", "torch", "xarray"}),
         ("aqdask.io", {"dask", "distributed", "torch", "xarray", "zarr"}),
-        ("aqdask.cli", {"torch", "distributed", "zarr", "astropy"}),  # `aqdask --help` is quick
+        ("aqdask.cli", {"torch", "distributed", "zarr", "astropy", "numba"}),  # `aqdask --help` is quick
     ],
 )
 def test_what_importing_a_layer_does_not_load(modules, absent):

@@ -18,7 +18,7 @@ from aqdask.text import printable
 
 sys.path.append(str(Path(__file__).parent / "execution"))
 
-from night import tiny_bundle
+from night import executed, tiny_bundle
 
 PACKAGE = Path(aq.__file__).parent
 UNSAFE_MODULES = {"pickle", "cloudpickle", "dill", "marshal", "shelve", "joblib"}
@@ -26,7 +26,7 @@ UNSAFE_CALLS = {"eval", "exec", "torch.load", "np.load", "numpy.load", "yaml.loa
 
 
 def call(*arguments: object):
-    return CliRunner().invoke(aqdask, [*map(str, arguments), "--cluster", "serial"])
+    return CliRunner().invoke(aqdask, [*map(str, arguments), *executed(arguments[0])])
 
 
 def test_nothing_is_unpickled_or_evaluated():

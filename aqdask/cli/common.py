@@ -10,7 +10,7 @@ import shlex
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,6 +61,7 @@ class Session:
     frame_timeout: str | None = None
     tls: str | None = None
     command: str = ""
+    _told_compilation: bool = field(default=False, init=False)
 
     @functools.cached_property
     def reporter(self) -> Telemetry:
@@ -86,8 +87,15 @@ class Session:
             with Deferred(cluster, show) as executor, stopped_at_end(publishers):
                 yield executor
 
+    def tell_compilation(self, text: str) -> None:
+        """Say once that kernels are compiled, in this process or on workers."""
+        if not self._told_compilation:
+            self._told_compilation = True
+            self.reporter.say(text)
+
     def _show_page(self, publishers: list[Publisher], executor: Executor) -> None:
         """Publish the telemetry on the dashboard of an executor, where it has one, and show the address."""
+        from aqdask.compilation import TOPIC
         from aqdask.execution import config
         from aqdask.execution.executors import DaskExecutor
         from aqdask.monitor.publish import PageError, Publisher
@@ -96,6 +104,7 @@ class Session:
             if (self.cluster or config.get("cluster")) == AUTO:
                 self.reporter.say("in this process, since it is little work (--cluster local starts workers)")
             return
+        executor.client.subscribe_topic(TOPIC, lambda event: self.tell_compilation(event[1]))
         if not config.get("live-page"):
             return self._tell_address(executor.dashboard)
         publisher = Publisher(executor.client, self.reporter)
@@ -247,9 +256,12 @@ def command(function: Callable[..., int | None]) -> Callable[..., None]:
 def _guarded(
     function: Callable[..., int | None], session: Session, debug: bool, arguments: dict[str, Any]
 ) -> int:
+    from aqdask.compilation import Listener
+
     try:
         _check_request(session.cluster, arguments)
-        return function(session, **arguments) or EXIT_DONE
+        with contextlib.closing(Listener(session.tell_compilation)):
+            return function(session, **arguments) or EXIT_DONE
     except (click.ClickException, click.exceptions.Exit):
         raise
     except (KeyboardInterrupt, click.Abort):

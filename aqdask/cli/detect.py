@@ -18,7 +18,10 @@ def _radii(context: click.Context, option: click.Parameter, text: str) -> tuple[
     try:
         return tuple(float(part) for part in text.split(","))
     except ValueError as error:
-        raise UsageError(f"--apertures {printable(text)}", expected="radii in pixels such as 3,6") from error
+        raise UsageError(
+            f"--apertures {printable(text)}", expected="radii in pixels such as 3,6, without a unit",
+            consequence="Nothing was detected",
+        ) from error  # fmt: skip
 
 
 @click.command()

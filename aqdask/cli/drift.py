@@ -42,10 +42,10 @@ def drift(
     small changes.
     """
     from aqdask import api
-    from aqdask.products.table_files import check_suffix, write_table
+    from aqdask.products.table_files import check_table, write_table
 
     if out:
-        check_suffix(out)
+        check_table(out)
     found = api.drift(archive, frames=frames or None, filter=band, model=model, alpha=alpha, maps=not no_maps)
     columns = ("camera", "filter", "quantity", "kind", "time (UTC)", "before", "after", "unit", "sigma",
                "frames before", "frames after", "places")  # fmt: skip

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import click
 import numpy as np
 
-from aqdask.cli.common import Session, command
-from aqdask.errors import EXIT_DONE, EXIT_FAILED
+from aqdask.cli.common import Session, local_command
+from aqdask.errors import EXIT_DONE, EXIT_FAILED, UsageError
 from aqdask.paths import is_object
 from aqdask.text import plural
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 @click.option(
     "--frames", is_flag=True, help="List every frame: state, time (UTC), exposure (s), filter, camera, type."
 )
-@command
+@local_command
 def info(session: Session, path: str, quarantined: bool, frames: bool) -> int:
     """Describe an archive or a model.
 
@@ -35,6 +35,13 @@ def info(session: Session, path: str, quarantined: bool, frames: bool) -> int:
     from aqdask.methods.shipped import SHIPPED
 
     if not is_object(path) and (Path(path).is_file() or (path == SHIPPED and not Path(path).exists())):
+        if quarantined or frames:
+            raise UsageError(
+                f"{path} is a model: {'--frames' if frames else '--quarantined'} lists frames of an archive",
+                expected="an archive",
+                consequence="Nothing is shown",
+                remedy="leave the option out; `aqdask info` shows the references of a model's calibrations",
+            )
         _model(session, path)
         return EXIT_DONE
     from aqdask.store import layout, quality_store

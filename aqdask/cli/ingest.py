@@ -166,6 +166,13 @@ def verify(session: Session, archive: str, sample: float, seed: int, repair: boo
     """Check that ARCHIVE is complete and that its bytes match the checksums of what was written."""
     from aqdask import api
 
+    if forget and not repair:
+        raise UsageError(
+            "--forget without --repair",
+            expected="both: what can be restored is restored, and the rest is dropped",
+            consequence="Nothing was checked",
+            remedy="add --repair",
+        )
     with session.executor() as executor:
         found = api.verify(
             archive, sample=sample, seed=seed, repair=repair, forget=forget, cluster=executor,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from aqdask.cli.common import Session, command
+from aqdask.cli.common import Session, local_command
 from aqdask.errors import EXIT_DONE, UsageError
 from aqdask.text import plural
 
@@ -54,10 +54,14 @@ class BoxParameter(click.ParamType):
 @click.option("--remove", is_flag=True, help="Take the label of FRAME, or of its --box, back.")
 @click.option("--list", "list_all", is_flag=True, help="List the labels that count.")
 @click.option(
-    "--model", metavar="NAME", help="Model that the labels are compared with, where there are several."
+    "--model",
+    metavar="NAME",
+    help="With --list: model that the labels are compared with, where there are several.",
 )
-@click.option("--alpha", default=0.01, show_default=True, help="False-mask rate of the compared mask.")
-@command
+@click.option(
+    "--alpha", type=float, help="With --list: false-mask rate of the compared mask.  [default: 0.01]"
+)
+@local_command
 def label(
     session: Session,
     archive: str,
@@ -69,7 +73,7 @@ def label(
     remove: bool,
     list_all: bool,
     model: str | None,
-    alpha: float,
+    alpha: float | None,
 ) -> int:
     """Label FRAME of ARCHIVE (an id or a pattern), or a box of it, as good or bad.
 
@@ -82,15 +86,16 @@ def label(
 
     forms = (frame is not None, from_file is not None, list_all)
     half = (verdict is not None) == remove if frame is not None else remove or note or box
-    if sum(forms) != 1 or half:
+    unused = not list_all and (model is not None or alpha is not None)
+    if sum(forms) != 1 or half or unused:
         raise UsageError(
             "no single request",
-            expected="FRAME good|bad, FRAME --remove, --from FILE, or --list",
+            expected="FRAME good|bad, FRAME --remove, --from FILE, or --list (with --model, --alpha)",
             consequence="No label was changed",
             remedy="`aqdask label --help` shows all forms",
         )
     if list_all:
-        _list(session, archive, model, alpha)
+        _list(session, archive, model, 0.01 if alpha is None else alpha)
         return EXIT_DONE
     before = _verdicts(archive)
     if from_file is not None:
@@ -122,18 +127,21 @@ def _verdicts(archive: str) -> dict[tuple[Any, ...], str]:
 def _list(session: Session, archive: str, model: str | None, alpha: float) -> None:
     """Print the labels, and the agreement of flags and masks with them."""
     from aqdask import api
+    from aqdask.stats.masking import check_alpha
     from aqdask.store import layout, quality_store
 
+    check_alpha(alpha)
     rows = api.labels(archive).to_pylist()
+    is_compared = model is not None or (rows and quality_store.names(layout.open_root(archive)))
+    agreement = api.label_agreement(archive, model=model, alpha=alpha) if is_compared else None
     columns = ("frame", "verdict", "box", "by", "time", "note", "valid")
     session.table("labels", columns, [
         (row["frame_id"], row["verdict"], _box(row), row["by"], row["time"], row["note"],
          "yes" if row["valid"] else "no: the pixels were replaced since")
         for row in rows
     ])  # fmt: skip
-    if not rows or (model is None and not quality_store.names(layout.open_root(archive))):
+    if not rows or agreement is None:
         return
-    agreement = api.label_agreement(archive, model=model, alpha=alpha)
     counted = ("of", "reason", "labelled bad", "found", "labelled good", "false", "precision", "recall")
     session.table(f"agreement with {agreement.quality} at alpha = {alpha}", counted, [
         (row.unit, row.reason or "all", row.bad, row.found, row.good, row.false, row.precision, row.recall)

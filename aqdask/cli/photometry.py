@@ -71,7 +71,10 @@ def photometry(
     from aqdask import api
 
     if stars != "auto" and not stars.isdecimal():
-        raise UsageError(f"--stars {printable(stars)}", expected="auto, or a number of stars")
+        raise UsageError(
+            f"--stars {printable(stars)}", expected="auto, or a number of stars",
+            consequence="Nothing was measured",
+        )  # fmt: skip
     with session.executor() as executor:
         found = api.light_curves(
             archive, out, targets=targets, stars=None if stars == "auto" else int(stars), reference=reference,

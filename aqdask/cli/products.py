@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from aqdask.cli.common import Session, command
+from aqdask.cli.common import Session, command, local_command
 from aqdask.errors import EXIT_DONE, EXIT_QUARANTINED, UsageError
 from aqdask.text import plural, printable
 
@@ -171,6 +171,11 @@ def export(
     from aqdask.products.export import DEFAULT_FORMATS, FORMATS, TABLE_FORMATS, TableFormat
     from aqdask.products.table import frames_without_mask
 
+    if no_dq and "dq" in formats:
+        raise UsageError(
+            "--format dq beside --no-dq", expected="one of both", consequence="Nothing was written",
+            remedy="leave out one of them",
+        )  # fmt: skip
     wanted = formats or (TABLE_FORMATS if table_only else DEFAULT_FORMATS)
     chosen = [name for name in wanted if not (no_dq and name == "dq")]
     with session.executor() as executor:
@@ -209,23 +214,27 @@ def export(
     "--model", "models", multiple=True, metavar="NAME", help="Give twice: the old model, then the new."
 )
 @click.option("--alpha", default=0.01, show_default=True, help="False-mask rate of both masks, in (0, 1).")
-@click.option("--frames", default=20, show_default=True, help="Number of frames listed, most changes first.")
+@click.option(
+    "--frames", default=20, show_default=True, type=click.IntRange(0),
+    help="Number of frames listed, most changes first.",
+)  # fmt: skip
 @click.option(
     "--report",
     metavar="FOLDER",
     help="Write compare.html, a page with both masks of the frames that changed most, and a change log to be "
     "published with the masks: changes.md and changes.csv.",
 )
-@command
+@local_command
 def compare(
     session: Session, archive: str, models: Sequence[str], alpha: float, frames: int, report: str | None
 ) -> int:
     """Compare the masks of two models on the frames of ARCHIVE.
 
     gained: masked by the second model only; lost: by the first only. Patches without a score in either are
-    counted separately. The command runs in this process, on stored p-values.
+    counted separately.
     """
     from aqdask import api
+    from aqdask.io.places import check_output
     from aqdask.products.open import quality_name
     from aqdask.stats.masking import check_alpha
 
@@ -238,6 +247,8 @@ def compare(
             consequence="There is nothing to compare",
             remedy="give --model twice, the old and the new one; `aqdask info` lists them",
         )
+    if report:
+        check_output(Path(report) / "compare.html")
     a, b = (api.open_quality(archive, name) for name in names)
     found = api.compare(a, b, alpha, reporter=session.reporter)
     facts = found.facts()
@@ -245,7 +256,7 @@ def compare(
     session.emit(*lines, "", event="compare", archive=archive, **facts)
     reasons = [(change.reason, change.gained, change.lost) for change in found.by_reason]
     session.table("reasons of changes", ("reason", "gained", "lost"), reasons)
-    table = found.by_frame.isel(frame=slice(max(frames, 0)))
+    table = found.by_frame.isel(frame=slice(frames))
     table = table.isel(frame=(table["gained"] + table["lost"]).values > 0)
     columns = ("masked_a", "masked_b", "gained", "lost")
     numbers = (table[name].values.tolist() for name in columns)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import click
 
-from aqdask.cli.common import Session, command
+from aqdask.cli.common import Session, local_command
 from aqdask.cli.products import alpha_option, model_option
 from aqdask.errors import EXIT_DONE, EXIT_QUARANTINED
 from aqdask.text import plural
@@ -29,7 +29,7 @@ from aqdask.text import plural
 @click.option(
     "--frames", multiple=True, metavar="FRAME", help="Show the pixels of these frames (ids or patterns), too."
 )
-@command
+@local_command
 def report(
     session: Session,
     archive: str,

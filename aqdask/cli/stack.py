@@ -65,10 +65,10 @@ def rank(
     """
     from aqdask import api
     from aqdask.measurements.rank import UNITS
-    from aqdask.products.table_files import check_suffix, write_table
+    from aqdask.products.table_files import check_table, write_table
 
     if out:
-        check_suffix(out)
+        check_table(out)
     with session.executor() as executor:
         table = api.rank_frames(
             archive, purpose=purpose, filter=band, frames=frames or None, alpha=alpha, model=model,

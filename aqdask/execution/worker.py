@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import os
 import signal
 import threading
@@ -12,8 +13,9 @@ from collections.abc import Iterator
 from types import FrameType
 
 import zarr
-from distributed import WorkerPlugin, get_worker
+from distributed import Worker, WorkerPlugin, get_worker
 
+from aqdask import compilation
 from aqdask.errors import FrameTimeout
 from aqdask.execution import config
 
@@ -33,7 +35,7 @@ def dask_setup(worker: object) -> None:
 
 
 class WorkerSettings(WorkerPlugin):
-    """Worker plugin that configures zarr and the memory allocator."""
+    """Worker plugin that configures zarr and the memory allocator, and tells clients of compilations."""
 
     name = "aqdask-settings"
     idempotent = True
@@ -41,10 +43,15 @@ class WorkerSettings(WorkerPlugin):
     def __init__(self) -> None:
         self.zarr = dict(config.get("zarr"))
 
-    def setup(self, worker: object) -> None:
+    def setup(self, worker: Worker) -> None:
         """Give zarr few threads, since each worker has one event loop and workers are processes already."""
         zarr.config.set(self.zarr)
         keep_freed_memory()
+        self._listener = compilation.Listener(functools.partial(worker.log_event, compilation.TOPIC))
+
+    def teardown(self, worker: Worker) -> None:
+        """Stop telling."""
+        self._listener.close()
 
 
 def keep_freed_memory() -> None:

@@ -13,14 +13,16 @@ import hashlib
 import io
 import os
 import re
+import tempfile
 import uuid
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from aqdask.errors import UsageError
+from aqdask.errors import UsageError, place_failed
 from aqdask.paths import OBJECTS, is_object
+from aqdask.text import printable
 
 if TYPE_CHECKING:
     from obstore.store import S3Store
@@ -263,6 +265,32 @@ class ObjectReader(io.RawIOBase):
                 return bytes(self._store.get(self._key, options=asked).bytes())
             except PreconditionError as error:
                 raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), self.place) from error
+
+
+def check_output(path: str | os.PathLike[str]) -> None:
+    """Check, before anything is computed, that a file can be written; its folder is made.
+
+    Raises
+    ------
+    UsageError
+        For a folder.
+    ArchiveError
+        If nothing can be written there.
+    """
+    place = Path(path)
+    if place.is_dir():
+        raise UsageError(
+            f"{printable(os.fspath(path))} is a folder",
+            expected="the name of a file",
+            consequence="Nothing was written",
+            remedy="name a file in it",
+        )
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=place.parent):
+            pass
+    except OSError as error:
+        raise place_failed(path, error) from error
 
 
 def write_file(path: Path, data: Any, *, new: bool = False, fsync: bool = True) -> None:

@@ -61,7 +61,13 @@ def read_targets(path: str | os.PathLike[str]) -> Targets:
             reader.fieldnames = columns
             rows = list(reader)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UsageError(f"the targets {shown} cannot be read ({error})", expected="a CSV file") from error
+        why = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        raise UsageError(
+            f"the targets {shown} cannot be read: {why}",
+            expected="a CSV file in UTF-8",
+            consequence="Nothing was measured",
+            remedy="check the path of --targets (targets=)",
+        ) from error
     pairs = [pair for pair in POSITIONS if set(pair) <= set(columns)]
     if len(pairs) != 1 or not 0 < len(rows) <= MAX_STARS:
         raise UsageError(
@@ -75,8 +81,9 @@ def read_targets(path: str | os.PathLike[str]) -> Targets:
     double = next((name for name in names if names.count(name) > 1), None) if len(names) < 1000 else None
     if double or len(set(names)) < len(names):
         raise UsageError(
-            f"{shown} has the name {double or '(one of many)'} twice", expected="a name for each star"
-        )
+            f"{shown} has the name {double or '(one of many)'} twice", expected="a name for each star",
+            consequence="Nothing was measured", remedy="change one of them, or leave the column name out",
+        )  # fmt: skip
     values = [
         [_number(row.get(name), name, line, shown) for name in pairs[0]] for line, row in enumerate(rows, 2)
     ]

@@ -60,7 +60,7 @@ def scored_places(
     Raises
     ------
     UsageError
-        If they choose nothing, or no light.
+        If they choose nothing, or if there is no light among the frames.
     """
     known = open_ledger(layout.open_root(archive)).rows()
     if patterns is not None or band is not None:
@@ -77,9 +77,10 @@ def scored_places(
             without.append(
                 (printable(entry.frame_id), f"{state}: {reason}" if reason else f"{state}: no score")
             )
-    if not found and not without and (patterns is not None or band is not None):
+    if not found and not without:
+        is_choice = patterns is not None or band is not None
         raise UsageError(
-            "no light among the frames that are chosen",
+            f"no light {'among the frames that are chosen' if is_choice else f'in {archive}'}",
             expected="frames with a score",
             consequence="Nothing was done",
             remedy="`aqdask score --all-types` scores other frames, too",

@@ -212,9 +212,16 @@ def find_drift(
     Raises
     ------
     UsageError
-        For a model whose method measures neither size nor noise of frames.
+        If no light is scored, or for a model whose method measures neither size nor noise of frames.
     """
     found = read_series(archive, quality, patterns, band)
+    if not found.series and not found.timeless:
+        raise UsageError(
+            "no scored light",
+            expected="lights with a score",
+            consequence="There is nothing to follow",
+            remedy="`aqdask info ARCHIVE` counts the frames by state and type; `aqdask score` scores them",
+        )
     followed = [q.variable for q in QUANTITIES.values() if q.variable in found.store.frame_variables]
     if not followed:
         raise UsageError(

@@ -93,7 +93,7 @@ def quality_name(archive: str | os.PathLike[str], model: str | None = None) -> s
     raise UsageError(
         f"{archive} holds {'no' if not found else 'several'} quality groups"
         + (f" for {model!r}" if model else ""),
-        expected=f"one of: {', '.join(names) or '(none yet)'}",
+        expected=f"one of: {', '.join(names)}" if names else "a scored archive",
         consequence="The choice of scores is ambiguous" if found else "There are no scores to read",
         remedy="name one (model=, --model)" if names else "run `aqdask score` first",
     )

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from pyarrow import csv
 
 from aqdask.errors import UsageError, place_failed
-from aqdask.io.places import write_file
+from aqdask.io.places import check_output, write_file
 from aqdask.products.table import as_astropy
 from aqdask.text import printable
 
@@ -29,8 +29,16 @@ WRITERS: Mapping[str, Callable[[pa.Table, Any], None]] = {
 }  # fmt: skip
 
 
-def check_suffix(path: str | os.PathLike[str]) -> None:
-    """Raise `UsageError` for a file of another format than those of `WRITERS`."""
+def check_table(path: str | os.PathLike[str]) -> None:
+    """Check, before anything is computed, that a table can be written to a file.
+
+    Raises
+    ------
+    UsageError
+        For a folder, or another suffix than those of `WRITERS`.
+    ArchiveError
+        If nothing can be written there.
+    """
     if Path(path).suffix not in WRITERS:
         raise UsageError(
             f"a table named {printable(os.fspath(path))}",
@@ -38,6 +46,7 @@ def check_suffix(path: str | os.PathLike[str]) -> None:
             consequence="Nothing was written",
             remedy="choose another name",
         )
+    check_output(path)
 
 
 def write_table(table: pa.Table, path: str | os.PathLike[str]) -> None:
@@ -46,11 +55,11 @@ def write_table(table: pa.Table, path: str | os.PathLike[str]) -> None:
     Raises
     ------
     UsageError
-        For another suffix.
+        For a folder, or another suffix.
     ArchiveError
         If the file cannot be written.
     """
-    check_suffix(path)
+    check_table(path)
     stream = io.BytesIO()
     WRITERS[Path(path).suffix](table, stream)
     try:

@@ -19,6 +19,7 @@ from astropy.io import fits
 from astropy.time import Time
 
 from aqdask.errors import UsageError
+from aqdask.execution.worker import at_work
 from aqdask.simulate.defects import (
     KINDS,
     Background,
@@ -254,7 +255,11 @@ class SimulateJob:
 
     def __call__(self, frames: Sequence[DemoFrame]) -> list[str]:
         """Write some frames and return their paths."""
-        return [str(write_demo_frame(self.folder, frame)) for frame in frames]
+        written = []
+        for frame in frames:
+            with at_work(frame.name):
+                written.append(str(write_demo_frame(self.folder, frame)))
+        return written
 
 
 def _write_whole(path: Path, hdus: fits.HDUList) -> None:

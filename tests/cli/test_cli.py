@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import subprocess
@@ -15,7 +16,7 @@ import pytest
 import xarray as xr
 import zarr
 from click.testing import CliRunner
-from night import InterruptAfter, sky, tiny_bundle, write_frame, write_night
+from night import InterruptAfter, executed, sky, tiny_bundle, write_frame, write_night
 from safetensors.numpy import save
 
 import aqdask as aq
@@ -28,7 +29,7 @@ SCRIPTS = Path(sys.executable).parent
 
 def call(*arguments: object, cluster: str = "serial"):
     """Run a command in this process; its exit code, stdout and stderr."""
-    return CliRunner().invoke(aqdask, [*map(str, arguments), "--cluster", cluster])
+    return CliRunner().invoke(aqdask, [*map(str, arguments), *executed(arguments[0], cluster)])
 
 
 def refused(constant):
@@ -54,8 +55,14 @@ def test_every_command_explains_itself(command):
     assert result.stdout.startswith("Usage: ")
     options = ("--quiet", "--json", "--debug") if command else COMMANDS
     assert all(word in result.stdout for word in options)
-    if command:
-        assert ("--cluster" in result.stdout) == (command != ["drift"])
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_options_of_a_cluster_belong_to_commands_that_use_one(name):
+    found = aqdask.get_command(click.Context(aqdask), name)
+    used = "session.executor()" in inspect.getsource(inspect.unwrap(found.callback))
+    offered = {parameter.name for parameter in found.params} & {"cluster", "frame_timeout", "tls"}
+    assert len(offered) == (3 if used else 0)
 
 
 def test_the_help_lists_the_exit_codes():
@@ -278,9 +285,16 @@ BAD = {
     "alpha 1": (lambda t, n, a, m: ("export", a, t / "o", "--alpha", 1), 2, "strictly between 0 and 1"),
     "alpha 2 in run": (
         lambda t, n, a, m: ("run", n, a, "--model", m, "--alpha", 2), 2, "strictly between 0 and 1"),
+    "sharp stars of a method without sizes": (
+        lambda t, n, a, m: ("train", a, "--method", "paper", "--two-sided", "--out", t / "m"),
+        2, "with the method 'paper'"),
     "no such frame": (lambda t, n, a, m: ("select", a, "--keep", "X/*"), 2, "no frame 'X/\\*'"),
     "keyword of nothing": (
         lambda t, n, a, m: ("ingest", n, a, "--keyword", "seeing=FWHM"), 2, "--keyword seeing=FWHM"),
+    "frames of a model": (lambda t, n, a, m: ("info", m, "--frames"), 2, "is a model: --frames"),
+    "forgetting without a repair": (lambda t, n, a, m: ("verify", a, "--forget"), 2, "without --repair"),
+    "DQ images and none": (
+        lambda t, n, a, m: ("export", a, t / "o", "--no-dq", "--format", "dq"), 2, "beside --no-dq"),
     "contradicting option": (lambda t, n, a, m: ("ingest", n, a, "--chunk", 512), 2, "--chunk asks for 512"),
 }  # fmt: skip
 

@@ -14,7 +14,7 @@ from aqdask.cli.info import _strata
 
 
 def told(*arguments: object) -> str:
-    return CliRunner().invoke(aqdask, ["info", *map(str, arguments), "--cluster", "serial"]).stdout
+    return CliRunner().invoke(aqdask, ["info", *map(str, arguments)]).stdout
 
 
 def test_maps_of_cameras_that_were_not_calibrated_are_named(tmp_path):

@@ -90,6 +90,8 @@ def test_changed_verdicts_are_counted(archive):
         ([FRAME], "no single request"),
         ([FRAME, "bad", "--remove"], "no single request"),
         ([FRAME, "bad", "--list"], None),
+        ([FRAME, "bad", "--alpha", "0.1"], "no single request"),
+        ([FRAME, "bad", "--model", "tiny"], "no single request"),
         (["--list", "--box", "0,0,1,1"], "no single request"),
         (["--list", "--from", "x"], "no single request"),
         ([FRAME, "worse"], "'worse' is not one of"),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from night import tiny_bundle
+from night import executed, tiny_bundle
 
 import aqdask as aq
 from aqdask.cli import aqdask
@@ -67,7 +67,7 @@ def test_a_url_is_refused_by_every_command_before_anything_is_made(
     words = {"NIGHT": night, "ARCHIVE": archive, "MODEL": model, "URL": URL}
     for word, value in words.items():
         line = line.replace(word, str(value))
-    cluster = [] if "--cluster" in line else ["--cluster", "serial"]
+    cluster = [] if "--cluster" in line else executed(line.split()[0])
     result = CliRunner().invoke(aqdask, [*line.split(), *cluster])
     assert result.exit_code == 2, result.output
     (paragraph,) = result.stderr.splitlines()
@@ -190,7 +190,7 @@ def test_nothing_waits_for_a_pipe(line, night, archive, model, tmp_path, monkeyp
     for word, value in {"NIGHT": night, "ARCHIVE": archive, "MODEL": model}.items():
         line = line.replace(word, str(value))
     code, *words = line.split()
-    cluster = [] if "--cluster" in line else ["--cluster", "serial"]
+    cluster = [] if "--cluster" in line else executed(words[0])
     result = CliRunner().invoke(aqdask, [*words, *cluster, "--quiet"])
     assert result.exit_code == int(code), result.output
     (paragraph,) = result.stderr.splitlines()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from astropy.io import fits
 from click.testing import CliRunner
-from night import ledger_of
+from night import executed, ledger_of
 
 import aqdask as aq
 from aqdask.cli import aqdask
@@ -21,7 +21,7 @@ PLAN = demo_plan(12, SIZE, seed=5)[:GOOD]
 
 def call(*arguments: object):
     """Run a command in this process; its exit code, stdout and stderr."""
-    return CliRunner().invoke(aqdask, [*map(str, arguments), "--cluster", "serial"])
+    return CliRunner().invoke(aqdask, [*map(str, arguments), *executed(arguments[0])])
 
 
 def paragraph(result) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from astropy.io import fits
 from click.testing import CliRunner
-from night import sky, write_frame
+from night import executed, sky, write_frame
 
 import aqdask as aq
 from aqdask.cli import aqdask
@@ -19,7 +19,7 @@ COUNTED = f"{DARKS} frames are not lights (dark {DARKS})"
 
 
 def call(*arguments: object):
-    return CliRunner().invoke(aqdask, [*map(str, arguments), "--cluster", "serial"])
+    return CliRunner().invoke(aqdask, [*map(str, arguments), *executed(arguments[0])])
 
 
 def told(result) -> dict:

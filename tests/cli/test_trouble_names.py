@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from astropy.table import Table
 from click.testing import CliRunner
-from night import tiny_bundle
+from night import executed, tiny_bundle
 
 import aqdask as aq
 from aqdask.cli import aqdask
@@ -18,7 +18,7 @@ from aqdask.text import printable
 
 
 def call(*arguments: object):
-    return CliRunner().invoke(aqdask, [*map(str, arguments), "--cluster", "serial"])
+    return CliRunner().invoke(aqdask, [*map(str, arguments), *executed(arguments[0])])
 
 
 def is_shown(result) -> bool:

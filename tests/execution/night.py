@@ -8,9 +8,11 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
+import click
 import numpy as np
 from astropy.io import fits
 
+from aqdask.cli import aqdask
 from aqdask.execution.reporter import Silent
 from aqdask.methods.base import FrameSource, score_frame
 from aqdask.methods.bundle import Bundle, calibration_key
@@ -29,6 +31,13 @@ WCS = {
     "CTYPE1": "RA---TAN", "CTYPE2": "DEC--TAN", "CRVAL1": 150.0, "CRVAL2": 2.0, "CRPIX1": 100.0,
     "CRPIX2": 65.0, "CDELT1": -2e-4, "CDELT2": 2e-4, "CUNIT1": "deg", "CUNIT2": "deg",
 }  # fmt: skip
+
+
+def executed(name: str, cluster: str = "serial") -> list[str]:
+    """``--cluster`` of a command; nothing for commands that use no cluster."""
+    command = aqdask.get_command(click.Context(aqdask), name)
+    takes = command is not None and any(parameter.name == "cluster" for parameter in command.params)
+    return ["--cluster", cluster] if takes else []
 
 
 def sky(seed: int, shape: tuple[int, int] = SHAPE, dtype: str = "int16") -> np.ndarray:

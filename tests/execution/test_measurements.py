@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import slow_command
 from click.testing import CliRunner
-from night import tiny_bundle, write_frame
+from night import executed, tiny_bundle, write_frame
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "photometry"))
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks" / "science"))
@@ -68,10 +68,10 @@ def archives(tmp_path_factory) -> dict[str, Path]:
 
 
 def words(archives: dict[str, Path], name: str, folder: Path, cluster: str = "serial") -> list[str]:
-    """The command with its files in a folder; `drift` has no cluster."""
+    """The command with its files in a folder."""
     options = [str(folder / o) if COMMANDS[name][0][n - 1] in ("--out", "--segmentation") else o
                for n, o in enumerate(COMMANDS[name][0])]  # fmt: skip
-    where = [] if name == "drift" else ["--cluster", cluster]
+    where = executed(name, cluster)
     return [name, str(archives.get(name, archives[""])), *options, "--quiet", *where]
 
 

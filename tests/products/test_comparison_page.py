@@ -39,7 +39,7 @@ def found(archive):
 
 
 def written(archive, folder, *models) -> Path:
-    words = ["compare", archive, "--alpha", ALPHA, "--report", folder, "--cluster", "serial"]
+    words = ["compare", archive, "--alpha", ALPHA, "--report", folder]
     words += [word for model in models for word in ("--model", model)]
     done = CliRunner().invoke(aqdask, [str(word) for word in words])
     assert done.exit_code == 0, done.output

@@ -14,6 +14,7 @@ from astropy.time import Time
 from astropy.wcs import WCS
 
 from aqdask.errors import UsageError
+from aqdask.execution.worker import current_work
 from aqdask.simulate import defects as d
 from aqdask.simulate import demo
 from aqdask.simulate.frame import read_out, simulate_frame
@@ -164,6 +165,15 @@ def test_two_thirds_of_a_demo_are_good(frames: int, good: int) -> None:
 def test_demo_too_small_is_refused() -> None:
     with pytest.raises(UsageError, match="at least 2 frames of at least 128 px"):
         demo.demo_plan(1)
+
+
+def test_the_watchdog_knows_the_frame_that_is_drawn(tmp_path, monkeypatch) -> None:
+    """So that `simulate --frame-timeout` ends a frame that takes longer."""
+    plan = demo.demo_plan(frames=4, size=256, seed=2)[:1]
+    at_work = []
+    monkeypatch.setattr(demo, "write_demo_frame", lambda *_: at_work.extend(current_work()))
+    demo.SimulateJob(str(tmp_path))(plan)
+    assert [subject for _, subject, _ in at_work] == [plan[0].name]
 
 
 def test_demo_archive_on_disk(tmp_path) -> None:

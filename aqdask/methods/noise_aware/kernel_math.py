@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit
+
+from aqdask.stats.compiled import kernel
 
 _SUMS = {"nnan", "nsz", "reassoc", "contract"}
-compiled = njit(cache=True, nogil=True, error_model="numpy", fastmath=_SUMS)
+compiled = kernel(fastmath=_SUMS)
 # For what a kernel calls. A call that is left meets the first of several compiled copies in the process that
 # compiles them, but its own copy in those that load them from the cache: sums in two orders.
-inlined = njit(cache=True, nogil=True, error_model="numpy", fastmath=_SUMS, forceinline=True)
+inlined = kernel(fastmath=_SUMS, forceinline=True)
 
 f32, i32 = np.float32, np.int32  # numba's own constants are 64 bits wide, and half as fast
 _LN2, _ROOT = f32(math.log(2)), f32(math.sqrt(2))

@@ -122,6 +122,13 @@ def _check(spec: TrainSpec) -> None:
             consequence="It would change nothing",
             remedy="leave flux out",
         )
+    if spec.two_sided:
+        raise UsageError(
+            "two_sided (--two-sided) with the method 'paper'",
+            expected="a method that measures the size of stars",
+            consequence="It would change nothing",
+            remedy="leave it out, or take the method 'aqdask'",
+        )
     multiple = 2**spec.depth
     if spec.patch % multiple:
         raise UsageError(
