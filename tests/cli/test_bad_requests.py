@@ -63,6 +63,20 @@ def darks(tmp_path_factory) -> Path:
     return place / "a.zarr"
 
 
+@pytest.fixture(scope="module")
+def quarantined(tmp_path_factory) -> Path:
+    """Archive of two frames that were scored, and given up when their sources were cut short."""
+    place = tmp_path_factory.mktemp("quarantined")
+    for number in range(2):
+        write_frame(place / "n" / f"{number}.fits", sky(number), FILTER="L", INSTRUME="cam")
+    aq.ingest(place / "n", place / "a.zarr", cluster="serial")
+    aq.score(place / "a.zarr", tiny_bundle(), cluster="serial")
+    for source in (place / "n").iterdir():
+        source.write_bytes(source.read_bytes()[:20000])
+    aq.ingest(place / "n", place / "a.zarr", cluster="serial", rehash=True, forget=True)
+    return place / "a.zarr"
+
+
 @pytest.fixture
 def two_models(archive) -> Path:
     aq.score(archive, replace(tiny_bundle(), name="other"), cluster="serial")
@@ -92,6 +106,21 @@ def test_an_archive_without_a_scored_light(name, darks, tmp_path):
     told = error_of(call(name, darks, *words, "--model", "wide-field"), 2)
     assert "no light in" in told or "no scored" in told
     assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", [name for name in OUT if name != "compare"])
+def test_an_archive_whose_frames_are_all_quarantined(name, quarantined, tmp_path):
+    """Tables and pages name the frames with their reasons; what needs frames is refused."""
+    result = call(name, quarantined, *where(name, tmp_path / f"out{SUFFIX.get(name, '')}"))
+    if name in ("rank", "stack", "photometry", "drift"):
+        assert "scored" in error_of(result, 2)
+    elif name in ("detect", "transients"):
+        assert result.exit_code == 1
+        assert result.stdout.count("quarantined: given up (--forget): truncated") == 2
+    else:
+        assert result.exit_code == 0
+        page = (tmp_path / "out.html" if name == "report" else tmp_path / "out" / "frames.ecsv").read_text()
+        assert "truncated" in page
 
 
 @pytest.mark.parametrize("name", MEASURED)
