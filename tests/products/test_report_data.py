@@ -323,6 +323,19 @@ def test_a_place_has_the_time_in_which_it_is_masked():
     assert np.isnat(summed(pvalue).repeated_places(PatchGrid(1024, 1024))[0].first)
 
 
+@pytest.mark.parametrize(("reason", "is_light"), [(4, True), (3, True), (1, False), (9, False)])
+def test_a_place_that_is_masked_in_a_run_of_frames_is_told_with_them(reason, is_light):
+    times = np.datetime64("2024-05-07T20:00", "us") + np.arange(60) * np.timedelta64(2, "m")
+    pvalue = np.random.default_rng(4).random((60, 16, 16))
+    pvalue[30:42, 3, 7] = 1e-4
+    ids = [f"n{n:02}.fits" for n in range(60)]
+    sums = MaskSums((16, 16), np.zeros(60, int), ["cam"], 0.01, times, ids=ids)
+    sums.add(block(pvalue, reason), np.zeros(60, bool))
+    (place,) = sums.repeated_places(PatchGrid(1024, 1024))
+    assert ", only from n30.fits to n41.fits between 21:00 and 21:22 on 2024-05-07 (UTC)" in place.text
+    assert place.text.endswith(": rather light, such as a ghost, than the detector") is is_light
+
+
 def test_places_of_flagged_frames_count_for_the_mean_mask_only():
     pvalue = np.random.default_rng(3).random((60, 8, 8)) * 0.9 + 0.1
     pvalue[:20, 2, 2] = 1e-4

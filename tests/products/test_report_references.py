@@ -19,7 +19,9 @@ from aqdask.store import layout
 COUNT = 40
 IDS = np.array([f"f{k:02}.fits" for k in range(COUNT)], object)
 TIMES = np.datetime64("2026-01-05T01:00", "us") + np.arange(COUNT) * np.timedelta64(2, "m")
-FRAMES = {"frame_id": IDS, "time": TIMES, "row": np.arange(COUNT)[::-1]}
+FRAMES = {
+    "frame_id": IDS, "time": TIMES, "row": np.arange(COUNT)[::-1], "masked_patches": np.full(COUNT, 0.01),
+}  # fmt: skip
 
 
 def bundle(ids, times=()):
@@ -50,24 +52,35 @@ def test_references_are_found_by_id_and_time():
     [bundle(IDS[:20], recorded(np.arange(COUNT) < 21)), bundle([*IDS[:20], "g.fits"]), tiny_bundle(), None],
 )
 def test_those_of_another_archive_are_not(other):
-    assert list(reference_sentences(FRAMES, other, series())) == []
+    assert list(reference_sentences(FRAMES, other, series(), 0.01)) == []
+
+
+def test_those_of_which_much_is_masked_are_named():
+    half = np.arange(COUNT) < 20
+    frames = FRAMES | {
+        "masked_patches": np.where(np.isin(IDS, ["f03.fits", "f05.fits", "f30.fits"]), 0.03, 0.01)
+    }
+    _, told = reference_sentences(frames, bundle(IDS[half], recorded(half)), series(), 0.01)
+    assert told.startswith(
+        "In 2 reference frames more than 2.5% of the patches are masked (f03.fits, f05.fits)"
+    )
 
 
 def test_their_number_is_told():
     half = np.arange(COUNT) < 20
-    (told,) = reference_sentences(FRAMES, bundle(IDS[half], recorded(half)), series())
+    (told,) = reference_sentences(FRAMES, bundle(IDS[half], recorded(half)), series(), 0.01)
     assert told.startswith("20 of 40 frames are the reference frames of the calibration themselves: ")
-    (told,) = reference_sentences(FRAMES, bundle(IDS), series())
+    (told,) = reference_sentences(FRAMES, bundle(IDS), series(), 0.01)
     assert told.startswith("All 40 frames are the reference")
 
 
 def test_a_step_within_them_is_told_with_its_time():
     size = 1 + 0.01 * np.random.default_rng(1).standard_normal(COUNT) + 0.3 * (np.arange(COUNT) >= 24)
-    _, told = reference_sentences(FRAMES, bundle(IDS), series(frame_size_ratio=size))
+    _, told = reference_sentences(FRAMES, bundle(IDS), series(frame_size_ratio=size), 0.01)
     assert told.startswith("Within the reference frames: the size of cam L changed from ")
     assert " from 2026-01-05 01:48 UTC on. Both count as normal" in told
     outside = np.arange(COUNT) < 22  # the step is in other frames
-    assert len([*reference_sentences(FRAMES, bundle(IDS[outside]), series(frame_size_ratio=size))]) == 1
+    assert len([*reference_sentences(FRAMES, bundle(IDS[outside]), series(frame_size_ratio=size), 0.01)]) == 1
 
 
 def places_of(score, reasons=("sky",)):

@@ -124,7 +124,7 @@ def report_data(
     standings, pvalues = _standings(ledger, quality), sums.pvalues()
     damaged = int(masks.damaged.sum()) if masks else 0
     told = _told_frames(columns, MapPlaces(store, grid, alpha, columns, places), masks) if store else []
-    shared = [*reference_sentences(columns, model.bundle, series)]
+    shared = [*reference_sentences(columns, model.bundle, series, alpha)]
     summary = [*_summary(store, columns, standings, damaged, told, pvalues, shared, places, moved)]
     left_out: Any = root.attrs.get(layout.LEFT_OUT, {})
     if note := Scan((), left_out).note():

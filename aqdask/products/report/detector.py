@@ -23,6 +23,7 @@ LINE = 3  # patches of one column or row, from which they are told as such
 AGAIN = 0.1  # of the good frames in which a place is masked
 THROUGHOUT = 0.9  # of the good frames in the period of a place, from which no time is told in words
 PERIODS = 64  # into which the frames of a camera are divided along time, at most
+LIGHT = ("sky", "background")  # reasons that come and go with the light
 FEW = 20  # expected masked patches, below which nothing is said of the calibration
 UNIFORM = 0.1  # largest difference from the uniform distribution of a sound calibration
 SOUND = "the calibration is sound"
@@ -164,7 +165,7 @@ class MaskSums:
             fraction, patches = float(masked[inside].mean() / good), int(inside.sum())
             within, is_throughout = self._period(camera, inside.ravel(), rate)
             first, last = self.times[within[[0, -1]]] if len(within) else [np.datetime64("NaT")] * 2
-            when = "" if is_throughout else self._when(camera, within)
+            when = "" if is_throughout else self._when(camera, within, reason)
             text = (
                 f"{_told_place(rows, columns, inside[y, x], grid, named)} of "
                 f"{self.names[camera] or 'the unknown camera'}, "
@@ -203,13 +204,16 @@ class MaskSums:
             repeated |= not others.all()
         return masked / max(scored, 1) if repeated else float("nan")
 
-    def _when(self, camera: int, within: np.ndarray) -> str:
-        """Tell a period by the first of its frames, if it lasts to the last good one, or by its times."""
+    def _when(self, camera: int, within: np.ndarray, reason: str) -> str:
+        """Tell a period by its frames and times, or by the first frame if it lasts to the last good one."""
         own, first = self.times[self.cameras == camera], self.times[within[0]]
+        by_frame = len(self.ids) > 0 and len(own) <= PERIODS  # a frame each
         if self.good_in[camera, self.periods[within[-1]] + 1 :].any():
-            return f", {interval(self.times[within[[0, -1]]])} (UTC)"
+            named = f" from {self.ids[within[0]]} to {self.ids[within[-1]]}" if by_frame else ""
+            cause = ": rather light, such as a ghost, than the detector" * (reason in LIGHT)
+            return f", only{named} {interval(self.times[within[[0, -1]]])} (UTC){cause}"
         clock = str(first.astype("datetime64[m]")).replace("T", " ")
-        if len(self.ids) and len(own) <= PERIODS:  # a frame each
+        if by_frame:
             return f", from {self.ids[within[0]]} on ({clock} UTC)"
         return f", from {clock} (UTC) on"
 

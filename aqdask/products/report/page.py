@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
@@ -32,6 +32,7 @@ from aqdask.products.report.figures import (
     pvalue_figure,
 )
 from aqdask.products.report.panels import PLANES, PanelMaker, reason_pictures, reasons_listed
+from aqdask.products.report.patterns import LinePattern, pattern_note, pattern_sentences, patterned
 from aqdask.products.report.sentences import flags_told
 from aqdask.products.report.values import ReportData
 from aqdask.specs import PatchGrid
@@ -150,7 +151,8 @@ def write_report(
         reporter.advance(1, int(bool(thumbnails[index][1])))
     reporter.finish()
     sources = {index: source for index, (source, _) in thumbnails.items()}
-    text = page(data, shape, maker.patch, made, sources, labels, agreement, reporter)
+    data, notes = _with_patterns(data, maker.patterns)
+    text = page(data, shape, maker.patch, made, sources, labels, agreement, notes, reporter)
     partial = out.with_name(f"{out.name}.{os.getpid()}.partial")
     try:
         partial.write_text(text, encoding="utf-8")
@@ -163,6 +165,19 @@ def write_report(
     }
     problems += [(str(ids[i]), str(problem)) for i, problem in found.items() if problem]
     return ReportPage(out, len(data), tuple(str(ids[i]) for i in made), tuple(problems), data.summary)
+
+
+def _with_patterns(
+    data: ReportData, patterns: Mapping[int, LinePattern]
+) -> tuple[ReportData, dict[int, str]]:
+    """Tell of patterns along lines after the sentences on flags; and in the panels, by position."""
+    at = {row: index for index, row in enumerate(data.frames["row"].tolist())}
+    found = {at[row]: pattern for row, pattern in patterns.items()}
+    told = patterned(found, data.frames["is_flagged"])
+    notes = {index: pattern_note(kind, found[index]) for index, kind in told.items()}
+    summary = [*data.summary]
+    summary[1:1] = pattern_sentences(data.frames, told, len(found))
+    return replace(data, summary=tuple(summary)), notes
 
 
 def check_size(frames: int) -> None:
@@ -248,6 +263,7 @@ def page(
     thumbnails: Mapping[int, str],
     labels: Sequence[Label] = (),
     agreement: LabelAgreement | None = None,
+    notes: Mapping[int, str] | None = None,
     reporter: Reporter | None = None,
 ) -> str:
     """Render the page.
@@ -267,6 +283,8 @@ def page(
         Labels of the archive.
     agreement : LabelAgreement, optional
         Of masks and flags with them.
+    notes : mapping of int to str, optional
+        Sentences on single frames, by position.
     reporter : Reporter, optional
         Listens to the progress.
     """
@@ -294,7 +312,9 @@ def page(
         script=Markup(_text("report.js")),
         bokeh=Markup(_bokeh_script()),
         payload=as_script(
-            strict_json(_payload(data, shape, patch, panels, thumbnails, labels, reporter or Silent()))
+            strict_json(
+                _payload(data, shape, patch, panels, thumbnails, labels, notes or {}, reporter or Silent())
+            )
         ),
         figures=as_script(embedded(figures) if figures else "null"),
         viewer=as_script(embedded(viewer)),
@@ -333,12 +353,14 @@ def _payload(
     panels: Mapping[int, Mapping[str, Any]],
     thumbnails: Mapping[int, str],
     labels: Sequence[Label],
+    notes: Mapping[int, str],
     reporter: Reporter,
 ) -> dict[str, Any]:
     """Collect what the script of the page works on."""
     frames = {name: _listed(data.frames[name]) for name in COLUMNS if name in data.frames}
     frames["time"] = [None if np.isnat(t) else str(t)[:19] for t in data.frames["time"]]
-    frames["why"] = flags_told(data.frames, data.references)
+    why = flags_told(data.frames, data.references)
+    frames["why"] = [f"{text} {notes.get(index, '')}".strip() for index, text in enumerate(why)]
     grid = PatchGrid(*shape, patch) if patch else None
     return {
         "archive": printable(Path(data.archive).name),

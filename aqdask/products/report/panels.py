@@ -19,6 +19,7 @@ from aqdask.execution.model_cache import calibration_spans, load_cached, one_thr
 from aqdask.io.wcs import sky_coordinates
 from aqdask.methods.base import reconstruct_frame
 from aqdask.products.dq import DAMAGED_MAPS
+from aqdask.products.report.patterns import LinePattern, line_pattern
 from aqdask.specs import PatchGrid
 from aqdask.stats.patches import stitch
 from aqdask.store import layout
@@ -123,6 +124,7 @@ class PanelMaker:
         self.store = QualityStore.open(archive, quality) if quality else None
         patch: Any = self.store.group.attrs["patch"] if self.store else 0
         self.patch = int(patch)
+        self.patterns: dict[int, LinePattern] = {}  # by row, of the frames whose pixels were read
         self._scorer = lru_cache(maxsize=1)(self._load_scorer)
 
     def _load_scorer(self) -> Any:
@@ -160,6 +162,7 @@ class PanelMaker:
             image, invalid = self.chosen.read(self.rows.index(row))
         except (AqdaskError, FrameError) as error:
             return "", str(error)
+        self.patterns[row] = line_pattern(image, invalid)
         return str(_pixels(image, invalid, side=side)["src"]), ""
 
     def _add_pixels(self, row: int, found: dict[str, Any]) -> None:
@@ -167,6 +170,7 @@ class PanelMaker:
         header, primary = (str(cards[position]) for cards in self.headers)
         found["sky"] = sky_nodes(header, primary, self.chosen.store.spec.shape)
         image, invalid = self.chosen.read(position)
+        self.patterns[row] = line_pattern(image, invalid)
         planes, about = found["planes"], self.chosen.metadata[position]
         planes["image"] = _pixels(image, invalid)
         scorer = self._scorer()

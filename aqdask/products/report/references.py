@@ -11,7 +11,10 @@ from aqdask.methods.bundle import POOLED, Bundle
 from aqdask.methods.calibration_spans import times_of
 from aqdask.products.drift import series_changes
 from aqdask.products.drift_series import FrameSeries
-from aqdask.text import printable
+from aqdask.text import plural, printable, shortened
+
+MUCH = 2.5  # times alpha of a reference frame masked, from which it is named
+NAMED = 4
 
 
 def own_references(frames: Mapping[str, np.ndarray], bundle: Bundle) -> np.ndarray:
@@ -44,11 +47,11 @@ def own_references(frames: Mapping[str, np.ndarray], bundle: Bundle) -> np.ndarr
 
 
 def reference_sentences(
-    frames: Mapping[str, np.ndarray], bundle: Bundle | None, series: Sequence[FrameSeries]
+    frames: Mapping[str, np.ndarray], bundle: Bundle | None, series: Sequence[FrameSeries], alpha: float
 ) -> Iterator[str]:
-    """Yield the number of references in the archive, and the changes among them; nothing without any.
+    """Yield the number of references in the archive, those much masked, and the changes among them.
 
-    ``frames`` are as in `own_references`, ``series`` those of the archive.
+    Nothing without any. ``frames`` are as in `own_references`, ``series`` those of the archive.
     """
     is_own = own_references(frames, bundle) if bundle else np.zeros(0, bool)
     count = int(is_own.sum())
@@ -59,6 +62,13 @@ def reference_sentences(
         f"{who} the reference frames of the calibration themselves: their p-values are not independent of "
         "it, and what is wrong in many of them counts as normal."
     )
+    masked = np.where(is_own, np.nan_to_num(frames["masked_patches"]), 0)
+    if (much := np.flatnonzero(masked > MUCH * alpha)).size:
+        names = shortened([printable(frames["frame_id"][at]) for at in much], NAMED)
+        yield (
+            f"In {plural(much.size, 'reference frame')} more than {MUCH * alpha:.1%} of the patches are "
+            f"masked ({names}): look there, and calibrate again without those that are not good."
+        )
     for one in series:
         chosen = np.isin(one.rows, frames["row"][is_own])
         values = {name: column[chosen] for name, column in one.values.items()}
