@@ -40,7 +40,8 @@ def expected() -> dict:
 def folder(tmp_path) -> Path:
     """``night.zarr``, ``unscored.zarr`` and ``camera.safetensors`` of the release, to be written to."""
     with tarfile.open(RELEASE / "archive.tar.xz") as packed:
-        packed.extractall(tmp_path, filter="data")
+        safely = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}  # from Python 3.11.4 on
+        packed.extractall(tmp_path, **safely)
     return tmp_path
 
 

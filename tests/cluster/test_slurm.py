@@ -159,8 +159,8 @@ def test_one_allocation_with_scheduler_and_workers(frames, model, serial, tmp_pa
 
 @pytest.mark.usefixtures("_no_job_left")
 def test_the_allocation_ends_with_the_exit_code_of_the_command():
-    code, log = sbatch("info", "no.zarr", tasks=1)
-    assert code == aqdask("info", "no.zarr", "--cluster", "serial").returncode != 0, log
+    code, log = sbatch("verify", "no.zarr", tasks=1)
+    assert code == aqdask("verify", "no.zarr", "--cluster", "serial").returncode != 0, log
     assert "What to do: " in log
 
 
