@@ -66,7 +66,8 @@ def checked_out(tree: str, folder: Path) -> Path:
         return Path(tree)
     archive = subprocess.run(["git", "archive", tree], cwd=ROOT, check=True, capture_output=True).stdout
     with tarfile.open(fileobj=io.BytesIO(archive)) as packed:
-        packed.extractall(folder / tree, filter="data")
+        safely = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}  # from Python 3.11.4 on
+        packed.extractall(folder / tree, **safely)
     return folder / tree
 
 
